@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+)
+
+// Difference is one way in which the kernel does not hold the plan.
+type Difference struct {
+	Family Family
+	Table  string
+	Chain  string
+	Kind   string // "missing", "unexpected", "not first" or "out of order"
+	Rule   string // "" where the whole chain is meant
+}
+
+// String returns the difference as `meshnetd verify` prints it.
+func (d Difference) String() string {
+	what := "-A " + d.Chain + " " + d.Rule
+	if d.Rule == "" {
+		what = "chain " + d.Chain
+	}
+	return fmt.Sprintf("%s %s: %s: %s", d.Family, d.Table, d.Kind, what)
+}
+
+// Diff compares what iptables-save showed with what a plan wants. Our chains must hold exactly the plan's
+// rules in their order, and our rules of built-in chains must be the first ones there; rules of others
+// after them are no difference.
+func Diff(have, want Ruleset, ours Footprint) []Difference {
+	var diffs []Difference
+	for _, name := range tableNames(have, want) {
+		for _, d := range diffTable(have.Table(name), want.Table(name), ours) {
+			d.Family, d.Table = want.Family, name
+			diffs = append(diffs, d)
+		}
+	}
+	return diffs
+}
+
+func diffTable(have, want Table, ours Footprint) []Difference {
+	var diffs []Difference
+	own := ownRules(have, ours)
+	for _, c := range want.Chains {
+		got, ok := have.Chain(c.Name)
+		if !ok && !c.Builtin {
+			diffs = append(diffs, Difference{Chain: c.Name, Kind: "missing"})
+			continue
+		}
+		diffs = append(diffs, diffChain(got, c, own[c.Name])...)
+	}
+	for _, c := range have.Chains {
+		if _, wanted := want.Chain(c.Name); wanted {
+			continue
+		}
+		if ours.chain(c) && !(len(c.Rules) == 0 && referenced(have, c.Name, own)) {
+			diffs = append(diffs, Difference{Chain: c.Name, Kind: "unexpected"})
+		}
+		diffs = append(diffs, diffChain(c, Chain{Name: c.Name, Builtin: c.Builtin}, own[c.Name])...)
+	}
+	return diffs
+}
+
+// diffChain compares one chain, own telling which of its rules are ours.
+func diffChain(have, want Chain, own []bool) []Difference {
+	var diffs []Difference
+	add := func(kind, rule string) {
+		diffs = append(diffs, Difference{Chain: want.Name, Kind: kind, Rule: rule})
+	}
+	var got []string
+	for i, r := range have.Rules {
+		if i < len(want.Rules) && !own[i] && want.Builtin && r.String() != want.Rules[i].String() {
+			add("not first", r.String())
+		}
+		if own[i] || (i < len(want.Rules) && r.String() == want.Rules[i].String()) {
+			got = append(got, r.String())
+		}
+	}
+	var wanted []string
+	for _, r := range want.Rules {
+		wanted = append(wanted, r.String())
+	}
+	missing, unexpected := difference(wanted, got), difference(got, wanted)
+	for _, rule := range missing {
+		add("missing", rule)
+	}
+	for _, rule := range unexpected {
+		add("unexpected", rule)
+	}
+	if len(missing)+len(unexpected) == 0 {
+		for i := range wanted {
+			if wanted[i] != got[i] {
+				add("out of order", got[i])
+			}
+		}
+	}
+	return diffs
+}
+
+// difference returns what a holds more often than b, in a's order.
+func difference(a, b []string) []string {
+	count := map[string]int{}
+	for _, s := range b {
+		count[s]++
+	}
+	var rest []string
+	for _, s := range a {
+		if count[s]--; count[s] < 0 {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// plan turns the intent into rules for a pod with these addresses. Nil addresses are unknown ones: the
+// plan is then made for IPv4 and says so.
+func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+	p := rules.Plan{Footprint: footprint, Notes: slices.Clone(in.notes)}
+	global := globalAddresses(ips)
+	if ips != nil && len(global) == 0 {
+		return rules.Plan{}, &rules.InputError{Place: "pod addresses", Value: fmt.Sprint(ips),
+			Problem: "no address that others can reach: did the CNI plugins finish?"}
+	}
+	if ips == nil {
+		p.Notes = append(p.Notes, "the pod's addresses are not known yet: this is the plan for an IPv4 address")
+	}
+	proxy6, carried6 := in.speaksIPv6(global)
+
+	v4 := builder{Intent: in, family: rules.IPv4, loopback: in.Loopback, passthrough: passthrough4,
+		any: netip.IPv4Unspecified()}
+	p.V4 = v4.redirect()
+	p.Routes = append(p.Routes, in.routes(rules.IPv4)...)
+
+	v6 := builder{Intent: in, family: rules.IPv6, loopback: loopback6, passthrough: passthrough6,
+		any: netip.IPv6Unspecified()}
+	switch {
+	case proxy6 || (carried6.IsValid() && in.IPv6 == IPv6Capture):
+		p.V6 = v6.redirect()
+		p.Routes = append(p.Routes, in.routes(rules.IPv6)...)
+		p.Loopback = []netip.Prefix{passthrough6}
+		if !proxy6 {
+			p.Notes = append(p.Notes, "IPv6 is captured although the proxy speaks only IPv4 ("+envDualStack+
+				` is not set): connections over IPv6 reach a listener only if the proxy has one`)
+		}
+	case carried6.IsValid() && in.IPv6 == IPv6Block:
+		p.V6 = v6.block()
+		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 is reset: the pod has %s, the proxy speaks only IPv4 (%s is not set)",
+			carried6, envDualStack))
+	case carried6.IsValid():
+		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 "+
+			`(%s is not set); ipv6 = "capture" or "block" in the configuration changes that`, carried6, envDualStack))
+	}
+	return p, nil
+}
+
+// globalAddresses drops what Istio's proxy does not look at either.
+func globalAddresses(ips []netip.Addr) []netip.Addr {
+	var global []netip.Addr
+	for _, ip := range ips {
+		ip = ip.Unmap().WithZone("")
+		if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+			global = append(global, ip)
+		}
+	}
+	return global
+}
+
+// speaksIPv6 tells whether the proxy speaks IPv6, and which IPv6 address the pod has. Istio goes by the
+// first address, or with dual stack by any.
+func (in Intent) speaksIPv6(global []netip.Addr) (bool, netip.Addr) {
+	i := slices.IndexFunc(global, netip.Addr.Is6)
+	if i < 0 {
+		return false, netip.Addr{}
+	}
+	return i == 0 || in.DualStack, global[i]
+}
+
+func (in Intent) routes(family rules.Family) []rules.PolicyRoute {
+	if !in.TProxy || !in.capturesInbound() {
+		return nil
+	}
+	return []rules.PolicyRoute{route(family)}
+}
+
+func (in Intent) capturesInbound() bool { return in.InboundAll || len(in.Inbound) > 0 }
+
+// builder writes the rules of one family.
+type builder struct {
+	Intent
+	rules.Builder
+	family      rules.Family
+	loopback    netip.Prefix
+	passthrough netip.Prefix
+	any         netip.Addr
+}
+
+const (
+	nat    = "nat"
+	mangle = "mangle"
+	raw    = "raw"
+	filter = "filter"
+
+	prerouting = "PREROUTING"
+	input      = "INPUT"
+	output     = "OUTPUT"
+	lo         = "lo"
+)
+
+// redirect writes everything, in the order in which packets are to meet it.
+func (b *builder) redirect() rules.Ruleset {
+	b.exceptInterfaces()
+	b.rerouteInterfaces()
+	b.dropInvalid()
+	b.inbound()
+	b.outbound()
+	b.keepDNSApart()
+	b.tproxyMarks()
+	return b.Ruleset(b.family)
+}
+
+func (b *builder) exceptInterfaces() {
+	tables := []string{nat}
+	if b.TProxy {
+		tables = []string{nat, mangle}
+	}
+	for _, table := range tables {
+		for _, name := range b.ExcludeInterfaces {
+			why := "interface " + name + " is excluded"
+			b.Append(table, prerouting, why, rules.Return, rules.InInterface(name))
+			b.Append(table, output, why, rules.Return, rules.OutInterface(name))
+		}
+	}
+}
+
+// rerouteInterfaces treats what a virtual machine or container inside the pod sends as the pod's own
+// outbound traffic. The last of the prepended rules ends up first.
+func (b *builder) rerouteInterfaces() {
+	for _, name := range b.RerouteInterfaces {
+		b.Prepend(nat, prerouting, "nothing from "+name+" is inbound traffic", rules.Return, rules.InInterface(name))
+	}
+	redirect := func(name string, match ...rules.Match) {
+		b.Prepend(nat, prerouting, "what comes from "+name+" is outbound traffic of the workload",
+			rules.Jump(chainRedirect), append(match, rules.InInterface(name))...)
+	}
+	if b.OutboundAll {
+		for _, name := range b.RerouteInterfaces {
+			redirect(name)
+		}
+	}
+	for _, prefix := range b.ofFamily(b.Outbound) {
+		for _, name := range b.RerouteInterfaces {
+			redirect(name, rules.Destination{Prefix: prefix})
+		}
+	}
+}
+
+func (b *builder) ofFamily(prefixes []netip.Prefix) []netip.Prefix {
+	var own []netip.Prefix
+	for _, p := range prefixes {
+		if p.Addr().Is6() == (b.family == rules.IPv6) {
+			own = append(own, p)
+		}
+	}
+	return own
+}
+
+func (b *builder) dropInvalid() {
+	if !b.InvalidDrop {
+		return
+	}
+	b.Append(mangle, prerouting, "a packet outside its connection's window would escape translation and reset the connection",
+		rules.Jump(chainDrop), rules.StateInvalid)
+	b.Append(mangle, chainDrop, "drop it", rules.Drop)
+}
+
+func (b *builder) inbound() {
+	tcp := rules.Protocol(rules.TCP)
+	b.Append(nat, chainInbound, "the proxy listens on the tunnel port itself", rules.Return, tcp, to(b.TunnelPort))
+	b.Append(nat, chainRedirect, "to the proxy's outbound listener", rules.Redirect{Port: b.OutboundPort}, tcp)
+	b.Append(nat, chainInRedirect, "to the proxy's inbound listener", rules.Redirect{Port: b.InboundPort}, tcp)
+	if !b.capturesInbound() {
+		return
+	}
+	table := nat
+	if b.TProxy {
+		table = mangle
+		b.Append(mangle, chainDivert, "mark it, so that routing delivers it here", rules.SetMark(inboundMark))
+		b.Append(mangle, chainDivert, "and let it pass", rules.Accept)
+		b.Append(mangle, chainTProxy, "to the proxy's inbound listener, addresses unchanged",
+			rules.TProxy{Port: b.InboundPort, Addr: b.any, Mark: inboundMark}, rules.Destination{Prefix: b.loopback, Not: true}, tcp)
+	}
+	b.Append(table, prerouting, "what arrives by TCP is inbound traffic", rules.Jump(chainInbound), tcp)
+	if b.InboundAll {
+		for _, port := range b.InboundExclude {
+			b.Append(table, chainInbound, portWhy(port), rules.Return, tcp, to(port))
+		}
+		b.captureInbound("every other port is captured", tcp)
+		return
+	}
+	for _, port := range b.Inbound {
+		b.captureInbound(fmt.Sprintf("port %d is captured", port), tcp, to(port))
+	}
+}
+
+func portWhy(port uint16) string {
+	if slices.Contains(agentPorts, port) {
+		return fmt.Sprintf("port %d is the mesh agent's own", port)
+	}
+	return fmt.Sprintf("inbound port %d is excluded", port)
+}
+
+func (b *builder) captureInbound(why string, match ...rules.Match) {
+	if !b.TProxy {
+		b.Append(nat, chainInbound, why, rules.Jump(chainInRedirect), match...)
+		return
+	}
+	known := append(slices.Clone(match), rules.StateRelated|rules.StateEstablished)
+	b.Append(mangle, chainInbound, "a connection the proxy already has stays with it", rules.Jump(chainDivert), known...)
+	b.Append(mangle, chainInbound, why, rules.Jump(chainTProxy), match...)
+}
+
+func (b *builder) outbound() {
+	b.Append(nat, output, "what the pod sends is outbound traffic", rules.Jump(chainOutput))
+	for _, port := range b.OutboundPortsExclude {
+		why := fmt.Sprintf("outbound port %d is excluded", port)
+		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.TCP), to(port))
+		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.UDP),
+			rules.DestinationPort{Protocol: rules.UDP, Port: port})
+	}
+	b.Append(nat, chainOutput, "the proxy passes an inbound connection on to the app", rules.Return,
+		rules.OutInterface(lo), rules.Source{Prefix: b.passthrough})
+	b.exemptProxy(rules.OwnerUID{ID: b.UID}, rules.OwnerUID{ID: b.UID, Not: true}, true)
+	b.exemptProxy(rules.OwnerGID{ID: b.GID}, rules.OwnerGID{ID: b.GID, Not: true}, false)
+	b.ownerGroups()
+	if b.DNSCapture {
+		b.Append(nat, chainOutput, "name lookups go to the mesh agent", rules.Jump(chainOutputDNS))
+		for _, protocol := range []string{rules.TCP, rules.UDP} {
+			b.Append(nat, chainOutputDNS, "to the agent's DNS listener", rules.Redirect{Port: b.DNSPort},
+				rules.Protocol(protocol), rules.DestinationPort{Protocol: protocol, Port: 53})
+		}
+	}
+	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return,
+		rules.Destination{Prefix: b.loopback})
+	for _, prefix := range b.ofFamily(b.OutboundExclude) {
+		b.Append(nat, chainOutput, "range "+prefix.String()+" is excluded", rules.Return, rules.Destination{Prefix: prefix})
+	}
+	for _, port := range b.OutboundPorts {
+		b.Append(nat, chainOutput, fmt.Sprintf("outbound port %d is captured", port), rules.Jump(chainRedirect),
+			rules.Protocol(rules.TCP), to(port))
+	}
+	if b.OutboundAll {
+		b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
+	}
+	for _, prefix := range b.ofFamily(b.Outbound) {
+		b.Append(nat, chainOutput, "range "+prefix.String()+" is captured", rules.Jump(chainRedirect),
+			rules.Destination{Prefix: prefix})
+	}
+}
+
+// exemptProxy keeps the proxy's own traffic from coming back to it. With DNS capture the lookups of apps
+// over loopback are left for the agent; Istio spares port 53 only where the proxy is told by user id.
+func (b *builder) exemptProxy(proxy, others rules.Match, byUser bool) {
+	tcp, toLo := rules.Protocol(rules.TCP), rules.OutInterface(lo)
+	beyond := rules.Destination{Prefix: b.loopback, Not: true}
+	notTunnel := rules.Match(rules.DestinationPort{Protocol: rules.TCP, Port: b.TunnelPort, Not: true})
+	if b.DNSCapture && byUser {
+		notTunnel = rules.NotDestinationPorts{53, b.TunnelPort}
+	}
+	b.Append(nat, chainOutput, "the proxy calls its own pod by a service address: inbound rules apply",
+		rules.Jump(chainInRedirect), beyond, toLo, tcp, notTunnel, proxy)
+	if !b.capturesLoopback() {
+		why := "the app calls its own pod: not the proxy's business"
+		if b.DNSCapture {
+			b.Append(nat, chainOutput, why, rules.Return, toLo, tcp,
+				rules.DestinationPort{Protocol: rules.TCP, Port: 53, Not: true}, others)
+		} else {
+			b.Append(nat, chainOutput, why, rules.Return, toLo, others)
+		}
+	}
+	b.Append(nat, chainOutput, "the proxy's own traffic never comes back to it", rules.Return, proxy)
+}
+
+// capturesLoopback tells whether an included range lies in loopback, of either family.
+func (in Intent) capturesLoopback() bool {
+	return slices.ContainsFunc(in.Outbound, func(p netip.Prefix) bool { return p.Addr().IsLoopback() })
+}
+
+func (b *builder) ownerGroups() {
+	if b.OwnerGroups == nil {
+		for _, id := range b.OwnerGroupsExclude {
+			b.Append(nat, chainOutput, fmt.Sprintf("group %d is excluded", id), rules.Return, rules.OwnerGID{ID: id})
+		}
+		return
+	}
+	var none []rules.Match
+	var names []string
+	for _, id := range b.OwnerGroups {
+		none = append(none, rules.OwnerGID{ID: id, Not: true})
+		names = append(names, fmt.Sprint(id))
+	}
+	b.Append(nat, chainOutput, "only these groups are captured: "+strings.Join(names, ", "), rules.Return, none...)
+}
+
+// keepDNSApart puts the app's lookups and the agent's own in different conntrack zones: redirected, they
+// may share addresses and ports.
+func (b *builder) keepDNSApart() {
+	if !b.DNSCapture {
+		return
+	}
+	const agent, app = rules.CTZone(1), rules.CTZone(2)
+	udp := rules.Protocol(rules.UDP)
+	toDNS := rules.DestinationPort{Protocol: rules.UDP, Port: 53}
+	b.Append(raw, prerouting, "answers from name servers", rules.Jump(chainInbound))
+	b.Append(raw, chainInbound, "an answer to the agent", agent, udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
+	b.Append(raw, output, "lookups and the agent's answers", rules.Jump(chainOutputDNS))
+	for _, proxy := range []rules.Match{rules.OwnerUID{ID: b.UID}, rules.OwnerGID{ID: b.GID}} {
+		b.Append(raw, chainOutputDNS, "the agent asks upstream", agent, udp, toDNS, proxy)
+		b.Append(raw, chainOutputDNS, "the agent answers the app", app, udp,
+			rules.SourcePort{Protocol: rules.UDP, Port: b.DNSPort}, proxy)
+	}
+	b.Append(raw, chainOutputDNS, "the app asks", app, udp, toDNS)
+}
+
+// tproxyMarks carries the mark of connections that the proxy opens with the client's address, so that
+// the app's answers come back to the proxy.
+func (b *builder) tproxyMarks() {
+	if !b.TProxy {
+		return
+	}
+	tcp := rules.Protocol(rules.TCP)
+	marked := rules.PacketMark{Mark: inboundMark}
+	b.Append(mangle, prerouting, "remember the proxy's mark for the connection", rules.SaveMark{}, tcp, marked)
+	b.Append(mangle, output, "already marked by the proxy", rules.Return, rules.OutInterface(lo), tcp, marked)
+	for _, proxy := range []rules.Match{rules.OwnerUID{ID: b.UID}, rules.OwnerGID{ID: b.GID}} {
+		b.Append(mangle, output, "the proxy calls its own pod by a service address: inbound rules apply",
+			rules.SetMark(outboundMark), rules.Destination{Prefix: b.loopback, Not: true}, rules.OutInterface(lo), tcp, proxy)
+	}
+	b.Append(mangle, output, "the app answers on a connection that carries the mark", rules.RestoreMark{}, tcp,
+		rules.ConnMark{Mark: inboundMark})
+	b.Prepend(mangle, chainInbound, "the app calls its own pod: not the proxy's business", rules.Return,
+		rules.InInterface(lo), tcp, rules.PacketMark{Mark: outboundMark, Not: true})
+	b.Prepend(mangle, chainInbound, "the proxy passes an inbound connection on to the app", rules.Return,
+		rules.InInterface(lo), rules.Source{Prefix: b.passthrough}, tcp)
+	b.Prepend(mangle, chainInbound, "already marked by the proxy", rules.Return, tcp, marked)
+}
+
+func to(port uint16) rules.DestinationPort {
+	return rules.DestinationPort{Protocol: rules.TCP, Port: port}
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// The environment of the proxy container that shapes the redirection.
+const (
+	envDNSCapture         = "ISTIO_META_DNS_CAPTURE"
+	envDualStack          = "ISTIO_DUAL_STACK"
+	envInvalidDrop        = "INVALID_DROP"
+	envOwnerGroups        = "ISTIO_OUTBOUND_OWNER_GROUPS"
+	envOwnerGroupsExclude = "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"
+	envLoopback           = "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"
+)
+
+// refine overlays what the injector's user override, the validation container and the proxy container
+// say, in that order: each knows better than the one before.
+func (in *Intent) refine(pod rules.Pod) error {
+	if err := in.applyOverrides(pod.Annotations[keyOverrides]); err != nil {
+		return err
+	}
+	if validation := pod.Container(containerValidation); validation != nil {
+		if err := in.applyArguments(validation.Args); err != nil {
+			return err
+		}
+	}
+	if proxy := pod.Container(containerProxy); proxy != nil {
+		in.applyUser(proxy.UID, proxy.GID)
+		if err := in.applyEnvironment(proxy.Env); err != nil {
+			return err
+		}
+	}
+	return in.check()
+}
+
+// applyUser takes the ids of a security context. 0 is what TPROXY and low ports need, and then the proxy
+// drops to the default user.
+func (in *Intent) applyUser(uid, gid *int64) {
+	if uid != nil && *uid > 0 {
+		in.UID = uint32(*uid)
+	}
+	if gid != nil && *gid > 0 {
+		in.GID = uint32(*gid)
+	}
+}
+
+// applyOverrides reads the part of the pod's own istio-proxy container that the injector kept.
+func (in *Intent) applyOverrides(value string) error {
+	if value == "" {
+		return nil
+	}
+	type container struct {
+		Name            string `json:"name"`
+		SecurityContext struct {
+			RunAsUser  *int64 `json:"runAsUser"`
+			RunAsGroup *int64 `json:"runAsGroup"`
+		} `json:"securityContext"`
+	}
+	var overrides struct {
+		Containers     []container `json:"containers"`
+		InitContainers []container `json:"initContainers"`
+	}
+	if err := json.Unmarshal([]byte(value), &overrides); err != nil {
+		return badJSON("annotation "+keyOverrides, value, err)
+	}
+	for _, c := range append(overrides.InitContainers, overrides.Containers...) {
+		if c.Name != containerProxy {
+			continue
+		}
+		for _, id := range []*int64{c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup} {
+			if id != nil && !validID(*id) {
+				return &rules.InputError{Place: "annotation " + keyOverrides, Value: value,
+					Problem: fmt.Sprintf("%d is not a user or group id", *id)}
+			}
+		}
+		in.applyUser(c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup)
+	}
+	return nil
+}
+
+func validID(id int64) bool { return id >= 0 && id < 1<<32-1 }
+
+// applyArguments reads the command line that istio-validation shares with istio-iptables: ports and ids.
+// The lists on it are in the annotations too.
+func (in *Intent) applyArguments(args []string) error {
+	port := func(target *uint16) func(uint64) { return func(n uint64) { *target = uint16(n) } }
+	flags := []struct {
+		long, short string
+		bits        int
+		set         func(uint64)
+	}{
+		{"--envoy-port", "-p", 16, port(&in.OutboundPort)},
+		{"--inbound-capture-port", "-z", 16, port(&in.InboundPort)},
+		{"--inbound-tunnel-port", "-e", 16, port(&in.TunnelPort)},
+		{"--proxy-uid", "-u", 32, func(n uint64) { in.UID = uint32(n) }},
+		{"--proxy-gid", "-g", 32, func(n uint64) { in.GID = uint32(n) }},
+	}
+	for _, f := range flags {
+		value, ok := argument(args, f.long, f.short)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(value, 10, f.bits)
+		if err != nil || n == 0 {
+			return &rules.InputError{Place: "container " + containerValidation + " argument " + f.short, Value: value,
+				Problem: fmt.Sprintf("not a number from 1 to %d", uint64(1)<<f.bits-1)}
+		}
+		f.set(n)
+	}
+	return nil
+}
+
+// argument finds the last value of a flag, in any of the spellings that pflag reads.
+func argument(args []string, long, short string) (value string, found bool) {
+	for i, arg := range args {
+		switch {
+		case (arg == long || arg == short) && i+1 < len(args):
+			value, found = args[i+1], true
+		case strings.HasPrefix(arg, long+"="):
+			value, found = arg[len(long)+1:], true
+		case strings.HasPrefix(arg, short) && len(arg) > len(short) && !strings.HasPrefix(arg, "--"):
+			value, found = strings.TrimPrefix(arg[len(short):], "="), true
+		}
+	}
+	return value, found
+}
+
+// applyEnvironment reads the proxy's environment, which says nothing else than what it names: an absent
+// switch is off. A switch that Istio's agent cannot read is off for it, so it is off here, with a note.
+func (in *Intent) applyEnvironment(env map[string]string) error {
+	toggle := func(name string) bool {
+		value, ok := env[name]
+		on, err := strconv.ParseBool(value)
+		if ok && err != nil {
+			in.notes = append(in.notes, fmt.Sprintf("container %s: %s=%q is no boolean and counts as false",
+				containerProxy, name, value))
+		}
+		return on
+	}
+	in.DNSCapture = toggle(envDNSCapture)
+	in.DualStack = toggle(envDualStack)
+	in.InvalidDrop = toggle(envInvalidDrop)
+
+	if value, ok := env[envOwnerGroups]; ok {
+		groups, err := ownerGroups(envOwnerGroups, value)
+		if err != nil {
+			return err
+		}
+		in.OwnerGroups = groups
+	}
+	if value, ok := env[envOwnerGroupsExclude]; ok {
+		groups, err := ownerGroups(envOwnerGroupsExclude, value)
+		if err != nil {
+			return err
+		}
+		in.OwnerGroupsExclude = groups
+	}
+	if value, ok := env[envLoopback]; ok {
+		prefix, err := ParseLoopback(value)
+		if err != nil {
+			return &rules.InputError{Place: "container " + containerProxy + " environment " + envLoopback, Value: value,
+				Problem: err.Error()}
+		}
+		in.Loopback = prefix
+	}
+	return nil
+}
+
+func ownerGroups(name, value string) ([]uint32, error) {
+	groups, err := ParseOwnerGroups(value)
+	if err == nil && groups == nil && name == envOwnerGroupsExclude && strings.TrimSpace(value) == "*" {
+		err = fmt.Errorf("%q cannot be excluded: it would leave nobody", value)
+	}
+	if err != nil {
+		return nil, &rules.InputError{Place: "container " + containerProxy + " environment " + name, Value: value,
+			Problem: err.Error()}
+	}
+	return groups, nil
+}
+
+// ParseOwnerGroups reads a comma-separated list of group ids. "*" is everybody, returned as nil; an empty
+// list is nobody. Names are refused: they would be looked up in the node's files, not the pod's.
+func ParseOwnerGroups(value string) ([]uint32, error) {
+	if strings.TrimSpace(value) == "*" {
+		return nil, nil
+	}
+	groups := []uint32{}
+	for item := range strings.SplitSeq(value, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		id, err := strconv.ParseUint(item, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a numeric group id", item)
+		}
+		groups = append(groups, uint32(id))
+	}
+	if len(groups) > maxOwnerGroups {
+		return nil, fmt.Errorf("%d groups are too many: %d at most", len(groups), maxOwnerGroups)
+	}
+	return groups, nil
+}
+
+// ParseLoopback reads the IPv4 loopback range that outbound capture leaves alone.
+func ParseLoopback(value string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(value)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("not a CIDR such as 127.0.0.1/32")
+	}
+	if !prefix.Addr().Is4() || !prefix.Addr().IsLoopback() || prefix.Bits() < 8 {
+		return netip.Prefix{}, fmt.Errorf("not within 127.0.0.0/8")
+	}
+	return prefix.Masked(), nil
+}
+
+// check refuses settings that are each valid but cannot work together.
+func (in *Intent) check() error {
+	if in.OutboundPort == in.InboundPort {
+		return &rules.InputError{Place: "proxy ports", Value: strconv.Itoa(int(in.InboundPort)),
+			Problem: "outbound and inbound listener cannot share a port"}
+	}
+	return nil
+}

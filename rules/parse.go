@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ParseSave reads what iptables-save or ip6tables-save printed. A rule that meshnetd could not have
+// written is kept as Foreign; a line that does not belong to the format is an error with its number.
+func ParseSave(family Family, r io.Reader) (Ruleset, error) {
+	rs := Ruleset{Family: family}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
+	var table *Table
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		fail := func(problem string) (Ruleset, error) {
+			return Ruleset{}, fmt.Errorf("%s-save line %d: %s: %q", family, n, problem, line)
+		}
+		if name, ok := strings.CutPrefix(line, "*"); ok {
+			if table != nil {
+				return fail("table inside a table")
+			}
+			if slices.ContainsFunc(rs.Tables, func(t Table) bool { return t.Name == name }) {
+				return fail("second table of that name")
+			}
+			rs.Tables = append(rs.Tables, Table{Name: name})
+			table = &rs.Tables[len(rs.Tables)-1]
+			continue
+		}
+		if table == nil {
+			return fail("outside a table")
+		}
+		if line == "COMMIT" {
+			table = nil
+			continue
+		}
+		if declaration, ok := strings.CutPrefix(line, ":"); ok {
+			fields := strings.Fields(declaration)
+			if len(fields) < 2 {
+				return fail("chain without policy")
+			}
+			if _, ok := table.Chain(fields[0]); ok {
+				return fail("second chain of that name")
+			}
+			table.Chains = append(table.Chains, Chain{Name: fields[0], Builtin: fields[1] != "-"})
+			continue
+		}
+		if !table.appendRule(line) {
+			return fail("not a rule of a chain of this table")
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return Ruleset{}, fmt.Errorf("%s-save: %w", family, err)
+	}
+	if table != nil {
+		return Ruleset{}, fmt.Errorf("%s-save: table %s has no COMMIT: the output is cut off", family, table.Name)
+	}
+	rs.sort()
+	return rs, nil
+}
+
+// appendRule adds a line "-A CHAIN RULE", counters in front of it ignored, to a declared chain.
+func (t *Table) appendRule(line string) bool {
+	if strings.HasPrefix(line, "[") {
+		_, line, _ = strings.Cut(line, " ")
+	}
+	rest, ok := strings.CutPrefix(line, "-A ")
+	if !ok {
+		return false
+	}
+	chain, text, _ := strings.Cut(rest, " ")
+	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == chain })
+	if i < 0 {
+		return false
+	}
+	t.Chains[i].Rules = append(t.Chains[i].Rules, ParseRule(text))
+	return true
+}
+
+// ParseRule reads a rule as iptables-save prints it, without "-A CHAIN". It returns a rule with the
+// Foreign target where the text is not one that Rule.String could print.
+func ParseRule(text string) Rule {
+	p := parser{words: strings.Fields(text)}
+	var r Rule
+	for p.more() && !p.failed {
+		switch m, t := p.item(); {
+		case m != nil:
+			r.Match = append(r.Match, m)
+		case t != nil:
+			r.Target = t
+		}
+	}
+	if p.failed || r.Target == nil {
+		return Rule{Target: Foreign(text)}
+	}
+	return r
+}
+
+// parser walks the words of one rule; what it does not know makes the whole rule foreign.
+type parser struct {
+	words     []string
+	protocol  string
+	extension string // the last "-m NAME": mark and connmark share their option's name
+	failed    bool
+}
+
+func (p *parser) more() bool { return len(p.words) > 0 }
+
+func (p *parser) next() string {
+	if len(p.words) == 0 {
+		p.failed = true
+		return ""
+	}
+	word := p.words[0]
+	p.words = p.words[1:]
+	return word
+}
+
+// expect takes one word, which must be the given one.
+func (p *parser) expect(word string) {
+	if p.next() != word {
+		p.failed = true
+	}
+}
+
+// item reads one condition or the target. Extension names ("-m tcp") yield neither.
+func (p *parser) item() (Match, Target) {
+	not := false
+	word := p.next()
+	if word == "!" {
+		not = true
+		word = p.next()
+	}
+	m := p.match(word, not)
+	if m != nil || p.failed {
+		return m, nil
+	}
+	if not {
+		p.failed = true
+		return nil, nil
+	}
+	switch word {
+	case "-m":
+		p.extension = p.next()
+		if !slices.Contains([]string{TCP, UDP, "multiport", "owner", "conntrack", "mark", "connmark"}, p.extension) {
+			p.failed = true
+		}
+		return nil, nil
+	case "-j":
+		return nil, p.target(p.next())
+	}
+	p.failed = true
+	return nil, nil
+}
+
+func (p *parser) match(word string, not bool) Match {
+	positive := func(m Match) Match {
+		p.failed = p.failed || not
+		return m
+	}
+	switch word {
+	case "-s":
+		return positive(Source{p.prefix()})
+	case "-d":
+		return Destination{p.prefix(), not}
+	case "-i":
+		return positive(InInterface(p.next()))
+	case "-o":
+		return positive(OutInterface(p.next()))
+	case "-p":
+		p.protocol = p.next()
+		p.failed = p.failed || (p.protocol != TCP && p.protocol != UDP)
+		return positive(Protocol(p.protocol))
+	case "--sport":
+		return positive(SourcePort{p.protocol, p.port()})
+	case "--dport":
+		return DestinationPort{p.protocol, p.port(), not}
+	case "--dports":
+		p.failed = p.failed || !not
+		return NotDestinationPorts(p.ports())
+	case "--uid-owner":
+		return OwnerUID{p.number(32), not}
+	case "--gid-owner":
+		return OwnerGID{p.number(32), not}
+	case "--ctstate":
+		return positive(p.states())
+	case "--mark":
+		if p.extension == "connmark" {
+			return positive(ConnMark{p.mark()})
+		}
+		return PacketMark{p.mark(), not}
+	}
+	return nil
+}
+
+func (p *parser) target(name string) Target {
+	switch name {
+	case "RETURN", "ACCEPT", "DROP":
+		return Verdict(name)
+	case "REDIRECT":
+		p.expect("--to-ports")
+		return Redirect{p.port()}
+	case "TPROXY":
+		p.expect("--on-port")
+		t := TProxy{Port: p.port()}
+		p.expect("--on-ip")
+		t.Addr = p.addr()
+		p.expect("--tproxy-mark")
+		t.Mark = p.mark()
+		return t
+	case "MARK":
+		p.expect("--set-xmark")
+		return SetMark(p.mark())
+	case "CONNMARK":
+		word := p.next()
+		p.expect("--nfmask")
+		p.expect("0xffffffff")
+		p.expect("--ctmask")
+		p.expect("0xffffffff")
+		if word == "--save-mark" {
+			return SaveMark{}
+		}
+		p.failed = p.failed || word != "--restore-mark"
+		return RestoreMark{}
+	case "CT":
+		p.expect("--zone")
+		return CTZone(p.port())
+	case "REJECT":
+		p.expect("--reject-with")
+		p.expect("tcp-reset")
+		return RejectReset{}
+	}
+	if name == "" || strings.ContainsAny(name, `"'`) {
+		p.failed = true
+		return nil
+	}
+	return p.jump(name)
+}
+
+// jump takes a chain name: a target extension of somebody else would be followed by its options.
+func (p *parser) jump(name string) Target {
+	if p.more() {
+		p.failed = true
+	}
+	return Jump(name)
+}
+
+func (p *parser) prefix() netip.Prefix {
+	word := p.next()
+	if addr, err := netip.ParseAddr(word); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen())
+	}
+	prefix, err := netip.ParsePrefix(word)
+	p.failed = p.failed || err != nil
+	return prefix
+}
+
+func (p *parser) addr() netip.Addr {
+	addr, err := netip.ParseAddr(p.next())
+	p.failed = p.failed || err != nil
+	return addr
+}
+
+func (p *parser) number(bits int) uint32 {
+	n, err := strconv.ParseUint(p.next(), 10, bits)
+	p.failed = p.failed || err != nil
+	return uint32(n)
+}
+
+func (p *parser) port() uint16 { return uint16(p.number(16)) }
+
+func (p *parser) ports() []uint16 {
+	var ports []uint16
+	for word := range strings.SplitSeq(p.next(), ",") {
+		n, err := strconv.ParseUint(word, 10, 16)
+		p.failed = p.failed || err != nil
+		ports = append(ports, uint16(n))
+	}
+	return ports
+}
+
+// mark reads a mark whose mask, where there is one, covers all bits.
+func (p *parser) mark() uint32 {
+	value, mask, masked := strings.Cut(p.next(), "/")
+	n, err := strconv.ParseUint(value, 0, 32)
+	p.failed = p.failed || err != nil || (masked && mask != "0xffffffff")
+	return uint32(n)
+}
+
+func (p *parser) states() CTState {
+	var states CTState
+	for word := range strings.SplitSeq(p.next(), ",") {
+		i := slices.Index(stateNames, word)
+		if i < 0 {
+			p.failed = true
+			return 0
+		}
+		states |= 1 << i
+	}
+	return states
+}

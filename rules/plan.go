@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Plan is everything meshnetd puts into one network namespace. The zero Plan is an empty one: nothing of
+// ours in the kernel.
+type Plan struct {
+	V4, V6    Ruleset
+	Routes    []PolicyRoute
+	Loopback  []netip.Prefix // addresses on lo
+	Footprint Footprint
+	Notes     []string // what the reader must know, such as traffic that goes around the mesh
+}
+
+// Rulesets returns the rule sets of both families, IPv4 first.
+func (p Plan) Rulesets() []Ruleset { return []Ruleset{p.V4.of(IPv4), p.V6.of(IPv6)} }
+
+// Rules counts the rules of both families.
+func (p Plan) Rules() int {
+	n := 0
+	for _, rs := range p.Rulesets() {
+		for _, t := range rs.Tables {
+			for _, c := range t.Chains {
+				n += len(c.Rules)
+			}
+		}
+	}
+	return n
+}
+
+// Ruleset is the tables of one family: what a plan wants, or what iptables-save showed.
+type Ruleset struct {
+	Family Family
+	Tables []Table
+}
+
+func (rs Ruleset) of(f Family) Ruleset {
+	rs.Family = f
+	return rs
+}
+
+// Empty tells whether the rule set holds no table.
+func (rs Ruleset) Empty() bool { return len(rs.Tables) == 0 }
+
+// Table returns the table of that name; a missing one is empty.
+func (rs Ruleset) Table(name string) Table {
+	if i := slices.IndexFunc(rs.Tables, func(t Table) bool { return t.Name == name }); i >= 0 {
+		return rs.Tables[i]
+	}
+	return Table{Name: name}
+}
+
+// Table is one table of a family: nat, mangle, raw or filter.
+type Table struct {
+	Name   string
+	Chains []Chain
+}
+
+// Chain returns the chain of that name and whether the table has it.
+func (t Table) Chain(name string) (Chain, bool) {
+	if i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == name }); i >= 0 {
+		return t.Chains[i], true
+	}
+	return Chain{Name: name}, false
+}
+
+// Chain is a list of rules, taken in order. Of a built-in chain a plan holds only its own rules, which
+// come before everybody else's.
+type Chain struct {
+	Name    string
+	Builtin bool
+	Rules   []Rule
+}
+
+// PolicyRoute sends packets with a mark to the local host: a rule "fwmark MARK lookup TABLE" and a route
+// "local default dev lo" in that table.
+type PolicyRoute struct {
+	Family Family
+	Mark   uint32
+	Table  int
+}
+
+// Footprint tells our rules from those of others, in any namespace and for any plan: it is how an
+// earlier plan is replaced or removed without a record of it on disk.
+type Footprint struct {
+	Chains   []string // names of chains that are ours wherever they stand
+	Marks    []uint32 // packet and connection marks that only our rules use
+	Routes   []PolicyRoute
+	Loopback []netip.Prefix
+}
+
+// Builder collects rules in the order they are written and keeps chains in the order they first appear.
+type Builder struct{ tables []Table }
+
+// Append adds a rule at the end of a chain.
+func (b *Builder) Append(table, chain, why string, target Target, match ...Match) {
+	c := b.chain(table, chain)
+	c.Rules = append(c.Rules, Rule{Match: match, Target: target, Why: why})
+}
+
+// Prepend adds a rule at the head of a chain.
+func (b *Builder) Prepend(table, chain, why string, target Target, match ...Match) {
+	c := b.chain(table, chain)
+	c.Rules = slices.Insert(c.Rules, 0, Rule{Match: match, Target: target, Why: why})
+}
+
+// Ruleset returns what was collected, tables and chains sorted by name.
+func (b *Builder) Ruleset(family Family) Ruleset {
+	rs := Ruleset{Family: family, Tables: b.tables}
+	rs.sort()
+	return rs
+}
+
+func (b *Builder) chain(table, chain string) *Chain {
+	i := slices.IndexFunc(b.tables, func(t Table) bool { return t.Name == table })
+	if i < 0 {
+		b.tables = append(b.tables, Table{Name: table})
+		i = len(b.tables) - 1
+	}
+	t := &b.tables[i]
+	j := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == chain })
+	if j < 0 {
+		t.Chains = append(t.Chains, Chain{Name: chain, Builtin: isBuiltin(chain)})
+		j = len(t.Chains) - 1
+	}
+	return &t.Chains[j]
+}
+
+// sort puts built-in chains first, in the order packets meet them, and own chains by name.
+func (rs *Ruleset) sort() {
+	slices.SortStableFunc(rs.Tables, func(a, b Table) int { return cmp.Compare(a.Name, b.Name) })
+	for _, t := range rs.Tables {
+		slices.SortStableFunc(t.Chains, func(a, b Chain) int {
+			if a.Builtin || b.Builtin {
+				return builtinRank(a.Name) - builtinRank(b.Name)
+			}
+			return cmp.Compare(a.Name, b.Name)
+		})
+	}
+}
+
+var builtinChains = []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
+
+func isBuiltin(chain string) bool { return slices.Contains(builtinChains, chain) }
+
+func builtinRank(chain string) int {
+	if i := slices.Index(builtinChains, chain); i >= 0 {
+		return i
+	}
+	return len(builtinChains)
+}

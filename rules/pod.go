@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import "net/netip"
+
+// Pod is what is known of a pod when it is decided about: from a sandbox event its metadata and
+// addresses, from a manifest its containers too.
+type Pod struct {
+	SandboxID      string
+	UID            string
+	Namespace      string
+	Name           string
+	RuntimeHandler string // "" is the runtime's default
+	Labels         map[string]string
+	Annotations    map[string]string
+
+	NetNS       string // path of the network namespace; "" where it is not known
+	HostNetwork bool   // proven to share the host's network namespace
+	UserNS      bool   // has a user namespace of its own (hostUsers: false)
+
+	IPs        []netip.Addr // as the runtime or the manifest orders them; nil where they are not known
+	Containers []Container  // init containers first; nil where they are not known
+}
+
+// String returns namespace/name, and the sandbox where there is one.
+func (p Pod) String() string {
+	s := p.Namespace + "/" + p.Name
+	if len(p.SandboxID) > 12 {
+		return s + " (sandbox " + p.SandboxID[:12] + ")"
+	}
+	return s
+}
+
+// Container returns the last container of that name, or nil: Kubernetes forbids two of one name, and
+// Istio's own plugin takes the last.
+func (p Pod) Container(name string) *Container {
+	for i := len(p.Containers) - 1; i >= 0; i-- {
+		if p.Containers[i].Name == name {
+			return &p.Containers[i]
+		}
+	}
+	return nil
+}
+
+// Container is what is known of one container of a pod.
+type Container struct {
+	Name string
+	Args []string
+	Env  map[string]string // literal values; of a variable from elsewhere the value is ""
+	UID  *int64            // securityContext.runAsUser; nil where it is not set
+	GID  *int64            // securityContext.runAsGroup; nil where it is not set
+}
