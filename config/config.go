@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads meshnetd's TOML file. reference.toml documents every key and holds the defaults.
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// Reference is the documented configuration file, which says what Default returns.
+//
+//go:embed reference.toml
+var Reference string
+
+// Config is the validated configuration.
+type Config struct {
+	Backend         string   // one of Backends
+	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
+	NRI             NRI
+	Log             Log
+	Istio           istio.Defaults
+}
+
+// NRI says how to reach the runtime and by which name.
+type NRI struct {
+	Socket string // path
+	Name   string
+	Index  string // two digits; plugins are called in ascending order
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string // one of Levels
+	Format string // one of Formats
+}
+
+// The values that Backend, Log.Level and Log.Format can have.
+var (
+	Backends = []string{"auto", "iptables-nft", "iptables-legacy"}
+	Levels   = []string{"debug", "info", "warn", "error"}
+	Formats  = []string{"text", "json"}
+)
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		Backend:         "auto",
+		RuntimeHandlers: []string{"", "runc", "crun", "youki"},
+		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
+		Log:             Log{Level: "info", Format: "text"},
+		Istio:           istio.Standard(),
+	}
+}
+
+// Load reads and checks a file. Its error is a Problems where the file could be read.
+func Load(path string) (Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(path, string(text))
+}
+
+// keys lists every key with what it sets. It is the schema: a key that is not here is unknown.
+func keys(c *Config) map[string]setter {
+	i := &c.Istio
+	return map[string]setter{
+		"backend":            text(&c.Backend, oneOf(Backends)),
+		"ipv6":               text((*string)(&i.IPv6), oneOf([]string{string(istio.IPv6Mesh), string(istio.IPv6Capture), string(istio.IPv6Block)})),
+		"exclude_namespaces": texts(&i.ExcludeNamespaces, notEmpty),
+		"runtime_handlers":   texts(&c.RuntimeHandlers, nil),
+
+		"nri.socket": text(&c.NRI.Socket, absolute),
+		"nri.name":   text(&c.NRI.Name, pluginName),
+		"nri.index":  text(&c.NRI.Index, twoDigits),
+
+		"log.level":  text(&c.Log.Level, oneOf(Levels)),
+		"log.format": text(&c.Log.Format, oneOf(Formats)),
+
+		"istio.outbound_port":        number(&i.OutboundPort, 1, 65535),
+		"istio.inbound_port":         number(&i.InboundPort, 1, 65535),
+		"istio.tunnel_port":          number(&i.TunnelPort, 1, 65535),
+		"istio.dns_port":             number(&i.DNSPort, 1, 65535),
+		"istio.proxy_uid":            number(&i.UID, 1, 1<<32-2),
+		"istio.proxy_gid":            number(&i.GID, 1, 1<<32-2),
+		"istio.dns_capture":          boolean(&i.DNSCapture),
+		"istio.dual_stack":           boolean(&i.DualStack),
+		"istio.invalid_drop":         boolean(&i.InvalidDrop),
+		"istio.owner_groups":         groups(&i.OwnerGroups, true),
+		"istio.owner_groups_exclude": groups(&i.OwnerGroupsExclude, false),
+		"istio.loopback_cidr":        loopback(&i.Loopback),
+	}
+}
+
+// check finds what is wrong between keys.
+func (c Config) check() (key, problem string) {
+	if c.Istio.OutboundPort == c.Istio.InboundPort {
+		return "istio.inbound_port", "the outbound listener has this port: the two cannot share one"
+	}
+	return "", ""
+}
+
+func oneOf(values []string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(values, s) {
+			return fmt.Errorf("%q is none of %s", s, strings.Join(values, ", "))
+		}
+		return nil
+	}
+}
+
+func notEmpty(s string) error {
+	if strings.TrimSpace(s) == "" {
+		return fmt.Errorf("%q is empty", s)
+	}
+	return nil
+}
+
+func absolute(s string) error {
+	if !strings.HasPrefix(s, "/") {
+		return fmt.Errorf("%q is not an absolute path", s)
+	}
+	return nil
+}
+
+func pluginName(s string) error {
+	if s == "" || strings.ContainsAny(s, "/ \t\n") {
+		return fmt.Errorf("%q is no plugin name: not empty, without slashes and blanks", s)
+	}
+	return nil
+}
+
+func twoDigits(s string) error {
+	if len(s) != 2 || s[0] < '0' || s[0] > '9' || s[1] < '0' || s[1] > '9' {
+		return fmt.Errorf("%q is not two digits", s)
+	}
+	return nil
+}
+
+func loopback(target *netip.Prefix) setter {
+	return parsed(target, istio.ParseLoopback)
+}
+
+// groups reads ["*"], everybody, where that is allowed, or a list of group ids.
+func groups(target *[]uint32, wildcard bool) setter {
+	var items []any
+	return decoded(&items, func() error {
+		words := make([]string, len(items))
+		for i, item := range items {
+			words[i] = fmt.Sprint(item)
+		}
+		if !wildcard && slices.Contains(words, "*") {
+			return fmt.Errorf(`"*" would exclude everybody`)
+		}
+		ids, err := istio.ParseOwnerGroups(strings.Join(words, ","))
+		if err != nil {
+			return err
+		}
+		*target = ids
+		if len(ids) == 0 && !wildcard {
+			*target = nil
+		}
+		return nil
+	})
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Problem is one thing that is wrong with a configuration file.
+type Problem struct {
+	File string
+	Line int
+	Key  string // "" where the file is no TOML
+	What string
+}
+
+// String returns "FILE:LINE: KEY: WHAT".
+func (p Problem) String() string {
+	place := fmt.Sprintf("%s:%d: ", p.File, p.Line)
+	if p.Key != "" {
+		place += p.Key + ": "
+	}
+	return place + p.What
+}
+
+// Problems is everything that is wrong with a configuration file, by line.
+type Problems []Problem
+
+// Error returns one line for each problem.
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Parse reads and checks the text of a configuration file; file is its name in messages. Its error is
+// Problems, all of them.
+func Parse(file, text string) (Config, error) {
+	config := Default()
+	r := reader{file: file, keys: keys(&config), lines: map[string]int{}}
+	var top map[string]toml.Primitive
+	meta, err := toml.Decode(text, &top)
+	if err != nil {
+		var syntax toml.ParseError
+		if !errors.As(err, &syntax) {
+			return Config{}, Problems{{File: file, Line: 1, What: err.Error()}}
+		}
+		return Config{}, Problems{{File: file, Line: syntax.Position.Line, Key: syntax.LastKey, What: "not TOML: " + syntax.Message}}
+	}
+	r.meta = meta
+	r.table("", top)
+	if key, problem := config.check(); problem != "" && len(r.problems) == 0 {
+		r.problems = append(r.problems, Problem{File: file, Line: r.lines[key], Key: key, What: problem})
+	}
+	if len(r.problems) > 0 {
+		slices.SortFunc(r.problems, func(a, b Problem) int {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key, b.Key))
+		})
+		return Config{}, r.problems
+	}
+	return config, nil
+}
+
+// setter decodes the value of one key, checks it and stores it.
+type setter func(meta toml.MetaData, value toml.Primitive) error
+
+type reader struct {
+	file     string
+	meta     toml.MetaData
+	keys     map[string]setter
+	lines    map[string]int
+	problems Problems
+}
+
+func (r *reader) table(prefix string, values map[string]toml.Primitive) {
+	for name, value := range values {
+		key := prefix + name
+		r.lines[key] = line(r.meta, value)
+		report := func(what string) {
+			r.problems = append(r.problems, Problem{File: r.file, Line: r.lines[key], Key: key, What: what})
+		}
+		set, known := r.keys[key]
+		switch {
+		case known:
+			if err := set(r.meta, value); err != nil {
+				report(plain(err))
+			}
+		case r.isTable(key):
+			var inner map[string]toml.Primitive
+			if kind := r.meta.Type(strings.Split(key, ".")...); kind != "Hash" && kind != "" { // "" is a dotted key's
+				report("is a table: write [" + key + "]")
+				continue
+			}
+			if err := r.meta.PrimitiveDecode(value, &inner); err != nil {
+				report(plain(err))
+				continue
+			}
+			r.table(key+".", inner)
+		default:
+			report("unknown key" + r.meant(key))
+		}
+	}
+}
+
+func (r *reader) isTable(key string) bool {
+	for known := range r.keys {
+		if strings.HasPrefix(known, key+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// meant suggests the table that a key belongs to, which is the most common mistake.
+func (r *reader) meant(key string) string {
+	last := key[strings.LastIndex(key, ".")+1:]
+	for _, known := range sortedKeys(r.keys) {
+		if known == last || strings.HasSuffix(known, "."+last) {
+			return ": did you mean " + known + "?"
+		}
+	}
+	return ""
+}
+
+func sortedKeys(keys map[string]setter) []string {
+	var names []string
+	for name := range keys {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// located asks the decoder for the position of a value: it fails on every value, and the decoder adds the
+// position to the failure.
+type located struct{}
+
+// UnmarshalTOML always fails.
+func (*located) UnmarshalTOML(any) error { return errors.New("located") }
+
+// line returns the line of a value; a table that only dotted keys imply is where its first key is.
+func line(meta toml.MetaData, value toml.Primitive) int {
+	var position toml.ParseError
+	if err := meta.PrimitiveDecode(value, &located{}); errors.As(err, &position) && position.Position.Line > 0 {
+		return position.Position.Line
+	}
+	first := 0
+	var inner map[string]toml.Primitive
+	if err := meta.PrimitiveDecode(value, &inner); err == nil {
+		for _, v := range inner {
+			if n := line(meta, v); first == 0 || n < first {
+				first = n
+			}
+		}
+	}
+	return first
+}
+
+// plain drops the position that the decoder puts before its message: it is given already.
+func plain(err error) string {
+	message := err.Error()
+	if strings.HasPrefix(message, "toml: ") {
+		if i := strings.Index(message, "): "); i >= 0 {
+			return message[i+3:]
+		}
+	}
+	return message
+}
+
+// decoded decodes a value into raw and then calls store.
+func decoded[T any](raw *T, store func() error) setter {
+	return func(meta toml.MetaData, value toml.Primitive) error {
+		if err := meta.PrimitiveDecode(value, raw); err != nil {
+			return err
+		}
+		return store()
+	}
+}
+
+func text(target *string, check func(string) error) setter {
+	var raw string
+	return decoded(&raw, func() error {
+		*target = raw
+		return check(raw)
+	})
+}
+
+func texts(target *[]string, check func(string) error) setter {
+	var raw []string
+	return decoded(&raw, func() error {
+		*target = raw
+		for _, s := range raw {
+			if check != nil {
+				if err := check(s); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func boolean(target *bool) setter {
+	return decoded(target, func() error { return nil })
+}
+
+func number[T uint16 | uint32](target *T, least, most int64) setter {
+	var raw int64
+	return decoded(&raw, func() error {
+		if raw < least || raw > most {
+			return fmt.Errorf("%d is not between %d and %d", raw, least, most)
+		}
+		*target = T(raw)
+		return nil
+	})
+}
+
+func parsed[T any](target *T, parse func(string) (T, error)) setter {
+	var raw string
+	return decoded(&raw, func() error {
+		value, err := parse(raw)
+		if err != nil {
+			return fmt.Errorf("%q: %w", raw, err)
+		}
+		*target = value
+		return nil
+	})
+}
