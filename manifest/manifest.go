@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package manifest reads a Kubernetes Pod manifest, YAML or JSON, into what rules know of a pod.
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Pod mirrors the parts of a manifest that matter here. Fields that are not here are not looked at.
+type document struct {
+	Kind     string `yaml:"kind"`
+	Metadata struct {
+		Name         string            `yaml:"name"`
+		GenerateName string            `yaml:"generateName"`
+		Namespace    string            `yaml:"namespace"`
+		UID          string            `yaml:"uid"`
+		Labels       map[string]string `yaml:"labels"`
+		Annotations  map[string]string `yaml:"annotations"`
+	} `yaml:"metadata"`
+	Spec struct {
+		HostNetwork    bool        `yaml:"hostNetwork"`
+		HostUsers      *bool       `yaml:"hostUsers"`
+		InitContainers []container `yaml:"initContainers"`
+		Containers     []container `yaml:"containers"`
+	} `yaml:"spec"`
+	Status struct {
+		PodIP  address `yaml:"podIP"`
+		PodIPs []struct {
+			IP address `yaml:"ip"`
+		} `yaml:"podIPs"`
+	} `yaml:"status"`
+}
+
+type container struct {
+	Name string   `yaml:"name"`
+	Args []string `yaml:"args"`
+	Env  []struct {
+		Name  string `yaml:"name"`
+		Value string `yaml:"value"`
+	} `yaml:"env"`
+	SecurityContext struct {
+		RunAsUser  *id `yaml:"runAsUser"`
+		RunAsGroup *id `yaml:"runAsGroup"`
+	} `yaml:"securityContext"`
+}
+
+// id is a user or group id, as wide as Kubernetes takes it.
+type id int64
+
+// UnmarshalYAML refuses what is no id, with its line.
+func (i *id) UnmarshalYAML(node *yaml.Node) error {
+	var n int64
+	if err := node.Decode(&n); err != nil {
+		return err
+	}
+	if n < 0 || n > 1<<31-1 {
+		return fmt.Errorf("line %d: %d is not a user or group id (0 to 2147483647)", node.Line, n)
+	}
+	*i = id(n)
+	return nil
+}
+
+func (i *id) value() *int64 { return (*int64)(i) }
+
+// address is an IP address; "" is none.
+type address struct{ netip.Addr }
+
+// UnmarshalYAML refuses what is no address, with its line.
+func (a *address) UnmarshalYAML(node *yaml.Node) error {
+	if node.Value == "" {
+		return nil
+	}
+	addr, err := netip.ParseAddr(node.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is not an IP address", node.Line, node.Value)
+	}
+	a.Addr = addr
+	return nil
+}
+
+// Read reads one manifest. Errors name the line.
+func Read(r io.Reader) (rules.Pod, error) {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return rules.Pod{}, fmt.Errorf("manifest: %w", err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var root yaml.Node
+	if err := decoder.Decode(&root); errors.Is(err, io.EOF) {
+		return rules.Pod{}, errors.New("manifest: empty")
+	} else if err != nil {
+		return rules.Pod{}, fmt.Errorf("manifest: %w", err)
+	}
+	var d document
+	if err := root.Decode(&d); err != nil {
+		return rules.Pod{}, fmt.Errorf("manifest: %w", err)
+	}
+	if d.Kind != "Pod" {
+		return rules.Pod{}, fmt.Errorf("manifest: kind is %q, want Pod (of a workload, give one of its pods: kubectl get pod NAME -o yaml)", d.Kind)
+	}
+	var second yaml.Node
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return rules.Pod{}, errors.New("manifest: more than one document; give one Pod")
+	}
+	return d.pod(), nil
+}
+
+func (d document) pod() rules.Pod {
+	pod := rules.Pod{
+		Namespace:   d.Metadata.Namespace,
+		Name:        d.Metadata.Name,
+		UID:         d.Metadata.UID,
+		Labels:      d.Metadata.Labels,
+		Annotations: d.Metadata.Annotations,
+		HostNetwork: d.Spec.HostNetwork,
+		UserNS:      d.Spec.HostUsers != nil && !*d.Spec.HostUsers,
+	}
+	if pod.Namespace == "" {
+		pod.Namespace = "default"
+	}
+	if pod.Name == "" {
+		pod.Name = d.Metadata.GenerateName
+	}
+	for _, c := range append(d.Spec.InitContainers, d.Spec.Containers...) {
+		pod.Containers = append(pod.Containers, c.container())
+	}
+	for _, entry := range d.Status.PodIPs {
+		if entry.IP.IsValid() {
+			pod.IPs = append(pod.IPs, entry.IP.Addr)
+		}
+	}
+	if len(pod.IPs) == 0 && d.Status.PodIP.IsValid() {
+		pod.IPs = []netip.Addr{d.Status.PodIP.Addr}
+	}
+	return pod
+}
+
+func (c container) container() rules.Container {
+	env := map[string]string{}
+	for _, e := range c.Env {
+		env[e.Name] = e.Value
+	}
+	return rules.Container{Name: c.Name, Args: c.Args, Env: env,
+		UID: c.SecurityContext.RunAsUser.value(), GID: c.SecurityContext.RunAsGroup.value()}
+}
