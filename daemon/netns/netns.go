@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package netns is the only place of meshnetd that enters a network namespace. A namespace is known by
+// device and inode, never by its path, and the host's is refused.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ID tells one namespace from every other that exists at the same time.
+type ID struct {
+	Dev, Ino uint64
+}
+
+// String returns the inode, which is how ip and lsns name a namespace.
+func (id ID) String() string { return fmt.Sprintf("net:[%d]", id.Ino) }
+
+var (
+	// ErrHost is returned for the host's namespace, whatever path leads to it.
+	ErrHost = errors.New("is the host's network namespace, which meshnetd never touches")
+	// ErrGone is returned for a path that does not exist any more.
+	ErrGone = errors.New("does not exist: the sandbox is gone, or the directory is not mounted into meshnetd's container")
+	// ErrNotNetNS is returned for a file that is no network namespace.
+	ErrNotNetNS = errors.New("is not a network namespace")
+)
+
+// Host returns the identity of the namespace this process was started in, together with those that the
+// init process and procfs vouch for. In a container that does not share the host's network the first is
+// not the host's, so all that can be learned are refused.
+func Host() ([]ID, error) {
+	self, err := identify("/proc/self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell the host's network namespace: %w", err)
+	}
+	ids := []ID{self}
+	if init, err := identify("/proc/1/ns/net"); err == nil && init != self {
+		ids = append(ids, init)
+	}
+	return ids, nil
+}
+
+func identify(path string) (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+}
+
+// Namespace is an open network namespace that is not the host's. It stays the same one whatever happens
+// to the path it was opened by.
+type Namespace struct {
+	handle netns.NsHandle
+	id     ID
+	path   string
+}
+
+// Open opens the namespace at path. It fails with ErrGone, ErrNotNetNS or, for one of host, ErrHost.
+func Open(path string, host []ID) (*Namespace, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("network namespace %s %w", path, ErrGone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", path, err)
+	}
+	ns := &Namespace{handle: netns.NsHandle(fd), path: path}
+	if err := ns.check(host); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	return ns, nil
+}
+
+func (n *Namespace) check(host []ID) error {
+	var fst unix.Statfs_t
+	if err := unix.Fstatfs(int(n.handle), &fst); err != nil {
+		return fmt.Errorf("fstatfs: %w", err)
+	}
+	if fst.Type != unix.NSFS_MAGIC {
+		return fmt.Errorf("%w but an ordinary file: without mount propagation a container sees the mount point only", ErrNotNetNS)
+	}
+	kind, err := unix.IoctlRetInt(int(n.handle), unix.NS_GET_NSTYPE)
+	if err != nil {
+		return fmt.Errorf("NS_GET_NSTYPE: %w", err)
+	}
+	if kind != unix.CLONE_NEWNET {
+		return fmt.Errorf("%w but one of another type (%#x)", ErrNotNetNS, kind)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.handle), &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	n.id = ID{Dev: uint64(st.Dev), Ino: st.Ino}
+	for _, id := range host {
+		if n.id == id {
+			return ErrHost
+		}
+	}
+	return nil
+}
+
+// New makes a network namespace that nothing else knows of; it ends with Close.
+func New() (*Namespace, error) {
+	ns := &Namespace{handle: netns.None(), path: "a new network namespace"}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // not undone: the thread ends with the goroutine
+		handle, err := netns.New()
+		ns.handle = handle
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return nil, fmt.Errorf("new network namespace: %w (CAP_SYS_ADMIN is needed)", err)
+	}
+	if err := ns.check(nil); err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("%s %w", ns.path, err)
+	}
+	return ns, nil
+}
+
+// ID returns the namespace's identity.
+func (n *Namespace) ID() ID { return n.id }
+
+// Path returns the path the namespace was opened by.
+func (n *Namespace) Path() string { return n.path }
+
+// Close releases the namespace.
+func (n *Namespace) Close() { _ = n.handle.Close() }
+
+// Lock keeps other meshnetd processes out of the namespace until the returned function is called: a
+// daemon that is being replaced, or `meshnetd apply`. Waiting ends with ctx.
+func (n *Namespace) Lock(ctx context.Context) (unlock func(), err error) {
+	// A description of its own: flock is held by the description, and ours is shared with nobody.
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", int(n.handle)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", n.path, err)
+	}
+	const pause = 2 * time.Millisecond
+	for {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = unix.Close(fd) }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = unix.Close(fd)
+			return nil, fmt.Errorf("lock %s: %w", n.path, err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = unix.Close(fd)
+			return nil, fmt.Errorf("lock %s: another meshnetd is working on this namespace: %w", n.path, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Do calls fn on a thread that is in the namespace. fn must not start goroutines that are to be there
+// too. A panic in fn is returned as an error. The thread comes home afterwards, or is ended.
+func (n *Namespace) Do(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := n.visit(fn)
+		if home {
+			runtime.UnlockOSThread()
+		} // else the thread ends with the goroutine, and nobody else runs in the wrong namespace
+		done <- err
+	}()
+	return <-done
+}
+
+// visit enters the namespace, calls fn and returns to where the thread was.
+func (n *Namespace) visit(fn func() error) (home bool, err error) {
+	origin, err := netns.Get()
+	if err != nil {
+		return true, fmt.Errorf("own network namespace: %w", err)
+	}
+	defer origin.Close()
+	if err := netns.Set(n.handle); err != nil {
+		return true, fmt.Errorf("enter %s: %w (CAP_SYS_ADMIN is needed)", n.path, err)
+	}
+	err = call(fn)
+	if back := netns.Set(origin); back != nil {
+		return false, errors.Join(err, fmt.Errorf("leave %s: %w", n.path, back))
+	}
+	return true, err
+}
+
+// call turns a panic of fn into an error.
+func call(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic inside the namespace: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return fn()
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package routing does by route netlink what a plan needs beside packet-filter rules: policy rules and
+// routes for TPROXY, addresses on lo. It also reads the pod's addresses. Its functions act on the network
+// namespace of the calling thread: call them within netns.Namespace.Do.
+package routing
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Addresses returns the addresses of all interfaces that are up, in the order of the interfaces, which is
+// the order Istio's proxy looks at.
+func Addresses() ([]netip.Addr, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("read the pod's addresses: %w", err)
+	}
+	ips := []netip.Addr{}
+	for _, addr := range addrs {
+		prefix, err := netip.ParsePrefix(addr.String())
+		if err != nil {
+			return nil, fmt.Errorf("read the pod's addresses: %w", err)
+		}
+		ips = append(ips, prefix.Addr().Unmap())
+	}
+	return ips, nil
+}
+
+// Apply makes policy rules, routes and loopback addresses those of the plan, and says whether it had to
+// change anything. Of the plan's footprint, what the plan does not have is taken out; everything else
+// stays. It may be called again.
+func Apply(plan rules.Plan) (changed bool, err error) {
+	lo, err := loopback()
+	if err != nil {
+		return false, err
+	}
+	do := func(step func() (bool, error)) {
+		did, stepErr := step()
+		changed = changed || did
+		err = errors.Join(err, stepErr)
+	}
+	for _, r := range plan.Footprint.Routes {
+		if !slices.Contains(plan.Routes, r) {
+			do(func() (bool, error) { return removeRoute(r, lo) })
+		}
+	}
+	for _, prefix := range plan.Footprint.Loopback {
+		if !slices.Contains(plan.Loopback, prefix) {
+			do(func() (bool, error) { return removeAddress(prefix, lo) })
+		}
+	}
+	for _, r := range plan.Routes {
+		do(func() (bool, error) { return addRoute(r, lo) })
+	}
+	for _, prefix := range plan.Loopback {
+		do(func() (bool, error) { return addAddress(prefix, lo) })
+	}
+	return changed, err
+}
+
+// Verify returns a line for each way in which the namespace does not hold the plan.
+func Verify(plan rules.Plan) ([]string, error) {
+	lo, err := loopback()
+	if err != nil {
+		return nil, err
+	}
+	var diffs []string
+	compare := func(what string, want bool, have bool) {
+		switch {
+		case want && !have:
+			diffs = append(diffs, "missing: "+what)
+		case have && !want:
+			diffs = append(diffs, "unexpected: "+what)
+		}
+	}
+	for _, r := range union(plan.Routes, plan.Footprint.Routes) {
+		want := slices.Contains(plan.Routes, r)
+		n, err := countRules(r)
+		if err != nil {
+			return nil, err
+		}
+		what := fmt.Sprintf("%s rule fwmark %#x lookup %d", ipCommand(r.Family), r.Mark, r.Table)
+		compare(what, want, n > 0)
+		if n > 1 {
+			diffs = append(diffs, fmt.Sprintf("unexpected: %s, %d times", what, n))
+		}
+		routed, err := hasRoute(r, lo)
+		if err != nil {
+			return nil, err
+		}
+		compare(fmt.Sprintf("%s route local default dev lo table %d", ipCommand(r.Family), r.Table), want, routed)
+	}
+	for _, prefix := range union(plan.Loopback, plan.Footprint.Loopback) {
+		have, err := hasAddress(prefix, lo)
+		if err != nil {
+			return nil, err
+		}
+		compare("address "+prefix.String()+" dev lo", slices.Contains(plan.Loopback, prefix), have)
+	}
+	return diffs, nil
+}
+
+func union[T comparable](a, b []T) []T {
+	all := slices.Clone(a)
+	for _, v := range b {
+		if !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+func ipCommand(f rules.Family) string {
+	if f == rules.IPv6 {
+		return "ip -6"
+	}
+	return "ip"
+}
+
+func family(f rules.Family) int {
+	if f == rules.IPv6 {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
+}
+
+func loopback() (netlink.Link, error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("interface lo: %w", err)
+	}
+	return lo, nil
+}
+
+func policyRule(r rules.PolicyRoute) *netlink.Rule {
+	rule := netlink.NewRule()
+	rule.Family, rule.Mark, rule.Table = family(r.Family), r.Mark, r.Table
+	return rule
+}
+
+func localDefault(r rules.PolicyRoute, lo netlink.Link) *netlink.Route {
+	dst := net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	if r.Family == rules.IPv6 {
+		dst = net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return &netlink.Route{Family: family(r.Family), Dst: &dst, LinkIndex: lo.Attrs().Index, Table: r.Table,
+		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+}
+
+// addRoute adds the policy rule and the route where they are not there. The kernel takes the same policy
+// rule twice, so it is asked first.
+func addRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
+	n, err := countRules(r)
+	if err != nil {
+		return false, err
+	}
+	if n == 0 {
+		if err := netlink.RuleAdd(policyRule(r)); err != nil {
+			return false, fmt.Errorf("%s rule add fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
+		}
+	}
+	err = netlink.RouteAdd(localDefault(r, lo))
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return n == 0, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
+	}
+	return n == 0 || err == nil, nil
+}
+
+func removeRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
+	n, err := countRules(r)
+	if err != nil {
+		return false, err
+	}
+	for range n {
+		if err := netlink.RuleDel(policyRule(r)); err != nil {
+			return changed, fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
+		}
+		changed = true
+	}
+	routed, err := hasRoute(r, lo)
+	if err != nil || !routed {
+		return changed, err
+	}
+	if err := netlink.RouteDel(localDefault(r, lo)); err != nil {
+		return changed, fmt.Errorf("%s route del local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
+	}
+	return true, nil
+}
+
+// countRules counts the policy rules that are nothing but "fwmark MARK lookup TABLE".
+func countRules(r rules.PolicyRoute) (int, error) {
+	filter := &netlink.Rule{Mark: r.Mark, Table: r.Table}
+	found, err := netlink.RuleListFiltered(family(r.Family), filter, netlink.RT_FILTER_MARK|netlink.RT_FILTER_TABLE)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return 0, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
+	}
+	n := 0
+	for _, rule := range found {
+		full := rule.Mask == nil || *rule.Mask == 0xffffffff
+		if rule.Src == nil && rule.Dst == nil && rule.IifName == "" && rule.OifName == "" && !rule.Invert && full {
+			n++
+		}
+	}
+	return n, nil
+}
+
+func hasRoute(r rules.PolicyRoute, lo netlink.Link) (bool, error) {
+	found, err := netlink.RouteListFiltered(family(r.Family), &netlink.Route{Table: r.Table, Type: unix.RTN_LOCAL,
+		LinkIndex: lo.Attrs().Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_OIF)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return false, fmt.Errorf("%s route list table %d: %w", ipCommand(r.Family), r.Table, err)
+	}
+	return slices.ContainsFunc(found, func(route netlink.Route) bool {
+		if route.Dst == nil {
+			return true
+		}
+		ones, _ := route.Dst.Mask.Size()
+		return ones == 0
+	}), nil
+}
+
+func address(prefix netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}}
+}
+
+func addAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) {
+	err = netlink.AddrAdd(lo, address(prefix))
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err != nil {
+		hint := ""
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+			hint = " (is net.ipv6.conf.lo.disable_ipv6 set in the pod?)"
+		}
+		return false, fmt.Errorf("ip addr add %s dev lo: %w%s", prefix, err, hint)
+	}
+	return true, nil
+}
+
+func removeAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) {
+	err = netlink.AddrDel(lo, address(prefix))
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ip addr del %s dev lo: %w", prefix, err)
+	}
+	return true, nil
+}
+
+func hasAddress(prefix netip.Prefix, lo netlink.Link) (bool, error) {
+	addrs, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+	if err != nil {
+		return false, fmt.Errorf("addresses of lo: %w", err)
+	}
+	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		return ok && ip.Unmap() == prefix.Addr() && ones == prefix.Bits()
+	}), nil
+}

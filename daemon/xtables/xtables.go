@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package xtables is the only place of meshnetd that runs iptables programs.
+package xtables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Tables writes and reads rules with one variant of iptables, nft or legacy.
+type Tables struct {
+	isolated *netns.Isolated
+	variant  variant
+	noIPv6   error // why ip6tables cannot be used; nil where it can
+}
+
+// Name returns the variant and its version, such as "iptables-nft 1.8.9".
+func (t *Tables) Name() string { return t.variant.name + " " + t.variant.version }
+
+// IPv6 returns nil, or why the node's ip6tables cannot be used.
+func (t *Tables) IPv6() error { return t.noIPv6 }
+
+// Apply makes the namespace hold the plan's rules, whatever earlier plan it holds, in one transaction per
+// table, and says whether it had to change anything. Rules of others stay where they are. Both families
+// are written at once.
+func (t *Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
+	var changed atomic.Bool
+	err := t.eachFamily(plan, func(want rules.Ruleset) error {
+		have, err := t.save(ctx, ns, want.Family)
+		if err != nil {
+			return err
+		}
+		change := rules.Change(have, want, plan.Footprint)
+		if change == "" {
+			return nil
+		}
+		changed.Store(true)
+		return t.restore(ctx, ns, want.Family, change)
+	})
+	return changed.Load(), err
+}
+
+// Verify compares what the kernel holds with the plan.
+func (t *Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
+	var diffs [2][]rules.Difference
+	err := t.eachFamily(plan, func(want rules.Ruleset) error {
+		have, err := t.save(ctx, ns, want.Family)
+		if err != nil {
+			return err
+		}
+		i := 0
+		if want.Family == rules.IPv6 {
+			i = 1
+		}
+		diffs[i] = rules.Diff(have, want, plan.Footprint)
+		return nil
+	})
+	return append(diffs[0], diffs[1]...), err
+}
+
+// eachFamily calls fn for both rule sets at once, that of IPv6 only where ip6tables works. A plan that
+// needs it where it does not work is an error.
+func (t *Tables) eachFamily(plan rules.Plan, fn func(rules.Ruleset) error) error {
+	sets := plan.Rulesets()
+	if t.noIPv6 != nil {
+		if !plan.V6.Empty() {
+			return fmt.Errorf("the plan has IPv6 rules, but ip6tables cannot be used on this node: %w", t.noIPv6)
+		}
+		sets = sets[:1]
+	}
+	errs := make(chan error)
+	for _, set := range sets {
+		go func() { errs <- fn(set) }()
+	}
+	var all []error
+	for range sets {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+func (t *Tables) save(ctx context.Context, ns *netns.Namespace, family rules.Family) (rules.Ruleset, error) {
+	out, err := t.run(ctx, ns, t.variant.tool(family, "save"), "")
+	if err != nil {
+		return rules.Ruleset{}, err
+	}
+	return rules.ParseSave(family, bytes.NewReader(out))
+}
+
+func (t *Tables) restore(ctx context.Context, ns *netns.Namespace, family rules.Family, input string) error {
+	args := []string{"--noflush"}
+	if t.variant.legacy {
+		args = append(args, "--wait")
+	}
+	_, err := t.run(ctx, ns, t.variant.tool(family, "restore"), input, args...)
+	var failed *exitError
+	if errors.As(err, &failed) {
+		failed.line = lineOf(input, failed.stderr)
+	}
+	return err
+}
+
+// lineOf finds the input line that iptables-restore complains about, to show it instead of its number.
+func lineOf(input, stderr string) string {
+	lines := strings.Split(input, "\n")
+	for field := range strings.FieldsSeq(stderr) {
+		var n int
+		if _, err := fmt.Sscanf(strings.Trim(field, ":."), "%d", &n); err == nil && n > 0 && n <= len(lines) {
+			return lines[n-1]
+		}
+	}
+	return ""
+}
