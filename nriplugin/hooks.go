@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nriplugin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// The stub finds hooks by their signature and takes one that is off by a type for none at all.
+var (
+	_ stub.ConfigureInterface       = (*hooks)(nil)
+	_ stub.SynchronizeInterface     = (*hooks)(nil)
+	_ stub.RunPodInterface          = (*hooks)(nil)
+	_ stub.CreateContainerInterface = (*hooks)(nil)
+	_ stub.RemovePodInterface       = (*hooks)(nil)
+)
+
+var (
+	errStopping = errors.New("meshnetd is being stopped on this node: the pod is tried again once it is back")
+	errAborted  = errors.New("the runtime did not finish the registration")
+)
+
+// hooks is what the runtime calls during one session.
+type hooks struct {
+	pods    Enforcer
+	log     *slog.Logger
+	timeout func() time.Duration // the runtime's request timeout, once it is known
+	synced  func(Runtime)
+
+	mu       sync.Mutex
+	runtime  Runtime
+	aborted  bool
+	fatal    error                // why this runtime cannot be used
+	stopping bool                 // no new work
+	busy     sync.WaitGroup       // work that the runtime waits for
+	refused  map[string]rules.Pod // by sandbox id; RefuseLate only
+}
+
+// Configure learns what the runtime is and asks for its events.
+func (h *hooks) Configure(_ context.Context, _, name, version string) (api.EventMask, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.aborted {
+		return 0, errAborted
+	}
+	h.runtime, h.fatal = identify(name, version)
+	if h.fatal != nil {
+		return 0, h.fatal
+	}
+	return h.runtime.events(), nil
+}
+
+// Synchronize takes over the pods that exist already. It fails only where nothing can be done at all: a
+// single pod must not keep the daemon from the others.
+func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
+	if !h.enter() {
+		return nil, errStopping
+	}
+	defer h.busy.Done()
+	ctx, cancel := budget(ctx, h.timeout())
+	defer cancel()
+	var pods []rules.Pod
+	for _, sandbox := range sandboxes {
+		// A stopped sandbox has no namespace any more, and one of the host's network none of its own.
+		if pod := podOf(sandbox); pod.NetNS != "" {
+			pods = append(pods, pod)
+		}
+	}
+	h.pods.Synchronize(ctx, pods)
+	h.synced(h.runtime)
+	return nil, nil
+}
+
+// RunPodSandbox protects a pod before its first container is created, or refuses it.
+func (h *hooks) RunPodSandbox(ctx context.Context, sandbox *api.PodSandbox) error {
+	pod := podOf(sandbox)
+	err := h.enforce(ctx, pod)
+	if err != nil && h.runtime.RefuseLate {
+		h.mu.Lock()
+		h.refused[pod.SandboxID] = pod
+		h.mu.Unlock()
+		return nil
+	}
+	return err
+}
+
+// CreateContainer refuses the containers of sandboxes that were let through unprotected, until they can be
+// protected. It is called with RefuseLate only.
+func (h *hooks) CreateContainer(ctx context.Context, sandbox *api.PodSandbox, _ *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	h.mu.Lock()
+	_, refused := h.refused[sandbox.GetId()]
+	h.mu.Unlock()
+	if !refused {
+		return nil, nil, nil
+	}
+	if err := h.enforce(ctx, podOf(sandbox)); err != nil {
+		return nil, nil, err
+	}
+	h.mu.Lock()
+	delete(h.refused, sandbox.GetId())
+	h.mu.Unlock()
+	return nil, nil, nil
+}
+
+// RemovePodSandbox forgets a refused sandbox. It is called with RefuseLate only.
+func (h *hooks) RemovePodSandbox(_ context.Context, sandbox *api.PodSandbox) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.refused, sandbox.GetId())
+	return nil
+}
+
+// enforce answers before the runtime's own deadline: an error in time refuses the pod, an answer that
+// comes late lets it run without rules.
+func (h *hooks) enforce(ctx context.Context, pod rules.Pod) error {
+	if !h.enter() {
+		return errStopping
+	}
+	defer h.busy.Done()
+	ctx, cancel := budget(ctx, h.timeout())
+	defer cancel()
+	return h.pods.Enforce(ctx, pod)
+}
+
+// enter counts the caller as busy, unless the session is being stopped.
+func (h *hooks) enter() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopping {
+		return false
+	}
+	h.busy.Add(1)
+	return true
+}
+
+// drain refuses new work and waits for what the runtime still waits for, so that no answer is lost with
+// the connection: a lost answer lets the pod run.
+func (h *hooks) drain() {
+	h.mu.Lock()
+	h.stopping = true
+	h.mu.Unlock()
+	h.busy.Wait()
+}
+
+// abort makes a Configure that still comes fail.
+func (h *hooks) abort() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.aborted = true
+}
+
+func (h *hooks) unusable() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fatal
+}
+
+const (
+	defaultRequestTimeout = 2 * time.Second        // of runtimes that do not say theirs
+	answerMargin          = 300 * time.Millisecond // for the answer to be on its way
+)
+
+// budget returns a context that ends before the runtime gives up on us.
+func budget(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		timeout = defaultRequestTimeout
+	}
+	deadline := time.Now().Add(timeout)
+	if theirs, ok := ctx.Deadline(); ok && theirs.Before(deadline) {
+		deadline = theirs
+	}
+	margin := min(answerMargin, timeout/2) // a runtime with a very short timeout still gets an answer
+	return context.WithDeadline(ctx, deadline.Add(-margin))
+}
+
+// podOf keeps what the flow needs of a sandbox. Its addresses are read from the namespace: the runtime
+// does not always tell them, and never those of secondary interfaces.
+func podOf(sandbox *api.PodSandbox) rules.Pod {
+	pod := rules.Pod{
+		SandboxID:      sandbox.GetId(),
+		UID:            sandbox.GetUid(),
+		Namespace:      sandbox.GetNamespace(),
+		Name:           sandbox.GetName(),
+		RuntimeHandler: sandbox.GetRuntimeHandler(),
+		Labels:         sandbox.GetLabels(),
+		Annotations:    sandbox.GetAnnotations(),
+	}
+	namespaces := sandbox.GetLinux().GetNamespaces()
+	listed := false
+	for _, ns := range namespaces {
+		switch ns.GetType() {
+		case "network":
+			listed = true
+			pod.NetNS = ns.GetPath()
+		case "user":
+			pod.UserNS = true
+		}
+	}
+	// A namespace that a specification does not list is the runtime's own, the host's. No list at all
+	// proves nothing: containerd sends none where it could not read the specification.
+	pod.HostNetwork = len(namespaces) > 0 && !listed
+	return pod
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nriplugin is the only place of meshnetd that knows NRI: the runtime's events come in, pods go
+// out, and errors go back. It keeps a session with the runtime for as long as it is told to.
+package nriplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Enforcer is what the plugin asks about pods.
+type Enforcer interface {
+	// Enforce returns nil for a pod that may run, and must return when ctx ends.
+	Enforce(ctx context.Context, pod rules.Pod) error
+	// Synchronize takes over pods that exist already, and must return when ctx ends.
+	Synchronize(ctx context.Context, pods []rules.Pod)
+}
+
+// Plugin connects to the runtime and passes pods to the Enforcer.
+type Plugin struct {
+	Socket string // path of the runtime's NRI socket
+	Name   string
+	Index  string // two digits
+	Pods   Enforcer
+	Log    *slog.Logger
+	Synced func(Runtime) // called when a session is ready; may be nil
+}
+
+const (
+	registrationTimeout = 10 * time.Second // the runtime gives 5 s to a whole registration
+	firstPause          = 100 * time.Millisecond
+	longestPause        = 5 * time.Second
+	lastAnswer          = 50 * time.Millisecond // for answers given but not yet sent when a session is stopped
+)
+
+// Run holds sessions with the runtime, one after the other and without end, until ctx ends or the
+// runtime turns out to be one that cannot be used.
+func (p *Plugin) Run(ctx context.Context) error {
+	pause := firstPause
+	said := ""
+	for {
+		ready, err := p.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var unsupported *Unsupported
+		if errors.As(err, &unsupported) {
+			return err
+		}
+		if ready {
+			pause, said = firstPause, ""
+			p.Log.Warn("connection to the runtime lost; containers start without meshnetd until it is back, unless the runtime requires the plugin",
+				"event", "nri_lost", "error", err)
+		} else if err.Error() != said { // the same failure again is no news
+			said = err.Error()
+			p.Log.Warn("no session with the runtime yet; trying on", "event", "nri_waiting", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause/2 + rand.N(pause/2+1)):
+		}
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// session connects, serves until the connection is lost or ctx ends, and says whether it was ever ready.
+// The stub is made anew: after a failure it keeps its dead connection.
+func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", p.Socket)
+	if err != nil {
+		return false, p.explain(err)
+	}
+	defer conn.Close()
+
+	synced := make(chan Runtime, 1)
+	h := &hooks{pods: p.Pods, log: p.Log, refused: map[string]rules.Pod{}}
+	h.synced = func(rt Runtime) { synced <- rt }
+	closed := make(chan struct{})
+	var once sync.Once
+	s, err := stub.New(h, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithConnection(conn),
+		stub.WithOnClose(func() { once.Do(func() { close(closed) }) }), stub.WithLogger(quiet{p.Log}),
+		// Runtimes with NRI 0.12.4 and newer then refuse a pod where we fail to answer; older ones do not look.
+		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: true}))
+	if err != nil {
+		return false, fmt.Errorf("NRI stub: %w", err)
+	}
+	h.timeout = s.RequestTimeout
+	if err := p.start(ctx, s, h, conn); err != nil {
+		if fatal := h.unusable(); fatal != nil {
+			return false, fatal
+		}
+		return false, fmt.Errorf("register with the runtime at %s: %w", p.Socket, err)
+	}
+	for {
+		select {
+		case rt := <-synced:
+			ready = true
+			p.Log.Info("connected to the runtime", "event", "nri_connected", "runtime", rt.Name, "version", rt.Version,
+				"nri", s.RuntimeNRIVersion(), "request_timeout", s.RequestTimeout(), "refuse_late", rt.RefuseLate)
+			if p.Synced != nil {
+				p.Synced(rt)
+			}
+		case <-closed:
+			if !ready {
+				return false, fmt.Errorf("the runtime at %s closed the connection before it was ready", p.Socket)
+			}
+			return true, errors.New("connection closed")
+		case <-ctx.Done():
+			h.drain()
+			time.Sleep(lastAnswer) // there is no way to ask the stub whether an answer has left
+			s.Stop()
+			return ready, ctx.Err()
+		}
+	}
+}
+
+// start registers. The stub waits for the runtime's Configure without a limit, and does not notice that
+// the connection is gone; a watchdog ends the wait by the call that does not come.
+func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn net.Conn) error {
+	started := make(chan error, 1)
+	// The stub's context ends its handlers, which are to be finished when we are told to stop.
+	go func() { started <- s.Start(context.WithoutCancel(ctx)) }()
+	watchdog := time.NewTimer(registrationTimeout)
+	defer watchdog.Stop()
+	var why error
+	select {
+	case err := <-started:
+		return err
+	case <-watchdog.C:
+		why = fmt.Errorf("no answer within %s", registrationTimeout)
+	case <-ctx.Done():
+		why = ctx.Err()
+	}
+	h.abort()
+	_ = conn.Close()
+	if service, ok := s.(api.PluginService); ok {
+		_, _ = service.Configure(context.WithoutCancel(ctx), &api.ConfigureRequest{})
+	}
+	if err := <-started; err == nil { // it was ready in that very moment
+		s.Stop()
+	}
+	return why
+}
+
+// explain says what a failed connection means to the one who runs the node.
+func (p *Plugin) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("no NRI socket at %s: is the runtime running, and NRI on (containerd 1.7: disable = false in "+
+			`[plugins."io.containerd.nri.v1.nri"]; CRI-O: enable_nri = true), and nri.socket right? %w`, p.Socket, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the NRI socket at %s is not open to us: run as root, with SELinux as spc_t: %w", p.Socket, err)
+	}
+	return fmt.Errorf("NRI socket %s: is the runtime running? %w", p.Socket, err)
+}
+
+// quiet passes the stub's messages on at debug level: what matters of them is logged here.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) Debugf(ctx context.Context, format string, args ...any) { q.debug(ctx, format, args) }
+func (q quiet) Infof(ctx context.Context, format string, args ...any)  { q.debug(ctx, format, args) }
+func (q quiet) Warnf(ctx context.Context, format string, args ...any)  { q.debug(ctx, format, args) }
+func (q quiet) Errorf(ctx context.Context, format string, args ...any) { q.debug(ctx, format, args) }
+
+func (q quiet) debug(ctx context.Context, format string, args []any) {
+	if q.log.Enabled(ctx, slog.LevelDebug) {
+		q.log.Debug(fmt.Sprintf(format, args...), "event", "nri_stub")
+	}
+}
