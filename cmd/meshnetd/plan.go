@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/manifest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+func podFlag(c *cobra.Command) *string {
+	file := c.Flags().StringP("file", "f", "", "Pod manifest `POD`, YAML or JSON; - is standard input")
+	_ = c.MarkFlagRequired("file") // fails only for a flag that does not exist
+	return file
+}
+
+// readPod reads the manifest; a bad one is a failure of the command, not a refused pod.
+func readPod(c *cobra.Command, file string) (rules.Pod, error) {
+	in := c.InOrStdin()
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return rules.Pod{}, &exit{exitFailed, fmt.Errorf("manifest: %w", err)}
+		}
+		defer f.Close()
+		in = f
+	}
+	pod, err := manifest.Read(in)
+	if err != nil {
+		if file != "-" {
+			err = fmt.Errorf("%s: %w", file, err)
+		}
+		return rules.Pod{}, &exit{exitFailed, err}
+	}
+	return pod, nil
+}
+
+func planCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "plan -f POD",
+		Short: "Show what is decided for a pod, and the rules it gets, without touching anything",
+		Long: "Exit 0 for a plan or a pod that is left alone, 3 for a pod that would be refused.\n" +
+			"Needs no privileges and runs on any system.",
+		Args: cobra.NoArgs,
+	}
+	file, configFile := podFlag(c), configFlag(c)
+	output := c.Flags().StringP("output", "o", "text", "`FORMAT`: text, restore (what iptables-restore and ip6tables-restore get) or json")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := loadConfig(*configFile)
+		if err != nil {
+			return err
+		}
+		print, ok := map[string]func(io.Writer, view) error{"text": printText, "restore": printRestore, "json": printJSON}[*output]
+		if !ok {
+			return fmt.Errorf("output %q is none of text, restore, json", *output)
+		}
+		pod, err := readPod(c, *file)
+		if err != nil {
+			return err
+		}
+		v := makePlan(cfg, pod)
+		if err := print(c.OutOrStdout(), v); err != nil {
+			return err
+		}
+		if v.Decision.Action == rules.Rejected {
+			return &exit{exitRefused, errSaid}
+		}
+		return nil
+	}
+	return c
+}
+
+func mesh(cfg config.Config) rules.Mesh { return istio.Mesh{Defaults: cfg.Istio} }
+
+// view is what plan shows.
+type view struct {
+	Pod      rules.Pod
+	Decision rules.Decision
+	Plan     rules.Plan
+}
+
+func makePlan(cfg config.Config, pod rules.Pod) view {
+	v := view{Pod: pod, Decision: mesh(cfg).Decide(pod)}
+	if v.Decision.Action != rules.Enrol {
+		return v
+	}
+	plan, err := v.Decision.Planner(pod.IPs)
+	var bad *rules.InputError
+	if errors.As(err, &bad) {
+		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, bad.Error()
+	}
+	v.Plan = plan
+	return v
+}
+
+func printText(w io.Writer, v view) error {
+	var out strings.Builder
+	fmt.Fprintf(&out, "pod %s\ndecision: %s (%s: %s)\n", v.Pod, v.Decision.Action, v.Decision.Reason, v.Decision.Detail)
+	for _, note := range v.Plan.Notes {
+		fmt.Fprintf(&out, "note: %s\n", note)
+	}
+	for _, set := range v.Plan.Rulesets() {
+		for _, table := range set.Tables {
+			fmt.Fprintf(&out, "\n%s, table %s\n", set.Family, table.Name)
+			for _, chain := range table.Chains {
+				for _, r := range chain.Rules {
+					fmt.Fprintf(&out, "  -A %s %s\n      %s\n", chain.Name, r, r.Why)
+				}
+			}
+		}
+	}
+	if len(v.Plan.Routes)+len(v.Plan.Loopback) > 0 {
+		out.WriteString("\nroutes and addresses\n")
+	}
+	for _, line := range routeLines(v.Plan) {
+		fmt.Fprintf(&out, "  %s\n", line)
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+// routeLines prints as the ip commands that would do the same.
+func routeLines(p rules.Plan) []string {
+	var lines []string
+	for _, r := range p.Routes {
+		ip, all := "ip", "0.0.0.0/0"
+		if r.Family == rules.IPv6 {
+			ip, all = "ip -6", "::/0"
+		}
+		lines = append(lines, fmt.Sprintf("%s rule add fwmark %d lookup %d", ip, r.Mark, r.Table),
+			fmt.Sprintf("%s route add local %s dev lo table %d", ip, all, r.Table))
+	}
+	for _, prefix := range p.Loopback {
+		lines = append(lines, fmt.Sprintf("ip addr add %s dev lo", prefix))
+	}
+	return lines
+}
+
+func printRestore(w io.Writer, v view) error {
+	if v.Decision.Action != rules.Enrol {
+		fmt.Fprintf(os.Stderr, "meshnetd: %s: %s\n", v.Decision.Action, v.Decision.Detail)
+		return nil
+	}
+	for _, set := range v.Plan.Rulesets() {
+		if _, err := fmt.Fprintf(w, "# %s\n%s", set.Family, set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v view) error {
+	type jsonRule struct {
+		Family string `json:"family"`
+		Table  string `json:"table"`
+		Chain  string `json:"chain"`
+		Rule   string `json:"rule"`
+		Why    string `json:"why"`
+	}
+	document := struct {
+		Namespace string     `json:"namespace"`
+		Name      string     `json:"name"`
+		Mesh      string     `json:"mesh"`
+		Action    string     `json:"action"`
+		Reason    string     `json:"reason"`
+		Detail    string     `json:"detail"`
+		Intent    any        `json:"intent,omitempty"`
+		Notes     []string   `json:"notes"`
+		Rules     []jsonRule `json:"rules"`
+		Commands  []string   `json:"commands"`
+	}{v.Pod.Namespace, v.Pod.Name, v.Decision.Mesh, string(v.Decision.Action), string(v.Decision.Reason),
+		v.Decision.Detail, v.Decision.Intent, append([]string{}, v.Plan.Notes...), []jsonRule{}, append([]string{}, routeLines(v.Plan)...)}
+	for _, set := range v.Plan.Rulesets() {
+		for _, table := range set.Tables {
+			for _, chain := range table.Chains {
+				for _, r := range chain.Rules {
+					document.Rules = append(document.Rules, jsonRule{set.Family.String(), table.Name, chain.Name, r.String(), r.Why})
+				}
+			}
+		}
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(document)
+}
