@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func TestCloseLeavesNothing(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, version lab.Version) {
+		ctx := testContext(t)
+		opts := options(t, version)
+		opts.DualStack = true
+		before := traces(t, "")
+		l := startLab(ctx, t, opts)
+		for _, spec := range []lab.PodSpec{{Name: "a"}, {Name: "b"}, {Name: "host", HostNetwork: true}} {
+			pod := runPod(ctx, t, l, spec)
+			runContainer(ctx, t, pod, lab.ContainerSpec{Name: "app"})
+		}
+
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		expectNoTraces(t, l.Dir(), before)
+		if err := l.Close(); err != nil {
+			t.Errorf("second Close: %v", err)
+		}
+	})
+}
+
+func TestCloseWithoutContainerd(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, version lab.Version) {
+		ctx := testContext(t)
+		opts := options(t, version)
+		before := traces(t, "")
+		l := startLab(ctx, t, opts)
+		pod := runPod(ctx, t, l, lab.PodSpec{Name: "orphan"})
+		runContainer(ctx, t, pod, lab.ContainerSpec{Name: "app"})
+		if err := l.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+
+		expectNoTraces(t, l.Dir(), before)
+	})
+}
+
+func TestFailedStartLeavesNothing(t *testing.T) {
+	opts := options(t, lab.Containerd24)
+	before := traces(t, "")
+	broken := opts
+	broken.Snapshotter = "no-such-snapshotter"
+	ctx, cancel := context.WithTimeout(testContext(t), 3*time.Second)
+	defer cancel()
+
+	if l, err := lab.Start(ctx, broken); err == nil {
+		t.Errorf("Start succeeded with a broken configuration")
+		_ = l.Close()
+	}
+	expectNoTraces(t, "", before)
+
+	cancelled, cancel := context.WithCancel(testContext(t))
+	cancel()
+	if _, err := lab.Start(cancelled, opts); !errors.Is(err, context.Canceled) {
+		t.Errorf("Start with a cancelled context: error = %v, want %v", err, context.Canceled)
+	}
+	expectNoTraces(t, "", before)
+}
+
+// expectNoTraces waits until the machine looks as before: the kernel takes a
+// dead namespace's interfaces away a little later.
+func expectNoTraces(t *testing.T, dir string, before map[string]bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		after := traces(t, dir)
+		maps.DeleteFunc(after, func(trace string, _ bool) bool { return before[trace] })
+		if len(after) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Errorf("left behind: %q", slices.Sorted(maps.Keys(after)))
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// traces lists what a lab could leave: interfaces, mounts, processes that
+// mention a lab's directory, directories and switches of the machine.
+func traces(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range interfaces {
+		found["interface "+i.Name] = true
+	}
+	for line := range strings.Lines(read(t, "/proc/self/mountinfo")) {
+		found["mount "+strings.Fields(line)[4]] = true
+	}
+	for _, pattern := range []string{
+		filepath.Join(os.TempDir(), "mlab-*"), "/sys/fs/cgroup/*/mlab-*", "/sys/fs/cgroup/mlab-*",
+		"/run/containerd", "/run/containerd/*", "/run/containerd/s/*", "/run/netns/*", "/run/nri",
+		"/var/lib/cni", "/var/lib/cni/results/*", "/var/lib/containerd", "/opt/containerd", "/opt/cni", "/opt/nri",
+		"/etc/containerd", "/etc/cni", "/etc/nri",
+	} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			found["file "+path] = true
+		}
+	}
+	forwarding := read(t, "/proc/sys/net/ipv4/ip_forward") + read(t, "/proc/sys/net/ipv6/conf/all/forwarding")
+	found["forwarding "+forwarding] = true
+	if dir != "" {
+		// pgrep never reports itself.
+		out, _ := exec.Command("pgrep", "-f", dir).Output()
+		for pid := range strings.FieldsSeq(string(out)) {
+			found["process "+pid] = true
+		}
+	}
+	return found
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return ""
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

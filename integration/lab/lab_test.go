@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// testLimit bounds one test; a lab is ready in about a second.
+const testLimit = 3 * time.Minute
+
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// options skips the test where no lab can run, or fails it if
+// MESHNETD_REQUIRE=1 says that one must.
+func options(t *testing.T, version lab.Version) lab.Options {
+	t.Helper()
+	binaries := os.Getenv("MESHNETD_RUNTIMES")
+	if binaries == "" {
+		root, err := lab.FindRoot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		binaries = filepath.Join(root, "build", "runtimes")
+	}
+	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
+	if err := opts.Check(); err != nil {
+		if os.Getenv("MESHNETD_REQUIRE") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	return opts
+}
+
+func startLab(ctx context.Context, t *testing.T, opts lab.Options) *lab.Lab {
+	t.Helper()
+	l, err := lab.Start(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func forEachVersion(t *testing.T, test func(t *testing.T, version lab.Version)) {
+	for _, version := range lab.Versions() {
+		t.Run(string(version), func(t *testing.T) { test(t, version) })
+	}
+}
+
+func runPod(ctx context.Context, t *testing.T, l *lab.Lab, spec lab.PodSpec) *lab.Pod {
+	t.Helper()
+	pod, err := l.RunPod(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
+func runContainer(ctx context.Context, t *testing.T, pod *lab.Pod, spec lab.ContainerSpec) *lab.Container {
+	t.Helper()
+	container, err := pod.RunContainer(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return container
+}
+
+func TestPodsReachEachOther(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, version lab.Version) {
+		ctx := testContext(t)
+		opts := options(t, version)
+		opts.DualStack = true
+		l := startLab(ctx, t, opts)
+
+		server := runPod(ctx, t, l, lab.PodSpec{Name: "server"})
+		client := runPod(ctx, t, l, lab.PodSpec{Name: "client", Labels: map[string]string{"app": "client"}})
+		if len(client.IPs()) != 2 || !client.IPs()[0].Is4() || !client.IPs()[1].Is6() {
+			t.Fatalf("addresses of the client = %v, want an IPv4 and an IPv6 one", client.IPs())
+		}
+		for i, network := range []string{"tcp4", "tcp6"} {
+			wildcard := []string{"0.0.0.0:8080", "[::]:8080"}[i]
+			serve := runContainer(ctx, t, server, lab.ContainerSpec{Name: "serve-" + network, Args: []string{"serve", wildcard, "web"}})
+			if _, err := serve.WaitEvent(ctx, "listening"); err != nil {
+				t.Fatal(err)
+			}
+			connect := runContainer(ctx, t, client, lab.ContainerSpec{
+				Name: "connect-" + network, User: 1000, Group: 1000,
+				Args: []string{"connect", network, netip.AddrPortFrom(server.IPs()[i], 8080).String(), "--exit"},
+			})
+			connected, err := connect.WaitEvent(ctx, "connected")
+			if err != nil {
+				t.Fatal(err)
+			}
+			host, _, err := net.SplitHostPort(strings.TrimPrefix(connected.Reply, "web peer="))
+			if err != nil || host != client.IPs()[i].String() {
+				t.Errorf("reply = %q, want one that names the client %s", connected.Reply, client.IPs()[i])
+			}
+			if code, err := connect.Wait(ctx); err != nil || code != 0 {
+				t.Errorf("exit status = %d, %v, want 0", code, err)
+			}
+		}
+	})
+}
+
+func TestFailedConnectIsReported(t *testing.T) {
+	ctx := testContext(t)
+	l := startLab(ctx, t, options(t, lab.Containerd24))
+	pod := runPod(ctx, t, l, lab.PodSpec{Name: "lonely"})
+
+	connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", "127.0.0.1:1", "--exit"}})
+
+	if _, err := connect.WaitEvent(ctx, "failed"); err != nil {
+		t.Error(err)
+	}
+	if code, err := connect.Wait(ctx); err != nil || code != 1 {
+		t.Errorf("exit status = %d, %v, want 1", code, err)
+	}
+}
+
+func TestHostNetworkPod(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, version lab.Version) {
+		ctx := testContext(t)
+		l := startLab(ctx, t, options(t, version))
+
+		pod := runPod(ctx, t, l, lab.PodSpec{Name: "host", HostNetwork: true})
+
+		if pod.NetNS() != "" || len(pod.IPs()) != 0 {
+			t.Errorf("namespace %q, addresses %v, want none", pod.NetNS(), pod.IPs())
+		}
+		if got, want := namespaceOf(t, pod.PID()), namespaceOf(t, os.Getpid()); got != want {
+			t.Errorf("namespace of the pod = %s, want the host's %s", got, want)
+		}
+	})
+}
+
+func namespaceOf(t *testing.T, pid int) string {
+	t.Helper()
+	link, err := os.Readlink(filepath.Join("/proc", itoa(pid), "ns", "net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+func TestRestartKeepsPods(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, version lab.Version) {
+		ctx := testContext(t)
+		l := startLab(ctx, t, options(t, version))
+		pod := runPod(ctx, t, l, lab.PodSpec{Name: "server"})
+		serve := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "serve", Args: []string{"serve", "0.0.0.0:80", "web"}})
+		if _, err := serve.WaitEvent(ctx, "listening"); err != nil {
+			t.Fatal(err)
+		}
+
+		if err := l.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+
+		if ready, err := pod.Ready(ctx); err != nil || !ready {
+			t.Errorf("ready after the restart = %v, %v, want true", ready, err)
+		}
+		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(pod.IP(), 80).String(), 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := serve.WaitEvent(ctx, "accepted"); err != nil {
+			t.Errorf("log of a container after the restart: %v", err)
+		}
+		if err := pod.Remove(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestProxyReportsOriginalDestination(t *testing.T) {
+	ctx := testContext(t)
+	l := startLab(ctx, t, options(t, lab.Containerd24))
+	pod := runPod(ctx, t, l, lab.PodSpec{Name: "meshed"})
+	proxy := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "proxy", Args: []string{"proxy", "--transparent"}, Capabilities: []string{"NET_ADMIN"}})
+	for _, addr := range []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "0.0.0.0:15053"} {
+		if _, err := proxy.WaitFor(ctx, func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	redirect := exec.CommandContext(ctx, "nsenter", "--net="+pod.NetNS(), "iptables", "-t", "nat", "-A", "OUTPUT",
+		"-p", "tcp", "-d", "192.0.2.1", "-j", "REDIRECT", "--to-ports", "15001")
+	if out, err := redirect.CombinedOutput(); err != nil {
+		t.Fatalf("cannot redirect by iptables: %v: %s", err, out)
+	}
+
+	connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", "192.0.2.1:80"}})
+
+	connected, err := connect.WaitEvent(ctx, "connected")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "outbound original_dst=192.0.2.1:80"; connected.Reply != want {
+		t.Errorf("reply = %q, want %q", connected.Reply, want)
+	}
+	if accepted, err := proxy.WaitEvent(ctx, "accepted"); err != nil || accepted.OriginalDst != "192.0.2.1:80" {
+		t.Errorf("proxy saw %+v, %v, want original_dst 192.0.2.1:80", accepted, err)
+	}
+}

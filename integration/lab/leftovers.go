@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// cgroup is the parent of every cgroup of the lab.
+func (l *Lab) cgroup() string { return "/mlab-" + l.id }
+
+// killLeftovers ends shims and container processes that outlived containerd.
+func (l *Lab) killLeftovers(ctx context.Context) error {
+	// Shims first: they would report the death of their containers.
+	for _, find := range []func() ([]int, error){l.shims, l.cgroupProcesses} {
+		err := poll(ctx, func() (bool, error) {
+			pids, err := find()
+			for _, pid := range pids {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			return len(pids) == 0, err
+		})
+		if err != nil {
+			return fmt.Errorf("kill left-over processes: %w", err)
+		}
+	}
+	return nil
+}
+
+// shims returns the processes that run the lab's shim program and were given
+// this lab's socket: the same program may serve other labs.
+func (l *Lab) shims() ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	program := l.opts.program("containerd-shim-runc-v2")
+	var pids []int
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		// Both fail for a process that has just gone or is a zombie.
+		exe, exeErr := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
+		args, argsErr := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if exeErr != nil || argsErr != nil {
+			continue
+		}
+		// The program may have been built anew since.
+		exe = strings.TrimSuffix(exe, " (deleted)")
+		if exe == program && bytes.Contains(args, []byte(l.Socket())) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// cgroupProcesses returns the processes in the lab's cgroups.
+func (l *Lab) cgroupProcesses() ([]int, error) {
+	dirs, err := l.cgroupDirs()
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, dir := range dirs {
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			continue
+		}
+		for _, field := range strings.Fields(string(procs)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids, nil
+}
+
+// cgroupDirs returns the lab's cgroups in every hierarchy, parents first.
+func (l *Lab) cgroupDirs() ([]string, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, m := range mounts {
+		if m.fsType != "cgroup" && m.fsType != "cgroup2" {
+			continue
+		}
+		err := filepath.WalkDir(m.path+l.cgroup(), func(path string, entry fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err == nil && entry.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list cgroups: %w", err)
+		}
+	}
+	return dirs, nil
+}
+
+func (l *Lab) removeCgroups(ctx context.Context) error {
+	// A cgroup stays busy for a moment after its last process.
+	var last error
+	err := poll(ctx, func() (bool, error) {
+		dirs, err := l.cgroupDirs()
+		for _, dir := range slices.Backward(dirs) {
+			if rmErr := syscall.Rmdir(dir); rmErr != nil {
+				last = &fs.PathError{Op: "rmdir", Path: dir, Err: rmErr}
+			}
+		}
+		return len(dirs) == 0, err
+	})
+	if err != nil {
+		return fmt.Errorf("remove cgroups: %w", errors.Join(err, last))
+	}
+	return nil
+}
+
+// mount is a line of mountinfo.
+type mount struct{ path, fsType string }
+
+func readMounts() ([]mount, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	var mounts []mount
+	for line := range strings.Lines(string(data)) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields, types := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 5 || len(types) < 1 {
+			continue
+		}
+		mounts = append(mounts, mount{path: unescape(fields[4]), fsType: types[0]})
+	}
+	return mounts, nil
+}
+
+// unescape undoes mountinfo's octal escapes, as in "\040" for a space.
+func unescape(path string) string {
+	var out strings.Builder
+	for i := 0; i < len(path); i++ {
+		if path[i] == '\\' && i+3 < len(path) {
+			if code, err := strconv.ParseUint(path[i+1:i+4], 8, 8); err == nil {
+				out.WriteByte(byte(code))
+				i += 3
+				continue
+			}
+		}
+		out.WriteByte(path[i])
+	}
+	return out.String()
+}
+
+// unmountBelow unmounts everything below dir. Mounts are listed in the order
+// they were made, so the last one comes first.
+func unmountBelow(dir string) error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range slices.Backward(mounts) {
+		if !strings.HasPrefix(m.path, dir+"/") {
+			continue
+		}
+		if err := syscall.Unmount(m.path, syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", m.path, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package nstest makes network namespaces for tests: anonymous ones, held open by the test process, so
+// that nothing is left behind however the test ends.
+package nstest
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Namespace is a network namespace with lo up.
+type Namespace struct {
+	Path string // valid in this process and its children while the test runs
+	file *os.File
+}
+
+// Require skips the test where the machine cannot run it. With MESHNETD_REQUIRE=1, as in CI, that is a
+// failure: nothing is skipped silently.
+func Require(t testing.TB, programs ...string) {
+	t.Helper()
+	missing := ""
+	if os.Geteuid() != 0 {
+		missing = "root"
+	}
+	for _, program := range append(programs, "ip", "nsenter") {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = program
+		}
+	}
+	switch {
+	case missing == "":
+	case os.Getenv("MESHNETD_REQUIRE") == "1":
+		t.Fatalf("needs %s (make deps installs programs)", missing)
+	default:
+		t.Skipf("needs %s (make deps installs programs; make test runs as root)", missing)
+	}
+}
+
+// New makes a namespace with these addresses on eth0, the other end of which is in the namespace that
+// Peer returns, or nowhere.
+func New(t testing.TB, addresses ...string) *Namespace {
+	t.Helper()
+	Require(t)
+	ns := open(t)
+	ns.Run(t, "ip", "link", "set", "lo", "up")
+	if len(addresses) > 0 {
+		ns.Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other0")
+		ns.Run(t, "ip", "link", "set", "eth0", "up")
+	}
+	for _, address := range addresses {
+		ns.Run(t, "ip", "addr", "add", address, "dev", "eth0", "nodad")
+	}
+	return ns
+}
+
+// Peer makes a second namespace, joined to the first by a cable, and gives each end an address of every
+// prefix: the first address of it to ns, the second to the peer, which becomes the default gateway.
+func (ns *Namespace) Peer(t testing.TB, prefixes ...string) *Namespace {
+	t.Helper()
+	peer := open(t)
+	peer.Run(t, "ip", "link", "set", "lo", "up")
+	ns.Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", peer.Path)
+	ns.Run(t, "ip", "link", "set", "eth0", "up")
+	peer.Run(t, "ip", "link", "set", "eth0", "up")
+	for _, text := range prefixes {
+		prefix := netip.MustParsePrefix(text)
+		first := prefix.Masked().Addr().Next()
+		second := first.Next()
+		ns.Run(t, "ip", "addr", "add", fmt.Sprintf("%s/%d", first, prefix.Bits()), "dev", "eth0", "nodad")
+		peer.Run(t, "ip", "addr", "add", fmt.Sprintf("%s/%d", second, prefix.Bits()), "dev", "eth0", "nodad")
+		ns.Run(t, "ip", "route", "add", "default", "via", second.String())
+	}
+	return peer
+}
+
+// Command returns a command that will run in the namespace.
+func (ns *Namespace) Command(name string, args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"--net=" + ns.Path, name}, args...)...)
+}
+
+// Run runs a program in the namespace and returns what it printed; its failure is the test's.
+func (ns *Namespace) Run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	return ns.RunInput(t, "", name, args...)
+}
+
+// RunInput is Run with standard input.
+func (ns *Namespace) RunInput(t testing.TB, input, name string, args ...string) string {
+	t.Helper()
+	cmd := ns.Command(name, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String()
+}
+
+func open(t testing.TB) *Namespace {
+	t.Helper()
+	file, err := unshare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	return &Namespace{Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()), file: file}
+}
+
+// unshare makes the namespace on a thread that ends with it. The process's first thread cannot end, and
+// /proc/self speaks for the process by it, so it is kept busy meanwhile where it comes up.
+func unshare() (file *os.File, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			file, err = unshare()
+			runtime.UnlockOSThread()
+			return
+		}
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		file, err = os.Open("/proc/thread-self/ns/net")
+	}()
+	<-done
+	return file, err
+}

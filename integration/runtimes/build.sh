@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Builds the container runtimes the tests run against: build.sh DEST [NAME...]
+# NAME is one of containerd-2.4, containerd-1.7, cni; all of them by default.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+fail() {
+	echo "build.sh: $*" >&2
+	exit 1
+}
+
+build_set() {
+	local name=$1 dest=$2
+	local dir="$here/$name" out="$dest/$name"
+	[[ -f "$dir/go.mod" ]] || fail "unknown set '$name' (want containerd-2.4, containerd-1.7 or cni)"
+
+	# The stamp ties the programs to their pins, this script and the compiler.
+	local want tools tool
+	want=$({ cat "$dir/go.mod" "$dir/go.sum" "${BASH_SOURCE[0]}"; go version; } | sha256sum | cut -d' ' -f1)
+	if [[ -f "$out/.stamp" && $(<"$out/.stamp") == "$want" ]]; then
+		echo "$name: up to date"
+		return
+	fi
+
+	mkdir -p "$out"
+	rm -f "$out/.stamp"
+	tools=$(cd "$dir" && go list -mod=readonly tool)
+	for tool in $tools; do
+		build_program "$dir" "$tool" "$out/${tool##*/}"
+		echo "$name: built ${tool##*/}"
+	done
+	echo "$want" >"$out/.stamp"
+}
+
+build_program() {
+	local dir=$1 tool=$2 out=$3 module version tags="no_btrfs,no_devmapper,no_zfs"
+	module=$(cd "$dir" && go list -mod=readonly -f '{{.Module.Path}}' "$tool")
+	version=$(cd "$dir" && go list -mod=readonly -f '{{.Module.Version}}' "$tool")
+	# gRPC is compiled out of the shim, as the released ones are.
+	case ${tool##*/} in containerd-shim-*) tags=no_grpc ;; esac
+	# NRI plugins are told this version and may decide by it, so it must look
+	# like the one of a release.
+	(cd "$dir" && CGO_ENABLED=0 go build -mod=readonly -trimpath -buildvcs=false -tags "$tags" \
+		-ldflags "-s -w -X $module/version.Version=$version" -o "$out" "$tool")
+}
+
+[[ $# -ge 1 ]] || fail "usage: build.sh DEST [containerd-2.4|containerd-1.7|cni]..."
+command -v go >/dev/null || fail "go is not in PATH"
+mkdir -p "$1"
+dest=$(cd "$1" && pwd)
+shift
+[[ $# -gt 0 ]] || set -- containerd-2.4 containerd-1.7 cni
+for name in "$@"; do
+	build_set "$name" "$dest"
+done

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command standin is the only program of the test image. Its first argument
+// selects whether it plays the pause process, an application or the proxy.
+// Everything it sees it reports as one JSON object per line on stdout.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// errReported ends the program with status 1 without a further message: the
+// failure is already on stdout as an event.
+var errReported = errors.New("failure reported as event")
+
+func main() {
+	// As PID 1 of a container the program gets no default signal handlers.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+
+	err := run(ctx, os.Args[1:], os.Stdout)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errReported):
+		os.Exit(1)
+	default:
+		fmt.Fprintln(os.Stderr, "standin:", err)
+		os.Exit(2)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	mode := "pause"
+	if len(args) > 0 {
+		mode, args = args[0], args[1:]
+	}
+	out := &journal{w: stdout}
+	switch mode {
+	case "pause":
+		<-ctx.Done()
+		return nil
+	case "connect":
+		return runConnect(ctx, args, out)
+	case "dial":
+		return runDial(ctx, args, out)
+	case "proxy":
+		return runProxy(ctx, args, out)
+	case "serve":
+		return runServe(ctx, args, out)
+	default:
+		return fmt.Errorf("unknown mode %q (want pause, connect, dial, proxy or serve)", mode)
+	}
+}
+
+// parseMixed accepts flags before, between and after the positional
+// arguments, of which there must be exactly want.
+func parseMixed(flags *flag.FlagSet, args []string, want int, usage string) ([]string, error) {
+	flags.SetOutput(os.Stderr)
+	var positional []string
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, fmt.Errorf("usage: %s: %w", usage, err)
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		positional = append(positional, flags.Arg(0))
+		args = flags.Args()[1:]
+	}
+	if len(positional) != want {
+		return nil, fmt.Errorf("usage: %s", usage)
+	}
+	return positional, nil
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// proxy stands in for the listeners of the sidecar.
+type proxy struct {
+	passthrough bool
+	out         *journal
+}
+
+func runProxy(ctx context.Context, args []string, out *journal) error {
+	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
+	outbound := flags.Int("outbound", 15001, "port for redirected outbound connections")
+	inbound := flags.Int("inbound", 15006, "port for redirected inbound connections")
+	dns := flags.Int("dns", 15053, "port for redirected DNS, UDP and TCP")
+	transparent := flags.Bool("transparent", false, "inbound listener with IP_TRANSPARENT, for TPROXY")
+	passthrough := flags.Bool("passthrough", false, "relay inbound connections to the application")
+	usage := "proxy [--outbound P] [--inbound P] [--dns P] [--transparent] [--passthrough]"
+	if _, err := parseMixed(flags, args, 0, usage); err != nil {
+		return err
+	}
+
+	p := &proxy{passthrough: *passthrough, out: out}
+	var wg sync.WaitGroup
+	for _, family := range []string{"4", "6"} {
+		host := map[string]string{"4": "0.0.0.0", "6": "::"}[family]
+		addr := func(port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+		wg.Go(func() { p.listen(ctx, "tcp"+family, addr(*outbound), "outbound", false) })
+		wg.Go(func() { p.listen(ctx, "tcp"+family, addr(*inbound), "inbound", *transparent) })
+		wg.Go(func() { p.listen(ctx, "tcp"+family, addr(*dns), "dns", false) })
+		wg.Go(func() {
+			if err := servePackets(ctx, "udp"+family, addr(*dns), "dns", out); err != nil {
+				out.write(event{Event: "listen_failed", Listener: "dns", Addr: addr(*dns), Error: err.Error()})
+			}
+		})
+	}
+	wg.Wait()
+	<-ctx.Done()
+	return nil
+}
+
+// listen serves one address. A failure is only reported: a namespace without
+// IPv6 must not stop the IPv4 listeners.
+func (p *proxy) listen(ctx context.Context, network, addr, name string, transparent bool) {
+	config := net.ListenConfig{}
+	if transparent {
+		config.Control = func(network, _ string, c syscall.RawConn) error { return setTransparent(network, c) }
+	}
+	ln, err := config.Listen(ctx, network, addr)
+	if err == nil {
+		err = acceptLoop(ctx, ln, name, p.out, func(conn net.Conn) { p.serve(conn, name) })
+	}
+	if err != nil {
+		p.out.write(event{Event: "listen_failed", Listener: name, Addr: addr, Error: err.Error()})
+	}
+}
+
+func (p *proxy) serve(conn net.Conn, name string) {
+	dst, err := originalDst(conn)
+	e := event{Event: "accepted", Listener: name, Peer: conn.RemoteAddr().String(), Local: conn.LocalAddr().String()}
+	if err != nil {
+		// Without conntrack entry (TPROXY, no redirection) it is the local address.
+		dst = localAddr(conn)
+	}
+	e.OriginalDst = dst.String()
+	p.out.write(e)
+
+	if p.passthrough && name == "inbound" {
+		p.relay(conn, dst)
+		return
+	}
+	replyAndClose(conn, fmt.Sprintf("%s original_dst=%s\n", name, dst))
+}
+
+// relay forwards to the application over loopback, from the source address
+// by which the sidecar's own connections are told apart.
+func (p *proxy) relay(client net.Conn, dst netip.AddrPort) {
+	defer client.Close()
+	target, source := "127.0.0.1", "127.0.0.6"
+	if dst.Addr().Is6() {
+		target, source = "::1", "::6"
+	}
+	dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	app, err := dialer.Dial("tcp", net.JoinHostPort(target, strconv.Itoa(int(dst.Port()))))
+	if err != nil {
+		p.out.write(event{Event: "relay_failed", OriginalDst: dst.String(), Error: err.Error()})
+		return
+	}
+	defer app.Close()
+
+	done := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(app, client)
+		closeWrite(app)
+		close(done)
+	}()
+	_, _ = io.Copy(client, app)
+	closeWrite(client)
+	// The application has nothing more to say; a client that keeps its half
+	// open must not hold the relay for ever.
+	_ = client.SetReadDeadline(time.Now().Add(time.Second))
+	<-done
+}
+
+func closeWrite(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.CloseWrite()
+	}
+}
+
+func setTransparent(network string, c syscall.RawConn) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if network == "tcp6" {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	var setErr error
+	if err := c.Control(func(fd uintptr) { setErr = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
+		return fmt.Errorf("access listener socket: %w", err)
+	}
+	if setErr != nil {
+		return fmt.Errorf("set IP_TRANSPARENT (needs CAP_NET_ADMIN): %w", setErr)
+	}
+	return nil
+}
