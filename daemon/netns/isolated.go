@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -58,15 +57,16 @@ func (iso *Isolated) Do(ctx context.Context, ns *Namespace, fn func() error) err
 }
 
 func (iso *Isolated) start() error {
-	ready := make(chan error)
+	ready := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // for life: the mount namespace is never undone
-		if err := emptyNameServiceSwitch(); err != nil {
+		_ = onThread(func() (reusable bool, err error) {
+			err = emptyNameServiceSwitch()
 			ready <- err
-			return
-		}
-		ready <- nil
-		iso.serve()
+			if err == nil {
+				iso.serve()
+			}
+			return false, nil // the mount namespace is never undone
+		})
 	}()
 	return <-ready
 }

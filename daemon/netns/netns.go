@@ -36,11 +36,12 @@ var (
 	ErrNotNetNS = errors.New("is not a network namespace")
 )
 
-// Host returns the identity of the namespace this process was started in, together with those that the
-// init process and procfs vouch for. In a container that does not share the host's network the first is
-// not the host's, so all that can be learned are refused.
+// Host returns the identity of the namespace this process was started in and, where procfs shows it, of
+// the init process. In a container that does not share the host's network the first is not the host's, so
+// both are refused.
 func Host() ([]ID, error) {
-	self, err := identify("/proc/self/ns/net")
+	// Not /proc/self, which is the first thread: a thread that runs ordinary goroutines is at home.
+	self, err := identify("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("cannot tell the host's network namespace: %w", err)
 	}
@@ -115,14 +116,13 @@ func (n *Namespace) check(host []ID) error {
 // New makes a network namespace that nothing else knows of; it ends with Close.
 func New() (*Namespace, error) {
 	ns := &Namespace{handle: netns.None(), path: "a new network namespace"}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // not undone: the thread ends with the goroutine
-		handle, err := netns.New()
-		ns.handle = handle
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	err := onThread(func() (bool, error) {
+		return roundTrip(func() (err error) {
+			ns.handle, err = netns.New()
+			return err
+		}, nothing)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("new network namespace: %w (CAP_SYS_ADMIN is needed)", err)
 	}
 	if err := ns.check(nil); err != nil {
@@ -131,6 +131,8 @@ func New() (*Namespace, error) {
 	}
 	return ns, nil
 }
+
+func nothing() error { return nil }
 
 // ID returns the namespace's identity.
 func (n *Namespace) ID() ID { return n.id }
@@ -171,11 +173,22 @@ func (n *Namespace) Lock(ctx context.Context) (unlock func(), err error) {
 // Do calls fn on a thread that is in the namespace. fn must not start goroutines that are to be there
 // too. A panic in fn is returned as an error. The thread comes home afterwards, or is ended.
 func (n *Namespace) Do(fn func() error) error {
+	return onThread(func() (bool, error) { return n.visit(fn) })
+}
+
+// onThread calls fn on a thread of its own; fn says whether the thread may run other goroutines again. The
+// process's first thread is not used: it cannot be ended, and /proc/self speaks for the process by it.
+func onThread(fn func() (reusable bool, err error)) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := n.visit(fn)
-		if home {
+		if unix.Gettid() == unix.Getpid() {
+			done <- onThread(fn) // on another thread, since this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		reusable, err := fn()
+		if reusable {
 			runtime.UnlockOSThread()
 		} // else the thread ends with the goroutine, and nobody else runs in the wrong namespace
 		done <- err
@@ -185,17 +198,27 @@ func (n *Namespace) Do(fn func() error) error {
 
 // visit enters the namespace, calls fn and returns to where the thread was.
 func (n *Namespace) visit(fn func() error) (home bool, err error) {
+	return roundTrip(func() error {
+		if err := netns.Set(n.handle); err != nil {
+			return fmt.Errorf("enter %s: %w (CAP_SYS_ADMIN is needed)", n.path, err)
+		}
+		return nil
+	}, fn)
+}
+
+// roundTrip leaves for another namespace, calls fn there and goes home.
+func roundTrip(leave, fn func() error) (home bool, err error) {
 	origin, err := netns.Get()
 	if err != nil {
 		return true, fmt.Errorf("own network namespace: %w", err)
 	}
 	defer origin.Close()
-	if err := netns.Set(n.handle); err != nil {
-		return true, fmt.Errorf("enter %s: %w (CAP_SYS_ADMIN is needed)", n.path, err)
+	if err := leave(); err != nil {
+		return true, err
 	}
 	err = call(fn)
 	if back := netns.Set(origin); back != nil {
-		return false, errors.Join(err, fmt.Errorf("leave %s: %w", n.path, back))
+		return false, errors.Join(err, fmt.Errorf("go home from another network namespace: %w", back))
 	}
 	return true, err
 }
