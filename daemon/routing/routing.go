@@ -160,7 +160,7 @@ func localDefault(r rules.PolicyRoute, lo netlink.Link) *netlink.Route {
 }
 
 // addRoute adds the policy rule and the route where they are not there. The kernel takes the same policy
-// rule twice, so it is asked first.
+// rule twice, so it is asked first, and what is there twice is taken out once.
 func addRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
 	n, err := countRules(r)
 	if err != nil {
@@ -171,11 +171,16 @@ func addRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
 			return false, fmt.Errorf("%s rule add fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
 	}
+	for range n - 1 {
+		if err := netlink.RuleDel(policyRule(r)); err != nil {
+			return false, fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
+		}
+	}
 	err = netlink.RouteAdd(localDefault(r, lo))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return n == 0, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
+		return n != 1, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
-	return n == 0 || err == nil, nil
+	return n != 1 || err == nil, nil
 }
 
 func removeRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {

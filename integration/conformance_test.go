@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// recorded is a pod and what Istio's own tool leaves in the kernel for it.
+type recorded struct {
+	Name        string            `json:"name"`
+	Annotations map[string]string `json:"annotations"`
+	PodIPs      []string          `json:"pod_ips"`
+	ProxyEnv    map[string]string `json:"proxy_env"`
+	ProxyUID    *int64            `json:"proxy_uid"`
+	ProxyGID    *int64            `json:"proxy_gid"`
+	Expect      state             `json:"expect"`
+}
+
+// state is what a namespace holds, as the usual tools print it.
+type state struct {
+	IPTables  []string `json:"iptables"`
+	IP6Tables []string `json:"ip6tables"`
+	Rule4     []string `json:"rule4"`
+	Rule6     []string `json:"rule6"`
+	Route4    []string `json:"route4"`
+	Route6    []string `json:"route6"`
+	Lo        []string `json:"lo"`
+}
+
+func corpus(t *testing.T) []recorded {
+	t.Helper()
+	text, err := os.ReadFile("../rules/istio/testdata/istio-open.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []recorded
+	if err := json.Unmarshal(text, &cases); err != nil {
+		t.Fatal(err)
+	}
+	if len(cases) != 40 {
+		t.Fatalf("%d cases, want 40", len(cases))
+	}
+	return cases
+}
+
+// pod gives the case's addresses along, so that one namespace serves for all cases.
+func (c recorded) pod(path string) rules.Pod {
+	pod := rules.Pod{Namespace: "default", Name: c.Name, NetNS: path, Annotations: c.Annotations,
+		Containers: []rules.Container{{Name: "istio-validation"},
+			{Name: "istio-proxy", Env: c.ProxyEnv, UID: c.ProxyUID, GID: c.ProxyGID}}}
+	for _, ip := range c.PodIPs {
+		pod.IPs = append(pod.IPs, netip.MustParsePrefix(ip).Addr())
+	}
+	return pod
+}
+
+// Every recorded line, with both kinds of iptables; a second time changes nothing.
+func TestConformance(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, variant string) {
+		e := newEnforcer(t, variant, istio.Standard())
+		for _, c := range corpus(t) {
+			t.Run(c.Name, func(t *testing.T) {
+				ns := nstest.New(t, c.PodIPs...)
+				pod := c.pod(ns.Path)
+				pod.IPs = nil // they are in the namespace
+				if o := protect(t, e, pod); !o.Changed {
+					t.Error("says that nothing was changed in an empty namespace")
+				}
+				expect(t, ns, variant, c.Expect)
+				if o := protect(t, e, pod); o.Changed {
+					t.Error("a second time changed something")
+				}
+				expect(t, ns, variant, c.Expect)
+			})
+		}
+	})
+}
+
+// Any case over any other gives exactly the other: all 1,560 ordered pairs, in one namespace.
+func TestConformanceAfterAnyOther(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, variant string) {
+		e := newEnforcer(t, variant, istio.Standard())
+		cases := corpus(t)
+		ns := nstest.New(t)
+		step := func(c recorded) {
+			t.Helper()
+			protect(t, e, c.pod(ns.Path))
+			expect(t, ns, variant, c.Expect)
+			if t.Failed() {
+				t.FailNow()
+			}
+		}
+		for i := range cases {
+			step(cases[i])
+			for j := i + 1; j < len(cases); j++ { // there and back
+				step(cases[j])
+				step(cases[i])
+			}
+		}
+	})
+}
+
+// expect compares the namespace with the recorded state. The order of tables and of chains is nobody's
+// business; that of rules within a chain is.
+func expect(t *testing.T, ns *nstest.Namespace, variant string, want state) {
+	t.Helper()
+	const divider = "@@@"
+	v := strings.TrimPrefix(variant, "iptables")
+	commands := []string{"iptables" + v + "-save", "ip6tables" + v + "-save", "ip rule", "ip -6 rule",
+		"ip -4 route show table all", "ip -6 route show table all", "ip -o addr show dev lo"}
+	parts := strings.Split(ns.Run(t, "sh", "-ec", strings.Join(commands, "; echo "+divider+"; ")), divider+"\n")
+	got := state{IPTables: lines(parts[0]), IP6Tables: lines(parts[1]), Rule4: containing("fwmark", lines(parts[2])),
+		Rule6: containing("fwmark", lines(parts[3])), Route4: lines(parts[4]), Route6: lines(parts[5])}
+	for _, line := range lines(parts[6]) {
+		got.Lo = append(got.Lo, strings.Fields(line)[3])
+	}
+	got.Route4, got.Route6 = ofTable133(got.Route4), ofTable133(got.Route6)
+	got.IPTables, got.IP6Tables = normal(got.IPTables), normal(got.IP6Tables)
+	want.IPTables, want.IP6Tables = normal(want.IPTables), normal(want.IP6Tables)
+	slices.Sort(got.Lo)
+	slices.Sort(want.Lo)
+	if diff := cmp.Diff(clean(want), clean(got)); diff != "" {
+		t.Errorf("(-recorded +kernel):\n%s", diff)
+	}
+}
+
+var counters = regexp.MustCompile(` \[\d+:\d+\]$`)
+
+// normal sorts tables and chains and drops tables that hold nothing.
+func normal(save []string) []string {
+	var tables []string
+	var header string
+	chains := map[string][]string{}
+	for _, line := range save {
+		line = counters.ReplaceAllString(line, "")
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case strings.HasPrefix(line, "*"):
+			header, chains = line, map[string][]string{}
+		case line == "COMMIT":
+			if text := table(header, chains); text != "" {
+				tables = append(tables, text)
+			}
+		default:
+			name := strings.Fields(strings.TrimPrefix(strings.TrimPrefix(line, ":"), "-A "))[0]
+			chains[name] = append(chains[name], line)
+		}
+	}
+	slices.Sort(tables)
+	return tables
+}
+
+func table(header string, chains map[string][]string) string {
+	var text []string
+	empty := true
+	for _, lines := range chains {
+		text = append(text, strings.Join(lines, "\n"))
+		empty = empty && len(lines) == 1 && !strings.HasSuffix(lines[0], " -")
+	}
+	if empty {
+		return ""
+	}
+	slices.Sort(text)
+	return header + "\n" + strings.Join(text, "\n")
+}
+
+func lines(text string) []string {
+	var trimmed []string
+	for line := range strings.Lines(text) {
+		trimmed = append(trimmed, strings.TrimSpace(line))
+	}
+	return trimmed
+}
+
+func containing(word string, all []string) []string {
+	return slices.DeleteFunc(all, func(line string) bool { return !strings.Contains(line, word) })
+}
+
+// ofTable133 keeps the routes of Istio's table and drops its name, as `ip route show table 133` does.
+func ofTable133(routes []string) []string {
+	var own []string
+	for _, line := range containing("table 133", routes) {
+		own = append(own, strings.Join(strings.Fields(strings.Replace(line, "table 133", "", 1)), " "))
+	}
+	return own
+}
+
+// clean makes absent and empty lists equal.
+func clean(s state) state {
+	for _, list := range []*[]string{&s.IPTables, &s.IP6Tables, &s.Rule4, &s.Rule6, &s.Route4, &s.Route6, &s.Lo} {
+		if len(*list) == 0 {
+			*list = nil
+		}
+	}
+	return s
+}

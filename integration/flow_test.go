@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/xtables"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// variants are the two kinds of iptables; every kernel test runs with both.
+var variants = []string{xtables.NFT, xtables.Legacy}
+
+func forEachVariant(t *testing.T, test func(t *testing.T, variant string)) {
+	for _, variant := range variants {
+		t.Run(variant, func(t *testing.T) { test(t, variant) })
+	}
+}
+
+// newEnforcer returns the daemon's flow with a real firewall.
+func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.Enforcer {
+	t.Helper()
+	nstest.Require(t, "iptables-nft", "iptables-legacy")
+	isolated, err := netns.Isolate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(isolated.Close)
+	firewall, err := xtables.Find(t.Context(), variant, isolated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := netns.Host()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &daemon.Enforcer{Mesh: istio.Mesh{Defaults: defaults}, RuntimeHandlers: []string{""}, Host: host,
+		Firewall: firewall, Record: func(daemon.Outcome) {}}
+}
+
+// protect takes a pod through the flow and expects it to be protected.
+func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) daemon.Outcome {
+	t.Helper()
+	o := e.Enforce(within(t, 10*time.Second), daemon.ByHand, pod)
+	if o.Result != daemon.Protected {
+		t.Fatalf("%s: %s: %v", pod, o.Result, o.Err)
+	}
+	return o
+}
+
+func within(t testing.TB, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// meshed returns a pod as Istio's injector leaves it, with more annotations in pairs.
+func meshed(path string, annotations ...string) rules.Pod {
+	pod := rules.Pod{Namespace: "default", Name: "web", NetNS: path, Annotations: map[string]string{
+		"sidecar.istio.io/status": `{"initContainers":["istio-validation"],"containers":["istio-proxy"]}`}}
+	for i := 0; i+1 < len(annotations); i += 2 {
+		pod.Annotations[annotations[i]] = annotations[i+1]
+	}
+	return pod
+}
