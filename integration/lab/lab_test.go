@@ -199,7 +199,7 @@ func TestProxyReportsOriginalDestination(t *testing.T) {
 	l := startLab(ctx, t, options(t, lab.Containerd24))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "meshed"})
 	proxy := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "proxy", Args: []string{"proxy", "--transparent"}, Capabilities: []string{"NET_ADMIN"}})
-	for _, addr := range []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "0.0.0.0:15053"} {
+	for _, addr := range []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "127.0.0.1:15053"} {
 		if _, err := proxy.WaitFor(ctx, func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
 			t.Fatal(err)
 		}

@@ -40,12 +40,14 @@ func runProxy(ctx context.Context, args []string, out *journal) error {
 	for _, family := range []string{"4", "6"} {
 		host := map[string]string{"4": "0.0.0.0", "6": "::"}[family]
 		addr := func(port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+		// As Istio's agent does: an answer must leave from the address that the redirected query went to.
+		local := net.JoinHostPort(map[string]string{"4": "127.0.0.1", "6": "::1"}[family], strconv.Itoa(*dns))
 		wg.Go(func() { p.listen(ctx, "tcp"+family, addr(*outbound), "outbound", false) })
 		wg.Go(func() { p.listen(ctx, "tcp"+family, addr(*inbound), "inbound", *transparent) })
-		wg.Go(func() { p.listen(ctx, "tcp"+family, addr(*dns), "dns", false) })
+		wg.Go(func() { p.listen(ctx, "tcp"+family, local, "dns", false) })
 		wg.Go(func() {
-			if err := servePackets(ctx, "udp"+family, addr(*dns), "dns", out); err != nil {
-				out.write(event{Event: "listen_failed", Listener: "dns", Addr: addr(*dns), Error: err.Error()})
+			if err := servePackets(ctx, "udp"+family, local, "dns", out); err != nil {
+				out.write(event{Event: "listen_failed", Listener: "dns", Addr: local, Error: err.Error()})
 			}
 		})
 	}
