@@ -141,6 +141,9 @@ func expect(t *testing.T, ns *nstest.Namespace, variant string, want state) {
 
 var counters = regexp.MustCompile(` \[\d+:\d+\]$`)
 
+// stamped is what differs between two prints of the same rules: comments with the time, and counters.
+var stamped = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]`)
+
 // normal sorts tables and chains and drops tables that hold nothing.
 func normal(save []string) []string {
 	var tables []string

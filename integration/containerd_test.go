@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+func address(pod *lab.Pod, i int, port uint16) string {
+	return netip.AddrPortFrom(pod.IPs()[i], port).String()
+}
+
+// Of 100 pods, each app's very first connection must reach the proxy, with its original destination.
+func TestFirstConnectionIsCaught(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		runDaemon(t, l)
+		server := runPod(t, l, "server", nil)
+		servers := runServer(t, server, "8080", "server")
+		target := address(server, 0, 8080)
+		const pods, atOnce = 100, 4
+		replies := firstConnections(t, l, pods, atOnce, target)
+		for i, reply := range replies {
+			if want := "outbound original_dst=" + target; reply != want {
+				t.Errorf("pod %d: got %q, want %q", i, reply, want)
+			}
+		}
+		for _, s := range servers {
+			events, err := s.Events()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range events {
+				if e.Event == "accepted" {
+					t.Errorf("a connection went around the proxy: %+v", e)
+				}
+			}
+		}
+	})
+}
+
+// The same without meshnetd: the test above can fail.
+func TestFirstConnectionWithoutMeshnetd(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		server := runPod(t, l, "server", nil)
+		runServer(t, server, "8080", "server")
+		for _, reply := range firstConnections(t, l, 3, 1, address(server, 0, 8080)) {
+			if !strings.HasPrefix(reply, "server peer=") {
+				t.Errorf("got %q, want the server itself", reply)
+			}
+		}
+	})
+}
+
+// firstConnections runs pods of the mesh, and returns what the first connection of each one's app reached.
+func firstConnections(t *testing.T, l *lab.Lab, pods, atOnce int, target string) []string {
+	t.Helper()
+	replies := make([]string, pods)
+	slots := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for i := range pods {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			ctx := within(t, 2*time.Minute)
+			reply, err := func() (string, error) {
+				pod, err := l.RunPod(ctx, lab.PodSpec{Name: fmt.Sprintf("meshed-%d", i), Annotations: injected()})
+				if err != nil {
+					return "", err
+				}
+				c, err := pod.RunContainer(ctx, lab.ContainerSpec{Name: "istio-proxy", Args: []string{"proxy"}, User: proxy, Group: proxy})
+				if err != nil {
+					return "", err
+				}
+				if _, err := c.WaitFor(ctx, func(e lab.Event) bool { return e.Event == "listening" && e.Addr == "0.0.0.0:15001" }); err != nil {
+					return "", err
+				}
+				reply, err := firstAct(ctx, pod, app, "tcp4", target)
+				if err != nil {
+					return "", err
+				}
+				return reply, pod.Remove(ctx)
+			}()
+			if err != nil {
+				t.Error(err)
+			}
+			replies[i] = reply
+		})
+	}
+	wg.Wait()
+	return replies
+}
+
+// Inbound and outbound, both families, the proxy's own traffic, and what is none of meshnetd's business.
+func TestTrafficOfRealPods(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		host := hostRules(t)
+		daemon := runDaemon(t, l)
+		peer := runPod(t, l, "peer", nil)
+		runServer(t, peer, "8080", "peer")
+		meshed := runPod(t, l, "meshed", injected())
+		runProxy(t, meshed)
+		runServer(t, meshed, "8080", "app")
+		runServer(t, meshed, "15021", "ready")
+		daemon.event(t, "pod_protected", "default/meshed")
+		for _, a := range []struct {
+			what string
+			from *lab.Pod
+			uid  int
+			to   string
+			want string
+		}{
+			{"outbound", meshed, app, address(peer, 0, 8080), "outbound original_dst=" + address(peer, 0, 8080)},
+			{"outbound IPv6", meshed, app, address(peer, 1, 8080), "outbound original_dst=" + address(peer, 1, 8080)},
+			{"inbound from a peer", peer, app, address(meshed, 0, 8080), "inbound original_dst=" + address(meshed, 0, 8080)},
+			{"inbound IPv6", peer, app, address(meshed, 1, 8080), "inbound original_dst=" + address(meshed, 1, 8080)},
+			{"readiness port", peer, app, address(meshed, 0, 15021), "ready"},
+			{"proxy's own traffic", meshed, proxy, address(peer, 0, 8080), "peer"},
+			{"proxy's own traffic IPv6", meshed, proxy, address(peer, 1, 8080), "peer"},
+			{"app to itself", meshed, app, address(meshed, 0, 8080), "app"},
+			{"from outside the mesh", peer, app, address(peer, 0, 8080), "peer"},
+		} {
+			t.Run(a.what, func(t *testing.T) {
+				network := "tcp4"
+				if strings.HasPrefix(a.to, "[") {
+					network = "tcp6"
+				}
+				reply, err := firstAct(within(t, 20*time.Second), a.from, a.uid, network, a.to)
+				if err != nil || !strings.HasPrefix(reply, a.want) {
+					t.Errorf("got %q %v, want %q", reply, err, a.want)
+				}
+			})
+		}
+		daemon.event(t, "pod_skipped", "default/peer")
+		if saved := inNetNS(t, peer.NetNS(), "iptables-nft-save"); strings.Contains(saved, "-A") {
+			t.Errorf("a pod outside the mesh has rules:\n%s", saved)
+		}
+		for name, annotations := range map[string]map[string]string{"host": nil, "host-injected": injected()} {
+			pod, err := l.RunPod(within(t, 20*time.Second), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
+			if err != nil {
+				t.Fatalf("a hostNetwork pod is refused: %v", err)
+			}
+			daemon.event(t, "pod_skipped", "default/"+pod.Spec.Name)
+		}
+		if now := hostRules(t); now != host {
+			t.Errorf("the host's rules have changed:\n%s", now)
+		}
+	})
+}
+
+func inNetNS(t *testing.T, path string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("nsenter", append([]string{"--net=" + path}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// hostRules reads the host's own tables, both kinds and families, without counters and times.
+func hostRules(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, tool := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
+		out, err := exec.Command(tool).Output()
+		if err != nil {
+			t.Fatalf("%s: %v", tool, err)
+		}
+		all = append(all, normal(lines(string(out)))...)
+	}
+	out, err := exec.Command("sh", "-ec", "ip rule; ip -6 rule; ip -o addr show dev lo").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(append(all, string(out)), "\n")
+}
+
+// The pod's author reads what is wrong; once it is mended, the pod starts.
+func TestBadAnnotationRefusesThePod(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		const key = "traffic.sidecar.istio.io/includeOutboundIPRanges"
+		spec := lab.PodSpec{Name: "web", UID: "1234", Annotations: injected(key, "10.0.0.0/8,10.1.0.0")}
+		for attempt := range uint32(2) { // kubelet tries again and again
+			spec.Attempt = attempt
+			_, err := l.RunPod(within(t, 20*time.Second), spec)
+			want := `meshnetd refuses pod default/web: annotation ` + key + `: "10.0.0.0/8,10.1.0.0": item 2, "10.1.0.0", is not a CIDR`
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Fatalf("got %v\nwant %s", err, want)
+			}
+		}
+		daemon.event(t, "pod_blocked", "default/web")
+		spec.Attempt, spec.Annotations = 2, injected(key, "10.0.0.0/8")
+		pod, err := l.RunPod(within(t, 20*time.Second), spec)
+		if err != nil {
+			t.Fatalf("mended: %v", err)
+		}
+		if saved := inNetNS(t, pod.NetNS(), "iptables-nft-save"); !strings.Contains(saved, "-d 10.0.0.0/8 -j ISTIO_REDIRECT") {
+			t.Errorf("mended, but without its rules:\n%s", saved)
+		}
+	})
+}
+
+// Rules outlive the daemon; a pod that came while it was away gets them when it is back.
+func TestDaemonRestarted(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		first := runDaemon(t, l)
+		before := runPod(t, l, "before", injected())
+		first.event(t, "pod_protected", "default/before")
+		rules := inNetNS(t, before.NetNS(), "iptables-nft-save")
+		first.terminate(t)
+		missed := runPod(t, l, "missed", injected())
+		if now := inNetNS(t, before.NetNS(), "iptables-nft-save"); stamped.ReplaceAllString(now, "") != stamped.ReplaceAllString(rules, "") {
+			t.Errorf("rules did not outlive the daemon:\n%s", now)
+		}
+		second := runDaemon(t, l)
+		if l := second.event(t, "pod_protected", "default/before"); l.Changed {
+			t.Error("a running pod was changed by a restart of the daemon")
+		}
+		second.event(t, "pod_late", "default/missed")
+		runProxy(t, missed)
+		reply, err := firstAct(within(t, 20*time.Second), missed, app, "tcp4", "203.0.113.7:80")
+		if err != nil || reply != "outbound original_dst=203.0.113.7:80" {
+			t.Errorf("got %q %v", reply, err)
+		}
+		second.kill(t)
+		third := runDaemon(t, l)
+		third.event(t, "pod_protected", "default/missed")
+	})
+}
+
+// The daemon finds the runtime again, however often it goes away.
+func TestRuntimeRestarted(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		for round := range 2 {
+			if err := l.Restart(within(t, time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			connected := 0
+			daemon.wait(t, func(l line) bool {
+				if l.Event == "nri_connected" {
+					connected++
+				}
+				return connected == round+2
+			})
+			name := fmt.Sprintf("after-%d", round)
+			pod := runPod(t, l, name, injected())
+			daemon.event(t, "pod_protected", "default/"+name)
+			if saved := inNetNS(t, pod.NetNS(), "ip6tables-nft-save"); !strings.Contains(saved, "ISTIO_OUTPUT") {
+				t.Errorf("no rules after a restart of the runtime:\n%s", saved)
+			}
+		}
+		if daemon.wait(t, func(l line) bool { return l.Event == "nri_connected" }).Runtime != "containerd" {
+			t.Error("the runtime is not named")
+		}
+	})
+}
