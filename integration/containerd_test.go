@@ -232,7 +232,7 @@ func TestDaemonRestarted(t *testing.T) {
 		if err != nil || reply != "outbound original_dst=203.0.113.7:80" {
 			t.Errorf("got %q %v", reply, err)
 		}
-		second.kill(t)
+		second.Kill()
 		third := runDaemon(t, l)
 		third.event(t, "pod_protected", "default/missed")
 	})
@@ -247,7 +247,7 @@ func TestRuntimeRestarted(t *testing.T) {
 				t.Fatal(err)
 			}
 			connected := 0
-			daemon.wait(t, func(l line) bool {
+			daemon.wait(t, func(l lab.Line) bool {
 				if l.Event == "nri_connected" {
 					connected++
 				}
@@ -260,7 +260,7 @@ func TestRuntimeRestarted(t *testing.T) {
 				t.Errorf("no rules after a restart of the runtime:\n%s", saved)
 			}
 		}
-		if daemon.wait(t, func(l line) bool { return l.Event == "nri_connected" }).Runtime != "containerd" {
+		if daemon.wait(t, func(l lab.Line) bool { return l.Event == "nri_connected" }).Runtime != "containerd" {
 			t.Error("the runtime is not named")
 		}
 	})

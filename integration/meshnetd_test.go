@@ -5,16 +5,13 @@
 package integration
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -72,133 +69,49 @@ func forEachRuntime(t *testing.T, test func(t *testing.T, l *lab.Lab)) {
 	}
 }
 
-// line is one line of meshnetd's log.
-type line struct {
-	Time    time.Time `json:"time"`
-	Event   string    `json:"event"`
-	Pod     string    `json:"pod"`
-	Sandbox string    `json:"sandbox"`
-	Reason  string    `json:"reason"`
-	Message string    `json:"msg"`
-	Changed bool      `json:"changed"`
-	Runtime string    `json:"runtime"`
-	Version string    `json:"version"`
-}
+// meshnetd is a running daemon whose failures are the test's.
+type meshnetd struct{ *lab.Daemon }
 
-// process is a running meshnetd.
-type process struct {
-	cmd    *exec.Cmd
-	exited chan struct{}
-	err    error
-
-	mu    sync.Mutex
-	lines []line
-	raw   strings.Builder
-	news  chan struct{} // closed and replaced with each line
-}
-
-// runDaemon starts meshnetd for a lab and waits until it is connected.
-func runDaemon(t *testing.T, l *lab.Lab) *process {
+// runDaemon starts meshnetd for a lab, dual stack as its pods are.
+func runDaemon(t *testing.T, l *lab.Lab) meshnetd {
 	t.Helper()
-	config := filepath.Join(t.TempDir(), "meshnetd.toml")
-	text := fmt.Sprintf("[nri]\nsocket = %q\n[log]\nformat = \"json\"\nlevel = \"debug\"\n[istio]\ndual_stack = true\n", l.NRISocket())
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(path, "run", "--config", config), exited: make(chan struct{}), news: make(chan struct{})}
-	out, err := p.cmd.StderrPipe()
+	d, err := l.RunDaemon(within(t, 20*time.Second), path, "istio.dual_stack = true\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for s := bufio.NewScanner(out); s.Scan(); {
-			p.read(s.Bytes())
-		}
-		p.err = p.cmd.Wait()
-		close(p.exited)
-	}()
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // it may have ended by itself
-		<-p.exited
-		if strings.Contains(p.raw.String(), "DATA RACE") || t.Failed() {
-			t.Errorf("log of meshnetd:\n%s", p.raw.String())
+		d.Kill()
+		if strings.Contains(d.Log(), "DATA RACE") || t.Failed() {
+			t.Errorf("log of meshnetd:\n%s", d.Log())
 		}
 	})
-	p.wait(t, func(l line) bool { return l.Event == "nri_connected" })
-	return p
+	return meshnetd{d}
 }
 
-func (p *process) read(text []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.raw.Write(append(text, '\n'))
-	var l line
-	if json.Unmarshal(text, &l) == nil {
-		p.lines = append(p.lines, l)
-	}
-	close(p.news)
-	p.news = make(chan struct{})
-}
-
-// wait returns the first line, of those already read and those to come, that match accepts.
-func (p *process) wait(t *testing.T, match func(line) bool) line {
+func (d meshnetd) wait(t *testing.T, match func(lab.Line) bool) lab.Line {
 	t.Helper()
-	limit := time.After(20 * time.Second)
-	for next := 0; ; {
-		p.mu.Lock()
-		lines, news := p.lines, p.news
-		p.mu.Unlock()
-		for ; next < len(lines); next++ {
-			if match(lines[next]) {
-				return lines[next]
-			}
-		}
-		select {
-		case <-news:
-		case <-p.exited:
-			t.Fatalf("meshnetd ended: %v\n%s", p.err, p.raw.String())
-		case <-limit:
-			t.Fatalf("meshnetd did not say it; it said\n%s", p.raw.String())
-		}
+	line, err := d.Wait(within(t, 20*time.Second), match)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return line
 }
 
 // event waits for an event about a pod.
-func (p *process) event(t *testing.T, event, pod string) line {
+func (d meshnetd) event(t *testing.T, event, pod string) lab.Line {
 	t.Helper()
-	return p.wait(t, func(l line) bool { return l.Event == event && l.Pod == pod })
+	return d.wait(t, func(l lab.Line) bool { return l.Event == event && l.Pod == pod })
 }
 
-// terminate sends SIGTERM and expects a clean end.
-func (p *process) terminate(t *testing.T) {
+func (d meshnetd) terminate(t *testing.T) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	if err := d.Terminate(within(t, 10*time.Second)); err != nil {
+		t.Error(err)
 	}
-	select {
-	case <-p.exited:
-	case <-time.After(10 * time.Second):
-		t.Fatal("meshnetd does not end on SIGTERM")
-	}
-	if p.err != nil {
-		t.Errorf("meshnetd ended with %v", p.err)
-	}
-}
-
-// kill ends the daemon as an out-of-memory killer would.
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-p.exited
 }
 
 // injected is what Istio's injector writes on a pod in CNI mode.

@@ -175,7 +175,20 @@ func (p *Pod) Remove(ctx context.Context) error {
 	return nil
 }
 
+// removeSandbox tries again as a kubelet does: containerd 1.7 fails to stop a container that ends in that
+// very moment.
 func removeSandbox(ctx context.Context, client criv1.RuntimeServiceClient, id string) error {
+	const attempts = 3
+	var err error
+	for range attempts {
+		if err = removeSandboxOnce(ctx, client, id); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func removeSandboxOnce(ctx context.Context, client criv1.RuntimeServiceClient, id string) error {
 	// Stopping the sandbox would grant every container its grace period.
 	containers, err := client.ListContainers(ctx, &criv1.ListContainersRequest{Filter: &criv1.ContainerFilter{PodSandboxId: id}})
 	if err != nil {
