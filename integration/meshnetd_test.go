@@ -114,21 +114,13 @@ func (d meshnetd) terminate(t *testing.T) {
 	}
 }
 
-// injected is what Istio's injector writes on a pod in CNI mode.
+// injected is what Istio's injector writes, with more annotations in pairs.
 func injected(more ...string) map[string]string {
-	annotations := map[string]string{
-		"sidecar.istio.io/status": `{"initContainers":["istio-validation","istio-proxy"],"containers":null,` +
-			`"volumes":["workload-socket"],"imagePullSecrets":null,"revision":"default"}`,
-		"sidecar.istio.io/interceptionMode":                "REDIRECT",
-		"traffic.sidecar.istio.io/includeOutboundIPRanges": "*",
-		"traffic.sidecar.istio.io/includeInboundPorts":     "*",
-		"traffic.sidecar.istio.io/excludeInboundPorts":     "15020",
-		"istio.io/rev": "default",
-	}
+	annotations := map[string]string{}
 	for i := 0; i+1 < len(more); i += 2 {
 		annotations[more[i]] = more[i+1]
 	}
-	return annotations
+	return lab.Injected(annotations)
 }
 
 func runPod(t *testing.T, l *lab.Lab, name string, annotations map[string]string) *lab.Pod {

@@ -30,6 +30,7 @@ type Line struct {
 	Began   int64     `json:"began_unix_us"`
 	Took    int64     `json:"took_us"`
 	Runtime string    `json:"runtime"`
+	Version string    `json:"version"`
 	Backend string    `json:"backend"`
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -42,6 +43,12 @@ type Pod struct {
 // RunPod runs a pod sandbox as a kubelet would. The error of the runtime is
 // wrapped, so that its gRPC status can be looked at.
 func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
+	pod, _, err := l.TimePod(ctx, spec)
+	return pod, err
+}
+
+// TimePod is RunPod, and tells how long the call of RunPodSandbox took.
+func (l *Lab) TimePod(ctx context.Context, spec PodSpec) (*Pod, time.Duration, error) {
 	if spec.Namespace == "" {
 		spec.Namespace = "default"
 	}
@@ -50,19 +57,21 @@ func (l *Lab) RunPod(ctx context.Context, spec PodSpec) (*Pod, error) {
 	}
 	logs := filepath.Join(l.path("logs"), spec.UID)
 	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return nil, fmt.Errorf("run pod %s: %w", spec.Name, err)
+		return nil, 0, fmt.Errorf("run pod %s: %w", spec.Name, err)
 	}
 	pod := &Pod{Spec: spec, lab: l, config: l.sandboxConfig(spec, logs)}
 
+	began := time.Now()
 	resp, err := l.CRI().RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: pod.config})
+	took := time.Since(began)
 	if err != nil {
-		return nil, fmt.Errorf("run pod %s: %w", spec.Name, err)
+		return nil, took, fmt.Errorf("run pod %s: %w", spec.Name, err)
 	}
 	pod.ID = resp.GetPodSandboxId()
 	if err := pod.inspect(ctx); err != nil {
-		return nil, fmt.Errorf("run pod %s: %w", spec.Name, err)
+		return nil, 0, fmt.Errorf("run pod %s: %w", spec.Name, err)
 	}
-	return pod, nil
+	return pod, took, nil
 }
 
 func (l *Lab) sandboxConfig(spec PodSpec, logs string) *criv1.PodSandboxConfig {

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BUILD := build
+GO ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+
+.PHONY: help build demo test test-unit bench fuzz lint runtimes deps clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build meshnetd, static, into build/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BUILD)/meshnetd ./cmd/meshnetd
+
+demo: deps build ## protect a pod on a real containerd, and show it on one screen
+	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
+	$(GO) build -o $(BUILD)/demo ./integration/demo
+	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+
+# -p 1: the tests of the lab compare the whole machine before and after.
+test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may be skipped
+	$(GO) vet ./...
+	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -p 1 -timeout 40m ./...
+
+test-unit: ## run the tests that need neither root nor a runtime
+	$(GO) test ./rules/... ./config ./manifest ./cmd/...
+
+bench: deps runtimes build ## measure what meshnetd adds to a pod's start, as ratios of one run
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
+	$(GO) build -o $(BUILD)/bench ./integration/bench
+	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+
+fuzz: ## run every fuzz test for half a minute
+	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' rules config manifest | sed 's/:func /:/' | while IFS=: read -r file name; do \
+		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 30s || exit 1; done
+
+lint: ## run golangci-lint, which also holds the import arrows
+	$(GO) run $(GOLANGCI_LINT) run
+
+runtimes: ## build the pinned containerd 2.4 and 1.7 and CNI plugins into build/
+	integration/runtimes/build.sh $(BUILD)/runtimes
+
+deps: ## install the Debian packages that tests and demo need
+	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc; do \
+		PATH=$$PATH:/usr/sbin:/sbin command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; done; \
+	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+
+clean: ## remove build/
+	rm -rf $(BUILD)
