@@ -5,12 +5,16 @@ package nriplugin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"github.com/containerd/ttrpc"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -26,7 +30,7 @@ var (
 
 var (
 	errStopping = errors.New("meshnetd is being stopped on this node: the pod is tried again once it is back")
-	errAborted  = errors.New("the runtime did not finish the registration")
+	errAborted  = errors.New("the registration is over")
 )
 
 // hooks is what the runtime calls during one session.
@@ -36,13 +40,16 @@ type hooks struct {
 	timeout func() time.Duration // the runtime's request timeout, once it is known
 	synced  func(Runtime)
 
+	configuring sync.Mutex // held during Configure
+	configured  bool       // no Configure is let through any more; guarded by configuring
+
 	mu       sync.Mutex
 	runtime  Runtime
 	aborted  bool
-	fatal    error                // why this runtime cannot be used
-	stopping bool                 // no new work
-	busy     sync.WaitGroup       // work that the runtime waits for
-	refused  map[string]rules.Pod // by sandbox id; RefuseLate only
+	fatal    error           // why this runtime cannot be used
+	stopping bool            // no new work
+	busy     sync.WaitGroup  // work that the runtime waits for
+	unproven map[string]bool // sandboxes that were not protected as far as we know, by id; RefuseLate only
 }
 
 // Configure learns what the runtime is and asks for its events.
@@ -61,7 +68,7 @@ func (h *hooks) Configure(_ context.Context, _, name, version string) (api.Event
 
 // Synchronize takes over the pods that exist already. It fails only where nothing can be done at all: a
 // single pod must not keep the daemon from the others.
-func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
+func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
 	if !h.enter() {
 		return nil, errStopping
 	}
@@ -75,18 +82,35 @@ func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ 
 			pods = append(pods, pod)
 		}
 	}
-	h.pods.Synchronize(ctx, pods)
-	h.synced(h.runtime)
+	h.distrust(pods, containers)
+	_ = h.guard("the pods of this node", func() error { h.pods.Synchronize(ctx, pods); return nil })
+	h.synced(h.known())
 	return nil, nil
+}
+
+// distrust marks the sandboxes without a container: an earlier session may have let them through
+// unprotected, and what it knew went with it.
+func (h *hooks) distrust(pods []rules.Pod, containers []*api.Container) {
+	started := map[string]bool{}
+	for _, c := range containers {
+		started[c.GetPodSandboxId()] = true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, pod := range pods {
+		if h.runtime.RefuseLate && !started[pod.SandboxID] {
+			h.unproven[pod.SandboxID] = true
+		}
+	}
 }
 
 // RunPodSandbox protects a pod before its first container is created, or refuses it.
 func (h *hooks) RunPodSandbox(ctx context.Context, sandbox *api.PodSandbox) error {
 	pod := podOf(sandbox)
 	err := h.enforce(ctx, pod)
-	if err != nil && h.runtime.RefuseLate {
+	if err != nil && h.known().RefuseLate {
 		h.mu.Lock()
-		h.refused[pod.SandboxID] = pod
+		h.unproven[pod.SandboxID] = true
 		h.mu.Unlock()
 		return nil
 	}
@@ -97,16 +121,16 @@ func (h *hooks) RunPodSandbox(ctx context.Context, sandbox *api.PodSandbox) erro
 // protected. It is called with RefuseLate only.
 func (h *hooks) CreateContainer(ctx context.Context, sandbox *api.PodSandbox, _ *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 	h.mu.Lock()
-	_, refused := h.refused[sandbox.GetId()]
+	unproven := h.unproven[sandbox.GetId()]
 	h.mu.Unlock()
-	if !refused {
+	if !unproven {
 		return nil, nil, nil
 	}
 	if err := h.enforce(ctx, podOf(sandbox)); err != nil {
 		return nil, nil, err
 	}
 	h.mu.Lock()
-	delete(h.refused, sandbox.GetId())
+	delete(h.unproven, sandbox.GetId())
 	h.mu.Unlock()
 	return nil, nil, nil
 }
@@ -115,7 +139,7 @@ func (h *hooks) CreateContainer(ctx context.Context, sandbox *api.PodSandbox, _ 
 func (h *hooks) RemovePodSandbox(_ context.Context, sandbox *api.PodSandbox) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.refused, sandbox.GetId())
+	delete(h.unproven, sandbox.GetId())
 	return nil
 }
 
@@ -128,7 +152,24 @@ func (h *hooks) enforce(ctx context.Context, pod rules.Pod) error {
 	defer h.busy.Done()
 	ctx, cancel := budget(ctx, h.timeout())
 	defer cancel()
-	return h.pods.Enforce(ctx, pod)
+	return h.guard(pod.String(), func() error { return h.pods.Enforce(ctx, pod) })
+}
+
+// guard makes a panic an error: one pod that we cannot handle must not take the daemon from the others.
+func (h *hooks) guard(what string, do func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("meshnetd failed on %s, a bug: panic: %v", what, r)
+			h.log.Error("panic in a hook", "event", "nri_panic", "error", err, "stack", string(debug.Stack()))
+		}
+	}()
+	return do()
+}
+
+func (h *hooks) known() Runtime {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.runtime
 }
 
 // enter counts the caller as busy, unless the session is being stopped.
@@ -151,11 +192,31 @@ func (h *hooks) drain() {
 	h.busy.Wait()
 }
 
-// abort makes a Configure that still comes fail.
-func (h *hooks) abort() {
+// configureOnce passes the runtime's calls on to the stub, but only one Configure: the stub keeps what it
+// says without a lock, and its result in a channel with room for one.
+func (h *hooks) configureOnce(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	if !strings.HasSuffix(info.FullMethod, "/Configure") {
+		return method(ctx, unmarshal)
+	}
+	h.configuring.Lock()
+	defer h.configuring.Unlock()
+	if h.configured {
+		return nil, errAborted
+	}
+	h.configured = true
+	return method(ctx, unmarshal)
+}
+
+// abort keeps the runtime from configuring the stub, makes any other Configure fail, and says whether the
+// runtime was first.
+func (h *hooks) abort() (configured bool) {
+	h.configuring.Lock()
+	defer h.configuring.Unlock()
+	configured, h.configured = h.configured, true
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.aborted = true
+	return configured
 }
 
 func (h *hooks) unusable() error {

@@ -5,6 +5,7 @@
 package nriplugin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"github.com/containerd/ttrpc"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -37,6 +39,8 @@ type Plugin struct {
 	Pods   Enforcer
 	Log    *slog.Logger
 	Synced func(Runtime) // called when a session is ready; may be nil
+
+	registration time.Duration // how long a registration may take; 0 is registrationTimeout
 }
 
 const (
@@ -52,6 +56,7 @@ func (p *Plugin) Run(ctx context.Context) error {
 	pause := firstPause
 	said := ""
 	for {
+		began := time.Now()
 		ready, err := p.session(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -60,8 +65,11 @@ func (p *Plugin) Run(ctx context.Context) error {
 		if errors.As(err, &unsupported) {
 			return err
 		}
+		if time.Since(began) > longestPause { // a runtime that throws us out at once is not to be bothered
+			pause = firstPause
+		}
 		if ready {
-			pause, said = firstPause, ""
+			said = ""
 			p.Log.Warn("connection to the runtime lost; containers start without meshnetd until it is back, unless the runtime requires the plugin",
 				"event", "nri_lost", "error", err)
 		} else if err.Error() != said { // the same failure again is no news
@@ -80,26 +88,30 @@ func (p *Plugin) Run(ctx context.Context) error {
 // session connects, serves until the connection is lost or ctx ends, and says whether it was ever ready.
 // The stub is made anew: after a failure it keeps its dead connection.
 func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", p.Socket)
+	dialled, err := (&net.Dialer{}).DialContext(ctx, "unix", p.Socket)
 	if err != nil {
 		return false, p.explain(err)
 	}
+	conn := &watchedConn{Conn: dialled, lost: make(chan struct{})}
 	defer conn.Close()
 
 	synced := make(chan Runtime, 1)
-	h := &hooks{pods: p.Pods, log: p.Log, refused: map[string]rules.Pod{}}
+	h := &hooks{pods: p.Pods, log: p.Log, unproven: map[string]bool{}}
 	h.synced = func(rt Runtime) { synced <- rt }
 	closed := make(chan struct{})
+	registered := make(chan struct{})
 	var once sync.Once
 	s, err := stub.New(h, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithConnection(conn),
 		stub.WithOnClose(func() { once.Do(func() { close(closed) }) }), stub.WithLogger(quiet{p.Log}),
+		stub.WithTTRPCOptions([]ttrpc.ClientOpts{tellRegistered(registered)},
+			[]ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(h.configureOnce)}),
 		// Runtimes with NRI 0.12.4 and newer then refuse a pod where we fail to answer; older ones do not look.
 		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: true}))
 	if err != nil {
 		return false, fmt.Errorf("NRI stub: %w", err)
 	}
 	h.timeout = s.RequestTimeout
-	if err := p.start(ctx, s, h, conn); err != nil {
+	if err := p.start(ctx, s, h, conn, registered); err != nil {
 		if fatal := h.unusable(); fatal != nil {
 			return false, fatal
 		}
@@ -130,30 +142,69 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 
 // start registers. The stub waits for the runtime's Configure without a limit, and does not notice that
 // the connection is gone; a watchdog ends the wait by the call that does not come.
-func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn net.Conn) error {
+func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn *watchedConn, registered <-chan struct{}) error {
 	started := make(chan error, 1)
 	// The stub's context ends its handlers, which are to be finished when we are told to stop.
 	go func() { started <- s.Start(context.WithoutCancel(ctx)) }()
-	watchdog := time.NewTimer(registrationTimeout)
+	limit := cmp.Or(p.registration, registrationTimeout)
+	watchdog := time.NewTimer(limit)
 	defer watchdog.Stop()
 	var why error
 	select {
 	case err := <-started:
 		return err
 	case <-watchdog.C:
-		why = fmt.Errorf("no answer within %s", registrationTimeout)
+		why = fmt.Errorf("no answer within %s", limit)
+	case <-conn.lost:
+		why = errors.New("the runtime closed the connection")
 	case <-ctx.Done():
 		why = ctx.Err()
 	}
-	h.abort()
+	configured := h.abort()
 	_ = conn.Close()
-	if service, ok := s.(api.PluginService); ok {
-		_, _ = service.Configure(context.WithoutCancel(ctx), &api.ConfigureRequest{})
+	var err error
+	select {
+	case err = <-started: // without a connection it fails by itself, as long as it is not registered
+	case <-registered:
+		// Now it waits for one Configure, and if none has come, none will.
+		if service, ok := s.(api.PluginService); ok && !configured {
+			_, _ = service.Configure(context.WithoutCancel(ctx), &api.ConfigureRequest{})
+		}
+		err = <-started
 	}
-	if err := <-started; err == nil { // it was ready in that very moment
+	if err == nil { // it was ready in that very moment
 		s.Stop()
 	}
 	return why
+}
+
+// watchedConn tells when the connection is lost, which the stub does not while it registers.
+type watchedConn struct {
+	net.Conn
+	lost chan struct{}
+	once sync.Once
+}
+
+// Read closes lost with the first error.
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.once.Do(func() { close(c.lost) })
+	}
+	return n, err
+}
+
+// tellRegistered closes a channel when the runtime has answered the registration, the stub's only request.
+func tellRegistered(registered chan<- struct{}) ttrpc.ClientOpts {
+	var once sync.Once
+	return ttrpc.WithUnaryClientInterceptor(func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response,
+		_ *ttrpc.UnaryClientInfo, call ttrpc.Invoker) error {
+		err := call(ctx, req, resp)
+		if err == nil && resp.GetStatus().GetCode() == 0 {
+			once.Do(func() { close(registered) })
+		}
+		return err
+	})
 }
 
 // explain says what a failed connection means to the one who runs the node.

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nriplugin
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/nri/pkg/adaptation"
+	"github.com/containerd/nri/pkg/api"
+	nrilog "github.com/containerd/nri/pkg/log"
+	"go.uber.org/goleak"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+const patience = 20 * time.Second // for what must happen, however busy the machine is
+
+func TestMain(m *testing.M) {
+	nrilog.Set(quiet{slog.New(slog.DiscardHandler)}) // the runtime side's messages
+	goleak.VerifyTestMain(m)
+}
+
+// noLeaks checks, after all clean-up of the test, that no goroutine of it is left.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+}
+
+// eventually polls until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited %s in vain: %s", patience, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// receive waits for a value.
+func receive[T any](t *testing.T, what string, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("waited %s in vain: %s", patience, what)
+		panic("not reached")
+	}
+}
+
+// socketPath returns a path short enough for a socket, whatever the test is called.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nri")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "nri.sock")
+}
+
+// pods is an Enforcer that remembers what it was asked.
+type pods struct {
+	enforce     func(ctx context.Context, pod rules.Pod) error
+	synchronize func(ctx context.Context, pods []rules.Pod)
+
+	mu       sync.Mutex
+	enforced []rules.Pod
+	synced   [][]rules.Pod
+}
+
+func (p *pods) Enforce(ctx context.Context, pod rules.Pod) error {
+	p.mu.Lock()
+	p.enforced = append(p.enforced, pod)
+	p.mu.Unlock()
+	if p.enforce == nil {
+		return nil
+	}
+	return p.enforce(ctx, pod)
+}
+
+func (p *pods) Synchronize(ctx context.Context, pods []rules.Pod) {
+	p.mu.Lock()
+	p.synced = append(p.synced, pods)
+	p.mu.Unlock()
+	if p.synchronize != nil {
+		p.synchronize(ctx, pods)
+	}
+}
+
+// asked returns the sandboxes that Enforce was called for, in order.
+func (p *pods) asked() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ids []string
+	for _, pod := range p.enforced {
+		ids = append(ids, pod.SandboxID)
+	}
+	return ids
+}
+
+// events is a log handler that keeps what is logged, from level info on.
+type events struct {
+	mu   sync.Mutex
+	list []map[string]string
+}
+
+func (e *events) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+func (e *events) WithAttrs([]slog.Attr) slog.Handler               { return e }
+func (e *events) WithGroup(string) slog.Handler                    { return e }
+
+func (e *events) Handle(_ context.Context, r slog.Record) error {
+	entry := map[string]string{}
+	r.Attrs(func(a slog.Attr) bool { entry[a.Key] = a.Value.String(); return true })
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.list = append(e.list, entry)
+	return nil
+}
+
+// of returns what was logged of one event.
+func (e *events) of(event string) []map[string]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(e.list), func(entry map[string]string) bool { return entry["event"] != event })
+}
+
+// running is a plugin whose Run was called.
+type running struct {
+	log    *events
+	synced chan Runtime
+	stop   context.CancelFunc
+	done   chan error
+}
+
+// run runs a plugin until the test ends, and checks that it then ends promptly.
+func run(t *testing.T, socket string, enforcer Enforcer, change ...func(*Plugin)) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{log: &events{}, synced: make(chan Runtime, 100), stop: cancel, done: make(chan error, 1)}
+	p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Pods: enforcer, Log: slog.New(r.log),
+		Synced: func(rt Runtime) { r.synced <- rt }}
+	for _, c := range change {
+		c(p)
+	}
+	go func() { r.done <- p.Run(ctx); close(r.done) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := receive(t, "the end of Run", r.done); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return r
+}
+
+// runtimeSide is a container runtime as far as NRI goes. Plugins reach it through a relay: the adaptation
+// has no way to end the connections of plugins, other than that its process ends.
+type runtimeSide struct {
+	*adaptation.Adaptation
+	plugins atomic.Int64 // connected and synchronized
+	end     func()
+}
+
+// startRuntime starts a runtime that listens at socket, with these sandboxes already there.
+func startRuntime(t *testing.T, socket, name, version string, existing ...*api.PodSandbox) *runtimeSide {
+	t.Helper()
+	r := &runtimeSide{}
+	synchronize := func(ctx context.Context, plugins adaptation.SyncCB) error {
+		_, err := plugins(ctx, existing, nil)
+		return err
+	}
+	update := func(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) { return nil, nil }
+	inner, none := socketPath(t), t.TempDir()
+	var err error
+	r.Adaptation, err = adaptation.New(name, version, synchronize, update, adaptation.WithSocketPath(inner),
+		adaptation.WithPluginPath(none), adaptation.WithPluginConfigPath(none), adaptation.WithMetrics(r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	disconnect := relay(t, socket, inner)
+	r.end = sync.OnceFunc(func() {
+		disconnect()
+		r.Stop()
+	})
+	t.Cleanup(r.end)
+	return r
+}
+
+func (r *runtimeSide) RecordPluginInvocation(_, _ string, _ error)      {}
+func (r *runtimeSide) RecordPluginLatency(_, _ string, _ time.Duration) {}
+func (r *runtimeSide) RecordPluginAdjustments(_, _ string, _ *api.ContainerAdjustment, _, _ int) {
+}
+func (r *runtimeSide) UpdatePluginCount(n int) { r.plugins.Store(int64(n)) }
+
+// connected waits until the runtime would ask the plugin.
+func (r *runtimeSide) connected(t *testing.T) {
+	t.Helper()
+	eventually(t, "the plugin connected", func() bool { return r.plugins.Load() == 1 })
+}
+
+func (r *runtimeSide) runPod(t *testing.T, sandbox *api.PodSandbox) error {
+	return r.RunPodSandbox(t.Context(), &api.RunPodSandboxRequest{Pod: sandbox})
+}
+
+func (r *runtimeSide) createContainer(t *testing.T, sandbox *api.PodSandbox) error {
+	_, err := r.CreateContainer(t.Context(), &api.CreateContainerRequest{Pod: sandbox,
+		Container: &api.Container{Id: "c-" + sandbox.GetId(), PodSandboxId: sandbox.GetId(), Name: "app"}})
+	return err
+}
+
+// relay passes connections to one socket on to another, until it is told to end them all.
+func relay(t *testing.T, from, to string) (end func()) {
+	t.Helper()
+	listener, err := net.Listen("unix", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			in, err := listener.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			out, err := net.Dial("unix", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			closeBoth := sync.OnceFunc(func() { _, _ = in.Close(), out.Close() })
+			context.AfterFunc(ctx, closeBoth)
+			all.Go(func() { _, _ = io.Copy(out, in); closeBoth() })
+			all.Go(func() { _, _ = io.Copy(in, out); closeBoth() })
+		}
+	})
+	return func() {
+		_ = listener.Close()
+		cancel()
+		all.Wait()
+	}
+}
+
+// requestTimeout sets what the runtime gives to a request, for this test.
+func requestTimeout(t *testing.T, limit time.Duration) {
+	t.Helper()
+	adaptation.SetPluginRequestTimeout(limit)
+	t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
+}
+
+// meshed returns a sandbox as a runtime describes it.
+func meshed(id string) *api.PodSandbox {
+	return &api.PodSandbox{Id: id, Name: id, Namespace: "default", Uid: "uid-" + id,
+		Linux: &api.LinuxPodSandbox{Namespaces: []*api.LinuxNamespace{
+			{Type: "ipc"}, {Type: "network", Path: "/run/netns/" + id}}}}
+}
