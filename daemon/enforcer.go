@@ -92,6 +92,7 @@ type Outcome struct {
 // what to do next.
 func (o Outcome) Error() error {
 	switch o.Result {
+	case Protected, Skipped:
 	case Refused:
 		return fmt.Errorf("meshnetd refuses pod %s/%s: %w. Mend the pod; it starts with the next try",
 			o.Pod.Namespace, o.Pod.Name, o.Err)
@@ -157,6 +158,7 @@ func (e *Enforcer) decide(pod rules.Pod) Outcome {
 	switch o.Decision.Action {
 	case rules.Skip:
 		o.Result = Skipped
+	case rules.Enrol: // its result is still to come
 	case rules.Rejected:
 		o.Result, o.Err = Refused, errors.New(o.Decision.Detail)
 	}

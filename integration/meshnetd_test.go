@@ -142,7 +142,7 @@ func runContainer(t *testing.T, pod *lab.Pod, name string, uid int, args ...stri
 }
 
 // runProxy runs the stand-in proxy and waits for its listeners.
-func runProxy(t *testing.T, pod *lab.Pod) *lab.Container {
+func runProxy(t *testing.T, pod *lab.Pod) {
 	t.Helper()
 	c := runContainer(t, pod, "istio-proxy", proxy, "proxy")
 	for _, addr := range proxyListeners {
@@ -150,7 +150,6 @@ func runProxy(t *testing.T, pod *lab.Pod) *lab.Container {
 			t.Fatal(err)
 		}
 	}
-	return c
 }
 
 // runServer runs a server on a port of both families.

@@ -53,7 +53,7 @@ func diffTable(have, want Table, ours Footprint) []Difference {
 		if _, wanted := want.Chain(c.Name); wanted {
 			continue
 		}
-		if ours.chain(c) && !(len(c.Rules) == 0 && referenced(have, c.Name, own)) {
+		if ours.chain(c) && (len(c.Rules) > 0 || !referenced(have, c.Name, own)) {
 			diffs = append(diffs, Difference{Chain: c.Name, Kind: "unexpected"})
 		}
 		diffs = append(diffs, diffChain(c, Chain{Name: c.Name, Builtin: c.Builtin}, own[c.Name])...)

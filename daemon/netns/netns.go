@@ -57,7 +57,7 @@ func identify(path string) (ID, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return ID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
 // Namespace is an open network namespace that is not the host's. It stays the same one whatever happens
@@ -104,7 +104,7 @@ func (n *Namespace) check(host []ID) error {
 	if err := unix.Fstat(int(n.handle), &st); err != nil {
 		return fmt.Errorf("fstat: %w", err)
 	}
-	n.id = ID{Dev: uint64(st.Dev), Ino: st.Ino}
+	n.id = ID{Dev: st.Dev, Ino: st.Ino}
 	for _, id := range host {
 		if n.id == id {
 			return ErrHost
@@ -212,7 +212,7 @@ func roundTrip(leave, fn func() error) (home bool, err error) {
 	if err != nil {
 		return true, fmt.Errorf("own network namespace: %w", err)
 	}
-	defer origin.Close()
+	defer func() { _ = origin.Close() }()
 	if err := leave(); err != nil {
 		return true, err
 	}

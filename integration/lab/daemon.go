@@ -112,7 +112,7 @@ func (d *Daemon) Wait(ctx context.Context, match func(Line) bool) (Line, error) 
 		select {
 		case <-news:
 		case <-d.exited:
-			return Line{}, fmt.Errorf("meshnetd ended (%v) with\n%s", d.err, d.Log())
+			return Line{}, fmt.Errorf("meshnetd ended (%s) with\n%s", fmt.Sprint(d.err), d.Log())
 		case <-ctx.Done():
 			return Line{}, fmt.Errorf("meshnetd did not say it (%w), but\n%s", ctx.Err(), d.Log())
 		}

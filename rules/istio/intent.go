@@ -230,7 +230,7 @@ func validInterface(name string) bool {
 		return false
 	}
 	for _, c := range []byte(name) {
-		if !letter(c) && !(c >= '0' && c <= '9') && c != '_' && c != '.' && c != '-' {
+		if digit := c >= '0' && c <= '9'; !letter(c) && !digit && c != '_' && c != '.' && c != '-' {
 			return false
 		}
 	}

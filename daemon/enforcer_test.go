@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// firewall is a Firewall that a test can make slow, wrong or broken.
+type firewall struct {
+	apply  func(context.Context) (bool, error)
+	verify func() ([]rules.Difference, error)
+}
+
+func (firewall) Name() string { return "test" }
+
+func (f firewall) Apply(ctx context.Context, _ *netns.Namespace, _ rules.Plan) (bool, error) {
+	if f.apply == nil {
+		return true, nil
+	}
+	return f.apply(ctx)
+}
+
+func (f firewall) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules.Difference, error) {
+	if f.verify == nil {
+		return nil, nil
+	}
+	return f.verify()
+}
+
+// recorder keeps outcomes.
+type recorder struct {
+	mu       sync.Mutex
+	outcomes []Outcome
+}
+
+func (r *recorder) record(o Outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.outcomes = append(r.outcomes, o)
+}
+
+func (r *recorder) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.outcomes)
+}
+
+func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
+	t.Helper()
+	host, err := netns.Host()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{}
+	return &Enforcer{Mesh: istio.Mesh{Defaults: istio.Standard()}, RuntimeHandlers: []string{""}, Host: host,
+		Firewall: f, Record: r.record}, r
+}
+
+func meshed(path string) rules.Pod {
+	return rules.Pod{Namespace: "default", Name: "web", NetNS: path, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+		Annotations: map[string]string{"sidecar.istio.io/status": "{}"}}
+}
+
+func limited(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// The runtime gets its answer in time from a firewall that hangs and honours no context; the late worker
+// finishes, keeps others out meanwhile, and the next try works.
+func TestAnswerInTime(t *testing.T) {
+	release := make(chan struct{})
+	var hang atomic.Bool
+	hang.Store(true)
+	e, r := newEnforcer(t, firewall{apply: func(context.Context) (bool, error) {
+		if hang.Load() {
+			<-release
+		}
+		return true, nil
+	}})
+	pod := meshed(nstest.New(t).Path)
+	o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod)
+	if o.Result != Failed || !errors.Is(o.Err, context.DeadlineExceeded) {
+		t.Fatalf("got %s, %v", o.Result, o.Err)
+	}
+	if o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod); o.Result != Failed {
+		t.Fatalf("while the first is still at work: got %s, %v", o.Result, o.Err)
+	}
+	hang.Store(false)
+	close(release)
+	if o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, pod); o.Result != Protected {
+		t.Fatalf("after it: got %s, %v", o.Result, o.Err)
+	}
+	if n := r.count(); n != 3 {
+		t.Errorf("%d outcomes recorded for 3 tries", n)
+	}
+}
+
+func TestFailuresAreNeverProtected(t *testing.T) {
+	broken := errors.New("broken")
+	for name, tt := range map[string]struct {
+		f     firewall
+		want  string
+		stage Stage
+	}{
+		"apply fails":  {firewall{apply: func(context.Context) (bool, error) { return false, broken }}, "broken", StageApply},
+		"apply panics": {firewall{apply: func(context.Context) (bool, error) { panic("broken") }}, "panic: broken", StageApply},
+		"verify fails": {firewall{verify: func() ([]rules.Difference, error) { return nil, broken }}, "broken", StageVerify},
+		"verify differs": {firewall{verify: func() ([]rules.Difference, error) {
+			return []rules.Difference{{Family: rules.IPv4, Table: "nat", Chain: "OUTPUT", Kind: "missing", Rule: "-j X"}}, nil
+		}}, "the kernel does not hold what was written: iptables nat: missing: -A OUTPUT -j X", StageVerify},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, _ := newEnforcer(t, tt.f)
+			o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, meshed(nstest.New(t).Path))
+			if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) || o.Stage != tt.stage {
+				t.Errorf("got %s in %s, %v\nwant %q in %s", o.Result, o.Stage, o.Error(), tt.want, tt.stage)
+			}
+		})
+	}
+}
+
+// The runtime starts no pod of the node while a Synchronize is unanswered.
+func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
+	release := make(chan struct{})
+	e, r := newEnforcer(t, firewall{apply: func(context.Context) (bool, error) { <-release; return true, nil }})
+	var pods []rules.Pod
+	for range 3 * takeoverWorkers {
+		pods = append(pods, meshed(nstest.New(t).Path))
+	}
+	e.Synchronize(limited(t, 50*time.Millisecond), pods)
+	if n := r.count(); n != 0 {
+		t.Fatalf("%d pods done by a firewall that hangs", n)
+	}
+	close(release)
+	limit := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for r.count() < len(pods) {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("%d of %d pods done", r.count(), len(pods))
+		}
+	}
+	for _, o := range r.outcomes {
+		if o.Result != Protected || o.Event() != EventLate {
+			t.Errorf("got %s, %s, %v", o.Result, o.Event(), o.Err)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	for _, tt := range []struct {
+		o    Outcome
+		want string
+	}{
+		{Outcome{Result: Protected, Trigger: SandboxStarted, Changed: true}, EventProtected},
+		{Outcome{Result: Protected, Trigger: Takeover}, EventProtected},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, EventLate},
+		{Outcome{Result: Skipped, Trigger: Takeover}, EventSkipped},
+		{Outcome{Result: Refused, Trigger: SandboxStarted}, EventBlocked},
+		{Outcome{Result: Failed, Trigger: SandboxStarted}, EventBlocked},
+		{Outcome{Result: Failed, Trigger: Takeover}, EventUnprotected},
+		{Outcome{Result: Refused, Trigger: Takeover}, EventUnprotected},
+	} {
+		if got := tt.o.Event(); got != tt.want {
+			t.Errorf("%s by %s, changed %v: got %s, want %s", tt.o.Result, tt.o.Trigger, tt.o.Changed, got, tt.want)
+		}
+	}
+}
+
+// One line for each pod of the mesh, none for others unless debugging.
+func TestLogLines(t *testing.T) {
+	for _, tt := range []struct {
+		o     Outcome
+		level slog.Level
+		want  string
+	}{
+		{Outcome{Result: Skipped}, slog.LevelInfo, ""},
+		{Outcome{Result: Skipped}, slog.LevelDebug, "level=DEBUG"},
+		{Outcome{Result: Protected}, slog.LevelInfo, "level=INFO"},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, slog.LevelInfo, "level=WARN"},
+		{Outcome{Result: Failed, Err: errors.New("why")}, slog.LevelInfo, "level=ERROR msg=why event=pod_blocked"},
+		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},
+	} {
+		var out bytes.Buffer
+		Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), "test")(tt.o)
+		if lines := strings.Count(out.String(), "\n"); (tt.want == "") != (lines == 0) || lines > 1 || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%s at %s: got %q, want %q", tt.o.Result, tt.level, out.String(), tt.want)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+const sandboxEnv = "MESHNETD_TEST_POD"
+
+// A pod outside the mesh is answered without a system call. The test runs itself again and lets the kernel
+// kill it at the first one; a pod of the mesh, which does need some, shows that the kernel would.
+func TestNoSystemCallForAPodOutsideTheMesh(t *testing.T) {
+	switch os.Getenv(sandboxEnv) {
+	case "outside":
+		withoutSystemCalls(t, rules.Pod{Namespace: "default", Name: "plain", NetNS: "/run/netns/x",
+			Labels: map[string]string{"app": "plain"}, Annotations: map[string]string{"a": "b"}})
+		return
+	case "meshed":
+		withoutSystemCalls(t, meshed("/run/netns/x"))
+		return
+	}
+	for name, killed := range map[string]bool{"outside": false, "meshed": true} {
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), sandboxEnv+"="+name, "GOGC=off", "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		bySIGSYS := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGSYS
+		if bySIGSYS != killed || (!killed && err != nil) {
+			t.Errorf("pod %s: %v, want killed: %v\n%s", name, err, killed, out)
+		}
+	}
+}
+
+// withoutSystemCalls takes the pod through the flow on a thread that may make none but those of Go's own
+// scheduler and memory, then ends the process.
+func withoutSystemCalls(t *testing.T, pod rules.Pod) {
+	e, _ := newEnforcer(t, firewall{})
+	e.Record = Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), "test") // at info level, as a node runs
+	runtime.LockOSThread()
+	if err := forbidSystemCalls(); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Skipped {
+			syscall.Exit(3)
+		}
+	}
+	syscall.Exit(0)
+}
+
+// forbidSystemCalls puts a seccomp filter on the calling thread.
+func forbidSystemCalls() error {
+	allowed := []uint32{unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_SCHED_YIELD, unix.SYS_MMAP, unix.SYS_MUNMAP,
+		unix.SYS_MADVISE, unix.SYS_RT_SIGRETURN, unix.SYS_RT_SIGPROCMASK, unix.SYS_GETPID, unix.SYS_TGKILL, unix.SYS_EXIT_GROUP}
+	const nrOffset = 0
+	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: nrOffset}}
+	for i, nr := range allowed {
+		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jt: uint8(len(allowed) - i)})
+	}
+	program = append(program,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_KILL_PROCESS},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package xtables
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// scripts writes programs that stand in for iptables and returns their directory.
+func scripts(t *testing.T, programs map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, body := range programs {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func isolate(t *testing.T) *netns.Isolated {
+	t.Helper()
+	nstest.Require(t, "iptables-nft", "iptables-legacy")
+	isolated, err := netns.Isolate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(isolated.Close)
+	return isolated
+}
+
+func openNew(t *testing.T) *netns.Namespace {
+	t.Helper()
+	ns, err := netns.Open(nstest.New(t).Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	return ns
+}
+
+// A program that hangs is stopped with its children, in time.
+func TestHungProgramIsStopped(t *testing.T) {
+	pids := filepath.Join(t.TempDir(), "pids")
+	dir := scripts(t, map[string]string{"iptables-save": "sleep 1000 & echo $$ $! >" + pids + "; wait"})
+	tables := &Tables{isolated: isolate(t), variant: variant{v4: filepath.Join(dir, "iptables")}, noIPv6: errors.New("not needed")}
+	ns := openNew(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := tables.Verify(ctx, ns, rules.Plan{})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-save took too long") {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	text, err := os.ReadFile(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for word := range strings.FieldsSeq(string(text)) {
+		deadline := time.Now().Add(10 * time.Second)
+		for alive(word) {
+			if time.Now().After(deadline) {
+				t.Fatalf("process %s is still there", word)
+			}
+			time.Sleep(time.Millisecond) // until init has reaped it
+		}
+	}
+}
+
+// alive tells whether a process exists and is more than a zombie.
+func alive(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// What iptables says, and about which rule, is in the error.
+func TestRefusedRuleIsNamed(t *testing.T) {
+	ns := openNew(t)
+	for _, want := range []string{NFT, Legacy} {
+		t.Run(want, func(t *testing.T) {
+			tables, err := Find(t.Context(), want, isolate(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b rules.Builder
+			b.Append("nat", "OUTPUT", "", rules.Return, rules.OutInterface("a-name-that-is-too-long"))
+			_, err = tables.Apply(t.Context(), ns, rules.Plan{V4: b.Ruleset(rules.IPv4)})
+			if err == nil || !strings.Contains(err.Error(), "-restore: exit status 2") || !strings.Contains(err.Error(), "a-name-that-is-too-long") {
+				t.Errorf("got %v", err)
+			}
+			if !strings.HasPrefix(tables.Name(), want+" 1.") {
+				t.Errorf("name %q", tables.Name())
+			}
+		})
+	}
+}
+
+func TestWhatIsMissingIsNamed(t *testing.T) {
+	isolated := isolate(t)
+	works := "echo 'iptables v1.8.9 (nf_tables)'"
+	for name, tt := range map[string]struct {
+		programs map[string]string
+		want     string
+	}{
+		"another program": {map[string]string{"iptables-nft": "echo hello", "iptables-nft-save": "", "iptables-nft-restore": ""},
+			`which is no version of iptables`},
+		"other variant": {map[string]string{"iptables-nft": "echo 'iptables v1.8.9 (legacy)'", "iptables-nft-save": "", "iptables-nft-restore": ""},
+			"is the other variant"},
+		"no companion": {map[string]string{"iptables-nft": works, "iptables-nft-save": ""}, "iptables-nft-restore is not installed"},
+		"kernel without the table": {map[string]string{"iptables-nft": works, "iptables-nft-save": "", "iptables-nft-restore": "echo no table nat >&2; exit 3"},
+			"iptables-nft-restore: exit status 3: no table nat"},
+		"writes nothing": {map[string]string{"iptables-nft": works, "iptables-nft-save": "", "iptables-nft-restore": "cat >/dev/null"},
+			"rules written are not the rules read back"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PATH", scripts(t, tt.programs)+":/bin:/usr/bin")
+			// Find would go on to the machine's own iptables, which has another name as well.
+			_, err := prove(t.Context(), NFT, "iptables-nft", isolated)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestFindSaysWhatToInstall(t *testing.T) {
+	_, err := Find(t.Context(), "iptables-of-tomorrow", isolate(t))
+	if err == nil || !strings.Contains(err.Error(), "Install the iptables package") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The lock that others may hold on the node's tables does not keep a sandbox waiting.
+func TestNodeLockIsNotTaken(t *testing.T) {
+	isolated := isolate(t)
+	fd, err := unix.Open("/run/xtables.lock", unix.O_CREAT|unix.O_RDONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := Find(ctx, Legacy, isolated); err != nil {
+		t.Error(err)
+	}
+}
