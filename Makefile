@@ -36,7 +36,7 @@ bench: deps runtimes build ## measure what meshnetd adds to a pod's start, as ra
 
 fuzz: ## run every fuzz test for half a minute
 	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' rules config manifest | sed 's/:func /:/' | while IFS=: read -r file name; do \
-		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 30s || exit 1; done
+		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 30s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows
 	$(GO) run $(GOLANGCI_LINT) run

@@ -219,6 +219,9 @@ func (l *Lab) waitReady(ctx context.Context, proc *process) error {
 // Version returns which containerd the lab runs.
 func (l *Lab) Version() Version { return l.opts.Version }
 
+// Binaries returns the directory of the runtimes.
+func (l *Lab) Binaries() string { return l.opts.Binaries }
+
 // Dir returns the private directory.
 func (l *Lab) Dir() string { return l.dir }
 

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// figures are what differs from run to run: the timeline's and the decision's microseconds.
+var figures = regexp.MustCompile(`(?m)^ +\d+  |decided in \d+`)
+
+// Every transcript of the README is what its command prints today.
+func TestReadmeTranscripts(t *testing.T) {
+	root, err := lab.FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```console\n\\$ ([^\n]+)\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < 2 {
+		t.Fatalf("%d transcripts found", len(blocks))
+	}
+	for _, block := range blocks {
+		command, want := block[1], block[2]
+		t.Run(command, func(t *testing.T) {
+			got := transcript(t, root, strings.Fields(command))
+			if diff := cmp.Diff(figures.ReplaceAllString(want, ""), figures.ReplaceAllString(got, "")); diff != "" {
+				t.Errorf("(-README +today):\n%s", diff)
+			}
+		})
+	}
+}
+
+// transcript runs a command of the README and returns its standard output.
+func transcript(t *testing.T, root string, words []string) string {
+	t.Helper()
+	meshnetd, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(meshnetd, words[1:]...)
+	if words[0] == "make" {
+		cmd = demo(t, root, meshnetd)
+	}
+	cmd.Dir, cmd.Stderr = root, t.Output()
+	out, err := cmd.Output()
+	if _, failed := err.(*exec.ExitError); err != nil && !failed {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// demo is what `make demo` runs once everything is built.
+func demo(t *testing.T, root, meshnetd string) *exec.Cmd {
+	t.Helper()
+	l := startLab(t, lab.Containerd24) // checks what is needed, and that two labs get along
+	program := filepath.Join(root, "build", "demo")
+	build := exec.Command("go", "build", "-o", program, "./integration/demo")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the demo: %v\n%s", err, out)
+	}
+	path, err := standin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.Command(program, "-runtimes", l.Binaries(), "-meshnetd", meshnetd, "-standin", path)
+}
