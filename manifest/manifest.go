@@ -5,10 +5,12 @@ package manifest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 
 	"go.yaml.in/yaml/v3"
 
@@ -44,8 +46,9 @@ type container struct {
 	Name string   `yaml:"name"`
 	Args []string `yaml:"args"`
 	Env  []struct {
-		Name  string `yaml:"name"`
-		Value string `yaml:"value"`
+		Name      string    `yaml:"name"`
+		Value     string    `yaml:"value"`
+		ValueFrom yaml.Node `yaml:"valueFrom"`
 	} `yaml:"env"`
 	SecurityContext struct {
 		RunAsUser  *id `yaml:"runAsUser"`
@@ -58,12 +61,9 @@ type id int64
 
 // UnmarshalYAML refuses what is no id, with its line.
 func (i *id) UnmarshalYAML(node *yaml.Node) error {
-	var n int64
-	if err := node.Decode(&n); err != nil {
-		return err
-	}
-	if n < 0 || n > 1<<31-1 {
-		return fmt.Errorf("line %d: %d is not a user or group id (0 to 2147483647)", node.Line, n)
+	n, err := strconv.ParseInt(node.Value, 10, 32)
+	if err != nil || n < 0 {
+		return fmt.Errorf("line %d: %q is not a user or group id (0 to 2147483647)", node.Line, node.Value)
 	}
 	*i = id(n)
 	return nil
@@ -76,6 +76,9 @@ type address struct{ netip.Addr }
 
 // UnmarshalYAML refuses what is no address, with its line.
 func (a *address) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind != yaml.ScalarNode {
+		return fmt.Errorf("line %d: not an IP address", node.Line)
+	}
 	if node.Value == "" {
 		return nil
 	}
@@ -95,7 +98,12 @@ func Read(r io.Reader) (rules.Pod, error) {
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var root yaml.Node
-	if err := decoder.Decode(&root); errors.Is(err, io.EOF) {
+	err = decoder.Decode(&root)
+	if err != nil && json.Valid(text) {
+		decoder = yaml.NewDecoder(bytes.NewReader(plainJSON(text)))
+		err = decoder.Decode(&root)
+	}
+	if errors.Is(err, io.EOF) {
 		return rules.Pod{}, errors.New("manifest: empty")
 	} else if err != nil {
 		return rules.Pod{}, fmt.Errorf("manifest: %w", err)
@@ -112,6 +120,21 @@ func Read(r io.Reader) (rules.Pod, error) {
 		return rules.Pod{}, errors.New("manifest: more than one document; give one Pod")
 	}
 	return d.pod(), nil
+}
+
+// plainJSON writes strings without the escapes that YAML does not know: "\/" and pairs of surrogates.
+func plainJSON(text []byte) []byte {
+	var value any
+	if err := json.Unmarshal(text, &value); err != nil {
+		return text
+	}
+	var plain bytes.Buffer
+	encoder := json.NewEncoder(&plain)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return text
+	}
+	return plain.Bytes()
 }
 
 func (d document) pod() rules.Pod {
@@ -147,7 +170,9 @@ func (d document) pod() rules.Pod {
 func (c container) container() rules.Container {
 	env := map[string]string{}
 	for _, e := range c.Env {
-		env[e.Name] = e.Value
+		if e.ValueFrom.IsZero() { // else the manifest does not hold its value
+			env[e.Name] = e.Value
+		}
 	}
 	return rules.Container{Name: c.Name, Args: c.Args, Env: env,
 		UID: c.SecurityContext.RunAsUser.value(), GID: c.SecurityContext.RunAsGroup.value()}

@@ -20,6 +20,7 @@ func ownRules(t Table, ours Footprint) map[string][]bool {
 			continue
 		}
 		last := ours.lastAnchor(c)
+		var seen []string // of the same exception twice, the first is ours
 		for i, r := range c.Rules {
 			iface, isReturn := r.interfaceReturn()
 			switch {
@@ -27,8 +28,11 @@ func ownRules(t Table, ours Footprint) map[string][]bool {
 				flags[i] = true
 			case isReturn && i < last:
 				flags[i] = true
-			case isReturn && slices.Contains(excepted, iface) && (i == 0 || flags[i-1]):
+			case isReturn && slices.Contains(excepted, iface) && !slices.Contains(seen, iface):
 				flags[i] = true
+			}
+			if isReturn {
+				seen = append(seen, iface)
 			}
 		}
 	}

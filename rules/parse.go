@@ -88,8 +88,8 @@ func (t *Table) appendRule(line string) bool {
 	return true
 }
 
-// ParseRule reads a rule as iptables-save prints it, without "-A CHAIN". It returns a rule with the
-// Foreign target where the text is not one that Rule.String could print.
+// ParseRule reads a rule as iptables-save prints it, without "-A CHAIN". Where the text says anything that
+// a Rule cannot, it returns a rule with the Foreign target: nothing is ever left out.
 func ParseRule(text string) Rule {
 	p := parser{words: strings.Fields(text)}
 	var r Rule
@@ -183,8 +183,10 @@ func (p *parser) match(word string, not bool) Match {
 		p.failed = p.failed || (p.protocol != TCP && p.protocol != UDP)
 		return positive(Protocol(p.protocol))
 	case "--sport":
+		p.failed = p.failed || p.protocol == ""
 		return positive(SourcePort{p.protocol, p.port()})
 	case "--dport":
+		p.failed = p.failed || p.protocol == ""
 		return DestinationPort{p.protocol, p.port(), not}
 	case "--dports":
 		p.failed = p.failed || !not

@@ -47,7 +47,7 @@ func (p Pod) Container(name string) *Container {
 type Container struct {
 	Name string
 	Args []string
-	Env  map[string]string // literal values; of a variable from elsewhere the value is ""
+	Env  map[string]string // without the variables whose value is not known
 	UID  *int64            // securityContext.runAsUser; nil where it is not set
 	GID  *int64            // securityContext.runAsGroup; nil where it is not set
 }

@@ -63,7 +63,6 @@ func root() *cobra.Command {
 		Long: "meshnetd is an NRI plugin of containerd and CRI-O. When a pod sandbox has its network, and before\n" +
 			"any container of the pod starts, it puts the mesh's redirection rules into the sandbox's network\n" +
 			"namespace and reads them back from the kernel.",
-		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

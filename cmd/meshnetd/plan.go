@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -60,7 +59,7 @@ func planCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		print, ok := map[string]func(io.Writer, view) error{"text": printText, "restore": printRestore, "json": printJSON}[*output]
+		print, ok := map[string]func(*cobra.Command, view) error{"text": printText, "restore": printRestore, "json": printJSON}[*output]
 		if !ok {
 			return fmt.Errorf("output %q is none of text, restore, json", *output)
 		}
@@ -69,7 +68,7 @@ func planCommand() *cobra.Command {
 			return err
 		}
 		v := makePlan(cfg, pod)
-		if err := print(c.OutOrStdout(), v); err != nil {
+		if err := print(c, v); err != nil {
 			return err
 		}
 		if v.Decision.Action == rules.Rejected {
@@ -95,15 +94,14 @@ func makePlan(cfg config.Config, pod rules.Pod) view {
 		return v
 	}
 	plan, err := v.Decision.Planner(pod.IPs)
-	var bad *rules.InputError
-	if errors.As(err, &bad) {
-		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, bad.Error()
+	if err != nil {
+		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, err.Error()
 	}
 	v.Plan = plan
 	return v
 }
 
-func printText(w io.Writer, v view) error {
+func printText(c *cobra.Command, v view) error {
 	var out strings.Builder
 	fmt.Fprintf(&out, "pod %s\ndecision: %s (%s: %s)\n", v.Pod, v.Decision.Action, v.Decision.Reason, v.Decision.Detail)
 	for _, note := range v.Plan.Notes {
@@ -125,7 +123,7 @@ func printText(w io.Writer, v view) error {
 	for _, line := range routeLines(v.Plan) {
 		fmt.Fprintf(&out, "  %s\n", line)
 	}
-	_, err := io.WriteString(w, out.String())
+	_, err := io.WriteString(c.OutOrStdout(), out.String())
 	return err
 }
 
@@ -146,20 +144,20 @@ func routeLines(p rules.Plan) []string {
 	return lines
 }
 
-func printRestore(w io.Writer, v view) error {
+func printRestore(c *cobra.Command, v view) error {
 	if v.Decision.Action != rules.Enrol {
-		fmt.Fprintf(os.Stderr, "meshnetd: %s: %s\n", v.Decision.Action, v.Decision.Detail)
-		return nil
+		_, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s: %s\n", v.Decision.Action, v.Decision.Detail)
+		return err
 	}
 	for _, set := range v.Plan.Rulesets() {
-		if _, err := fmt.Fprintf(w, "# %s\n%s", set.Family, set); err != nil {
+		if _, err := fmt.Fprintf(c.OutOrStdout(), "# %s\n%s", set.Family, set); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func printJSON(w io.Writer, v view) error {
+func printJSON(c *cobra.Command, v view) error {
 	type jsonRule struct {
 		Family string `json:"family"`
 		Table  string `json:"table"`
@@ -189,7 +187,7 @@ func printJSON(w io.Writer, v view) error {
 			}
 		}
 	}
-	encoder := json.NewEncoder(w)
+	encoder := json.NewEncoder(c.OutOrStdout())
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(document)
 }

@@ -45,6 +45,9 @@ func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, 
 		p.V6 = v6.block()
 		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 is reset: the pod has %s, the proxy speaks only IPv4 (%s is not set)",
 			carried6, envDualStack))
+		if len(in.RerouteInterfaces) > 0 {
+			p.Notes = append(p.Notes, "IPv6 from behind "+strings.Join(in.RerouteInterfaces, ", ")+" is forwarded, not reset")
+		}
 	case carried6.IsValid():
 		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 "+
 			`(%s is not set); ipv6 = "capture" or "block" in the configuration changes that`, carried6, envDualStack))
@@ -134,6 +137,9 @@ func (b *builder) exceptInterfaces() {
 // rerouteInterfaces treats what a virtual machine or container inside the pod sends as the pod's own
 // outbound traffic. The last of the prepended rules ends up first.
 func (b *builder) rerouteInterfaces() {
+	if !b.OutboundAll && len(b.ofFamily(b.Outbound)) == 0 && (b.TProxy || !b.capturesInbound()) {
+		return // nothing would follow for the exception to be one from, and nothing would tell that it is ours
+	}
 	for _, name := range b.RerouteInterfaces {
 		b.Prepend(nat, prerouting, "nothing from "+name+" is inbound traffic", rules.Return, rules.InInterface(name))
 	}

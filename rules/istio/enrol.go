@@ -173,8 +173,12 @@ func statusContainers(status string) ([]string, error) {
 func badJSON(place, value string, err error) error {
 	problem := "not JSON: " + err.Error()
 	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
 		problem = fmt.Sprintf("not JSON at byte %d: %s", syntax.Offset, syntax.Error())
+	case errors.As(err, &kind):
+		problem = fmt.Sprintf("%s before byte %d is a %s, which cannot be", kind.Field, kind.Offset, kind.Value)
 	}
 	return &rules.InputError{Place: place, Value: value, Problem: problem}
 }

@@ -143,7 +143,7 @@ func (a *annotations) portsOrAll(key, absent string) (bool, []uint16) {
 	if a.get(key, absent) == "*" {
 		return true, nil
 	}
-	return false, a.ports(key, absent, "")
+	return false, a.ports(key, absent, `write "*" without blanks`)
 }
 
 // ports reads a list of ports; refusal says why "*" cannot work for this key.
@@ -244,11 +244,19 @@ func (a *annotations) number(key string, bits int, set func(uint32)) {
 		return
 	}
 	n, err := strconv.ParseUint(value, 10, bits)
-	if err != nil || n == 0 {
-		a.fail(key, value, fmt.Sprintf("not a number from 1 to %d", uint64(1)<<bits-1))
+	if err != nil || n == 0 || n > largest(bits) {
+		a.fail(key, value, fmt.Sprintf("not a number from 1 to %d", largest(bits)))
 		return
 	}
 	set(uint32(n))
+}
+
+// largest is the largest port or id of so many bits; the last id of 32 bits stands for none.
+func largest(bits int) uint64 {
+	if bits == 32 {
+		return 1<<32 - 2
+	}
+	return 1<<bits - 1
 }
 
 func deduplicate(ports []uint16) []uint16 {

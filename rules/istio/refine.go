@@ -87,7 +87,7 @@ func (in *Intent) applyOverrides(value string) error {
 	return nil
 }
 
-func validID(id int64) bool { return id >= 0 && id < 1<<32-1 }
+func validID(id int64) bool { return id >= 0 && id <= int64(largest(32)) }
 
 // applyArguments reads the command line that istio-validation shares with istio-iptables: ports and ids.
 // The lists on it are in the annotations too.
@@ -110,9 +110,9 @@ func (in *Intent) applyArguments(args []string) error {
 			continue
 		}
 		n, err := strconv.ParseUint(value, 10, f.bits)
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || n > largest(f.bits) {
 			return &rules.InputError{Place: "container " + containerValidation + " argument " + f.short, Value: value,
-				Problem: fmt.Sprintf("not a number from 1 to %d", uint64(1)<<f.bits-1)}
+				Problem: fmt.Sprintf("not a number from 1 to %d", largest(f.bits))}
 		}
 		f.set(n)
 	}
@@ -199,7 +199,7 @@ func ParseOwnerGroups(value string) ([]uint32, error) {
 			continue
 		}
 		id, err := strconv.ParseUint(item, 10, 32)
-		if err != nil {
+		if err != nil || id > largest(32) {
 			return nil, fmt.Errorf("%q is not a numeric group id", item)
 		}
 		groups = append(groups, uint32(id))

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshnetd/meshnetd/config"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// execute runs a command line the way main does, and returns the code that main would end with.
+func execute(t *testing.T, stdin string, args ...string) (code int, stdout string, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	c := root()
+	c.SetArgs(args)
+	c.SetIn(strings.NewReader(stdin))
+	c.SetOut(&out)
+	c.SetErr(t.Output())
+	err = c.Execute()
+	var coded *exit
+	switch {
+	case err == nil:
+		code = 0
+	case errors.As(err, &coded):
+		code = coded.code
+	default:
+		code = exitBadConfig
+	}
+	return code, out.String(), err
+}
+
+func testdata(name string) string { return filepath.Join("testdata", name) }
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := testdata(name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it):\n%s", path, diff)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	for _, tt := range []struct {
+		name, pod, config string
+		code              int
+		message           string // "": nothing on standard error, or for a refused pod nothing more
+	}{
+		{"meshed", "meshed.yaml", "default.toml", 0, ""},
+		{"around", "around.yaml", "default.toml", 0, ""},
+		{"block", "around.yaml", "block.toml", 0, ""},
+		{"outside", "outside.yaml", "default.toml", 0, ""},
+		{"refused", "refused.yaml", "default.toml", exitRefused, ""},
+		{"no-address", "no-address.yaml", "default.toml", exitRefused, ""},
+	} {
+		for _, format := range []string{"text", "restore", "json"} {
+			t.Run(tt.name+" "+format, func(t *testing.T) {
+				code, out, err := execute(t, "", "plan", "-f", testdata(tt.pod), "--config", testdata(tt.config), "-o", format)
+				if code != tt.code {
+					t.Errorf("exit %d, want %d: %v", code, tt.code, err)
+				}
+				if err != nil && err.Error() != tt.message {
+					t.Errorf("message %q, want %q", err, tt.message)
+				}
+				golden(t, "plan-"+tt.name+"."+format+".golden", out)
+			})
+		}
+	}
+}
+
+// text is what comes without -o.
+func TestPlanDefaultFormat(t *testing.T) {
+	_, text, _ := execute(t, "", "plan", "-f", testdata("meshed.yaml"), "--config", testdata("default.toml"), "--output", "text")
+	code, out, err := execute(t, "", "plan", "--file", testdata("meshed.yaml"), "--config", testdata("default.toml"))
+	if code != 0 || err != nil || out != text {
+		t.Errorf("exit %d, %v:\n%s", code, err, cmp.Diff(text, out))
+	}
+}
+
+func TestPlanFromStdin(t *testing.T) {
+	pod, err := os.ReadFile(testdata("meshed.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, want, _ := execute(t, "", "plan", "-f", testdata("meshed.yaml"), "--config", testdata("default.toml"))
+	code, out, err := execute(t, string(pod), "plan", "-f", "-", "--config", testdata("default.toml"))
+	if code != 0 || err != nil || out != want {
+		t.Errorf("exit %d, %v:\n%s", code, err, cmp.Diff(want, out))
+	}
+}
+
+// Scripts read the lists without asking first whether they are there.
+func TestPlanJSONHasItsLists(t *testing.T) {
+	for _, name := range []string{"meshed", "outside", "refused"} {
+		_, out, _ := execute(t, "", "plan", "-f", testdata(name+".yaml"), "--config", testdata("default.toml"), "-o", "json")
+		var document map[string]any
+		if err := json.Unmarshal([]byte(out), &document); err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"notes", "rules", "commands"} {
+			if _, ok := document[key].([]any); !ok {
+				t.Errorf("%s: %s is %v", name, key, document[key])
+			}
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	good, empty := testdata("meshed.yaml"), testdata("default.toml")
+	for _, tt := range []struct {
+		name  string
+		stdin string
+		args  []string
+		code  int
+		want  []string // in the message
+	}{
+		{"format", "", []string{"plan", "-f", good, "--config", empty, "-o", "yaml"}, exitBadConfig, []string{`output "yaml" is none of text, restore, json`}},
+		{"no manifest", "", []string{"plan", "--config", empty}, exitBadConfig, []string{`"file" not set`}},
+		{"manifest absent", "", []string{"plan", "-f", testdata("absent.yaml"), "--config", empty}, exitFailed, []string{"manifest: open ", "absent.yaml"}},
+		{"manifest of another kind", "", []string{"plan", "-f", testdata("deployment.yaml"), "--config", empty}, exitFailed,
+			[]string{"deployment.yaml: manifest: kind is \"Deployment\", want Pod"}},
+		{"manifest empty", "", []string{"plan", "-f", "-", "--config", empty}, exitFailed, []string{"manifest: empty"}},
+		{"manifest malformed", "kind: Pod\nstatus:\n  podIP: x\n", []string{"plan", "-f", "-", "--config", empty}, exitFailed, []string{"manifest: line 3: "}},
+		{"configuration absent", "", []string{"plan", "-f", good, "--config", testdata("absent.toml")}, exitBadConfig, []string{"configuration: open ", "absent.toml"}},
+		{"configuration bad", "", []string{"plan", "-f", good, "--config", testdata("bad.toml")}, exitBadConfig, []string{"bad.toml:2: ", "ipv7", "bad.toml:3: ", "ipv6"}},
+		{"configuration before manifest", "", []string{"plan", "-f", testdata("absent.yaml"), "--config", testdata("bad.toml")}, exitBadConfig, []string{"ipv7"}},
+		{"plan with an argument", "", []string{"plan", "x"}, exitBadConfig, []string{"unknown command"}},
+		{"check bad", "", []string{"check", "--config", testdata("bad.toml")}, exitBadConfig, []string{"bad.toml:2: ", "ipv7", "bad.toml:3: ", "ipv6"}},
+		{"check absent", "", []string{"check", "--config", testdata("absent.toml")}, exitBadConfig, []string{"configuration: open "}},
+		{"check with an argument", "", []string{"check", "x"}, exitBadConfig, []string{"unknown command"}},
+		{"unknown command", "", []string{"explode"}, exitBadConfig, []string{`unknown command "explode"`}},
+		{"unknown flag", "", []string{"plan", "--explode"}, exitBadConfig, []string{"unknown flag: --explode"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			code, out, err := execute(t, tt.stdin, tt.args...)
+			if code != tt.code || err == nil {
+				t.Fatalf("exit %d, want %d: %v", code, tt.code, err)
+			}
+			for _, part := range tt.want {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q is not in %q", part, err)
+				}
+			}
+			if out != "" {
+				t.Errorf("output besides the error:\n%s", out)
+			}
+		})
+	}
+}
+
+func TestCheck(t *testing.T) {
+	code, out, err := execute(t, "", "check", "--config", testdata("block.toml"))
+	if code != 0 || out != "the configuration is good\n" {
+		t.Errorf("exit %d, %v: %q", code, err, out)
+	}
+}
+
+// What is printed must be a configuration that is good.
+func TestCheckPrintReference(t *testing.T) {
+	code, out, err := execute(t, "", "check", "--print-reference")
+	if code != 0 || out != config.Reference {
+		t.Fatalf("exit %d, %v: %q", code, err, out)
+	}
+	path := filepath.Join(t.TempDir(), "meshnetd.toml")
+	if err := os.WriteFile(path, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, err := execute(t, "", "check", "--config", path); code != 0 {
+		t.Errorf("exit %d, %v: %q", code, err, out)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, out, err := execute(t, "", "version")
+	if code != 0 || !strings.HasPrefix(out, "meshnetd ") || strings.Count(out, "\n") != 1 || !strings.Contains(out, " (go") {
+		t.Errorf("exit %d, %v: %q", code, err, out)
+	}
+	old := version
+	defer func() { version = old }()
+	version = "v1.2.3"
+	if _, out, _ := execute(t, "", "version"); !strings.HasPrefix(out, "meshnetd v1.2.3 (go") {
+		t.Errorf("got %q", out)
+	}
+}
+
+// The words are a contract with scripts.
+func TestCommandWords(t *testing.T) {
+	var words []string
+	for _, c := range root().Commands() {
+		words = append(words, c.Name())
+	}
+	if diff := cmp.Diff([]string{"apply", "check", "plan", "remove", "run", "verify", "version"}, words); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}

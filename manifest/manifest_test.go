@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest_test
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/meshnetd/meshnetd/manifest"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+var compare = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.EquateEmpty()}
+
+func ptr(n int64) *int64 { return &n }
+
+// The same pod in both notations, with every field that is looked at and some that are not.
+func TestRead(t *testing.T) {
+	want := rules.Pod{
+		UID: "8f0b1c9e-0000-4000-8000-000000000001", Namespace: "shop", Name: "cart-7d9f-x2x4z",
+		Labels: map[string]string{"app": "cart", "sidecar.istio.io/inject": "true"},
+		Annotations: map[string]string{
+			"sidecar.istio.io/status":                      `{"initContainers":["istio-validation","istio-proxy"],"containers":null}`,
+			"traffic.sidecar.istio.io/excludeInboundPorts": "22, 9100",
+		},
+		HostNetwork: true, UserNS: true,
+		IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")},
+		Containers: []rules.Container{
+			{Name: "istio-validation", Args: []string{"istio-iptables", "-p", "15001", "-x", ""}},
+			{Name: "istio-proxy", Args: []string{"proxy", "sidecar"},
+				Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true", "TWICE": "last"}, UID: ptr(1337), GID: ptr(0)},
+			{Name: "app", Env: map[string]string{}},
+		},
+	}
+	for _, name := range []string{"pod.yaml", "pod.json"} {
+		t.Run(name, func(t *testing.T) {
+			f, err := os.Open(filepath.Join("testdata", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			got, err := manifest.Read(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, compare); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestReadSmall(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		want       rules.Pod
+	}{
+		{"only a kind", "kind: Pod\n", rules.Pod{Namespace: "default"}},
+		{"generated name", "kind: Pod\nmetadata: {generateName: cart-}\n", rules.Pod{Namespace: "default", Name: "cart-"}},
+		{"name over generated name", "kind: Pod\nmetadata: {generateName: cart-, name: cart-1}\n", rules.Pod{Namespace: "default", Name: "cart-1"}},
+		{"host users", "kind: Pod\nspec: {hostUsers: true}\n", rules.Pod{Namespace: "default"}},
+		{"own users", "kind: Pod\nspec: {hostUsers: false}\n", rules.Pod{Namespace: "default", UserNS: true}},
+		{"one address", "kind: Pod\nstatus: {podIP: 10.0.0.1}\n",
+			rules.Pod{Namespace: "default", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
+		{"addresses over address", "kind: Pod\nstatus: {podIP: 10.0.0.1, podIPs: [{ip: 'fd00::1'}, {ip: 10.0.0.1}]}\n",
+			rules.Pod{Namespace: "default", IPs: []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("10.0.0.1")}}},
+		{"empty addresses", "kind: Pod\nstatus: {podIP: '', podIPs: [{ip: ''}]}\n", rules.Pod{Namespace: "default"}},
+		{"no status", "kind: Pod\nstatus: null\nspec:\n", rules.Pod{Namespace: "default"}},
+		{"comment and marker first", "# a pod\n---\nkind: Pod\n", rules.Pod{Namespace: "default"}},
+		{"marker at the end", "kind: Pod\n...\n", rules.Pod{Namespace: "default"}},
+		{"JSON with tabs", "{\n\t\"kind\": \"Pod\",\n\t\"metadata\": {\"name\": \"a\"}\n}\n", rules.Pod{Namespace: "default", Name: "a"}},
+		{"JSON escapes", `{"kind":"Pod","metadata":{"name":"a","labels":{"x":"\u00e9\/\n"}}}`,
+			rules.Pod{Namespace: "default", Name: "a", Labels: map[string]string{"x": "é/\n"}}},
+		{"JSON pair of surrogates", `{"kind":"Pod","metadata":{"annotations":{"x":"\ud83d\ude00"}}}`,
+			rules.Pod{Namespace: "default", Annotations: map[string]string{"x": "\U0001f600"}}},
+		{"annotation in several lines", "kind: Pod\nmetadata:\n  annotations:\n    a: |\n      {\"x\":\n       1}\n",
+			rules.Pod{Namespace: "default", Annotations: map[string]string{"a": "{\"x\":\n 1}\n"}}},
+		{"anchors", "kind: Pod\nmetadata:\n  name: &n cart\n  namespace: *n\n", rules.Pod{Namespace: "cart", Name: "cart"}},
+		{"no init containers", "kind: Pod\nspec: {containers: [{name: a}]}\n",
+			rules.Pod{Namespace: "default", Containers: []rules.Container{{Name: "a"}}}},
+		{"ids at their ends", "kind: Pod\nspec: {containers: [{name: a, securityContext: {runAsUser: 0, runAsGroup: 2147483647}}]}\n",
+			rules.Pod{Namespace: "default", Containers: []rules.Container{{Name: "a", UID: ptr(0), GID: ptr(2147483647)}}}},
+		{"ids of null", "kind: Pod\nspec: {containers: [{name: a, securityContext: {runAsUser: null}}]}\n",
+			rules.Pod{Namespace: "default", Containers: []rules.Container{{Name: "a"}}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := manifest.Read(strings.NewReader(tt.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got, compare); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// Unknown containers are not the same as none: the first are looked for in the injector's status.
+func TestContainersUnknown(t *testing.T) {
+	pod, err := manifest.Read(strings.NewReader("kind: Pod\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pod.Containers != nil || pod.IPs != nil {
+		t.Errorf("got containers %#v, addresses %#v, want nil", pod.Containers, pod.IPs)
+	}
+}
+
+func TestReadErrors(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"empty", "", "manifest: empty"},
+		{"only comments", "# nothing\n\n", "manifest: empty"},
+		{"no YAML", "kind: Pod\n\tname: x\n", "manifest: yaml: line 2: "},
+		{"JSON cut off", `{"kind": "Pod", "metadata": {`, "manifest: yaml: line 1: "},
+		{"no mapping", "- kind: Pod\n", "manifest: yaml: unmarshal errors:\n  line 1: cannot unmarshal !!seq"},
+		{"no kind", "metadata: {}\n", `manifest: kind is "", want Pod (of a workload, give one of its pods: kubectl get pod NAME -o yaml)`},
+		{"another kind", "kind: Deployment\n", `manifest: kind is "Deployment", want Pod (of a workload, give one of its pods: kubectl get pod NAME -o yaml)`},
+		{"kind of another case", "kind: pod\n", `manifest: kind is "pod", want Pod`},
+		{"two documents", "kind: Pod\n---\nkind: Pod\n", "manifest: more than one document; give one Pod"},
+		{"a second one that is broken", "kind: Pod\n---\n{\n", "manifest: more than one document; give one Pod"},
+		{"bad type", "kind: Pod\nspec:\n  containers:\n  - name: a\n    args: proxy\n", "manifest: yaml: unmarshal errors:\n  line 5: cannot unmarshal !!str"},
+		{"bad truth", "kind: Pod\nspec:\n  hostNetwork: maybe\n", "manifest: yaml: unmarshal errors:\n  line 3: cannot unmarshal !!str `maybe` into bool"},
+		{"annotation of another type", "kind: Pod\nmetadata:\n  annotations:\n    a: [1]\n", "manifest: yaml: unmarshal errors:\n  line 4: cannot unmarshal !!seq into string"},
+		{"bad address", "kind: Pod\nstatus:\n  podIPs:\n  - ip: 10.0.0.1\n  - ip: 10.0.0.1/24\n", `manifest: line 5: "10.0.0.1/24" is not an IP address`},
+		{"bad single address", "kind: Pod\nstatus:\n  podIP: host\n", `manifest: line 3: "host" is not an IP address`},
+		{"address of another type", "kind: Pod\nstatus:\n  podIP: [10.0.0.1]\n", "manifest: line 3: "},
+		{"uid negative", "kind: Pod\nspec:\n  containers:\n  - name: a\n    securityContext:\n      runAsUser: -1\n",
+			`manifest: line 6: "-1" is not a user or group id (0 to 2147483647)`},
+		{"gid too large", "kind: Pod\nspec:\n  initContainers:\n  - name: a\n    securityContext:\n      runAsGroup: 2147483648\n",
+			`manifest: line 6: "2147483648" is not a user or group id (0 to 2147483647)`},
+		{"uid of another type", "kind: Pod\nspec:\n  containers:\n  - name: a\n    securityContext: {runAsUser: root}\n",
+			`manifest: line 5: "root" is not a user or group id (0 to 2147483647)`},
+		{"uid with a fraction", "kind: Pod\nspec:\n  containers:\n  - securityContext: {runAsUser: 1.5}\n", `manifest: line 4: "1.5" is not a user or group id (0 to 2147483647)`},
+		{"key twice", "kind: Pod\nkind: Pod\n", "manifest: yaml: unmarshal errors:\n  line 2: "},
+		{"unknown anchor", "kind: *x\n", "manifest: yaml: unknown anchor 'x' referenced"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pod, err := manifest.Read(strings.NewReader(tt.text))
+			if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+			if diff := cmp.Diff(rules.Pod{}, pod, compare); diff != "" {
+				t.Errorf("half a pod besides the error:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestReadBroken(t *testing.T) {
+	broken := errors.New("broken pipe")
+	if _, err := manifest.Read(iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("got %v, want the reader's error", err)
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	for _, name := range []string{"pod.yaml", "pod.json"} {
+		text, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	for _, seed := range []string{"", "kind: Pod\n", "kind: Pod\n---\n", "kind: Pod\nspec: {containers: [{name: a, env: [{name: b}]}]}\n",
+		"kind: Pod\nstatus: {podIP: 'fe80::1%eth0'}\n", "kind: Pod\nmetadata: &m {labels: *m}\n", "kind: !!binary UG9k\n", "<<: {kind: Pod}\n",
+		"kind: Pod\nspec: {containers: [{securityContext: {runAsUser: 0x7fffffff}}]}\n", "%YAML 1.1\n---\nkind: Pod\n"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		pod, err := manifest.Read(strings.NewReader(text))
+		switch {
+		case err != nil && err.Error() == "":
+			t.Error("an error without a word")
+		case err == nil && pod.Namespace == "":
+			t.Error("a pod without a namespace")
+		}
+		for _, c := range pod.Containers {
+			for _, id := range []*int64{c.UID, c.GID} {
+				if id != nil && (*id < 0 || *id > 1<<31-1) {
+					t.Errorf("id %d", *id)
+				}
+			}
+		}
+	})
+}
