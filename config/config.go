@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -23,6 +24,7 @@ var Reference string
 type Config struct {
 	Backend         string   // one of Backends
 	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
+	HostNetNS       string   // path of the host's network namespace; "" where this process can tell
 	NRI             NRI
 	Log             Log
 	Istio           istio.Defaults
@@ -74,8 +76,9 @@ func keys(c *Config) map[string]setter {
 	return map[string]setter{
 		"backend":            text(&c.Backend, oneOf(Backends)),
 		"ipv6":               text((*string)(&i.IPv6), oneOf([]string{string(istio.IPv6Mesh), string(istio.IPv6Capture), string(istio.IPv6Block)})),
-		"exclude_namespaces": texts(&i.ExcludeNamespaces, notEmpty),
+		"exclude_namespaces": texts(&i.ExcludeNamespaces, namespaceName),
 		"runtime_handlers":   texts(&c.RuntimeHandlers, nil),
+		"host_netns":         text(&c.HostNetNS, absoluteOrNone),
 
 		"nri.socket": text(&c.NRI.Socket, absolute),
 		"nri.name":   text(&c.NRI.Name, pluginName),
@@ -99,12 +102,25 @@ func keys(c *Config) map[string]setter {
 	}
 }
 
-// check finds what is wrong between keys.
-func (c Config) check() (key, problem string) {
-	if c.Istio.OutboundPort == c.Istio.InboundPort {
-		return "istio.inbound_port", "the outbound listener has this port: the two cannot share one"
+// check finds what is wrong between keys, and says it of the later one.
+func (c Config) check() map[string]string {
+	problems := map[string]string{}
+	ports := []struct {
+		key  string
+		port uint16
+	}{{"istio.outbound_port", c.Istio.OutboundPort}, {"istio.inbound_port", c.Istio.InboundPort},
+		{"istio.tunnel_port", c.Istio.TunnelPort}, {"istio.dns_port", c.Istio.DNSPort}}
+	for i, later := range ports {
+		for _, earlier := range ports[:i] {
+			if earlier.port == later.port {
+				problems[later.key] = fmt.Sprintf("%d is %s already: two listeners cannot share a port", later.port, earlier.key)
+			}
+		}
 	}
-	return "", ""
+	if len(c.RuntimeHandlers) == 0 {
+		problems["runtime_handlers"] = `an empty list would refuse every pod of the mesh; "" is the runtime's default handler`
+	}
+	return problems
 }
 
 func oneOf(values []string) func(string) error {
@@ -116,11 +132,20 @@ func oneOf(values []string) func(string) error {
 	}
 }
 
-func notEmpty(s string) error {
-	if strings.TrimSpace(s) == "" {
-		return fmt.Errorf("%q is empty", s)
+var namespacePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+func namespaceName(s string) error {
+	if !namespacePattern.MatchString(s) {
+		return fmt.Errorf("%q is no name of a namespace; there are no patterns here", s)
 	}
 	return nil
+}
+
+func absoluteOrNone(s string) error {
+	if s == "" {
+		return nil
+	}
+	return absolute(s)
 }
 
 func absolute(s string) error {
@@ -160,6 +185,9 @@ func groups(target *[]uint32, wildcard bool) setter {
 			return fmt.Errorf(`"*" would exclude everybody`)
 		}
 		ids, err := istio.ParseOwnerGroups(strings.Join(words, ","))
+		if err == nil && wildcard {
+			err = istio.CheckOwnerGroups(ids)
+		}
 		if err != nil {
 			return err
 		}

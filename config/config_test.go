@@ -54,6 +54,7 @@ func TestEveryKeyIsHeard(t *testing.T) {
 backend = "iptables-legacy"
 ipv6 = "block"
 exclude_namespaces = ["a", "b"]
+host_netns = "/host/proc/1/ns/net"
 runtime_handlers = ["kata"]
 nri = { socket = "/run/x.sock", name = "other", index = "42" }
 log.level = "debug"
@@ -75,7 +76,7 @@ loopback_cidr = "127.0.0.0/8"
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Backend: "iptables-legacy", RuntimeHandlers: []string{"kata"},
+	want := Config{Backend: "iptables-legacy", RuntimeHandlers: []string{"kata"}, HostNetNS: "/host/proc/1/ns/net",
 		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"}}
 	i := &want.Istio
 	i.IPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
@@ -130,11 +131,14 @@ bad.toml:15: nope: unknown key`
 
 func TestProblemsOfOneKind(t *testing.T) {
 	for name, tt := range map[string]struct{ file, want string }{
-		"syntax":         {"backend = \nx = 1\n", "f.toml:1: backend: not TOML: expected value but found '\\n' instead"},
-		"duplicate":      {"backend = \"auto\"\nbackend = \"auto\"\n", "f.toml:2: backend: not TOML: Key 'backend' has already been defined."},
-		"value as table": {"nri = 3\n", "f.toml:1: nri: is a table: write [nri]"},
-		"dotted table":   {"\n\nfoo.bar = 3\n", "f.toml:3: foo: unknown key"},
-		"shared port":    {"[istio]\noutbound_port = 15006\ninbound_port = 15006\n", "f.toml:3: istio.inbound_port: the outbound listener has this port: the two cannot share one"},
+		"syntax":            {"backend = \nx = 1\n", "f.toml:1: backend: not TOML: expected value but found '\\n' instead"},
+		"duplicate":         {"backend = \"auto\"\nbackend = \"auto\"\n", "f.toml:2: backend: not TOML: Key 'backend' has already been defined."},
+		"value as table":    {"nri = 3\n", "f.toml:1: nri: is a table: write [nri]"},
+		"dotted table":      {"\n\nfoo.bar = 3\n", "f.toml:3: foo: unknown key"},
+		"shared port":       {"[istio]\noutbound_port = 15006\ninbound_port = 15006\n", "f.toml:3: istio.inbound_port: 15006 is istio.outbound_port already: two listeners cannot share a port"},
+		"port of a default": {"istio.tunnel_port = 15006\n", "f.toml:1: istio.tunnel_port: 15006 is istio.inbound_port already: two listeners cannot share a port"},
+		"pattern":           {"exclude_namespaces = [\"kube-*\", \"ok\", \" a\"]\n", "f.toml:1: exclude_namespaces: \"kube-*\" is no name of a namespace; there are no patterns here; \" a\" is no name of a namespace; there are no patterns here"},
+		"no handler":        {"runtime_handlers = []\n", "f.toml:1: runtime_handlers: an empty list would refuse every pod of the mesh; \"\" is the runtime's default handler"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse("f.toml", tt.file)

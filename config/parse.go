@@ -57,7 +57,7 @@ func Parse(file, text string) (Config, error) {
 	}
 	r.meta = meta
 	r.table("", top)
-	if key, problem := config.check(); problem != "" && len(r.problems) == 0 {
+	for key, problem := range config.check() {
 		r.problems = append(r.problems, Problem{File: file, Line: r.lines[key], Key: key, What: problem})
 	}
 	if len(r.problems) > 0 {
@@ -197,12 +197,16 @@ func texts(target *[]string, check func(string) error) setter {
 	var raw []string
 	return decoded(&raw, func() error {
 		*target = raw
+		var bad []string
 		for _, s := range raw {
 			if check != nil {
 				if err := check(s); err != nil {
-					return err
+					bad = append(bad, err.Error())
 				}
 			}
+		}
+		if len(bad) > 0 {
+			return errors.New(strings.Join(bad, "; "))
 		}
 		return nil
 	})

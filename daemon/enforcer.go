@@ -10,12 +10,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -33,11 +32,10 @@ type Firewall interface {
 
 // Enforcer takes pods through the flow. Its fields are set once, before the first pod.
 type Enforcer struct {
-	Mesh            rules.Mesh
-	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
-	Host            []netns.ID
-	Firewall        Firewall
-	Record          func(Outcome) // called once for every outcome
+	Node     rules.Node
+	Host     []netns.ID
+	Firewall Firewall
+	Record   func(Outcome) // called once for every outcome; must not block
 }
 
 // Result is how a pod ended.
@@ -60,6 +58,7 @@ const (
 	StageEnter  Stage = "enter"
 	StageApply  Stage = "apply"
 	StageVerify Stage = "verify"
+	StageBudget Stage = "budget" // the time was up; which of the others it was in is not known
 )
 
 // Trigger is what made the daemon look at a pod.
@@ -94,8 +93,11 @@ func (o Outcome) Error() error {
 	switch o.Result {
 	case Protected, Skipped:
 	case Refused:
-		return fmt.Errorf("meshnetd refuses pod %s/%s: %w. Mend the pod; it starts with the next try",
-			o.Pod.Namespace, o.Pod.Name, o.Err)
+		next := "Ask who runs the node"
+		if o.Decision.Reason == rules.ReasonBadInput {
+			next = "Mend the pod; it starts with the next try"
+		}
+		return fmt.Errorf("meshnetd refuses pod %s/%s: %w. %s", o.Pod.Namespace, o.Pod.Name, o.Err, next)
 	case Failed:
 		return fmt.Errorf("meshnetd could not protect pod %s/%s (%s): %w. It is tried again; if this stays, "+
 			"look at meshnetd's log on the node", o.Pod.Namespace, o.Pod.Name, o.Stage, o.Err)
@@ -109,7 +111,7 @@ func (o Outcome) Error() error {
 func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) Outcome {
 	o := e.decide(pod)
 	o.Trigger = trigger
-	if o.Decision.Action == rules.Enrol {
+	if o.undecided() {
 		o = e.within(ctx, o, e.protect)
 	}
 	o.Took = time.Since(o.Began)
@@ -117,11 +119,14 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 	return o
 }
 
+// undecided tells whether the result is still to come.
+func (o Outcome) undecided() bool { return o.Result == "" }
+
 // Verify compares the kernel with the pod's plan, an empty one for a pod that is skipped, and changes
-// nothing. A pod that is refused has no plan.
+// nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
 func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	o := e.decide(pod)
-	if o.Result == Refused {
+	if o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
 	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
@@ -145,42 +150,30 @@ func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err e
 
 // decide is the pure part: no system call is made for a pod outside the mesh.
 func (e *Enforcer) decide(pod rules.Pod) Outcome {
-	o := Outcome{Pod: pod, Began: time.Now(), Stage: StageDecide, Decision: e.Mesh.Decide(pod)}
-	if o.Decision.Action == rules.Enrol {
-		switch {
-		case !slices.Contains(e.RuntimeHandlers, pod.RuntimeHandler):
-			o.reject(rules.ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the "+
-				"node's configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
-		case pod.NetNS == "":
-			o.reject(rules.ReasonNoNetNS, "the runtime names no network namespace for the sandbox, so there is nothing to put rules into")
-		}
+	o := Outcome{Pod: pod, Began: time.Now(), Stage: StageDecide}
+	if err := recovered.Call(func() error { o.Decision = e.Node.Decide(pod); return nil }); err != nil {
+		o.Result, o.Err = Failed, err
+		return o
+	}
+	if o.Decision.Action == rules.Enrol && pod.NetNS == "" {
+		o.Decision.Action, o.Decision.Reason = rules.Rejected, rules.ReasonNoNetNS
+		o.Decision.Detail = "the runtime names no network namespace for the sandbox, so there is nothing to put rules into"
 	}
 	switch o.Decision.Action {
+	case rules.Enrol: // its result is still to come
 	case rules.Skip:
 		o.Result = Skipped
-	case rules.Enrol: // its result is still to come
 	case rules.Rejected:
 		o.Result, o.Err = Refused, errors.New(o.Decision.Detail)
 	}
 	return o
 }
 
-func (o *Outcome) reject(reason rules.Reason, detail string) {
-	o.Decision.Action, o.Decision.Reason, o.Decision.Detail = rules.Rejected, reason, detail
-}
-
-// within runs work with a hard stop: netlink and flock do not honour contexts. A panic is an error.
+// within runs work with a hard stop: netlink and programs do not honour contexts. A panic is an error.
 func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
 	done := make(chan Outcome, 1)
 	go func(o Outcome) {
-		o.Err = func() (err error) {
-			defer func() {
-				if r := recover(); r != nil {
-					err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-				}
-			}()
-			return work(ctx, &o)
-		}()
+		o.Err = recovered.Call(func() error { return work(ctx, &o) })
 		done <- o
 	}(o)
 	select {
@@ -189,10 +182,10 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 		select { // what is done is done, even if the time is up as well
 		case o = <-done:
 		default:
-			o.Err = fmt.Errorf("not finished in time: %w", ctx.Err())
+			o.Stage, o.Err = StageBudget, fmt.Errorf("not finished in time: %w", ctx.Err())
 		}
 	}
-	if o.Err != nil && o.Result != Refused {
+	if o.Err != nil {
 		o.Result = Failed
 	}
 	return o
@@ -215,7 +208,7 @@ func (e *Enforcer) protect(ctx context.Context, o *Outcome) error {
 	case errors.Is(err, netns.ErrHost):
 		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to.
 		o.Pod.HostNetwork = true
-		o.Decision = e.Mesh.Decide(o.Pod)
+		o.Decision = e.Node.Decide(o.Pod)
 		o.Result = Skipped
 		return nil
 	case err == nil:
@@ -247,7 +240,7 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*netns.Namespa
 // plan builds the plan from the addresses the manifest names, else from those in the namespace.
 func (e *Enforcer) plan(ns *netns.Namespace, o *Outcome) error {
 	if o.Decision.Action != rules.Enrol {
-		o.Plan = rules.Plan{Footprint: e.Mesh.Footprint()}
+		o.Plan = rules.Plan{Footprint: e.Node.Mesh.Footprint()}
 		return nil
 	}
 	ips := o.Pod.IPs
@@ -260,24 +253,15 @@ func (e *Enforcer) plan(ns *netns.Namespace, o *Outcome) error {
 			return err
 		}
 	}
-	plan, err := o.Decision.Planner(ips)
-	if err != nil {
-		o.reject(rules.ReasonBadInput, err.Error())
-		o.Result = Refused
-		return err
-	}
-	o.Plan = plan
-	return nil
+	var err error
+	o.Plan, err = o.Decision.Planner(ips)
+	return err
 }
 
 func (e *Enforcer) apply(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
 	o.Stage = StageApply
 	changed, err := e.Firewall.Apply(ctx, ns, o.Plan)
 	if err != nil {
-		if o.Pod.UserNS {
-			err = fmt.Errorf("%w (the pod has a user namespace of its own, hostUsers: false, where the kernel "+
-				"refuses iptables' owner match)", err)
-		}
 		return err
 	}
 	var moved bool

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -64,13 +65,13 @@ func (r *recorder) count() int {
 
 func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
 	t.Helper()
-	host, err := netns.Host()
+	host, err := netns.Host("")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &recorder{}
-	return &Enforcer{Mesh: istio.Mesh{Defaults: istio.Standard()}, RuntimeHandlers: []string{""}, Host: host,
-		Firewall: f, Record: r.record}, r
+	node := rules.Node{Mesh: istio.Mesh{Defaults: istio.Standard()}, RuntimeHandlers: []string{""}}
+	return &Enforcer{Node: node, Host: host, Firewall: f, Record: r.record}, r
 }
 
 func meshed(path string) rules.Pod {
@@ -99,8 +100,8 @@ func TestAnswerInTime(t *testing.T) {
 	}})
 	pod := meshed(nstest.New(t).Path)
 	o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod)
-	if o.Result != Failed || !errors.Is(o.Err, context.DeadlineExceeded) {
-		t.Fatalf("got %s, %v", o.Result, o.Err)
+	if o.Result != Failed || o.Stage != StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) {
+		t.Fatalf("got %s in %s, %v", o.Result, o.Stage, o.Err)
 	}
 	if o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod); o.Result != Failed {
 		t.Fatalf("while the first is still at work: got %s, %v", o.Result, o.Err)
@@ -204,9 +205,54 @@ func TestLogLines(t *testing.T) {
 		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},
 	} {
 		var out bytes.Buffer
-		Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), "test")(tt.o)
+		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), "test")
+		record(tt.o)
+		flush()
 		if lines := strings.Count(out.String(), "\n"); (tt.want == "") != (lines == 0) || lines > 1 || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%s at %s: got %q, want %q", tt.o.Result, tt.level, out.String(), tt.want)
 		}
+	}
+}
+
+// A log that nobody reads keeps no pod waiting, and says later what is missing in it.
+func TestStalledLogBlocksNobody(t *testing.T) {
+	reader, writer := io.Pipe()
+	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)), "test")
+	const more = 10
+	for range queued + 1 + more { // one is being written
+		record(Outcome{Result: Protected})
+	}
+	var out bytes.Buffer
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(&out, reader)
+	}()
+	flush()
+	_ = writer.Close()
+	<-read
+	if lines := strings.Count(out.String(), "event=pod_protected"); lines < queued || lines > queued+1 {
+		t.Errorf("%d lines, want %d", lines, queued)
+	}
+	if !strings.Contains(out.String(), "event=log_dropped outcomes=1") {
+		t.Error("what was dropped is not counted")
+	}
+}
+
+// brokenMesh panics for every pod.
+type brokenMesh struct{ istio.Mesh }
+
+func (brokenMesh) Decide(rules.Pod) rules.Decision { panic("broken mesh") }
+
+func TestPanicInTheDecision(t *testing.T) {
+	e, r := newEnforcer(t, firewall{})
+	e.Node.Mesh = brokenMesh{}
+	o := e.Enforce(t.Context(), SandboxStarted, meshed("/run/netns/x"))
+	if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), "broken mesh") {
+		t.Errorf("got %s, %v", o.Result, o.Error())
+	}
+	e.Synchronize(limited(t, 10*time.Second), []rules.Pod{meshed("/run/netns/x")})
+	if n := r.count(); n != 2 {
+		t.Errorf("%d outcomes recorded, want 2", n)
 	}
 }

@@ -6,7 +6,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"sync/atomic"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
 // The events of pods. Scripts rely on these words.
@@ -33,42 +37,81 @@ func (o Outcome) Event() string {
 	return EventBlocked
 }
 
-// Log returns a recorder that writes one line for each outcome: pods outside the mesh at debug level,
-// so that they cost no write.
-func Log(log *slog.Logger, backend string) func(Outcome) {
-	return func(o Outcome) {
-		level, message := slog.LevelInfo, o.Decision.Detail
-		event := o.Event()
-		switch {
-		case event == EventSkipped || o.gone():
-			level = slog.LevelDebug
-		case event == EventLate:
-			level, message = slog.LevelWarn, "the pod ran without its rules until now; connections it opened before stay as they are"
-		case o.Err != nil:
-			level, message = slog.LevelError, o.Err.Error()
+// queued is how many outcomes wait to be written: some more than a node has pods.
+const queued = 1024
+
+// Log returns a recorder that writes one line for each outcome: pods outside the mesh at debug level, so
+// that they cost no write. The lines are written in the background: a reader of the log that stalls must
+// not keep the runtime from its answer, or the pod would run without its rules. What does not fit is
+// counted instead. Flush waits until everything is written; nothing may be recorded after it.
+func Log(log *slog.Logger, backend string) (record func(Outcome), flush func()) {
+	queue := make(chan Outcome, queued)
+	var dropped atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for o := range queue {
+			write(log, backend, o)
+			if n := dropped.Swap(0); n > 0 {
+				log.Error("the log is read too slowly: outcomes of pods are not in it", "event", "log_dropped", "outcomes", n)
+			}
 		}
-		if !log.Enabled(context.Background(), level) {
+	}()
+	record = func(o Outcome) {
+		if !log.Enabled(context.Background(), o.level()) {
 			return
 		}
-		attributes := []slog.Attr{
-			slog.String("event", event),
-			slog.String("pod", o.Pod.Namespace+"/"+o.Pod.Name),
-			slog.String("sandbox", o.Pod.SandboxID),
-			slog.String("mesh", o.Decision.Mesh),
-			slog.String("reason", string(o.Decision.Reason)),
-			slog.Int64("began_unix_us", o.Began.UnixMicro()),
-			slog.Int64("took_us", o.Took.Microseconds()),
+		select {
+		case queue <- o:
+		default:
+			dropped.Add(1)
 		}
-		if o.NetNS.Ino != 0 {
-			attributes = append(attributes, slog.String("netns", o.NetNS.String()), slog.String("backend", backend),
-				slog.Int("rules", o.Plan.Rules()), slog.Bool("changed", o.Changed))
-		}
-		if o.Err != nil {
-			attributes = append(attributes, slog.String("stage", string(o.Stage)))
-		}
-		for _, note := range o.Plan.Notes {
-			attributes = append(attributes, slog.String("note", note))
-		}
-		log.LogAttrs(context.Background(), level, message, attributes...)
 	}
+	return record, func() { close(queue); <-done }
+}
+
+// gone tells whether an existing pod ended while it was being taken over, which is no news.
+func (o Outcome) gone() bool { return o.Trigger == Takeover && errors.Is(o.Err, netns.ErrGone) }
+
+func (o Outcome) level() slog.Level {
+	switch event := o.Event(); {
+	case event == EventSkipped || o.gone():
+		return slog.LevelDebug
+	case event == EventLate:
+		return slog.LevelWarn
+	case o.Err != nil:
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+func write(log *slog.Logger, backend string, o Outcome) {
+	message := o.Decision.Detail
+	switch {
+	case o.Event() == EventLate:
+		message = "the pod's namespace did not hold its rules when meshnetd took it over; it does now. " +
+			"Connections that were open before stay as they are"
+	case o.Err != nil:
+		message = o.Err.Error()
+	}
+	attributes := []slog.Attr{
+		slog.String("event", o.Event()),
+		slog.String("pod", o.Pod.Namespace+"/"+o.Pod.Name),
+		slog.String("sandbox", o.Pod.SandboxID),
+		slog.String("mesh", o.Decision.Mesh),
+		slog.String("reason", string(o.Decision.Reason)),
+		slog.Int64("began_unix_us", o.Began.UnixMicro()),
+		slog.Int64("took_us", o.Took.Microseconds()),
+	}
+	if o.NetNS.Ino != 0 {
+		attributes = append(attributes, slog.String("netns", o.NetNS.String()), slog.String("backend", backend),
+			slog.Int("rules", o.Plan.Rules()), slog.Bool("changed", o.Changed))
+	}
+	if o.Err != nil {
+		attributes = append(attributes, slog.String("stage", string(o.Stage)))
+	}
+	for _, note := range o.Plan.Notes {
+		attributes = append(attributes, slog.String("note", note))
+	}
+	log.LogAttrs(context.Background(), o.level(), message, attributes...)
 }

@@ -6,11 +6,9 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -52,6 +50,3 @@ func (e *Enforcer) takeOver(pod rules.Pod) {
 	defer cancel()
 	e.Enforce(ctx, Takeover, pod)
 }
-
-// gone tells whether an existing pod ended while it was being taken over, which is no news.
-func (o Outcome) gone() bool { return o.Trigger == Takeover && errors.Is(o.Err, netns.ErrGone) }

@@ -45,12 +45,11 @@ func TestNoSystemCallForAPodOutsideTheMesh(t *testing.T) {
 	}
 }
 
-// withoutSystemCalls takes the pod through the flow on a thread that may make none but those of Go's own
-// scheduler and memory, then ends the process.
+// withoutSystemCalls takes the pod through the flow in a process that may make none but those of Go's own
+// scheduler and memory, then ends it.
 func withoutSystemCalls(t *testing.T, pod rules.Pod) {
 	e, _ := newEnforcer(t, firewall{})
-	e.Record = Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), "test") // at info level, as a node runs
-	runtime.LockOSThread()
+	e.Record, _ = Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), "test") // at info level, as a node runs
 	if err := forbidSystemCalls(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,10 +61,13 @@ func withoutSystemCalls(t *testing.T, pod rules.Pod) {
 	syscall.Exit(0)
 }
 
-// forbidSystemCalls puts a seccomp filter on the calling thread.
+// forbidSystemCalls puts a seccomp filter on all threads of the process.
 func forbidSystemCalls() error {
-	allowed := []uint32{unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_SCHED_YIELD, unix.SYS_MMAP, unix.SYS_MUNMAP,
-		unix.SYS_MADVISE, unix.SYS_RT_SIGRETURN, unix.SYS_RT_SIGPROCMASK, unix.SYS_GETPID, unix.SYS_TGKILL, unix.SYS_EXIT_GROUP}
+	allowed := []uint32{unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_SCHED_YIELD, unix.SYS_EPOLL_PWAIT, // waiting
+		unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_MPROTECT, unix.SYS_PRCTL, // memory
+		unix.SYS_CLONE, unix.SYS_CLONE3, unix.SYS_GETTID, unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ, unix.SYS_EXIT, // threads
+		unix.SYS_RT_SIGRETURN, unix.SYS_RT_SIGPROCMASK, unix.SYS_SIGALTSTACK, unix.SYS_GETPID, unix.SYS_TGKILL, // preemption
+		unix.SYS_EXIT_GROUP}
 	const nrOffset = 0
 	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: nrOffset}}
 	for i, nr := range allowed {
@@ -74,9 +76,15 @@ func forbidSystemCalls() error {
 	program = append(program,
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_KILL_PROCESS},
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	runtime.LockOSThread() // no_new_privs is a thread's; the filter then goes to all
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&filter)), 0, 0)
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
+		uintptr(unsafe.Pointer(&filter)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

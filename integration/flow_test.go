@@ -39,12 +39,12 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := netns.Host()
+	host, err := netns.Host("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &daemon.Enforcer{Mesh: istio.Mesh{Defaults: defaults}, RuntimeHandlers: []string{""}, Host: host,
-		Firewall: firewall, Record: func(daemon.Outcome) {}}
+	node := rules.Node{Mesh: istio.Mesh{Defaults: defaults}, RuntimeHandlers: []string{""}}
+	return &daemon.Enforcer{Node: node, Host: host, Firewall: firewall, Record: func(daemon.Outcome) {}}
 }
 
 // protect takes a pod through the flow and expects it to be protected.

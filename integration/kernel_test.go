@@ -58,6 +58,7 @@ func TestForeignRulesStay(t *testing.T) {
 					ns.RunInput(t, foreign, family+tools+"-restore")
 				}
 				ns.Run(t, "ip", "rule", "add", "fwmark", "7", "lookup", "133")
+				ns.Run(t, "ip", "rule", "add", "fwmark", "1337", "ipproto", "udp", "lookup", "133")
 				before := all()
 				o := protect(t, e, c.pod(ns.Path))
 				if o.Plan.Rules() == 0 || all() == before {
@@ -108,11 +109,13 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 			"rule in front":      {v4 + " -t nat -I OUTPUT 1 -p tcp -j ACCEPT", "not first: -A OUTPUT -p tcp -j ACCEPT"},
 			"order changed": {v4 + " -t nat -D ISTIO_REDIRECT 1; " + v4 + " -t nat -A ISTIO_REDIRECT -p udp -j RETURN; " + v4 +
 				" -t nat -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001", "unexpected: -A ISTIO_REDIRECT -p udp -j RETURN"},
-			"doubled":         {v4 + " -t nat -A OUTPUT -j ISTIO_OUTPUT", "unexpected: -A OUTPUT -j ISTIO_OUTPUT"},
-			"port changed":    {v4 + " -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15009", "unexpected: -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15009"},
-			"owner changed":   {v4 + " -t nat -A ISTIO_OUTPUT -m owner --uid-owner 0-4294967294 -j RETURN", "unexpected: -A ISTIO_OUTPUT -m owner --uid-owner 0-4294967294 -j RETURN"},
-			"policy rule":     {"ip rule del fwmark 1337", "missing: ip rule fwmark 0x539 lookup 133"},
-			"policy rule x2":  {"ip -6 rule add fwmark 1337 lookup 133 pref 7", "unexpected: ip -6 rule fwmark 0x539 lookup 133, 2 times"},
+			"doubled":        {v4 + " -t nat -A OUTPUT -j ISTIO_OUTPUT", "unexpected: -A OUTPUT -j ISTIO_OUTPUT"},
+			"port changed":   {v4 + " -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15009", "unexpected: -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15009"},
+			"owner changed":  {v4 + " -t nat -A ISTIO_OUTPUT -m owner --uid-owner 0-4294967294 -j RETURN", "unexpected: -A ISTIO_OUTPUT -m owner --uid-owner 0-4294967294 -j RETURN"},
+			"policy rule":    {"ip rule del fwmark 1337", "missing: ip rule fwmark 0x539 lookup 133"},
+			"policy rule x2": {"ip -6 rule add fwmark 1337 lookup 133 pref 7", "unexpected: ip -6 rule fwmark 0x539 lookup 133, 2 times"},
+			"other rule": {"ip rule del fwmark 1337; ip rule add fwmark 1337 ipproto udp lookup 133",
+				"missing: ip rule fwmark 0x539 lookup 133"},
 			"route":           {"ip -6 route flush table 133", "missing: ip -6 route local default dev lo table 133"},
 			"loopback":        {"ip addr del ::6/128 dev lo", "missing: address ::6/128 dev lo"},
 			"old chain added": {v4 + " -t raw -N ISTIO_OUTPUT_DNS", "unexpected: chain ISTIO_OUTPUT_DNS"},
@@ -154,6 +157,21 @@ func TestHostNamespaceIsLeftAlone(t *testing.T) {
 	}
 }
 
+// A pod that sets itself up with istio-init is not ours to verify.
+func TestPodThatSetsItselfUp(t *testing.T) {
+	e := newEnforcer(t, variants[0], istio.Standard())
+	ns := nstest.New(t, "10.0.0.7/24")
+	ns.RunInput(t, "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n", "iptables-nft-restore", "--noflush")
+	pod := meshed(ns.Path, "sidecar.istio.io/status", `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`)
+	ctx := within(t, 10*time.Second)
+	if o := e.Enforce(ctx, daemon.ByHand, pod); o.Result != daemon.Skipped {
+		t.Errorf("got %s, %v", o.Result, o.Err)
+	}
+	if o := e.Verify(ctx, pod); o.Err != nil || len(o.Differences) > 0 {
+		t.Errorf("got %q, %v", o.Differences, o.Err)
+	}
+}
+
 // What the pod's author reads.
 func TestRefusals(t *testing.T) {
 	e := newEnforcer(t, variants[0], istio.Standard())
@@ -167,11 +185,12 @@ func TestRefusals(t *testing.T) {
 		"annotation": {meshed(ns.Path, "traffic.sidecar.istio.io/excludeInboundPorts", "80,http"), daemon.Refused,
 			`meshnetd refuses pod default/web: annotation traffic.sidecar.istio.io/excludeInboundPorts: "80,http": item 2, "http", is not a port (0 to 65535; no ranges, no names). Mend the pod; it starts with the next try`},
 		"no namespace":       {meshed(""), daemon.Refused, "names no network namespace"},
-		"no address":         {meshed(lonely.Path), daemon.Refused, "no address that others can reach"},
+		"no address":         {meshed(lonely.Path), daemon.Failed, "no address that others can reach"},
+		"user namespace":     {func() rules.Pod { p := meshed(ns.Path); p.UserNS = true; return p }(), daemon.Refused, "hostUsers: false"},
 		"namespace vanished": {meshed("/run/netns/gone-for-good"), daemon.Failed, "the sandbox is gone"},
 		"not a namespace":    {meshed("/dev/null"), daemon.Failed, "is not a network namespace"},
 		"kata": {func() rules.Pod { p := meshed(ns.Path); p.RuntimeHandler = "kata"; return p }(), daemon.Refused,
-			`runtime handler "kata" is not one of runtime_handlers`},
+			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: rules on the node would not see what its sandboxes send. Ask who runs the node`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := e.Enforce(within(t, 10*time.Second), daemon.SandboxStarted, tt.pod)

@@ -17,7 +17,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Pod mirrors the parts of a manifest that matter here. Fields that are not here are not looked at.
+// document mirrors the parts of a manifest that matter here. Fields that are not here are not looked at.
 type document struct {
 	Kind     string `yaml:"kind"`
 	Metadata struct {

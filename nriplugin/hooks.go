@@ -77,8 +77,8 @@ func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, co
 	defer cancel()
 	var pods []rules.Pod
 	for _, sandbox := range sandboxes {
-		// A stopped sandbox has no namespace any more, and one of the host's network none of its own.
-		if pod := podOf(sandbox); pod.NetNS != "" {
+		// A stopped sandbox has neither process nor namespace; there is nothing to look at any more.
+		if pod := podOf(sandbox); pod.NetNS != "" || (sandbox.GetPid() != 0 && !pod.HostNetwork) {
 			pods = append(pods, pod)
 		}
 	}
@@ -152,7 +152,19 @@ func (h *hooks) enforce(ctx context.Context, pod rules.Pod) error {
 	defer h.busy.Done()
 	ctx, cancel := budget(ctx, h.timeout())
 	defer cancel()
-	return h.guard(pod.String(), func() error { return h.pods.Enforce(ctx, pod) })
+	done := make(chan error, 1)
+	go func() { done <- h.guard(pod.String(), func() error { return h.pods.Enforce(ctx, pod) }) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select { // it is to answer by itself when ctx ends, and has a moment for that
+	case err := <-done:
+		return err
+	case <-time.After(answerMargin / 3):
+		return fmt.Errorf("meshnetd did not finish pod %s in time: %w", pod, ctx.Err())
+	}
 }
 
 // guard makes a panic an error: one pod that we cannot handle must not take the daemon from the others.

@@ -191,3 +191,40 @@ func TestConfigureOnce(t *testing.T) {
 		t.Errorf("our own Configure: %v", err)
 	}
 }
+
+// An Enforcer that honours no context does not make us miss the runtime's deadline.
+func TestAnswerInTimeWhateverTheEnforcerDoes(t *testing.T) {
+	noLeaks(t)
+	release := make(chan struct{})
+	ended := make(chan struct{})
+	h := newHooks(&pods{enforce: func(context.Context, rules.Pod) error { defer close(ended); <-release; return nil }}, &events{})
+	const limit = 600 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	err := h.RunPodSandbox(ctx, meshed("slow"))
+	if err == nil || !strings.Contains(err.Error(), "did not finish pod") || !strings.Contains(err.Error(), "in time") {
+		t.Errorf("got %v", err)
+	}
+	if ctx.Err() != nil {
+		t.Error("the answer came after the runtime had given up")
+	}
+	close(release)
+	receive(t, "the late Enforcer", ended)
+}
+
+// A sandbox that runs and of which nothing is known is not passed over at Synchronize.
+func TestSynchronizeKeepsWhatItCannotTell(t *testing.T) {
+	enforcer := &pods{}
+	h := newHooks(enforcer, &events{})
+	h.synced = func(Runtime) {}
+	running, stopped, host := meshed("running"), meshed("stopped"), meshed("host")
+	running.Linux, stopped.Linux = nil, nil
+	host.Linux.Namespaces = host.Linux.Namespaces[:1]
+	running.Pid, stopped.Pid, host.Pid = 7, 0, 8
+	if _, err := h.Synchronize(t.Context(), []*api.PodSandbox{running, stopped, host}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][]rules.Pod{{podOf(running)}}, enforcer.synced); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

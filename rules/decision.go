@@ -5,6 +5,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Action is what is to be done with a pod.
@@ -36,6 +37,7 @@ const (
 	ReasonBadInput          Reason = "bad-input"          // an annotation or argument cannot be understood
 	ReasonRuntimeHandler    Reason = "runtime-handler"    // the sandbox does not use the node's kernel network
 	ReasonNoNetNS           Reason = "no-netns"           // belongs to the mesh but has no namespace to write to
+	ReasonUserNS            Reason = "user-namespace"     // the kernel refuses the rules in its namespace
 )
 
 // Decision is the pure answer to "what about this pod?". Plan is called with the pod's addresses once a
@@ -57,6 +59,32 @@ type Mesh interface {
 	Decide(Pod) Decision
 	// Footprint tells the mesh's rules from others'.
 	Footprint() Footprint
+}
+
+// Node is what the node can do for pods, whatever their mesh.
+type Node struct {
+	Mesh            Mesh
+	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
+}
+
+// Decide asks the mesh, and rejects what the node cannot protect.
+func (n Node) Decide(pod Pod) Decision {
+	d := n.Mesh.Decide(pod)
+	if d.Action != Enrol {
+		return d
+	}
+	reject := func(reason Reason, detail string) Decision {
+		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent}
+	}
+	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
+		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
+			"configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
+	}
+	if pod.UserNS {
+		return reject(ReasonUserNS, "the pod has a user namespace of its own (hostUsers: false), where the kernel refuses "+
+			"iptables' owner match")
+	}
+	return d
 }
 
 // InputError is a value of the pod that cannot be understood or cannot work.

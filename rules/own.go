@@ -7,57 +7,94 @@ import "slices"
 func (f Footprint) chain(c Chain) bool { return !c.Builtin && slices.Contains(f.Chains, c.Name) }
 
 // ownRules tells for each rule of each chain of a table whether it is ours. All rules of our chains are.
-// Of the built-in chains, those are that jump to our chains or use our marks ("anchors"), and the
-// interface exceptions that belong to them. Without one of our chains a table holds nothing of ours.
+// Of the built-in chains, those are that jump to our chains or use our marks ("anchors"), and the interface
+// exceptions that belong to them. Without one of our chains a table holds nothing of ours.
 func ownRules(t Table, ours Footprint) map[string][]bool {
 	own := make(map[string][]bool, len(t.Chains))
 	present := slices.ContainsFunc(t.Chains, ours.chain)
-	excepted := ours.exceptedInterfaces(t)
 	for _, c := range t.Chains {
-		flags := make([]bool, len(c.Rules))
-		own[c.Name] = flags
-		if !present || (!c.Builtin && !ours.chain(c)) {
-			continue
-		}
-		last := ours.lastAnchor(c)
-		var seen []string // of the same exception twice, the first is ours
-		for i, r := range c.Rules {
-			iface, isReturn := r.interfaceReturn()
-			switch {
-			case !c.Builtin, ours.anchor(r):
-				flags[i] = true
-			case isReturn && i < last:
-				flags[i] = true
-			case isReturn && slices.Contains(excepted, iface) && !slices.Contains(seen, iface):
-				flags[i] = true
+		own[c.Name] = make([]bool, len(c.Rules))
+		switch {
+		case !present:
+		case !c.Builtin:
+			for i := range c.Rules {
+				own[c.Name][i] = ours.chain(c)
 			}
-			if isReturn {
-				seen = append(seen, iface)
-			}
+		default:
+			ours.mark(own[c.Name], c, t)
 		}
 	}
 	return own
 }
 
-// exceptedInterfaces returns the interfaces that our rules name beyond doubt: those returned before an
-// anchor of OUTPUT, and those of anchors themselves.
-func (f Footprint) exceptedInterfaces(t Table) []string {
-	var names []string
+// mark sets the flags of our rules of a built-in chain. An exception ("by this interface: RETURN") before
+// an anchor is ours. Behind the last one, so many are ours as other rules of ours vouch for, the first ones.
+func (f Footprint) mark(flags []bool, c Chain, t Table) {
+	last := f.lastAnchor(c)
+	vouched := f.exceptions(c, t)
+	unnamed := c.Name == "PREROUTING" && last < 0 && f.reroutesWithoutAnchor(t)
+	for i, r := range c.Rules {
+		iface, exception := r.interfaceReturn()
+		switch {
+		case f.anchor(r):
+			flags[i] = true
+		case exception && (i < last || vouched[iface] > 0):
+			vouched[iface]--
+			flags[i], unnamed = true, false // the unnamed ones stand before these
+		case exception && unnamed && (i == 0 || flags[i-1]):
+			flags[i] = true
+		}
+	}
+}
+
+// exceptions counts by interface the exceptions of a chain that other rules of ours vouch for: each
+// excluded interface has one in OUTPUT too, before its anchor; each rerouted one has anchors that name it.
+func (f Footprint) exceptions(c Chain, t Table) map[string]int {
+	count := map[string]int{}
 	output, _ := t.Chain("OUTPUT")
 	for _, r := range output.Rules[:f.lastAnchor(output)+1] {
 		if iface, ok := r.interfaceReturn(); ok {
-			names = append(names, iface)
+			count[iface]++
 		}
 	}
-	prerouting, _ := t.Chain("PREROUTING")
-	for _, r := range prerouting.Rules {
+	same := map[string]int{} // an interface that is listed twice has each anchor twice
+	rerouted := map[string]int{}
+	for _, r := range c.Rules {
 		for _, m := range r.Match {
 			if iface, ok := m.(InInterface); ok && f.anchor(r) {
-				names = append(names, string(iface))
+				same[r.String()]++
+				rerouted[string(iface)] = max(rerouted[string(iface)], same[r.String()])
 			}
 		}
 	}
-	return names
+	for iface, n := range rerouted {
+		count[iface] += n
+	}
+	return count
+}
+
+// reroutesWithoutAnchor tells whether the exceptions at the head of PREROUTING may be those of rerouted
+// interfaces although no anchor names one: that is so where no range is captured, so that nothing is sent
+// to the chain that rerouted traffic would go to.
+func (f Footprint) reroutesWithoutAnchor(t Table) bool {
+	if _, ok := t.Chain(f.Reroute); !ok {
+		return false
+	}
+	for _, c := range t.Chains {
+		for _, r := range c.Rules {
+			if f.chain(c) && r.Target == Jump(f.Reroute) && r.byAddressOnly() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (r Rule) byAddressOnly() bool {
+	return !slices.ContainsFunc(r.Match, func(m Match) bool {
+		_, address := m.(Destination)
+		return !address
+	})
 }
 
 func (f Footprint) lastAnchor(c Chain) int {

@@ -69,6 +69,13 @@ func plans(t *testing.T) []namedPlan {
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/includeInboundPorts": ""}},
 		{"interface rerouted, nothing outbound", istio.IPv6Capture, map[string]string{
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/includeOutboundIPRanges": ""}},
+		{"interface rerouted, nothing at all", istio.IPv6Capture, map[string]string{"istio.io/reroute-virtual-interfaces": "k6t0",
+			"traffic.sidecar.istio.io/includeOutboundIPRanges": "", "traffic.sidecar.istio.io/includeInboundPorts": ""}},
+		{"interface rerouted by tproxy, one family", istio.IPv6Capture, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
+			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8"}},
+		{"interfaces twice, nothing inbound", istio.IPv6Capture, map[string]string{"traffic.sidecar.istio.io/excludeInterfaces": "net1,net1",
+			"istio.io/reroute-virtual-interfaces": "k6t0,k6t0", "traffic.sidecar.istio.io/includeInboundPorts": "",
+			"traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8,fd00::/8,10.0.0.0/8"}},
 		{"all of tproxy", istio.IPv6Capture, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/excludeInterfaces": "net1,net2"}},
 	} {
@@ -187,6 +194,11 @@ func foreign(lines []string) []string {
 func TestEveryPlanAmongOthers(t *testing.T) {
 	ours := istio.Mesh{}.Footprint()
 	eachFamily(t, func(t *testing.T, all []namedRuleset) {
+		// Where nothing is captured in nat, nothing names a rerouted interface: its exception is known by
+		// its place, at the head. Behind a rule of somebody else it stays, and does nothing there.
+		all = slices.DeleteFunc(all, func(s namedRuleset) bool {
+			return s.name == "interface rerouted, nothing at all" || s.name == "interface rerouted by tproxy, one family"
+		})
 		for _, a := range all {
 			t.Run(a.name, func(t *testing.T) {
 				first := newKernel(a.rules.Family)

@@ -91,6 +91,7 @@ type PolicyRoute struct {
 type Footprint struct {
 	Chains   []string // names of chains that are ours wherever they stand
 	Marks    []uint32 // packet and connection marks that only our rules use
+	Reroute  string   // the chain of nat that gets what comes from rerouted interfaces
 	Routes   []PolicyRoute
 	Loopback []netip.Prefix
 }

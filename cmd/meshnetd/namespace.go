@@ -72,6 +72,10 @@ func verifyCommand() *cobra.Command {
 			if o.Err != nil {
 				return failure(o)
 			}
+			if o.Decision.Reason == rules.ReasonInitContainer {
+				fmt.Fprintf(c.OutOrStdout(), "nothing to verify: %s\n", o.Decision.Detail)
+				return nil
+			}
 			for _, line := range o.Differences {
 				fmt.Fprintln(c.OutOrStdout(), line)
 			}

@@ -79,7 +79,9 @@ func planCommand() *cobra.Command {
 	return c
 }
 
-func mesh(cfg config.Config) rules.Mesh { return istio.Mesh{Defaults: cfg.Istio} }
+func node(cfg config.Config) rules.Node {
+	return rules.Node{Mesh: istio.Mesh{Defaults: cfg.Istio}, RuntimeHandlers: cfg.RuntimeHandlers}
+}
 
 // view is what plan shows.
 type view struct {
@@ -89,7 +91,7 @@ type view struct {
 }
 
 func makePlan(cfg config.Config, pod rules.Pod) view {
-	v := view{Pod: pod, Decision: mesh(cfg).Decide(pod)}
+	v := view{Pod: pod, Decision: node(cfg).Decide(pod)}
 	if v.Decision.Action != rules.Enrol {
 		return v
 	}

@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,8 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if why := firewall.IPv6(); why != nil {
 		log.Warn("ip6tables cannot be used: pods that need IPv6 rules are refused", "event", "no_ipv6", "error", why)
 	}
-	enforcer, err := newEnforcer(cfg, firewall, daemon.Log(log, firewall.Name()))
+	record, flush := daemon.Log(log, firewall.Name())
+	enforcer, err := newEnforcer(cfg, firewall, record)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
@@ -61,17 +63,26 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err := plugin.Run(ctx); err != nil {
 		return &exit{exitFailed, err}
 	}
+	flushed := make(chan struct{})
+	go func() { flush(); close(flushed) }()
+	select {
+	case <-flushed:
+	case <-time.After(flushTimeout): // nobody reads
+	}
 	log.Info("stopped; the rules of running pods stay", "event", "daemon_stopped")
 	return nil
 }
 
 func newEnforcer(cfg config.Config, firewall daemon.Firewall, record func(daemon.Outcome)) (*daemon.Enforcer, error) {
-	host, err := netns.Host()
+	host, err := netns.Host(cfg.HostNetNS)
 	if err != nil {
 		return nil, err
 	}
-	return &daemon.Enforcer{Mesh: mesh(cfg), RuntimeHandlers: cfg.RuntimeHandlers, Host: host, Firewall: firewall, Record: record}, nil
+	return &daemon.Enforcer{Node: node(cfg), Host: host, Firewall: firewall, Record: record}, nil
 }
+
+// flushTimeout bounds how long the last lines of the log may take when the daemon ends.
+const flushTimeout = time.Second
 
 // pods gives the runtime's events to the flow.
 type pods struct{ *daemon.Enforcer }

@@ -12,11 +12,12 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
-	"runtime/debug"
 	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/recovered"
 )
 
 // ID tells one namespace from every other that exists at the same time.
@@ -36,10 +37,17 @@ var (
 	ErrNotNetNS = errors.New("is not a network namespace")
 )
 
-// Host returns the identity of the namespace this process was started in and, where procfs shows it, of
-// the init process. In a container that does not share the host's network the first is not the host's, so
-// both are refused.
-func Host() ([]ID, error) {
+// The inodes that the kernel gives to the first namespaces of a machine; that of the network has been a
+// fixed one only since Linux 6.18.
+const (
+	firstPIDNamespace     = 0xeffffffc
+	firstNetworkNamespace = 0xeffffff9
+)
+
+// Host returns the identities of the host's network namespace: the one this process was started in, that
+// of the init process where procfs shows it, and that at path where it is not "". In a container neither
+// of the first two need be the host's; Host fails where nothing proves that one of the three is.
+func Host(path string) ([]ID, error) {
 	// Not /proc/self, which is the first thread: a thread that runs ordinary goroutines is at home.
 	self, err := identify("/proc/thread-self/ns/net")
 	if err != nil {
@@ -48,6 +56,22 @@ func Host() ([]ID, error) {
 	ids := []ID{self}
 	if init, err := identify("/proc/1/ns/net"); err == nil && init != self {
 		ids = append(ids, init)
+	}
+	if path != "" {
+		stated, err := Open(path, nil)
+		if err != nil {
+			return nil, fmt.Errorf("host_netns: %w", err)
+		}
+		defer stated.Close()
+		return append(ids, stated.id), nil
+	}
+	processes, err := identify("/proc/thread-self/ns/pid")
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell whether this is a container: %w", err)
+	}
+	if processes.Ino != firstPIDNamespace && self.Ino != firstNetworkNamespace {
+		return nil, errors.New("cannot tell the host's network namespace from within this container: share the host's PID " +
+			"namespace, or set host_netns in the configuration to a path such as /host/proc/1/ns/net")
 	}
 	return ids, nil
 }
@@ -71,6 +95,9 @@ type Namespace struct {
 // Open opens the namespace at path. It fails with ErrGone, ErrNotNetNS or, for one of host, ErrHost.
 func Open(path string, host []ID) (*Namespace, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if path == "" {
+		return nil, errors.New("no path of a network namespace is given")
+	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("network namespace %s %w", path, ErrGone)
 	}
@@ -145,19 +172,22 @@ func (n *Namespace) Close() { _ = n.handle.Close() }
 
 // Lock keeps other meshnetd processes out of the namespace until the returned function is called: a
 // daemon that is being replaced, or `meshnetd apply`. Waiting ends with ctx.
+//
+// The lock is the name of an abstract socket in the namespace of this process. A file lock on the
+// namespace itself would be open to every process in the pod.
 func (n *Namespace) Lock(ctx context.Context) (unlock func(), err error) {
-	// A description of its own: flock is held by the description, and ours is shared with nobody.
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", int(n.handle)), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	name := &unix.SockaddrUnix{Name: fmt.Sprintf("@meshnetd/%d:%d", n.id.Dev, n.id.Ino)}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", n.path, err)
 	}
 	const pause = 2 * time.Millisecond
 	for {
-		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Bind(fd, name)
 		if err == nil {
 			return func() { _ = unix.Close(fd) }, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		if !errors.Is(err, unix.EADDRINUSE) {
 			_ = unix.Close(fd)
 			return nil, fmt.Errorf("lock %s: %w", n.path, err)
 		}
@@ -216,19 +246,9 @@ func roundTrip(leave, fn func() error) (home bool, err error) {
 	if err := leave(); err != nil {
 		return true, err
 	}
-	err = call(fn)
+	err = recovered.Call(fn)
 	if back := netns.Set(origin); back != nil {
 		return false, errors.Join(err, fmt.Errorf("go home from another network namespace: %w", back))
 	}
 	return true, err
-}
-
-// call turns a panic of fn into an error.
-func call(fn func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic inside the namespace: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return fn()
 }

@@ -22,7 +22,7 @@ import (
 
 func hostOf(t *testing.T) []ID {
 	t.Helper()
-	ids, err := Host()
+	ids, err := Host("")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -20,8 +21,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Addresses returns the addresses of all interfaces that are up, in the order of the interfaces, which is
-// the order Istio's proxy looks at.
+// Addresses returns the addresses of all interfaces, in the order in which the kernel lists them: IPv4
+// before IPv6. Istio's proxy looks at the same list.
 func Addresses() ([]netip.Addr, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -87,10 +88,11 @@ func Verify(plan rules.Plan) ([]string, error) {
 	}
 	for _, r := range union(plan.Routes, plan.Footprint.Routes) {
 		want := slices.Contains(plan.Routes, r)
-		n, err := countRules(r)
+		found, err := policyRules(r)
 		if err != nil {
 			return nil, err
 		}
+		n := len(found)
 		what := fmt.Sprintf("%s rule fwmark %#x lookup %d", ipCommand(r.Family), r.Mark, r.Table)
 		compare(what, want, n > 0)
 		if n > 1 {
@@ -162,63 +164,72 @@ func localDefault(r rules.PolicyRoute, lo netlink.Link) *netlink.Route {
 // addRoute adds the policy rule and the route where they are not there. The kernel takes the same policy
 // rule twice, so it is asked first, and what is there twice is taken out once.
 func addRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
-	n, err := countRules(r)
+	found, err := policyRules(r)
 	if err != nil {
 		return false, err
 	}
-	if n == 0 {
+	if len(found) == 0 {
 		if err := netlink.RuleAdd(policyRule(r)); err != nil {
 			return false, fmt.Errorf("%s rule add fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
+	} else if err := removeRules(r, found[1:]); err != nil {
+		return false, err
 	}
-	for range n - 1 {
-		if err := netlink.RuleDel(policyRule(r)); err != nil {
-			return false, fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
-		}
-	}
+	changed = len(found) != 1
 	err = netlink.RouteAdd(localDefault(r, lo))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return n != 1, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
+		return changed, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
-	return n != 1 || err == nil, nil
+	return changed || err == nil, nil
 }
 
 func removeRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
-	n, err := countRules(r)
+	found, err := policyRules(r)
 	if err != nil {
 		return false, err
 	}
-	for range n {
-		if err := netlink.RuleDel(policyRule(r)); err != nil {
-			return changed, fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
-		}
-		changed = true
+	if err := removeRules(r, found); err != nil {
+		return false, err
 	}
 	routed, err := hasRoute(r, lo)
 	if err != nil || !routed {
-		return changed, err
+		return len(found) > 0, err
 	}
 	if err := netlink.RouteDel(localDefault(r, lo)); err != nil {
-		return changed, fmt.Errorf("%s route del local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
+		return len(found) > 0, fmt.Errorf("%s route del local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
 	return true, nil
 }
 
-// countRules counts the policy rules that are nothing but "fwmark MARK lookup TABLE".
-func countRules(r rules.PolicyRoute) (int, error) {
+// removeRules takes each rule out by its priority: a rule of somebody else may ask for the same mark and more.
+func removeRules(r rules.PolicyRoute, found []netlink.Rule) error {
+	for _, rule := range found {
+		own := policyRule(r)
+		own.Priority = rule.Priority
+		if err := netlink.RuleDel(own); err != nil {
+			return fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
+		}
+	}
+	return nil
+}
+
+// policyRules returns the policy rules that are nothing but "fwmark MARK lookup TABLE".
+func policyRules(r rules.PolicyRoute) ([]netlink.Rule, error) {
 	filter := &netlink.Rule{Mark: r.Mark, Table: r.Table}
 	found, err := netlink.RuleListFiltered(family(r.Family), filter, netlink.RT_FILTER_MARK|netlink.RT_FILTER_TABLE)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return 0, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
+		return nil, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
 	}
-	n := 0
-	for _, rule := range found {
-		full := rule.Mask == nil || *rule.Mask == 0xffffffff
-		if rule.Src == nil && rule.Dst == nil && rule.IifName == "" && rule.OifName == "" && !rule.Invert && full {
-			n++
-		}
-	}
-	return n, nil
+	return slices.DeleteFunc(found, func(rule netlink.Rule) bool { return !onlyMark(rule) }), nil
+}
+
+// onlyMark tells whether a policy rule asks for nothing but a mark, all bits of it.
+func onlyMark(rule netlink.Rule) bool {
+	plain := netlink.NewRule()
+	plain.Family, plain.Mark, plain.Mask, plain.Table = rule.Family, rule.Mark, rule.Mask, rule.Table
+	plain.Priority, plain.Protocol = rule.Priority, rule.Protocol
+	full := rule.Mask == nil || *rule.Mask == 0xffffffff
+	return full && reflect.DeepEqual(&rule, plain)
 }
 
 func hasRoute(r rules.PolicyRoute, lo netlink.Link) (bool, error) {
@@ -256,11 +267,12 @@ func addAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) 
 }
 
 func removeAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) {
-	err = netlink.AddrDel(lo, address(prefix))
-	if errors.Is(err, unix.EADDRNOTAVAIL) {
-		return false, nil
+	// Asked first: a kernel without IPv6 does not even know the request to remove such an address.
+	have, err := hasAddress(prefix, lo)
+	if err != nil || !have {
+		return false, err
 	}
-	if err != nil {
+	if err := netlink.AddrDel(lo, address(prefix)); err != nil {
 		return false, fmt.Errorf("ip addr del %s dev lo: %w", prefix, err)
 	}
 	return true, nil

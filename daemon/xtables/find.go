@@ -46,7 +46,7 @@ func (v variant) tool(family rules.Family, verb string) string {
 func Find(ctx context.Context, want string, isolated *netns.Isolated) (*Tables, error) {
 	var problems []error
 	for _, c := range []struct{ name, program string }{
-		{NFT, "iptables-nft"}, {Legacy, "iptables-legacy"}, {NFT, "iptables"}, {Legacy, "iptables"},
+		{NFT, "iptables-nft"}, {NFT, "iptables"}, {Legacy, "iptables-legacy"}, {Legacy, "iptables"},
 	} {
 		if want != Auto && want != c.name {
 			continue

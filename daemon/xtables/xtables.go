@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -80,7 +81,7 @@ func (t *Tables) eachFamily(plan rules.Plan, fn func(rules.Ruleset) error) error
 	}
 	errs := make(chan error)
 	for _, set := range sets {
-		go func() { errs <- fn(set) }()
+		go func() { errs <- recovered.Call(func() error { return fn(set) }) }()
 	}
 	var all []error
 	for range sets {

@@ -68,13 +68,13 @@ func globalAddresses(ips []netip.Addr) []netip.Addr {
 }
 
 // speaksIPv6 tells whether the proxy speaks IPv6, and which IPv6 address the pod has. Istio goes by the
-// first address, or with dual stack by any.
+// first address that the kernel lists, which is an IPv4 one where there is any; with dual stack by all.
 func (in Intent) speaksIPv6(global []netip.Addr) (bool, netip.Addr) {
 	i := slices.IndexFunc(global, netip.Addr.Is6)
 	if i < 0 {
 		return false, netip.Addr{}
 	}
-	return i == 0 || in.DualStack, global[i]
+	return in.DualStack || !slices.ContainsFunc(global, netip.Addr.Is4), global[i]
 }
 
 func (in Intent) routes(family rules.Family) []rules.PolicyRoute {
@@ -137,9 +137,6 @@ func (b *builder) exceptInterfaces() {
 // rerouteInterfaces treats what a virtual machine or container inside the pod sends as the pod's own
 // outbound traffic. The last of the prepended rules ends up first.
 func (b *builder) rerouteInterfaces() {
-	if !b.OutboundAll && len(b.ofFamily(b.Outbound)) == 0 && (b.TProxy || !b.capturesInbound()) {
-		return // nothing would follow for the exception to be one from, and nothing would tell that it is ours
-	}
 	for _, name := range b.RerouteInterfaces {
 		b.Prepend(nat, prerouting, "nothing from "+name+" is inbound traffic", rules.Return, rules.InInterface(name))
 	}

@@ -64,9 +64,10 @@ func TestIPv6(t *testing.T) {
 		{"v4+v6", first4, true, istio.IPv6Mesh, "redirect", ""},
 		{"v4+v6", first4, true, istio.IPv6Capture, "redirect", ""},
 		{"v4+v6", first4, true, istio.IPv6Block, "redirect", ""},
-		{"v6+v4", first6, false, istio.IPv6Mesh, "redirect", ""},
-		{"v6+v4", first6, false, istio.IPv6Capture, "redirect", ""},
-		{"v6+v4", first6, false, istio.IPv6Block, "redirect", ""},
+		// The kernel lists IPv4 first, whatever a manifest says.
+		{"v6+v4", first6, false, istio.IPv6Mesh, "none", around},
+		{"v6+v4", first6, false, istio.IPv6Capture, "redirect", captured},
+		{"v6+v4", first6, false, istio.IPv6Block, "block", blocked},
 		{"v6+v4", first6, true, istio.IPv6Mesh, "redirect", ""},
 		{"v6+v4", first6, true, istio.IPv6Capture, "redirect", ""},
 		{"v6+v4", first6, true, istio.IPv6Block, "redirect", ""},

@@ -99,6 +99,7 @@ func (Mesh) Footprint() rules.Footprint {
 		Chains: []string{chainInbound, chainInRedirect, chainOutput, chainOutputDNS, chainRedirect,
 			chainDivert, chainTProxy, chainDrop, chainBlockIn, chainBlockOut},
 		Marks:    []uint32{inboundMark, outboundMark},
+		Reroute:  chainRedirect,
 		Routes:   []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
 		Loopback: []netip.Prefix{passthrough6},
 	}

@@ -177,6 +177,9 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 
 func ownerGroups(name, value string) ([]uint32, error) {
 	groups, err := ParseOwnerGroups(value)
+	if err == nil && name == envOwnerGroups {
+		err = CheckOwnerGroups(groups)
+	}
 	if err == nil && groups == nil && name == envOwnerGroupsExclude && strings.TrimSpace(value) == "*" {
 		err = fmt.Errorf("%q cannot be excluded: it would leave nobody", value)
 	}
@@ -204,10 +207,15 @@ func ParseOwnerGroups(value string) ([]uint32, error) {
 		}
 		groups = append(groups, uint32(id))
 	}
-	if len(groups) > maxOwnerGroups {
-		return nil, fmt.Errorf("%d groups are too many: %d at most", len(groups), maxOwnerGroups)
-	}
 	return groups, nil
+}
+
+// CheckOwnerGroups refuses more included groups than one rule can hold.
+func CheckOwnerGroups(groups []uint32) error {
+	if len(groups) > maxOwnerGroups {
+		return fmt.Errorf("%d groups are too many: %d at most", len(groups), maxOwnerGroups)
+	}
+	return nil
 }
 
 // ParseLoopback reads the IPv4 loopback range that outbound capture leaves alone.
