@@ -18,42 +18,55 @@ import (
 )
 
 // document mirrors the parts of a manifest that matter here. Fields that are not here are not looked at.
+// Each type has a name because the decoder's messages show it.
 type document struct {
-	Kind     string `yaml:"kind"`
-	Metadata struct {
-		Name         string            `yaml:"name"`
-		GenerateName string            `yaml:"generateName"`
-		Namespace    string            `yaml:"namespace"`
-		UID          string            `yaml:"uid"`
-		Labels       map[string]string `yaml:"labels"`
-		Annotations  map[string]string `yaml:"annotations"`
-	} `yaml:"metadata"`
-	Spec struct {
-		HostNetwork    bool        `yaml:"hostNetwork"`
-		HostUsers      *bool       `yaml:"hostUsers"`
-		InitContainers []container `yaml:"initContainers"`
-		Containers     []container `yaml:"containers"`
-	} `yaml:"spec"`
-	Status struct {
-		PodIP  address `yaml:"podIP"`
-		PodIPs []struct {
-			IP address `yaml:"ip"`
-		} `yaml:"podIPs"`
-	} `yaml:"status"`
+	Kind     string   `yaml:"kind"`
+	Metadata metadata `yaml:"metadata"`
+	Spec     spec     `yaml:"spec"`
+	Status   status   `yaml:"status"`
+}
+
+type metadata struct {
+	Name         string            `yaml:"name"`
+	GenerateName string            `yaml:"generateName"`
+	Namespace    string            `yaml:"namespace"`
+	UID          string            `yaml:"uid"`
+	Labels       map[string]string `yaml:"labels"`
+	Annotations  map[string]string `yaml:"annotations"`
+}
+
+type spec struct {
+	HostNetwork    bool        `yaml:"hostNetwork"`
+	HostUsers      *bool       `yaml:"hostUsers"`
+	InitContainers []container `yaml:"initContainers"`
+	Containers     []container `yaml:"containers"`
+}
+
+type status struct {
+	PodIP  address `yaml:"podIP"`
+	PodIPs []podIP `yaml:"podIPs"`
+}
+
+type podIP struct {
+	IP address `yaml:"ip"`
 }
 
 type container struct {
-	Name string   `yaml:"name"`
-	Args []string `yaml:"args"`
-	Env  []struct {
-		Name      string    `yaml:"name"`
-		Value     string    `yaml:"value"`
-		ValueFrom yaml.Node `yaml:"valueFrom"`
-	} `yaml:"env"`
-	SecurityContext struct {
-		RunAsUser  *id `yaml:"runAsUser"`
-		RunAsGroup *id `yaml:"runAsGroup"`
-	} `yaml:"securityContext"`
+	Name            string          `yaml:"name"`
+	Args            []string        `yaml:"args"`
+	Env             []variable      `yaml:"env"`
+	SecurityContext securityContext `yaml:"securityContext"`
+}
+
+type variable struct {
+	Name      string    `yaml:"name"`
+	Value     string    `yaml:"value"`
+	ValueFrom yaml.Node `yaml:"valueFrom"`
+}
+
+type securityContext struct {
+	RunAsUser  *id `yaml:"runAsUser"`
+	RunAsGroup *id `yaml:"runAsGroup"`
 }
 
 // id is a user or group id, as wide as Kubernetes takes it.

@@ -50,14 +50,14 @@ func changeTable(out *strings.Builder, have, want Table, ours Footprint) {
 			continue
 		}
 		for i := len(c.Rules) - 1; i >= 0; i-- { // from the end, so that numbers stay right
-			if own[c.Name][i] {
+			if own[c.Name][i] != theirs {
 				fmt.Fprintf(out, "-D %s %d\n", c.Name, i+1)
 			}
 		}
 	}
 	for _, c := range want.Chains {
 		before, _ := have.Chain(c.Name)
-		foreign := c.Builtin && slices.Contains(own[before.Name], false)
+		foreign := c.Builtin && slices.Contains(own[before.Name], theirs)
 		for i, r := range c.Rules {
 			if foreign {
 				fmt.Fprintf(out, "-I %s %d %s\n", c.Name, i+1, r)
@@ -86,10 +86,10 @@ func staleChains(have, want Table, ours Footprint) []string {
 }
 
 // referenced tells whether a rule of somebody else jumps to our chain: it can be emptied, not deleted.
-func referenced(t Table, chain string, own map[string][]bool) bool {
+func referenced(t Table, chain string, own map[string][]ownership) bool {
 	for _, c := range t.Chains {
 		for i, r := range c.Rules {
-			if !own[c.Name][i] && r.jumpsTo(chain) {
+			if own[c.Name][i] == theirs && r.jumpsTo(chain) {
 				return true
 			}
 		}

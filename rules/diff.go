@@ -62,17 +62,17 @@ func diffTable(have, want Table, ours Footprint) []Difference {
 }
 
 // diffChain compares one chain, own telling which of its rules are ours.
-func diffChain(have, want Chain, own []bool) []Difference {
+func diffChain(have, want Chain, own []ownership) []Difference {
 	var diffs []Difference
 	add := func(kind, rule string) {
 		diffs = append(diffs, Difference{Chain: want.Name, Kind: kind, Rule: rule})
 	}
 	var got []string
 	for i, r := range have.Rules {
-		if i < len(want.Rules) && !own[i] && want.Builtin && r.String() != want.Rules[i].String() {
+		if i < len(want.Rules) && own[i] == theirs && want.Builtin && r.String() != want.Rules[i].String() {
 			add("not first", r.String())
 		}
-		if own[i] || (i < len(want.Rules) && r.String() == want.Rules[i].String()) {
+		if own[i] == certain || (i < len(want.Rules) && r.String() == want.Rules[i].String()) {
 			got = append(got, r.String())
 		}
 	}

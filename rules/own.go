@@ -6,56 +6,97 @@ import "slices"
 
 func (f Footprint) chain(c Chain) bool { return !c.Builtin && slices.Contains(f.Chains, c.Name) }
 
+// ownership says whose rule it is.
+type ownership uint8
+
+const (
+	theirs  ownership = iota
+	perhaps           // by its place it is ours; replaced and removed with our rules, but never a difference
+	certain           // ours
+)
+
 // ownRules tells for each rule of each chain of a table whether it is ours. All rules of our chains are.
 // Of the built-in chains, those are that jump to our chains or use our marks ("anchors"), and the interface
 // exceptions that belong to them. Without one of our chains a table holds nothing of ours.
-func ownRules(t Table, ours Footprint) map[string][]bool {
-	own := make(map[string][]bool, len(t.Chains))
+func ownRules(t Table, ours Footprint) map[string][]ownership {
+	own := make(map[string][]ownership, len(t.Chains))
 	present := slices.ContainsFunc(t.Chains, ours.chain)
 	for _, c := range t.Chains {
-		own[c.Name] = make([]bool, len(c.Rules))
+		own[c.Name] = make([]ownership, len(c.Rules))
 		switch {
 		case !present:
-		case !c.Builtin:
-			for i := range c.Rules {
-				own[c.Name][i] = ours.chain(c)
-			}
-		default:
+		case c.Builtin:
 			ours.mark(own[c.Name], c, t)
+		case ours.chain(c):
+			for i := range c.Rules {
+				own[c.Name][i] = certain
+			}
 		}
 	}
 	return own
 }
 
-// mark sets the flags of our rules of a built-in chain. An exception ("by this interface: RETURN") before
-// an anchor is ours. Behind the last one, so many are ours as other rules of ours vouch for, the first ones.
-func (f Footprint) mark(flags []bool, c Chain, t Table) {
+// mark tells which rules of a built-in chain are ours. An exception ("by this interface: RETURN") before an
+// anchor is. Behind the last one, so many are as other rules of ours vouch for, the first ones. Where no
+// anchor could name rerouted interfaces, the exceptions at the head may be theirs.
+func (f Footprint) mark(own []ownership, c Chain, t Table) {
 	last := f.lastAnchor(c)
 	vouched := f.exceptions(c, t)
-	unnamed := c.Name == "PREROUTING" && last < 0 && f.reroutesWithoutAnchor(t)
+	rerouted := 0
+	if c.Name == "PREROUTING" && last < 0 && f.reroutesWithoutAnchor(t) {
+		rerouted = reroutedAtTheHead(c, f.excludedInterfaces(t))
+	}
 	for i, r := range c.Rules {
 		iface, exception := r.interfaceReturn()
 		switch {
 		case f.anchor(r):
-			flags[i] = true
+			own[i] = certain
+		case i < rerouted:
+			own[i] = perhaps
 		case exception && (i < last || vouched[iface] > 0):
 			vouched[iface]--
-			flags[i], unnamed = true, false // the unnamed ones stand before these
-		case exception && unnamed && (i == 0 || flags[i-1]):
-			flags[i] = true
+			own[i] = certain
 		}
 	}
+}
+
+// reroutedAtTheHead counts the exceptions at the head of a chain that stand before those of excluded
+// interfaces: rerouted ones are written first.
+func reroutedAtTheHead(c Chain, excluded []string) int {
+	var head []string
+	for _, r := range c.Rules {
+		iface, exception := r.interfaceReturn()
+		if !exception {
+			break
+		}
+		head = append(head, iface)
+	}
+	for n := len(head) - len(excluded); n >= 0; n-- {
+		if slices.Equal(head[n:n+len(excluded)], excluded) {
+			return n
+		}
+	}
+	return 0
+}
+
+// excludedInterfaces returns the interfaces of the exceptions before the last anchor of OUTPUT.
+func (f Footprint) excludedInterfaces(t Table) []string {
+	var names []string
+	output, _ := t.Chain("OUTPUT")
+	for _, r := range output.Rules[:f.lastAnchor(output)+1] {
+		if iface, ok := r.interfaceReturn(); ok {
+			names = append(names, iface)
+		}
+	}
+	return names
 }
 
 // exceptions counts by interface the exceptions of a chain that other rules of ours vouch for: each
 // excluded interface has one in OUTPUT too, before its anchor; each rerouted one has anchors that name it.
 func (f Footprint) exceptions(c Chain, t Table) map[string]int {
 	count := map[string]int{}
-	output, _ := t.Chain("OUTPUT")
-	for _, r := range output.Rules[:f.lastAnchor(output)+1] {
-		if iface, ok := r.interfaceReturn(); ok {
-			count[iface]++
-		}
+	for _, iface := range f.excludedInterfaces(t) {
+		count[iface]++
 	}
 	same := map[string]int{} // an interface that is listed twice has each anchor twice
 	rerouted := map[string]int{}

@@ -16,10 +16,11 @@ import (
 
 // What the injector and its users write on a pod.
 const (
-	keyInject    = "sidecar.istio.io/inject" // label or annotation
-	keyStatus    = "sidecar.istio.io/status"
-	keyTemplates = "inject.istio.io/templates"
-	keyOverrides = "proxy.istio.io/overrides"
+	keyInject      = "sidecar.istio.io/inject" // label or annotation
+	keyStatus      = "sidecar.istio.io/status"
+	keyTemplates   = "inject.istio.io/templates"
+	keyOverrides   = "proxy.istio.io/overrides"
+	keyProxyConfig = "proxy.istio.io/config"
 
 	// The opt-in of istio-pod-network-controller, and the values its users may set with it.
 	keyOptIn        = "istio-pod-network-controller/initialize"

@@ -33,7 +33,12 @@ func (in *Intent) refine(pod rules.Pod) error {
 			return err
 		}
 	}
-	if proxy := pod.Container(containerProxy); proxy != nil {
+	proxy := pod.Container(containerProxy)
+	if _, ok := pod.Annotations[keyProxyConfig]; ok && proxy == nil {
+		in.notes = append(in.notes, "annotation "+keyProxyConfig+" is not read: what it sets in the proxy's environment "+
+			"(DNS capture, dual stack, invalid drop) is taken from the node's configuration")
+	}
+	if proxy != nil {
 		in.applyUser(proxy.UID, proxy.GID)
 		if err := in.applyEnvironment(proxy.Env); err != nil {
 			return err

@@ -186,6 +186,23 @@ func TestEnvironmentOverConfiguration(t *testing.T) {
 	}
 }
 
+// What is not read is said.
+func TestProxyConfigAnnotationIsNoted(t *testing.T) {
+	pod := rules.Pod{Annotations: map[string]string{"sidecar.istio.io/status": "{}", "proxy.istio.io/config": "proxyMetadata: {}"},
+		IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	for _, containers := range [][]rules.Container{nil, {{Name: "istio-proxy"}}} {
+		pod.Containers = containers
+		plan, err := istio.Mesh{Defaults: istio.Standard()}.Decide(pod).Planner(pod.IPs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		noted := len(plan.Notes) == 1 && strings.Contains(plan.Notes[0], "proxy.istio.io/config is not read")
+		if noted != (containers == nil) {
+			t.Errorf("containers %v: notes %q", containers, plan.Notes)
+		}
+	}
+}
+
 func TestRefineRejected(t *testing.T) {
 	const env, arg = "container istio-proxy environment ", "container istio-validation argument "
 	const groups, exclude, loopback = "ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"
