@@ -5,6 +5,7 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,7 +59,8 @@ func transcript(t *testing.T, root string, words []string) string {
 	}
 	cmd.Dir, cmd.Stderr = root, t.Output()
 	out, err := cmd.Output()
-	if _, failed := err.(*exec.ExitError); err != nil && !failed {
+	var failed *exec.ExitError // a transcript may be one of a refusal
+	if err != nil && !errors.As(err, &failed) {
 		t.Fatal(err)
 	}
 	return string(out)
