@@ -5,9 +5,6 @@
 package integration
 
 import (
-	"encoding/json"
-	"net/netip"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,54 +15,31 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
-// recorded is a pod and what Istio's own tool leaves in the kernel for it.
-type recorded struct {
-	Name        string            `json:"name"`
-	Annotations map[string]string `json:"annotations"`
-	PodIPs      []string          `json:"pod_ips"`
-	ProxyEnv    map[string]string `json:"proxy_env"`
-	ProxyUID    *int64            `json:"proxy_uid"`
-	ProxyGID    *int64            `json:"proxy_gid"`
-	Expect      state             `json:"expect"`
-}
-
-// state is what a namespace holds, as the usual tools print it.
-type state struct {
-	IPTables  []string `json:"iptables"`
-	IP6Tables []string `json:"ip6tables"`
-	Rule4     []string `json:"rule4"`
-	Rule6     []string `json:"rule6"`
-	Route4    []string `json:"route4"`
-	Route6    []string `json:"route6"`
-	Lo        []string `json:"lo"`
-}
-
-func corpus(t *testing.T) []recorded {
+func corpus(t *testing.T) []recorded.Case {
 	t.Helper()
-	text, err := os.ReadFile("../rules/istio/testdata/istio-open.json")
+	cases, err := recorded.Cases()
 	if err != nil {
 		t.Fatal(err)
-	}
-	var cases []recorded
-	if err := json.Unmarshal(text, &cases); err != nil {
-		t.Fatal(err)
-	}
-	if len(cases) != 40 {
-		t.Fatalf("%d cases, want 40", len(cases))
 	}
 	return cases
 }
 
-// pod gives the case's addresses along, so that one namespace serves for all cases.
-func (c recorded) pod(path string) rules.Pod {
-	pod := rules.Pod{Namespace: "default", Name: c.Name, NetNS: path, Annotations: c.Annotations,
-		Containers: []rules.Container{{Name: "istio-validation"},
-			{Name: "istio-proxy", Env: c.ProxyEnv, UID: c.ProxyUID, GID: c.ProxyGID}}}
+// addresses returns the case's addresses with their prefix lengths.
+func addresses(c recorded.Case) []string {
+	var texts []string
 	for _, ip := range c.PodIPs {
-		pod.IPs = append(pod.IPs, netip.MustParsePrefix(ip).Addr())
+		texts = append(texts, ip.String())
 	}
+	return texts
+}
+
+// podOf gives the case's addresses along, so that one namespace serves for all cases.
+func podOf(c recorded.Case, path string) rules.Pod {
+	pod := c.Pod()
+	pod.NetNS = path
 	return pod
 }
 
@@ -75,8 +49,8 @@ func TestConformance(t *testing.T) {
 		e := newEnforcer(t, variant, istio.Standard())
 		for _, c := range corpus(t) {
 			t.Run(c.Name, func(t *testing.T) {
-				ns := nstest.New(t, c.PodIPs...)
-				pod := c.pod(ns.Path)
+				ns := nstest.New(t, addresses(c)...)
+				pod := podOf(c, ns.Path)
 				pod.IPs = nil // they are in the namespace
 				if o := protect(t, e, pod); !o.Changed {
 					t.Error("says that nothing was changed in an empty namespace")
@@ -97,9 +71,9 @@ func TestConformanceAfterAnyOther(t *testing.T) {
 		e := newEnforcer(t, variant, istio.Standard())
 		cases := corpus(t)
 		ns := nstest.New(t)
-		step := func(c recorded) {
+		step := func(c recorded.Case) {
 			t.Helper()
-			protect(t, e, c.pod(ns.Path))
+			protect(t, e, podOf(c, ns.Path))
 			expect(t, ns, variant, c.Expect)
 			if t.Failed() {
 				t.FailNow()
@@ -117,14 +91,14 @@ func TestConformanceAfterAnyOther(t *testing.T) {
 
 // expect compares the namespace with the recorded state. The order of tables and of chains is nobody's
 // business; that of rules within a chain is.
-func expect(t *testing.T, ns *nstest.Namespace, variant string, want state) {
+func expect(t *testing.T, ns *nstest.Namespace, variant string, want recorded.State) {
 	t.Helper()
 	const divider = "@@@"
 	v := strings.TrimPrefix(variant, "iptables")
 	commands := []string{"iptables" + v + "-save", "ip6tables" + v + "-save", "ip rule", "ip -6 rule",
 		"ip -4 route show table all", "ip -6 route show table all", "ip -o addr show dev lo"}
 	parts := strings.Split(ns.Run(t, "sh", "-ec", strings.Join(commands, "; echo "+divider+"; ")), divider+"\n")
-	got := state{IPTables: lines(parts[0]), IP6Tables: lines(parts[1]), Rule4: containing("fwmark", lines(parts[2])),
+	got := recorded.State{IPTables: lines(parts[0]), IP6Tables: lines(parts[1]), Rule4: containing("fwmark", lines(parts[2])),
 		Rule6: containing("fwmark", lines(parts[3])), Route4: lines(parts[4]), Route6: lines(parts[5])}
 	for _, line := range lines(parts[6]) {
 		got.Lo = append(got.Lo, strings.Fields(line)[3])
@@ -204,7 +178,7 @@ func ofTable133(routes []string) []string {
 }
 
 // clean makes absent and empty lists equal.
-func clean(s state) state {
+func clean(s recorded.State) recorded.State {
 	for _, list := range []*[]string{&s.IPTables, &s.IP6Tables, &s.Rule4, &s.Rule6, &s.Route4, &s.Route6, &s.Lo} {
 		if len(*list) == 0 {
 			*list = nil

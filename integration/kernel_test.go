@@ -60,7 +60,7 @@ func TestForeignRulesStay(t *testing.T) {
 				ns.Run(t, "ip", "rule", "add", "fwmark", "7", "lookup", "133")
 				ns.Run(t, "ip", "rule", "add", "fwmark", "1337", "ipproto", "udp", "lookup", "133")
 				before := all()
-				o := protect(t, e, c.pod(ns.Path))
+				o := protect(t, e, podOf(c, ns.Path))
 				if o.Plan.Rules() == 0 || all() == before {
 					t.Fatal("no rules were written")
 				}

@@ -3,11 +3,8 @@
 package rules_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
 type namedPlan struct {
@@ -26,32 +24,13 @@ type namedPlan struct {
 // plans returns the plans of the recorded cases, and of settings that those do not have.
 func plans(t *testing.T) []namedPlan {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("istio", "testdata", "istio-open.json"))
+	cases, err := recorded.Cases()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cases []struct {
-		Name        string            `json:"name"`
-		Annotations map[string]string `json:"annotations"`
-		PodIPs      []netip.Prefix    `json:"pod_ips"`
-		ProxyEnv    map[string]string `json:"proxy_env"`
-		ProxyUID    *int64            `json:"proxy_uid"`
-		ProxyGID    *int64            `json:"proxy_gid"`
-	}
-	if err := json.Unmarshal(text, &cases); err != nil {
-		t.Fatal(err)
-	}
-	if len(cases) != 40 {
-		t.Fatalf("%d cases, want 40", len(cases))
-	}
 	var all []namedPlan
 	for _, c := range cases {
-		pod := rules.Pod{Namespace: "default", Name: "pod", Annotations: c.Annotations,
-			Containers: []rules.Container{{Name: "istio-proxy", Env: c.ProxyEnv, UID: c.ProxyUID, GID: c.ProxyGID}}}
-		for _, ip := range c.PodIPs {
-			pod.IPs = append(pod.IPs, ip.Addr())
-		}
-		all = append(all, namedPlan{c.Name, planFor(t, istio.Standard(), pod)})
+		all = append(all, namedPlan{c.Name, planFor(t, istio.Standard(), c.Pod())})
 	}
 	both := []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")}
 	settings := istio.Standard()

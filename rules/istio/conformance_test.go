@@ -21,7 +21,7 @@ func TestConformance(t *testing.T) {
 			if c.Expect.Exit != 0 {
 				t.Fatalf("a recorded failure, which this test does not know how to compare")
 			}
-			pod := c.pod()
+			pod := c.Pod()
 			plan := planOf(t, mesh, pod, pod.IPs)
 			for _, f := range []struct {
 				got  rules.Ruleset
@@ -84,7 +84,7 @@ func chains(rs rules.Ruleset) map[string][]string {
 // What a plan uses, its footprint must claim, or it could not be taken out again.
 func TestFootprintCoversEveryPlan(t *testing.T) {
 	for _, c := range corpus(t) {
-		pod := c.pod()
+		pod := c.Pod()
 		plan := planOf(t, mesh, pod, pod.IPs)
 		f := plan.Footprint
 		if diff := cmp.Diff(mesh.Footprint(), f, compare); diff != "" {

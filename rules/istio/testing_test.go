@@ -3,7 +3,6 @@
 package istio_test
 
 import (
-	"encoding/json"
 	"flag"
 	"net/netip"
 	"os"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -110,47 +110,11 @@ func chain(rs rules.Ruleset, table, name string) []string {
 	return lines
 }
 
-// recorded is a pod and what Istio's own tool leaves in the kernel for it.
-type recorded struct {
-	Name        string            `json:"name"`
-	Annotations map[string]string `json:"annotations"`
-	PodIPs      []netip.Prefix    `json:"pod_ips"`
-	ProxyEnv    map[string]string `json:"proxy_env"`
-	ProxyUID    *int64            `json:"proxy_uid"`
-	ProxyGID    *int64            `json:"proxy_gid"`
-	Expect      struct {
-		Exit      int      `json:"exit"`
-		IPTables  []string `json:"iptables"`
-		IP6Tables []string `json:"ip6tables"`
-		Rule4     []string `json:"rule4"`
-		Rule6     []string `json:"rule6"`
-		Route4    []string `json:"route4"`
-		Route6    []string `json:"route6"`
-		Lo        []string `json:"lo"`
-	} `json:"expect"`
-}
-
-func (r recorded) pod() rules.Pod {
-	pod := rules.Pod{Namespace: "default", Name: r.Name, Annotations: r.Annotations,
-		Containers: []rules.Container{{Name: "istio-proxy", Args: sidecar.Args, Env: r.ProxyEnv, UID: r.ProxyUID, GID: r.ProxyGID}}}
-	for _, ip := range r.PodIPs {
-		pod.IPs = append(pod.IPs, ip.Addr())
-	}
-	return pod
-}
-
-func corpus(t testing.TB) []recorded {
+func corpus(t testing.TB) []recorded.Case {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", "istio-open.json"))
+	cases, err := recorded.Cases()
 	if err != nil {
 		t.Fatal(err)
-	}
-	var cases []recorded
-	if err := json.Unmarshal(text, &cases); err != nil {
-		t.Fatal(err)
-	}
-	if len(cases) != 40 {
-		t.Fatalf("%d cases, want 40", len(cases))
 	}
 	return cases
 }
