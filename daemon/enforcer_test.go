@@ -103,10 +103,10 @@ func TestAnswerInTime(t *testing.T) {
 	if o.Result != Failed || o.Stage != StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) {
 		t.Fatalf("got %s in %s, %v", o.Result, o.Stage, o.Err)
 	}
+	hang.Store(false)
 	if o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod); o.Result != Failed {
 		t.Fatalf("while the first is still at work: got %s, %v", o.Result, o.Err)
 	}
-	hang.Store(false)
 	close(release)
 	if o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, pod); o.Result != Protected {
 		t.Fatalf("after it: got %s, %v", o.Result, o.Err)
