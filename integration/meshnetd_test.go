@@ -36,13 +36,9 @@ var binary = sync.OnceValues(func() (string, error) {
 // startLab runs a private containerd until the test ends.
 func startLab(t *testing.T, version lab.Version) *lab.Lab {
 	t.Helper()
-	binaries := os.Getenv("MESHNETD_RUNTIMES")
-	if binaries == "" {
-		root, err := lab.FindRoot()
-		if err != nil {
-			t.Fatal(err)
-		}
-		binaries = filepath.Join(root, "build", "runtimes")
+	binaries, err := lab.FindBinaries()
+	if err != nil {
+		t.Fatal(err)
 	}
 	opts := lab.Options{Version: version, Binaries: binaries, DualStack: true, Log: t.Output()}
 	if err := opts.Check(); err != nil {

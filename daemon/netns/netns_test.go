@@ -81,7 +81,9 @@ func TestOpenRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ns, err := Open(tt.path, hostOf(t))
-			if shown := !errors.Is(err, unix.EACCES); !errors.Is(err, tt.want) && (shown || tt.want != ErrHost) {
+			// Some machines do not show the init process's namespace, not even to root: refused as well.
+			hidden := tt.path == "/proc/1/ns/net" && errors.Is(err, unix.EACCES)
+			if !errors.Is(err, tt.want) && !hidden {
 				t.Fatalf("got %v, want %v", err, tt.want)
 			}
 			if ns != nil || !strings.Contains(err.Error(), tt.path) {

@@ -30,13 +30,9 @@ func testContext(t *testing.T) context.Context {
 // MESHNETD_REQUIRE=1 says that one must.
 func options(t *testing.T, version lab.Version) lab.Options {
 	t.Helper()
-	binaries := os.Getenv("MESHNETD_RUNTIMES")
-	if binaries == "" {
-		root, err := lab.FindRoot()
-		if err != nil {
-			t.Fatal(err)
-		}
-		binaries = filepath.Join(root, "build", "runtimes")
+	binaries, err := lab.FindBinaries()
+	if err != nil {
+		t.Fatal(err)
 	}
 	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
 	if err := opts.Check(); err != nil {

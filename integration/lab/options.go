@@ -131,6 +131,15 @@ func (o Options) runc() (string, error) {
 	return filepath.Abs(path)
 }
 
+// FindBinaries returns the directory of the runtimes: $MESHNETD_RUNTIMES, or build/runtimes of the module.
+func FindBinaries() (string, error) {
+	if dir := os.Getenv("MESHNETD_RUNTIMES"); dir != "" {
+		return dir, nil
+	}
+	root, err := FindRoot()
+	return filepath.Join(root, "build", "runtimes"), err
+}
+
 // FindRoot returns the directory of the meshnetd module that the current
 // directory lies in.
 func FindRoot() (string, error) {
