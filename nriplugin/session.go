@@ -72,8 +72,8 @@ func (p *Plugin) Run(ctx context.Context) error {
 			said = ""
 			p.Log.Warn("connection to the runtime lost; containers start without meshnetd until it is back, unless the runtime requires the plugin",
 				"event", "nri_lost", "error", err)
-		} else if err.Error() != said { // the same failure again is no news
-			said = err.Error()
+		} else if kind := kindOf(err); kind != said { // the same failure again is no news
+			said = kind
 			p.Log.Warn("no session with the runtime yet; trying on", "event", "nri_waiting", "error", err)
 		}
 		select {
@@ -83,6 +83,30 @@ func (p *Plugin) Run(ctx context.Context) error {
 		}
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// unregistered is a registration that failed: which of several errors comes out of a closed connection
+// first is chance.
+type unregistered struct {
+	socket string
+	err    error
+}
+
+// Error names the socket and the cause.
+func (u *unregistered) Error() string {
+	return fmt.Sprintf("register with the runtime at %s: %v", u.socket, u.err)
+}
+
+// Unwrap returns the cause.
+func (u *unregistered) Unwrap() error { return u.err }
+
+// kindOf tells failures apart that are worth a line each.
+func kindOf(err error) string {
+	var u *unregistered
+	if errors.As(err, &u) {
+		return "registration"
+	}
+	return err.Error()
 }
 
 // session connects, serves until the connection is lost or ctx ends, and says whether it was ever ready.
@@ -115,7 +139,7 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 		if fatal := h.unusable(); fatal != nil {
 			return false, fatal
 		}
-		return false, fmt.Errorf("register with the runtime at %s: %w", p.Socket, err)
+		return false, &unregistered{p.Socket, err}
 	}
 	for {
 		select {
@@ -128,7 +152,7 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 			}
 		case <-closed:
 			if !ready {
-				return false, fmt.Errorf("the runtime at %s closed the connection before it was ready", p.Socket)
+				return false, &unregistered{p.Socket, errors.New("the runtime closed the connection before it was ready")}
 			}
 			return true, errors.New("connection closed")
 		case <-ctx.Done():
