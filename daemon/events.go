@@ -43,18 +43,31 @@ const queued = 1024
 // Log returns a recorder that writes one line for each outcome: pods outside the mesh at debug level, so
 // that they cost no write. The lines are written in the background: a reader of the log that stalls must
 // not keep the runtime from its answer, or the pod would run without its rules. What does not fit is
-// counted instead. Flush waits until everything is written; nothing may be recorded after it.
+// counted instead. Flush, called once, waits until what was recorded before it is written; work that is still
+// running then may record more, which is lost.
 func Log(log *slog.Logger, backend string) (record func(Outcome), flush func()) {
 	queue := make(chan Outcome, queued)
 	var dropped atomic.Int64
-	done := make(chan struct{})
+	stop, done := make(chan struct{}), make(chan struct{})
+	next := func(o Outcome) {
+		write(log, backend, o)
+		if n := dropped.Swap(0); n > 0 {
+			log.Error("the log is read too slowly: outcomes of pods are not in it", "event", "log_dropped", "outcomes", n)
+		}
+	}
 	go func() {
 		defer close(done)
-		for o := range queue {
-			write(log, backend, o)
-			if n := dropped.Swap(0); n > 0 {
-				log.Error("the log is read too slowly: outcomes of pods are not in it", "event", "log_dropped", "outcomes", n)
+		for {
+			select {
+			case o := <-queue:
+				next(o)
+				continue
+			case <-stop:
 			}
+			for range len(queue) {
+				next(<-queue)
+			}
+			return
 		}
 	}()
 	record = func(o Outcome) {
@@ -67,7 +80,7 @@ func Log(log *slog.Logger, backend string) (record func(Outcome), flush func()) 
 			dropped.Add(1)
 		}
 	}
-	return record, func() { close(queue); <-done }
+	return record, func() { close(stop); <-done }
 }
 
 // gone tells whether an existing pod ended while it was being taken over, which is no news.
