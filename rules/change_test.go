@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -41,14 +42,14 @@ func filled(t *testing.T, text string) *kernel {
 }
 
 func TestChangeText(t *testing.T) {
-	golden(t, "fresh.golden", rules.Change(rules.Ruleset{}, small(t), ours))
+	golden.Check(t, "fresh.golden", rules.Change(rules.Ruleset{}, small(t), ours))
 	k := newKernel(rules.IPv4)
 	k.apply(t, small(t), ours)
 	if err := k.restore("*nat\n-I OUTPUT 1 -s 10.9.9.9/32 -j ACCEPT\n-A PREROUTING -p icmp -m comment --comment \"a b\" -j RETURN\nCOMMIT\n"); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "among-others.golden", rules.Change(k.state(t), small(t), ours))
-	golden(t, "removal.golden", rules.Change(k.state(t), rules.Ruleset{}, ours))
+	golden.Check(t, "among-others.golden", rules.Change(k.state(t), small(t), ours))
+	golden.Check(t, "removal.golden", rules.Change(k.state(t), rules.Ruleset{}, ours))
 }
 
 func TestChangeScenarios(t *testing.T) {

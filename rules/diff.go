@@ -2,9 +2,7 @@
 
 package rules
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Difference is one way in which the kernel does not hold the plan.
 type Difference struct {

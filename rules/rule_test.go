@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -104,7 +105,7 @@ func TestRuleString(t *testing.T) {
 		})
 		all.WriteString(tt.rule.String() + "\n")
 	}
-	golden(t, "rules.golden", all.String())
+	golden.Check(t, "rules.golden", all.String())
 }
 
 func TestRuleStringKeepsTheRule(t *testing.T) {

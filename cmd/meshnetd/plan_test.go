@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,9 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/config"
-)
 
-var update = flag.Bool("update", false, "write the golden files")
+	"github.com/meshnetd/meshnetd/internal/golden"
+)
 
 // execute runs a command line the way main does, and returns the code that main would end with.
 func execute(t *testing.T, stdin string, args ...string) (code int, stdout string, err error) {
@@ -43,23 +42,6 @@ func execute(t *testing.T, stdin string, args ...string) (code int, stdout strin
 
 func testdata(name string) string { return filepath.Join("testdata", name) }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := testdata(name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it):\n%s", path, diff)
-	}
-}
-
 func TestPlan(t *testing.T) {
 	for _, tt := range []struct {
 		name, pod, config string
@@ -82,7 +64,7 @@ func TestPlan(t *testing.T) {
 				if err != nil && err.Error() != tt.message {
 					t.Errorf("message %q, want %q", err, tt.message)
 				}
-				golden(t, "plan-"+tt.name+"."+format+".golden", out)
+				golden.Check(t, "plan-"+tt.name+"."+format+".golden", out)
 			})
 		}
 	}

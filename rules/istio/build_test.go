@@ -5,6 +5,7 @@ package istio_test
 import (
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -36,7 +37,7 @@ func TestPlanGolden(t *testing.T) {
 			for _, rs := range plan.Rulesets() {
 				text += "# " + rs.Family.String() + "\n" + rs.String()
 			}
-			golden(t, "plan-"+tt.name+".golden", text)
+			golden.Check(t, "plan-"+tt.name+".golden", text)
 		})
 	}
 }

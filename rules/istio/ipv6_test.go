@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -192,7 +193,7 @@ func TestBlockGolden(t *testing.T) {
 				d.OwnerGroupsExclude = []uint32{888}
 			}
 			plan := planOf(t, istio.Mesh{Defaults: d}, tt.pod, first4)
-			golden(t, "block-"+tt.name+".golden", plan.V6.String())
+			golden.Check(t, "block-"+tt.name+".golden", plan.V6.String())
 			if len(plan.Loopback) > 0 {
 				t.Errorf("addresses on lo: %v", plan.Loopback)
 			}

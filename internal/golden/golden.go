@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package rules_test
+// Package golden compares what a test got with a file in testdata. `go test -update` writes the files.
+package golden
 
 import (
 	"flag"
@@ -13,7 +14,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func golden(t *testing.T, name, got string) {
+// Check fails the test where got is not what testdata/name holds.
+func Check(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
