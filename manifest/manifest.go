@@ -5,11 +5,13 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
@@ -36,10 +38,11 @@ type metadata struct {
 }
 
 type spec struct {
-	HostNetwork    bool        `yaml:"hostNetwork"`
-	HostUsers      *bool       `yaml:"hostUsers"`
-	InitContainers []container `yaml:"initContainers"`
-	Containers     []container `yaml:"containers"`
+	HostNetwork     bool            `yaml:"hostNetwork"`
+	HostUsers       *bool           `yaml:"hostUsers"`
+	SecurityContext securityContext `yaml:"securityContext"`
+	InitContainers  []container     `yaml:"initContainers"`
+	Containers      []container     `yaml:"containers"`
 }
 
 type status struct {
@@ -53,6 +56,7 @@ type podIP struct {
 
 type container struct {
 	Name            string          `yaml:"name"`
+	Command         []string        `yaml:"command"`
 	Args            []string        `yaml:"args"`
 	Env             []variable      `yaml:"env"`
 	SecurityContext securityContext `yaml:"securityContext"`
@@ -167,8 +171,9 @@ func (d document) pod() rules.Pod {
 		pod.Name = d.Metadata.GenerateName
 	}
 	for _, c := range append(d.Spec.InitContainers, d.Spec.Containers...) {
-		pod.Containers = append(pod.Containers, c.container())
+		pod.Containers = append(pod.Containers, c.container(d.Spec.SecurityContext))
 	}
+	pod.Complete = pod.Containers != nil
 	for _, entry := range d.Status.PodIPs {
 		if entry.IP.IsValid() {
 			pod.IPs = append(pod.IPs, entry.IP.Addr)
@@ -180,13 +185,15 @@ func (d document) pod() rules.Pod {
 	return pod
 }
 
-func (c container) container() rules.Container {
+// container returns what a runtime would tell of the container, as far as that does not depend on its image.
+func (c container) container(pod securityContext) rules.Container {
 	env := map[string]string{}
 	for _, e := range c.Env {
 		if e.ValueFrom.IsZero() { // else the manifest does not hold its value
 			env[e.Name] = e.Value
 		}
 	}
-	return rules.Container{Name: c.Name, Args: c.Args, Env: env,
-		UID: c.SecurityContext.RunAsUser.value(), GID: c.SecurityContext.RunAsGroup.value()}
+	return rules.Container{Name: c.Name, Args: slices.Concat(c.Command, c.Args), Env: env,
+		UID: cmp.Or(c.SecurityContext.RunAsUser, pod.RunAsUser).value(),
+		GID: cmp.Or(c.SecurityContext.RunAsGroup, pod.RunAsGroup).value()}
 }

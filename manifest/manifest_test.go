@@ -34,11 +34,12 @@ func TestRead(t *testing.T) {
 		HostNetwork: true, UserNS: true,
 		IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")},
 		Containers: []rules.Container{
-			{Name: "istio-validation", Args: []string{"istio-iptables", "-p", "15001", "-x", ""}},
+			{Name: "istio-validation", Args: []string{"istio-iptables", "-p", "15001", "-x", ""}, UID: ptr(999)},
 			{Name: "istio-proxy", Args: []string{"proxy", "sidecar"},
 				Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true", "TWICE": "last"}, UID: ptr(1337), GID: ptr(0)},
-			{Name: "app", Env: map[string]string{}},
+			{Name: "app", Env: map[string]string{}, UID: ptr(999)},
 		},
+		Complete: true,
 	}
 	for _, name := range []string{"pod.yaml", "pod.json"} {
 		t.Run(name, func(t *testing.T) {
@@ -85,11 +86,15 @@ func TestReadSmall(t *testing.T) {
 			rules.Pod{Namespace: "default", Annotations: map[string]string{"a": "{\"x\":\n 1}\n"}}},
 		{"anchors", "kind: Pod\nmetadata:\n  name: &n cart\n  namespace: *n\n", rules.Pod{Namespace: "cart", Name: "cart"}},
 		{"no init containers", "kind: Pod\nspec: {containers: [{name: a}]}\n",
-			rules.Pod{Namespace: "default", Containers: []rules.Container{{Name: "a"}}}},
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a"}}}},
 		{"ids at their ends", "kind: Pod\nspec: {containers: [{name: a, securityContext: {runAsUser: 0, runAsGroup: 2147483647}}]}\n",
-			rules.Pod{Namespace: "default", Containers: []rules.Container{{Name: "a", UID: ptr(0), GID: ptr(2147483647)}}}},
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", UID: ptr(0), GID: ptr(2147483647)}}}},
+		{"ids of the pod", "kind: Pod\nspec: {securityContext: {runAsUser: 1, runAsGroup: 2}, containers: [{name: a}, {name: b, securityContext: {runAsUser: 0, runAsGroup: 3}}]}\n",
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", UID: ptr(1), GID: ptr(2)}, {Name: "b", UID: ptr(0), GID: ptr(3)}}}},
+		{"command and arguments", "kind: Pod\nspec: {initContainers: [{name: a, command: [/bin/x, y], args: [z]}, {name: b, command: [x]}]}\n",
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Args: []string{"/bin/x", "y", "z"}}, {Name: "b", Args: []string{"x"}}}}},
 		{"ids of null", "kind: Pod\nspec: {containers: [{name: a, securityContext: {runAsUser: null}}]}\n",
-			rules.Pod{Namespace: "default", Containers: []rules.Container{{Name: "a"}}}},
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a"}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := manifest.Read(strings.NewReader(tt.text))
@@ -109,8 +114,8 @@ func TestContainersUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pod.Containers != nil || pod.IPs != nil {
-		t.Errorf("got containers %#v, addresses %#v, want nil", pod.Containers, pod.IPs)
+	if pod.Containers != nil || pod.IPs != nil || pod.Complete {
+		t.Errorf("got containers %#v, addresses %#v, complete %t, want nothing known", pod.Containers, pod.IPs, pod.Complete)
 	}
 }
 

@@ -37,7 +37,9 @@ const (
 	ReasonBadInput          Reason = "bad-input"          // an annotation or argument cannot be understood
 	ReasonRuntimeHandler    Reason = "runtime-handler"    // the sandbox does not use the node's kernel network
 	ReasonNoNetNS           Reason = "no-netns"           // belongs to the mesh but has no namespace to write to
+	ReasonOtherNetNS        Reason = "other-netns"        // a container is to run outside its sandbox's namespace
 	ReasonUserNS            Reason = "user-namespace"     // the kernel refuses the rules in its namespace
+	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
 )
 
 // Decision is the pure answer to "what about this pod?". Plan is called with the pod's addresses once a
@@ -48,7 +50,14 @@ type Decision struct {
 	Reason  Reason
 	Detail  string // one sentence for the pod's author
 	Intent  any    // the mesh's settings for this pod, for explanations
+	Proxy   Proxy  // whose traffic the rules let pass; of Enrol only
 	Planner func(ips []netip.Addr) (Plan, error)
+}
+
+// Proxy is whose traffic a pod's rules let pass.
+type Proxy struct {
+	UID, GID   uint32
+	Containers []string // the containers that may run as either
 }
 
 // Mesh knows what one service mesh's labels and annotations mean.
@@ -59,17 +68,21 @@ type Mesh interface {
 	Decide(Pod) Decision
 	// Footprint tells the mesh's rules from others'.
 	Footprint() Footprint
+	// Refines tells whether a container of that name says more about its pod than the sandbox does.
+	Refines(container string) bool
 }
 
-// Node is what the node can do for pods, whatever their mesh.
+// Node is what the node can do for pods, and lets them ask for, whatever their mesh.
 type Node struct {
 	Mesh            Mesh
-	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
+	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
+	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
 }
 
-// Decide asks the mesh, and rejects what the node cannot protect.
+// Decide asks the mesh about what the node's policies let the pod ask for, and rejects what they forbid and
+// what the node cannot protect.
 func (n Node) Decide(pod Pod) Decision {
-	d := n.Mesh.Decide(pod)
+	d := n.decideAllowed(pod)
 	if d.Action != Enrol {
 		return d
 	}

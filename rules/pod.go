@@ -21,6 +21,7 @@ type Pod struct {
 
 	IPs        []netip.Addr // as the runtime or the manifest orders them; nil where they are not known
 	Containers []Container  // init containers first; nil where they are not known
+	Complete   bool         // Containers is the whole list, as in a manifest; a runtime tells them one by one
 }
 
 // String returns namespace/name, and the sandbox where there is one.
@@ -46,8 +47,12 @@ func (p Pod) Container(name string) *Container {
 // Container is what is known of one container of a pod.
 type Container struct {
 	Name string
-	Args []string
+	Args []string          // of its first process, with the program before them where that is known
 	Env  map[string]string // without the variables whose value is not known
-	UID  *int64            // securityContext.runAsUser; nil where it is not set
-	GID  *int64            // securityContext.runAsGroup; nil where it is not set
+	UID  *int64            // of its first process; nil where it is not known
+	GID  *int64            // of its first process; nil where it is not known
+
+	Running bool   // its process has been started; known of pods that are taken over only
+	NetNS   string // path of the network namespace it joins; "" where it is not known
+	MovedBy string // the plugin that gave it another network namespace than its sandbox's; "" is none
 }

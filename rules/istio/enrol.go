@@ -31,6 +31,9 @@ const (
 	containerProxy      = "istio-proxy"
 	containerValidation = "istio-validation"
 	containerInit       = "istio-init"
+
+	agent    = "pilot-agent"    // the program of all three
+	iptables = "istio-iptables" // its sub-command in the latter two, and once a program of its own
 )
 
 // Annotations that OpenShift writes on the pods of its own deployments and builds.
@@ -44,14 +47,18 @@ func (m Mesh) Decide(pod rules.Pod) rules.Decision {
 	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
 		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
 	}
-	reason, detail, err := m.exempt(pod)
+	if reason, detail := m.outside(pod); reason != "" {
+		return decide(rules.Skip, reason, detail)
+	}
+	names, err := statusContainers(pod.Annotations[keyStatus])
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
-	if reason != "" {
+	if reason, detail := sidecarMissing(pod, names); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
-	intent, err := m.intent(pod)
+	proxies := proxyContainers(names)
+	intent, err := m.intent(pod, proxies)
 	if errors.Is(err, errInterceptionNone) {
 		return decide(rules.Skip, rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
 	}
@@ -63,35 +70,31 @@ func (m Mesh) Decide(pod rules.Pod) rules.Decision {
 		d.Reason, d.Detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`
 	}
 	d.Intent = intent
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: proxies}
 	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
 	return d
 }
 
-// exempt returns why a pod is not to be touched, or "" for one that is to be redirected.
-func (m Mesh) exempt(pod rules.Pod) (rules.Reason, string, error) {
+// outside returns why a pod does not belong to the mesh, or "".
+func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
 	if pod.HostNetwork {
-		return rules.ReasonHostNetwork, "the pod shares the node's network namespace", nil
+		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
 	}
 	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
-		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration", nil
+		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
 	}
 	for _, key := range buildPodKeys {
 		if _, ok := pod.Annotations[key]; ok {
-			return rules.ReasonBuildPod, "annotation " + key + " marks a pod of OpenShift's own", nil
+			return rules.ReasonBuildPod, "annotation " + key + " marks a pod of OpenShift's own"
 		}
 	}
-	status, injected := pod.Annotations[keyStatus]
-	if !injected && pod.Annotations[keyOptIn] != "true" {
-		return rules.ReasonNotInjected, "no annotation " + keyStatus, nil
+	if _, injected := pod.Annotations[keyStatus]; !injected && pod.Annotations[keyOptIn] != "true" {
+		return rules.ReasonNotInjected, "no annotation " + keyStatus
 	}
 	if place, disabled := injectDisabled(pod); disabled {
-		return rules.ReasonInjectDisabled, place + " is false", nil
+		return rules.ReasonInjectDisabled, place + " is false"
 	}
-	names, err := statusContainers(status)
-	if err != nil {
-		return "", "", err
-	}
-	return sidecarMissing(pod, names)
+	return "", ""
 }
 
 // injectDisabled looks at the label before the annotation; a value that is no boolean says nothing.
@@ -104,40 +107,78 @@ func injectDisabled(pod rules.Pod) (place string, disabled bool) {
 	return place, err == nil && !inject
 }
 
-// sidecarMissing looks for the sidecar among the pod's containers, or where they are not known among the
-// names that the injector wrote down.
-func sidecarMissing(pod rules.Pod, injected []string) (rules.Reason, string, error) {
+// sidecarMissing looks for the sidecar among the pod's containers, and as long as those are not all known,
+// among the names that the injector wrote down.
+func sidecarMissing(pod rules.Pod, injected []string) (rules.Reason, string) {
 	if slices.Contains(injected, containerInit) || pod.Container(containerInit) != nil {
-		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up", nil
+		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
 	}
 	proxy := pod.Container(containerProxy)
-	if pod.Containers != nil && proxy == nil {
-		return rules.ReasonNoProxy, "the pod has no container " + containerProxy, nil
-	}
-	if pod.Containers == nil && len(injected) > 0 && !slices.Contains(injected, containerProxy) {
-		return rules.ReasonNoProxy, "annotation " + keyStatus + " names no container " + containerProxy, nil
-	}
 	if proxy != nil {
-		if disabled, err := strconv.ParseBool(proxy.Env["DISABLE_ENVOY"]); err == nil && disabled {
-			return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (DISABLE_ENVOY)", nil
-		}
-		if len(proxy.Args) >= 2 && proxy.Args[0] == "proxy" {
-			if kind := proxy.Args[1]; kind != "" && kind != "sidecar" {
-				return rules.ReasonNotSidecar, "container " + containerProxy + " is a " + kind, nil
-			}
-			return "", "", nil
-		}
+		return notSidecar(pod, *proxy)
 	}
+	if pod.Complete {
+		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
+	}
+	if len(injected) > 0 && !slices.Contains(injected, containerProxy) {
+		return rules.ReasonNoProxy, "annotation " + keyStatus + " names no container " + containerProxy
+	}
+	return notSidecarTemplate(pod)
+}
+
+// notSidecar returns why the proxy of the pod needs no redirection, or "".
+func notSidecar(pod rules.Pod, proxy rules.Container) (rules.Reason, string) {
+	if disabled, err := strconv.ParseBool(proxy.Env["DISABLE_ENVOY"]); err == nil && disabled {
+		return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (DISABLE_ENVOY)"
+	}
+	switch kind := proxyKind(proxy.Args); kind {
+	case "":
+		return notSidecarTemplate(pod)
+	case "sidecar":
+		return "", ""
+	default:
+		return rules.ReasonNotSidecar, "container " + containerProxy + " is a " + kind
+	}
+}
+
+// proxyKind returns what "pilot-agent proxy KIND" runs, or "" where the arguments do not say. A manifest has
+// the arguments only, a runtime the agent's own path before them. In any other place the words may be
+// somebody else's: that a pod needs no rules must be beyond doubt.
+func proxyKind(args []string) string {
+	if len(args) > 0 && isAgent(args[0]) {
+		args = args[1:]
+	}
+	if len(args) < 2 || args[0] != "proxy" || strings.HasPrefix(args[1], "-") {
+		return ""
+	}
+	return args[1]
+}
+
+// isAgent tells whether a word is the path of a program, or the agent's bare name. No sub-command of the
+// agent has a slash in it.
+func isAgent(word string) bool { return strings.Contains(word, "/") || word == agent }
+
+func notSidecarTemplate(pod rules.Pod) (rules.Reason, string) {
 	templates := strings.Split(pod.Annotations[keyTemplates], ",")
 	for i := range templates {
 		templates[i] = strings.TrimSpace(templates[i])
 	}
 	for _, name := range proxyOnlyTemplates {
 		if slices.Contains(templates, name) && !slices.Contains(templates, "sidecar") {
-			return rules.ReasonNotSidecar, "annotation " + keyTemplates + " names " + name, nil
+			return rules.ReasonNotSidecar, "annotation " + keyTemplates + " names " + name
 		}
 	}
-	return "", "", nil
+	return "", ""
+}
+
+// proxyContainers returns which containers are the injector's own: those that it wrote down, or where it
+// wrote down none, all that it could have added.
+func proxyContainers(injected []string) []string {
+	own := []string{containerProxy, containerValidation}
+	if len(injected) == 0 {
+		return own
+	}
+	return slices.DeleteFunc(own, func(name string) bool { return !slices.Contains(injected, name) })
 }
 
 // statusContainers returns the names of the containers that the injector added. Istio itself asks only

@@ -15,7 +15,7 @@ func edit(pod rules.Pod, fn func(*rules.Pod)) rules.Pod {
 }
 
 func with(c ...rules.Container) rules.Pod {
-	return edit(injected(), func(p *rules.Pod) { p.Containers = c })
+	return edit(injected(), func(p *rules.Pod) { p.Containers, p.Complete = c, true })
 }
 
 func label(pod rules.Pod, value string) rules.Pod {
@@ -94,7 +94,7 @@ func TestDecide(t *testing.T) {
 			p.Annotations[keyStatus] = `{"initContainers":["istio-init"]}`
 		}), rules.Skip, rules.ReasonInitContainer, initSets},
 		{"no proxy in the manifest", with(rules.Container{Name: "app"}), rules.Skip, rules.ReasonNoProxy, noProxy},
-		{"no containers in the manifest", edit(injected(), func(p *rules.Pod) { p.Containers = []rules.Container{} }),
+		{"no containers in the manifest", edit(injected(), func(p *rules.Pod) { p.Complete = true }),
 			rules.Skip, rules.ReasonNoProxy, noProxy},
 		{"no proxy in the status", injected(keyStatus, `{"containers":["other"]}`),
 			rules.Skip, rules.ReasonNoProxy, "annotation sidecar.istio.io/status names no container istio-proxy"},
@@ -117,6 +117,8 @@ func TestDecide(t *testing.T) {
 		{"grpc simple, with blanks", injected(templates, "custom, grpc-simple "), rules.Skip, rules.ReasonNotSidecar, "annotation " + templates + " names grpc-simple"},
 		{"gateway and sidecar", injected(templates, "sidecar,gateway"), rules.Enrol, rules.ReasonInjected, isPresent},
 		{"custom template", injected(templates, "sidecar,custom"), rules.Enrol, rules.ReasonInjected, isPresent},
+		{"template where the arguments do not say", edit(with(proxyWith("proxy")), func(p *rules.Pod) { p.Annotations[templates] = "gateway" }),
+			rules.Skip, rules.ReasonNotSidecar, "annotation " + templates + " names gateway"},
 		{"a template that only starts like one", injected(templates, "gateway-2"), rules.Enrol, rules.ReasonInjected, isPresent},
 		{"arguments over template", edit(with(sidecar), func(p *rules.Pod) { p.Annotations[templates] = "gateway" }),
 			rules.Enrol, rules.ReasonInjected, isPresent},
@@ -215,9 +217,15 @@ func TestOptIn(t *testing.T) {
 	})
 }
 
-// rejected checks that a pod is refused with exactly this place and value, and a problem that begins so.
+// rejected checks that a pod is refused with exactly this place and value, and a problem that begins so;
+// whether its containers are all known makes no difference.
 func rejected(t *testing.T, pod rules.Pod, place, value, problem string) {
 	t.Helper()
+	if pod.Container("istio-proxy") != nil && !pod.Complete {
+		pod.Complete = true
+		rejected(t, pod, place, value, problem)
+		pod.Complete = false
+	}
 	d := mesh.Decide(pod)
 	want := (&rules.InputError{Place: place, Value: value, Problem: problem}).Error()
 	if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || problem == "" || !strings.HasPrefix(d.Detail, want) {

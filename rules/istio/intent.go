@@ -73,8 +73,9 @@ type Intent struct {
 	notes []string
 }
 
-// intent reads annotations, then what the pod's containers say, which is the mesh's last word.
-func (m Mesh) intent(pod rules.Pod) (Intent, error) {
+// intent reads annotations, then what the pod's containers say, which is the mesh's last word. proxies are
+// those that the injector added.
+func (m Mesh) intent(pod rules.Pod, proxies []string) (Intent, error) {
 	d := m.Defaults
 	in := Intent{
 		OutboundPort: d.OutboundPort, InboundPort: d.InboundPort, TunnelPort: d.TunnelPort, DNSPort: d.DNSPort,
@@ -117,7 +118,7 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	if a.err != nil {
 		return Intent{}, a.err
 	}
-	return in, in.refine(pod)
+	return in, in.refine(pod, proxies)
 }
 
 // annotations reads values and keeps the first problem.

@@ -65,6 +65,11 @@ func Standard() Defaults {
 // Name returns "istio".
 func (Mesh) Name() string { return "istio" }
 
+// Refines is true for the containers whose arguments, environment and user the injector filled in.
+func (Mesh) Refines(container string) bool {
+	return container == containerValidation || container == containerProxy
+}
+
 // The marks and the route table of TPROXY mode, and the address that a proxy binds to when it passes an
 // inbound connection on to the app.
 const (

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,12 +25,18 @@ const (
 )
 
 // refine overlays what the injector's user override, the validation container and the proxy container
-// say, in that order: each knows better than the one before.
-func (in *Intent) refine(pod rules.Pod) error {
+// say, in that order: each knows better than the one before. A runtime tells the containers one by one, so
+// that either may not be known yet: what only it could say is then as the node's configuration has it. A
+// validation container that the injector did not add is not heard.
+func (in *Intent) refine(pod rules.Pod, proxies []string) error {
 	if err := in.applyOverrides(pod.Annotations[keyOverrides]); err != nil {
 		return err
 	}
-	if validation := pod.Container(containerValidation); validation != nil {
+	if validation := pod.Container(containerValidation); validation != nil && slices.Contains(proxies, containerValidation) {
+		// It runs as the user that the proxy is to run as, so that the rules let it pass.
+		if err := in.applyUser(*validation); err != nil {
+			return err
+		}
 		if err := in.applyArguments(validation.Args); err != nil {
 			return err
 		}
@@ -39,7 +47,9 @@ func (in *Intent) refine(pod rules.Pod) error {
 			"(DNS capture, dual stack, invalid drop) is taken from the node's configuration")
 	}
 	if proxy != nil {
-		in.applyUser(proxy.UID, proxy.GID)
+		if err := in.applyUser(*proxy); err != nil {
+			return err
+		}
 		if err := in.applyEnvironment(proxy.Env); err != nil {
 			return err
 		}
@@ -47,9 +57,21 @@ func (in *Intent) refine(pod rules.Pod) error {
 	return in.check()
 }
 
-// applyUser takes the ids of a security context. 0 is what TPROXY and low ports need, and then the proxy
+// applyUser takes the ids that a container runs as, where they are known.
+func (in *Intent) applyUser(c rules.Container) error {
+	for _, id := range []*int64{c.UID, c.GID} {
+		if id != nil && !validID(*id) {
+			return &rules.InputError{Place: "container " + c.Name + " user", Value: strconv.FormatInt(*id, 10),
+				Problem: "not a user or group id"}
+		}
+	}
+	in.applyIDs(c.UID, c.GID)
+	return nil
+}
+
+// applyIDs takes the ids of a security context. 0 is what TPROXY and low ports need, and then the proxy
 // drops to the default user.
-func (in *Intent) applyUser(uid, gid *int64) {
+func (in *Intent) applyIDs(uid, gid *int64) {
 	if uid != nil && *uid > 0 {
 		in.UID = uint32(*uid)
 	}
@@ -87,7 +109,7 @@ func (in *Intent) applyOverrides(value string) error {
 					Problem: fmt.Sprintf("%d is not a user or group id", *id)}
 			}
 		}
-		in.applyUser(c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup)
+		in.applyIDs(c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup)
 	}
 	return nil
 }
@@ -97,8 +119,14 @@ func validID(id int64) bool { return id >= 0 && id <= int64(largest(32)) }
 // applyArguments reads the command line that istio-validation shares with istio-iptables: ports and ids.
 // The lists on it are in the annotations too.
 func (in *Intent) applyArguments(args []string) error {
+	args, ok := flags(args)
+	if !ok {
+		in.notes = append(in.notes, fmt.Sprintf("container %s does not run %s: its arguments are not read",
+			containerValidation, iptables))
+		return nil
+	}
 	port := func(target *uint16) func(uint64) { return func(n uint64) { *target = uint16(n) } }
-	flags := []struct {
+	known := []struct {
 		long, short string
 		bits        int
 		set         func(uint64)
@@ -109,7 +137,7 @@ func (in *Intent) applyArguments(args []string) error {
 		{"--proxy-uid", "-u", 32, func(n uint64) { in.UID = uint32(n) }},
 		{"--proxy-gid", "-g", 32, func(n uint64) { in.GID = uint32(n) }},
 	}
-	for _, f := range flags {
+	for _, f := range known {
 		value, ok := argument(args, f.long, f.short)
 		if !ok {
 			continue
@@ -122,6 +150,20 @@ func (in *Intent) applyArguments(args []string) error {
 		f.set(n)
 	}
 	return nil
+}
+
+// flags returns what follows the sub-command. A manifest has it first, or leaves it out, and a runtime has
+// the agent's path before it. What another program does with its arguments is not known.
+func flags(args []string) ([]string, bool) {
+	switch {
+	case len(args) == 0 || strings.HasPrefix(args[0], "-"):
+		return args, true
+	case path.Base(args[0]) == iptables:
+		return args[1:], true
+	case isAgent(args[0]) && (len(args) == 1 || args[1] == iptables):
+		return args[min(2, len(args)):], true
+	}
+	return nil, false
 }
 
 // argument finds the last value of a flag, in any of the spellings that pflag reads.

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Impostor returns why a container goes around the mesh as the proxy's user or group although it is not the
+// proxy, or "". A user that is not known proves nothing.
+func (d Decision) Impostor(c Container) string {
+	if d.Action != Enrol || slices.Contains(d.Proxy.Containers, c.Name) {
+		return ""
+	}
+	var ids, fields []string
+	if c.UID != nil && *c.UID == int64(d.Proxy.UID) {
+		ids, fields = append(ids, fmt.Sprintf("user %d", *c.UID)), append(fields, "runAsUser")
+	}
+	if c.GID != nil && *c.GID == int64(d.Proxy.GID) {
+		ids, fields = append(ids, fmt.Sprintf("group %d", *c.GID)), append(fields, "runAsGroup")
+	}
+	if len(ids) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("container %s runs as %s, as the proxy does: what it sends would go around the mesh. Give it another %s, "+
+		"or ask who runs the node to allow it (proxy_identity in the configuration)", c.Name, strings.Join(ids, " and "), strings.Join(fields, " and "))
+}
