@@ -5,13 +5,16 @@ package config
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -25,10 +28,47 @@ type Config struct {
 	Backend         string   // one of Backends
 	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
 	HostNetNS       string   // path of the host's network namespace; "" where this process can tell
+	ProxyIdentity   Identity
+	CatchUp         CatchUp
+	ReplaceOutdated bool // rules that another version or configuration wrote, and that are whole, are replaced
+	OnDrift         OnDrift
+	AuditInterval   time.Duration            // in which every protected namespace is read once
+	Annotations     []rules.AnnotationPolicy // first match counts
+	CRISocket       string                   // path; "" is the runtime's usual one
+	StatusSocket    string                   // path; "" is none
 	NRI             NRI
 	Log             Log
 	Istio           istio.Defaults
 }
+
+// Identity says what happens to a container that runs as the proxy's user or group and is not the proxy.
+type Identity string
+
+// The ways to treat it.
+const (
+	IdentityRefuse Identity = "refuse"
+	IdentityReport Identity = "report"
+	IdentityOff    Identity = "off"
+)
+
+// CatchUp says what happens to a pod that runs without its rules when meshnetd first sees it.
+type CatchUp string
+
+// The ways to treat it.
+const (
+	CatchUpApply  CatchUp = "apply"  // it gets them; what was connected before stays as it is
+	CatchUpReport CatchUp = "report" // it is named only
+	CatchUpStop   CatchUp = "stop"   // its sandbox is stopped over CRI, so that the kubelet makes a new one
+)
+
+// OnDrift says what happens to a protected pod whose rules are found changed.
+type OnDrift string
+
+// The ways to treat it.
+const (
+	DriftRepair OnDrift = "repair"
+	DriftReport OnDrift = "report"
+)
 
 // NRI says how to reach the runtime and by which name.
 type NRI struct {
@@ -55,6 +95,11 @@ func Default() Config {
 	return Config{
 		Backend:         "auto",
 		RuntimeHandlers: []string{"", "runc", "crun", "youki"},
+		ProxyIdentity:   IdentityRefuse,
+		CatchUp:         CatchUpApply,
+		OnDrift:         DriftRepair,
+		AuditInterval:   30 * time.Second,
+		StatusSocket:    "/run/meshnetd/meshnetd.sock",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
 		Log:             Log{Level: "info", Format: "text"},
 		Istio:           istio.Standard(),
@@ -75,10 +120,17 @@ func keys(c *Config) map[string]setter {
 	i := &c.Istio
 	return map[string]setter{
 		"backend":            text(&c.Backend, oneOf(Backends)),
-		"ipv6":               text((*string)(&i.IPv6), oneOf([]string{string(istio.IPv6Mesh), string(istio.IPv6Capture), string(istio.IPv6Block)})),
+		"ipv6":               text(&i.IPv6, oneOf([]istio.IPv6{istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block})),
 		"exclude_namespaces": texts(&i.ExcludeNamespaces, namespaceName),
 		"runtime_handlers":   texts(&c.RuntimeHandlers, nil),
 		"host_netns":         text(&c.HostNetNS, absoluteOrNone),
+		"proxy_identity":     text(&c.ProxyIdentity, oneOf([]Identity{IdentityRefuse, IdentityReport, IdentityOff})),
+		"catch_up":           text(&c.CatchUp, oneOf([]CatchUp{CatchUpApply, CatchUpReport, CatchUpStop})),
+		"replace_outdated":   boolean(&c.ReplaceOutdated),
+		"on_drift":           text(&c.OnDrift, oneOf([]OnDrift{DriftRepair, DriftReport})),
+		"audit_interval":     parsed(&c.AuditInterval, interval),
+		"cri_socket":         text(&c.CRISocket, absoluteOrNone),
+		"status_socket":      text(&c.StatusSocket, absoluteOrNone),
 
 		"nri.socket": text(&c.NRI.Socket, absolute),
 		"nri.name":   text(&c.NRI.Name, pluginName),
@@ -123,13 +175,35 @@ func (c Config) check() map[string]string {
 	return problems
 }
 
-func oneOf(values []string) func(string) error {
+func oneOf[T ~string](values []T) func(string) error {
 	return func(s string) error {
-		if !slices.Contains(values, s) {
-			return fmt.Errorf("%q is none of %s", s, strings.Join(values, ", "))
+		if !slices.Contains(values, T(s)) {
+			words := make([]string, len(values))
+			for i, value := range values {
+				words[i] = string(value)
+			}
+			return fmt.Errorf("%q is none of %s", s, strings.Join(words, ", "))
 		}
 		return nil
 	}
+}
+
+// The shortest interval keeps the auditor from being all that the node does, the longest is one that
+// somebody may still wait for.
+const (
+	shortestInterval = time.Second
+	longestInterval  = 24 * time.Hour
+)
+
+func interval(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, errors.New("not a duration such as 30s or 5m")
+	}
+	if d < shortestInterval || d > longestInterval {
+		return 0, errors.New("not between 1s and 24h")
+	}
+	return d, nil
 }
 
 var namespacePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)

@@ -7,9 +7,12 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 var compare = cmp.Options{cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()}
@@ -48,6 +51,38 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 	}
 }
 
+// The example of an array of tables is commented out: it must be good, name every key, and say the default.
+func TestReferenceExampleOfEveryList(t *testing.T) {
+	var c Config
+	for name, list := range lists(&c) {
+		var text strings.Builder
+		inside, documented := false, map[string]bool{}
+		for line := range strings.Lines(Reference) {
+			line, commented := strings.CutPrefix(line, "# ")
+			inside = commented && (inside || line == "[["+name+"]]\n")
+			if inside {
+				key, _, _ := strings.Cut(line, " = ")
+				documented[key] = true
+			}
+			if inside || !commented {
+				text.WriteString(line)
+			}
+		}
+		got, err := Parse("reference.toml", text.String())
+		if err != nil || len(got.Annotations) != 1 {
+			t.Fatalf("%s: the example gives %+v, %v", name, got.Annotations, err)
+		}
+		for key := range list.add() {
+			if !documented[key] || !strings.Contains(Reference, "\n# "+key+" ") {
+				t.Errorf("%s: key %s is not in the example and its explanation", name, key)
+			}
+		}
+		if want := c.Annotations[0].Otherwise; got.Annotations[0].Otherwise != want || want != rules.Refuse {
+			t.Errorf("%s: the example says otherwise = %q, the default is %q", name, got.Annotations[0].Otherwise, want)
+		}
+	}
+}
+
 // Every key must reach a field of its own: a file that changes all of them changes all of the result.
 func TestEveryKeyIsHeard(t *testing.T) {
 	got, err := Parse("all.toml", `
@@ -56,6 +91,13 @@ ipv6 = "block"
 exclude_namespaces = ["a", "b"]
 host_netns = "/host/proc/1/ns/net"
 runtime_handlers = ["kata"]
+proxy_identity = "report"
+catch_up = "stop"
+replace_outdated = true
+on_drift = "report"
+audit_interval = "1m30s"
+cri_socket = "/run/cri.sock"
+status_socket = ""
 nri = { socket = "/run/x.sock", name = "other", index = "42" }
 log.level = "debug"
 log.format = "json"
@@ -72,11 +114,22 @@ invalid_drop = true
 owner_groups = [7, 8]
 owner_groups_exclude = [9]
 loopback_cidr = "127.0.0.0/8"
+[[annotations]]
+annotation = "a/b"
+[[annotations]]
+annotation = "c/*"
+namespaces = ["shop", "team-*"]
+allow = ["", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"]
+otherwise = "ignore"
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{Backend: "iptables-legacy", RuntimeHandlers: []string{"kata"}, HostNetNS: "/host/proc/1/ns/net",
+		ProxyIdentity: IdentityReport, CatchUp: CatchUpStop, ReplaceOutdated: true, OnDrift: DriftReport,
+		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "",
+		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
+			Namespaces: []string{"shop", "team-*"}, Allow: []string{"", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"}}},
 		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"}}
 	i := &want.Istio
 	i.IPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
@@ -132,12 +185,24 @@ bad.toml:15: nope: unknown key`
 func TestProblemsOfOneKind(t *testing.T) {
 	for name, tt := range map[string]struct{ file, want string }{
 		"syntax":            {"backend = \nx = 1\n", "f.toml:1: backend: not TOML: expected value but found '\\n' instead"},
+		"broken first key":  {"\"\\", "f.toml:1: not TOML: invalid escape in string '\\\x00'"},
 		"duplicate":         {"backend = \"auto\"\nbackend = \"auto\"\n", "f.toml:2: backend: not TOML: Key 'backend' has already been defined."},
 		"value as table":    {"nri = 3\n", "f.toml:1: nri: is a table: write [nri]"},
 		"dotted table":      {"\n\nfoo.bar = 3\n", "f.toml:3: foo: unknown key"},
 		"shared port":       {"[istio]\noutbound_port = 15006\ninbound_port = 15006\n", "f.toml:3: istio.inbound_port: 15006 is istio.outbound_port already: two listeners cannot share a port"},
 		"port of a default": {"istio.tunnel_port = 15006\n", "f.toml:1: istio.tunnel_port: 15006 is istio.inbound_port already: two listeners cannot share a port"},
-		"pattern":           {"exclude_namespaces = [\"kube-*\", \"ok\", \" a\"]\n", "f.toml:1: exclude_namespaces: \"kube-*\" is no name of a namespace; there are no patterns here; \" a\" is no name of a namespace; there are no patterns here"},
+		"namespace":         {"exclude_namespaces = [\"kube-*\", \"ok\", \" a\"]\n", "f.toml:1: exclude_namespaces: \"kube-*\" is no name of a namespace; there are no patterns here; \" a\" is no name of a namespace; there are no patterns here"},
+		"inline tables":     {"\nannotations = [{annotation = \"a\"}]\n", "f.toml:2: annotations: is an array of tables: write [[annotations]] for each"},
+		"one table":         {"[annotations]\nannotation = \"a\"\n", "f.toml:1: annotations: is an array of tables: write [[annotations]] for each"},
+		"dotted list":       {"\nannotations.allow = []\n", "f.toml:2: annotations: is an array of tables: write [[annotations]] for each"},
+		"nested list":       {"[[annotations.x]]\n", "f.toml:1: annotations: is an array of tables: write [[annotations]] for each"},
+		"no duration":       {"audit_interval = \"30\"\n", "f.toml:1: audit_interval: \"30\": not a duration such as 30s or 5m"},
+		"number as time":    {"audit_interval = 30\n", "f.toml:1: audit_interval: incompatible types: TOML value has type int64; destination has type string"},
+		"too often":         {"audit_interval = \"999ms\"\n", "f.toml:1: audit_interval: \"999ms\": not between 1s and 24h"},
+		"too seldom":        {"audit_interval = \"24h1s\"\n", "f.toml:1: audit_interval: \"24h1s\": not between 1s and 24h"},
+		"identity":          {"proxy_identity = \"allow\"\n", "f.toml:1: proxy_identity: \"allow\" is none of refuse, report, off"},
+		"drift":             {"on_drift = \"stop\"\n", "f.toml:1: on_drift: \"stop\" is none of repair, report"},
+		"sockets":           {"cri_socket = \"unix:///a\"\nstatus_socket = \"a\"\n", "f.toml:1: cri_socket: \"unix:///a\" is not an absolute path\nf.toml:2: status_socket: \"a\" is not an absolute path"},
 		"no handler":        {"runtime_handlers = []\n", "f.toml:1: runtime_handlers: an empty list would refuse every pod of the mesh; \"\" is the runtime's default handler"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,9 +214,72 @@ func TestProblemsOfOneKind(t *testing.T) {
 	}
 }
 
+// Each table's problems are at the lines of that table, whatever the others have there, and come with the
+// problems of the rest of the file.
+func TestProblemsOfAnnotations(t *testing.T) {
+	const file = `catch_up = "maybe"
+
+[[annotations]]
+annotation = "a["
+allow = ["9100-9000", "70000-70001", "-", "10.0.0.0/33", "10.0.0.0/08", " x", "1,2", "80"]
+
+[nri]
+index = "1"
+
+[[annotations]] # has nothing
+[[annotations]]
+otherwise = "no"
+alow = []
+text = """
+[[annotations]]
+annotation = "not a table"
+"""
+annotation = ""
+namespaces = ["ok", "team-["]
+
+[[annotations]]
+allow = 80
+otherwise = 3
+annotation = ["a"]
+[annotations.namespaces]
+a = 1
+[log]
+level = "loud"
+`
+	_, err := Parse("bad.toml", file)
+	noPattern := ` is no pattern: not empty, * and ? stand for anything but a slash, [a-z] for one of a set, \ takes away their meaning`
+	want := `bad.toml:1: catch_up: "maybe" is none of apply, report, stop
+bad.toml:4: annotations[0].annotation: "a["` + noPattern + `
+bad.toml:5: annotations[0].allow: "9100-9000" is no range of ports: 0 to 65535, the first not above the last; ` +
+		`"70000-70001" is no range of ports: 0 to 65535, the first not above the last; ` +
+		`"-" is no range of ports: 0 to 65535, the first not above the last; ` +
+		`"10.0.0.0/33" is not a CIDR such as 10.0.0.0/8; "10.0.0.0/08" is not a CIDR such as 10.0.0.0/8; ` +
+		`" x" is no single item: values are split at commas and trimmed; "1,2" is no single item: values are split at commas and trimmed
+bad.toml:8: nri.index: "1" is not two digits
+bad.toml:10: annotations[1]: has no annotation
+bad.toml:12: annotations[2].otherwise: "no" is none of refuse, ignore, allow
+bad.toml:13: annotations[2].alow: unknown key
+bad.toml:17: annotations[2].text: unknown key
+bad.toml:18: annotations[2].annotation: ""` + noPattern + `
+bad.toml:19: annotations[2].namespaces: "team-["` + noPattern + `
+bad.toml:22: annotations[3].allow: incompatible types: TOML value has type int64; destination has type slice
+bad.toml:23: annotations[3].otherwise: incompatible types: TOML value has type int64; destination has type string
+bad.toml:24: annotations[3].annotation: incompatible types: TOML value has type []any; destination has type string
+bad.toml:25: annotations[3].namespaces: incompatible types: TOML value has type map[string]any; destination has type slice
+bad.toml:28: log.level: "loud" is none of debug, info, warn, error`
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	if diff := cmp.Diff(want, err.Error()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(Reference)
 	f.Add("nri = { socket = \"/a\" }\n[istio]\nowner_groups = [1,\"2\"]\n")
+	f.Add("[[annotations]]\nannotation=\"a\"\nallow=[\"1-2\"]\n[log]\n[[annotations]]\nannotation=\"b\"\notherwise=\"ignore\"\n")
+	f.Add("audit_interval = \"1h\"\n[[annotations]]\nallow=\"\"\"\n[[annotations]]\n\"\"\"\n[annotations.x]\n[[annotations.y]]\n")
 	f.Add("[istio.dns_port]\na=1\n[[nri]]\nname=\"\"\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		config, err := Parse("f.toml", text)
@@ -159,8 +287,18 @@ func FuzzParse(f *testing.F) {
 		if err != nil && (!errors.As(err, &problems) || len(problems) == 0) {
 			t.Fatalf("an error that is not Problems: %v", err)
 		}
+		for _, p := range problems {
+			if p.Line < 1 || p.Line > strings.Count(text, "\n")+1 {
+				t.Fatalf("line %d of %d: %s", p.Line, strings.Count(text, "\n")+1, p)
+			}
+		}
 		if err == nil && config.Istio.OutboundPort == config.Istio.InboundPort {
 			t.Fatal("accepted what check refuses")
+		}
+		for _, p := range config.Annotations {
+			if p.Annotation == "" || p.Otherwise == "" {
+				t.Fatalf("accepted a policy for nothing: %+v", p)
+			}
 		}
 	})
 }

@@ -45,7 +45,7 @@ func (ps Problems) Error() string {
 // Problems, all of them.
 func Parse(file, text string) (Config, error) {
 	config := Default()
-	r := reader{file: file, keys: keys(&config), lines: map[string]int{}}
+	r := reader{file: file, keys: keys(&config), lists: lists(&config), lines: map[string]int{}}
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(text, &top)
 	if err != nil {
@@ -53,10 +53,12 @@ func Parse(file, text string) (Config, error) {
 		if !errors.As(err, &syntax) {
 			return Config{}, Problems{{File: file, Line: 1, What: err.Error()}}
 		}
-		return Config{}, Problems{{File: file, Line: syntax.Position.Line, Key: syntax.LastKey, What: "not TOML: " + syntax.Message}}
+		at := max(1, syntax.Position.Line) // the decoder does not number a file's first key
+		return Config{}, Problems{{File: file, Line: at, Key: syntax.LastKey, What: "not TOML: " + syntax.Message}}
 	}
 	r.meta = meta
 	r.table("", top)
+	r.elements(text)
 	for key, problem := range config.check() {
 		r.problems = append(r.problems, Problem{File: file, Line: r.lines[key], Key: key, What: problem})
 	}
@@ -76,36 +78,105 @@ type reader struct {
 	file     string
 	meta     toml.MetaData
 	keys     map[string]setter
+	lists    map[string]list
 	lines    map[string]int
 	problems Problems
+}
+
+func (r *reader) report(key, what string) {
+	r.problems = append(r.problems, Problem{File: r.file, Line: r.lines[key], Key: key, What: what})
 }
 
 func (r *reader) table(prefix string, values map[string]toml.Primitive) {
 	for name, value := range values {
 		key := prefix + name
 		r.lines[key] = line(r.meta, value)
-		report := func(what string) {
-			r.problems = append(r.problems, Problem{File: r.file, Line: r.lines[key], Key: key, What: what})
-		}
 		set, known := r.keys[key]
+		_, isList := r.lists[key]
 		switch {
 		case known:
 			if err := set(r.meta, value); err != nil {
-				report(plain(err))
+				r.report(key, plain(err))
+			}
+		case isList: // see elements
+			if r.meta.Type(key) != arrayOfTables {
+				r.report(key, "is an array of tables: write [["+key+"]] for each")
 			}
 		case r.isTable(key):
 			var inner map[string]toml.Primitive
 			if kind := r.meta.Type(strings.Split(key, ".")...); kind != "Hash" && kind != "" { // "" is a dotted key's
-				report("is a table: write [" + key + "]")
+				r.report(key, "is a table: write ["+key+"]")
 				continue
 			}
 			if err := r.meta.PrimitiveDecode(value, &inner); err != nil {
-				report(plain(err))
+				r.report(key, plain(err))
 				continue
 			}
 			r.table(key+".", inner)
 		default:
-			report("unknown key" + r.meant(key))
+			r.report(key, "unknown key"+r.meant(key))
+		}
+	}
+}
+
+const arrayOfTables = "ArrayHash" // as the decoder calls it
+
+// elements reads the arrays of tables from the text of the file. The decoder knows the lines of an array's
+// last element only: so each element is read from the text that ends with it.
+func (r *reader) elements(text string) {
+	for name, list := range r.lists {
+		var all []element
+		for rest := text; ; {
+			last, before := lastElement(rest, name)
+			if last == nil {
+				break
+			}
+			all, rest = append(all, *last), before
+		}
+		slices.Reverse(all)
+		for i, e := range all {
+			r.element(fmt.Sprintf("%s[%d]", name, i), e, list)
+		}
+	}
+}
+
+// element is one table of an array.
+type element struct {
+	meta   toml.MetaData
+	line   int // of its header
+	values map[string]toml.Primitive
+}
+
+// lastElement returns the last table of an array, and the text before it; nil where the text has none.
+func lastElement(text, name string) (last *element, before string) {
+	var top map[string]toml.Primitive
+	meta, err := toml.Decode(text, &top)
+	if err != nil || meta.Type(name) != arrayOfTables {
+		return nil, ""
+	}
+	var tables []map[string]toml.Primitive
+	if err := meta.PrimitiveDecode(top[name], &tables); err != nil || len(tables) == 0 {
+		return nil, ""
+	}
+	header := line(meta, top[name])
+	lines := strings.SplitAfter(text, "\n")
+	return &element{meta, header, tables[len(tables)-1]}, strings.Join(lines[:header-1], "")
+}
+
+func (r *reader) element(name string, e element, list list) {
+	keys := list.add()
+	r.lines[name] = e.line
+	if _, ok := e.values[list.must]; !ok {
+		r.report(name, "has no "+list.must)
+	}
+	for last, value := range e.values {
+		key := name + "." + last
+		r.lines[key] = line(e.meta, value)
+		set, known := keys[last]
+		if !known {
+			r.report(key, "unknown key")
+		} else if err := set(e.meta, value); err != nil {
+			r.report(key, plain(err))
 		}
 	}
 }
@@ -185,10 +256,10 @@ func decoded[T any](raw *T, store func() error) setter {
 	}
 }
 
-func text(target *string, check func(string) error) setter {
+func text[T ~string](target *T, check func(string) error) setter {
 	var raw string
 	return decoded(&raw, func() error {
-		*target = raw
+		*target = T(raw)
 		return check(raw)
 	})
 }
