@@ -88,19 +88,14 @@ func Verify(plan rules.Plan) ([]string, error) {
 	}
 	for _, r := range union(plan.Routes, plan.Footprint.Routes) {
 		want := slices.Contains(plan.Routes, r)
-		found, err := policyRules(r)
+		n, routed, err := presence(r, lo)
 		if err != nil {
 			return nil, err
 		}
-		n := len(found)
 		what := fmt.Sprintf("%s rule fwmark %#x lookup %d", ipCommand(r.Family), r.Mark, r.Table)
 		compare(what, want, n > 0)
 		if n > 1 {
 			diffs = append(diffs, fmt.Sprintf("unexpected: %s, %d times", what, n))
-		}
-		routed, err := hasRoute(r, lo)
-		if err != nil {
-			return nil, err
 		}
 		compare(fmt.Sprintf("%s route local default dev lo table %d", ipCommand(r.Family), r.Table), want, routed)
 	}
@@ -112,6 +107,16 @@ func Verify(plan rules.Plan) ([]string, error) {
 		compare("address "+prefix.String()+" dev lo", slices.Contains(plan.Loopback, prefix), have)
 	}
 	return diffs, nil
+}
+
+// presence reads how often the policy rule is there, and whether the route is.
+func presence(r rules.PolicyRoute, lo netlink.Link) (policies int, routed bool, err error) {
+	found, err := policyRules(r)
+	if err != nil {
+		return 0, false, err
+	}
+	routed, err = hasRoute(r, lo)
+	return len(found), routed, err
 }
 
 func union[T comparable](a, b []T) []T {

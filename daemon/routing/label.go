@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package routing
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// labelPrefix tells our alias of lo from those of others.
+const labelPrefix = "meshnetd:"
+
+// SetLabel writes on lo which plan the namespace was verified to hold, as the interface's alias, which
+// lives as long as the namespace and is seen with `ip link`; "" takes it off. The text may have 200 bytes.
+// The alias of somebody else stays, and is no error: the namespace goes without a label then. Nothing is
+// written where the label is there already.
+func SetLabel(text string) error {
+	lo, err := loopback()
+	if err != nil {
+		return err
+	}
+	alias := lo.Attrs().Alias
+	want := ""
+	if text != "" {
+		want = labelPrefix + text
+	}
+	if alias == want || alias != "" && !strings.HasPrefix(alias, labelPrefix) {
+		return nil
+	}
+	if err := netlink.LinkSetAlias(lo, want); err != nil {
+		return fmt.Errorf("ip link set lo alias %q: %w", want, err)
+	}
+	return nil
+}
+
+// Label reads what SetLabel wrote; "" where there is nothing, or the alias of somebody else.
+func Label() (string, error) {
+	lo, err := loopback()
+	if err != nil {
+		return "", err
+	}
+	text, ours := strings.CutPrefix(lo.Attrs().Alias, labelPrefix)
+	if !ours {
+		return "", nil
+	}
+	return text, nil
+}
+
+// Own reads which routes and addresses of the footprint the namespace holds. A route that is there in part
+// or more than once is listed twice, which no plan does: the result is then equal to none.
+func Own(footprint rules.Footprint) (rules.Plan, error) {
+	lo, err := loopback()
+	if err != nil {
+		return rules.Plan{}, err
+	}
+	own := rules.Plan{Footprint: footprint}
+	for _, r := range footprint.Routes {
+		n, routed, err := presence(r, lo)
+		if err != nil {
+			return rules.Plan{}, err
+		}
+		switch {
+		case n == 0 && !routed:
+		case n == 1 && routed:
+			own.Routes = append(own.Routes, r)
+		default:
+			own.Routes = append(own.Routes, r, r)
+		}
+	}
+	for _, prefix := range footprint.Loopback {
+		have, err := hasAddress(prefix, lo)
+		if err != nil {
+			return rules.Plan{}, err
+		}
+		if have {
+			own.Loopback = append(own.Loopback, prefix)
+		}
+	}
+	return own, nil
+}

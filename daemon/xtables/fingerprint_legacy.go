@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package xtables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/bits"
+	"os"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// blobs says how the kernel hands out the tables of one family: include/uapi/linux/netfilter_ipv4/ip_tables.h
+// and netfilter_ipv6/ip6_tables.h, as laid out on 64-bit machines.
+type blobs struct {
+	family  int
+	level   int    // of getsockopt
+	names   string // the file that lists the tables; asking for one that is not in it would make it
+	entry   int    // length of struct ipt_entry or ip6t_entry
+	target  int    // its target_offset, two bytes
+	next    int    // its next_offset, two bytes
+	counter int    // its counters, two times eight bytes
+}
+
+var (
+	blobs4 = blobs{family: unix.AF_INET, level: unix.SOL_IP, names: "/proc/thread-self/net/ip_tables_names",
+		entry: 112, target: 88, next: 90, counter: 96}
+	blobs6 = blobs{family: unix.AF_INET6, level: unix.SOL_IPV6, names: "/proc/thread-self/net/ip6_tables_names",
+		entry: 168, target: 140, next: 142, counter: 152}
+)
+
+// The options of getsockopt, the same for both families: IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES.
+const (
+	getInfo    = 64
+	getEntries = 65
+)
+
+// Offsets in struct ipt_getinfo and struct ipt_get_entries, which are the same for IPv6.
+const (
+	nameLength      = 32 // XT_TABLE_MAXNAMELEN: both begin with the name
+	infoValidHooks  = 32 // a bit for each hook
+	infoUnderflow   = 56 // for each hook where its policy stands among the entries; four bytes each
+	infoNumEntries  = 76
+	infoSize        = 80 // of all entries, in bytes
+	infoLength      = 84
+	entriesSize     = 32
+	entriesBegin    = 40
+	verdict         = 32 // in struct xt_standard_target, behind struct xt_entry_target (x_tables.h)
+	verdictOfAccept = -2 // -NF_ACCEPT - 1
+)
+
+// fingerprintLegacy reads the namespace of the calling thread. A table is always read whole, so that
+// nothing can change in between.
+func fingerprintLegacy() (string, error) {
+	sum := newDigest()
+	for _, b := range []blobs{blobs4, blobs6} {
+		names, err := b.tables()
+		if err != nil {
+			return "", err
+		}
+		if len(names) == 0 { // perhaps the kernel has not even this family
+			continue
+		}
+		if err := b.addTables(sum, names); err != nil {
+			return "", err
+		}
+	}
+	return sum.String(), nil
+}
+
+// tables returns the sorted names of the tables that exist.
+func (b blobs) tables() ([]string, error) {
+	text, err := os.ReadFile(b.names)
+	if errors.Is(err, fs.ErrNotExist) { // no namespace has had one yet
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("names of the legacy tables: %w", err)
+	}
+	names := strings.Fields(string(text))
+	slices.Sort(names)
+	return names, nil
+}
+
+func (b blobs) addTables(sum digest, names []string) error {
+	fd, err := unix.Socket(b.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket for the legacy tables: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for _, name := range names {
+		text, err := settled(func() (string, error) { return b.read(fd, name) })
+		if err != nil {
+			return fmt.Errorf("legacy table %s: %w", name, err)
+		}
+		if text != "" {
+			sum.add([]byte{byte(b.family)})
+			sum.add([]byte(name))
+			sum.add([]byte(text))
+		}
+	}
+	return nil
+}
+
+// read returns all that counts of a table, "" for one that holds nothing.
+func (b blobs) read(fd int, name string) (string, error) {
+	if len(name) >= nameLength {
+		return "", errors.New("its name is too long")
+	}
+	info := make([]byte, infoLength)
+	copy(info, name)
+	if err := b.get(fd, getInfo, info); err != nil {
+		return "", fmt.Errorf("IPT_SO_GET_INFO: %w", err)
+	}
+	size := binary.NativeEndian.Uint32(info[infoSize:])
+	table := make([]byte, entriesBegin+int(size))
+	copy(table, name)
+	binary.NativeEndian.PutUint32(table[entriesSize:], size)
+	err := b.get(fd, getEntries, table)
+	if errors.Is(err, unix.EAGAIN) { // the size is another one now
+		return "", errMoved
+	}
+	if err != nil {
+		return "", fmt.Errorf("IPT_SO_GET_ENTRIES: %w", err)
+	}
+	entries := table[entriesBegin:]
+	if err := b.clearCounters(entries); err != nil {
+		return "", err
+	}
+	if b.idle(info, entries) {
+		return "", nil
+	}
+	return string(info[nameLength:]) + string(entries), nil
+}
+
+// get calls getsockopt, which fills value.
+func (b blobs) get(fd, option int, value []byte) error {
+	length := uint32(len(value))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(b.level), uintptr(option),
+		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
+	if errno != 0 {
+		return errno
+	}
+	if int(length) != len(value) {
+		return fmt.Errorf("%d bytes instead of %d", length, len(value))
+	}
+	return nil
+}
+
+// clearCounters sets the counters of all entries to zero.
+func (b blobs) clearCounters(entries []byte) error {
+	for len(entries) > 0 {
+		if len(entries) < b.entry {
+			return errors.New("the last entry is cut short")
+		}
+		next := int(binary.NativeEndian.Uint16(entries[b.next:]))
+		if next < b.entry || next > len(entries) {
+			return errors.New("an entry is longer than its table")
+		}
+		clear(entries[b.counter : b.counter+16])
+		entries = entries[next:]
+	}
+	return nil
+}
+
+// idle tells whether a table holds nothing but policies that accept. It stays behind when its last rule
+// goes, so that it must be as good as none.
+func (b blobs) idle(info, entries []byte) bool {
+	hooks := binary.NativeEndian.Uint32(info[infoValidHooks:])
+	last := 1 // the entry that ends the table
+	if int(binary.NativeEndian.Uint32(info[infoNumEntries:])) != bits.OnesCount32(hooks)+last {
+		return false
+	}
+	for hooks != 0 {
+		hook := bits.TrailingZeros32(hooks)
+		hooks &^= 1 << hook
+		policy := entries[binary.NativeEndian.Uint32(info[infoUnderflow+4*hook:]):]
+		target := policy[binary.NativeEndian.Uint16(policy[b.target:]):]
+		if int32(binary.NativeEndian.Uint32(target[verdict:])) != verdictOfAccept {
+			return false
+		}
+	}
+	return true
+}

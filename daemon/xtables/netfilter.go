@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package xtables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// netfilter is a netlink socket for reading nf_tables in the namespace that the thread was in when it was
+// opened.
+type netfilter struct {
+	fd   int
+	seq  uint32
+	room []byte // where answers are received, one behind the other
+}
+
+const (
+	// answerTimeout is long: nf_tables answers at once.
+	answerTimeout = time.Second
+	// longestPacket is what the kernel puts into one packet of a dump at most (af_netlink.c).
+	longestPacket = 32 << 10
+)
+
+func dialNetfilter() (*netfilter, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("netlink socket for nf_tables: %w", err)
+	}
+	timeout := unix.NsecToTimeval(int64(answerTimeout))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("time limit for nf_tables: %w", err)
+	}
+	return &netfilter{fd: fd, room: make([]byte, 0, 2*longestPacket)}, nil
+}
+
+func (c *netfilter) close() { _ = unix.Close(c.fd) }
+
+// await sends a transaction that changes nothing. The kernel takes one at a time, so that the one before
+// it is over when the call returns. There is an answer only if it fails, which the next request gets.
+func (c *netfilter) await() error {
+	c.seq++
+	b := c.appendRequest(nil, unix.NFNL_MSG_BATCH_BEGIN, 0, unix.NFNL_SUBSYS_NFTABLES)
+	b = c.appendRequest(b, unix.NFNL_MSG_BATCH_END, 0, unix.NFNL_SUBSYS_NFTABLES)
+	c.seq-- // so that it has the number of the next request
+	if err := c.send(b); err != nil {
+		return fmt.Errorf("wait for nf_tables: %w", err)
+	}
+	return nil
+}
+
+// ask sends a request that concerns all families. Messages stay valid when the next request is sent.
+func (c *netfilter) ask(request uint16) ([]message, error) {
+	c.seq++
+	flags := uint16(unix.NLM_F_DUMP)
+	if request == getGen { // there is one only
+		flags = 0
+	}
+	if err := c.send(c.appendRequest(nil, request, flags, 0)); err != nil {
+		return nil, fmt.Errorf("ask nf_tables: %w", err)
+	}
+	a := answer{seq: c.seq}
+	for !a.done {
+		packet, err := c.receive()
+		if err == nil {
+			err = a.add(packet)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("answer of nf_tables to request %#x: %w", request, err)
+		}
+	}
+	if a.interrupted {
+		return nil, errMoved
+	}
+	return a.messages, nil
+}
+
+func (c *netfilter) send(b []byte) error {
+	return retried(func() error { return unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) })
+}
+
+// appendRequest writes a struct nlmsghdr (linux/netlink.h) and a struct nfgenmsg (linux/netfilter/nfnetlink.h)
+// that names all families.
+func (c *netfilter) appendRequest(b []byte, kind, flags, resource uint16) []byte {
+	b = binary.NativeEndian.AppendUint32(b, unix.NLMSG_HDRLEN+nfgenmsg)
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
+	b = binary.NativeEndian.AppendUint32(b, c.seq)
+	b = binary.NativeEndian.AppendUint32(b, 0) // from: the kernel knows
+	b = append(b, unix.AF_UNSPEC, unix.NFNETLINK_V0)
+	return binary.BigEndian.AppendUint16(b, resource)
+}
+
+// nfgenmsg is the length of struct nfgenmsg: family, version, two bytes of resource.
+const nfgenmsg = 4
+
+// receive returns the next packet of the kernel. Others in the pod who may configure its network can send
+// to the socket as well.
+func (c *netfilter) receive() ([]byte, error) {
+	for {
+		c.room = slices.Grow(c.room, longestPacket)
+		free := c.room[len(c.room):cap(c.room)]
+		var n int
+		var from unix.Sockaddr
+		err := retried(func() (err error) {
+			n, from, err = unix.Recvfrom(c.fd, free, unix.MSG_TRUNC)
+			return err
+		})
+		if errors.Is(err, unix.EAGAIN) {
+			return nil, fmt.Errorf("none within %s", answerTimeout)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
+			continue
+		}
+		if n > len(free) {
+			return nil, fmt.Errorf("a packet of %d bytes is longer than a kernel sends", n)
+		}
+		c.room = c.room[:len(c.room)+n]
+		return free[:n:n], nil
+	}
+}
+
+// retried repeats a system call that a signal ended: the Go runtime sends signals to its threads.
+func retried(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// answer collects the packets that answer one request.
+type answer struct {
+	seq         uint32
+	messages    []message
+	done        bool
+	interrupted bool // the tables changed during the dump, so that some of it may be missing
+}
+
+// add takes the messages out of a packet; those that answer an earlier request are left out.
+func (a *answer) add(packet []byte) error {
+	for len(packet) >= unix.NLMSG_HDRLEN && !a.done {
+		length := int(binary.NativeEndian.Uint32(packet))
+		kind := binary.NativeEndian.Uint16(packet[4:])
+		flags := binary.NativeEndian.Uint16(packet[6:])
+		seq := binary.NativeEndian.Uint32(packet[8:])
+		if length < unix.NLMSG_HDRLEN || length > len(packet) {
+			return errors.New("a message is longer than its packet")
+		}
+		body := packet[unix.NLMSG_HDRLEN:length]
+		packet = packet[min(aligned(length), len(packet)):]
+		if seq != a.seq {
+			continue
+		}
+		a.interrupted = a.interrupted || flags&unix.NLM_F_DUMP_INTR != 0
+		switch {
+		case kind == unix.NLMSG_ERROR || kind == unix.NLMSG_DONE:
+			a.done = true
+			if len(body) >= 4 {
+				if code := int32(binary.NativeEndian.Uint32(body)); code < 0 {
+					return unix.Errno(-code)
+				}
+			}
+		case len(body) < nfgenmsg:
+			return errors.New("a message is too short")
+		default:
+			a.messages = append(a.messages, message{family: body[0], attributes: body[nfgenmsg:]})
+			a.done = flags&unix.NLM_F_MULTI == 0
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package xtables
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Own returns the plan that a namespace holds, whatever rules of others stand around it.
+func TestOwn(t *testing.T) {
+	eachVariant(t, func(t *testing.T, tables *Tables) {
+		s := newSandbox(t, tables)
+		plan := dualStack(t)
+		s.write(t, plan)
+		s.shell(t, "IPT -t nat -A OUTPUT -p tcp -j ACCEPT; IP6T -t nat -N OTHERS; IPT -t raw -A OUTPUT -p tcp -j ACCEPT")
+		read := func(tables *Tables) rules.Plan {
+			v4, v6, err := tables.Own(t.Context(), s.ns, plan.Footprint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v4.Family != rules.IPv4 || v6.Family != rules.IPv6 {
+				t.Errorf("families %s and %s", v4.Family, v6.Family)
+			}
+			return rules.Plan{V4: v4, V6: v6, Routes: plan.Routes, Loopback: plan.Loopback}
+		}
+		if got := read(tables); got.Key() != plan.Key() {
+			t.Errorf("got\n%s\nwant\n%s", text(got), text(plan))
+		}
+		without := *tables
+		without.variant.v6, without.noIPv6 = "/no/such/program", errors.New("not here")
+		only4 := plan
+		only4.V6 = rules.Ruleset{}
+		if got := read(&without); got.Key() != only4.Key() {
+			t.Errorf("without ip6tables: got\n%s\nwant\n%s", text(got), text(only4))
+		}
+	})
+}
+
+// Own fails where the kernel cannot be read: nothing is not what is there.
+func TestOwnSaysWhatFails(t *testing.T) {
+	dir := scripts(t, map[string]string{"iptables-save": "echo no table >&2; exit 3", "ip6tables-save": ""})
+	tables := &Tables{isolated: isolate(t), variant: variant{v4: filepath.Join(dir, "iptables"), v6: filepath.Join(dir, "ip6tables")}}
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	if _, _, err := tables.Own(t.Context(), ns, rules.Footprint{}); err == nil || !strings.Contains(err.Error(), "no table") {
+		t.Errorf("got %v", err)
+	}
+}
