@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -45,6 +46,12 @@ func (f firewall) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules
 	return f.verify()
 }
 
+func (f firewall) Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+	return v4, v6, nil
+}
+
+func (f firewall) Fingerprint(context.Context, *netns.Namespace) (string, error) { return "", nil }
+
 // recorder keeps outcomes.
 type recorder struct {
 	mu       sync.Mutex
@@ -71,7 +78,12 @@ func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
 	}
 	r := &recorder{}
 	node := rules.Node{Mesh: istio.Mesh{Defaults: istio.Standard()}, RuntimeHandlers: []string{""}}
-	return &Enforcer{Node: node, Host: host, Firewall: f, Record: r.record}, r
+	return New(standard(node), host, f, r.record), r
+}
+
+func standard(node rules.Node) Policy {
+	c := config.Default()
+	return Policy{Node: node, ProxyIdentity: c.ProxyIdentity, CatchUp: c.CatchUp, OnDrift: c.OnDrift, AuditInterval: c.AuditInterval}
 }
 
 func meshed(path string) rules.Pod {
@@ -143,7 +155,7 @@ func TestFailuresAreNeverProtected(t *testing.T) {
 // The runtime starts no pod of the node while a Synchronize is unanswered.
 func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 	release := make(chan struct{})
-	e, r := newEnforcer(t, firewall{apply: func(context.Context) (bool, error) { <-release; return true, nil }})
+	e, r := newEnforcer(t, firewall{verify: func() ([]rules.Difference, error) { <-release; return nil, nil }})
 	var pods []rules.Pod
 	for range 3 * takeoverWorkers {
 		pods = append(pods, meshed(nstest.New(t).Path))
@@ -164,20 +176,35 @@ func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 		}
 	}
 	for _, o := range r.outcomes {
-		if o.Result != Protected || o.Event() != EventLate {
+		if o.Result != Protected || o.Event() != EventProtected {
 			t.Errorf("got %s, %s, %v", o.Result, o.Event(), o.Err)
 		}
 	}
 }
 
 func TestEvents(t *testing.T) {
+	runs := rules.Pod{Containers: []rules.Container{{Name: "app"}, {Name: "other", Running: true}}}
 	for _, tt := range []struct {
 		o    Outcome
 		want string
 	}{
 		{Outcome{Result: Protected, Trigger: SandboxStarted, Changed: true}, EventProtected},
 		{Outcome{Result: Protected, Trigger: Takeover}, EventProtected},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, EventLate},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, EventProtected},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Pod: runs}, EventLate},
+		{Outcome{Result: Protected, Trigger: Takeover, Outdated: true, Pod: runs}, EventOutdated},
+		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true}, EventProtected},
+		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, Known: true}, EventRepaired},
+		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, Known: true, Refined: true}, EventRefined},
+		{Outcome{Result: Protected, Trigger: ContainerCreated, Impostor: "why"}, EventImpostor},
+		{Outcome{Result: Skipped, Trigger: ContainerCreated, Changed: true}, EventRefined},
+		{Outcome{Result: Refused, Trigger: ContainerCreated, Impostor: "why"}, EventBlocked},
+		{Outcome{Result: Failed, Trigger: ContainerValidated}, EventBlocked},
+		{Outcome{Result: Unprotected, Trigger: Takeover}, EventUnprotected},
+		{Outcome{Result: Unprotected, Trigger: Takeover, Stopped: true}, EventStopped},
+		{Outcome{Result: Unprotected, Trigger: Audited}, EventDrift},
+		{Outcome{Result: Protected, Trigger: Audited}, EventRepaired},
+		{Outcome{Result: Failed, Trigger: Audited}, EventUnprotected},
 		{Outcome{Result: Skipped, Trigger: Takeover}, EventSkipped},
 		{Outcome{Result: Refused, Trigger: SandboxStarted}, EventBlocked},
 		{Outcome{Result: Failed, Trigger: SandboxStarted}, EventBlocked},
@@ -200,7 +227,8 @@ func TestLogLines(t *testing.T) {
 		{Outcome{Result: Skipped}, slog.LevelInfo, ""},
 		{Outcome{Result: Skipped}, slog.LevelDebug, "level=DEBUG"},
 		{Outcome{Result: Protected}, slog.LevelInfo, "level=INFO"},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, slog.LevelInfo, "level=WARN"},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Pod: rules.Pod{Containers: []rules.Container{{Running: true}}}},
+			slog.LevelInfo, "level=WARN"},
 		{Outcome{Result: Failed, Err: errors.New("why")}, slog.LevelInfo, "level=ERROR msg=why event=pod_blocked"},
 		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},
 	} {
@@ -247,7 +275,7 @@ func (brokenMesh) Decide(rules.Pod) rules.Decision { panic("broken mesh") }
 
 func TestPanicInTheDecision(t *testing.T) {
 	e, r := newEnforcer(t, firewall{})
-	e.Node.Mesh = brokenMesh{}
+	e.SetPolicy(standard(rules.Node{Mesh: brokenMesh{}}))
 	o := e.Enforce(t.Context(), SandboxStarted, meshed("/run/netns/x"))
 	if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), "broken mesh") {
 		t.Errorf("got %s, %v", o.Result, o.Error())

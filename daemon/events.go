@@ -16,25 +16,60 @@ import (
 // The events of pods. Scripts rely on these words.
 const (
 	EventProtected   = "pod_protected"   // its rules were read from the kernel before its first container
-	EventLate        = "pod_late"        // it already existed without its rules; it has them now
+	EventRefined     = "pod_refined"     // one of its containers said more about it, and its rules were replaced
+	EventLate        = "pod_late"        // it ran without its rules; it has them now
+	EventOutdated    = "pod_outdated"    // it has the whole rules of another version or configuration, and keeps them
 	EventSkipped     = "pod_skipped"     // not touched
-	EventBlocked     = "pod_blocked"     // its sandbox was refused
+	EventBlocked     = "pod_blocked"     // its sandbox or one of its containers was refused
 	EventUnprotected = "pod_unprotected" // it exists, belongs to the mesh, and does not have its rules
+	EventStopped     = "pod_stopped"     // it ran without its rules, and its sandbox was stopped for that
+	EventImpostor    = "proxy_identity"  // a container runs as the proxy without being it: it goes around the mesh
+	EventDrift       = "drift_found"     // its rules were changed after they had been verified
+	EventRepaired    = "drift_repaired"  // it has its rules again
 )
 
 // Event names the outcome.
 func (o Outcome) Event() string {
-	switch {
-	case o.Result == Skipped:
+	switch o.Result {
+	case Skipped:
+		if o.Changed {
+			return EventRefined
+		}
 		return EventSkipped
-	case o.Result == Protected && o.Trigger == Takeover && o.Changed:
-		return EventLate
-	case o.Result == Protected:
-		return EventProtected
-	case o.Trigger == Takeover:
+	case Protected:
+		return o.protectedEvent()
+	case Unprotected:
+		switch {
+		case o.Stopped:
+			return EventStopped
+		case o.Trigger == Audited:
+			return EventDrift
+		}
+		return EventUnprotected
+	case Refused, Failed:
+	}
+	if o.Trigger == Takeover || o.Trigger == Audited {
 		return EventUnprotected
 	}
 	return EventBlocked
+}
+
+func (o Outcome) protectedEvent() string {
+	switch {
+	case o.Impostor != "":
+		return EventImpostor
+	case o.Trigger == Audited:
+		return EventRepaired
+	case o.Outdated:
+		return EventOutdated
+	case o.Trigger == Takeover && o.Changed && o.running():
+		return EventLate
+	case o.Trigger == ContainerCreated && o.Known && o.Changed && o.Refined:
+		return EventRefined
+	case o.Trigger == ContainerCreated && o.Known && o.Changed:
+		return EventRepaired
+	}
+	return EventProtected
 }
 
 // queued is how many outcomes wait to be written: some more than a node has pods.
@@ -90,7 +125,7 @@ func (o Outcome) level() slog.Level {
 	switch event := o.Event(); {
 	case event == EventSkipped || o.gone():
 		return slog.LevelDebug
-	case event == EventLate:
+	case event == EventLate || event == EventImpostor || event == EventRepaired || event == EventStopped:
 		return slog.LevelWarn
 	case o.Err != nil:
 		return slog.LevelError
@@ -98,15 +133,29 @@ func (o Outcome) level() slog.Level {
 	return slog.LevelInfo
 }
 
-func write(log *slog.Logger, backend string, o Outcome) {
-	message := o.Decision.Detail
-	switch {
-	case o.Event() == EventLate:
-		message = "the pod's namespace did not hold its rules when meshnetd took it over; it does now. " +
+// message says in a sentence what the event alone does not.
+func (o Outcome) message() string {
+	switch o.Event() {
+	case EventLate:
+		return "the pod ran without its rules when meshnetd took it over; it has them now. " +
 			"Connections that were open before stay as they are"
-	case o.Err != nil:
-		message = o.Err.Error()
+	case EventOutdated:
+		return "the pod holds the whole rules of another version or configuration of meshnetd and keeps them; " +
+			"it gets new ones when it is started anew, or with replace_outdated = true"
+	case EventStopped:
+		return "the pod ran without its rules; its sandbox was stopped so that a new one is made (catch_up)"
+	case EventImpostor:
+		return o.Impostor
+	case EventRepaired:
+		return "the pod has its rules again"
 	}
+	if o.Err != nil {
+		return o.Err.Error()
+	}
+	return o.Decision.Detail
+}
+
+func write(log *slog.Logger, backend string, o Outcome) {
 	attributes := []slog.Attr{
 		slog.String("event", o.Event()),
 		slog.String("pod", o.Pod.Namespace+"/"+o.Pod.Name),
@@ -115,6 +164,9 @@ func write(log *slog.Logger, backend string, o Outcome) {
 		slog.String("reason", string(o.Decision.Reason)),
 		slog.Int64("began_unix_us", o.Began.UnixMicro()),
 		slog.Int64("took_us", o.Took.Microseconds()),
+	}
+	if o.Container != "" {
+		attributes = append(attributes, slog.String("container", o.Container))
 	}
 	if o.NetNS.Ino != 0 {
 		attributes = append(attributes, slog.String("netns", o.NetNS.String()), slog.String("backend", backend),
@@ -126,5 +178,5 @@ func write(log *slog.Logger, backend string, o Outcome) {
 	for _, note := range o.Plan.Notes {
 		attributes = append(attributes, slog.String("note", note))
 	}
-	log.LogAttrs(context.Background(), o.level(), message, attributes...)
+	log.LogAttrs(context.Background(), o.level(), o.message(), attributes...)
 }

@@ -6,21 +6,25 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 const (
 	takeoverWorkers = 4
 	takeoverTimeout = 10 * time.Second // for one pod; no runtime waits for it
+	stopTimeout     = time.Minute      // for one sandbox to be stopped over CRI
 )
 
-// Synchronize takes the pods that exist already through the same flow: those whose rules are missing get
-// them. It returns when all are done or ctx ends; the rest are then done in the background, since the
-// runtime starts no pod of the node meanwhile.
+// Synchronize takes the pods that exist already through the same flow, and forgets all others. It returns
+// when all are done or ctx ends; the rest are then done in the background, since the runtime starts no pod
+// of the node meanwhile.
 func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
+	e.sandboxes.keep(pods)
 	queue := make(chan rules.Pod)
 	var workers sync.WaitGroup
 	for range takeoverWorkers {
@@ -48,5 +52,25 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 func (e *Enforcer) takeOver(pod rules.Pod) {
 	ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
 	defer cancel()
-	e.Enforce(ctx, Takeover, pod)
+	o := e.enforce(ctx, begin(Takeover, pod))
+	if o.Result == Unprotected && e.policy.Load().CatchUp == config.CatchUpStop && e.Stop != nil {
+		// Not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us.
+		go e.stop(o)
+		return
+	}
+	e.record(o)
+}
+
+// stop ends a sandbox that runs without its rules; the kubelet then makes a new one.
+func (e *Enforcer) stop(o Outcome) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := e.Stop(ctx, o.Pod.SandboxID); err != nil {
+		o.Err = fmt.Errorf("%w; and its sandbox could not be stopped: %w", o.Err, err)
+	} else {
+		o.Stopped = true
+		e.sandboxes.forget(o.Pod.SandboxID)
+	}
+	o.Took = time.Since(o.Began)
+	e.record(o)
 }

@@ -49,12 +49,18 @@ func TestNoSystemCallForAPodOutsideTheMesh(t *testing.T) {
 // scheduler and memory, then ends it.
 func withoutSystemCalls(t *testing.T, pod rules.Pod) {
 	e, _ := newEnforcer(t, firewall{})
-	e.Record, _ = Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), "test") // at info level, as a node runs
+	e.record, _ = Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), "test") // at info level, as a node runs
 	if err := forbidSystemCalls(); err != nil {
 		t.Fatal(err)
 	}
 	for range 1000 {
 		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Skipped {
+			syscall.Exit(3)
+		}
+		if o := e.Admit(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped {
+			syscall.Exit(3)
+		}
+		if o := e.Validate(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped {
 			syscall.Exit(3)
 		}
 	}

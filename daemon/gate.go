@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Admit makes sure, before a container is created, that its sandbox holds the pod's rules, and says why it
+// must not be created. For a sandbox that was verified this is a look-up, unless the container says more
+// about its pod than was known: then the rules are made again.
+func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
+	o := begin(ContainerCreated, pod)
+	o.Container = c.Name
+	known, ok := e.sandboxes.get(pod.SandboxID)
+	if ok && known.covers(pod, e.refining([]rules.Container{c})) {
+		o.Known, o.Decision, o.Plan, o.NetNS = known.enrolled(), known.Decision, known.Plan, known.NetNS
+		o.Result = Protected
+		if known.State == StateExempt {
+			o.Result = Skipped
+		}
+		if o = e.identify(o, c); o.Impostor == "" {
+			return o
+		}
+	} else {
+		o.Pod.Containers = e.refining([]rules.Container{c})
+		o = e.identify(e.enforce(ctx, o), c)
+	}
+	e.news(o)
+	return o
+}
+
+// news records what happened at a container, unless nothing did: its pod is outside the mesh, and that was
+// said when its sandbox came.
+func (e *Enforcer) news(o Outcome) {
+	if o.Result != Skipped || o.Changed {
+		e.record(o)
+	}
+}
+
+// covers tells whether nothing has to be done for a container: the sandbox is settled, and the container
+// says nothing new.
+func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
+	if s.State == StateUnprotected || s.State == StateFailing || s.Pod.NetNS != pod.NetNS {
+		return false
+	}
+	for _, c := range news {
+		if !slices.ContainsFunc(s.Pod.Containers, func(k rules.Container) bool { return reflect.DeepEqual(k, c) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// identify finds containers that run as the proxy without being it: their traffic goes around the mesh.
+func (e *Enforcer) identify(o Outcome, c rules.Container) Outcome {
+	policy := e.policy.Load().ProxyIdentity
+	if o.Result != Protected || policy == config.IdentityOff {
+		return o
+	}
+	if o.Impostor = o.Decision.Impostor(c); o.Impostor == "" {
+		return o
+	}
+	if policy == config.IdentityRefuse {
+		o.Result, o.Err = Refused, errors.New(o.Impostor)
+	}
+	return o
+}
+
+// Validate reads the kernel when every plugin has had its say about a container, and says why it must not
+// be created: its sandbox has lost its rules, or it is not to join its sandbox's network namespace.
+func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
+	o := begin(ContainerValidated, pod)
+	o.Container = c.Name
+	known, ok := e.sandboxes.get(pod.SandboxID)
+	news := e.refining([]rules.Container{c})
+	if !ok || !known.covers(pod, news) {
+		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
+		o.Trigger, o.Pod.Containers = ContainerCreated, news
+		o = e.enforce(ctx, o)
+	} else if o.Known = known.enrolled(); o.Known {
+		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
+			if intact, err := e.intact(ctx, known); err == nil && intact {
+				o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
+				return nil
+			}
+			return e.settle(ctx, o)
+		})
+	} else {
+		o.Result = Skipped
+	}
+	if o.Result == Protected {
+		o = elsewhere(o, c)
+	}
+	o.Took = time.Since(o.Began)
+	if o.Result != Protected || o.Trigger != ContainerValidated { // else it is what Admit said already
+		e.news(o)
+	}
+	return o
+}
+
+// elsewhere refuses a container that is to run in another network namespace than its sandbox's.
+func elsewhere(o Outcome, c rules.Container) Outcome {
+	refuse := func(format string, args ...any) Outcome {
+		o.Result, o.Decision.Reason, o.Err = Refused, rules.ReasonOtherNetNS, fmt.Errorf(format, args...)
+		return o
+	}
+	if c.MovedBy != "" {
+		return refuse("%s gives it another network namespace than its sandbox's (%q), where the pod's rules are not", c.MovedBy, c.NetNS)
+	}
+	// A path of the runtime's own may not be visible here; then there is nothing to compare.
+	var st unix.Stat_t
+	if c.NetNS != "" && unix.Stat(c.NetNS, &st) == nil {
+		if id := (netns.ID{Dev: st.Dev, Ino: st.Ino}); id != o.NetNS {
+			return refuse("the runtime gives it the network namespace %s (%s), and the pod's rules are in %s", c.NetNS, id, o.NetNS)
+		}
+	}
+	return o
+}
+
+// intact tells whether the sandbox's namespace is the one it was, and nobody has written there since it
+// was verified. It takes no lock, so that nobody waits; whatever is not as it was is then looked at with
+// the lock held.
+func (e *Enforcer) intact(ctx context.Context, known Sandbox) (bool, error) {
+	ns, err := netns.Open(known.Pod.NetNS, e.host)
+	if err != nil {
+		return false, err
+	}
+	defer ns.Close()
+	if ns.ID() != known.NetNS || known.fingerprint == "" {
+		return false, nil
+	}
+	fingerprint, err := e.firewall.Fingerprint(ctx, ns)
+	if err != nil || fingerprint != known.fingerprint {
+		return false, err
+	}
+	if known.State == StateOutdated { // its routes are those of another plan
+		return true, nil
+	}
+	moved, err := routes(ns, known.Plan)
+	return len(moved) == 0, err
+}

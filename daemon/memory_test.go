@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// memory is a Firewall that holds its rules in memory, for real namespaces. Any of its calls can be made
+// to fail.
+type memory struct {
+	mu      sync.Mutex
+	plans   map[netns.ID]rules.Plan
+	foreign map[netns.ID]int // changes by others
+	calls   int
+	applied int
+	fail    func(call int) error // nil: none fails
+}
+
+func newMemory() *memory {
+	return &memory{plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}}
+}
+
+// call counts the call, and holds the lock until the returned function is called.
+func (m *memory) call() (func(), error) {
+	m.mu.Lock()
+	m.calls++
+	if m.fail != nil {
+		if err := m.fail(m.calls); err != nil {
+			return m.mu.Unlock, err
+		}
+	}
+	return m.mu.Unlock, nil
+}
+
+func (m *memory) Name() string { return "memory" }
+
+func (m *memory) Apply(_ context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
+	done, err := m.call()
+	defer done()
+	if err != nil {
+		return false, err
+	}
+	m.applied++
+	changed := m.plans[ns.ID()].Key() != plan.Key()
+	m.plans[ns.ID()] = plan
+	return changed, nil
+}
+
+func (m *memory) Verify(_ context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
+	done, err := m.call()
+	defer done()
+	if err != nil {
+		return nil, err
+	}
+	var diffs []rules.Difference
+	for i, want := range plan.Rulesets() {
+		diffs = append(diffs, rules.Diff(m.plans[ns.ID()].Rulesets()[i], want, plan.Footprint)...)
+	}
+	return diffs, nil
+}
+
+func (m *memory) Own(_ context.Context, ns *netns.Namespace, _ rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+	done, err := m.call()
+	defer done()
+	return m.plans[ns.ID()].V4, m.plans[ns.ID()].V6, err
+}
+
+func (m *memory) Fingerprint(_ context.Context, ns *netns.Namespace) (string, error) {
+	done, err := m.call()
+	defer done()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprint(m.plans[ns.ID()].Key(), m.foreign[ns.ID()]), nil
+}
+
+// put is somebody else who writes the rules of a plan into the namespace; the zero Plan flushes it.
+func (m *memory) put(t *testing.T, path string, plan rules.Plan) {
+	t.Helper()
+	id := identity(t, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.plans[id] = plan
+}
+
+// touch is somebody else who writes rules that are none of meshnetd's.
+func (m *memory) touch(t *testing.T, path string) {
+	t.Helper()
+	id := identity(t, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.foreign[id]++
+}
+
+// holds returns the plan in the namespace.
+func (m *memory) holds(t *testing.T, path string) rules.Plan {
+	t.Helper()
+	id := identity(t, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.plans[id]
+}
+
+func (m *memory) count() (calls, applied int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls, m.applied
+}
+
+func (m *memory) failWith(fail func(call int) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail, m.calls = fail, 0
+}
+
+var errBroken = errors.New("broken")
+
+func always(int) error { return errBroken }
+
+func identity(t *testing.T, path string) netns.ID {
+	t.Helper()
+	ns, err := netns.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	return ns.ID()
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal("never: ", what)
+		}
+	}
+}
+
+// events returns the recorded events in their order.
+func (r *recorder) events() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var events []string
+	for _, o := range r.outcomes {
+		events = append(events, o.Event())
+	}
+	return events
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Result is how a pod ended.
+type Result string
+
+// The ends.
+const (
+	Protected   Result = "protected"   // belongs to the mesh, and the kernel was read to hold its rules
+	Skipped     Result = "skipped"     // not to be touched
+	Refused     Result = "refused"     // must not run as it is: its author or the operator has to change something
+	Failed      Result = "failed"      // must not run now: the next try may work
+	Unprotected Result = "unprotected" // runs without its rules, and the configuration says to leave it so
+)
+
+// Stage is where a pod's way through the flow ended.
+type Stage string
+
+// The stages in their order.
+const (
+	StageDecide Stage = "decide"
+	StageEnter  Stage = "enter"
+	StageApply  Stage = "apply"
+	StageVerify Stage = "verify"
+	StageBudget Stage = "budget" // the time was up; which of the others it was in is not known
+)
+
+// Trigger is what made the daemon look at a pod.
+type Trigger string
+
+// The triggers.
+const (
+	SandboxStarted     Trigger = "sandbox"     // before its first container
+	ContainerCreated   Trigger = "container"   // before one of its containers
+	ContainerValidated Trigger = "validate"    // the same, when every plugin has been asked
+	Takeover           Trigger = "synchronize" // it was there before the session with the runtime
+	Audited            Trigger = "audit"
+	ByHand             Trigger = "command"
+)
+
+// Outcome is what happened to one pod.
+type Outcome struct {
+	Pod         rules.Pod
+	Trigger     Trigger
+	Container   string // of ContainerCreated and ContainerValidated
+	Decision    rules.Decision
+	Plan        rules.Plan
+	Result      Result
+	Changed     bool     // the kernel was changed
+	Known       bool     // its rules had been verified before
+	Refined     bool     // its rules are other ones than before: a container said more about it
+	Outdated    bool     // protected by the whole rules of another version or configuration
+	Drifted     bool     // its rules had been verified and were found changed
+	Stopped     bool     // its sandbox was stopped over CRI
+	Impostor    string   // why the container goes around the mesh; "" is not
+	Differences []string // how the kernel does not hold the plan, or did not before it was changed
+	Stage       Stage
+	NetNS       netns.ID // zero where it was not entered
+	Err         error    // of Refused, Failed and Unprotected
+	Began       time.Time
+	Took        time.Duration
+}
+
+// Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and
+// what to do next.
+func (o Outcome) Error() error {
+	what := fmt.Sprintf("pod %s/%s", o.Pod.Namespace, o.Pod.Name)
+	switch o.Result {
+	case Protected, Skipped, Unprotected:
+	case Refused:
+		next := "Ask who runs the node"
+		if o.Impostor != "" || o.Decision.Reason == rules.ReasonBadInput || o.Decision.Reason == rules.ReasonForbidden {
+			next = "Mend the pod; it starts with the next try"
+		}
+		if o.Container != "" {
+			what = "container " + o.Container + " of " + what
+		}
+		return fmt.Errorf("meshnetd refuses %s: %w. %s", what, o.Err, next)
+	case Failed:
+		return fmt.Errorf("meshnetd could not protect %s (%s): %w. It is tried again; if this stays, "+
+			"look at meshnetd's log on the node", what, o.Stage, o.Err)
+	}
+	return nil
+}
+
+// undecided tells whether the result is still to come.
+func (o Outcome) undecided() bool { return o.Result == "" }
+
+// running tells whether a container of a pod that is taken over runs already.
+func (o Outcome) running() bool {
+	for _, c := range o.Pod.Containers {
+		if c.Running {
+			return true
+		}
+	}
+	return false
+}

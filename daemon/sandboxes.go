@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// State is what is known of a sandbox between two looks at it.
+type State string
+
+// The states. A sandbox that is in none of them is a new one.
+const (
+	StateProtected   State = "protected"
+	StateOutdated    State = "outdated"    // the rules are whole, and of another version or configuration
+	StateUnprotected State = "unprotected" // runs without its rules, and is left so
+	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
+	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to
+)
+
+// Sandbox is what the daemon remembers of one sandbox. It is never changed, only replaced.
+type Sandbox struct {
+	Pod      rules.Pod // with those of its containers that say more about it
+	State    State
+	Decision rules.Decision
+	Plan     rules.Plan
+	NetNS    netns.ID
+	Since    time.Time
+	Took     time.Duration // of the work that led to this state
+	Detail   string
+
+	fingerprint string // of the namespace when it was last verified; "" where it changed meanwhile
+}
+
+// enrolled tells whether the sandbox is to hold rules.
+func (s Sandbox) enrolled() bool {
+	return s.State == StateProtected || s.State == StateOutdated || s.State == StateFailing
+}
+
+// sandboxes is the daemon's memory. It is lost with the process, and made again from Synchronize and the
+// kernel.
+type sandboxes struct {
+	mu       sync.Mutex
+	byID     map[string]Sandbox
+	verified map[evidence]bool
+}
+
+// evidence is a fingerprint that was seen on a namespace that held a plan.
+type evidence struct{ plan, fingerprint string }
+
+// mostEvidence bounds the memory for it; one plan of a node has one fingerprint as a rule.
+const mostEvidence = 4096
+
+func (s *sandboxes) get(id string) (Sandbox, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sb, known := s.byID[id]
+	return sb, known
+}
+
+// put remembers a sandbox. What has no id is nobody's: a namespace named by hand.
+func (s *sandboxes) put(sb Sandbox) {
+	if sb.Pod.SandboxID == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID == nil {
+		s.byID = map[string]Sandbox{}
+	}
+	s.byID[sb.Pod.SandboxID] = sb
+}
+
+func (s *sandboxes) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byID, id)
+}
+
+// keep forgets all sandboxes but these.
+func (s *sandboxes) keep(pods []rules.Pod) {
+	exist := make(map[string]bool, len(pods))
+	for _, pod := range pods {
+		exist[pod.SandboxID] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.byID, func(id string, _ Sandbox) bool { return !exist[id] })
+}
+
+// all returns every sandbox, by namespace, name and id.
+func (s *sandboxes) all() []Sandbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.byID), func(a, b Sandbox) int {
+		return cmp.Or(cmp.Compare(a.Pod.Namespace, b.Pod.Namespace), cmp.Compare(a.Pod.Name, b.Pod.Name),
+			cmp.Compare(a.Pod.SandboxID, b.Pod.SandboxID))
+	})
+}
+
+// learn remembers that a namespace with this fingerprint held the plan.
+func (s *sandboxes) learn(e evidence) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.verified == nil || len(s.verified) >= mostEvidence {
+		s.verified = map[evidence]bool{}
+	}
+	s.verified[e] = true
+}
+
+func (s *sandboxes) proves(e evidence) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.verified[e]
+}
+
+// overlay adds containers to those known already; a later one of the same name replaces an earlier one.
+func overlay(known, news []rules.Container) []rules.Container {
+	all := slices.Clone(known)
+	for _, c := range news {
+		if i := slices.IndexFunc(all, func(k rules.Container) bool { return k.Name == c.Name }); i >= 0 {
+			all[i] = c
+		} else {
+			all = append(all, c)
+		}
+	}
+	return all
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// What happens to a pod that is there already depends on its rules, its containers and the configuration.
+func TestTakeover(t *testing.T) {
+	running := []rules.Container{{Name: "app", Running: true}}
+	created := []rules.Container{{Name: "app"}}
+	for _, tt := range []struct {
+		what       string
+		before     string // "none", "whole", "other", or "damaged"
+		containers []rules.Container
+		catchUp    config.CatchUp
+		replace    bool
+		stop       error
+		event      string
+		changed    bool
+		state      State
+	}{
+		{"whole", "whole", running, config.CatchUpApply, false, nil, EventProtected, false, StateProtected},
+		{"no container", "none", nil, config.CatchUpReport, false, nil, EventProtected, true, StateProtected},
+		{"created only", "none", created, config.CatchUpStop, false, nil, EventProtected, true, StateProtected},
+		{"running, apply", "none", running, config.CatchUpApply, false, nil, EventLate, true, StateProtected},
+		{"running, report", "none", running, config.CatchUpReport, false, nil, EventUnprotected, false, StateUnprotected},
+		{"running, stop", "none", running, config.CatchUpStop, false, nil, EventStopped, false, ""},
+		{"running, stop fails", "none", running, config.CatchUpStop, false, errBroken, EventUnprotected, false, StateUnprotected},
+		{"of another version", "other", running, config.CatchUpApply, false, nil, EventOutdated, false, StateOutdated},
+		{"of another version, not started", "other", created, config.CatchUpApply, false, nil, EventOutdated, false, StateOutdated},
+		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, EventLate, true, StateProtected},
+		{"damaged", "damaged", running, config.CatchUpApply, false, nil, EventLate, true, StateProtected},
+		{"damaged, report", "damaged", running, config.CatchUpReport, false, nil, EventUnprotected, false, StateUnprotected},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			m := newMemory()
+			pod := sandbox(t, "web")
+			ctx := limited(t, patience)
+			if tt.before != "none" {
+				other := istio.Standard()
+				if tt.before != "whole" {
+					other.InboundPort = 16006
+				}
+				earlier, _ := newEnforcer(t, m)
+				earlier.SetPolicy(standard(rules.Node{Mesh: istio.Mesh{Defaults: other}, RuntimeHandlers: []string{""}}))
+				if o := earlier.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+					t.Fatal(o.Err)
+				}
+			}
+			if tt.before == "damaged" {
+				damaged := m.holds(t, pod.NetNS)
+				damaged.V4.Tables = slices.Clone(damaged.V4.Tables)
+				damaged.V4.Tables[0].Chains = damaged.V4.Tables[0].Chains[1:]
+				m.put(t, pod.NetNS, damaged)
+			}
+			before := m.holds(t, pod.NetNS).Key()
+			e, r := newEnforcer(t, m)
+			p := *e.policy.Load()
+			p.CatchUp, p.ReplaceOutdated = tt.catchUp, tt.replace
+			e.SetPolicy(p)
+			e.Stop = func(_ context.Context, id string) error {
+				if id != "web" {
+					return fmt.Errorf("asked to stop %q", id)
+				}
+				return tt.stop
+			}
+			pod.Containers = tt.containers
+			e.Synchronize(ctx, []rules.Pod{pod})
+			eventually(t, "the pod is recorded", func() bool { return r.count() == 1 })
+			if got := r.events()[0]; got != tt.event {
+				t.Errorf("got %s (%v), want %s", got, r.outcomes[0].Err, tt.event)
+			}
+			if changed := m.holds(t, pod.NetNS).Key() != before; changed != tt.changed {
+				t.Errorf("changed %v, want %v", changed, tt.changed)
+			}
+			if known, _ := e.sandboxes.get("web"); known.State != tt.state {
+				t.Errorf("state %q, want %q", known.State, tt.state)
+			}
+			if tt.stop != nil && !strings.Contains(r.outcomes[0].Err.Error(), "could not be stopped: broken") {
+				t.Errorf("the failure is not told: %v", r.outcomes[0].Err)
+			}
+			if tt.state == "" {
+				return
+			}
+			// Whatever it was: a new container finds its sandbox with rules that are whole.
+			if o := e.Admit(ctx, pod, app); o.Error() != nil {
+				t.Error(o.Error())
+			}
+			if o := e.Validate(ctx, pod, app); o.Error() != nil || m.holds(t, pod.NetNS).Rules() == 0 {
+				t.Errorf("validated with %d rules: %v", m.holds(t, pod.NetNS).Rules(), o.Error())
+			}
+		})
+	}
+}
+
+// What the runtime does not know any more is forgotten; one pod's failure is not the others'.
+func TestTakeoverForgets(t *testing.T) {
+	m := newMemory()
+	e, _ := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	gone, stays, missing := sandbox(t, "gone"), sandbox(t, "stays"), sandbox(t, "missing")
+	e.Enforce(ctx, SandboxStarted, gone)
+	e.Enforce(ctx, SandboxStarted, stays)
+	missing.NetNS = "/run/netns/meshnetd-test-that-is-not-there"
+	e.Synchronize(ctx, []rules.Pod{missing, stays})
+	var names []string
+	for _, s := range e.Sandboxes() {
+		names = append(names, s.Pod.Name)
+	}
+	if !slices.Equal(names, []string{"stays"}) {
+		t.Errorf("remembered: %v", names)
+	}
+}
+
+// The auditor finds what was changed, says what differs, and repairs it or not.
+func TestAudit(t *testing.T) {
+	for onDrift, want := range map[config.OnDrift][]string{
+		config.DriftRepair: {EventProtected, EventDrift, EventRepaired},
+		config.DriftReport: {EventProtected, EventDrift},
+	} {
+		t.Run(string(onDrift), func(t *testing.T) {
+			m := newMemory()
+			e, r := newEnforcer(t, m)
+			p := *e.policy.Load()
+			p.OnDrift, p.AuditInterval = onDrift, 1
+			e.SetPolicy(p)
+			ctx := limited(t, patience)
+			pod := sandbox(t, "web")
+			e.Enforce(ctx, SandboxStarted, pod)
+			plan := m.holds(t, pod.NetNS)
+			go e.Audit(ctx)
+			passes := func(n int) {
+				t.Helper()
+				for range n {
+					last := e.audit.Load()
+					eventually(t, "another pass", func() bool { return e.audit.Load() != last })
+				}
+			}
+			passes(2)
+			m.touch(t, pod.NetNS)
+			passes(2)
+			if got := r.events(); !slices.Equal(got, want[:1]) {
+				t.Fatalf("nothing has happened, but %v", got)
+			}
+			m.put(t, pod.NetNS, rules.Plan{})
+			eventually(t, "all is recorded", func() bool { return r.count() == len(want) })
+			passes(3)
+			if got := r.events(); !slices.Equal(got, want) {
+				t.Errorf("recorded %v, want %v", got, want)
+			}
+			r.mu.Lock()
+			found := r.outcomes[1]
+			r.mu.Unlock()
+			if found.Err == nil || !strings.Contains(found.Err.Error(), "iptables nat: missing: -A OUTPUT -j ISTIO_OUTPUT") {
+				t.Errorf("what differs is not told: %v", found.Err)
+			}
+			repaired := m.holds(t, pod.NetNS).Key() == plan.Key()
+			if repaired != (onDrift == config.DriftRepair) {
+				t.Errorf("repaired: %v", repaired)
+			}
+			if last, ok := e.LastAudit(); !ok || (repaired && last.Pods != 1) {
+				t.Errorf("last pass: %+v", last)
+			}
+		})
+	}
+}
+
+// A repair that fails leaves a pod that no container may be added to, and is tried again.
+func TestAuditFails(t *testing.T) {
+	m := newMemory()
+	e, r := newEnforcer(t, m)
+	p := *e.policy.Load()
+	p.AuditInterval = 1
+	e.SetPolicy(p)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	e.Enforce(ctx, SandboxStarted, pod)
+	m.put(t, pod.NetNS, rules.Plan{})
+	m.failWith(always)
+	audit, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() { e.Audit(audit); close(ended) }()
+	eventually(t, "it is known to fail", func() bool {
+		known, _ := e.sandboxes.get("web")
+		return known.State == StateFailing
+	})
+	if o := e.Admit(ctx, pod, app); o.Error() == nil {
+		t.Error("a container was admitted to a sandbox that lost its rules")
+	}
+	m.failWith(nil)
+	eventually(t, "it is repaired", func() bool {
+		known, _ := e.sandboxes.get("web")
+		return known.State == StateProtected
+	})
+	stop()
+	<-ended
+	if m.holds(t, pod.NetNS).Rules() == 0 {
+		t.Error("said to be repaired, and has no rules")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.ContainsFunc(r.outcomes, func(o Outcome) bool { return errors.Is(o.Err, errBroken) && o.Event() == EventUnprotected }) {
+		t.Error("the failure was not recorded")
+	}
+}
+
+// The auditor notices that a sandbox is gone, and says nothing of it.
+func TestAuditForgets(t *testing.T) {
+	e, r := newEnforcer(t, newMemory())
+	p := *e.policy.Load()
+	p.AuditInterval = 1
+	e.SetPolicy(p)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	e.Enforce(ctx, SandboxStarted, pod)
+	for _, state := range []State{StateProtected, StateExempt, StateUnprotected} {
+		known, _ := e.sandboxes.get("web")
+		if state != StateProtected {
+			known = Sandbox{Pod: pod}
+		}
+		known.State = state
+		known.Pod.NetNS += "-gone"
+		e.sandboxes.put(known)
+		audit, stop := context.WithCancel(ctx)
+		go e.Audit(audit)
+		eventually(t, "it is forgotten", func() bool { return len(e.Sandboxes()) == 0 })
+		stop()
+		e.sandboxes.put(Sandbox{Pod: pod, State: StateProtected, Plan: known.Plan})
+	}
+	if n := r.count(); n != 1 {
+		t.Errorf("recorded: %v", r.events())
+	}
+}
