@@ -39,7 +39,7 @@ func noLeaks(t *testing.T) {
 }
 
 // eventually polls until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -55,7 +55,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 }
 
 // receive waits for a value.
-func receive[T any](t *testing.T, what string, from <-chan T) T {
+func receive[T any](t testing.TB, what string, from <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-from:
@@ -67,7 +67,7 @@ func receive[T any](t *testing.T, what string, from <-chan T) T {
 }
 
 // socketPath returns a path short enough for a socket, whatever the test is called.
-func socketPath(t *testing.T) string {
+func socketPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nri")
 	if err != nil {
@@ -80,11 +80,21 @@ func socketPath(t *testing.T) string {
 // pods is an Enforcer that remembers what it was asked.
 type pods struct {
 	enforce     func(ctx context.Context, pod rules.Pod) error
+	admit       func(ctx context.Context, pod rules.Pod, c rules.Container) error
+	validate    func(ctx context.Context, pod rules.Pod, c rules.Container) error
 	synchronize func(ctx context.Context, pods []rules.Pod)
 
-	mu       sync.Mutex
-	enforced []rules.Pod
-	synced   [][]rules.Pod
+	mu        sync.Mutex
+	enforced  []rules.Pod
+	admitted  []containerIn
+	validated []containerIn
+	synced    [][]rules.Pod
+}
+
+// containerIn is what Admit and Validate are asked about.
+type containerIn struct {
+	Pod       rules.Pod
+	Container rules.Container
 }
 
 func (p *pods) Enforce(ctx context.Context, pod rules.Pod) error {
@@ -95,6 +105,26 @@ func (p *pods) Enforce(ctx context.Context, pod rules.Pod) error {
 		return nil
 	}
 	return p.enforce(ctx, pod)
+}
+
+func (p *pods) Admit(ctx context.Context, pod rules.Pod, c rules.Container) error {
+	p.mu.Lock()
+	p.admitted = append(p.admitted, containerIn{pod, c})
+	p.mu.Unlock()
+	if p.admit == nil {
+		return nil
+	}
+	return p.admit(ctx, pod, c)
+}
+
+func (p *pods) Validate(ctx context.Context, pod rules.Pod, c rules.Container) error {
+	p.mu.Lock()
+	p.validated = append(p.validated, containerIn{pod, c})
+	p.mu.Unlock()
+	if p.validate == nil {
+		return nil
+	}
+	return p.validate(ctx, pod, c)
 }
 
 func (p *pods) Synchronize(ctx context.Context, pods []rules.Pod) {
@@ -128,7 +158,7 @@ func (e *events) WithAttrs([]slog.Attr) slog.Handler               { return e }
 func (e *events) WithGroup(string) slog.Handler                    { return e }
 
 func (e *events) Handle(_ context.Context, r slog.Record) error {
-	entry := map[string]string{}
+	entry := map[string]string{"level": r.Level.String()}
 	r.Attrs(func(a slog.Attr) bool { entry[a.Key] = a.Value.String(); return true })
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -147,17 +177,18 @@ func (e *events) of(event string) []map[string]string {
 type running struct {
 	log    *events
 	synced chan Runtime
+	lost   chan error
 	stop   context.CancelFunc
 	done   chan error
 }
 
 // run runs a plugin until the test ends, and checks that it then ends promptly.
-func run(t *testing.T, socket string, enforcer Enforcer, change ...func(*Plugin)) *running {
+func run(t testing.TB, socket string, enforcer Enforcer, change ...func(*Plugin)) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{log: &events{}, synced: make(chan Runtime, 100), stop: cancel, done: make(chan error, 1)}
+	r := &running{log: &events{}, synced: make(chan Runtime, 100), lost: make(chan error, 100), stop: cancel, done: make(chan error, 1)}
 	p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Pods: enforcer, Log: slog.New(r.log),
-		Synced: func(rt Runtime) { r.synced <- rt }}
+		Synced: func(rt Runtime) { r.synced <- rt }, Lost: func(err error) { r.lost <- err }}
 	for _, c := range change {
 		c(p)
 	}
@@ -176,45 +207,60 @@ func run(t *testing.T, socket string, enforcer Enforcer, change ...func(*Plugin)
 type runtimeSide struct {
 	*adaptation.Adaptation
 	plugins atomic.Int64 // connected and synchronized
+	cut     func()       // ends the connections, and lets none be made
 	end     func()
+
+	mu   sync.Mutex
+	took map[string][]time.Duration // by what the plugin was asked
 }
 
 // startRuntime starts a runtime that listens at socket, with these sandboxes already there.
-func startRuntime(t *testing.T, socket, name, version string, existing ...*api.PodSandbox) *runtimeSide {
+func startRuntime(t testing.TB, socket, name, version string, existing ...*api.PodSandbox) *runtimeSide {
 	t.Helper()
-	r := &runtimeSide{}
+	return startRuntimeWith(t, socket, name, version, existing, nil)
+}
+
+// startRuntimeWith starts a runtime that has containers too, or is set up in another way.
+func startRuntimeWith(t testing.TB, socket, name, version string, existing []*api.PodSandbox, containers []*api.Container,
+	options ...adaptation.Option) *runtimeSide {
+	t.Helper()
+	r := &runtimeSide{took: map[string][]time.Duration{}}
 	synchronize := func(ctx context.Context, plugins adaptation.SyncCB) error {
-		_, err := plugins(ctx, existing, nil)
+		_, err := plugins(ctx, existing, containers)
 		return err
 	}
 	update := func(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) { return nil, nil }
 	inner, none := socketPath(t), t.TempDir()
 	var err error
-	r.Adaptation, err = adaptation.New(name, version, synchronize, update, adaptation.WithSocketPath(inner),
-		adaptation.WithPluginPath(none), adaptation.WithPluginConfigPath(none), adaptation.WithMetrics(r))
+	r.Adaptation, err = adaptation.New(name, version, synchronize, update, append(options, adaptation.WithSocketPath(inner),
+		adaptation.WithPluginPath(none), adaptation.WithPluginConfigPath(none), adaptation.WithMetrics(r))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
 	}
-	disconnect := relay(t, socket, inner)
+	r.cut = sync.OnceFunc(relay(t, socket, inner))
 	r.end = sync.OnceFunc(func() {
-		disconnect()
+		r.cut()
 		r.Stop()
 	})
 	t.Cleanup(r.end)
 	return r
 }
 
-func (r *runtimeSide) RecordPluginInvocation(_, _ string, _ error)      {}
-func (r *runtimeSide) RecordPluginLatency(_, _ string, _ time.Duration) {}
+func (r *runtimeSide) RecordPluginInvocation(_, _ string, _ error) {}
+func (r *runtimeSide) RecordPluginLatency(_, what string, took time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.took[what] = append(r.took[what], took)
+}
 func (r *runtimeSide) RecordPluginAdjustments(_, _ string, _ *api.ContainerAdjustment, _, _ int) {
 }
 func (r *runtimeSide) UpdatePluginCount(n int) { r.plugins.Store(int64(n)) }
 
 // connected waits until the runtime would ask the plugin.
-func (r *runtimeSide) connected(t *testing.T) {
+func (r *runtimeSide) connected(t testing.TB) {
 	t.Helper()
 	eventually(t, "the plugin connected", func() bool { return r.plugins.Load() == 1 })
 }
@@ -223,14 +269,17 @@ func (r *runtimeSide) runPod(t *testing.T, sandbox *api.PodSandbox) error {
 	return r.RunPodSandbox(t.Context(), &api.RunPodSandboxRequest{Pod: sandbox})
 }
 
-func (r *runtimeSide) createContainer(t *testing.T, sandbox *api.PodSandbox) error {
-	_, err := r.CreateContainer(t.Context(), &api.CreateContainerRequest{Pod: sandbox,
-		Container: &api.Container{Id: "c-" + sandbox.GetId(), PodSandboxId: sandbox.GetId(), Name: "app"}})
+func (r *runtimeSide) createContainer(t testing.TB, sandbox *api.PodSandbox) error {
+	return r.create(t, sandbox, app(sandbox))
+}
+
+func (r *runtimeSide) create(t testing.TB, sandbox *api.PodSandbox, container *api.Container) error {
+	_, err := r.CreateContainer(t.Context(), &api.CreateContainerRequest{Pod: sandbox, Container: container})
 	return err
 }
 
 // relay passes connections to one socket on to another, until it is told to end them all.
-func relay(t *testing.T, from, to string) (end func()) {
+func relay(t testing.TB, from, to string) (end func()) {
 	t.Helper()
 	listener, err := net.Listen("unix", from)
 	if err != nil {
@@ -267,6 +316,20 @@ func requestTimeout(t *testing.T, limit time.Duration) {
 	t.Helper()
 	adaptation.SetPluginRequestTimeout(limit)
 	t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
+}
+
+// app returns a container as a runtime describes it.
+func app(sandbox *api.PodSandbox) *api.Container {
+	return &api.Container{Id: "c-" + sandbox.GetId(), PodSandboxId: sandbox.GetId(), Name: "app",
+		Args: []string{"/app", "serve"}, Env: []string{"A=1", "B=2"}, User: &api.User{Uid: 1000, Gid: 2000},
+		Linux: &api.LinuxContainer{Namespaces: []*api.LinuxNamespace{{Type: "ipc"}, {Type: "network", Path: "/proc/4711/ns/net"}}}}
+}
+
+// ofApp is what the flow gets to know of app.
+func ofApp() rules.Container {
+	uid, gid := int64(1000), int64(2000)
+	return rules.Container{Name: "app", Args: []string{"/app", "serve"}, Env: map[string]string{"A": "1", "B": "2"},
+		UID: &uid, GID: &gid, NetNS: "/proc/4711/ns/net"}
 }
 
 // meshed returns a sandbox as a runtime describes it.

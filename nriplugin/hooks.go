@@ -21,35 +21,37 @@ import (
 
 // The stub finds hooks by their signature and takes one that is off by a type for none at all.
 var (
-	_ stub.ConfigureInterface       = (*hooks)(nil)
-	_ stub.SynchronizeInterface     = (*hooks)(nil)
-	_ stub.RunPodInterface          = (*hooks)(nil)
-	_ stub.CreateContainerInterface = (*hooks)(nil)
-	_ stub.RemovePodInterface       = (*hooks)(nil)
+	_ stub.ConfigureInterface                   = (*hooks)(nil)
+	_ stub.SynchronizeInterface                 = (*hooks)(nil)
+	_ stub.RunPodInterface                      = (*hooks)(nil)
+	_ stub.CreateContainerInterface             = (*hooks)(nil)
+	_ stub.ValidateContainerAdjustmentInterface = (*hooks)(nil)
 )
 
 var (
 	errStopping = errors.New("meshnetd is being stopped on this node: the pod is tried again once it is back")
 	errAborted  = errors.New("the registration is over")
+	errClosed   = errors.New("the runtime closed the connection before it was ready")
 )
 
 // hooks is what the runtime calls during one session.
 type hooks struct {
-	pods    Enforcer
-	log     *slog.Logger
-	timeout func() time.Duration // the runtime's request timeout, once it is known
-	synced  func(Runtime)
+	pods     Enforcer
+	log      *slog.Logger
+	timeout  func() time.Duration // the runtime's request timeout, once it is known
+	synced   func(Runtime)
+	declined string // the unknown runtime that is not asked for validation, since it has refused that; "" is none
 
 	configuring sync.Mutex // held during Configure
 	configured  bool       // no Configure is let through any more; guarded by configuring
 
 	mu       sync.Mutex
 	runtime  Runtime
+	accepted bool // the runtime has agreed to what it was asked for: it began to synchronize
 	aborted  bool
-	fatal    error           // why this runtime cannot be used
-	stopping bool            // no new work
-	busy     sync.WaitGroup  // work that the runtime waits for
-	unproven map[string]bool // sandboxes that were not protected as far as we know, by id; RefuseLate only
+	fatal    error          // why this runtime cannot be used
+	stopping bool           // no new work
+	busy     sync.WaitGroup // work that the runtime waits for
 }
 
 // Configure learns what the runtime is and asks for its events.
@@ -63,6 +65,9 @@ func (h *hooks) Configure(_ context.Context, _, name, version string) (api.Event
 	if h.fatal != nil {
 		return 0, h.fatal
 	}
+	if h.runtime.guessed && h.runtime.String() == h.declined {
+		h.runtime = h.runtime.withoutValidation()
+	}
 	return h.runtime.events(), nil
 }
 
@@ -73,79 +78,56 @@ func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, co
 		return nil, errStopping
 	}
 	defer h.busy.Done()
+	h.mu.Lock()
+	h.accepted = true
+	h.mu.Unlock()
 	ctx, cancel := budget(ctx, h.timeout())
 	defer cancel()
+	held := map[string][]rules.Container{}
+	for _, c := range containers {
+		if c.GetState() != api.ContainerState_CONTAINER_STOPPED { // CRI-O may list those too
+			held[c.GetPodSandboxId()] = append(held[c.GetPodSandboxId()], containerOf(c))
+		}
+	}
 	var pods []rules.Pod
 	for _, sandbox := range sandboxes {
+		pod := podOf(sandbox)
+		pod.Containers = held[pod.SandboxID]
 		// A stopped sandbox has neither process nor namespace; there is nothing to look at any more.
-		if pod := podOf(sandbox); pod.NetNS != "" || (sandbox.GetPid() != 0 && !pod.HostNetwork) {
+		if pod.NetNS != "" || (sandbox.GetPid() != 0 && !pod.HostNetwork) {
 			pods = append(pods, pod)
 		}
 	}
-	h.distrust(pods, containers)
 	_ = h.guard("the pods of this node", func() error { h.pods.Synchronize(ctx, pods); return nil })
 	h.synced(h.known())
 	return nil, nil
 }
 
-// distrust marks the sandboxes without a container: an earlier session may have let them through
-// unprotected, and what it knew went with it.
-func (h *hooks) distrust(pods []rules.Pod, containers []*api.Container) {
-	started := map[string]bool{}
-	for _, c := range containers {
-		started[c.GetPodSandboxId()] = true
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, pod := range pods {
-		if h.runtime.RefuseLate && !started[pod.SandboxID] {
-			h.unproven[pod.SandboxID] = true
-		}
-	}
-}
-
 // RunPodSandbox protects a pod before its first container is created, or refuses it.
 func (h *hooks) RunPodSandbox(ctx context.Context, sandbox *api.PodSandbox) error {
 	pod := podOf(sandbox)
-	err := h.enforce(ctx, pod)
+	err := h.ask(ctx, pod, func(ctx context.Context) error { return h.pods.Enforce(ctx, pod) })
 	if err != nil && h.known().RefuseLate {
-		h.mu.Lock()
-		h.unproven[pod.SandboxID] = true
-		h.mu.Unlock()
-		return nil
+		return nil // the same question is asked again for each of its containers
 	}
 	return err
 }
 
-// CreateContainer refuses the containers of sandboxes that were let through unprotected, until they can be
-// protected. It is called with RefuseLate only.
-func (h *hooks) CreateContainer(ctx context.Context, sandbox *api.PodSandbox, _ *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	h.mu.Lock()
-	unproven := h.unproven[sandbox.GetId()]
-	h.mu.Unlock()
-	if !unproven {
-		return nil, nil, nil
-	}
-	if err := h.enforce(ctx, podOf(sandbox)); err != nil {
-		return nil, nil, err
-	}
-	h.mu.Lock()
-	delete(h.unproven, sandbox.GetId())
-	h.mu.Unlock()
-	return nil, nil, nil
+// CreateContainer makes sure that the sandbox is protected, or refuses the container.
+func (h *hooks) CreateContainer(ctx context.Context, sandbox *api.PodSandbox, container *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	pod := podOf(sandbox)
+	return nil, nil, h.ask(ctx, pod, func(ctx context.Context) error { return h.pods.Admit(ctx, pod, containerOf(container)) })
 }
 
-// RemovePodSandbox forgets a refused sandbox. It is called with RefuseLate only.
-func (h *hooks) RemovePodSandbox(_ context.Context, sandbox *api.PodSandbox) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.unproven, sandbox.GetId())
-	return nil
+// ValidateContainerAdjustment looks at the container as all plugins have left it, and at the kernel.
+func (h *hooks) ValidateContainerAdjustment(ctx context.Context, req *api.ValidateContainerAdjustmentRequest) error {
+	pod := podOf(req.GetPod())
+	return h.ask(ctx, pod, func(ctx context.Context) error { return h.pods.Validate(ctx, pod, adjusted(req)) })
 }
 
-// enforce answers before the runtime's own deadline: an error in time refuses the pod, an answer that
-// comes late lets it run without rules.
-func (h *hooks) enforce(ctx context.Context, pod rules.Pod) error {
+// ask answers before the runtime's own deadline: an error in time refuses the pod, an answer that comes
+// late lets it run without rules.
+func (h *hooks) ask(ctx context.Context, pod rules.Pod, question func(context.Context) error) error {
 	if !h.enter() {
 		return errStopping
 	}
@@ -153,7 +135,7 @@ func (h *hooks) enforce(ctx context.Context, pod rules.Pod) error {
 	ctx, cancel := budget(ctx, h.timeout())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- h.guard(pod.String(), func() error { return h.pods.Enforce(ctx, pod) }) }()
+	go func() { done <- h.guard(pod.String(), func() error { return question(ctx) }) }()
 	select {
 	case err := <-done:
 		return err
@@ -176,6 +158,19 @@ func (h *hooks) guard(what string, do func() error) (err error) {
 		}
 	}()
 	return do()
+}
+
+// declines returns the runtime where the cause of a session that never began may be that it was asked for
+// validation without being known to have it: it then closes the connection without a word. Else it
+// returns "".
+func (h *hooks) declines(err error) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gone := errors.Is(err, errClosed) || errors.Is(err, ttrpc.ErrClosed)
+	if gone && h.runtime.guessed && h.runtime.Validates && !h.accepted {
+		return h.runtime.String()
+	}
+	return ""
 }
 
 func (h *hooks) known() Runtime {
@@ -253,33 +248,4 @@ func budget(ctx context.Context, timeout time.Duration) (context.Context, contex
 	}
 	margin := min(answerMargin, timeout/2) // a runtime with a very short timeout still gets an answer
 	return context.WithDeadline(ctx, deadline.Add(-margin))
-}
-
-// podOf keeps what the flow needs of a sandbox. Its addresses are read from the namespace: the runtime
-// does not always tell them, and never those of secondary interfaces.
-func podOf(sandbox *api.PodSandbox) rules.Pod {
-	pod := rules.Pod{
-		SandboxID:      sandbox.GetId(),
-		UID:            sandbox.GetUid(),
-		Namespace:      sandbox.GetNamespace(),
-		Name:           sandbox.GetName(),
-		RuntimeHandler: sandbox.GetRuntimeHandler(),
-		Labels:         sandbox.GetLabels(),
-		Annotations:    sandbox.GetAnnotations(),
-	}
-	namespaces := sandbox.GetLinux().GetNamespaces()
-	listed := false
-	for _, ns := range namespaces {
-		switch ns.GetType() {
-		case "network":
-			listed = true
-			pod.NetNS = ns.GetPath()
-		case "user":
-			pod.UserNS = true
-		}
-	}
-	// A namespace that a specification does not list is the runtime's own, the host's. No list at all
-	// proves nothing: containerd sends none where it could not read the specification.
-	pod.HostNetwork = len(namespaces) > 0 && !listed
-	return pod
 }

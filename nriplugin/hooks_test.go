@@ -109,7 +109,7 @@ func TestBudget(t *testing.T) {
 
 // newHooks returns hooks as session makes them.
 func newHooks(enforcer Enforcer, log *events) *hooks {
-	return &hooks{pods: enforcer, log: slog.New(log), unproven: map[string]bool{}, synced: func(Runtime) {},
+	return &hooks{pods: enforcer, log: slog.New(log), synced: func(Runtime) {},
 		timeout: func() time.Duration { return 2 * time.Second }}
 }
 
@@ -117,6 +117,8 @@ func TestPanicBecomesAnError(t *testing.T) {
 	log := &events{}
 	h := newHooks(&pods{
 		enforce:     func(context.Context, rules.Pod) error { panic("kaboom") },
+		admit:       func(context.Context, rules.Pod, rules.Container) error { panic("kaboom") },
+		validate:    func(context.Context, rules.Pod, rules.Container) error { panic("kaboom") },
 		synchronize: func(context.Context, []rules.Pod) { panic("kaboom") },
 	}, log)
 
@@ -124,17 +126,19 @@ func TestPanicBecomesAnError(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "default/a") || !strings.Contains(err.Error(), "kaboom") {
 		t.Errorf("RunPodSandbox: %v, want an error with the pod and the panic", err)
 	}
-	h.unproven["a"] = true
 	if _, _, err := h.CreateContainer(t.Context(), meshed("a"), nil); err == nil {
-		t.Error("CreateContainer let a pod through that nobody has protected")
+		t.Error("CreateContainer let a container through that nobody has looked at")
+	}
+	if err := h.ValidateContainerAdjustment(t.Context(), &api.ValidateContainerAdjustmentRequest{Pod: meshed("a")}); err == nil {
+		t.Error("ValidateContainerAdjustment let a container through that nobody has looked at")
 	}
 	// The session goes on: new pods are to be protected, or refused.
 	if _, err := h.Synchronize(t.Context(), []*api.PodSandbox{meshed("a")}, nil); err != nil {
 		t.Errorf("Synchronize: %v", err)
 	}
 	logged := log.of("nri_panic")
-	if len(logged) != 3 || !strings.Contains(logged[0]["stack"], "TestPanicBecomesAnError") {
-		t.Errorf("logged %v, want three panics and where they were", logged)
+	if len(logged) != 4 || !strings.Contains(logged[0]["stack"], "TestPanicBecomesAnError") {
+		t.Errorf("logged %v, want four panics and where they were", logged)
 	}
 	h.drain() // a panic that stays counted as busy would block the end for ever
 }
@@ -149,15 +153,14 @@ func TestStoppingHooks(t *testing.T) {
 	if _, err := h.Synchronize(t.Context(), []*api.PodSandbox{meshed("a")}, nil); !errors.Is(err, errStopping) {
 		t.Errorf("Synchronize: %v", err)
 	}
-	if _, _, err := h.CreateContainer(t.Context(), meshed("b"), nil); err != nil {
-		t.Errorf("CreateContainer of a protected pod: %v", err)
-	}
-	h.unproven["a"] = true
 	if _, _, err := h.CreateContainer(t.Context(), meshed("a"), nil); !errors.Is(err, errStopping) {
-		t.Errorf("CreateContainer of an unprotected pod: %v", err)
+		t.Errorf("CreateContainer: %v", err)
 	}
-	if asked := enforcer.asked(); len(asked) != 0 {
-		t.Errorf("asked about %v", asked)
+	if err := h.ValidateContainerAdjustment(t.Context(), &api.ValidateContainerAdjustmentRequest{Pod: meshed("a")}); !errors.Is(err, errStopping) {
+		t.Errorf("ValidateContainerAdjustment: %v", err)
+	}
+	if len(enforcer.enforced)+len(enforcer.admitted)+len(enforcer.validated)+len(enforcer.synced) != 0 {
+		t.Errorf("asked about %v, %v, %v, %v", enforcer.enforced, enforcer.admitted, enforcer.validated, enforcer.synced)
 	}
 }
 

@@ -4,6 +4,7 @@ package nriplugin
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -12,70 +13,101 @@ import (
 
 // The events of the two masks by their bits on the wire: a mask with one bit too many costs the session.
 const (
-	refuseEarlyMask = 1 << 0             // RunPodSandbox
-	refuseLateMask  = 1<<0 | 1<<2 | 1<<3 // and RemovePodSandbox, CreateContainer
+	plainMask     = 1<<0 | 1<<3         // RunPodSandbox, CreateContainer
+	validatedMask = 1<<0 | 1<<3 | 1<<13 // and ValidateContainerAdjustment
 )
 
+// The version table: what meshnetd is told by every runtime, and what it makes of it.
 func TestIdentify(t *testing.T) {
-	const (
-		early = iota
-		late
-		never
+	const never = Tier("") // refused
+	type traits struct {
+		tier                       Tier
+		late, validates, tellsUser bool
+	}
+	var (
+		plain   = traits{tier: BestEffort}
+		late    = traits{tier: BestEffort, late: true}
+		reduced = traits{tier: Reduced, late: true, validates: true}
+		told    = traits{tier: Reduced, late: true, validates: true, tellsUser: true}
+		kept    = traits{tier: Guaranteed, validates: true}
+		all     = traits{tier: Guaranteed, validates: true, tellsUser: true}
+		guessed = traits{tier: BestEffort, validates: true}
+		refused = traits{tier: never}
 	)
 	for _, test := range []struct {
 		name, version string
-		want          int
+		want          traits
 	}{
-		{"containerd", "1.6.39", never},
-		{"containerd", "1.7.0", never},
-		{"containerd", "v1.7.25", never},
-		{"containerd", "v1.7.26", early},
-		{"containerd", "1.7.35", early},
-		{"containerd", "v1.7.35-4-g0123abc", early},
-		{"containerd", "v2.0.0-rc.1", never},
-		{"containerd", "v2.0.2", never},
+		{"containerd", "1.6.39", refused},
+		{"containerd", "1.7.0", refused},
+		{"containerd", "v1.7.6", refused},
+		{"containerd", "v1.7.15", refused},
+		{"containerd", "v1.7.16", refused},
+		{"containerd", "v1.7.25", refused},
+		{"containerd", "v1.7.26", plain},
+		{"containerd", "1.7.35", plain},
+		{"containerd", "v1.7.35-4-g0123abc", plain},
+		{"containerd", "v2.0.0-rc.1", refused},
+		{"containerd", "v2.0.0", refused},
+		{"containerd", "v2.0.2", refused},
 		{"containerd", "v2.0.3", late},
+		{"containerd", "v2.0.99", late},
 		{"containerd", "v2.1.0", late},
 		{"containerd", "v2.1.99", late},
-		{"containerd", "2.2.0", late},
-		{"containerd", "v2.2.5", late},
-		{"containerd", "v2.2.6", early},
-		{"containerd", "v2.2.10", early},
-		{"containerd", "v2.3.0", late},
-		{"containerd", "v2.3.2", late},
-		{"containerd", "v2.3.3", early},
-		{"containerd", "v2.3.10", early},
-		{"containerd", "v2.4.2", early},
-		{"containerd", "2.4.2+unknown", early},
-		{"containerd", "v2.4", early},
-		{"containerd", "3.0", early},
-		{"containerd", "v10.0.0", early},
-		{"Containerd", "v2.2.5", late},
-		{"cri-o", "1.29.9", never},
-		{"CRI-O", "1.29.9", never},
-		{"crio", "1.29.9", never},
-		{"cri-o", "1.30.0", early},
-		{"CRI-O", "1.30.0", early},
-		{"crio", "1.30.0", early},
-		{"cri-o", "1.36.0", early},
-		{"CRI-O", "1.36.0", early},
-		{"crio", "1.36.0", early},
-		// What the table does not know is taken to be newer than the table.
-		{"other", "0.1.0", early},
-		{"", "", early},
-		{"containerd", "", early},
-		{"containerd", "main", early},
-		{"containerd", "2", early},
-		{"containerd", "v2.x.1", early},
-		{"containerd", "99999999999999999999.0.0", early},
-		{"containerd", " 1.6.0", early},
+		{"containerd", "2.2.0", reduced},
+		{"containerd", "v2.2.5", reduced},
+		{"containerd", "v2.2.6", kept},
+		{"containerd", "v2.2.10", kept},
+		{"containerd", "v2.3.0-rc.1", told},
+		{"containerd", "v2.3.0", told},
+		{"containerd", "v2.3.2", told},
+		{"containerd", "v2.3.3", all},
+		{"containerd", "v2.3.10", all},
+		{"containerd", "v2.4.0", all},
+		{"containerd", "v2.4.2", all},
+		{"containerd", "2.4.2+unknown", all},
+		{"containerd", "v2.4", all},
+		{"containerd", "v2.5.0", all},
+		{"containerd", "3.0", all},
+		{"containerd", "v10.0.0", all},
+		{"Containerd", "v2.2.5", reduced},
+		{"cri-o", "1.26.0", refused},
+		{"cri-o", "1.27.0", refused},
+		{"cri-o", "1.28.11", refused},
+		{"cri-o", "1.29.9", refused},
+		{"CRI-O", "1.29.9", refused},
+		{"crio", "1.29.9", refused},
+		{"cri-o", "1.30.0", plain},
+		{"CRI-O", "1.30.0", plain},
+		{"crio", "1.30.0", plain},
+		{"cri-o", "1.31.0", plain},
+		{"cri-o", "1.32.0", plain},
+		{"cri-o", "1.33.9", plain},
+		{"cri-o", "1.34.0", kept},
+		{"cri-o", "1.35.5", kept},
+		{"cri-o", "1.36.0", all},
+		{"CRI-O", "1.36.0", all},
+		{"crio", "1.36.0", all},
+		{"cri-o", "1.37.0", all},
+		{"cri-o", "2.0.0", all},
+		// What the table does not know is asked for everything, and relied on for nothing.
+		{"other", "0.1.0", guessed},
+		{"other", "2.4.2", guessed},
+		{"", "", guessed},
+		{"containerd", "", guessed},
+		{"containerd", "main", guessed},
+		{"containerd", "2", guessed},
+		{"containerd", "v2.x.1", guessed},
+		{"containerd", "99999999999999999999.0.0", guessed},
+		{"containerd", " 1.6.0", guessed},
+		{"cri-o", "devel", guessed},
 	} {
 		t.Run(test.name+" "+test.version, func(t *testing.T) {
 			rt, err := identify(test.name, test.version)
 			if rt.Name != test.name || rt.Version != test.version {
 				t.Errorf("it says it is %s %s", rt.Name, rt.Version)
 			}
-			if test.want == never {
+			if test.want.tier == never {
 				var unsupported *Unsupported
 				if !errors.As(err, &unsupported) {
 					t.Fatalf("error %v, want an *Unsupported", err)
@@ -91,14 +123,61 @@ func TestIdentify(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			mask := api.EventMask(refuseEarlyMask)
-			if test.want == late {
-				mask = refuseLateMask
+			if got := (traits{rt.Tier, rt.RefuseLate, rt.Validates, rt.TellsUser}); got != test.want {
+				t.Errorf("%+v, want %+v", got, test.want)
 			}
-			if rt.RefuseLate != (test.want == late) || rt.events() != mask {
-				t.Errorf("RefuseLate %v, events %b; want %v, %b", rt.RefuseLate, rt.events(), test.want == late, mask)
+			mask := api.EventMask(plainMask)
+			if test.want.validates {
+				mask = validatedMask
+			}
+			if rt.events() != mask {
+				t.Errorf("events %b, want %b", rt.events(), mask)
+			}
+			if rt.guessed != (test.want == guessed) {
+				t.Errorf("guessed: %v", rt.guessed)
 			}
 		})
+	}
+}
+
+// What the operator reads of a runtime names what it lacks, and what to upgrade to.
+func TestWhatTheOperatorReads(t *testing.T) {
+	for _, test := range []struct {
+		name, version string
+		why           string
+		limits        []string // a part of each, in order
+	}{
+		{"containerd", "v1.7.35", "no validators",
+			[]string{"starts without meshnetd when that has crashed, is away or is too slow; upgrade to containerd 2.2.6, 2.3.3 or newer.",
+				"proxy.istio.io/overrides and the configuration; upgrade to containerd 2.3.3 or newer."}},
+		{"containerd", "v2.1.0", "no validators",
+			[]string{"starts without meshnetd", "its containers are refused, since", "proxy_identity sees nothing"}},
+		{"containerd", "v2.2.0", "refused at its first container; it holds only where the runtime's default validator is on",
+			[]string{"upgrade to containerd 2.2.6, 2.3.3 or newer.", "proxy_identity sees nothing"}},
+		{"containerd", "v2.3.0", "which NRI does not show.", []string{"its containers are refused, since"}},
+		{"containerd", "v2.2.6", "requires the plugin, which NRI does not show.", []string{"upgrade to containerd 2.3.3 or newer."}},
+		{"containerd", "v2.3.3", "requires the plugin, which NRI does not show.", nil},
+		{"cri-o", "1.33.0", "no validators", []string{"upgrade to CRI-O 1.34 or newer.", "upgrade to CRI-O 1.36 or newer."}},
+		{"cri-o", "1.35.0", "which NRI does not show.", []string{"upgrade to CRI-O 1.36 or newer."}},
+		{"cri-o", "1.36.0", "which NRI does not show.", nil},
+		{"other", "1.0.0", "does not know this runtime", []string{"use containerd 2.2.6", "may not be told"}},
+	} {
+		rt, err := identify(test.name, test.version)
+		if err != nil || !strings.Contains(rt.Why, test.why) || !strings.HasSuffix(rt.Why, ".") {
+			t.Errorf("%s: %v, why is %q, want %q", rt, err, rt.Why, test.why)
+		}
+		if len(rt.Limits) != len(test.limits) {
+			t.Errorf("%s: limits %q, want %q", rt, rt.Limits, test.limits)
+			continue
+		}
+		for i, part := range test.limits {
+			if !strings.Contains(rt.Limits[i], part) || !strings.HasSuffix(rt.Limits[i], ".") {
+				t.Errorf("%s: limit %d is %q, want %q", rt, i, rt.Limits[i], part)
+			}
+		}
+		if quiet := rt.level() == slog.LevelInfo; quiet != (rt.Tier == Guaranteed) {
+			t.Errorf("%s: %s is logged at level %s", rt, rt.Tier, rt.level())
+		}
 	}
 }
 
@@ -134,7 +213,8 @@ func TestReleaseOrder(t *testing.T) {
 
 func TestEventBits(t *testing.T) {
 	// The bits above are the ones of the protocol, where events count from 1.
-	for event, bit := range map[api.Event]int{api.Event_RUN_POD_SANDBOX: 0, api.Event_REMOVE_POD_SANDBOX: 2, api.Event_CREATE_CONTAINER: 3} {
+	for event, bit := range map[api.Event]int{api.Event_RUN_POD_SANDBOX: 0, api.Event_CREATE_CONTAINER: 3,
+		api.Event_VALIDATE_CONTAINER_ADJUSTMENT: 13} {
 		if int(event) != bit+1 {
 			t.Errorf("%s is %d", event, event)
 		}

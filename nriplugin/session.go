@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,8 +26,13 @@ import (
 
 // Enforcer is what the plugin asks about pods.
 type Enforcer interface {
-	// Enforce returns nil for a pod that may run, and must return when ctx ends.
+	// Enforce returns nil for a sandbox that may run, and must return when ctx ends.
 	Enforce(ctx context.Context, pod rules.Pod) error
+	// Admit returns nil for a container that may be created in the pod, and must return when ctx ends.
+	Admit(ctx context.Context, pod rules.Pod, container rules.Container) error
+	// Validate reads the kernel, and returns nil for a container that may be created as all plugins left
+	// it. It must return when ctx ends.
+	Validate(ctx context.Context, pod rules.Pod, container rules.Container) error
 	// Synchronize takes over pods that exist already, and must return when ctx ends.
 	Synchronize(ctx context.Context, pods []rules.Pod)
 }
@@ -39,7 +45,9 @@ type Plugin struct {
 	Pods   Enforcer
 	Log    *slog.Logger
 	Synced func(Runtime) // called when a session is ready; may be nil
+	Lost   func(error)   // called when a session that was ready ends, with ctx's error where it was stopped; may be nil
 
+	declined     string        // the unknown runtime that refused in the last session to be asked for validation
 	registration time.Duration // how long a registration may take; 0 is registrationTimeout
 }
 
@@ -58,6 +66,9 @@ func (p *Plugin) Run(ctx context.Context) error {
 	for {
 		began := time.Now()
 		ready, err := p.session(ctx)
+		if ready && p.Lost != nil {
+			p.Lost(err)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -120,7 +131,8 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 	defer conn.Close()
 
 	synced := make(chan Runtime, 1)
-	h := &hooks{pods: p.Pods, log: p.Log, unproven: map[string]bool{}}
+	h := &hooks{pods: p.Pods, log: p.Log, declined: p.declined}
+	p.declined = ""
 	h.synced = func(rt Runtime) { synced <- rt }
 	closed := make(chan struct{})
 	registered := make(chan struct{})
@@ -139,20 +151,21 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 		if fatal := h.unusable(); fatal != nil {
 			return false, fatal
 		}
-		return false, &unregistered{p.Socket, err}
+		return false, p.failed(h, err)
 	}
 	for {
 		select {
 		case rt := <-synced:
 			ready = true
-			p.Log.Info("connected to the runtime", "event", "nri_connected", "runtime", rt.Name, "version", rt.Version,
-				"nri", s.RuntimeNRIVersion(), "request_timeout", s.RequestTimeout(), "refuse_late", rt.RefuseLate)
+			p.Log.Log(ctx, rt.level(), "connected to the runtime", "event", "nri_connected", "runtime", rt.Name, "version", rt.Version,
+				"nri", s.RuntimeNRIVersion(), "request_timeout", s.RequestTimeout(), "tier", rt.Tier, "why", rt.Why,
+				"refuse_late", rt.RefuseLate, "validates", rt.Validates, "tells_user", rt.TellsUser, "limits", strings.Join(rt.Limits, " "))
 			if p.Synced != nil {
 				p.Synced(rt)
 			}
 		case <-closed:
 			if !ready {
-				return false, &unregistered{p.Socket, errors.New("the runtime closed the connection before it was ready")}
+				return false, p.failed(h, errClosed)
 			}
 			return true, errors.New("connection closed")
 		case <-ctx.Done():
@@ -162,6 +175,15 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 			return ready, ctx.Err()
 		}
 	}
+}
+
+// failed says why there was no session. What an unknown runtime may have declined it is not asked for in
+// the next one only: the connection can have ended for another reason.
+func (p *Plugin) failed(h *hooks, err error) error {
+	if p.declined = h.declines(err); p.declined != "" {
+		err = fmt.Errorf("%w, and may not know validation: it is tried without", err)
+	}
+	return &unregistered{p.Socket, err}
 }
 
 // start registers. The stub waits for the runtime's Configure without a limit, and does not notice that
@@ -180,7 +202,7 @@ func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn *watched
 	case <-watchdog.C:
 		why = fmt.Errorf("no answer within %s", limit)
 	case <-conn.lost:
-		why = errors.New("the runtime closed the connection")
+		why = errClosed
 	case <-ctx.Done():
 		why = ctx.Err()
 	}

@@ -39,7 +39,7 @@ func TestSession(t *testing.T) {
 	if diff := cmp.Diff([][]rules.Pod{{podOf(meshed("old"))}}, enforcer.synced); diff != "" {
 		t.Errorf("Synchronize got (-want +got):\n%s", diff)
 	}
-	if got := receive(t, "Synced", p.synced); got != (Runtime{Name: "containerd", Version: "v2.4.2"}) {
+	if got := receive(t, "Synced", p.synced); got.Name != "containerd" || got.Version != "v2.4.2" || got.RefuseLate {
 		t.Errorf("Synced got %+v", got)
 	}
 	good := meshed("good")
@@ -65,7 +65,9 @@ func TestSession(t *testing.T) {
 	}
 	connected := p.log.of("nri_connected")
 	if len(connected) != 1 || connected[0]["runtime"] != "containerd" || connected[0]["version"] != "v2.4.2" ||
-		connected[0]["request_timeout"] != "2s" || connected[0]["refuse_late"] != "false" {
+		connected[0]["request_timeout"] != "2s" || connected[0]["refuse_late"] != "false" || connected[0]["level"] != "INFO" ||
+		connected[0]["tier"] != "guaranteed" || connected[0]["validates"] != "true" || connected[0]["tells_user"] != "true" ||
+		!strings.Contains(connected[0]["why"], "NRI does not show") || connected[0]["limits"] != "" {
 		t.Errorf("logged %v", connected)
 	}
 }
@@ -122,29 +124,27 @@ func TestSlowSynchronize(t *testing.T) {
 	}
 }
 
-// These versions of containerd do not survive a refused RunPodSandbox.
+// These versions of containerd do not survive a refused RunPodSandbox: the Enforcer is told of each
+// container then, and refuses those.
 func TestRefuseLate(t *testing.T) {
 	noLeaks(t)
 	socket := socketPath(t)
 	rt := startRuntime(t, socket, "containerd", "v2.2.3")
-	var refuse error // set between requests only
-	enforcer := &pods{enforce: func(_ context.Context, pod rules.Pod) error {
+	reason := errors.New("no iptables on this node")
+	refuse := reason // set between requests only
+	judge := func(pod rules.Pod) error {
 		if pod.Name == "bad" {
 			return refuse
 		}
 		return nil
-	}}
+	}
+	enforcer := &pods{
+		enforce: func(_ context.Context, pod rules.Pod) error { return judge(pod) },
+		admit:   func(_ context.Context, pod rules.Pod, _ rules.Container) error { return judge(pod) },
+	}
 	p := run(t, socket, enforcer)
 	rt.connected(t)
 
-	reason := errors.New("no iptables on this node")
-	refuse = reason
-	asked := func(want ...string) {
-		t.Helper()
-		if got := enforcer.asked(); !slices.Equal(got, want) {
-			t.Errorf("asked about %v, want %v", got, want)
-		}
-	}
 	if err := rt.runPod(t, meshed("bad")); err != nil {
 		t.Errorf("RunPodSandbox was refused: %v", err)
 	}
@@ -154,59 +154,55 @@ func TestRefuseLate(t *testing.T) {
 	if err := rt.createContainer(t, meshed("good")); err != nil {
 		t.Errorf("a container of a protected pod: %v", err)
 	}
-	asked("bad", "good") // and not again about good
-	for range 2 {        // kubelet tries again
+	for range 2 { // kubelet tries again
 		if err := rt.createContainer(t, meshed("bad")); err == nil || !strings.Contains(err.Error(), reason.Error()) {
 			t.Errorf("CreateContainer: %v, want %q", err, reason)
 		}
 	}
-	asked("bad", "good", "bad", "bad")
 	refuse = nil
-	for range 2 { // the second container is not asked about again
+	for range 2 {
 		if err := rt.createContainer(t, meshed("bad")); err != nil {
 			t.Errorf("CreateContainer of a pod that is protected now: %v", err)
 		}
 	}
-	asked("bad", "good", "bad", "bad", "bad")
-
-	refuse = reason
-	if err := rt.runPod(t, meshed("bad")); err != nil {
-		t.Error(err)
+	if got := enforcer.asked(); !slices.Equal(got, []string{"bad", "good"}) || len(enforcer.admitted) != 5 {
+		t.Errorf("asked about the sandboxes %v and the containers %v", got, enforcer.admitted)
 	}
-	if err := rt.RemovePodSandbox(t.Context(), &api.RemovePodSandboxRequest{Pod: meshed("bad")}); err != nil {
-		t.Errorf("RemovePodSandbox: %v", err)
-	}
-	if err := rt.createContainer(t, meshed("bad")); err != nil {
-		t.Errorf("CreateContainer after RemovePodSandbox: %v", err)
-	}
-	asked("bad", "good", "bad", "bad", "bad", "bad")
-	if connected := p.log.of("nri_connected"); connected[0]["refuse_late"] != "true" {
+	connected := p.log.of("nri_connected")
+	if connected[0]["refuse_late"] != "true" || connected[0]["tier"] != "reduced" || connected[0]["level"] != "WARN" {
 		t.Errorf("logged %v", connected)
 	}
 }
 
-// A sandbox that was let through to be refused later must not get away with a new session.
+// A sandbox that was let through to be refused later must not get away with a new session: the Enforcer is
+// told what the sandbox holds, and asked about what it is to hold.
 func TestRefuseLateSurvivesTheSession(t *testing.T) {
 	noLeaks(t)
-	enforcer := &pods{enforce: func(context.Context, rules.Pod) error { return errors.New("still not") }}
-	for _, version := range []string{"v2.2.3", "v2.4.2"} {
-		t.Run(version, func(t *testing.T) {
-			h := newHooks(enforcer, &events{})
-			if _, err := h.Configure(t.Context(), "", "containerd", version); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := h.Synchronize(t.Context(), []*api.PodSandbox{meshed("waiting"), meshed("running")},
-				[]*api.Container{{Id: "c", PodSandboxId: "running"}}); err != nil {
-				t.Fatal(err)
-			}
-			_, _, err := h.CreateContainer(t.Context(), meshed("waiting"), nil)
-			if late := version == "v2.2.3"; late != (err != nil) {
-				t.Errorf("a sandbox without containers: %v", err)
-			}
-			// One that has a container was not refused before, and must go on.
-			if _, _, err := h.CreateContainer(t.Context(), meshed("running"), nil); err != nil {
-				t.Errorf("a sandbox with a container: %v", err)
-			}
-		})
+	socket := socketPath(t)
+	waiting, running := meshed("waiting"), meshed("running")
+	inside := app(running)
+	inside.State = api.ContainerState_CONTAINER_RUNNING
+	rt := startRuntimeWith(t, socket, "containerd", "v2.2.3", []*api.PodSandbox{waiting, running}, []*api.Container{inside})
+	enforcer := &pods{admit: func(_ context.Context, pod rules.Pod, _ rules.Container) error {
+		if pod.Name == "waiting" {
+			return errors.New("still not")
+		}
+		return nil
+	}}
+	run(t, socket, enforcer)
+	rt.connected(t)
+
+	want := []rules.Pod{podOf(waiting), podOf(running)}
+	started := ofApp()
+	started.Running = true
+	want[1].Containers = []rules.Container{started}
+	if diff := cmp.Diff([][]rules.Pod{want}, enforcer.synced); diff != "" {
+		t.Errorf("Synchronize got (-want +got):\n%s", diff)
+	}
+	if err := rt.createContainer(t, waiting); err == nil || !strings.Contains(err.Error(), "still not") {
+		t.Errorf("a container of a sandbox that was let through: %v", err)
+	}
+	if err := rt.createContainer(t, running); err != nil {
+		t.Errorf("a container of a sandbox that has one: %v", err)
 	}
 }

@@ -77,7 +77,7 @@ func TestStopRefusesNewWork(t *testing.T) {
 	p := run(t, socket, enforcer)
 	raw := &rawRuntime{}
 	raw.serve(t, receive(t, "a connection", conns))
-	if got := raw.accept(t, "containerd", "1.7.35", meshed("old")).GetEvents(); got != refuseEarlyMask {
+	if got := raw.accept(t, "containerd", "1.7.35", meshed("old")).GetEvents(); got != plainMask {
 		t.Errorf("asked for the events %b", got)
 	}
 	receive(t, "Synced", p.synced)

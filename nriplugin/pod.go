@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nriplugin
+
+import (
+	"strings"
+
+	"github.com/containerd/nri/pkg/api"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// podOf keeps what the flow needs of a sandbox. Its addresses are read from the namespace: the runtime
+// does not always tell them, and never those of secondary interfaces.
+func podOf(sandbox *api.PodSandbox) rules.Pod {
+	pod := rules.Pod{
+		SandboxID:      sandbox.GetId(),
+		UID:            sandbox.GetUid(),
+		Namespace:      sandbox.GetNamespace(),
+		Name:           sandbox.GetName(),
+		RuntimeHandler: sandbox.GetRuntimeHandler(),
+		Labels:         sandbox.GetLabels(),
+		Annotations:    sandbox.GetAnnotations(),
+	}
+	namespaces := sandbox.GetLinux().GetNamespaces()
+	listed := false
+	for _, ns := range namespaces {
+		switch ns.GetType() {
+		case network:
+			listed = true
+			pod.NetNS = ns.GetPath()
+		case "user":
+			pod.UserNS = true
+		}
+	}
+	// A namespace that a specification does not list is the runtime's own, the host's. No list at all
+	// proves nothing: containerd sends none where it could not read the specification.
+	pod.HostNetwork = len(namespaces) > 0 && !listed
+	return pod
+}
+
+const (
+	network       = "network"                      // the type of a network namespace
+	containerName = "io.kubernetes.container.name" // label and annotation
+	unknownMover  = "another plugin"               // where the runtime does not record which
+)
+
+// containerOf keeps what the flow needs of a container, as the runtime and the plugins before us made it.
+func containerOf(container *api.Container) rules.Container {
+	c := rules.Container{Name: container.GetName(), Args: container.GetArgs(), Env: environment(container.GetEnv())}
+	for _, names := range []map[string]string{container.GetLabels(), container.GetAnnotations()} {
+		if c.Name == "" { // CRI-O fills it from an annotation, and not in every version
+			c.Name = names[containerName]
+		}
+	}
+	if user := container.GetUser(); user != nil { // none is not root: the runtime does not tell
+		uid, gid := int64(user.GetUid()), int64(user.GetGid())
+		c.UID, c.GID = &uid, &gid
+	}
+	state := container.GetState()
+	c.Running = state == api.ContainerState_CONTAINER_RUNNING || state == api.ContainerState_CONTAINER_PAUSED
+	c.NetNS, _ = networkOf(container.GetLinux().GetNamespaces())
+	return c
+}
+
+// environment reads NAME=value; the last of a name counts, as in most programs that read theirs.
+func environment(list []string) map[string]string {
+	var env map[string]string
+	for _, variable := range list {
+		if env == nil {
+			env = make(map[string]string, len(list))
+		}
+		name, value, _ := strings.Cut(variable, "=")
+		env[name] = value
+	}
+	return env
+}
+
+func networkOf(namespaces []*api.LinuxNamespace) (path string, listed bool) {
+	for _, ns := range namespaces {
+		if ns.GetType() == network {
+			path, listed = ns.GetPath(), true
+		}
+	}
+	return path, listed
+}
+
+// adjusted returns the container as all plugins left it: the request has it as it was before any of them,
+// and what they want changed.
+func adjusted(req *api.ValidateContainerAdjustmentRequest) rules.Container {
+	c := containerOf(req.GetContainer())
+	if args := req.GetAdjust().GetArgs(); len(args) > 0 {
+		c.Args = args
+	}
+	for _, variable := range req.GetAdjust().GetEnv() {
+		if name, removed := api.IsMarkedForRemoval(variable.GetKey()); removed {
+			delete(c.Env, name)
+		} else {
+			if c.Env == nil {
+				c.Env = map[string]string{}
+			}
+			c.Env[name] = variable.GetValue()
+		}
+	}
+	if len(c.Env) == 0 {
+		c.Env = nil // the same container is to be equal in every request
+	}
+	was, wasListed := networkOf(req.GetContainer().GetLinux().GetNamespaces())
+	path, listed := was, wasListed
+	for _, ns := range req.GetAdjust().GetLinux().GetNamespaces() { // in the order in which the runtime applies them
+		if name, removed := api.IsMarkedForRemoval(ns.GetType()); name == network && removed {
+			path, listed = "", false // the runtime's own: the host's
+		} else if name == network {
+			path, listed = ns.GetPath(), true
+		}
+	}
+	if path == was && listed == wasListed {
+		return c
+	}
+	c.NetNS = path
+	if sandbox := podOf(req.GetPod()).NetNS; path == "" || path != sandbox {
+		c.MovedBy = mover(req)
+	}
+	return c
+}
+
+// mover names the plugin that set the container's network namespace.
+func mover(req *api.ValidateContainerAdjustmentRequest) string {
+	owner, _ := req.GetOwners().GetOwners()[req.GetContainer().GetId()].NamespaceOwner(network)
+	if owner = api.ClearRemovalMarker(owner); owner == "" {
+		return unknownMover
+	}
+	return owner
+}
