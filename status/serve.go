@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	path = "/v1/status"
+
+	requestLimit  = 2 * time.Second // for a client to say what it wants
+	answerLimit   = 5 * time.Second // for a client to take the answer, from when it has said that
+	mostClients   = 16              // at once; the next one waits
+	takeoverLimit = 2 * time.Second // for a daemon that has the socket to prove that it is meshnetd
+)
+
+// Serve answers GET /v1/status on a unix socket with what read returns, until ctx ends; it returns nil then.
+// read may be called many times at once. The directory is made for root alone where it is missing, and the
+// socket is root's alone.
+//
+// A socket on which nobody listens is replaced, and so is that of another meshnetd: in a rolling update the
+// newer daemon is the one to ask. It is done by rename, so that there is no moment without a socket. Anything
+// else at that path is an error. The socket stays behind at the end: it may be a newer daemon's by then, and
+// to look and to remove are two steps.
+func Serve(ctx context.Context, socket string, read func() Status) error {
+	listener, err := listen(ctx, socket)
+	if err != nil {
+		return fmt.Errorf("serve the status on %s: %w", socket, err)
+	}
+	server := &http.Server{
+		Handler:           handler(read),
+		ReadHeaderTimeout: requestLimit,
+		ReadTimeout:       requestLimit,
+		WriteTimeout:      answerLimit,
+		MaxHeaderBytes:    4096,
+		ErrorLog:          log.New(io.Discard, "", 0), // a client's faults are its own
+	}
+	server.SetKeepAlivesEnabled(false)
+	// A client in the middle of an answer asks again: the daemon's end must not wait for it.
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	err = server.Serve(&limited{Listener: listener, free: make(chan struct{}, mostClients)})
+	if ctx.Err() != nil {
+		return nil
+	}
+	_ = server.Close()
+	return fmt.Errorf("serve the status on %s: %w", socket, err)
+}
+
+func handler(read func() Status) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+		// The status is for looking only; it must never end the daemon.
+		defer func() {
+			if p := recover(); p != nil {
+				http.Error(w, fmt.Sprintf("the status cannot be told: %v", p), http.StatusInternalServerError)
+			}
+		}()
+		if r.ContentLength != 0 {
+			http.Error(w, "a request has no body here", http.StatusBadRequest)
+			return
+		}
+		text, err := json.Marshal(read().complete())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(append(text, '\n')) // a client that has gone needs no answer
+	})
+	return mux
+}
+
+// complete makes empty lists of absent ones, which readers of JSON would have to tell apart.
+func (s Status) complete() Status {
+	if s.Pods == nil {
+		s.Pods = Counts{}
+	}
+	if s.Events == nil {
+		s.Events = map[string]int{}
+	}
+	if s.Sandboxes == nil {
+		s.Sandboxes = []Sandbox{}
+	}
+	if s.Runtime != nil && s.Runtime.Limits == nil {
+		rt := *s.Runtime
+		rt.Limits = []string{}
+		s.Runtime = &rt
+	}
+	return s
+}
+
+func listen(ctx context.Context, socket string) (net.Listener, error) {
+	dir := filepath.Dir(socket)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%w: name another place by status_socket", err)
+	}
+	if err := replaceable(ctx, socket); err != nil {
+		return nil, err
+	}
+	// Nobody else looks into the new directory, so that nobody connects before the mode is right.
+	private, err := os.MkdirTemp(dir, ".new")
+	if err != nil {
+		return nil, fmt.Errorf("%w: name another place by status_socket", err)
+	}
+	defer os.RemoveAll(private) //nolint:errcheck // it is empty by then, or there is an error already
+	fresh := filepath.Join(private, "s")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("%w (a socket's path has at most 107 bytes): name another place by status_socket", err)
+	}
+	// The listener removes at its end what it has made, a name that is gone by then.
+	if err := errors.Join(os.Chmod(fresh, 0o600), os.Rename(fresh, socket)); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
+}
+
+// replaceable returns nil where nothing is lost by putting a socket there.
+func replaceable(ctx context.Context, socket string) error {
+	found, err := os.Lstat(socket)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case found.Mode().Type() != fs.ModeSocket:
+		return errors.New("there is something that is no socket: remove it, or name another place by status_socket")
+	}
+	ctx, cancel := context.WithTimeout(ctx, takeoverLimit)
+	defer cancel()
+	if _, err := Read(ctx, socket); err != nil && !errors.Is(err, errNobody) {
+		return fmt.Errorf("somebody listens who does not answer as meshnetd does: %w: name another place by status_socket", err)
+	}
+	return nil
+}
+
+// limited is a listener with a bound on the connections there are at once, so that no client can use up the
+// daemon's file descriptors. Closing the server closes them all, which lets a waiting Accept go on and fail.
+type limited struct {
+	net.Listener
+	free chan struct{}
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	l.free <- struct{}{}
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		<-l.free
+		return nil, err
+	}
+	return &counted{Conn: conn, release: sync.OnceFunc(func() { <-l.free })}, nil
+}
+
+type counted struct {
+	net.Conn
+	release func()
+}
+
+func (c *counted) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}

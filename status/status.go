@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package status is what the daemon tells of itself over a unix socket: JSON over HTTP, GET /v1/status.
+// Within v1 fields are added, never changed.
+package status
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Status is the daemon and the node as it sees them.
+type Status struct {
+	Version      string         `json:"version"` // of meshnetd
+	Started      time.Time      `json:"started"`
+	Backend      string         `json:"backend"`           // what writes the rules
+	Runtime      *Runtime       `json:"runtime,omitempty"` // nil before the first session with it
+	Connected    bool           `json:"connected"`         // there is a session with the runtime
+	Since        time.Time      `json:"since,omitzero"`    // when the session began, or the last one was lost
+	Synchronized bool           `json:"synchronized"`      // the pods that were there before the session are taken over
+	Pods         Counts         `json:"pods"`
+	Events       map[string]int `json:"events"`          // by the name of the event, since the start
+	Audit        *Audit         `json:"audit,omitempty"` // nil before the first one
+	Sandboxes    []Sandbox      `json:"sandboxes"`
+}
+
+// Runtime is the container runtime, and what can be had with it.
+type Runtime struct {
+	Name      string   `json:"name"`
+	Version   string   `json:"version"`
+	Tier      string   `json:"tier"`
+	Why       string   `json:"why"`       // it is in this tier
+	Validates bool     `json:"validates"` // it asks again when every plugin has had its say
+	TellsUser bool     `json:"tellsUser"` // it says as which user a container runs
+	Limits    []string `json:"limits"`    // sentences for the operator
+}
+
+// Counts is how many pods there are of each kind: "protected", "unprotected", "outdated".
+type Counts map[string]int
+
+// Audit is the last look at all protected sandboxes.
+type Audit struct {
+	Last    time.Time    `json:"last"`
+	Took    Milliseconds `json:"tookMilliseconds"`
+	Pods    int          `json:"pods"`
+	Drifted int          `json:"drifted"`
+}
+
+// Sandbox is one pod.
+type Sandbox struct {
+	Namespace string       `json:"namespace"`
+	Name      string       `json:"name"`
+	ID        string       `json:"id"` // the runtime's
+	State     string       `json:"state"`
+	Reason    string       `json:"reason"`
+	Mesh      string       `json:"mesh"`
+	Plan      string       `json:"plan"` // the key of the plan: equal keys are equal rules
+	Rules     int          `json:"rules"`
+	Backend   string       `json:"backend"`
+	Since     time.Time    `json:"since,omitzero"`   // in this state
+	Took      Milliseconds `json:"tookMilliseconds"` // the work that led to it
+	Detail    string       `json:"detail,omitempty"`
+}
+
+// Milliseconds is a duration that JSON has as a number of milliseconds, to the microsecond.
+type Milliseconds time.Duration
+
+// String returns the duration as text prints it.
+func (m Milliseconds) String() string { return fmt.Sprintf("%.3f ms", m.number()) }
+
+func (m Milliseconds) number() float64 { return float64(time.Duration(m).Microseconds()) / 1000 }
+
+// MarshalJSON never fails.
+func (m Milliseconds) MarshalJSON() ([]byte, error) { return json.Marshal(m.number()) }
+
+// UnmarshalJSON fails on what is no number.
+func (m *Milliseconds) UnmarshalJSON(text []byte) error {
+	var n float64
+	if err := json.Unmarshal(text, &n); err != nil {
+		return fmt.Errorf("a duration in milliseconds: %w", err)
+	}
+	*m = Milliseconds(n * float64(time.Millisecond))
+	return nil
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meshnetd/meshnetd/internal/golden"
+)
+
+func at(minute, second int) time.Time {
+	return time.Date(2026, time.November, 21, 4, minute, second, 0, time.UTC)
+}
+
+// full has every field set.
+func full() Status {
+	return Status{
+		Version: "v0.3.0", Started: at(10, 1), Backend: "iptables-nft",
+		Runtime: &Runtime{
+			Name: "containerd", Version: "v2.2.9", Tier: "guaranteed", Why: "it validates containers, and a refused sandbox is taken back",
+			Validates: true, TellsUser: false, Limits: []string{"the user of a container is not told", "another limit"},
+		},
+		Connected: true, Since: at(10, 2), Synchronized: true,
+		Pods:   Counts{"unprotected": 1, "protected": 2, "outdated": 1},
+		Events: map[string]int{"pod_protected": 14, "pod_late": 1},
+		Audit:  &Audit{Last: at(20, 0), Took: Milliseconds(12345678 * time.Nanosecond), Pods: 3, Drifted: 1},
+		Sandboxes: []Sandbox{{
+			Namespace: "default", Name: "web", ID: "0123456789abcdef0123456789abcdef", State: "protected", Reason: "injected",
+			Mesh: "istio", Plan: "fedcba9876543210", Rules: 21, Backend: "iptables-nft", Since: at(11, 0),
+			Took: Milliseconds(6912 * time.Microsecond),
+		}, {
+			Namespace: "shop", Name: "a-pod-with-a-longer-name", ID: "abc", State: "unprotected", Reason: "bad-input", Mesh: "istio",
+			Detail: "quotes its author:\n\x1b[31mred\x1b[0m\tand \u202eturned",
+		}},
+	}
+}
+
+func text(s Status) string {
+	var b strings.Builder
+	s.Text(&b)
+	return b.String()
+}
+
+func TestText(t *testing.T) {
+	golden.Check(t, "full.text.golden", text(full()))
+	golden.Check(t, "new.text.golden", text(Status{Version: "v0.3.0", Started: at(10, 1), Backend: "iptables-nft"}))
+	lost := full()
+	lost.Connected, lost.Synchronized, lost.Audit, lost.Sandboxes = false, false, nil, nil
+	golden.Check(t, "lost.text.golden", text(lost))
+	joining := full()
+	joining.Synchronized, joining.Runtime.TellsUser, joining.Runtime.Validates, joining.Sandboxes = false, true, false, nil
+	golden.Check(t, "joining.text.golden", text(joining))
+}
+
+// The names and forms that programs rely on.
+func TestJSON(t *testing.T) {
+	raw, err := json.Marshal(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, raw, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "full.json.golden", indented.String()+"\n")
+	var back Status
+	if err := json.Unmarshal(raw, &back); err != nil {
+		t.Fatal(err)
+	}
+	want := full()
+	want.Audit.Took = Milliseconds(12345 * time.Microsecond) // the rest is below what is told
+	if diff := cmp.Diff(want, back); diff != "" {
+		t.Errorf("not what was told (-want +got):\n%s", diff)
+	}
+}
+
+func TestNoDuration(t *testing.T) {
+	var s Sandbox
+	if err := json.Unmarshal([]byte(`{"tookMilliseconds": "6ms"}`), &s); err == nil || !strings.Contains(err.Error(), "a duration in milliseconds") {
+		t.Errorf("got %v", err)
+	}
+}

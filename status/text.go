@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+)
+
+// Text writes the status for people: the node, the counts, then a line for each sandbox. Times are UTC.
+func (s Status) Text(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, line := range s.summary() {
+		row(t, line...)
+	}
+	// The table has columns of its own.
+	_ = t.Flush() // whoever reads has gone
+	if len(s.Sandboxes) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	row(t, "NAMESPACE", "NAME", "STATE", "REASON", "MESH", "RULES", "BACKEND", "SINCE", "TOOK", "PLAN", "SANDBOX", "DETAIL")
+	for _, sb := range s.Sandboxes {
+		row(t, sb.Namespace, sb.Name, sb.State, sb.Reason, sb.Mesh, fmt.Sprint(sb.Rules), sb.Backend,
+			moment(sb.Since), took(sb.Took), short(sb.Plan), short(sb.ID), sb.Detail)
+	}
+	_ = t.Flush()
+}
+
+func (s Status) summary() [][]string {
+	session := "not connected"
+	if s.Connected {
+		session = "connected"
+	}
+	if !s.Since.IsZero() {
+		session += " since " + moment(s.Since)
+	}
+	if s.Connected && !s.Synchronized {
+		session += ", not synchronized yet"
+	}
+	lines := [][]string{{"meshnetd", s.Version + ", running since " + moment(s.Started)}}
+	if rt := s.Runtime; rt != nil {
+		lines = append(lines, []string{"runtime", rt.Name + " " + rt.Version + ", " + session}, []string{"tier", rt.Tier + ": " + rt.Why},
+			[]string{"hooks", hooks(*rt)})
+		for _, limit := range rt.Limits {
+			lines = append(lines, []string{"limit", limit})
+		}
+	} else {
+		lines = append(lines, []string{"runtime", "not known yet, " + session})
+	}
+	lines = append(lines, []string{"backend", s.Backend}, []string{"pods", counts(s.Pods)}, []string{"events", counts(s.Events)})
+	if a := s.Audit; a != nil {
+		lines = append(lines, []string{"audit", fmt.Sprintf("%s: %d pods in %s, %d drifted", moment(a.Last), a.Pods, a.Took, a.Drifted)})
+	}
+	return lines
+}
+
+func hooks(rt Runtime) string {
+	sandbox, user := "sandbox, container", "the user is not told"
+	if rt.Validates {
+		sandbox += ", validation"
+	}
+	if rt.TellsUser {
+		user = "the user is told"
+	}
+	return sandbox + "; " + user
+}
+
+// counts prints by name, so that two prints can be compared.
+func counts(all map[string]int) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, all[name]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.DateTime)
+}
+
+func took(m Milliseconds) string {
+	if m == 0 {
+		return ""
+	}
+	return m.String()
+}
+
+// short is as much of an id as people compare, and as crictl prints.
+func short(id string) string { return id[:min(len(id), 13)] }
+
+func row(w io.Writer, cells ...string) {
+	for i, cell := range cells {
+		cells[i] = cmp.Or(plain(cell), "-")
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
+// plain keeps a text in its cell and a terminal as it is: a detail can quote what a pod's author wrote.
+func plain(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s))
+}
