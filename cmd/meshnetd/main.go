@@ -66,6 +66,6 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), versionCommand())
 	return c
 }

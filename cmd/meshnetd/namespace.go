@@ -179,7 +179,7 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 		return &exit{exitFailed, err}
 	}
 	// For a sandbox the runtime names, the host's namespace means a hostNetwork pod; here it is a mistake.
-	ns, err := netns.Open(path, enforcer.Host)
+	ns, err := netns.Open(path, enforcer.Host())
 	if err != nil {
 		return &exit{exitFailed, err}
 	}

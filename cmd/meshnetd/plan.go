@@ -80,7 +80,7 @@ func planCommand() *cobra.Command {
 }
 
 func node(cfg config.Config) rules.Node {
-	return rules.Node{Mesh: istio.Mesh{Defaults: cfg.Istio}, RuntimeHandlers: cfg.RuntimeHandlers}
+	return rules.Node{Mesh: istio.Mesh{Defaults: cfg.Istio}, RuntimeHandlers: cfg.RuntimeHandlers, Annotations: cfg.Annotations}
 }
 
 // view is what plan shows.
@@ -100,7 +100,23 @@ func makePlan(cfg config.Config, pod rules.Pod) view {
 		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, err.Error()
 	}
 	v.Plan = plan
+	v.Plan.Notes = append(v.Plan.Notes, impostors(cfg.ProxyIdentity, v)...)
 	return v
+}
+
+// impostors says what the daemon would do with containers that run as the proxy without being it.
+func impostors(policy config.Identity, v view) []string {
+	fate := map[config.Identity]string{
+		config.IdentityRefuse: "would be refused",
+		config.IdentityReport: "would be created, and reported",
+	}[policy]
+	var notes []string
+	for _, c := range v.Pod.Containers {
+		if why := v.Decision.Impostor(c); why != "" && fate != "" {
+			notes = append(notes, fmt.Sprintf("%s (proxy_identity = %q): %s", fate, policy, why))
+		}
+	}
+	return notes
 }
 
 func printText(c *cobra.Command, v view) error {

@@ -54,6 +54,8 @@ func TestPlan(t *testing.T) {
 		{"outside", "outside.yaml", "default.toml", 0, ""},
 		{"refused", "refused.yaml", "default.toml", exitRefused, ""},
 		{"no-address", "no-address.yaml", "default.toml", exitRefused, ""},
+		{"policy-ignored", "policy.yaml", "policy-ignored.toml", 0, ""},
+		{"policy-forbidden", "policy.yaml", "policy-forbidden.toml", exitRefused, ""},
 	} {
 		for _, format := range []string{"text", "restore", "json"} {
 			t.Run(tt.name+" "+format, func(t *testing.T) {
@@ -66,6 +68,24 @@ func TestPlan(t *testing.T) {
 				}
 				golden.Check(t, "plan-"+tt.name+"."+format+".golden", out)
 			})
+		}
+	}
+}
+
+// The containers that run as the proxy are named unless nobody looks.
+func TestPlanImpostors(t *testing.T) {
+	for policy, want := range map[string]string{
+		"":                              "note: would be refused (proxy_identity = \"refuse\"): container app runs as user 1337, as the proxy does",
+		"proxy_identity = \"report\"\n": "note: would be created, and reported (proxy_identity = \"report\"): container app runs as user 1337",
+		"proxy_identity = \"off\"\n":    "",
+	} {
+		path := filepath.Join(t.TempDir(), "meshnetd.toml")
+		if err := os.WriteFile(path, []byte(policy), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, out, err := execute(t, "", "plan", "-f", testdata("policy.yaml"), "--config", path)
+		if code != 0 || err != nil || !strings.Contains(out, want) || strings.Count(out, "proxy_identity = ") != min(len(want), 1) {
+			t.Errorf("%q: exit %d, %v: not %q in:\n%s", policy, code, err, want, out)
 		}
 	}
 }
@@ -191,7 +211,7 @@ func TestCommandWords(t *testing.T) {
 	for _, c := range root().Commands() {
 		words = append(words, c.Name())
 	}
-	if diff := cmp.Diff([]string{"apply", "check", "plan", "remove", "run", "verify", "version"}, words); diff != "" {
+	if diff := cmp.Diff([]string{"apply", "check", "plan", "remove", "run", "status", "verify", "version"}, words); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

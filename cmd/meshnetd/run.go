@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -12,19 +13,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/cri"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/status"
 )
 
 func runCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon",
-		Long:  "Connects to the runtime's NRI socket and protects pods until SIGTERM. Rules stay when it ends.",
-		Args:  cobra.NoArgs,
+		Long: "Connects to the runtime's NRI socket and protects pods until SIGTERM. Rules stay when it ends.\n" +
+			"SIGHUP reads the configuration again; a bad one changes nothing.",
+		Args: cobra.NoArgs,
 	}
 	file := configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -32,13 +36,13 @@ func runCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(c.Context(), cfg, newLogger(cfg.Log))
+		return serve(c.Context(), *file, cfg, newLogger(cfg.Log))
 	}
 	return c
 }
 
-// serve puts the daemon together and runs it until ctx ends.
-func serve(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+// serve puts the daemon together and runs it until ctx ends. file is where cfg came from.
+func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger) error {
 	isolated, err := netns.Isolate()
 	if err != nil {
 		return &exit{exitFailed, err}
@@ -52,12 +56,25 @@ func serve(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 		log.Warn("ip6tables cannot be used: pods that need IPv6 rules are refused", "event", "no_ipv6", "error", why)
 	}
 	record, flush := daemon.Log(log, firewall.Name())
-	enforcer, err := newEnforcer(cfg, firewall, record)
+	watch := newWatch(firewall.Name())
+	enforcer, err := newEnforcer(cfg, firewall, watch.counting(record))
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
+	enforcer.Stop = func(ctx context.Context, sandboxID string) error {
+		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
+	}
+	if cfg.StatusSocket != "" {
+		go func() {
+			if err := status.Serve(ctx, cfg.StatusSocket, func() status.Status { return watch.status(enforcer) }); err != nil {
+				log.Error("the status cannot be asked for", "event", "no_status", "error", err)
+			}
+		}()
+	}
+	reloadOnHangup(ctx, file, cfg, enforcer, log)
+	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,
-		Pods: pods{enforcer}, Log: log}
+		Pods: pods{enforcer}, Log: log, Synced: watch.synced, Lost: watch.lost}
 	log.Info("ready to connect to the runtime", "event", "daemon_ready", "version", buildVersion(),
 		"backend", firewall.Name(), "socket", cfg.NRI.Socket)
 	if err := plugin.Run(ctx); err != nil {
@@ -78,7 +95,12 @@ func newEnforcer(cfg config.Config, firewall daemon.Firewall, record func(daemon
 	if err != nil {
 		return nil, err
 	}
-	return &daemon.Enforcer{Node: node(cfg), Host: host, Firewall: firewall, Record: record}, nil
+	return daemon.New(policy(cfg), host, firewall, record), nil
+}
+
+func policy(cfg config.Config) daemon.Policy {
+	return daemon.Policy{Node: node(cfg), ProxyIdentity: cfg.ProxyIdentity, CatchUp: cfg.CatchUp,
+		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, AuditInterval: cfg.AuditInterval}
 }
 
 // flushTimeout bounds how long the last lines of the log may take when the daemon ends.
@@ -87,7 +109,17 @@ const flushTimeout = time.Second
 // pods gives the runtime's events to the flow.
 type pods struct{ *daemon.Enforcer }
 
-// Enforce returns why a pod must not run.
+// Enforce returns why a sandbox must not run.
 func (p pods) Enforce(ctx context.Context, pod rules.Pod) error {
 	return p.Enforcer.Enforce(ctx, daemon.SandboxStarted, pod).Error()
+}
+
+// Admit returns why a container must not be created.
+func (p pods) Admit(ctx context.Context, pod rules.Pod, c rules.Container) error {
+	return p.Enforcer.Admit(ctx, pod, c).Error()
+}
+
+// Validate returns why a container must not be created as it is now.
+func (p pods) Validate(ctx context.Context, pod rules.Pod, c rules.Container) error {
+	return p.Enforcer.Validate(ctx, pod, c).Error()
 }

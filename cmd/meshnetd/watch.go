@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/nriplugin"
+	"github.com/meshnetd/meshnetd/status"
+)
+
+// watch keeps what the status tells beside the pods: the session with the runtime, and counts.
+type watch struct {
+	started time.Time
+	backend string
+
+	mu        sync.Mutex
+	runtime   *nriplugin.Runtime // of the last session; nil before the first
+	connected bool
+	since     time.Time
+	events    map[string]int
+}
+
+func newWatch(backend string) *watch {
+	return &watch{started: time.Now(), backend: backend, events: map[string]int{}}
+}
+
+// counting counts the outcomes that go to record.
+func (w *watch) counting(record func(daemon.Outcome)) func(daemon.Outcome) {
+	return func(o daemon.Outcome) {
+		w.mu.Lock()
+		w.events[o.Event()]++
+		w.mu.Unlock()
+		record(o)
+	}
+}
+
+func (w *watch) synced(rt nriplugin.Runtime) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.runtime, w.connected, w.since = &rt, true, time.Now()
+}
+
+func (w *watch) lost(error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.connected, w.since = false, time.Now()
+}
+
+// runtimeName returns the name of the runtime of the last session, or "".
+func (w *watch) runtimeName() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.runtime == nil {
+		return ""
+	}
+	return w.runtime.Name
+}
+
+// status puts together what there is to tell.
+func (w *watch) status(e *daemon.Enforcer) status.Status {
+	w.mu.Lock()
+	s := status.Status{Version: buildVersion(), Started: w.started, Backend: w.backend, Connected: w.connected,
+		Since: w.since, Synchronized: w.connected, Pods: status.Counts{}, Events: maps.Clone(w.events)}
+	if rt := w.runtime; rt != nil {
+		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
+			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
+	}
+	w.mu.Unlock()
+	if last, ok := e.LastAudit(); ok {
+		s.Audit = &status.Audit{Last: last.Ended, Took: status.Milliseconds(last.Took), Pods: last.Pods, Drifted: last.Drifted}
+	}
+	for _, sb := range e.Sandboxes() {
+		s.Pods[string(sb.State)]++
+		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
+			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Plan.Key(),
+			Rules: sb.Plan.Rules(), Backend: w.backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail})
+	}
+	return s
+}
