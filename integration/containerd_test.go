@@ -77,7 +77,7 @@ func firstConnections(t *testing.T, l *lab.Lab, pods, atOnce int, target string)
 				if err != nil {
 					return "", err
 				}
-				c, err := pod.RunContainer(ctx, lab.ContainerSpec{Name: "istio-proxy", Args: []string{"proxy"}, User: proxy, Group: proxy})
+				c, err := pod.RunContainer(ctx, proxyContainer)
 				if err != nil {
 					return "", err
 				}
@@ -104,7 +104,7 @@ func firstConnections(t *testing.T, l *lab.Lab, pods, atOnce int, target string)
 func TestTrafficOfRealPods(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		host := hostRules(t)
-		daemon := runDaemon(t, l)
+		daemon := runDaemon(t, l, `proxy_identity = "off"`) // containers of the test speak as the proxy
 		peer := runPod(t, l, "peer", nil)
 		runServer(t, peer, "8080", "peer")
 		meshed := runPod(t, l, "meshed", injected())
@@ -219,6 +219,7 @@ func TestDaemonRestarted(t *testing.T) {
 		rules := inNetNS(t, before.NetNS(), "iptables-nft-save")
 		first.terminate(t)
 		missed := runPod(t, l, "missed", injected())
+		runContainer(t, missed, "early", app, "pause")
 		if now := inNetNS(t, before.NetNS(), "iptables-nft-save"); stamped.ReplaceAllString(now, "") != stamped.ReplaceAllString(rules, "") {
 			t.Errorf("rules did not outlive the daemon:\n%s", now)
 		}

@@ -44,7 +44,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 		t.Fatal(err)
 	}
 	node := rules.Node{Mesh: istio.Mesh{Defaults: defaults}, RuntimeHandlers: []string{""}}
-	return &daemon.Enforcer{Node: node, Host: host, Firewall: firewall, Record: func(daemon.Outcome) {}}
+	return daemon.New(daemon.Policy{Node: node}, host, firewall, func(daemon.Outcome) {})
 }
 
 // protect takes a pod through the flow and expects it to be protected.

@@ -68,14 +68,14 @@ func forEachRuntime(t *testing.T, test func(t *testing.T, l *lab.Lab)) {
 // meshnetd is a running daemon whose failures are the test's.
 type meshnetd struct{ *lab.Daemon }
 
-// runDaemon starts meshnetd for a lab, dual stack as its pods are.
-func runDaemon(t *testing.T, l *lab.Lab) meshnetd {
+// runDaemon starts meshnetd for a lab, dual stack as its pods are, with more lines of configuration.
+func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := l.RunDaemon(within(t, 20*time.Second), path, "istio.dual_stack = true\n")
+	d, err := l.RunDaemon(within(t, 20*time.Second), path, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,10 +137,17 @@ func runContainer(t *testing.T, pod *lab.Pod, name string, uid int, args ...stri
 	return c
 }
 
+// proxyContainer is the stand-in proxy as the injector would make it in a dual-stack mesh.
+var proxyContainer = lab.ContainerSpec{Name: "istio-proxy", Args: []string{"proxy"}, User: proxy, Group: proxy,
+	Env: []string{"ISTIO_DUAL_STACK=true"}}
+
 // runProxy runs the stand-in proxy and waits for its listeners.
 func runProxy(t *testing.T, pod *lab.Pod) {
 	t.Helper()
-	c := runContainer(t, pod, "istio-proxy", proxy, "proxy")
+	c, err := pod.RunContainer(within(t, 30*time.Second), proxyContainer)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, addr := range proxyListeners {
 		if _, err := c.WaitFor(within(t, 10*time.Second), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
 			t.Fatal(err)

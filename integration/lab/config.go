@@ -30,11 +30,16 @@ func (l *Lab) writeConfig() error {
 	if l.opts.Version == Containerd17 {
 		text = config17
 	}
+	// JSON and TOML agree on how strings and lists of strings are written.
+	imports, err := json.Marshal(append([]string{}, l.opts.Imports...))
+	if err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
+	text = strings.Replace(text, "\nimports = []\n", "\nimports = "+string(imports)+"\n", 1)
 	tmpl, err := template.New("config.toml").Parse(text)
 	if err != nil {
 		return fmt.Errorf("write configuration: %w", err)
 	}
-	// JSON and TOML agree on how strings and lists of strings are written.
 	required, err := json.Marshal(append([]string{}, l.opts.RequiredPlugins...))
 	if err != nil {
 		return fmt.Errorf("write configuration: %w", err)

@@ -32,6 +32,7 @@ type Line struct {
 	Runtime string    `json:"runtime"`
 	Version string    `json:"version"`
 	Backend string    `json:"backend"`
+	Limits  string    `json:"limits"`
 }
 
 // Daemon is a running meshnetd.
@@ -51,7 +52,8 @@ type Daemon struct {
 // everything as JSON. The daemon runs until Terminate or Kill.
 func (l *Lab) RunDaemon(ctx context.Context, program, config string) (*Daemon, error) {
 	file := filepath.Join(l.dir, "meshnetd.toml")
-	text := fmt.Sprintf("nri.socket = %q\nlog.format = \"json\"\nlog.level = \"debug\"\n%s", l.NRISocket(), config)
+	text := fmt.Sprintf("nri.socket = %q\ncri_socket = %q\nstatus_socket = %q\nlog.format = \"json\"\nlog.level = \"debug\"\n%s",
+		l.NRISocket(), l.Socket(), l.path("meshnetd.sock"), config)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("run meshnetd: %w", err)
 	}

@@ -53,6 +53,9 @@ type Options struct {
 	// TolerateMissing is the annotation by which a pod may opt out of
 	// RequiredPlugins; none by default.
 	TolerateMissing string
+	// Imports are configuration files that containerd reads after the lab's own, as from its conf.d; what
+	// they say replaces what the options above say. Absolute paths.
+	Imports []string
 	// LogLevel is containerd's log level; "info" by default.
 	LogLevel string
 	// Log receives the lab's own progress lines; nil discards them.
@@ -89,6 +92,11 @@ func (o Options) Check() error {
 	}
 	if len(o.RequiredPlugins) > 0 && !o.DefaultValidator {
 		return errors.New("RequiredPlugins has no effect without DefaultValidator: set both")
+	}
+	for _, path := range o.Imports {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("import %q is not an absolute path: containerd would look for it beside the lab's configuration", path)
+		}
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("the lab needs root: it creates namespaces, a bridge and mounts")

@@ -26,6 +26,7 @@ type PodSpec struct {
 	Labels      map[string]string
 	Annotations map[string]string
 	HostNetwork bool
+	UserNS      bool // a user namespace of its own, as with hostUsers: false
 }
 
 // Pod is a running pod sandbox.
@@ -85,6 +86,11 @@ func (l *Lab) sandboxConfig(spec PodSpec, logs string) *criv1.PodSandboxConfig {
 	if spec.HostNetwork {
 		network = criv1.NamespaceMode_NODE
 	}
+	var users *criv1.UserNamespace
+	if spec.UserNS {
+		ids := []*criv1.IDMapping{{HostId: 100000, ContainerId: 0, Length: 65536}}
+		users = &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: ids, Gids: ids}
+	}
 	return &criv1.PodSandboxConfig{
 		Metadata: &criv1.PodSandboxMetadata{
 			Name: spec.Name, Namespace: spec.Namespace, Uid: spec.UID, Attempt: spec.Attempt,
@@ -95,7 +101,7 @@ func (l *Lab) sandboxConfig(spec PodSpec, logs string) *criv1.PodSandboxConfig {
 		Linux: &criv1.LinuxPodSandboxConfig{
 			CgroupParent: l.cgroup(),
 			SecurityContext: &criv1.LinuxSandboxSecurityContext{
-				NamespaceOptions: &criv1.NamespaceOption{Network: network, Pid: criv1.NamespaceMode_CONTAINER},
+				NamespaceOptions: &criv1.NamespaceOption{Network: network, Pid: criv1.NamespaceMode_CONTAINER, UsernsOptions: users},
 			},
 		},
 	}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// saved returns the IPv4 rules in a pod's namespace.
+func saved(t *testing.T, pod *lab.Pod) string {
+	t.Helper()
+	return inNetNS(t, pod.NetNS(), "iptables-nft-save")
+}
+
+func flush(t *testing.T, pod *lab.Pod) {
+	t.Helper()
+	inNetNS(t, pod.NetNS(), "iptables-nft", "-t", "nat", "-F")
+}
+
+// What the proxy's container says is the mesh's last word; an older runtime does not say as whom it runs.
+func TestProxyRefinesThePod(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		pod := runPod(t, l, "web", injected())
+		const user, dns, drop = "--uid-owner 1000719999", "ISTIO_OUTPUT_DNS", "ISTIO_DROP"
+		if text := saved(t, pod); strings.Contains(text, user) || strings.Contains(text, dns) || strings.Contains(text, drop) {
+			t.Fatalf("the sandbox has them already:\n%s", text)
+		}
+		spec := proxyContainer
+		spec.User, spec.Group = 1000719999, 1000719999 // as OpenShift gives them
+		spec.Env = append(spec.Env, "ISTIO_META_DNS_CAPTURE=true", "INVALID_DROP=true")
+		if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
+			t.Fatal(err)
+		}
+		daemon.event(t, "pod_refined", "default/web")
+		text := saved(t, pod)
+		tellsUser := l.Version() == lab.Containerd24
+		if !strings.Contains(text, dns) || !strings.Contains(text, drop) || strings.Contains(text, user) != tellsUser {
+			t.Errorf("the proxy's word is not in the rules:\n%s", text)
+		}
+		if !tellsUser {
+			connected := daemon.wait(t, func(l lab.Line) bool { return l.Event == "nri_connected" })
+			if !strings.Contains(connected.Limits, "user of a container is not told") {
+				t.Errorf("the limit is not told: %q", connected.Limits)
+			}
+			const overrides = `{"containers":[{"name":"istio-proxy","securityContext":{"runAsUser":1000719999,"runAsGroup":1000719999}}]}`
+			pod = runPod(t, l, "overridden", injected("proxy.istio.io/overrides", overrides))
+			if !strings.Contains(saved(t, pod), user) {
+				t.Error("nor is it with proxy.istio.io/overrides")
+			}
+		}
+		runContainer(t, pod, "app", app, "pause")
+		spec.Attempt = 1 // the proxy is restarted
+		if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A pod whose proxy turns out to be a gateway's loses its rules before the proxy starts.
+func TestGatewayLosesItsRules(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		pod := runPod(t, l, "gateway", injected())
+		spec := proxyContainer
+		spec.Args = []string{"proxy", "router"}
+		if _, err := pod.CreateContainer(within(t, 20*time.Second), spec); err != nil {
+			t.Fatal(err)
+		}
+		daemon.event(t, "pod_refined", "default/gateway")
+		runContainer(t, pod, "app", app, "pause")
+		if text := saved(t, pod) + inNetNS(t, pod.NetNS(), "ip6tables-nft-save"); strings.Contains(text, "ISTIO") {
+			t.Errorf("a gateway has rules:\n%s", text)
+		}
+	})
+}
+
+// A container that would go around the mesh as the proxy is refused, where the runtime tells who it is.
+func TestProxyIdentityIsRefused(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	daemon := runDaemon(t, l)
+	pod := runPod(t, l, "web", injected())
+	_, err := pod.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: proxy})
+	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container app of pod default/web") {
+		t.Errorf("got %v", err)
+	}
+	daemon.event(t, "pod_blocked", "default/web")
+	runProxy(t, pod)
+	runContainer(t, pod, "other", app, "pause")
+}
+
+// What the node forbids is refused with its reason, or counts as absent.
+func TestForbiddenAnnotations(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	runDaemon(t, l, `
+[[annotations]]
+annotation = "traffic.sidecar.istio.io/excludeOutboundPorts"
+namespaces = ["team-*"]
+otherwise = "ignore"
+[[annotations]]
+annotation = "traffic.sidecar.istio.io/excludeOutboundPorts"
+allow = ["5432", "9000-9100"]`)
+	const key = "traffic.sidecar.istio.io/excludeOutboundPorts"
+	run := func(namespace, name, value string) (*lab.Pod, error) {
+		return l.RunPod(within(t, 20*time.Second), lab.PodSpec{Namespace: namespace, Name: name, Annotations: injected(key, value)})
+	}
+	if pod, err := run("shop", "allowed", "5432,9050"); err != nil || !strings.Contains(saved(t, pod), "--dport 9050 -j RETURN") {
+		t.Errorf("what is allowed: %v", err)
+	}
+	if _, err := run("shop", "forbidden", "5432,443"); err == nil || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "443") {
+		t.Errorf("what is forbidden: %v", err)
+	}
+	if pod, err := run("team-a", "ignored", "443"); err != nil || strings.Contains(saved(t, pod), "--dport 443 -j RETURN") {
+		t.Errorf("what is ignored: %v", err)
+	}
+}
+
+// Somebody flushes the rules of a running pod: it is found, told, and repaired, or told only.
+func TestDriftIsRepaired(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l, `audit_interval = "1s"`)
+		pod := runPod(t, l, "web", injected())
+		runProxy(t, pod)
+		before := stamped.ReplaceAllString(saved(t, pod), "")
+		flush(t, pod)
+		found := daemon.event(t, "drift_found", "default/web")
+		if !strings.Contains(found.Message, "missing: -A OUTPUT -j ISTIO_OUTPUT") {
+			t.Errorf("what differs is not told: %s", found.Message)
+		}
+		daemon.event(t, "drift_repaired", "default/web")
+		if after := stamped.ReplaceAllString(saved(t, pod), ""); after != before {
+			t.Errorf("repaired, but\n%s\nwas\n%s", after, before)
+		}
+	})
+}
+
+// Rules that are lost are found before the next container of the pod is created, whatever the auditor does.
+func TestNoContainerAfterAFlush(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	daemon := runDaemon(t, l, `on_drift = "report"`)
+	pod := runPod(t, l, "web", injected())
+	runProxy(t, pod)
+	flush(t, pod)
+	spec := lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: app, Group: app}
+	if _, err := pod.CreateContainer(within(t, 20*time.Second), spec); err == nil || !strings.Contains(err.Error(), "the sandbox has lost its rules") {
+		t.Errorf("got %v", err)
+	}
+	daemon.event(t, "pod_blocked", "default/web")
+	spec.Attempt = 1 // as the kubelet does
+	if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
+		t.Errorf("the next try: %v", err)
+	}
+	daemon.event(t, "drift_repaired", "default/web")
+}
+
+// A pod that runs without its rules when meshnetd comes is stopped over CRI, where that is wished for.
+func TestLatePodIsStopped(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		running, waiting := runPod(t, l, "running", injected()), runPod(t, l, "waiting", injected())
+		runContainer(t, running, "app", app, "pause")
+		daemon := runDaemon(t, l, `catch_up = "stop"`)
+		daemon.event(t, "pod_stopped", "default/running")
+		daemon.event(t, "pod_protected", "default/waiting")
+		for pod, want := range map[*lab.Pod]bool{running: false, waiting: true} {
+			if ready, err := pod.Ready(within(t, 20*time.Second)); err != nil || ready != want {
+				t.Errorf("%s: ready %v, %v", pod.Spec.Name, ready, err)
+			}
+		}
+		if !strings.Contains(saved(t, waiting), "ISTIO_OUTPUT") {
+			t.Error("the pod that had no container yet has no rules")
+		}
+	})
+}
+
+// A new configuration leaves running pods as they are, and says so, unless it is asked to replace their rules.
+func TestOutdatedRulesStay(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	first := runDaemon(t, l)
+	pod := runPod(t, l, "web", injected())
+	runContainer(t, pod, "app", app, "pause")
+	before := saved(t, pod)
+	first.terminate(t)
+	second := runDaemon(t, l, "istio.inbound_port = 16006")
+	second.event(t, "pod_outdated", "default/web")
+	runContainer(t, pod, "another", app, "pause") // validated against what it has
+	if now := saved(t, pod); stamped.ReplaceAllString(now, "") != stamped.ReplaceAllString(before, "") {
+		t.Errorf("rules of a running pod were changed:\n%s", now)
+	}
+	if text := saved(t, runPod(t, l, "new", injected())); !strings.Contains(text, "--to-ports 16006") {
+		t.Errorf("a new pod has the old rules:\n%s", text)
+	}
+	second.terminate(t)
+	third := runDaemon(t, l, "istio.inbound_port = 16006", "replace_outdated = true")
+	third.event(t, "pod_late", "default/web")
+	if text := saved(t, pod); !strings.Contains(text, "--to-ports 16006") {
+		t.Errorf("asked to replace them, it did not:\n%s", text)
+	}
+}
+
+// A pod with a user namespace of its own is refused by name: iptables cannot serve it.
+func TestUserNamespacedPodIsRefused(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	host := hostRules(t)
+	runDaemon(t, l)
+	_, err := l.RunPod(within(t, 20*time.Second), lab.PodSpec{Name: "web", UserNS: true, Annotations: injected()})
+	if err == nil || !strings.Contains(err.Error(), "hostUsers: false") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := l.RunPod(within(t, 20*time.Second), lab.PodSpec{Name: "plain", UserNS: true}); err != nil {
+		t.Errorf("outside the mesh: %v", err)
+	}
+	if now := hostRules(t); now != host {
+		t.Errorf("the host's rules have changed:\n%s", now)
+	}
+}
+
+// The daemon tells the runtime, its tier, and every pod of the mesh.
+func TestStatus(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		runPod(t, l, "web", injected())
+		daemon.event(t, "pod_protected", "default/web")
+		path, err := binary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(path, "status", "--socket", l.Dir()+"/meshnetd.sock").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		want := []string{"containerd", "web", "protected", "guaranteed"}
+		if l.Version() == lab.Containerd17 {
+			want[3] = "best effort"
+		}
+		for _, word := range want {
+			if !strings.Contains(string(out), word) {
+				t.Errorf("%q is not in\n%s", word, out)
+			}
+		}
+	})
+}
