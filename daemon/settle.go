@@ -41,8 +41,9 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 		}
 		return nil
 	})
-	if errors.Is(err, netns.ErrHost) {
-		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to.
+	if known, ok := e.sandboxes.get(o.Pod.SandboxID); errors.Is(err, netns.ErrHost) && !(ok && known.enrolled()) {
+		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
+		// namespace of its own is no such pod.
 		o.Pod.HostNetwork = true
 		o.Decision = e.policy.Load().Node.Decide(o.Pod)
 		o.Result = Skipped

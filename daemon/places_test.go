@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Wherever a runtime keeps a sandbox's namespace, and whatever else its path leads to: the pod ends where
+// it has to, by each of the hooks, and nothing is ever written to the host.
+func TestNamespacesInOddPlaces(t *testing.T) {
+	pod := nstest.New(t)
+	dir := t.TempDir()
+	bind := func(name, source string) string {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err != nil {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+		return path
+	}
+	inside := exec.Command("nsenter", "--net="+pod.Path, "cat") // a process of the pod; ends with its input
+	input, err := inside.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := inside.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = input.Close(); _ = inside.Wait() })
+	process := fmt.Sprintf("/proc/%d/ns/net", inside.Process.Pid)
+	eventually(t, "the process is in the pod", func() bool {
+		var st unix.Stat_t
+		return unix.Stat(process, &st) == nil && st.Ino == identity(t, pod.Path).Ino
+	})
+	link, plain, fifo := filepath.Join(dir, "link"), filepath.Join(dir, "plain"), filepath.Join(dir, "fifo")
+	for _, err := range []error{os.Symlink(pod.Path, link), os.WriteFile(plain, nil, 0o600), unix.Mkfifo(fifo, 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		what, path string
+		want       Result
+		why        string // of Refused and Failed
+	}{
+		{"the runtime's bind mount", pod.Path, Protected, ""},
+		{"a mount under a state directory", bind("state", pod.Path), Protected, ""},
+		{"the pause process", process, Protected, ""},
+		{"a symbolic link", link, Protected, ""},
+		{"CRI-O's bind mount of the host's", bind("host", "/proc/self/ns/net"), Skipped, ""},
+		{"our own", "/proc/self/ns/net", Skipped, ""},
+		{"stale", filepath.Join(dir, "gone"), Failed, "does not exist"},
+		{"a plain file", plain, Failed, "is not a network namespace"},
+		{"a pipe", fifo, Failed, "is not a network namespace"},
+		{"a directory", dir, Failed, "is not a network namespace"},
+		{"a device", "/dev/null", Failed, "is not a network namespace"},
+		{"another kind of namespace", "/proc/self/ns/mnt", Failed, "is not a network namespace"},
+		{"a bind mount of another kind", bind("uts", "/proc/self/ns/uts"), Failed, "is not a network namespace"},
+		{"none", "", Refused, "names no network namespace"},
+	} {
+		for trigger, ask := range map[Trigger]func(*Enforcer, rules.Pod) Outcome{
+			SandboxStarted:     func(e *Enforcer, p rules.Pod) Outcome { return e.Enforce(limited(t, patience), SandboxStarted, p) },
+			Takeover:           func(e *Enforcer, p rules.Pod) Outcome { return e.Enforce(limited(t, patience), Takeover, p) },
+			ContainerCreated:   func(e *Enforcer, p rules.Pod) Outcome { return e.Admit(limited(t, patience), p, app) },
+			ContainerValidated: func(e *Enforcer, p rules.Pod) Outcome { return e.Validate(limited(t, patience), p, app) },
+		} {
+			m := newMemory()
+			e, _ := newEnforcer(t, m)
+			p := meshed(tt.path)
+			p.SandboxID = "web"
+			o := ask(e, p)
+			if o.Result != tt.want || (tt.why != "" && (o.Err == nil || !strings.Contains(o.Err.Error(), tt.why))) {
+				t.Errorf("%s by %s: got %s, %v; want %s, %s", tt.what, trigger, o.Result, o.Err, tt.want, tt.why)
+			}
+			if (o.Error() == nil) != (tt.want == Protected || tt.want == Skipped) {
+				t.Errorf("%s by %s: the runtime is told %v", tt.what, trigger, o.Error())
+			}
+			for id := range m.plans {
+				if id != identity(t, pod.Path) {
+					t.Errorf("%s by %s: %s was written to", tt.what, trigger, id)
+				}
+			}
+			if (tt.want == Protected) != (m.holds(t, pod.Path).Rules() > 0) {
+				t.Errorf("%s by %s: %d rules", tt.what, trigger, m.holds(t, pod.Path).Rules())
+			}
+		}
+	}
+	// A known sandbox whose path comes to lead to the host: nothing is written there either.
+	m := newMemory()
+	e, _ := newEnforcer(t, m)
+	moving := bind("moving", pod.Path)
+	p := meshed(moving)
+	p.SandboxID = "web"
+	if o := e.Enforce(limited(t, patience), SandboxStarted, p); o.Result != Protected {
+		t.Fatal(o.Err)
+	}
+	bind("moving", "/proc/self/ns/net")
+	if o := e.Validate(limited(t, patience), p, app); o.Error() == nil {
+		t.Errorf("a sandbox that moved to the host's namespace was let through as %s", o.Result)
+	}
+	if len(m.plans) != 1 {
+		t.Error("the host was written to")
+	}
+}
