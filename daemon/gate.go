@@ -26,20 +26,24 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	o := begin(ContainerCreated, pod)
 	o.Container = c.Name
 	known, ok := e.sandboxes.get(pod.SandboxID)
-	if ok && known.covers(pod, e.refining([]rules.Container{c})) {
+	settled := ok && known.covers(pod, e.refining([]rules.Container{c}))
+	if settled {
 		o.Known, o.Decision, o.Plan, o.NetNS = known.enrolled(), known.Decision, known.Plan, known.NetNS
 		o.Result = Protected
 		if known.State == StateExempt {
 			o.Result = Skipped
 		}
-		if o = e.identify(o, c); o.Impostor == "" {
-			return o
-		}
+		o = e.identify(o, c)
 	} else {
 		o.Pod.Containers = e.refining([]rules.Container{c})
 		o = e.identify(e.enforce(ctx, o), c)
 	}
-	e.news(o)
+	if o.Error() == nil {
+		e.sandboxes.admit(pod.SandboxID, c)
+	}
+	if !settled || o.Impostor != "" {
+		e.news(o)
+	}
 	return o
 }
 

@@ -247,6 +247,37 @@ func TestRefinedAway(t *testing.T) {
 	}
 }
 
+// A proxy that comes to run as an earlier container does would let it go around the mesh.
+func TestProxyAsAnEarlierContainer(t *testing.T) {
+	m := newMemory()
+	e, _ := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	for _, taken := range []bool{false, true} { // the container was let through, or there when meshnetd came
+		if taken {
+			early := container("early", 3000)
+			early.Running = true
+			pod.Containers = []rules.Container{early}
+			e.Synchronize(ctx, []rules.Pod{pod})
+			pod.Containers = nil
+		} else if o := e.Admit(ctx, pod, container("app", 2000)); o.Error() != nil {
+			t.Fatal(o.Error())
+		}
+	}
+	before := m.holds(t, pod.NetNS).Key()
+	for _, id := range []int64{2000, 3000} {
+		if o := e.Admit(ctx, pod, container("istio-proxy", id)); o.Result != Refused || o.Impostor == "" {
+			t.Errorf("%d: got %s, %v", id, o.Result, o.Err)
+		}
+	}
+	if m.holds(t, pod.NetNS).Key() != before {
+		t.Error("the rules let it go around the mesh")
+	}
+	if o := e.Admit(ctx, pod, container("istio-proxy", 4000)); o.Error() != nil {
+		t.Error(o.Error())
+	}
+}
+
 // A container with the proxy's ids goes around the mesh.
 func TestProxyIdentity(t *testing.T) {
 	for policy, want := range map[config.Identity][]string{

@@ -37,6 +37,7 @@ type Sandbox struct {
 	Since    time.Time
 	Took     time.Duration // of the work that led to this state
 	Detail   string
+	Users    []rules.Container // the containers that were let through, with their ids where they are known
 
 	fingerprint string // of the namespace when it was last verified; "" where it changed meanwhile
 }
@@ -121,6 +122,28 @@ func (s *sandboxes) proves(e evidence) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.verified[e]
+}
+
+// admit remembers as whom a container runs: the proxy, and with it the ids that go around the mesh, may come
+// after it.
+func (s *sandboxes) admit(id string, c rules.Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sb, known := s.byID[id]; known {
+		sb.Users = overlay(sb.Users, users(c))
+		s.byID[id] = sb
+	}
+}
+
+// users keeps of containers as whom they run.
+func users(containers ...rules.Container) []rules.Container {
+	var all []rules.Container
+	for _, c := range containers {
+		if c.UID != nil || c.GID != nil {
+			all = append(all, rules.Container{Name: c.Name, UID: c.UID, GID: c.GID})
+		}
+	}
+	return all
 }
 
 // overlay adds containers to those known already; a later one of the same name replaces an earlier one.

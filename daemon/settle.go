@@ -33,6 +33,9 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 			}
 			e.exempt(*o)
 		case o.undecided():
+			if e.overtaken(o, known.Users); o.Result == Refused {
+				return nil
+			}
 			if err := e.plan(ns, o); err != nil {
 				return err
 			}
@@ -50,6 +53,20 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 		return nil
 	}
 	return err
+}
+
+// overtaken refuses a proxy that runs as a container does which was let through before it: rules for that
+// proxy would let this container go around the mesh.
+func (e *Enforcer) overtaken(o *Outcome, earlier []rules.Container) {
+	if o.Trigger != ContainerCreated || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
+		return
+	}
+	for _, c := range earlier {
+		if o.Impostor = o.Decision.Impostor(c); o.Impostor != "" {
+			o.Result, o.Err = Refused, errors.New(o.Impostor)
+			return
+		}
+	}
 }
 
 // protect makes the namespace hold the plan. What was there before meshnetd looked is treated as the
@@ -226,8 +243,10 @@ func (e *Enforcer) remember(o *Outcome, state State, fingerprint string) {
 	}
 	pod := o.Pod
 	pod.Containers = e.refining(pod.Containers)
+	known, _ := e.sandboxes.get(pod.SandboxID)
 	e.sandboxes.put(Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, NetNS: o.NetNS,
-		Since: time.Now(), Took: time.Since(o.Began), Detail: detail, fingerprint: fingerprint})
+		Since: time.Now(), Took: time.Since(o.Began), Detail: detail,
+		Users: overlay(known.Users, users(o.Pod.Containers...)), fingerprint: fingerprint})
 }
 
 // exempt remembers a pod that only its containers show to have no sidecar: the next container of it is
