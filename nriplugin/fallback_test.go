@@ -112,7 +112,11 @@ func TestDeclines(t *testing.T) {
 		if test.runtime != "" {
 			h.runtime = Runtime{Name: test.runtime, Version: "1.0", Validates: true, guessed: true}
 		}
-		h.accepted = test.accepted
+		if test.accepted {
+			if _, err := h.Synchronize(t.Context(), nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if got := h.declines(test.err); got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
