@@ -44,7 +44,7 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 		}
 		return nil
 	})
-	if known, ok := e.sandboxes.get(o.Pod.SandboxID); errors.Is(err, netns.ErrHost) && !(ok && known.enrolled()) {
+	if known, _ := e.sandboxes.get(o.Pod.SandboxID); errors.Is(err, netns.ErrHost) && !known.enrolled() {
 		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
 		// namespace of its own is no such pod.
 		o.Pod.HostNetwork = true

@@ -219,7 +219,7 @@ func TestDaemonRestarted(t *testing.T) {
 		rules := inNetNS(t, before.NetNS(), "iptables-nft-save")
 		first.terminate(t)
 		missed := runPod(t, l, "missed", injected())
-		runContainer(t, missed, "early", app, "pause")
+		runContainer(t, missed, "early", "pause")
 		if now := inNetNS(t, before.NetNS(), "iptables-nft-save"); stamped.ReplaceAllString(now, "") != stamped.ReplaceAllString(rules, "") {
 			t.Errorf("rules did not outlive the daemon:\n%s", now)
 		}

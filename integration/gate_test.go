@@ -56,7 +56,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 				t.Error("nor is it with proxy.istio.io/overrides")
 			}
 		}
-		runContainer(t, pod, "app", app, "pause")
+		runContainer(t, pod, "app", "pause")
 		spec.Attempt = 1 // the proxy is restarted
 		if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
 			t.Fatal(err)
@@ -75,7 +75,7 @@ func TestGatewayLosesItsRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		daemon.event(t, "pod_refined", "default/gateway")
-		runContainer(t, pod, "app", app, "pause")
+		runContainer(t, pod, "app", "pause")
 		if text := saved(t, pod) + inNetNS(t, pod.NetNS(), "ip6tables-nft-save"); strings.Contains(text, "ISTIO") {
 			t.Errorf("a gateway has rules:\n%s", text)
 		}
@@ -93,7 +93,7 @@ func TestProxyIdentityIsRefused(t *testing.T) {
 	}
 	daemon.event(t, "pod_blocked", "default/web")
 	runProxy(t, pod)
-	runContainer(t, pod, "other", app, "pause")
+	runContainer(t, pod, "other", "pause")
 }
 
 // What the node forbids is refused with its reason, or counts as absent.
@@ -164,7 +164,7 @@ func TestNoContainerAfterAFlush(t *testing.T) {
 func TestLatePodIsStopped(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		running, waiting := runPod(t, l, "running", injected()), runPod(t, l, "waiting", injected())
-		runContainer(t, running, "app", app, "pause")
+		runContainer(t, running, "app", "pause")
 		daemon := runDaemon(t, l, `catch_up = "stop"`)
 		daemon.event(t, "pod_stopped", "default/running")
 		daemon.event(t, "pod_protected", "default/waiting")
@@ -184,12 +184,12 @@ func TestOutdatedRulesStay(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
 	first := runDaemon(t, l)
 	pod := runPod(t, l, "web", injected())
-	runContainer(t, pod, "app", app, "pause")
+	runContainer(t, pod, "app", "pause")
 	before := saved(t, pod)
 	first.terminate(t)
 	second := runDaemon(t, l, "istio.inbound_port = 16006")
 	second.event(t, "pod_outdated", "default/web")
-	runContainer(t, pod, "another", app, "pause") // validated against what it has
+	runContainer(t, pod, "another", "pause") // validated against what it has
 	if now := saved(t, pod); stamped.ReplaceAllString(now, "") != stamped.ReplaceAllString(before, "") {
 		t.Errorf("rules of a running pod were changed:\n%s", now)
 	}

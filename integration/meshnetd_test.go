@@ -128,9 +128,10 @@ func runPod(t *testing.T, l *lab.Lab, name string, annotations map[string]string
 	return pod
 }
 
-func runContainer(t *testing.T, pod *lab.Pod, name string, uid int, args ...string) *lab.Container {
+// runContainer runs a container of the app.
+func runContainer(t *testing.T, pod *lab.Pod, name string, args ...string) *lab.Container {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, 30*time.Second), lab.ContainerSpec{Name: name, Args: args, User: int64(uid), Group: int64(uid)})
+	c, err := pod.RunContainer(within(t, 30*time.Second), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +161,7 @@ func runServer(t *testing.T, pod *lab.Pod, port, name string) []*lab.Container {
 	t.Helper()
 	var all []*lab.Container
 	for family, addr := range map[string]string{"4": "0.0.0.0:", "6": "[::]:"} {
-		c := runContainer(t, pod, name+family, app, "serve", addr+port, name)
+		c := runContainer(t, pod, name+family, "serve", addr+port, name)
 		if _, err := c.WaitEvent(within(t, 10*time.Second), "listening"); err != nil {
 			t.Fatal(err)
 		}
