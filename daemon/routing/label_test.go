@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -81,6 +83,27 @@ func TestForeignAliasStays(t *testing.T) {
 		if shown := p.Run(t, "ip", "link", "show", "lo"); !strings.Contains(shown, "alias of somebody else") {
 			t.Errorf("after %q lo is\n%s", text, shown)
 		}
+	}
+}
+
+// A label that is there already is not written again: writing takes a lock of the whole machine.
+func TestLabelIsWrittenOnce(t *testing.T) {
+	p := newPod(t)
+	var events *nl.NetlinkSocket
+	p.do(t, func() (err error) {
+		if err = SetLabel("first"); err == nil {
+			events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+		}
+		return err
+	})
+	defer events.Close()
+	p.do(t, func() error { return errors.Join(SetLabel("first"), SetLabel("second")) })
+	messages, _, err := events.Receive()
+	if err != nil || len(messages) == 0 {
+		t.Fatalf("%d messages, %v", len(messages), err)
+	}
+	if body := string(messages[0].Data); !strings.Contains(body, "meshnetd:second") {
+		t.Errorf("the first change is not that of the second label: %q", body)
 	}
 }
 

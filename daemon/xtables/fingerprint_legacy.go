@@ -62,35 +62,19 @@ const (
 func fingerprintLegacy() (string, error) {
 	sum := newDigest()
 	for _, b := range []blobs{blobs4, blobs6} {
-		names, err := b.tables()
-		if err != nil {
-			return "", err
-		}
-		if len(names) == 0 { // perhaps the kernel has not even this family
-			continue
-		}
-		if err := b.addTables(sum, names); err != nil {
+		if err := b.addTo(sum); err != nil {
 			return "", err
 		}
 	}
 	return sum.String(), nil
 }
 
-// tables returns the sorted names of the tables that exist.
-func (b blobs) tables() ([]string, error) {
-	text, err := os.ReadFile(b.names)
-	if errors.Is(err, fs.ErrNotExist) { // no namespace has had one yet
-		return nil, nil
+// addTo adds all tables of the family. The kernel need not know a family that has none.
+func (b blobs) addTo(sum digest) error {
+	names, err := b.tables()
+	if err != nil || len(names) == 0 {
+		return err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("names of the legacy tables: %w", err)
-	}
-	names := strings.Fields(string(text))
-	slices.Sort(names)
-	return names, nil
-}
-
-func (b blobs) addTables(sum digest, names []string) error {
 	fd, err := unix.Socket(b.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket for the legacy tables: %w", err)
@@ -110,11 +94,22 @@ func (b blobs) addTables(sum digest, names []string) error {
 	return nil
 }
 
+// tables returns the sorted names of the tables that exist.
+func (b blobs) tables() ([]string, error) {
+	text, err := os.ReadFile(b.names)
+	if errors.Is(err, fs.ErrNotExist) { // no namespace has had one yet
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("names of the legacy tables: %w", err)
+	}
+	names := strings.Fields(string(text))
+	slices.Sort(names)
+	return names, nil
+}
+
 // read returns all that counts of a table, "" for one that holds nothing.
 func (b blobs) read(fd int, name string) (string, error) {
-	if len(name) >= nameLength {
-		return "", errors.New("its name is too long")
-	}
 	info := make([]byte, infoLength)
 	copy(info, name)
 	if err := b.get(fd, getInfo, info); err != nil {

@@ -42,6 +42,10 @@ func TestLegacyNames(t *testing.T) {
 	if names, err := (blobs{names: filepath.Join(t.TempDir(), "none")}).tables(); err != nil || len(names) != 0 {
 		t.Errorf("got %q, %v", names, err)
 	}
+	noFamily := blobs{family: 9999, names: filepath.Join(t.TempDir(), "none")}
+	if err := noFamily.addTo(newDigest()); err != nil {
+		t.Errorf("a kernel without the family: %v", err)
+	}
 	if _, err := (blobs{names: t.TempDir()}).tables(); err == nil {
 		t.Error("a directory is taken for a list")
 	}

@@ -50,8 +50,8 @@ func table(kind uint8, flags uint16, family uint8, name string, attrs ...[]byte)
 	return command{kind, flags, family, slices.Concat(append([][]byte{str(unix.NFTA_TABLE_NAME, name)}, attrs...)...)}
 }
 
-func chain(kind uint8, flags uint16, family uint8, table, name string, attrs ...[]byte) command {
-	return command{kind, flags, family, slices.Concat(append([][]byte{str(unix.NFTA_CHAIN_TABLE, table), str(unix.NFTA_CHAIN_NAME, name)}, attrs...)...)}
+func chain(flags uint16, family uint8, table, name string, attrs ...[]byte) command {
+	return command{unix.NFT_MSG_NEWCHAIN, flags, family, slices.Concat(append([][]byte{str(unix.NFTA_CHAIN_TABLE, table), str(unix.NFTA_CHAIN_NAME, name)}, attrs...)...)}
 }
 
 func hooked(hook uint32, priority int32, policy uint32) []byte {
@@ -66,8 +66,7 @@ func rule(family uint8, table, chain string, expressions ...[]byte) command {
 
 // do sends commands as one transaction.
 func (c *netfilter) do(commands ...command) error {
-	c.seq++
-	b := c.appendRequest(nil, unix.NFNL_MSG_BATCH_BEGIN, 0, unix.NFNL_SUBSYS_NFTABLES)
+	var b []byte
 	for _, cmd := range commands {
 		begin := len(b)
 		b = c.appendRequest(b, unix.NFNL_SUBSYS_NFTABLES<<8|uint16(cmd.kind), cmd.flags, 0)
@@ -75,9 +74,7 @@ func (c *netfilter) do(commands ...command) error {
 		b = append(b, cmd.attrs...)
 		binary.NativeEndian.PutUint32(b[begin:], uint32(len(b)-begin))
 	}
-	b = c.appendRequest(b, unix.NFNL_MSG_BATCH_END, 0, unix.NFNL_SUBSYS_NFTABLES)
-	c.seq--
-	if err := c.send(b); err != nil {
+	if err := c.transact(b); err != nil {
 		return err
 	}
 	_, err := c.ask(getGen) // an error is the answer to it
@@ -118,19 +115,19 @@ func TestFingerprintSeesNativeChanges(t *testing.T) {
 		"table of another family":      {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, inet, "nat")}, false},
 		"table of another name":        {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "others")}, false},
 		"table of iptables, empty":     {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw")}, true},
-		"chain of iptables, empty":     {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(unix.NFT_MSG_NEWCHAIN, create, ip, "raw", "OUTPUT", hooked(outHook, -300, accept))}, true},
-		"chain of iptables that drops": {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(unix.NFT_MSG_NEWCHAIN, create, ip, "raw", "OUTPUT", hooked(outHook, -300, drop))}, false},
-		"chain of others, empty":       {[]command{table(unix.NFT_MSG_NEWTABLE, create, inet, "others")}, []command{chain(unix.NFT_MSG_NEWCHAIN, create, inet, "others", "a", hooked(outHook, 0, accept))}, false},
-		"chain without a hook":         {nil, []command{chain(unix.NFT_MSG_NEWCHAIN, create, ip, "nat", "others")}, false},
+		"chain of iptables, empty":     {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(create, ip, "raw", "OUTPUT", hooked(outHook, -300, accept))}, true},
+		"chain of iptables that drops": {nil, []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(create, ip, "raw", "OUTPUT", hooked(outHook, -300, drop))}, false},
+		"chain of others, empty":       {[]command{table(unix.NFT_MSG_NEWTABLE, create, inet, "others")}, []command{chain(create, inet, "others", "a", hooked(outHook, 0, accept))}, false},
+		"chain without a hook":         {nil, []command{chain(create, ip, "nat", "others")}, false},
 		"table moves to another family": {[]command{table(unix.NFT_MSG_NEWTABLE, create, inet, "others")},
 			[]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others"), table(unix.NFT_MSG_NEWTABLE, create, ip, "others")}, false},
 		"priority of iptables's own": {raw(-300), append([]command{table(unix.NFT_MSG_DELTABLE, 0, ip, "raw")}, raw(-299)...), false},
 		"iptables's own, same again": {raw(-300), append([]command{table(unix.NFT_MSG_DELTABLE, 0, ip, "raw")}, raw(-300)...), true},
-		"policy":                     {others(outHook, 0, accept), []command{chain(unix.NFT_MSG_NEWCHAIN, 0, inet, "others", "a", num(unix.NFTA_CHAIN_POLICY, drop))}, false},
-		"hook":                       {others(outHook, 0, accept), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook-2, 0, accept)...), false},
-		"priority":                   {others(outHook, 0, accept), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook, 1, accept)...), false},
-		"same again":                 {others(outHook, 0, accept), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook, 0, accept)...), true},
-		"counter added":              {others(outHook, 0, accept), []command{rule(inet, "others", "a", expression("counter"))}, false},
+		"policy":                     {others(outHook, 0), []command{chain(0, inet, "others", "a", num(unix.NFTA_CHAIN_POLICY, drop))}, false},
+		"hook":                       {others(outHook, 0), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook-2, 0)...), false},
+		"priority":                   {others(outHook, 0), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook, 1)...), false},
+		"same again":                 {others(outHook, 0), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook, 0)...), true},
+		"counter added":              {others(outHook, 0), []command{rule(inet, "others", "a", expression("counter"))}, false},
 		"counter moved":              {counting("counter", 1), again(counting("counter", 2)), true},
 		"quota moved":                {quota(100, 1), again(quota(100, 2)), true},
 		"quota raised":               {quota(100, 1), again(quota(101, 1)), false},
@@ -154,15 +151,15 @@ func TestFingerprintSeesNativeChanges(t *testing.T) {
 }
 
 // others is a table of somebody else with one chain.
-func others(hook uint32, priority int32, policy uint32) []command {
+func others(hook uint32, priority int32) []command {
 	return []command{table(unix.NFT_MSG_NEWTABLE, create, unix.NFPROTO_INET, "others"),
-		chain(unix.NFT_MSG_NEWCHAIN, create, unix.NFPROTO_INET, "others", "a", hooked(hook, priority, policy))}
+		chain(create, unix.NFPROTO_INET, "others", "a", hooked(hook, priority, 1))}
 }
 
 // raw is a table of iptables with a rule.
 func raw(priority int32) []command {
 	const ip = unix.NFPROTO_IPV4
-	return []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(unix.NFT_MSG_NEWCHAIN, create, ip, "raw", "OUTPUT", hooked(3, priority, 1)),
+	return []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(create, ip, "raw", "OUTPUT", hooked(3, priority, 1)),
 		rule(ip, "raw", "OUTPUT", expression("counter"))}
 }
 
@@ -176,11 +173,11 @@ func long(kind uint16, value uint64) []byte {
 
 // counting is others with a rule that has counted so many bytes and packets.
 func counting(name string, n uint64) []command {
-	return append(others(3, 0, 1), rule(unix.NFPROTO_INET, "others", "a", expression(name, long(unix.NFTA_COUNTER_BYTES, n), long(unix.NFTA_COUNTER_PACKETS, n))))
+	return append(others(3, 0), rule(unix.NFPROTO_INET, "others", "a", expression(name, long(unix.NFTA_COUNTER_BYTES, n), long(unix.NFTA_COUNTER_PACKETS, n))))
 }
 
 func quota(limit, consumed uint64) []command {
-	return append(others(3, 0, 1), rule(unix.NFPROTO_INET, "others", "a", expression("quota", long(1, limit), num(2, 0), long(quotaConsumed, consumed))))
+	return append(others(3, 0), rule(unix.NFPROTO_INET, "others", "a", expression("quota", long(1, limit), num(2, 0), long(quotaConsumed, consumed))))
 }
 
 // Each attribute counts or does not, whatever the kernel of this machine sends.
@@ -221,6 +218,7 @@ func TestAttributesThatCount(t *testing.T) {
 		{"one expression or two", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, expression("meta"), expression("cmp")),
 			nest(unix.NFTA_RULE_EXPRESSIONS, nest(unix.NFTA_LIST_ELEM, str(unix.NFTA_EXPR_NAME, "meta"), nest(unix.NFTA_EXPR_DATA),
 				str(unix.NFTA_EXPR_NAME, "cmp"), nest(unix.NFTA_EXPR_DATA))), true},
+		{"one attribute or two", readTable, append(attr(6, 'a'), attr(6, 'b')...), attr(6, 'a', 0, 6, 'b'), true},
 		{"an attribute of tomorrow", readTable, num(99, 0), num(99, 1), true},
 	} {
 		a, errA := tt.read(message{attributes: tt.a}, nil)
@@ -243,6 +241,16 @@ func TestDigestKeepsListsApart(t *testing.T) {
 		}
 		seen[sum] = i
 	}
+	split := func(fields ...string) string {
+		sum := newDigest()
+		for _, field := range fields {
+			sum.add([]byte(field))
+		}
+		return sum.String()
+	}
+	if split("a", "bc") == split("ab", "c") {
+		t.Error("where a field ends does not count")
+	}
 }
 
 // The order in which tables and chains were made is nobody's business.
@@ -255,7 +263,7 @@ func TestFingerprintSortsTablesAndChains(t *testing.T) {
 		for _, name := range names {
 			commands = append(commands, table(unix.NFT_MSG_NEWTABLE, create, inet, name))
 			for _, name2 := range names {
-				commands = append(commands, chain(unix.NFT_MSG_NEWCHAIN, create, inet, name, name2), rule(inet, name, name2, expression("counter")))
+				commands = append(commands, chain(create, inet, name, name2), rule(inet, name, name2, expression("counter")))
 			}
 		}
 		if err := s.dial(t).do(commands...); err != nil {
@@ -277,7 +285,7 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 	for i, name := range []string{"a", "b"} {
 		states[i] = []command{table(unix.NFT_MSG_NEWTABLE, create, inet, "others")}
 		for n := range 50 {
-			states[i] = append(states[i], chain(unix.NFT_MSG_NEWCHAIN, create, inet, "others", fmt.Sprint(name, n)))
+			states[i] = append(states[i], chain(create, inet, "others", fmt.Sprint(name, n)))
 		}
 	}
 	if err := writer.do(states[0]...); err != nil {
@@ -298,15 +306,17 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 		}
 	}()
 	defer close(begin)
-	for i := range 3000 {
+	met := 0
+	for i := 0; met < 300 && i < 100_000; i++ { // how often they meet depends on how busy the machine is
 		begin <- i
-		for range i % 50 { // meet the change at another moment each time
+		for range i % 50 { // at another moment each time
 			if _, err := generation(reader); err != nil {
 				t.Fatal(err)
 			}
 		}
 		sum, err := fingerprintOf(reader)
 		if errors.Is(err, errMoved) {
+			met++
 			err = nil
 		} else if err == nil && !known[sum] {
 			err = fmt.Errorf("reading %d is of neither state", i)
@@ -322,18 +332,27 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 type fake struct {
 	generations []byte // one for each question; the last one stays
 	moved       int    // so many dumps are interrupted
-	asked       []uint16
+	awaited     bool
+	hasty       int // so many requests were sent before any waiting
 }
 
-func (f *fake) await() error { return nil }
+func (f *fake) await() error {
+	f.awaited = true
+	return nil
+}
 
 func (f *fake) ask(request uint16) ([]message, error) {
-	f.asked = append(f.asked, request)
+	if !f.awaited {
+		f.hasty++
+	}
 	if request != getGen {
 		if f.moved--; f.moved >= 0 {
 			return nil, errMoved
 		}
 		return nil, nil
+	}
+	if len(f.generations) == 0 {
+		return []message{{attributes: num(unix.NFTA_GEN_PROC_PID, 1)}}, nil
 	}
 	g := f.generations[0]
 	if len(f.generations) > 1 {
@@ -352,12 +371,20 @@ func TestReadingIsRepeated(t *testing.T) {
 		"quiet":                   {fake{generations: []byte{1}}, 1, ""},
 		"generation moves twice":  {fake{generations: []byte{1, 2, 2, 3, 3}}, 3, ""},
 		"dump interrupted":        {fake{generations: []byte{1}, moved: 2}, 3, ""},
+		"no generation":           {fake{}, 1, "which generation"},
 		"generation moves always": {fake{generations: []byte("abcdefghijklmnopqrstuvwxyz")}, 10, "10 times in a row"},
 		"always interrupted":      {fake{generations: []byte{1}, moved: 1000}, 10, "10 times in a row"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			readings := 0
-			_, err := settled(func() (string, error) { readings++; return fingerprintOf(&tt.kernel) })
+			_, err := settled(func() (string, error) {
+				readings++
+				tt.kernel.awaited = false
+				return fingerprintOf(&tt.kernel)
+			})
+			if tt.kernel.hasty > 0 {
+				t.Errorf("%d requests were sent before the change under way was over", tt.kernel.hasty)
+			}
 			if readings != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("%d readings, %v; want %d, %q", readings, err, tt.want, tt.err)
 			}

@@ -235,6 +235,23 @@ func TestFingerprintTellsRulesApart(t *testing.T) {
 	})
 }
 
+// The same rules in another chain or table, in such a way that only its name or where it begins tells.
+func TestFingerprintTellsPlacesApart(t *testing.T) {
+	eachVariant(t, func(t *testing.T, tables *Tables) {
+		seen := map[string]string{}
+		for _, place := range []string{"IPT -t filter -A INPUT", "IPT -t filter -A FORWARD", "IPT -t filter -A OUTPUT",
+			"IPT -t security -A OUTPUT", "IPT -t mangle -A OUTPUT", "IPT -t raw -A OUTPUT", "IP6T -t filter -A OUTPUT"} {
+			s := newSandbox(t, tables)
+			s.shell(t, place+" -j ACCEPT")
+			sum := s.fingerprint(t)
+			if other, ok := seen[sum]; ok {
+				t.Errorf("%q has the fingerprint of %q", place, other)
+			}
+			seen[sum] = place
+		}
+	})
+}
+
 // Packets that match rules and policies move the counters of both families, and nothing else.
 func TestCountersDoNotCount(t *testing.T) {
 	eachVariant(t, func(t *testing.T, tables *Tables) {

@@ -17,9 +17,10 @@ import (
 // netfilter is a netlink socket for reading nf_tables in the namespace that the thread was in when it was
 // opened.
 type netfilter struct {
-	fd   int
-	seq  uint32
-	room []byte // where answers are received, one behind the other
+	fd      int
+	seq     uint32 // of the next request
+	room    []byte // where answers are received, one behind the other
+	longest int    // packet, in bytes
 }
 
 const (
@@ -39,18 +40,20 @@ func dialNetfilter() (*netfilter, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("time limit for nf_tables: %w", err)
 	}
-	return &netfilter{fd: fd, room: make([]byte, 0, 2*longestPacket)}, nil
+	return &netfilter{fd: fd, seq: 1, room: make([]byte, 0, 2*longestPacket), longest: longestPacket}, nil
 }
 
 func (c *netfilter) close() { _ = unix.Close(c.fd) }
 
 // await sends a transaction that changes nothing. The kernel takes one at a time, so that the one before
-// it is over when the call returns. There is an answer only if it fails, which the next request gets.
-func (c *netfilter) await() error {
-	c.seq++
+// it is over when the call returns. There is an answer only if it fails, and the next request gets it.
+func (c *netfilter) await() error { return c.transact(nil) }
+
+// transact sends changes, each a message of its own, between the two that make them one transaction.
+func (c *netfilter) transact(changes []byte) error {
 	b := c.appendRequest(nil, unix.NFNL_MSG_BATCH_BEGIN, 0, unix.NFNL_SUBSYS_NFTABLES)
+	b = append(b, changes...)
 	b = c.appendRequest(b, unix.NFNL_MSG_BATCH_END, 0, unix.NFNL_SUBSYS_NFTABLES)
-	c.seq-- // so that it has the number of the next request
 	if err := c.send(b); err != nil {
 		return fmt.Errorf("wait for nf_tables: %w", err)
 	}
@@ -59,7 +62,7 @@ func (c *netfilter) await() error {
 
 // ask sends a request that concerns all families. Messages stay valid when the next request is sent.
 func (c *netfilter) ask(request uint16) ([]message, error) {
-	c.seq++
+	defer func() { c.seq++ }()
 	flags := uint16(unix.NLM_F_DUMP)
 	if request == getGen { // there is one only
 		flags = 0
@@ -77,10 +80,7 @@ func (c *netfilter) ask(request uint16) ([]message, error) {
 			return nil, fmt.Errorf("answer of nf_tables to request %#x: %w", request, err)
 		}
 	}
-	if a.interrupted {
-		return nil, errMoved
-	}
-	return a.messages, nil
+	return a.result()
 }
 
 func (c *netfilter) send(b []byte) error {
@@ -106,7 +106,7 @@ const nfgenmsg = 4
 // to the socket as well.
 func (c *netfilter) receive() ([]byte, error) {
 	for {
-		c.room = slices.Grow(c.room, longestPacket)
+		c.room = slices.Grow(c.room, c.longest)
 		free := c.room[len(c.room):cap(c.room)]
 		var n int
 		var from unix.Sockaddr
@@ -146,6 +146,14 @@ type answer struct {
 	messages    []message
 	done        bool
 	interrupted bool // the tables changed during the dump, so that some of it may be missing
+}
+
+// result fails with errMoved where some of the answer may be missing.
+func (a *answer) result() ([]message, error) {
+	if a.interrupted {
+		return nil, errMoved
+	}
+	return a.messages, nil
 }
 
 // add takes the messages out of a packet; those that answer an earlier request are left out.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,6 +73,9 @@ func TestAnswer(t *testing.T) {
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("got %v, want %q", err, tt.err)
 			}
+			if messages, err := a.result(); errors.Is(err, errMoved) != tt.interrupted || len(messages) > 0 && tt.interrupted {
+				t.Errorf("the result is %d messages, %v", len(messages), err)
+			}
 			if len(a.messages) != tt.messages || a.done != tt.done || a.interrupted != tt.interrupted {
 				t.Errorf("got %d messages, done %t, interrupted %t", len(a.messages), a.done, a.interrupted)
 			}
@@ -91,12 +95,45 @@ func TestOnlyTheKernelAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	lie := packet(unix.NLMSG_DONE, unix.NLM_F_MULTI, failure(0)...)
-	binary.NativeEndian.PutUint32(lie[8:], c.seq+1)
+	binary.NativeEndian.PutUint32(lie[8:], c.seq)
 	if err := unix.Sendto(other.fd, lie, 0, name); err != nil {
 		t.Fatal(err)
 	}
 	if messages, err := c.ask(getGen); err != nil || len(messages) != 1 {
 		t.Errorf("got %d messages, %v; want what the kernel said", len(messages), err)
+	}
+}
+
+// A packet that does not fit is not taken for a shorter one.
+func TestLongPacket(t *testing.T) {
+	c := nftables(t).dial(t)
+	c.room, c.longest = nil, unix.NLMSG_HDRLEN
+	if messages, err := c.ask(getGen); err == nil || !strings.Contains(err.Error(), "longer than a kernel sends") {
+		t.Errorf("got %d messages, %v", len(messages), err)
+	}
+}
+
+// A kernel that says nothing does not hold anybody up for long.
+func TestNoAnswer(t *testing.T) {
+	c := nftables(t).dial(t)
+	limit, err := unix.GetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
+	if err != nil || time.Duration(limit.Nano()) != answerTimeout {
+		t.Fatalf("the time limit is %v, %v", limit, err)
+	}
+	short := unix.NsecToTimeval(int64(time.Millisecond))
+	if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &short); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.receive(); err == nil || !strings.Contains(err.Error(), "none within") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSignalsEndNothing(t *testing.T) {
+	answers := []error{unix.EINTR, unix.EINTR, unix.EPERM}
+	err := retried(func() (err error) { err, answers = answers[0], answers[1:]; return err })
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("got %v", err)
 	}
 }
 

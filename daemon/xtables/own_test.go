@@ -20,7 +20,7 @@ func TestOwn(t *testing.T) {
 		s := newSandbox(t, tables)
 		plan := dualStack(t)
 		s.write(t, plan)
-		s.shell(t, "IPT -t nat -A OUTPUT -p tcp -j ACCEPT; IP6T -t nat -N OTHERS; IPT -t raw -A OUTPUT -p tcp -j ACCEPT")
+		s.shell(t, "IPT -t nat -A OUTPUT -p tcp -j ACCEPT; IP6T -t nat -N OTHERS; IP6T -t nat -A OTHERS -p tcp -j ACCEPT; IPT -t raw -A OUTPUT -p tcp -j ACCEPT")
 		read := func(tables *Tables) rules.Plan {
 			v4, v6, err := tables.Own(t.Context(), s.ns, plan.Footprint)
 			if err != nil {
