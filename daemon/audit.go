@@ -32,53 +32,86 @@ func (e *Enforcer) LastAudit() (Audit, bool) {
 	return *last, true
 }
 
-// Audit reads the rules of every protected sandbox once in each interval, spread over it, until ctx ends.
-// It is also what notices that a sandbox is gone: runtimes do not always say so.
+// Audit reads the rules of every protected sandbox once in each interval, spread over it, until ctx ends,
+// and tries again where something failed. It is also what notices that a sandbox is gone: runtimes do not
+// always say so.
 func (e *Enforcer) Audit(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		all := e.sandboxes.all()
 		pause := e.policy.Load().AuditInterval / time.Duration(len(all)+1)
 		var pass Audit
+		whole := e.pause(ctx, pause)
 		for _, sandbox := range all {
-			if !sleep(ctx, pause) {
-				return
+			if !whole {
+				break
 			}
 			began := time.Now()
-			e.auditOne(ctx, sandbox, &pass)
+			e.auditOne(ctx, sandbox.Pod.SandboxID, &pass)
 			pass.Took += time.Since(began)
+			whole = e.pause(ctx, pause)
 		}
-		if !sleep(ctx, pause) {
-			return
+		if whole {
+			pass.Ended = time.Now()
+			e.audit.Store(&pass)
 		}
-		pass.Ended = time.Now()
-		e.audit.Store(&pass)
 	}
 }
 
-func sleep(ctx context.Context, pause time.Duration) bool {
+// pause waits; false means that the pass is to be given up: the daemon ends, or has another interval.
+func (e *Enforcer) pause(ctx context.Context, pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
+		return false
+	case <-e.reloaded:
 		return false
 	case <-timer.C:
 		return true
 	}
 }
 
-func (e *Enforcer) auditOne(running context.Context, was Sandbox, pass *Audit) {
-	ctx, cancel := context.WithTimeout(running, auditTimeout)
-	defer cancel()
-	known, ok := e.sandboxes.get(was.Pod.SandboxID)
+func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
+	known, ok := e.sandboxes.get(id)
 	if !ok {
 		return
 	}
-	if !known.enrolled() {
+	var o Outcome
+	switch {
+	case known.State == StatePending:
+		o = e.takeOver(known.Pod)
+	case known.enrolled():
+		pass.Pods++
+		o = e.reread(running, known)
+	default:
 		e.forgetIfGone(known)
 		return
 	}
-	pass.Pods++
-	o := e.try(ctx, begin(Audited, known.Pod), func(ctx context.Context, o *Outcome) error {
+	if o.Drifted {
+		pass.Drifted++
+	}
+	failed := o.Result == Failed || o.Result == Refused
+	switch {
+	case running.Err() != nil: // the daemon ends
+	case errors.Is(o.Err, netns.ErrGone):
+		e.sandboxes.forget(id)
+	case failed && o.Err.Error() == known.Detail: // that was said before
+	case known.State == StatePending:
+		e.conclude(o)
+	case failed || o.Drifted || o.Changed || known.State == StateFailing:
+		e.record(o)
+	} // else it is as it was, or somebody wrote there without changing what counts
+}
+
+// reread looks at a sandbox that is protected, or should be.
+func (e *Enforcer) reread(running context.Context, known Sandbox) Outcome {
+	ctx, cancel := context.WithTimeout(running, auditTimeout)
+	defer cancel()
+	pod := known.Pod
+	pod.Containers = nil // they are in what is known, and events may add to it
+	o := begin(Audited, pod)
+	o.Decision = known.Decision
+	o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 		if known.State != StateFailing {
 			if intact, err := e.intact(ctx, known); err == nil && intact {
 				o.Result = Protected
@@ -88,24 +121,10 @@ func (e *Enforcer) auditOne(running context.Context, was Sandbox, pass *Audit) {
 		return e.settle(ctx, o)
 	})
 	o.Took = time.Since(o.Began)
-	switch {
-	case running.Err() != nil: // the daemon ends
-		return
-	case errors.Is(o.Err, netns.ErrGone):
-		e.sandboxes.forget(known.Pod.SandboxID)
-		return
-	case o.Drifted || o.Err != nil:
-		pass.Drifted++
-	default: // as it was, or somebody wrote there without changing what counts
-		return
-	}
-	e.record(o)
+	return o
 }
 
 func (e *Enforcer) forgetIfGone(known Sandbox) {
-	if known.Pod.NetNS == "" {
-		return
-	}
 	ns, err := netns.Open(known.Pod.NetNS, e.host)
 	if err == nil {
 		ns.Close()

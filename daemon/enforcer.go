@@ -51,6 +51,9 @@ type Enforcer struct {
 	// Stop ends a sandbox so that the kubelet makes a new one; nil where that is not possible. It is set
 	// before the first pod.
 	Stop func(ctx context.Context, sandboxID string) error
+	// Others tells whether another meshnetd runs on this node, as in a rolling update; nil is no. It is set
+	// before the first pod.
+	Others func() bool
 
 	host      []netns.ID
 	firewall  Firewall
@@ -58,19 +61,26 @@ type Enforcer struct {
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
 	audit     atomic.Pointer[Audit]
+	reloaded  chan struct{} // tells the auditor that its interval may be another one
 }
 
 // New returns an Enforcer that has seen no pod yet. record is called once for every outcome, and must not
 // block.
 func New(policy Policy, host []netns.ID, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, firewall: firewall, record: record}
+	e := &Enforcer{host: host, firewall: firewall, record: record, reloaded: make(chan struct{}, 1)}
 	e.SetPolicy(policy)
 	return e
 }
 
 // SetPolicy replaces the policy. It holds for pods that are looked at from now on: the rules of running
 // pods stay.
-func (e *Enforcer) SetPolicy(policy Policy) { e.policy.Store(&policy) }
+func (e *Enforcer) SetPolicy(policy Policy) {
+	e.policy.Store(&policy)
+	select {
+	case e.reloaded <- struct{}{}:
+	default:
+	}
+}
 
 // Sandboxes returns what is known of every pod of the mesh, by namespace and name.
 func (e *Enforcer) Sandboxes() []Sandbox { return e.sandboxes.all() }
@@ -93,11 +103,10 @@ func begin(trigger Trigger, pod rules.Pod) Outcome {
 
 func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
-	if !ok || known.Decision.Action != rules.Enrol {
-		o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
-		e.decide(&o)
-		if o.Result == Skipped {
-			e.exempt(o)
+	o.Decision = known.Decision // in case that no time is left for another
+	if !ok {
+		if e.decide(&o); e.shownByContainers(o) {
+			o.Result = ""
 		}
 	}
 	if o.undecided() {
@@ -111,10 +120,17 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 // said is kept.
 func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
 	o = e.within(ctx, o, work)
-	if known, ok := e.sandboxes.get(o.Pod.SandboxID); ok && o.Result == Failed {
-		known.State, known.Since, known.Detail, known.fingerprint = StateFailing, time.Now(), o.Err.Error(), ""
-		e.sandboxes.put(known)
+	if o.Result != Failed && o.Result != Refused {
+		return o
 	}
+	e.sandboxes.amend(o.Pod.SandboxID, func(sb *Sandbox) {
+		switch {
+		case sb.State == StatePending || sb.State == StateFailing:
+			sb.Detail = o.Err.Error()
+		case o.Result == Failed && sb.enrolled(): // a container that is refused leaves its sandbox as it is
+			sb.State, sb.Since, sb.Detail, sb.fingerprint = StateFailing, time.Now(), o.Err.Error(), ""
+		}
+	})
 	return o
 }
 

@@ -183,7 +183,6 @@ func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 }
 
 func TestEvents(t *testing.T) {
-	runs := rules.Pod{Containers: []rules.Container{{Name: "app"}, {Name: "other", Running: true}}}
 	for _, tt := range []struct {
 		o    Outcome
 		want string
@@ -191,8 +190,8 @@ func TestEvents(t *testing.T) {
 		{Outcome{Result: Protected, Trigger: SandboxStarted, Changed: true}, EventProtected},
 		{Outcome{Result: Protected, Trigger: Takeover}, EventProtected},
 		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, EventProtected},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Pod: runs}, EventLate},
-		{Outcome{Result: Protected, Trigger: Takeover, Outdated: true, Pod: runs}, EventOutdated},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Running: true}, EventLate},
+		{Outcome{Result: Protected, Trigger: Takeover, Outdated: true, Running: true}, EventOutdated},
 		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true}, EventProtected},
 		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, Known: true}, EventRepaired},
 		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, Known: true, Refined: true}, EventRefined},
@@ -227,7 +226,7 @@ func TestLogLines(t *testing.T) {
 		{Outcome{Result: Skipped}, slog.LevelInfo, ""},
 		{Outcome{Result: Skipped}, slog.LevelDebug, "level=DEBUG"},
 		{Outcome{Result: Protected}, slog.LevelInfo, "level=INFO"},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Pod: rules.Pod{Containers: []rules.Container{{Running: true}}}},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Running: true},
 			slog.LevelInfo, "level=WARN"},
 		{Outcome{Result: Failed, Err: errors.New("why")}, slog.LevelInfo, "level=ERROR msg=why event=pod_blocked"},
 		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},

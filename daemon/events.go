@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/recovered"
 )
 
 // The events of pods. Scripts rely on these words.
@@ -62,7 +63,7 @@ func (o Outcome) protectedEvent() string {
 		return EventRepaired
 	case o.Outdated:
 		return EventOutdated
-	case o.Trigger == Takeover && o.Changed && o.running():
+	case o.Trigger == Takeover && o.Changed && o.Running:
 		return EventLate
 	case o.Trigger == ContainerCreated && o.Known && o.Changed && o.Refined:
 		return EventRefined
@@ -174,6 +175,10 @@ func write(log *slog.Logger, backend string, o Outcome) {
 	}
 	if o.Err != nil {
 		attributes = append(attributes, slog.String("stage", string(o.Stage)))
+	}
+	var bug *recovered.Panic
+	if errors.As(o.Err, &bug) {
+		attributes = append(attributes, slog.String("stack", bug.Stack))
 	}
 	for _, note := range o.Plan.Notes {
 		attributes = append(attributes, slog.String("note", note))

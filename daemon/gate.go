@@ -39,18 +39,17 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		o = e.identify(e.enforce(ctx, o), c)
 	}
 	if o.Error() == nil {
-		e.sandboxes.admit(pod.SandboxID, c)
+		// The proxy, and with it the ids that go around the mesh, may come after it.
+		e.sandboxes.amend(pod.SandboxID, func(sb *Sandbox) { sb.Users = overlay(sb.Users, users(c)) })
 	}
-	if !settled || o.Impostor != "" {
-		e.news(o)
-	}
+	e.news(o)
 	return o
 }
 
-// news records what happened at a container, unless nothing did: its pod is outside the mesh, and that was
-// said when its sandbox came.
+// news records what happened at a container, unless nothing did: its pod is outside the mesh or protected,
+// and that was said before.
 func (e *Enforcer) news(o Outcome) {
-	if o.Result != Skipped || o.Changed {
+	if o.Changed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.Known) {
 		e.record(o)
 	}
 }
@@ -58,7 +57,8 @@ func (e *Enforcer) news(o Outcome) {
 // covers tells whether nothing has to be done for a container: the sandbox is settled, and the container
 // says nothing new.
 func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
-	if s.State == StateUnprotected || s.State == StateFailing || s.Pod.NetNS != pod.NetNS {
+	settled := s.State == StateProtected || s.State == StateOutdated || s.State == StateExempt
+	if !settled || s.Pod.NetNS != pod.NetNS {
 		return false
 	}
 	for _, c := range news {
@@ -94,7 +94,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	if !ok || !known.covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
-		o = e.enforce(ctx, o)
+		o = e.identify(e.enforce(ctx, o), c)
 	} else if o.Known = known.enrolled(); o.Known {
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 			if intact, err := e.intact(ctx, known); err == nil && intact {
@@ -110,9 +110,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		o = elsewhere(o, c)
 	}
 	o.Took = time.Since(o.Began)
-	if o.Result != Protected || o.Trigger != ContainerValidated { // else it is what Admit said already
-		e.news(o)
-	}
+	e.news(o)
 	return o
 }
 
@@ -150,9 +148,6 @@ func (e *Enforcer) intact(ctx context.Context, known Sandbox) (bool, error) {
 	fingerprint, err := e.firewall.Fingerprint(ctx, ns)
 	if err != nil || fingerprint != known.fingerprint {
 		return false, err
-	}
-	if known.State == StateOutdated { // its routes are those of another plan
-		return true, nil
 	}
 	moved, err := routes(ns, known.Plan)
 	return len(moved) == 0, err

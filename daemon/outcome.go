@@ -58,6 +58,7 @@ type Outcome struct {
 	Plan        rules.Plan
 	Result      Result
 	Changed     bool     // the kernel was changed
+	Running     bool     // of Takeover: one of its containers had been started
 	Known       bool     // its rules had been verified before
 	Refined     bool     // its rules are other ones than before: a container said more about it
 	Outdated    bool     // protected by the whole rules of another version or configuration
@@ -96,13 +97,3 @@ func (o Outcome) Error() error {
 
 // undecided tells whether the result is still to come.
 func (o Outcome) undecided() bool { return o.Result == "" }
-
-// running tells whether a container of a pod that is taken over runs already.
-func (o Outcome) running() bool {
-	for _, c := range o.Pod.Containers {
-		if c.Running {
-			return true
-		}
-	}
-	return false
-}

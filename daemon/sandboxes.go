@@ -23,6 +23,7 @@ const (
 	StateProtected   State = "protected"
 	StateOutdated    State = "outdated"    // the rules are whole, and of another version or configuration
 	StateUnprotected State = "unprotected" // runs without its rules, and is left so
+	StatePending     State = "pending"     // was there before meshnetd, and has not been looked at yet, or could not be
 	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
 	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to
 )
@@ -39,6 +40,7 @@ type Sandbox struct {
 	Detail   string
 	Users    []rules.Container // the containers that were let through, with their ids where they are known
 
+	running     bool   // pending: one of its containers had been started
 	fingerprint string // of the namespace when it was last verified; "" where it changed meanwhile
 }
 
@@ -68,9 +70,10 @@ func (s *sandboxes) get(id string) (Sandbox, bool) {
 	return sb, known
 }
 
-// put remembers a sandbox. What has no id is nobody's: a namespace named by hand.
-func (s *sandboxes) put(sb Sandbox) {
-	if sb.Pod.SandboxID == "" {
+// put changes what is known of a sandbox, nothing at first. What has no id is nobody's: a namespace that is
+// named by hand.
+func (s *sandboxes) put(id string, change func(*Sandbox)) {
+	if id == "" {
 		return
 	}
 	s.mu.Lock()
@@ -78,7 +81,19 @@ func (s *sandboxes) put(sb Sandbox) {
 	if s.byID == nil {
 		s.byID = map[string]Sandbox{}
 	}
-	s.byID[sb.Pod.SandboxID] = sb
+	sb := s.byID[id]
+	change(&sb)
+	s.byID[id] = sb
+}
+
+// amend is put for a sandbox that is known; another one stays unknown.
+func (s *sandboxes) amend(id string, change func(*Sandbox)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sb, known := s.byID[id]; known {
+		change(&sb)
+		s.byID[id] = sb
+	}
 }
 
 func (s *sandboxes) forget(id string) {
@@ -122,17 +137,6 @@ func (s *sandboxes) proves(e evidence) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.verified[e]
-}
-
-// admit remembers as whom a container runs: the proxy, and with it the ids that go around the mesh, may come
-// after it.
-func (s *sandboxes) admit(id string, c rules.Container) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sb, known := s.byID[id]; known {
-		sb.Users = overlay(sb.Users, users(c))
-		s.byID[id] = sb
-	}
 }
 
 // users keeps of containers as whom they run.

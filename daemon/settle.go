@@ -19,49 +19,78 @@ import (
 
 // settle looks into the pod's namespace, changes what has to be changed, and remembers the result.
 func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
+	var known Sandbox
 	err := e.visit(ctx, o, func(ns *netns.Namespace) error {
-		// Decided again: with the lock held, nobody learns more about this pod meanwhile.
-		known, _ := e.sandboxes.get(o.Pod.SandboxID)
+		// Read again: with the lock held, nobody learns more about this pod meanwhile.
+		known, _ = e.sandboxes.get(o.Pod.SandboxID)
 		o.Known = known.enrolled()
-		o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
-		o.Stage = StageDecide
-		e.decide(o)
-		switch {
-		case o.Result == Skipped && o.Known:
-			if err := e.clear(ctx, ns, o); err != nil {
-				return err
-			}
-			e.exempt(*o)
-		case o.undecided():
-			if e.overtaken(o, known.Users); o.Result == Refused {
-				return nil
-			}
-			if err := e.plan(ns, o); err != nil {
-				return err
-			}
-			o.Refined = o.Known && known.Plan.Key() != o.Plan.Key()
-			return e.protect(ctx, ns, o)
+		if o.Trigger == Audited && known.NetNS != ns.ID() {
+			return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
 		}
-		return nil
+		return e.settleIn(ctx, ns, o, known)
 	})
-	if known, _ := e.sandboxes.get(o.Pod.SandboxID); errors.Is(err, netns.ErrHost) && !known.enrolled() {
+	if errors.Is(err, netns.ErrHost) && !known.enrolled() && !o.Known {
 		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
 		// namespace of its own is no such pod.
 		o.Pod.HostNetwork = true
 		o.Decision = e.policy.Load().Node.Decide(o.Pod)
 		o.Result = Skipped
+		e.sandboxes.forget(o.Pod.SandboxID)
 		return nil
 	}
 	return err
 }
 
-// overtaken refuses a proxy that runs as a container does which was let through before it: rules for that
-// proxy would let this container go around the mesh.
-func (e *Enforcer) overtaken(o *Outcome, earlier []rules.Container) {
-	if o.Trigger != ContainerCreated || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
+func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome, known Sandbox) error {
+	o.Stage = StageDecide
+	if o.Known && (o.Trigger == Audited || o.Trigger == ContainerValidated) {
+		o.Pod, o.Decision, o.Plan = known.Pod, known.Decision, known.Plan
+		return e.protect(ctx, ns, o)
+	}
+	o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
+	e.decide(o)
+	switch {
+	case e.shownByContainers(*o):
+		if err := e.clear(ctx, ns, o); err != nil {
+			return err
+		}
+		e.remember(o, StateExempt, "")
+		return nil
+	case o.Known && (o.Result == Skipped || (o.Result == Refused && o.Trigger == Takeover)):
+		// It is the configuration that says so now, and that is for pods that start from now on.
+		o.Decision, o.Plan, o.Result, o.Err = known.Decision, known.Plan, "", nil
+		return e.protect(ctx, ns, o)
+	case o.Result == Refused && o.Trigger == Takeover:
+		_, err := e.certified(ctx, ns, o)
+		return err
+	case !o.undecided():
+		return nil
+	}
+	if e.overtaken(o, known); o.Result == Refused {
+		return nil
+	}
+	if err := e.plan(ns, o); err != nil {
+		return err
+	}
+	o.Refined = o.Known && known.Plan.Key() != o.Plan.Key()
+	return e.protect(ctx, ns, o)
+}
+
+// shownByContainers tells whether only its containers show that a pod is to be left alone.
+func (e *Enforcer) shownByContainers(o Outcome) bool {
+	bare := o.Pod
+	bare.Containers = nil
+	return o.Result == Skipped && len(o.Pod.Containers) > 0 && e.policy.Load().Node.Decide(bare).Action == rules.Enrol
+}
+
+// overtaken refuses a proxy that comes to run as a container does which was let through before it: rules
+// for that proxy would let this container go around the mesh.
+func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
+	was, is := known.Decision.Proxy, o.Decision.Proxy
+	if !o.Known || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
 		return
 	}
-	for _, c := range earlier {
+	for _, c := range known.Users {
 		if o.Impostor = o.Decision.Impostor(c); o.Impostor != "" {
 			o.Result, o.Err = Refused, errors.New(o.Impostor)
 			return
@@ -78,25 +107,27 @@ func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome)
 		return e.make(ctx, ns, o)
 	case ContainerValidated, Takeover, Audited:
 	}
-	condition, err := e.inspect(ctx, ns, o)
-	if err != nil {
+	if whole, err := e.inspect(ctx, ns, o); err != nil || whole {
 		return err
 	}
-	o.Drifted = condition == broken && o.Known
+	// Another plan that is whole is one of an earlier meshnetd, or of one that is taking over from this one.
+	replace := o.Trigger == Takeover && policy.ReplaceOutdated
+	if !replace && (o.Trigger == Takeover || (e.Others != nil && e.Others())) {
+		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
+			return err
+		}
+	}
+	o.Drifted = o.Known
 	switch {
-	case condition == whole:
-		return nil
-	case condition == outdated && (o.Trigger != Takeover || !policy.ReplaceOutdated):
-		return nil
 	case o.Trigger == ContainerValidated:
 		return fmt.Errorf("the sandbox has lost its rules: %s", strings.Join(o.Differences, "; "))
-	case o.Trigger == Takeover && condition == broken && o.running() && policy.CatchUp != config.CatchUpApply,
+	case o.Trigger == Takeover && o.Running && policy.CatchUp != config.CatchUpApply && !replace,
 		o.Trigger == Audited && policy.OnDrift != config.DriftRepair:
 		o.Result = Unprotected
 		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", strings.Join(o.Differences, "; "))
 		e.remember(o, StateUnprotected, "")
 		return nil
-	case o.Drifted && o.Trigger == Audited:
+	case o.Trigger == Audited:
 		e.record(found(*o))
 	}
 	return e.make(ctx, ns, o)
@@ -104,7 +135,7 @@ func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome)
 
 // found is the outcome that says what was found, before it is repaired.
 func found(o Outcome) Outcome {
-	o.Result = Unprotected
+	o.Result, o.Took = Unprotected, time.Since(o.Began)
 	o.Err = fmt.Errorf("the pod's rules were changed: %s", strings.Join(o.Differences, "; "))
 	return o
 }
@@ -136,41 +167,21 @@ func (e *Enforcer) make(ctx context.Context, ns *netns.Namespace, o *Outcome) er
 	return e.protected(ns, o, fingerprint)
 }
 
-// condition is how a namespace holds the rules of its pod.
-type condition int
-
-const (
-	whole    condition = iota // exactly the plan
-	outdated                  // exactly another plan that meshnetd verified there
-	broken
-)
-
-// inspect reads the kernel and changes nothing but the label. It remembers what needs no change.
-func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome) (condition, error) {
+// inspect tells whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
+// nothing but the label.
+func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome) (whole bool, err error) {
 	o.Stage = StageVerify
 	fingerprint, held, err := e.held(ctx, ns, o.Plan)
 	if err != nil {
-		return broken, err
+		return false, err
 	}
-	if held {
-		return whole, e.protected(ns, o, fingerprint)
+	if !held {
+		if o.Differences, err = e.differences(ctx, ns, o); err != nil || len(o.Differences) > 0 {
+			return false, err
+		}
+		fingerprint = e.learn(ctx, ns, o.Plan, fingerprint)
 	}
-	if o.Differences, err = e.differences(ctx, ns, o); err != nil {
-		return broken, err
-	}
-	if len(o.Differences) == 0 {
-		return whole, e.protected(ns, o, e.learn(ctx, ns, o.Plan, fingerprint))
-	}
-	certified, err := e.certified(ctx, ns)
-	if err != nil {
-		return broken, err
-	}
-	if !certified {
-		return broken, nil
-	}
-	o.Result, o.Outdated = Protected, true
-	e.remember(o, StateOutdated, e.still(ctx, ns, fingerprint))
-	return outdated, nil
+	return true, e.protected(ns, o, fingerprint)
 }
 
 // held compares what costs little: a fingerprint that a namespace had which held the same plan, and the
@@ -206,12 +217,18 @@ func (e *Enforcer) still(ctx context.Context, ns *netns.Namespace, before string
 }
 
 // certified tells whether the namespace holds exactly the rules that its label names: those that an
-// earlier meshnetd, or one with another configuration, verified there.
-func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace) (bool, error) {
+// earlier meshnetd, or one with another configuration, verified there. The sandbox is then remembered with
+// them. A pod with NET_ADMIN can write a label too; so this is asked only of a pod that is taken over, and
+// while another meshnetd runs.
+func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcome) (bool, error) {
 	footprint := e.nothing().Footprint
+	fingerprint, err := e.firewall.Fingerprint(ctx, ns)
+	if err != nil {
+		return false, err
+	}
 	var label string
 	var own rules.Plan
-	err := ns.Do(func() (err error) {
+	err = ns.Do(func() (err error) {
 		if label, err = routing.Label(); err == nil && label != "" {
 			own, err = routing.Own(footprint)
 		}
@@ -223,7 +240,13 @@ func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace) (bool, er
 	if own.V4, own.V6, err = e.firewall.Own(ctx, ns, footprint); err != nil {
 		return false, err
 	}
-	return own.Key() == label, nil
+	own.Footprint = footprint
+	if own.Rules() == 0 || own.Key() != label {
+		return false, nil
+	}
+	o.Plan, o.Result, o.Err, o.Outdated, o.Differences = own, Protected, nil, true, nil
+	e.remember(o, StateOutdated, e.still(ctx, ns, fingerprint))
+	return true, nil
 }
 
 // protected labels the namespace with the plan it was read to hold, and remembers the sandbox.
@@ -243,18 +266,10 @@ func (e *Enforcer) remember(o *Outcome, state State, fingerprint string) {
 	}
 	pod := o.Pod
 	pod.Containers = e.refining(pod.Containers)
-	known, _ := e.sandboxes.get(pod.SandboxID)
-	e.sandboxes.put(Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, NetNS: o.NetNS,
-		Since: time.Now(), Took: time.Since(o.Began), Detail: detail,
-		Users: overlay(known.Users, users(o.Pod.Containers...)), fingerprint: fingerprint})
-}
-
-// exempt remembers a pod that only its containers show to have no sidecar: the next container of it is
-// not asked, and must not bring rules.
-func (e *Enforcer) exempt(o Outcome) {
-	if len(e.refining(o.Pod.Containers)) > 0 {
-		e.remember(&o, StateExempt, "")
-	}
+	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
+		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, NetNS: o.NetNS, Since: time.Now(),
+			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, fingerprint: fingerprint}
+	})
 }
 
 // refining returns the containers that say more about their pod, with what they say only.
@@ -272,15 +287,24 @@ func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
 // clear takes the rules out of the namespace.
 func (e *Enforcer) clear(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
 	o.Plan = e.nothing()
-	if err := e.apply(ctx, ns, o); err != nil {
-		return err
-	}
-	diffs, err := e.differences(ctx, ns, o)
+	fingerprint, held, err := e.held(ctx, ns, o.Plan)
 	if err != nil {
 		return err
 	}
-	if len(diffs) > 0 {
-		return fmt.Errorf("the rules could not be taken out: %s", strings.Join(diffs, "; "))
+	if !held {
+		if err := e.apply(ctx, ns, o); err != nil {
+			return err
+		}
+		diffs, err := e.differences(ctx, ns, o)
+		if err != nil {
+			return err
+		}
+		if len(diffs) > 0 {
+			return fmt.Errorf("the rules could not be taken out: %s", strings.Join(diffs, "; "))
+		}
+		if !o.Changed {
+			e.learn(ctx, ns, o.Plan, fingerprint)
+		}
 	}
 	return ns.Do(func() error { return routing.SetLabel("") })
 }

@@ -7,6 +7,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,12 +26,15 @@ const (
 // of the node meanwhile.
 func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	e.sandboxes.keep(pods)
+	for _, pod := range pods { // before any event can come: what their containers say is told only once
+		e.expect(pod)
+	}
 	queue := make(chan rules.Pod)
 	var workers sync.WaitGroup
 	for range takeoverWorkers {
 		workers.Go(func() {
 			for pod := range queue {
-				e.takeOver(pod)
+				e.conclude(e.takeOver(pod))
 			}
 		})
 	}
@@ -49,10 +53,40 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	}
 }
 
-func (e *Enforcer) takeOver(pod rules.Pod) {
+// expect remembers a pod that is to be taken over, with what its containers say.
+func (e *Enforcer) expect(pod rules.Pod) {
+	o := begin(Takeover, pod)
+	e.decide(&o)
+	if (o.Result == Skipped && !e.shownByContainers(o)) || pod.NetNS == "" {
+		return // there will be nothing to remember
+	}
+	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
+		if sb.State == "" {
+			*sb = Sandbox{Pod: pod, State: StatePending, Decision: o.Decision, Since: time.Now()}
+			sb.Pod.Containers = nil
+		}
+		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
+		sb.Pod.Containers = overlay(sb.Pod.Containers, e.refining(pod.Containers))
+		sb.Users = overlay(sb.Users, users(pod.Containers...))
+	})
+}
+
+// takeOver looks at one pod.
+func (e *Enforcer) takeOver(pod rules.Pod) Outcome {
 	ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
 	defer cancel()
-	o := e.enforce(ctx, begin(Takeover, pod))
+	o := begin(Takeover, pod)
+	if known, expected := e.sandboxes.get(pod.SandboxID); expected {
+		o.Running, o.Pod.Containers = known.running, nil // they are in what is known, and events may have added to it
+	}
+	return e.enforce(ctx, o)
+}
+
+// conclude records what became of a pod that was taken over, or stops it as the configuration says.
+func (e *Enforcer) conclude(o Outcome) {
+	if o.gone() {
+		e.sandboxes.forget(o.Pod.SandboxID)
+	}
 	if o.Result == Unprotected && e.policy.Load().CatchUp == config.CatchUpStop && e.Stop != nil {
 		// Not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us.
 		go e.stop(o)

@@ -129,7 +129,7 @@ func (h *hooks) ValidateContainerAdjustment(ctx context.Context, req *api.Valida
 // late lets it run without rules.
 func (h *hooks) ask(ctx context.Context, pod rules.Pod, question func(context.Context) error) error {
 	if !h.enter() {
-		return errStopping
+		return h.askFromMemory(ctx, pod, question)
 	}
 	defer h.busy.Done()
 	ctx, cancel := budget(ctx, h.timeout())
@@ -147,6 +147,17 @@ func (h *hooks) ask(ctx context.Context, pod rules.Pod, question func(context.Co
 	case <-time.After(answerMargin / 3):
 		return fmt.Errorf("meshnetd did not finish pod %s in time: %w", pod, ctx.Err())
 	}
+}
+
+// askFromMemory is for the time in which meshnetd is being stopped: what takes no time is still answered,
+// so that the rest of the node goes on, and everything else is refused.
+func (h *hooks) askFromMemory(ctx context.Context, pod rules.Pod, question func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	if h.guard(pod.String(), func() error { return question(ctx) }) != nil {
+		return errStopping
+	}
+	return nil
 }
 
 // guard makes a panic an error: one pod that we cannot handle must not take the daemon from the others.

@@ -143,10 +143,24 @@ func TestPanicBecomesAnError(t *testing.T) {
 	h.drain() // a panic that stays counted as busy would block the end for ever
 }
 
+// What takes time is refused while meshnetd is being stopped; what is known is still answered.
 func TestStoppingHooks(t *testing.T) {
-	enforcer := &pods{}
+	known := func(ctx context.Context, pod rules.Pod) error {
+		if pod.SandboxID == "known" {
+			return nil
+		}
+		return ctx.Err()
+	}
+	of := func(ctx context.Context, pod rules.Pod, _ rules.Container) error { return known(ctx, pod) }
+	enforcer := &pods{enforce: known, admit: of, validate: of}
 	h := newHooks(enforcer, &events{})
 	h.drain()
+	if err := h.RunPodSandbox(t.Context(), meshed("known")); err != nil {
+		t.Errorf("RunPodSandbox of what is known: %v", err)
+	}
+	if _, _, err := h.CreateContainer(t.Context(), meshed("known"), nil); err != nil {
+		t.Errorf("CreateContainer of what is known: %v", err)
+	}
 	if err := h.RunPodSandbox(t.Context(), meshed("a")); !errors.Is(err, errStopping) {
 		t.Errorf("RunPodSandbox: %v", err)
 	}
@@ -159,8 +173,8 @@ func TestStoppingHooks(t *testing.T) {
 	if err := h.ValidateContainerAdjustment(t.Context(), &api.ValidateContainerAdjustmentRequest{Pod: meshed("a")}); !errors.Is(err, errStopping) {
 		t.Errorf("ValidateContainerAdjustment: %v", err)
 	}
-	if len(enforcer.enforced)+len(enforcer.admitted)+len(enforcer.validated)+len(enforcer.synced) != 0 {
-		t.Errorf("asked about %v, %v, %v, %v", enforcer.enforced, enforcer.admitted, enforcer.validated, enforcer.synced)
+	if len(enforcer.synced) != 0 {
+		t.Errorf("pods taken over: %v", enforcer.synced)
 	}
 }
 

@@ -19,7 +19,7 @@ func blocked() (enforcer *pods, entered, release chan struct{}) {
 	entered, release = make(chan struct{}), make(chan struct{})
 	return &pods{enforce: func(ctx context.Context, pod rules.Pod) error {
 		if pod.Name != "slow" {
-			return nil
+			return ctx.Err()
 		}
 		close(entered)
 		select {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Action is what is to be done with a pod.
@@ -107,7 +108,14 @@ type InputError struct {
 	Problem string
 }
 
+// longestValue is how many bytes of a value are shown: a Kubernetes event has room for 1024 in all.
+const longestValue = 80
+
 // Error names the place, the value and what is wrong with it.
 func (e *InputError) Error() string {
-	return fmt.Sprintf("%s: %q: %s", e.Place, e.Value, e.Problem)
+	value := e.Value
+	if len(value) > longestValue {
+		value = strings.ToValidUTF8(value[:longestValue], "") + "..."
+	}
+	return fmt.Sprintf("%s: %q: %s", e.Place, value, e.Problem)
 }

@@ -19,6 +19,9 @@ import (
 
 // reloadOnHangup reads the configuration again at each SIGHUP until ctx ends. A bad one changes nothing.
 func reloadOnHangup(ctx context.Context, file string, running config.Config, enforcer *daemon.Enforcer, log *slog.Logger) {
+	if _, err := os.Stat(defaultConfigFile); file == "" && err == nil {
+		file = defaultConfigFile // it was read at the start: if it is gone at a reload, that is an error
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	go func() {
@@ -36,7 +39,7 @@ func reloadOnHangup(ctx context.Context, file string, running config.Config, enf
 				continue
 			}
 			enforcer.SetPolicy(policy(next))
-			log.Info("configuration reloaded: it holds for pods that start from now on", "event", "config_reloaded")
+			log.Info("configuration reloaded: it holds for what starts from now on; the rules of running pods stay", "event", "config_reloaded")
 			if keys := needRestart(running, next); len(keys) > 0 {
 				log.Warn("some changes are taken over only when meshnetd is restarted", "event", "config_needs_restart",
 					"keys", strings.Join(keys, ", "))

@@ -71,6 +71,12 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 			}
 		}()
 	}
+	leave, err := netns.Announce()
+	if err != nil {
+		return &exit{exitFailed, err}
+	}
+	defer leave()
+	enforcer.Others = netns.Others
 	reloadOnHangup(ctx, file, cfg, enforcer, log)
 	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,

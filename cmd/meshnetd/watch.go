@@ -66,7 +66,7 @@ func (w *watch) runtimeName() string {
 func (w *watch) status(e *daemon.Enforcer) status.Status {
 	w.mu.Lock()
 	s := status.Status{Version: buildVersion(), Started: w.started, Backend: w.backend, Connected: w.connected,
-		Since: w.since, Synchronized: w.connected, Pods: status.Counts{}, Events: maps.Clone(w.events)}
+		Since: w.since, Pods: status.Counts{}, Events: maps.Clone(w.events)}
 	if rt := w.runtime; rt != nil {
 		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
 			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
@@ -81,5 +81,6 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Plan.Key(),
 			Rules: sb.Plan.Rules(), Backend: w.backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail})
 	}
+	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s
 }

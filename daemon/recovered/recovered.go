@@ -9,11 +9,20 @@ import (
 	"runtime/debug"
 )
 
-// Call calls fn and returns its error, or its panic with the stack as one.
+// Panic is what a panic becomes.
+type Panic struct {
+	Value any
+	Stack string // for the log; whose pod it was does not want to read it
+}
+
+// Error says that it was a panic.
+func (p *Panic) Error() string { return fmt.Sprintf("a bug of meshnetd: panic: %v", p.Value) }
+
+// Call calls fn and returns its error, or its panic as a *Panic.
 func Call(fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			err = &Panic{r, string(debug.Stack())}
 		}
 	}()
 	return fn()

@@ -50,8 +50,10 @@ func (in *Intent) refine(pod rules.Pod, proxies []string) error {
 		if err := in.applyUser(*proxy); err != nil {
 			return err
 		}
-		if err := in.applyEnvironment(proxy.Env); err != nil {
-			return err
+		if proxy.Env != nil { // nil is not known, which is not empty
+			if err := in.applyEnvironment(proxy.Env); err != nil {
+				return err
+			}
 		}
 	}
 	return in.check()

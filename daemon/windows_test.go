@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/routing"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// with returns a copy of the policy with a change.
+func (e *Enforcer) with(change func(*Policy)) {
+	p := *e.policy.Load()
+	change(&p)
+	e.SetPolicy(p)
+}
+
+// auditNow reads one sandbox as the auditor does.
+func auditNow(t *testing.T, e *Enforcer, id string) Audit {
+	t.Helper()
+	var pass Audit
+	e.auditOne(t.Context(), id, &pass)
+	return pass
+}
+
+func proxyUID(t *testing.T, e *Enforcer, id string) uint32 {
+	t.Helper()
+	known, _ := e.sandboxes.get(id)
+	return known.Decision.Proxy.UID
+}
+
+// A pod that could not be taken over at first is not lost: what its containers say is kept, whoever comes
+// to it next, and the auditor tries again.
+func TestTakeoverFailsAtFirst(t *testing.T) {
+	proxy := container("istio-proxy", 2000)
+	proxy.Running = true
+	for _, next := range []string{"audit", "container"} {
+		m := newMemory()
+		pod := sandbox(t, "web")
+		ctx := limited(t, patience)
+		earlier, _ := newEnforcer(t, m)
+		earlier.Enforce(ctx, SandboxStarted, pod)
+		earlier.Admit(ctx, pod, proxy)
+		held := m.holds(t, pod.NetNS).Key()
+
+		e, r := newEnforcer(t, m)
+		m.failWith(always)
+		taken := pod
+		taken.Containers = []rules.Container{proxy}
+		e.Synchronize(ctx, []rules.Pod{taken})
+		if known, _ := e.sandboxes.get("web"); known.State != StatePending {
+			t.Fatalf("state %q", known.State)
+		}
+		for range 3 {
+			auditNow(t, e, "web")
+		}
+		if got := r.events(); !slices.Equal(got, []string{EventUnprotected}) {
+			t.Errorf("recorded: %v, want one line for one failure", got)
+		}
+		m.failWith(nil)
+		if next == "audit" {
+			auditNow(t, e, "web")
+		} else if o := e.Admit(ctx, pod, app); o.Error() != nil {
+			t.Error(o.Error())
+		}
+		if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(t, e, "web") != 2000 {
+			t.Errorf("by %s: state %q, proxy's user %d", next, known.State, proxyUID(t, e, "web"))
+		}
+		if m.holds(t, pod.NetNS).Key() != held {
+			t.Errorf("by %s: right rules were replaced by wrong ones", next)
+		}
+	}
+}
+
+// Events may come to a pod before its takeover does.
+func TestContainerBeforeItsTakeover(t *testing.T) {
+	m := newMemory()
+	e, _ := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	proxy := container("istio-proxy", 2000)
+	proxy.Running = true
+	taken := sandbox(t, "web")
+	taken.Containers = []rules.Container{proxy}
+	e.expect(taken)
+	pod := taken
+	pod.Containers = nil
+	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(t, e, "web") != 2000 {
+		t.Errorf("%v, proxy's user %d", o.Error(), proxyUID(t, e, "web"))
+	}
+	if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() != nil {
+		t.Error(o.Error())
+	}
+	e.conclude(e.takeOver(taken)) // with what was true before
+	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(t, e, "web") != 3000 {
+		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(t, e, "web"))
+	}
+}
+
+// A new configuration leaves running pods as they are: it takes out no rules, and keeps repairing those
+// that it would not write itself.
+func TestPolicyIsForWhatStarts(t *testing.T) {
+	excluded := func(p *Policy) {
+		d := istio.Standard()
+		d.ExcludeNamespaces = []string{"default"}
+		p.Node.Mesh = istio.Mesh{Defaults: d}
+	}
+	forbidden := func(p *Policy) {
+		p.Node.Annotations = []rules.AnnotationPolicy{{Annotation: "traffic.sidecar.istio.io/excludeOutboundPorts", Otherwise: rules.Refuse}}
+	}
+	for name, change := range map[string]func(*Policy){"excluded": excluded, "forbidden": forbidden} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory()
+			e, r := newEnforcer(t, m)
+			ctx := limited(t, patience)
+			pod := sandbox(t, "web")
+			pod.Annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] = "443"
+			e.Enforce(ctx, SandboxStarted, pod)
+			plan := m.holds(t, pod.NetNS).Key()
+			e.with(change)
+			check := func(when string) {
+				t.Helper()
+				if got := m.holds(t, pod.NetNS).Key(); got != plan {
+					t.Errorf("%s: other rules", when)
+				}
+				if known, _ := e.sandboxes.get("web"); !known.enrolled() {
+					t.Errorf("%s: state %q", when, known.State)
+				}
+				if o := e.Admit(ctx, pod, app); o.Error() != nil {
+					t.Errorf("%s: %v", when, o.Error())
+				}
+			}
+			m.touch(t, pod.NetNS)
+			auditNow(t, e, "web")
+			check("something harmless changed")
+			e.Synchronize(ctx, []rules.Pod{pod})
+			check("the runtime is back")
+			m.put(t, pod.NetNS, rules.Plan{})
+			auditNow(t, e, "web")
+			check("flushed")
+			if got := r.events(); !slices.Contains(got, EventRepaired) || slices.Contains(got, EventUnprotected) {
+				t.Errorf("recorded: %v", got)
+			}
+			after, r := newEnforcer(t, m)
+			after.with(change)
+			after.Synchronize(ctx, []rules.Pod{pod})
+			if m.holds(t, pod.NetNS).Key() != plan || slices.Contains(r.events(), EventUnprotected) {
+				t.Errorf("after a restart: %v", r.events())
+			}
+		})
+	}
+}
+
+// A label is not believed where nothing proves that a meshnetd wrote it: a pod with NET_ADMIN can write one.
+func TestForgedLabel(t *testing.T) {
+	m := newMemory()
+	e, r := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	e.Enforce(ctx, SandboxStarted, pod)
+	whole := m.holds(t, pod.NetNS)
+	d := istio.Standard()
+	d.OutboundPort = 1
+	other, _ := newEnforcer(t, newMemory())
+	other.SetPolicy(standard(rules.Node{Mesh: istio.Mesh{Defaults: d}, RuntimeHandlers: []string{""}}))
+	foreign := other.Enforce(ctx, SandboxStarted, sandbox(t, "other")).Plan
+	forge := func(plan rules.Plan) {
+		t.Helper()
+		ns, err := netns.Open(pod.NetNS, e.Host())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		m.put(t, pod.NetNS, plan)
+		if err := ns.Do(func() error { return routing.SetLabel(plan.Key()) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, plan := range map[string]rules.Plan{"flushed": {Footprint: whole.Footprint}, "another plan": foreign} {
+		forge(plan)
+		if o := e.Validate(ctx, pod, app); o.Error() == nil {
+			t.Errorf("%s: a container was let through", what)
+		}
+		auditNow(t, e, "web")
+		if m.holds(t, pod.NetNS).Key() != whole.Key() {
+			t.Errorf("%s: not repaired", what)
+		}
+	}
+	if got := r.events(); !slices.Contains(got, EventDrift) && !slices.Contains(got, EventRepaired) {
+		t.Errorf("recorded: %v", got)
+	}
+	// Without rules there is nothing that could be whole, not even at a takeover.
+	forge(rules.Plan{Footprint: whole.Footprint})
+	later, _ := newEnforcer(t, m)
+	later.with(func(p *Policy) { p.CatchUp = config.CatchUpApply })
+	later.Synchronize(ctx, []rules.Pod{pod})
+	if m.holds(t, pod.NetNS).Key() != whole.Key() {
+		t.Error("an empty namespace was taken for the rules of another version")
+	}
+	// While another meshnetd runs, whole rules of its plan are left to it.
+	e.Others = func() bool { return true }
+	forge(foreign)
+	if o := e.Validate(ctx, pod, app); o.Error() != nil {
+		t.Errorf("rules of the other daemon: %v", o.Error())
+	}
+	auditNow(t, e, "web")
+	if m.holds(t, pod.NetNS).Key() != foreign.Key() {
+		t.Error("two daemons take each other's rules away")
+	}
+}
+
+// A pod that its containers show to be a gateway has no rules in the end, whatever was known of it.
+func TestGatewayWhateverWasKnown(t *testing.T) {
+	router := rules.Container{Name: "istio-proxy", Args: []string{"proxy", "router"}, Running: true}
+	for _, before := range []string{"rules of an earlier daemon", "left unprotected", "taken over"} {
+		m := newMemory()
+		ctx := limited(t, patience)
+		pod := sandbox(t, "gateway")
+		e, _ := newEnforcer(t, m)
+		switch before {
+		case "rules of an earlier daemon":
+			earlier, _ := newEnforcer(t, m)
+			earlier.Enforce(ctx, SandboxStarted, pod)
+		case "left unprotected":
+			e.with(func(p *Policy) { p.CatchUp = config.CatchUpReport })
+			taken := pod
+			taken.Containers = []rules.Container{{Name: "app", Running: true}}
+			e.Synchronize(ctx, []rules.Pod{taken})
+		case "taken over":
+			earlier, _ := newEnforcer(t, m)
+			earlier.Enforce(ctx, SandboxStarted, pod)
+			taken := pod
+			taken.Containers = []rules.Container{router}
+			e.Synchronize(ctx, []rules.Pod{taken})
+		}
+		for _, c := range []rules.Container{router, app} {
+			if o := e.Admit(ctx, pod, c); o.Result != Skipped {
+				t.Errorf("%s: %s is %s, %v", before, c.Name, o.Result, o.Err)
+			}
+		}
+		if n := m.holds(t, pod.NetNS).Rules(); n != 0 {
+			t.Errorf("%s: a gateway has %d rules", before, n)
+		}
+	}
+}
+
+// A path that leads elsewhere now is not the sandbox any more: the auditor writes nothing there.
+func TestAuditDoesNotFollowAPath(t *testing.T) {
+	m := newMemory()
+	e, r := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	e.Enforce(ctx, SandboxStarted, pod)
+	stranger := nstest.New(t)
+	e.sandboxes.amend("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
+	auditNow(t, e, "web")
+	if n := m.holds(t, stranger.Path).Rules(); n != 0 || len(e.Sandboxes()) != 0 {
+		t.Errorf("%d rules in a namespace that was never this sandbox's; remembered: %d", n, len(e.Sandboxes()))
+	}
+	if got := r.events(); len(got) != 1 {
+		t.Errorf("recorded: %v", got)
+	}
+}
+
+// A sandbox that only the validation comes to know is asked for the proxy's identity too.
+func TestImpostorAtValidation(t *testing.T) {
+	e, _ := newEnforcer(t, newMemory())
+	ctx := limited(t, patience)
+	if o := e.Validate(ctx, sandbox(t, "web"), container("app", 1337)); o.Error() == nil {
+		t.Error("let through")
+	}
+}
+
+// A hostNetwork pod is nothing to remember, and an interval that is shortened holds at once.
+func TestAuditIntervalIsTakenOver(t *testing.T) {
+	e, _ := newEnforcer(t, newMemory())
+	ctx, stop := context.WithCancel(limited(t, patience))
+	defer stop()
+	pod := sandbox(t, "gateway")
+	pod.HostNetwork = true
+	e.Admit(ctx, pod, rules.Container{Name: "istio-proxy", Args: []string{"proxy", "router"}})
+	if n := len(e.Sandboxes()); n != 0 {
+		t.Errorf("%d sandboxes remembered", n)
+	}
+	go e.Audit(ctx) // at the default interval, which is longer than this test waits
+	e.with(func(p *Policy) { p.AuditInterval = 1 })
+	eventually(t, "a pass", func() bool { _, ok := e.LastAudit(); return ok })
+}
