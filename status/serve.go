@@ -52,7 +52,7 @@ func Serve(ctx context.Context, socket string, read func() Status) error {
 	// A client in the middle of an answer asks again: the daemon's end must not wait for it.
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err = server.Serve(&limited{Listener: listener, free: make(chan struct{}, mostClients)})
+	err = server.Serve(&limited{Listener: listener, taken: make(chan struct{}, mostClients), done: ctx.Done()})
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -149,20 +149,26 @@ func replaceable(ctx context.Context, socket string) error {
 }
 
 // limited is a listener with a bound on the connections there are at once, so that no client can use up the
-// daemon's file descriptors. Closing the server closes them all, which lets a waiting Accept go on and fail.
+// daemon's file descriptors. The server waits for Accept before it closes its connections: a wait for a place
+// must end with the context, too.
 type limited struct {
 	net.Listener
-	free chan struct{}
+	taken chan struct{}
+	done  <-chan struct{}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
-	l.free <- struct{}{}
+	select {
+	case l.taken <- struct{}{}:
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
-		<-l.free
+		<-l.taken
 		return nil, err
 	}
-	return &counted{Conn: conn, release: sync.OnceFunc(func() { <-l.free })}, nil
+	return &counted{Conn: conn, release: sync.OnceFunc(func() { <-l.taken })}, nil
 }
 
 type counted struct {

@@ -362,7 +362,7 @@ func (pipes) Accept() (net.Conn, error) {
 
 func TestClientsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &limited{Listener: pipes{}, free: make(chan struct{}, 2)}
+		l := &limited{Listener: pipes{}, taken: make(chan struct{}, 2)}
 		var accepted []net.Conn
 		go func() {
 			for range 3 {
@@ -377,11 +377,12 @@ func TestClientsAreBounded(t *testing.T) {
 		if len(accepted) != 2 {
 			t.Fatalf("%d clients at once, want 2", len(accepted))
 		}
-		accepted[0].Close()
-		accepted[0].Close() // gives one place back, however often it is closed
+		first := accepted[0]
+		first.Close()
+		first.Close() // gives one place back, however often it is closed
 		synctest.Wait()
-		if len(accepted) != 3 || len(l.free) != 2 {
-			t.Errorf("%d clients, %d places taken", len(accepted), len(l.free))
+		if len(accepted) != 3 || len(l.taken) != 2 {
+			t.Errorf("%d clients, %d places taken", len(accepted), len(l.taken))
 		}
 	})
 }
