@@ -64,6 +64,24 @@ func TestProxyRefinesThePod(t *testing.T) {
 	})
 }
 
+// The arguments of istio-validation are those of the mesh's own tool: its ports and ids are the pod's.
+func TestValidationRefinesThePod(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		pod := runPod(t, l, "web", injected())
+		if _, err := pod.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
+			Args: []string{"istio-iptables", "-p", "16001", "-z", "16006", "-u", "2000", "-g", "2000", "--run-validation", "--skip-rule-apply"}}); err != nil {
+			t.Fatal(err)
+		}
+		daemon.event(t, "pod_refined", "default/web")
+		for _, want := range []string{"--to-ports 16001", "--to-ports 16006", "--uid-owner 2000", "--gid-owner 2000"} {
+			if text := saved(t, pod); !strings.Contains(text, want) {
+				t.Errorf("%q is not in\n%s", want, text)
+			}
+		}
+	})
+}
+
 // A pod whose proxy turns out to be a gateway's loses its rules before the proxy starts.
 func TestGatewayLosesItsRules(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
