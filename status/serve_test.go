@@ -115,7 +115,8 @@ func TestDirectoryKeepsItsMode(t *testing.T) {
 	}
 }
 
-// A rolling update: whoever asks is answered at every moment, and by the newer once it is there.
+// A rolling update: whoever asks while the newer one comes is answered, and by that one once it is there. Whoever
+// asked the older one just before its end asks again.
 func TestNewerTakesOver(t *testing.T) {
 	socket := socketIn(t)
 	older := serve(t, socket, "older")
@@ -135,13 +136,13 @@ func TestNewerTakesOver(t *testing.T) {
 		}
 	}()
 	serve(t, socket, "newer")
-	older.stop(t)
-	if s, err := Read(t.Context(), socket); err != nil || s.Version != "newer" {
-		t.Errorf("after the older one's end: %q %v", s.Version, err)
-	}
 	close(stop)
 	if err := <-failed; err != nil {
 		t.Errorf("a moment without an answer: %v", err)
+	}
+	older.stop(t)
+	if s, err := Read(t.Context(), socket); err != nil || s.Version != "newer" {
+		t.Errorf("after the older one's end: %q %v", s.Version, err)
 	}
 }
 
@@ -336,12 +337,14 @@ func TestEndWithClients(t *testing.T) {
 		return Status{Version: "v1", Backend: big}
 	})
 	<-asked // by serveFunc
+	var clients []net.Conn
 	for range 2 * mostClients {
 		conn, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		clients = append(clients, conn)
 		if _, err := io.WriteString(conn, "GET /v1/status HTTP/1.1\r\nHost: m\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -350,6 +353,11 @@ func TestEndWithClients(t *testing.T) {
 		<-asked
 	}
 	d.stop(t)
+	for _, conn := range clients {
+		if answer, _ := io.ReadAll(conn); len(answer) >= len(big) {
+			t.Fatal("a client was answered after the end")
+		}
+	}
 }
 
 // pipes is a listener on which there is always somebody.

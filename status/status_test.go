@@ -49,7 +49,7 @@ func text(s Status) string {
 
 func TestText(t *testing.T) {
 	golden.Check(t, "full.text.golden", text(full()))
-	golden.Check(t, "new.text.golden", text(Status{Version: "v0.3.0", Started: at(10, 1), Backend: "iptables-nft"}))
+	golden.Check(t, "new.text.golden", text(Status{Version: "v0.3.0", Started: at(10, 1).In(time.FixedZone("there", 7200)), Backend: "iptables-nft"}))
 	lost := full()
 	lost.Connected, lost.Synchronized, lost.Audit, lost.Sandboxes = false, false, nil, nil
 	golden.Check(t, "lost.text.golden", text(lost))

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package packaging holds the files a node and a cluster need beside the program. Its tests read them; what they
+// do on a real runtime is shown in integration.
+package packaging
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/meshnetd/meshnetd/config"
+)
+
+const requiredPlugins = "required-plugins.noderesource.dev"
+
+// A drop-in is merged into the node's configuration. One key too many would move its NRI socket, or clear what
+// another administrator wrote.
+func TestDropIns(t *testing.T) {
+	name := config.Default().NRI.Name
+	nri := func(validator map[string]any) map[string]any {
+		return map[string]any{"version": int64(3), "plugins": map[string]any{
+			"io.containerd.nri.v1.nri": map[string]any{"disable": false, "default_validator": validator},
+		}}
+	}
+	for file, want := range map[string]map[string]any{
+		"containerd/meshnetd.toml": nri(map[string]any{"enable": true, "reject_namespace_adjustment": true}),
+		"containerd/meshnetd-required.toml": nri(map[string]any{
+			"enable": true, "reject_namespace_adjustment": true,
+			"required_plugins": []any{name}, "tolerate_missing_plugins_annotation": "",
+		}),
+		"crio/10-meshnetd.conf": {"crio": map[string]any{"nri": map[string]any{
+			"enable_nri": true,
+			"default_validator": map[string]any{
+				"nri_enable_default_validator": true, "nri_validator_reject_namespace_adjustment": true,
+			},
+		}}},
+	} {
+		var got map[string]any
+		if _, err := toml.DecodeFile(file, &got); err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
+		}
+	}
+}
+
+func TestIstioValues(t *testing.T) {
+	var values struct {
+		Pilot struct {
+			CNI struct{ Enabled bool }
+		}
+		SidecarInjectorWebhook struct {
+			InjectedAnnotations map[string]string `yaml:"injectedAnnotations"`
+		} `yaml:"sidecarInjectorWebhook"`
+	}
+	documents := decodeAll(t, "istio/values.yaml", &values)
+	if documents != 1 || !values.Pilot.CNI.Enabled {
+		t.Errorf("%d documents, pilot.cni.enabled = %v", documents, values.Pilot.CNI.Enabled)
+	}
+	annotations := values.SidecarInjectorWebhook.InjectedAnnotations
+	if len(annotations) != 1 || !requires(annotations[requiredPlugins], config.Default().NRI.Name) {
+		t.Errorf("injected annotations %v", annotations)
+	}
+}
+
+// requires tells whether the runtime's validator, which reads YAML, finds the plugin in an annotation's value.
+func requires(value, plugin string) bool {
+	var names []string
+	if err := yaml.Unmarshal([]byte(value), &names); err != nil {
+		return false
+	}
+	return slices.Contains(names, plugin) || slices.Contains(names, "10-"+plugin)
+}
+
+// decodeAll reads as many documents as there are places for them, and returns how many there are. A field that a
+// place does not have is an error.
+func decodeAll(t *testing.T, file string, places ...any) int {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	for i := 0; ; i++ {
+		var place any = new(any)
+		if i < len(places) {
+			place = places[i]
+		}
+		if err := decoder.Decode(place); errors.Is(err, io.EOF) {
+			return i
+		} else if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+	}
+}
