@@ -79,7 +79,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	var o Outcome
 	switch {
 	case known.State == StatePending:
-		o = e.takeOver(known.Pod)
+		o = e.takeOver(running, known.Pod)
 	case known.enrolled():
 		pass.Pods++
 		o = e.reread(running, known)

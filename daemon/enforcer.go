@@ -120,8 +120,8 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 // said is kept.
 func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
 	o = e.within(ctx, o, work)
-	if o.Result != Failed && o.Result != Refused {
-		return o
+	if (o.Result != Failed && o.Result != Refused) || errors.Is(o.Err, context.Canceled) {
+		return o // also where the daemon is being stopped
 	}
 	e.sandboxes.amend(o.Pod.SandboxID, func(sb *Sandbox) {
 		switch {
@@ -164,8 +164,10 @@ func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err e
 
 // decide is the pure part: no system call is made for a pod outside the mesh.
 func (e *Enforcer) decide(o *Outcome) {
-	node := e.policy.Load().Node
-	if err := recovered.Call(func() error { o.Decision = node.Decide(o.Pod); return nil }); err != nil {
+	if o.node.Mesh == nil {
+		o.node = e.policy.Load().Node
+	}
+	if err := recovered.Call(func() error { o.Decision = o.node.Decide(o.Pod); return nil }); err != nil {
 		o.Result, o.Err = Failed, err
 		return
 	}

@@ -43,7 +43,7 @@ func (o Outcome) Event() string {
 		switch {
 		case o.Stopped:
 			return EventStopped
-		case o.Trigger == Audited:
+		case o.Trigger == Audited || o.Drifted:
 			return EventDrift
 		}
 		return EventUnprotected
@@ -59,12 +59,12 @@ func (o Outcome) protectedEvent() string {
 	switch {
 	case o.Impostor != "":
 		return EventImpostor
-	case o.Trigger == Audited:
+	case o.Changed && o.Running:
+		return EventLate
+	case o.Trigger == Audited || o.Drifted:
 		return EventRepaired
 	case o.Outdated:
 		return EventOutdated
-	case o.Trigger == Takeover && o.Changed && o.Running:
-		return EventLate
 	case o.Trigger == ContainerCreated && o.Known && o.Changed && o.Refined:
 		return EventRefined
 	case o.Trigger == ContainerCreated && o.Known && o.Changed:

@@ -25,7 +25,7 @@ import (
 func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
 	o := begin(ContainerCreated, pod)
 	o.Container = c.Name
-	known, ok := e.sandboxes.get(pod.SandboxID)
+	known, ok := e.expected(ctx, pod)
 	settled := ok && known.covers(pod, e.refining([]rules.Container{c}))
 	if settled {
 		o.Known, o.Decision, o.Plan, o.NetNS = known.enrolled(), known.Decision, known.Plan, known.NetNS
@@ -46,9 +46,23 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	return o
 }
 
+// expected returns what is known of a sandbox. One that is still to be taken over is taken over first: what
+// it holds already is not a container's to change.
+func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) {
+	known, ok := e.sandboxes.get(pod.SandboxID)
+	if known.State == StatePending {
+		e.conclude(e.takeOver(ctx, pod))
+		known, ok = e.sandboxes.get(pod.SandboxID)
+	}
+	return known, ok
+}
+
 // news records what happened at a container, unless nothing did: its pod is outside the mesh or protected,
 // and that was said before.
 func (e *Enforcer) news(o Outcome) {
+	if errors.Is(o.Err, context.Canceled) {
+		return // the daemon is being stopped, and the next one is asked again
+	}
 	if o.Changed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.Known) {
 		e.record(o)
 	}
@@ -58,9 +72,11 @@ func (e *Enforcer) news(o Outcome) {
 // says nothing new.
 func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
 	settled := s.State == StateProtected || s.State == StateOutdated || s.State == StateExempt
-	if !settled || s.Pod.NetNS != pod.NetNS {
-		return false
-	}
+	return settled && s.Pod.NetNS == pod.NetNS && s.said(news)
+}
+
+// said tells whether the containers say nothing new.
+func (s Sandbox) said(news []rules.Container) bool {
 	for _, c := range news {
 		if !slices.ContainsFunc(s.Pod.Containers, func(k rules.Container) bool { return reflect.DeepEqual(k, c) }) {
 			return false
@@ -89,7 +105,7 @@ func (e *Enforcer) identify(o Outcome, c rules.Container) Outcome {
 func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
 	o := begin(ContainerValidated, pod)
 	o.Container = c.Name
-	known, ok := e.sandboxes.get(pod.SandboxID)
+	known, ok := e.expected(ctx, pod)
 	news := e.refining([]rules.Container{c})
 	if !ok || !known.covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.

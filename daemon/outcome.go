@@ -71,6 +71,8 @@ type Outcome struct {
 	Err         error    // of Refused, Failed and Unprotected
 	Began       time.Time
 	Took        time.Duration
+
+	node rules.Node // that decided
 }
 
 // Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and

@@ -113,8 +113,20 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 		t.Fatal(o.Err)
 	}
 	bind("moving", "/proc/self/ns/net")
-	if o := e.Validate(limited(t, patience), p, app); o.Error() == nil {
-		t.Errorf("a sandbox that moved to the host's namespace was let through as %s", o.Result)
+	for _, ask := range []func(){
+		func() {},
+		func() { auditNow(t, e, "web") },
+		func() { e.Synchronize(limited(t, patience), []rules.Pod{p}) },
+	} {
+		ask()
+		for range 2 {
+			if o := e.Validate(limited(t, patience), p, app); o.Error() == nil {
+				t.Errorf("validated: a sandbox that moved to the host's namespace was let through as %s", o.Result)
+			}
+			if o := e.Admit(limited(t, patience), p, app); o.Error() == nil {
+				t.Errorf("admitted: a sandbox that moved to the host's namespace was let through as %s", o.Result)
+			}
+		}
 	}
 	if len(m.plans) != 1 {
 		t.Error("the host was written to")

@@ -40,8 +40,9 @@ type Sandbox struct {
 	Detail   string
 	Users    []rules.Container // the containers that were let through, with their ids where they are known
 
-	running     bool   // pending: one of its containers had been started
-	fingerprint string // of the namespace when it was last verified; "" where it changed meanwhile
+	node        rules.Node // that decided
+	running     bool       // one of its containers had been started when it was taken over
+	fingerprint string     // of the namespace when it was last verified; "" where it changed meanwhile
 }
 
 // enrolled tells whether the sandbox is to hold rules.

@@ -19,22 +19,20 @@ import (
 
 // settle looks into the pod's namespace, changes what has to be changed, and remembers the result.
 func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
-	var known Sandbox
 	err := e.visit(ctx, o, func(ns *netns.Namespace) error {
 		// Read again: with the lock held, nobody learns more about this pod meanwhile.
-		known, _ = e.sandboxes.get(o.Pod.SandboxID)
+		known, _ := e.sandboxes.get(o.Pod.SandboxID)
 		o.Known = known.enrolled()
 		if o.Trigger == Audited && known.NetNS != ns.ID() {
 			return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
 		}
 		return e.settleIn(ctx, ns, o, known)
 	})
-	if errors.Is(err, netns.ErrHost) && !known.enrolled() && !o.Known {
+	if known, _ := e.sandboxes.get(o.Pod.SandboxID); errors.Is(err, netns.ErrHost) && known.NetNS == (netns.ID{}) {
 		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
 		// namespace of its own is no such pod.
 		o.Pod.HostNetwork = true
-		o.Decision = e.policy.Load().Node.Decide(o.Pod)
-		o.Result = Skipped
+		e.decide(o)
 		e.sandboxes.forget(o.Pod.SandboxID)
 		return nil
 	}
@@ -43,11 +41,14 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 
 func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome, known Sandbox) error {
 	o.Stage = StageDecide
-	if o.Known && (o.Trigger == Audited || o.Trigger == ContainerValidated) {
-		o.Pod, o.Decision, o.Plan = known.Pod, known.Decision, known.Plan
-		return e.protect(ctx, ns, o)
+	if o.Known && o.Trigger != Takeover && known.said(o.Pod.Containers) {
+		o.Pod, o.Decision, o.Plan, o.node = known.Pod, known.Decision, known.Plan, known.node
+		return e.protect(ctx, ns, o, known)
 	}
 	o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
+	if o.Known { // by what enrolled it: another configuration is for pods that start from now on
+		o.node = known.node
+	}
 	e.decide(o)
 	switch {
 	case e.shownByContainers(*o):
@@ -56,10 +57,6 @@ func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome
 		}
 		e.remember(o, StateExempt, "")
 		return nil
-	case o.Known && (o.Result == Skipped || (o.Result == Refused && o.Trigger == Takeover)):
-		// It is the configuration that says so now, and that is for pods that start from now on.
-		o.Decision, o.Plan, o.Result, o.Err = known.Decision, known.Plan, "", nil
-		return e.protect(ctx, ns, o)
 	case o.Result == Refused && o.Trigger == Takeover:
 		_, err := e.certified(ctx, ns, o)
 		return err
@@ -73,21 +70,24 @@ func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome
 		return err
 	}
 	o.Refined = o.Known && known.Plan.Key() != o.Plan.Key()
-	return e.protect(ctx, ns, o)
+	return e.protect(ctx, ns, o, known)
 }
 
 // shownByContainers tells whether only its containers show that a pod is to be left alone.
 func (e *Enforcer) shownByContainers(o Outcome) bool {
-	bare := o.Pod
-	bare.Containers = nil
-	return o.Result == Skipped && len(o.Pod.Containers) > 0 && e.policy.Load().Node.Decide(bare).Action == rules.Enrol
+	if o.Result != Skipped || len(o.Pod.Containers) == 0 {
+		return false
+	}
+	o.Pod.Containers, o.Result = nil, ""
+	e.decide(&o)
+	return o.undecided()
 }
 
 // overtaken refuses a proxy that comes to run as a container does which was let through before it: rules
 // for that proxy would let this container go around the mesh.
 func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
 	was, is := known.Decision.Proxy, o.Decision.Proxy
-	if !o.Known || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
+	if (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
 		return
 	}
 	for _, c := range known.Users {
@@ -100,10 +100,11 @@ func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
 
 // protect makes the namespace hold the plan. What was there before meshnetd looked is treated as the
 // configuration says: rules of a running pod are not changed without being asked.
-func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
+func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome, known Sandbox) error {
 	policy := e.policy.Load()
 	switch o.Trigger {
 	case SandboxStarted, ContainerCreated, ByHand:
+		o.Running = known.State == StateUnprotected && known.running
 		return e.make(ctx, ns, o)
 	case ContainerValidated, Takeover, Audited:
 	}
@@ -117,17 +118,20 @@ func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome)
 			return err
 		}
 	}
-	o.Drifted = o.Known
+	leave := o.Running && policy.CatchUp != config.CatchUpApply && !replace
+	if o.Known {
+		leave = policy.OnDrift != config.DriftRepair && !replace
+		o.Drifted = known.State != StateFailing && !replace
+	}
 	switch {
 	case o.Trigger == ContainerValidated:
 		return fmt.Errorf("the sandbox has lost its rules: %s", strings.Join(o.Differences, "; "))
-	case o.Trigger == Takeover && o.Running && policy.CatchUp != config.CatchUpApply && !replace,
-		o.Trigger == Audited && policy.OnDrift != config.DriftRepair:
+	case leave:
 		o.Result = Unprotected
 		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", strings.Join(o.Differences, "; "))
 		e.remember(o, StateUnprotected, "")
 		return nil
-	case o.Trigger == Audited:
+	case o.Drifted:
 		e.record(found(*o))
 	}
 	return e.make(ctx, ns, o)
@@ -244,9 +248,23 @@ func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcom
 	if own.Rules() == 0 || own.Key() != label {
 		return false, nil
 	}
+	e.believe(o, own)
 	o.Plan, o.Result, o.Err, o.Outdated, o.Differences = own, Protected, nil, true, nil
 	e.remember(o, StateOutdated, e.still(ctx, ns, fingerprint))
 	return true, nil
+}
+
+// believe makes the decision about a pod one for the rules that it has: these say whose traffic they let
+// pass. What the configuration forbids by now is no reason against them.
+func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
+	if o.Decision.Action != rules.Enrol {
+		o.node.Annotations = nil
+		again := *o
+		again.Result, again.Err = "", nil
+		e.decide(&again)
+		o.Decision = again.Decision
+	}
+	o.Decision.Proxy = o.Decision.Proxy.Of(plan)
 }
 
 // protected labels the namespace with the plan it was read to hold, and remembers the sandbox.
@@ -254,8 +272,13 @@ func (e *Enforcer) protected(ns *netns.Namespace, o *Outcome, fingerprint string
 	if err := ns.Do(func() error { return routing.SetLabel(o.Plan.Key()) }); err != nil {
 		return err
 	}
-	o.Result, o.Outdated = Protected, false
-	e.remember(o, StateProtected, fingerprint)
+	known, _ := e.sandboxes.get(o.Pod.SandboxID)
+	state := StateProtected
+	if o.Outdated = known.State == StateOutdated && known.Plan.Key() == o.Plan.Key(); o.Outdated {
+		state = StateOutdated
+	}
+	o.Result = Protected
+	e.remember(o, state, fingerprint)
 	return nil
 }
 
@@ -268,11 +291,12 @@ func (e *Enforcer) remember(o *Outcome, state State, fingerprint string) {
 	pod.Containers = e.refining(pod.Containers)
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, NetNS: o.NetNS, Since: time.Now(),
-			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, fingerprint: fingerprint}
+			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, node: o.node,
+			running: sb.running, fingerprint: fingerprint}
 	})
 }
 
-// refining returns the containers that say more about their pod, with what they say only.
+// refining returns the containers that say more about their pod, with what they can say.
 func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
 	mesh := e.policy.Load().Node.Mesh
 	var refining []rules.Container

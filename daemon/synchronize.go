@@ -26,22 +26,25 @@ const (
 // of the node meanwhile.
 func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	e.sandboxes.keep(pods)
-	for _, pod := range pods { // before any event can come: what their containers say is told only once
-		e.expect(pod)
+	expected := make([]bool, len(pods))
+	for i, pod := range pods { // before any event can come: what their containers say is told only once
+		expected[i] = e.expect(pod)
 	}
-	queue := make(chan rules.Pod)
+	queue := make(chan int)
 	var workers sync.WaitGroup
 	for range takeoverWorkers {
 		workers.Go(func() {
-			for pod := range queue {
-				e.conclude(e.takeOver(pod))
+			for i := range queue {
+				if known, _ := e.sandboxes.get(pods[i].SandboxID); !expected[i] || known.State == StatePending {
+					e.conclude(e.takeOver(context.Background(), pods[i]))
+				} // else an event or the auditor came first
 			}
 		})
 	}
 	done := make(chan struct{})
 	go func() {
-		for _, pod := range pods {
-			queue <- pod
+		for i := range pods {
+			queue <- i
 		}
 		close(queue)
 		workers.Wait()
@@ -53,27 +56,30 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	}
 }
 
-// expect remembers a pod that is to be taken over, with what its containers say.
-func (e *Enforcer) expect(pod rules.Pod) {
+// expect remembers a pod that is to be taken over, with what its containers say. It returns whether the pod
+// is new.
+func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 	o := begin(Takeover, pod)
 	e.decide(&o)
 	if (o.Result == Skipped && !e.shownByContainers(o)) || pod.NetNS == "" {
-		return // there will be nothing to remember
+		return false // there will be nothing to remember
 	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
 			*sb = Sandbox{Pod: pod, State: StatePending, Decision: o.Decision, Since: time.Now()}
 			sb.Pod.Containers = nil
 		}
+		pending = sb.State == StatePending
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
 		sb.Pod.Containers = overlay(sb.Pod.Containers, e.refining(pod.Containers))
 		sb.Users = overlay(sb.Users, users(pod.Containers...))
 	})
+	return pending
 }
 
 // takeOver looks at one pod.
-func (e *Enforcer) takeOver(pod rules.Pod) Outcome {
-	ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
+func (e *Enforcer) takeOver(ctx context.Context, pod rules.Pod) Outcome {
+	ctx, cancel := context.WithTimeout(ctx, takeoverTimeout)
 	defer cancel()
 	o := begin(Takeover, pod)
 	if known, expected := e.sandboxes.get(pod.SandboxID); expected {

@@ -99,7 +99,7 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() != nil {
 		t.Error(o.Error())
 	}
-	e.conclude(e.takeOver(taken)) // with what was true before
+	e.conclude(e.takeOver(ctx, taken)) // with what was true before
 	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(t, e, "web") != 3000 {
 		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(t, e, "web"))
 	}

@@ -27,3 +27,37 @@ func (d Decision) Impostor(c Container) string {
 	return fmt.Sprintf("container %s runs as %s, as the proxy does: what it sends would go around the mesh. Give it another %s, "+
 		"or ask who runs the node to allow it (proxy_identity in the configuration)", c.Name, strings.Join(ids, " and "), strings.Join(fields, " and "))
 }
+
+// Of returns the proxy with the ids that the rules of a plan name first, where they name any: groups that
+// are merely left out of capture come after it.
+func (p Proxy) Of(plan Plan) Proxy {
+	var uid, gid bool
+	for _, r := range plan.all() {
+		for _, m := range r.Match {
+			switch m := m.(type) {
+			case OwnerUID:
+				if !uid {
+					p.UID, uid = m.ID, true
+				}
+			case OwnerGID:
+				if !gid {
+					p.GID, gid = m.ID, true
+				}
+			}
+		}
+	}
+	return p
+}
+
+// all returns the rules of all chains, IPv4 first.
+func (p Plan) all() []Rule {
+	var all []Rule
+	for _, rs := range p.Rulesets() {
+		for _, t := range rs.Tables {
+			for _, c := range t.Chains {
+				all = append(all, c.Rules...)
+			}
+		}
+	}
+	return all
+}

@@ -22,17 +22,7 @@ type Plan struct {
 func (p Plan) Rulesets() []Ruleset { return []Ruleset{p.V4.of(IPv4), p.V6.of(IPv6)} }
 
 // Rules counts the rules of both families.
-func (p Plan) Rules() int {
-	n := 0
-	for _, rs := range p.Rulesets() {
-		for _, t := range rs.Tables {
-			for _, c := range t.Chains {
-				n += len(c.Rules)
-			}
-		}
-	}
-	return n
-}
+func (p Plan) Rules() int { return len(p.all()) }
 
 // Ruleset is the tables of one family: what a plan wants, or what iptables-save showed.
 type Ruleset struct {

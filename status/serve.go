@@ -53,10 +53,10 @@ func Serve(ctx context.Context, socket string, read func() Status) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	err = server.Serve(&limited{Listener: listener, taken: make(chan struct{}, mostClients), done: ctx.Done()})
+	_ = server.Close() // its connections, which the first one may still be at
 	if ctx.Err() != nil {
 		return nil
 	}
-	_ = server.Close()
 	return fmt.Errorf("serve the status on %s: %w", socket, err)
 }
 

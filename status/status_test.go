@@ -86,3 +86,19 @@ func TestNoDuration(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Absent lists are empty ones for whoever reads the JSON.
+func TestEmptyStatus(t *testing.T) {
+	socket := socketIn(t)
+	runtime := &Runtime{Name: "containerd"}
+	serveFunc(t, socket, "v1", func() Status { return Status{Version: "v1", Runtime: runtime} })
+	got := say(t, socket, "GET /v1/status HTTP/1.0\r\n\r\n")
+	for _, want := range []string{`"pods":{}`, `"events":{}`, `"sandboxes":[]`, `"limits":[]`, "Content-Type: application/json"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in %s", want, got)
+		}
+	}
+	if runtime.Limits != nil {
+		t.Error("the daemon's own status was changed")
+	}
+}

@@ -65,11 +65,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
 	}
 	if cfg.StatusSocket != "" {
-		go func() {
-			if err := status.Serve(ctx, cfg.StatusSocket, func() status.Status { return watch.status(enforcer) }); err != nil {
-				log.Error("the status cannot be asked for", "event", "no_status", "error", err)
-			}
-		}()
+		go serveStatus(ctx, cfg.StatusSocket, func() status.Status { return watch.status(enforcer) }, log)
 	}
 	leave, err := netns.Announce()
 	if err != nil {

@@ -5,6 +5,8 @@
 package main
 
 import (
+	"context"
+	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -83,4 +85,22 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s
+}
+
+// statusPause is how long a socket that cannot be had is left alone: another daemon may hold it.
+const statusPause = 10 * time.Second
+
+// serveStatus serves the status until ctx ends. That it cannot is no reason to leave pods alone.
+func serveStatus(ctx context.Context, socket string, read func() status.Status, log *slog.Logger) {
+	said := false
+	for ctx.Err() == nil {
+		if err := status.Serve(ctx, socket, read); err != nil && !said {
+			log.Error("the status cannot be asked for; trying on", "event", "no_status", "error", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(statusPause):
+		}
+	}
 }
