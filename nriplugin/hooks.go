@@ -94,7 +94,7 @@ func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, co
 		pod := podOf(sandbox)
 		pod.Containers = held[pod.SandboxID]
 		// A stopped sandbox has neither process nor namespace; there is nothing to look at any more.
-		if pod.NetNS != "" || (sandbox.GetPid() != 0 && !pod.HostNetwork) {
+		if pod.NetNS != "" || sandbox.GetPid() != 0 {
 			pods = append(pods, pod)
 		}
 	}

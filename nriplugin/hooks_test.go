@@ -44,8 +44,8 @@ func TestPodOf(t *testing.T) {
 	}{
 		{"no list proves nothing", nil, rules.Pod{}},
 		{"an empty list proves nothing", []*api.LinuxNamespace{}, rules.Pod{}},
-		{"a list without network is the host's", []*api.LinuxNamespace{{Type: "ipc"}, {Type: "mount"}}, rules.Pod{HostNetwork: true}},
-		{"only user is a list too", []*api.LinuxNamespace{{Type: "user"}}, rules.Pod{HostNetwork: true, UserNS: true}},
+		{"a list without network proves nothing", []*api.LinuxNamespace{{Type: "ipc"}, {Type: "mount"}}, rules.Pod{NetNS: "/proc/4711/ns/net"}},
+		{"only user is a list too", []*api.LinuxNamespace{{Type: "user"}}, rules.Pod{NetNS: "/proc/4711/ns/net", UserNS: true}},
 		{"network", []*api.LinuxNamespace{{Type: "network", Path: "/n"}}, rules.Pod{NetNS: "/n"}},
 		{"network of a process", []*api.LinuxNamespace{{Type: "network", Path: "/proc/7/ns/net"}}, rules.Pod{NetNS: "/proc/7/ns/net"}},
 		// CRI-O pins the host's namespace: it is listed like any other, and only its inode tells.
@@ -54,12 +54,13 @@ func TestPodOf(t *testing.T) {
 		{"network without a path", []*api.LinuxNamespace{{Type: "ipc"}, {Type: "network"}}, rules.Pod{}},
 		{"entries that are nil", []*api.LinuxNamespace{nil, {Type: "network", Path: "/n"}, nil}, rules.Pod{NetNS: "/n"}},
 	} {
-		sandbox := &api.PodSandbox{Linux: &api.LinuxPodSandbox{Namespaces: test.namespaces}}
+		sandbox := &api.PodSandbox{Pid: 4711, Linux: &api.LinuxPodSandbox{Namespaces: test.namespaces}}
 		if diff := cmp.Diff(test.want, podOf(sandbox)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
 		}
 	}
-	for name, sandbox := range map[string]*api.PodSandbox{"nil": nil, "empty": {}, "without linux": {Id: ""}} {
+	stopped := &api.PodSandbox{Linux: &api.LinuxPodSandbox{Namespaces: []*api.LinuxNamespace{{Type: "ipc"}}}}
+	for name, sandbox := range map[string]*api.PodSandbox{"nil": nil, "empty": {}, "without linux": {Id: ""}, "stopped": stopped} {
 		if diff := cmp.Diff(rules.Pod{}, podOf(sandbox)); diff != "" {
 			t.Errorf("a sandbox that is %s (-want +got):\n%s", name, diff)
 		}
@@ -241,7 +242,7 @@ func TestSynchronizeKeepsWhatItCannotTell(t *testing.T) {
 	if _, err := h.Synchronize(t.Context(), []*api.PodSandbox{running, stopped, host}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([][]rules.Pod{{podOf(running)}}, enforcer.synced); diff != "" {
+	if diff := cmp.Diff([][]rules.Pod{{podOf(running), podOf(host)}}, enforcer.synced); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -3,6 +3,7 @@
 package nriplugin
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/containerd/nri/pkg/api"
@@ -33,9 +34,12 @@ func podOf(sandbox *api.PodSandbox) rules.Pod {
 			pod.UserNS = true
 		}
 	}
-	// A namespace that a specification does not list is the runtime's own, the host's. No list at all
-	// proves nothing: containerd sends none where it could not read the specification.
-	pod.HostNetwork = len(namespaces) > 0 && !listed
+	// A namespace that a specification does not list is the runtime's own, the host's; but containerd also
+	// leaves out a path that does not exist any more. The pause process is in the namespace that is meant.
+	// No list at all proves nothing: containerd sends none where it could not read the specification.
+	if len(namespaces) > 0 && !listed && sandbox.GetPid() != 0 {
+		pod.NetNS = fmt.Sprintf("/proc/%d/ns/net", sandbox.GetPid())
+	}
 	return pod
 }
 
