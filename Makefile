@@ -7,7 +7,7 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build demo test test-unit bench fuzz lint runtimes deps clean
+.PHONY: help build demo test test-unit bench faults soak fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,18 @@ bench: deps runtimes build ## measure what meshnetd adds to a pod's start, as ra
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
 	$(GO) build -o $(BUILD)/bench ./integration/bench
 	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+
+faults: deps runtimes build ## break everything meshnetd needs, and print what went around the mesh
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
+	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
+	@exec $(BUILD)/faults -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+
+PODS ?= 2000
+
+soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed at random moments
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
+	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
+	@exec $(BUILD)/faults -soak $(PODS) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
 fuzz: ## run every fuzz test for half a minute
 	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' rules config manifest | sed 's/:func /:/' | while IFS=: read -r file name; do \

@@ -115,7 +115,7 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 	bind("moving", "/proc/self/ns/net")
 	for _, ask := range []func(){
 		func() {},
-		func() { auditNow(t, e, "web") },
+		func() { auditNow(t, e) },
 		func() { e.Synchronize(limited(t, patience), []rules.Pod{p}) },
 	} {
 		ask()

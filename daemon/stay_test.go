@@ -50,9 +50,9 @@ func TestWholeRulesStay(t *testing.T) {
 		},
 		"touched and read in vain": func(e *Enforcer, m *memory, pod rules.Pod) {
 			m.touch(t, pod.NetNS)
-			auditNow(t, e, "web")
+			auditNow(t, e)
 			m.failWith(always)
-			auditNow(t, e, "web")
+			auditNow(t, e)
 			m.failWith(nil)
 		},
 	} {
@@ -90,7 +90,7 @@ func TestWholeRulesStay(t *testing.T) {
 		e, _ := newEnforcer(t, m)
 		e.Synchronize(ctx, []rules.Pod{pod})
 		m.touch(t, pod.NetNS)
-		auditNow(t, e, "web")
+		auditNow(t, e)
 		if known, _ := e.sandboxes.get("web"); known.State != StateOutdated {
 			t.Errorf("state %q", known.State)
 		}
@@ -192,7 +192,7 @@ func TestTruth(t *testing.T) {
 	})
 	for range 5 {
 		broken = 0
-		auditNow(t, e, "web")
+		auditNow(t, e)
 	}
 	if got := r.events(); len(got) > 3 {
 		t.Errorf("recorded %v", got)

@@ -24,17 +24,16 @@ func (e *Enforcer) with(change func(*Policy)) {
 	e.SetPolicy(p)
 }
 
-// auditNow reads one sandbox as the auditor does.
-func auditNow(t *testing.T, e *Enforcer, id string) Audit {
+// auditNow reads the sandbox "web" as the auditor does.
+func auditNow(t *testing.T, e *Enforcer) {
 	t.Helper()
 	var pass Audit
-	e.auditOne(t.Context(), id, &pass)
-	return pass
+	e.auditOne(t.Context(), "web", &pass)
 }
 
-func proxyUID(t *testing.T, e *Enforcer, id string) uint32 {
-	t.Helper()
-	known, _ := e.sandboxes.get(id)
+// proxyUID returns whose traffic the rules of the sandbox "web" let pass.
+func proxyUID(e *Enforcer) uint32 {
+	known, _ := e.sandboxes.get("web")
 	return known.Decision.Proxy.UID
 }
 
@@ -61,19 +60,19 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 			t.Fatalf("state %q", known.State)
 		}
 		for range 3 {
-			auditNow(t, e, "web")
+			auditNow(t, e)
 		}
 		if got := r.events(); !slices.Equal(got, []string{EventUnprotected}) {
 			t.Errorf("recorded: %v, want one line for one failure", got)
 		}
 		m.failWith(nil)
 		if next == "audit" {
-			auditNow(t, e, "web")
+			auditNow(t, e)
 		} else if o := e.Admit(ctx, pod, app); o.Error() != nil {
 			t.Error(o.Error())
 		}
-		if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(t, e, "web") != 2000 {
-			t.Errorf("by %s: state %q, proxy's user %d", next, known.State, proxyUID(t, e, "web"))
+		if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(e) != 2000 {
+			t.Errorf("by %s: state %q, proxy's user %d", next, known.State, proxyUID(e))
 		}
 		if m.holds(t, pod.NetNS).Key() != held {
 			t.Errorf("by %s: right rules were replaced by wrong ones", next)
@@ -93,15 +92,15 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	e.expect(taken)
 	pod := taken
 	pod.Containers = nil
-	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(t, e, "web") != 2000 {
-		t.Errorf("%v, proxy's user %d", o.Error(), proxyUID(t, e, "web"))
+	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(e) != 2000 {
+		t.Errorf("%v, proxy's user %d", o.Error(), proxyUID(e))
 	}
 	if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() != nil {
 		t.Error(o.Error())
 	}
 	e.conclude(e.takeOver(ctx, taken)) // with what was true before
-	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(t, e, "web") != 3000 {
-		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(t, e, "web"))
+	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(e) != 3000 {
+		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(e))
 	}
 }
 
@@ -139,12 +138,12 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 				}
 			}
 			m.touch(t, pod.NetNS)
-			auditNow(t, e, "web")
+			auditNow(t, e)
 			check("something harmless changed")
 			e.Synchronize(ctx, []rules.Pod{pod})
 			check("the runtime is back")
 			m.put(t, pod.NetNS, rules.Plan{})
-			auditNow(t, e, "web")
+			auditNow(t, e)
 			check("flushed")
 			if got := r.events(); !slices.Contains(got, EventRepaired) || slices.Contains(got, EventUnprotected) {
 				t.Errorf("recorded: %v", got)
@@ -189,7 +188,7 @@ func TestForgedLabel(t *testing.T) {
 		if o := e.Validate(ctx, pod, app); o.Error() == nil {
 			t.Errorf("%s: a container was let through", what)
 		}
-		auditNow(t, e, "web")
+		auditNow(t, e)
 		if m.holds(t, pod.NetNS).Key() != whole.Key() {
 			t.Errorf("%s: not repaired", what)
 		}
@@ -211,7 +210,7 @@ func TestForgedLabel(t *testing.T) {
 	if o := e.Validate(ctx, pod, app); o.Error() != nil {
 		t.Errorf("rules of the other daemon: %v", o.Error())
 	}
-	auditNow(t, e, "web")
+	auditNow(t, e)
 	if m.holds(t, pod.NetNS).Key() != foreign.Key() {
 		t.Error("two daemons take each other's rules away")
 	}
@@ -261,7 +260,7 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 	e.Enforce(ctx, SandboxStarted, pod)
 	stranger := nstest.New(t)
 	e.sandboxes.amend("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
-	auditNow(t, e, "web")
+	auditNow(t, e)
 	if n := m.holds(t, stranger.Path).Rules(); n != 0 || len(e.Sandboxes()) != 0 {
 		t.Errorf("%d rules in a namespace that was never this sandbox's; remembered: %d", n, len(e.Sandboxes()))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/integration/faults"
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
@@ -81,4 +82,40 @@ func demo(t *testing.T, root, meshnetd string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	return exec.Command(program, "-runtimes", l.Binaries(), "-meshnetd", meshnetd, "-standin", path)
+}
+
+// The README has a row for each fault, and no packet in it where none is allowed: counts differ from run to run,
+// these do not.
+func TestReadmeFaults(t *testing.T) {
+	root, err := lab.FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string][]string{}
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if cells := strings.Split(line, " | "); len(cells) == 7 && strings.HasPrefix(line, "| ") {
+			rows[strings.TrimPrefix(cells[0], "| ")] = cells
+		}
+	}
+	for _, row := range faults.Rows() {
+		cells, ok := rows[row.Fault]
+		switch {
+		case !ok:
+			t.Errorf("no row for %q", row.Fault)
+		case !row.Outside && !row.Hole && cells[2] != "0":
+			t.Errorf("%q: %s packets around the mesh with the guaranteed runtime", row.Fault, cells[2])
+		case !row.Outside && !row.Hole && row.Everywhere && !row.Validators && cells[5] != "0":
+			t.Errorf("%q: %s packets around the mesh with the best-effort runtime", row.Fault, cells[5])
+		}
+		delete(rows, row.Fault)
+	}
+	for fault := range rows {
+		if fault != "fault" && !strings.HasPrefix(fault, "---") {
+			t.Errorf("%q is no fault that is played", fault)
+		}
+	}
 }

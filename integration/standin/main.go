@@ -50,12 +50,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return runConnect(ctx, args, out)
 	case "dial":
 		return runDial(ctx, args, out)
+	case "flood":
+		return runFlood(ctx, args, out)
 	case "proxy":
 		return runProxy(ctx, args, out)
 	case "serve":
 		return runServe(ctx, args, out)
 	default:
-		return fmt.Errorf("unknown mode %q (want pause, connect, dial, proxy or serve)", mode)
+		return fmt.Errorf("unknown mode %q (want pause, connect, dial, flood, proxy or serve)", mode)
 	}
 }
 

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package faults
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/containerd/nri/pkg/api"
+	"golang.org/x/sys/unix"
+)
+
+// runtimeRows are what can happen to the runtime.
+func runtimeRows() []Row {
+	return []Row{
+		{Fault: "NRI socket gone, and meshnetd restarted", begin: socketGone, end: restartRuntime},
+		{Fault: "containerd restarted while 10 pods start", Pods: 10, begin: runtimeRestarted, end: unhook},
+		{Fault: "containerd killed in RunPodSandbox, while 10 pods start", Pods: 10, begin: runtimeKilled, end: resumeRuntime},
+	}
+}
+
+// kernelRows are what can happen to the sandbox and to the programs that write into it.
+func kernelRows() []Row {
+	return []Row{
+		{Fault: "network namespace vanishes in RunPodSandbox", Everywhere: true, begin: vanishInRunPod, end: unhook},
+		{Fault: "network namespace vanishes in CreateContainer", begin: vanishInCreate, end: unhook},
+		{Fault: "network namespace vanishes before the first container, and the rules flushed", begin: vanishAfterRunPod(func(*stage) {}), end: unhook},
+		{Fault: "network namespace vanishes before the first container, the rules flushed, and meshnetd restarted", begin: vanishAfterRunPod(func(s *stage) { s.daemon.Kill() }), end: comeBack},
+		// NRI has let plugins do that for as long as it has had validators.
+		{Fault: "another plugin moves a container to another network namespace", Validators: true, begin: thief, end: unhook},
+		{Fault: "rules flushed between two containers", begin: flushedInCreate(before), end: unhook},
+		{Fault: "rules flushed in CreateContainer, after meshnetd's answer", Validators: true, begin: flushedInCreate(after), end: unhook},
+		{Fault: "iptables-restore hangs", Everywhere: true, begin: told(hang), end: mendPrograms},
+		{Fault: "iptables-restore fails", Everywhere: true, begin: told(fail), end: mendPrograms},
+		{Fault: "iptables-restore says well done and does nothing", Everywhere: true, begin: told(lie), end: mendPrograms},
+		{Fault: "the lock on the namespace is held by another process", Everywhere: true, begin: lockHeld, end: letGo},
+	}
+}
+
+// Rows returns every fault.
+func Rows() []Row { return slices.Concat(daemonRows(), runtimeRows(), kernelRows()) }
+
+// Rows returns the faults that are some on this runtime.
+func (w *World) Rows() []Row {
+	return slices.DeleteFunc(Rows(), func(r Row) bool { return r.Validators && !validates(w.lab.Version()) })
+}
+
+// socketGone removes the socket under a living session, and restarts the daemon: it cannot come back before
+// the runtime makes a new one.
+func socketGone(ctx context.Context, s *stage) error {
+	if err := os.Remove(s.lab.NRISocket()); err != nil {
+		return fmt.Errorf("remove the NRI socket: %w", err)
+	}
+	s.daemon.Kill()
+	connected := make(chan error, 1)
+	go func() {
+		_, err := s.runDaemon(ctx)
+		connected <- err
+	}()
+	s.later(func() { s.failed(<-connected) })
+	return nil
+}
+
+func restartRuntime(ctx context.Context, s *stage) error { return s.lab.Restart(ctx) }
+
+// runtimeRestarted restarts containerd when it has started some of the sandboxes. Nobody waits for it: the
+// pods go on in the first moment in which it answers.
+func runtimeRestarted(ctx context.Context, s *stage) error {
+	var sandboxes atomic.Int64
+	return s.hook(ctx, "updater", after, &plugin{runPod: func(*api.PodSandbox) error {
+		if sandboxes.Add(1) == 3 {
+			s.restartInBackground(ctx)
+		}
+		return nil
+	}})
+}
+
+// runtimeKilled kills containerd once meshnetd has answered for one of the pods.
+func runtimeKilled(ctx context.Context, s *stage) error {
+	pid, err := s.runtimePID()
+	if err != nil {
+		return err
+	}
+	var once sync.Once
+	return s.hook(ctx, "killer", after, &plugin{runPod: func(*api.PodSandbox) error {
+		once.Do(func() { s.failed(syscall.Kill(pid, syscall.SIGKILL)) })
+		return nil
+	}})
+}
+
+func resumeRuntime(ctx context.Context, s *stage) error {
+	if err := unhook(ctx, s); err != nil {
+		return err
+	}
+	s.restartInBackground(ctx)
+	return nil
+}
+
+func (s *stage) restartInBackground(ctx context.Context) {
+	done := make(chan error, 1)
+	go func() { done <- s.lab.Restart(ctx) }()
+	s.later(func() { s.failed(<-done) })
+}
+
+// runtimePID finds this lab's containerd, by its program and its configuration file.
+func (s *stage) runtimePID() (int, error) {
+	program := filepath.Join(s.lab.Binaries(), string(s.lab.Version()), "containerd")
+	config := []byte("\x00" + filepath.Join(s.lab.Dir(), "config.toml") + "\x00")
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, fmt.Errorf("find containerd: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		exe, _ := os.Readlink(filepath.Join("/proc", e.Name(), "exe"))
+		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if exe == program && bytes.Contains(args, config) {
+			return pid, nil
+		}
+	}
+	return 0, errors.New("find containerd: it does not run")
+}
+
+func vanishInRunPod(ctx context.Context, s *stage) error {
+	return s.hook(ctx, "vandal", before, &plugin{runPod: func(sandbox *api.PodSandbox) error { return vanish(sandbox) }})
+}
+
+func vanishInCreate(ctx context.Context, s *stage) error {
+	return s.hook(ctx, "vandal", before, &plugin{create: func(sandbox *api.PodSandbox, _ *api.Container) (*api.ContainerAdjustment, error) {
+		return nil, vanish(sandbox)
+	}})
+}
+
+// vanishAfterRunPod lets the runtime begin the first container without a path to the namespace, which is how
+// a pod of the host's network looks too.
+func vanishAfterRunPod(more func(*stage)) func(context.Context, *stage) error {
+	return func(ctx context.Context, s *stage) error {
+		return s.hook(ctx, "vandal", after, &plugin{runPod: func(sandbox *api.PodSandbox) error {
+			err := errors.Join(flush(ctx, sandbox), vanish(sandbox))
+			more(s)
+			return err
+		}})
+	}
+}
+
+// vanish takes the path away. The namespace itself lives on as long as somebody is in it.
+func vanish(sandbox *api.PodSandbox) error {
+	path, err := pathOf(sandbox)
+	if err != nil {
+		return err
+	}
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// thief gives every container a namespace outside the mesh.
+func thief(ctx context.Context, s *stage) error {
+	return s.hook(ctx, "thief", after, &plugin{create: func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, error) {
+		adjustment := &api.ContainerAdjustment{}
+		adjustment.AddOrReplaceNamespace(&api.LinuxNamespace{Type: "network", Path: s.outsider.NetNS()})
+		return adjustment, nil
+	}})
+}
+
+// flushedInCreate takes the rules away the first time a container of the pod is created.
+func flushedInCreate(index string) func(context.Context, *stage) error {
+	return func(ctx context.Context, s *stage) error { return s.inCreate(ctx, index, func() {}) }
+}
+
+func flush(ctx context.Context, sandbox *api.PodSandbox) error {
+	path, err := pathOf(sandbox)
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, "nsenter", "--net="+path, "sh", "-ec", "iptables-nft -t nat -F; ip6tables-nft -t nat -F").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("flush the rules in %s: %w: %s", path, err, out)
+	}
+	return nil
+}
+
+func told(verb string) func(context.Context, *stage) error {
+	return func(_ context.Context, s *stage) error {
+		return s.tell(verb, "iptables-nft-restore", "ip6tables-nft-restore")
+	}
+}
+
+func mendPrograms(_ context.Context, s *stage) error { return s.programs.obey() }
+
+// lockHeld takes the lock of each namespace before meshnetd can, by the name that two daemons agree on.
+func lockHeld(ctx context.Context, s *stage) error {
+	return s.hook(ctx, "holder", before, &plugin{runPod: func(sandbox *api.PodSandbox) error {
+		path, err := pathOf(sandbox)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return fmt.Errorf("stat %s: %w", path, err)
+		}
+		lock, err := net.ListenPacket("unixgram", fmt.Sprintf("@meshnetd/%d:%d", st.Dev, st.Ino))
+		if err != nil {
+			return fmt.Errorf("hold the lock of %s: %w", path, err)
+		}
+		s.later(func() { _ = lock.Close() })
+		return nil
+	}})
+}
+
+// letGo releases the locks: another namespace may get the number of one that is gone.
+func letGo(ctx context.Context, s *stage) error {
+	if err := unhook(ctx, s); err != nil {
+		return err
+	}
+	s.restore()
+	return nil
+}
