@@ -42,7 +42,9 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome, known Sandbox) error {
 	o.Stage = StageDecide
 	if o.Known && o.Trigger != Takeover && known.said(o.Pod.Containers) {
+		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
 		o.Pod, o.Decision, o.Plan, o.node = known.Pod, known.Decision, known.Plan, known.node
+		o.Pod.NetNS = path
 		return e.protect(ctx, ns, o, known)
 	}
 	o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
@@ -87,7 +89,7 @@ func (e *Enforcer) shownByContainers(o Outcome) bool {
 // for that proxy would let this container go around the mesh.
 func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
 	was, is := known.Decision.Proxy, o.Decision.Proxy
-	if (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
+	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
 		return
 	}
 	for _, c := range known.Users {

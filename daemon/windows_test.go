@@ -6,6 +6,8 @@ package daemon
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -292,4 +294,33 @@ func TestAuditIntervalIsTakenOver(t *testing.T) {
 	go e.Audit(ctx) // at the default interval, which is longer than this test waits
 	e.with(func(p *Policy) { p.AuditInterval = 1 })
 	eventually(t, "a pass", func() bool { _, ok := e.LastAudit(); return ok })
+}
+
+// A runtime that names a sandbox's namespace in another way makes no difference, and is then believed.
+func TestAnotherPathToTheSameNamespace(t *testing.T) {
+	m := newMemory()
+	e, _ := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	e.Enforce(ctx, SandboxStarted, pod)
+	e.Admit(ctx, pod, container("istio-proxy", 2000))
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(pod.NetNS, link); err != nil {
+		t.Fatal(err)
+	}
+	pod.NetNS = link
+	_, applied := m.count()
+	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(e) != 2000 {
+		t.Errorf("%v, proxy's user %d", o.Error(), proxyUID(e))
+	}
+	if known, _ := e.sandboxes.get("web"); known.Pod.NetNS != link {
+		t.Errorf("remembered: %s", known.Pod.NetNS)
+	}
+	m.failWith(always)
+	if o := e.Admit(ctx, pod, app); o.Error() != nil {
+		t.Errorf("not a look-up: %v", o.Error())
+	}
+	if _, now := m.count(); now != applied {
+		t.Error("rules were written again")
+	}
 }
