@@ -260,14 +260,51 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
 	e.Enforce(ctx, SandboxStarted, pod)
-	stranger := nstest.New(t)
-	e.sandboxes.amend("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
-	auditNow(t, e)
-	if n := m.holds(t, stranger.Path).Rules(); n != 0 || len(e.Sandboxes()) != 0 {
-		t.Errorf("%d rules in a namespace that was never this sandbox's; remembered: %d", n, len(e.Sandboxes()))
+	for _, same := range []bool{false, true} { // even if it holds the very same rules
+		e.Enforce(ctx, SandboxStarted, pod)
+		stranger, before := nstest.New(t), rules.Plan{}
+		if same {
+			before = m.holds(t, pod.NetNS)
+			m.put(t, stranger.Path, before)
+		}
+		e.sandboxes.amend("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
+		auditNow(t, e)
+		if m.holds(t, stranger.Path).Key() != before.Key() || len(e.Sandboxes()) != 0 {
+			t.Errorf("a namespace that was never this sandbox's: remembered: %d", len(e.Sandboxes()))
+		}
 	}
-	if got := r.events(); len(got) != 1 {
+	if got := r.events(); slices.Contains(got, EventDrift) || slices.Contains(got, EventUnprotected) {
 		t.Errorf("recorded: %v", got)
+	}
+}
+
+// Routes are part of what is read before a container is created; reading in vain because the daemon ends
+// says nothing about a sandbox.
+func TestValidateReadsRoutes(t *testing.T) {
+	m := newMemory()
+	e, r := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	ns := nstest.New(t)
+	pod := meshed(ns.Path)
+	pod.SandboxID = "web"
+	pod.Annotations["sidecar.istio.io/interceptionMode"] = "TPROXY"
+	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+		t.Fatal(o.Err)
+	}
+	if o := e.Validate(ctx, pod, app); o.Error() != nil {
+		t.Fatal(o.Error())
+	}
+	ns.Run(t, "ip", "rule", "del", "fwmark", "1337")
+	ended, end := context.WithCancel(ctx)
+	end()
+	if o := e.Validate(ended, pod, app); o.Error() == nil {
+		t.Error("let through without an answer")
+	}
+	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || len(r.events()) != 1 {
+		t.Errorf("state %q, recorded %v", known.State, r.events())
+	}
+	if o := e.Validate(ctx, pod, app); o.Error() == nil {
+		t.Error("let through without its policy rule")
 	}
 }
 
