@@ -5,7 +5,6 @@
 package integration
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -59,17 +58,8 @@ func TestSoak(t *testing.T) {
 // openWorld runs a private containerd, and what faults are played on, until the test ends.
 func openWorld(t *testing.T, version lab.Version) *faults.World {
 	t.Helper()
-	binaries, err := lab.FindBinaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts := faults.Options{Lab: lab.Options{Version: version, Binaries: binaries, Log: t.Output()}}
-	if err := opts.Lab.Check(); err != nil {
-		if os.Getenv("MESHNETD_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	opts := faults.Options{Lab: labOptions(t, version)}
+	var err error
 	if opts.Meshnetd, err = binary(); err != nil {
 		t.Fatal(err)
 	}

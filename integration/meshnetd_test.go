@@ -33,20 +33,34 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// startLab runs a private containerd until the test ends.
-func startLab(t *testing.T, version lab.Version) *lab.Lab {
+// labOptions returns how to run a version here, or skips the test where that cannot be, unless skipping is
+// forbidden.
+func labOptions(t *testing.T, version lab.Version) lab.Options {
 	t.Helper()
 	binaries, err := lab.FindBinaries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := lab.Options{Version: version, Binaries: binaries, DualStack: true, Log: t.Output()}
+	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
 	if err := opts.Check(); err != nil {
 		if os.Getenv("MESHNETD_REQUIRE") == "1" {
 			t.Fatal(err)
 		}
 		t.Skip(err)
 	}
+	return opts
+}
+
+// startLab runs a private containerd with dual-stack pods until the test ends.
+func startLab(t *testing.T, version lab.Version) *lab.Lab {
+	t.Helper()
+	opts := labOptions(t, version)
+	opts.DualStack = true
+	return startLabWith(t, opts)
+}
+
+func startLabWith(t *testing.T, opts lab.Options) *lab.Lab {
+	t.Helper()
 	l, err := lab.Start(within(t, time.Minute), opts)
 	if err != nil {
 		t.Fatal(err)

@@ -121,31 +121,13 @@ func TestImportsOfTheLab(t *testing.T) {
 // startLabImporting runs containerd 2.4 with drop-ins until the test ends.
 func startLabImporting(t *testing.T, imports ...string) *lab.Lab {
 	t.Helper()
-	l, err := lab.Start(within(t, time.Minute), packagingOptions(t, imports...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return l
+	return startLabWith(t, packagingOptions(t, imports...))
 }
 
 func packagingOptions(t *testing.T, imports ...string) lab.Options {
 	t.Helper()
-	binaries, err := lab.FindBinaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts := lab.Options{Version: lab.Containerd24, Binaries: binaries, Imports: imports, Log: t.Output()}
-	if err := opts.Check(); err != nil {
-		if os.Getenv("MESHNETD_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	opts := labOptions(t, lab.Containerd24)
+	opts.Imports = imports
 	return opts
 }
 
