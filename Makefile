@@ -27,7 +27,7 @@ test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may
 	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -count=1 -p 1 -timeout 40m ./...
 
 test-unit: ## run the tests that need neither root nor a runtime
-	$(GO) test ./rules/... ./config ./manifest ./cmd/...
+	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging
 
 bench: deps runtimes build ## measure what meshnetd adds to a pod's start, as ratios of one run
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
