@@ -152,25 +152,17 @@ func (e *Enforcer) make(ctx context.Context, ns *netns.Namespace, o *Outcome) er
 	if err != nil {
 		return err
 	}
-	if !held {
-		if err := e.apply(ctx, ns, o); err != nil {
-			return err
-		}
-		if fingerprint, held, err = e.held(ctx, ns, o.Plan); err != nil {
-			return err
-		}
+	if held {
+		return e.protected(ns, o, fingerprint)
 	}
-	if !held {
-		diffs, err := e.differences(ctx, ns, o)
-		if err != nil {
-			return err
-		}
-		if len(diffs) > 0 {
-			return fmt.Errorf("the kernel does not hold what was written: %s", strings.Join(diffs, "; "))
-		}
-		fingerprint = e.learn(ctx, ns, o.Plan, fingerprint)
+	if err := e.apply(ctx, ns, o); err != nil {
+		return err
 	}
-	return e.protected(ns, o, fingerprint)
+	whole, err := e.inspect(ctx, ns, o)
+	if err == nil && !whole {
+		err = fmt.Errorf("the kernel does not hold what was written: %s", strings.Join(o.Differences, "; "))
+	}
+	return err
 }
 
 // inspect tells whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
