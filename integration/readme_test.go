@@ -22,17 +22,24 @@ import (
 // figures are what differs from run to run: the timeline's and the decision's microseconds.
 var figures = regexp.MustCompile(`(?m)^ +\d+  |decided in \d+`)
 
-// Every transcript of the README is what its command prints today.
-func TestReadmeTranscripts(t *testing.T) {
+// readme returns the module's directory and the text of its README.
+func readme(t *testing.T) (root, text string) {
+	t.Helper()
 	root, err := lab.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	content, err := os.ReadFile(filepath.Join(root, "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)```console\n\\$ ([^\n]+)\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	return root, string(content)
+}
+
+// Every transcript of the README is what its command prints today.
+func TestReadmeTranscripts(t *testing.T) {
+	root, text := readme(t)
+	blocks := regexp.MustCompile("(?s)```console\n\\$ ([^\n]+)\n(.*?)```").FindAllStringSubmatch(text, -1)
 	if len(blocks) < 2 {
 		t.Fatalf("%d transcripts found", len(blocks))
 	}
@@ -87,16 +94,9 @@ func demo(t *testing.T, root, meshnetd string) *exec.Cmd {
 // The README has a row for each fault, and no packet in it where none is allowed: counts differ from run to run,
 // these do not.
 func TestReadmeFaults(t *testing.T) {
-	root, err := lab.FindRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, text := readme(t)
 	rows := map[string][]string{}
-	for line := range strings.SplitSeq(string(text), "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		if cells := strings.Split(line, " | "); len(cells) == 7 && strings.HasPrefix(line, "| ") {
 			rows[strings.TrimPrefix(cells[0], "| ")] = cells
 		}

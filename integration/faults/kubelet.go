@@ -196,7 +196,7 @@ func (p *pod) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = poll(ctx, func() (bool, error) {
+	err = lab.Poll(ctx, func() (bool, error) {
 		p.round(ctx)
 		if p.app.running == nil || p.proxy.running == nil {
 			return false, nil

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
 // Size is what a daemon takes of the node.
@@ -86,7 +88,7 @@ func (w *World) belongings() (map[string]bool, error) {
 // takes a dead namespace's interfaces away a little later.
 func (w *World) leftSince(ctx context.Context, before map[string]bool) []string {
 	var left []string
-	err := poll(ctx, func() (bool, error) {
+	err := lab.Poll(ctx, func() (bool, error) {
 		now, err := w.belongings()
 		maps.DeleteFunc(now, func(what string, _ bool) bool { return before[what] })
 		left = slices.Sorted(maps.Keys(now))

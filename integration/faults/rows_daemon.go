@@ -148,7 +148,7 @@ func diskFull(ctx context.Context, s *stage) error {
 		return fmt.Errorf("meshnetd on a full disk: %w", err)
 	}
 	s.later(func() { _ = d.Process.Kill(); _ = d.Wait() })
-	err = poll(ctx, func() (bool, error) {
+	err = lab.Poll(ctx, func() (bool, error) {
 		text, err := os.ReadFile(log.Name())
 		return strings.Contains(string(text), "nri_connected"), err
 	})

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -213,48 +212,12 @@ func (w *World) removePods(ctx context.Context) error {
 // removePod tries until the sandbox is gone, as a kubelet does.
 func (w *World) removePod(ctx context.Context, id string) error {
 	var last error
-	err := poll(ctx, func() (bool, error) {
-		last = w.removePodOnce(ctx, id)
+	err := lab.Poll(ctx, func() (bool, error) {
+		last = w.lab.RemoveSandbox(ctx, id)
 		return last == nil, nil
 	})
 	if err != nil {
 		return fmt.Errorf("remove pod %s: %w", id, errors.Join(err, last))
 	}
 	return nil
-}
-
-// removePodOnce removes the containers first. containerd does that in RemovePodSandbox too, but by taking a
-// lock for reading that it holds already: a plugin that registers in between then stops the node for good.
-func (w *World) removePodOnce(ctx context.Context, id string) error {
-	if _, err := w.lab.CRI().StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
-		return err
-	}
-	containers, err := w.lab.CRI().ListContainers(ctx, &criv1.ListContainersRequest{Filter: &criv1.ContainerFilter{PodSandboxId: id}})
-	if err != nil {
-		return err
-	}
-	for _, c := range containers.GetContainers() {
-		if _, err := w.lab.CRI().RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: c.GetId()}); err != nil {
-			return err
-		}
-	}
-	_, err = w.lab.CRI().RemovePodSandbox(ctx, &criv1.RemovePodSandboxRequest{PodSandboxId: id})
-	return err
-}
-
-// poll calls done until it is true or fails, or ctx ends.
-func poll(ctx context.Context, done func() (bool, error)) error {
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		ok, err := done()
-		if err != nil || ok {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
 }

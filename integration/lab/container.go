@@ -119,7 +119,7 @@ func (c *Container) Start(ctx context.Context) error {
 // Wait waits until the container has ended and returns its exit status.
 func (c *Container) Wait(ctx context.Context) (int32, error) {
 	var status *criv1.ContainerStatus
-	err := poll(ctx, func() (bool, error) {
+	err := Poll(ctx, func() (bool, error) {
 		resp, err := c.pod.lab.CRI().ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: c.ID})
 		if err != nil {
 			return false, err

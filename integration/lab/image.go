@@ -67,7 +67,7 @@ func (l *Lab) importImage(ctx context.Context) error {
 	}
 	// CRI learns of the image by an event, some time after the import.
 	images := criv1.NewImageServiceClient(l.conn)
-	err = poll(ctx, func() (bool, error) {
+	err = Poll(ctx, func() (bool, error) {
 		status, err := images.ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: Image}})
 		return err == nil && status.GetImage() != nil, nil
 	})

@@ -189,7 +189,7 @@ func (l *Lab) waitReady(ctx context.Context, proc *process) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	client := criv1.NewRuntimeServiceClient(l.conn)
-	err := poll(ctx, func() (bool, error) {
+	err := Poll(ctx, func() (bool, error) {
 		select {
 		case <-proc.exited:
 			return false, fmt.Errorf("containerd ended by itself: %w", proc.err)
@@ -254,8 +254,8 @@ func (l *Lab) logf(format string, args ...any) {
 	fmt.Fprintf(l.opts.Log, "lab: "+format+"\n", args...)
 }
 
-// poll calls done until it is true or fails, or ctx ends.
-func poll(ctx context.Context, done func() (bool, error)) error {
+// Poll calls done until it is true or fails, or ctx ends.
+func Poll(ctx context.Context, done func() (bool, error)) error {
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {

@@ -23,7 +23,7 @@ func (l *Lab) cgroup() string { return "/mlab-" + l.id }
 func (l *Lab) killLeftovers(ctx context.Context) error {
 	// Shims first: they would report the death of their containers.
 	for _, find := range []func() ([]int, error){l.shims, l.cgroupProcesses} {
-		err := poll(ctx, func() (bool, error) {
+		err := Poll(ctx, func() (bool, error) {
 			pids, err := find()
 			for _, pid := range pids {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -117,7 +117,7 @@ func (l *Lab) cgroupDirs() ([]string, error) {
 func (l *Lab) removeCgroups(ctx context.Context) error {
 	// A cgroup stays busy for a moment after its last process.
 	var last error
-	err := poll(ctx, func() (bool, error) {
+	err := Poll(ctx, func() (bool, error) {
 		dirs, err := l.cgroupDirs()
 		for _, dir := range slices.Backward(dirs) {
 			if rmErr := syscall.Rmdir(dir); rmErr != nil {

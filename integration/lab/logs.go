@@ -57,7 +57,7 @@ func (c *Container) Events() ([]Event, error) {
 // WaitLine waits for the first line of stdout that match accepts.
 func (c *Container) WaitLine(ctx context.Context, match func(line string) bool) (string, error) {
 	var found string
-	err := poll(ctx, func() (bool, error) {
+	err := Poll(ctx, func() (bool, error) {
 		lines, err := c.Logs()
 		for _, line := range lines {
 			if match(line) {

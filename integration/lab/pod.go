@@ -184,10 +184,15 @@ func (p *Pod) Stop(ctx context.Context) error {
 
 // Remove stops the pod and removes it with all its containers.
 func (p *Pod) Remove(ctx context.Context) error {
-	if err := removeSandbox(ctx, p.lab.CRI(), p.ID); err != nil {
+	if err := p.lab.RemoveSandbox(ctx, p.ID); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.Spec.Name, err)
 	}
 	return nil
+}
+
+// RemoveSandbox removes a sandbox with its containers.
+func (l *Lab) RemoveSandbox(ctx context.Context, id string) error {
+	return removeSandbox(ctx, l.CRI(), id)
 }
 
 // removeSandbox tries again as a kubelet does: containerd 1.7 fails to stop a container that ends in that
