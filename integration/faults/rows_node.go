@@ -65,12 +65,10 @@ func socketGone(ctx context.Context, s *stage) error {
 		return fmt.Errorf("remove the NRI socket: %w", err)
 	}
 	s.daemon.Kill()
-	connected := make(chan error, 1)
-	go func() {
+	s.background(ctx, func(ctx context.Context) error {
 		_, err := s.runDaemon(ctx)
-		connected <- err
-	}()
-	s.later(func() { s.failed(<-connected) })
+		return err
+	})
 	return nil
 }
 
@@ -82,7 +80,7 @@ func runtimeRestarted(ctx context.Context, s *stage) error {
 	var sandboxes atomic.Int64
 	return s.hook(ctx, "updater", after, &plugin{runPod: func(*api.PodSandbox) error {
 		if sandboxes.Add(1) == 3 {
-			s.restartInBackground(ctx)
+			s.background(ctx, s.lab.Restart)
 		}
 		return nil
 	}})
@@ -105,14 +103,19 @@ func resumeRuntime(ctx context.Context, s *stage) error {
 	if err := unhook(ctx, s); err != nil {
 		return err
 	}
-	s.restartInBackground(ctx)
+	s.background(ctx, s.lab.Restart)
 	return nil
 }
 
-func (s *stage) restartInBackground(ctx context.Context) {
+// background does something beside the pods, which may be up before it is done: that does not end it.
+func (s *stage) background(ctx context.Context, do func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rowLimit)
 	done := make(chan error, 1)
-	go func() { done <- s.lab.Restart(ctx) }()
-	s.later(func() { s.failed(<-done) })
+	go func() { done <- do(ctx) }()
+	s.later(func() {
+		s.failed(<-done)
+		cancel()
+	})
 }
 
 // runtimePID finds this lab's containerd, by its program and its configuration file.
