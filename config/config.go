@@ -85,7 +85,7 @@ type Log struct {
 
 // The values that Backend, Log.Level and Log.Format can have.
 var (
-	Backends = []string{"auto", "iptables-nft", "iptables-legacy"}
+	Backends = []string{"auto", "iptables", "iptables-exec", "iptables-nft", "iptables-legacy", "nftables"}
 	Levels   = []string{"debug", "info", "warn", "error"}
 	Formats  = []string{"text", "json"}
 )

@@ -165,7 +165,7 @@ a = 1
 	if !errors.As(err, &problems) {
 		t.Fatalf("got %v, want Problems", err)
 	}
-	want := `bad.toml:1: backend: "pf" is none of auto, iptables-nft, iptables-legacy
+	want := `bad.toml:1: backend: "pf" is none of auto, iptables, iptables-exec, iptables-nft, iptables-legacy, nftables
 bad.toml:2: ipv6: incompatible types: TOML value has type int64; destination has type string
 bad.toml:3: sockets: unknown key
 bad.toml:6: nri.index: "1" is not two digits

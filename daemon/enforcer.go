@@ -22,8 +22,8 @@ import (
 
 // Firewall writes and reads packet-filter rules of a namespace.
 type Firewall interface {
-	// Name says what it is, for events.
-	Name() string
+	// Name says what writes the rules of the namespace, for events.
+	Name(*netns.Namespace) string
 	// Apply makes the namespace hold the plan, and says whether it had to change anything. It may be
 	// called again.
 	Apply(context.Context, *netns.Namespace, rules.Plan) (changed bool, err error)
@@ -32,8 +32,11 @@ type Firewall interface {
 	// Own reads the rules of the footprint that the namespace holds, those of another plan too.
 	Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error)
 	// Fingerprint reads the kernel and returns a short text: equal ones mean equal rules, in two
-	// namespaces or at two times. It runs no program.
-	Fingerprint(context.Context, *netns.Namespace) (string, error)
+	// namespaces or at two times. It runs no program. The generation is that of Generation at this moment.
+	Fingerprint(context.Context, *netns.Namespace) (fingerprint, generation string, err error)
+	// Generation returns a text that changes with every change of the namespace's rules, and costs less
+	// than to read them.
+	Generation(context.Context, *netns.Namespace) (string, error)
 }
 
 // Policy is what the configuration says about pods. It can be replaced while the daemon runs.
@@ -128,7 +131,7 @@ func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context
 		case sb.State == StatePending || sb.State == StateFailing:
 			sb.Detail = o.Err.Error()
 		case o.Result == Failed && sb.enrolled(): // a container that is refused leaves its sandbox as it is
-			sb.State, sb.Since, sb.Detail, sb.fingerprint = StateFailing, time.Now(), o.Err.Error(), ""
+			sb.State, sb.Since, sb.Detail, sb.generation = StateFailing, time.Now(), o.Err.Error(), ""
 		}
 	})
 	return o
@@ -213,7 +216,7 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*netns.Namespa
 		return err
 	}
 	defer ns.Close()
-	o.NetNS = ns.ID()
+	o.NetNS, o.Backend = ns.ID(), e.firewall.Name(ns)
 	unlock, err := ns.Lock(ctx)
 	if err != nil {
 		return err

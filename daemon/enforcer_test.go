@@ -30,7 +30,7 @@ type firewall struct {
 	verify func() ([]rules.Difference, error)
 }
 
-func (firewall) Name() string { return "test" }
+func (firewall) Name(*netns.Namespace) string { return "test" }
 
 func (f firewall) Apply(ctx context.Context, _ *netns.Namespace, _ rules.Plan) (bool, error) {
 	if f.apply == nil {
@@ -50,7 +50,11 @@ func (f firewall) Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v
 	return v4, v6, nil
 }
 
-func (f firewall) Fingerprint(context.Context, *netns.Namespace) (string, error) { return "", nil }
+func (f firewall) Fingerprint(context.Context, *netns.Namespace) (fingerprint, generation string, err error) {
+	return "", "", nil
+}
+
+func (f firewall) Generation(context.Context, *netns.Namespace) (string, error) { return "", nil }
 
 // recorder keeps outcomes.
 type recorder struct {
@@ -232,7 +236,7 @@ func TestLogLines(t *testing.T) {
 		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},
 	} {
 		var out bytes.Buffer
-		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), "test")
+		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})))
 		record(tt.o)
 		flush()
 		record(tt.o) // by work that the end of the daemon does not wait for
@@ -245,7 +249,7 @@ func TestLogLines(t *testing.T) {
 // A log that nobody reads keeps no pod waiting, and says later what is missing in it.
 func TestStalledLogBlocksNobody(t *testing.T) {
 	reader, writer := io.Pipe()
-	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)), "test")
+	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)))
 	const more = 10
 	for range queued + 1 + more { // one is being written
 		record(Outcome{Result: Protected})

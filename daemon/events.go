@@ -81,12 +81,12 @@ const queued = 1024
 // not keep the runtime from its answer, or the pod would run without its rules. What does not fit is
 // counted instead. Flush, called once, waits until what was recorded before it is written; work that is still
 // running then may record more, which is lost.
-func Log(log *slog.Logger, backend string) (record func(Outcome), flush func()) {
+func Log(log *slog.Logger) (record func(Outcome), flush func()) {
 	queue := make(chan Outcome, queued)
 	var dropped atomic.Int64
 	stop, done := make(chan struct{}), make(chan struct{})
 	next := func(o Outcome) {
-		write(log, backend, o)
+		write(log, o)
 		if n := dropped.Swap(0); n > 0 {
 			log.Error("the log is read too slowly: outcomes of pods are not in it", "event", "log_dropped", "outcomes", n)
 		}
@@ -156,7 +156,7 @@ func (o Outcome) message() string {
 	return o.Decision.Detail
 }
 
-func write(log *slog.Logger, backend string, o Outcome) {
+func write(log *slog.Logger, o Outcome) {
 	attributes := []slog.Attr{
 		slog.String("event", o.Event()),
 		slog.String("pod", o.Pod.Namespace+"/"+o.Pod.Name),
@@ -170,7 +170,7 @@ func write(log *slog.Logger, backend string, o Outcome) {
 		attributes = append(attributes, slog.String("container", o.Container))
 	}
 	if o.NetNS.Ino != 0 {
-		attributes = append(attributes, slog.String("netns", o.NetNS.String()), slog.String("backend", backend),
+		attributes = append(attributes, slog.String("netns", o.NetNS.String()), slog.String("backend", o.Backend),
 			slog.Int("rules", o.Plan.Rules()), slog.Bool("changed", o.Changed))
 	}
 	if o.Err != nil {

@@ -158,11 +158,11 @@ func (e *Enforcer) intact(ctx context.Context, known Sandbox) (bool, error) {
 		return false, err
 	}
 	defer ns.Close()
-	if ns.ID() != known.NetNS || known.fingerprint == "" {
+	if ns.ID() != known.NetNS || known.generation == "" {
 		return false, nil
 	}
-	fingerprint, err := e.firewall.Fingerprint(ctx, ns)
-	if err != nil || fingerprint != known.fingerprint {
+	generation, err := e.firewall.Generation(ctx, ns)
+	if err != nil || generation != known.generation {
 		return false, err
 	}
 	moved, err := routes(ns, known.Plan)

@@ -19,16 +19,18 @@ import (
 // memory is a Firewall that holds its rules in memory, for real namespaces. Any of its calls can be made
 // to fail.
 type memory struct {
-	mu      sync.Mutex
-	plans   map[netns.ID]rules.Plan
-	foreign map[netns.ID]int // changes by others
-	calls   int
-	applied int
-	fail    func(call int) error // nil: none fails
+	mu       sync.Mutex
+	plans    map[netns.ID]rules.Plan
+	foreign  map[netns.ID]int // changes by others
+	changes  map[netns.ID]int // by anybody
+	calls    int
+	applied  int // plans that were written
+	readOnly bool
+	fail     func(call int) error // nil: none fails
 }
 
 func newMemory() *memory {
-	return &memory{plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}}
+	return &memory{plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}, changes: map[netns.ID]int{}}
 }
 
 // call counts the call, and holds the lock until the returned function is called.
@@ -43,7 +45,7 @@ func (m *memory) call() (func(), error) {
 	return m.mu.Unlock, nil
 }
 
-func (m *memory) Name() string { return "memory" }
+func (m *memory) Name(*netns.Namespace) string { return "memory" }
 
 func (m *memory) Apply(_ context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
 	done, err := m.call()
@@ -51,8 +53,14 @@ func (m *memory) Apply(_ context.Context, ns *netns.Namespace, plan rules.Plan) 
 	if err != nil {
 		return false, err
 	}
-	m.applied++
 	changed := m.plans[ns.ID()].Key() != plan.Key()
+	if changed && m.readOnly {
+		return false, errBroken
+	}
+	if changed {
+		m.applied++
+		m.changes[ns.ID()]++
+	}
 	m.plans[ns.ID()] = plan
 	return changed, nil
 }
@@ -76,13 +84,19 @@ func (m *memory) Own(_ context.Context, ns *netns.Namespace, _ rules.Footprint) 
 	return m.plans[ns.ID()].V4, m.plans[ns.ID()].V6, err
 }
 
-func (m *memory) Fingerprint(_ context.Context, ns *netns.Namespace) (string, error) {
+func (m *memory) Fingerprint(_ context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return fmt.Sprint(m.plans[ns.ID()].Key(), m.foreign[ns.ID()]), nil
+	return fmt.Sprint(m.plans[ns.ID()].Key(), m.foreign[ns.ID()]), fmt.Sprint(m.changes[ns.ID()]), nil
+}
+
+func (m *memory) Generation(_ context.Context, ns *netns.Namespace) (string, error) {
+	done, err := m.call()
+	defer done()
+	return fmt.Sprint(m.changes[ns.ID()]), err
 }
 
 // put is somebody else who writes the rules of a plan into the namespace; the zero Plan flushes it.
@@ -92,6 +106,7 @@ func (m *memory) put(t *testing.T, path string, plan rules.Plan) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.plans[id] = plan
+	m.changes[id]++
 }
 
 // touch is somebody else who writes rules that are none of meshnetd's.
@@ -101,6 +116,7 @@ func (m *memory) touch(t *testing.T, path string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.foreign[id]++
+	m.changes[id]++
 }
 
 // holds returns the plan in the namespace.

@@ -68,6 +68,7 @@ type Outcome struct {
 	Differences []string // how the kernel does not hold the plan, or did not before it was changed
 	Stage       Stage
 	NetNS       netns.ID // zero where it was not entered
+	Backend     string   // what writes the rules of that namespace
 	Err         error    // of Refused, Failed and Unprotected
 	Began       time.Time
 	Took        time.Duration

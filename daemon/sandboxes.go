@@ -39,10 +39,11 @@ type Sandbox struct {
 	Took     time.Duration // of the work that led to this state
 	Detail   string
 	Users    []rules.Container // the containers that were let through, with their ids where they are known
+	Backend  string            // what wrote its rules
 
-	node        rules.Node // that decided
-	running     bool       // one of its containers had been started when it was taken over
-	fingerprint string     // of the namespace when it was last verified; "" where it changed meanwhile
+	node       rules.Node // that decided
+	running    bool       // one of its containers had been started when it was taken over
+	generation string     // of its rules when they were last verified; "" where they changed meanwhile
 }
 
 // enrolled tells whether the sandbox is to hold rules.

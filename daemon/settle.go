@@ -148,13 +148,6 @@ func found(o Outcome) Outcome {
 
 // make applies the plan, and proves by reading the kernel that it is there.
 func (e *Enforcer) make(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
-	fingerprint, held, err := e.held(ctx, ns, o.Plan)
-	if err != nil {
-		return err
-	}
-	if held {
-		return e.protected(ns, o, fingerprint)
-	}
 	if err := e.apply(ctx, ns, o); err != nil {
 		return err
 	}
@@ -169,7 +162,7 @@ func (e *Enforcer) make(ctx context.Context, ns *netns.Namespace, o *Outcome) er
 // nothing but the label.
 func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome) (whole bool, err error) {
 	o.Stage = StageVerify
-	fingerprint, held, err := e.held(ctx, ns, o.Plan)
+	seen, held, err := e.held(ctx, ns, o.Plan)
 	if err != nil {
 		return false, err
 	}
@@ -177,41 +170,50 @@ func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome)
 		if o.Differences, err = e.differences(ctx, ns, o); err != nil || len(o.Differences) > 0 {
 			return false, err
 		}
-		fingerprint = e.learn(ctx, ns, o.Plan, fingerprint)
+		seen = e.learn(ctx, ns, o.Plan, seen)
 	}
-	return true, e.protected(ns, o, fingerprint)
+	return true, e.protected(ns, o, seen.generation)
+}
+
+// reading is what a look at a namespace's rules gives, one of which others can be compared with and one
+// that shows whether anything changed since.
+type reading struct{ fingerprint, generation string }
+
+func (e *Enforcer) read(ctx context.Context, ns *netns.Namespace) (r reading, err error) {
+	r.fingerprint, r.generation, err = e.firewall.Fingerprint(ctx, ns)
+	return r, err
 }
 
 // held compares what costs little: a fingerprint that a namespace had which held the same plan, and the
 // plan's routes and addresses.
-func (e *Enforcer) held(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (fingerprint string, held bool, err error) {
-	if fingerprint, err = e.firewall.Fingerprint(ctx, ns); err != nil {
-		return "", false, err
+func (e *Enforcer) held(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (seen reading, held bool, err error) {
+	if seen, err = e.read(ctx, ns); err != nil {
+		return seen, false, err
 	}
-	if !e.sandboxes.proves(evidence{plan.Key(), fingerprint}) {
-		return fingerprint, false, nil
+	if !e.sandboxes.proves(evidence{plan.Key(), seen.fingerprint}) {
+		return seen, false, nil
 	}
 	routed, err := routes(ns, plan)
-	return fingerprint, err == nil && len(routed) == 0, err
+	return seen, err == nil && len(routed) == 0, err
 }
 
-// learn remembers the fingerprint of a namespace that was just read to hold the plan, if it was the same
-// before and after: else somebody else writes there too, and it proves nothing.
-func (e *Enforcer) learn(ctx context.Context, ns *netns.Namespace, plan rules.Plan, before string) string {
-	fingerprint := e.still(ctx, ns, before)
-	if fingerprint != "" {
-		e.sandboxes.learn(evidence{plan.Key(), fingerprint})
+// learn remembers the fingerprint of a namespace that was just read to hold the plan, if nothing was changed
+// since: else somebody else writes there too, and it proves nothing.
+func (e *Enforcer) learn(ctx context.Context, ns *netns.Namespace, plan rules.Plan, before reading) reading {
+	still := e.still(ctx, ns, before)
+	if still.fingerprint != "" {
+		e.sandboxes.learn(evidence{plan.Key(), still.fingerprint})
 	}
-	return fingerprint
+	return still
 }
 
-// still returns the fingerprint if the namespace has it still, else "".
-func (e *Enforcer) still(ctx context.Context, ns *netns.Namespace, before string) string {
-	after, err := e.firewall.Fingerprint(ctx, ns)
-	if err != nil || after != before {
-		return ""
+// still returns the reading if it is of this moment too, else nothing.
+func (e *Enforcer) still(ctx context.Context, ns *netns.Namespace, before reading) reading {
+	generation, err := e.firewall.Generation(ctx, ns)
+	if err != nil || generation != before.generation {
+		return reading{}
 	}
-	return after
+	return before
 }
 
 // certified tells whether the namespace holds exactly the rules that its label names: those that an
@@ -220,7 +222,7 @@ func (e *Enforcer) still(ctx context.Context, ns *netns.Namespace, before string
 // while another meshnetd runs.
 func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcome) (bool, error) {
 	footprint := e.nothing().Footprint
-	fingerprint, err := e.firewall.Fingerprint(ctx, ns)
+	seen, err := e.read(ctx, ns)
 	if err != nil {
 		return false, err
 	}
@@ -244,7 +246,7 @@ func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcom
 	}
 	e.believe(o, own)
 	o.Plan, o.Result, o.Err, o.Outdated, o.Differences = own, Protected, nil, true, nil
-	e.remember(o, StateOutdated, e.still(ctx, ns, fingerprint))
+	e.remember(o, StateOutdated, e.still(ctx, ns, seen).generation)
 	return true, nil
 }
 
@@ -262,7 +264,7 @@ func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
 }
 
 // protected labels the namespace with the plan it was read to hold, and remembers the sandbox.
-func (e *Enforcer) protected(ns *netns.Namespace, o *Outcome, fingerprint string) error {
+func (e *Enforcer) protected(ns *netns.Namespace, o *Outcome, generation string) error {
 	if err := ns.Do(func() error { return routing.SetLabel(o.Plan.Key()) }); err != nil {
 		return err
 	}
@@ -272,11 +274,11 @@ func (e *Enforcer) protected(ns *netns.Namespace, o *Outcome, fingerprint string
 		state = StateOutdated
 	}
 	o.Result = Protected
-	e.remember(o, state, fingerprint)
+	e.remember(o, state, generation)
 	return nil
 }
 
-func (e *Enforcer) remember(o *Outcome, state State, fingerprint string) {
+func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	detail := o.Decision.Detail
 	if o.Err != nil {
 		detail = o.Err.Error()
@@ -286,7 +288,7 @@ func (e *Enforcer) remember(o *Outcome, state State, fingerprint string) {
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, node: o.node,
-			running: sb.running, fingerprint: fingerprint}
+			running: sb.running, generation: generation, Backend: o.Backend}
 	})
 }
 
@@ -305,7 +307,7 @@ func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
 // clear takes the rules out of the namespace.
 func (e *Enforcer) clear(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
 	o.Plan = e.nothing()
-	fingerprint, held, err := e.held(ctx, ns, o.Plan)
+	seen, held, err := e.held(ctx, ns, o.Plan)
 	if err != nil {
 		return err
 	}
@@ -321,7 +323,7 @@ func (e *Enforcer) clear(ctx context.Context, ns *netns.Namespace, o *Outcome) e
 			return fmt.Errorf("the rules could not be taken out: %s", strings.Join(diffs, "; "))
 		}
 		if !o.Changed {
-			e.learn(ctx, ns, o.Plan, fingerprint)
+			e.learn(ctx, ns, o.Plan, seen)
 		}
 	}
 	return ns.Do(func() error { return routing.SetLabel("") })

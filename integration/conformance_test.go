@@ -94,7 +94,7 @@ func TestConformanceAfterAnyOther(t *testing.T) {
 func expect(t *testing.T, ns *nstest.Namespace, variant string, want recorded.State) {
 	t.Helper()
 	const divider = "@@@"
-	v := strings.TrimPrefix(variant, "iptables")
+	v := tools(variant)
 	commands := []string{"iptables" + v + "-save", "ip6tables" + v + "-save", "ip rule", "ip -6 rule",
 		"ip -4 route show table all", "ip -6 route show table all", "ip -o addr show dev lo"}
 	parts := strings.Split(ns.Run(t, "sh", "-ec", strings.Join(commands, "; echo "+divider+"; ")), divider+"\n")

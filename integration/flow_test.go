@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -18,12 +19,20 @@ import (
 )
 
 // variants are the two kinds of iptables; every kernel test runs with both.
-var variants = []string{xtables.NFT, xtables.Legacy}
+var variants = []string{backend.IPTables, xtables.NFT, xtables.Legacy}
 
 func forEachVariant(t *testing.T, test func(t *testing.T, variant string)) {
 	for _, variant := range variants {
 		t.Run(variant, func(t *testing.T) { test(t, variant) })
 	}
+}
+
+// tools returns what stands in the names of the programs that show what the variant wrote.
+func tools(variant string) string {
+	if variant == xtables.Legacy {
+		return "-legacy"
+	}
+	return "-nft"
 }
 
 // newEnforcer returns the daemon's flow with a real firewall.
@@ -35,7 +44,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := xtables.Find(t.Context(), variant, isolated)
+	firewall, err := backend.Find(t.Context(), variant, false, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

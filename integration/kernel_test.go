@@ -48,7 +48,7 @@ func TestForeignRulesStay(t *testing.T) {
 		for _, c := range corpus(t) {
 			t.Run(c.Name, func(t *testing.T) {
 				ns := nstest.New(t)
-				tools := strings.TrimPrefix(variant, "iptables")
+				tools := tools(variant)
 				all := func() string {
 					parts := append(normal(lines(ns.Run(t, "iptables"+tools+"-save"))), normal(lines(ns.Run(t, "ip6tables"+tools+"-save")))...)
 					return strings.Join(append(parts, ns.Run(t, "sh", "-ec", "ip rule; ip -6 rule; ip -4 route show table all; "+
@@ -99,7 +99,7 @@ func missing(a, b string) string {
 func TestDriftIsSeenAndMended(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
-		v4, v6 := variant, strings.Replace(variant, "iptables", "ip6tables", 1)
+		v4, v6 := "iptables"+tools(variant), "ip6tables"+tools(variant)
 		for name, tt := range map[string]struct{ command, want string }{
 			"rule deleted":       {v4 + " -t nat -D ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN", "missing: -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"},
 			"jump deleted":       {v6 + " -t nat -D OUTPUT -j ISTIO_OUTPUT", "missing: -A OUTPUT -j ISTIO_OUTPUT"},
@@ -186,7 +186,6 @@ func TestRefusals(t *testing.T) {
 			`meshnetd refuses pod default/web: annotation traffic.sidecar.istio.io/excludeInboundPorts: "80,http": item 2, "http", is not a port (0 to 65535; no ranges, no names). Mend the pod; it starts with the next try`},
 		"no namespace":       {meshed(""), daemon.Refused, "names no network namespace"},
 		"no address":         {meshed(lonely.Path), daemon.Failed, "no address that others can reach"},
-		"user namespace":     {func() rules.Pod { p := meshed(ns.Path); p.UserNS = true; return p }(), daemon.Refused, "hostUsers: false"},
 		"namespace vanished": {meshed("/run/netns/gone-for-good"), daemon.Failed, "the sandbox is gone"},
 		"not a namespace":    {meshed("/dev/null"), daemon.Failed, "is not a network namespace"},
 		"kata": {func() rules.Pod { p := meshed(ns.Path); p.RuntimeHandler = "kata"; return p }(), daemon.Refused,

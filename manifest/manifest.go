@@ -39,7 +39,6 @@ type metadata struct {
 
 type spec struct {
 	HostNetwork     bool            `yaml:"hostNetwork"`
-	HostUsers       *bool           `yaml:"hostUsers"`
 	SecurityContext securityContext `yaml:"securityContext"`
 	InitContainers  []container     `yaml:"initContainers"`
 	Containers      []container     `yaml:"containers"`
@@ -162,7 +161,6 @@ func (d document) pod() rules.Pod {
 		Labels:      d.Metadata.Labels,
 		Annotations: d.Metadata.Annotations,
 		HostNetwork: d.Spec.HostNetwork,
-		UserNS:      d.Spec.HostUsers != nil && !*d.Spec.HostUsers,
 	}
 	if pod.Namespace == "" {
 		pod.Namespace = "default"

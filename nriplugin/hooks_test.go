@@ -30,7 +30,7 @@ func TestPodOf(t *testing.T) {
 		SandboxID: "0123456789abcdef", Name: "shop-1", UID: "u-1", Namespace: "shop", RuntimeHandler: "runc",
 		Labels:      map[string]string{"app": "shop"},
 		Annotations: map[string]string{"sidecar.istio.io/status": "{}"},
-		NetNS:       "/run/netns/cni-1", UserNS: true,
+		NetNS:       "/run/netns/cni-1",
 		// No addresses: the namespace is asked for them.
 	}
 	if diff := cmp.Diff(want, podOf(whole)); diff != "" {
@@ -45,7 +45,7 @@ func TestPodOf(t *testing.T) {
 		{"no list proves nothing", nil, rules.Pod{}},
 		{"an empty list proves nothing", []*api.LinuxNamespace{}, rules.Pod{}},
 		{"a list without network proves nothing", []*api.LinuxNamespace{{Type: "ipc"}, {Type: "mount"}}, rules.Pod{NetNS: "/proc/4711/ns/net"}},
-		{"only user is a list too", []*api.LinuxNamespace{{Type: "user"}}, rules.Pod{NetNS: "/proc/4711/ns/net", UserNS: true}},
+		{"only user is a list too", []*api.LinuxNamespace{{Type: "user"}}, rules.Pod{NetNS: "/proc/4711/ns/net"}},
 		{"network", []*api.LinuxNamespace{{Type: "network", Path: "/n"}}, rules.Pod{NetNS: "/n"}},
 		{"network of a process", []*api.LinuxNamespace{{Type: "network", Path: "/proc/7/ns/net"}}, rules.Pod{NetNS: "/proc/7/ns/net"}},
 		// CRI-O pins the host's namespace: it is listed like any other, and only its inode tells.

@@ -26,12 +26,9 @@ func podOf(sandbox *api.PodSandbox) rules.Pod {
 	namespaces := sandbox.GetLinux().GetNamespaces()
 	listed := false
 	for _, ns := range namespaces {
-		switch ns.GetType() {
-		case network:
+		if ns.GetType() == network {
 			listed = true
 			pod.NetNS = ns.GetPath()
-		case "user":
-			pod.UserNS = true
 		}
 	}
 	// A namespace that a specification does not list is the runtime's own, the host's; but containerd also

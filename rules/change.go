@@ -8,17 +8,71 @@ import (
 	"strings"
 )
 
-// Change returns the input for `iptables-restore --noflush` that turns have into want, and leaves every
-// rule of others where it is. It is "" where nothing is to be changed. Our rules of a built-in chain come
-// before everybody else's, so that no earlier rule hides them. Each table is one transaction.
-func Change(have, want Ruleset, ours Footprint) string {
-	var out strings.Builder
+// Edit is what turns one table into what a plan wants, in the order of its fields. Every rule of others
+// stays where it is.
+type Edit struct {
+	Table  string
+	Empty  []string    // our chains: each is created, or emptied
+	Delete []Place     // rules of built-in chains, those of each chain from its end on
+	Insert []Insertion // in the order of their chains
+	Drop   []string    // our chains that are of no use any more
+}
+
+// Place is where a rule stands: Index counts from 0.
+type Place struct {
+	Chain string
+	Index int
+}
+
+// Insertion is a rule that comes to stand at a place.
+type Insertion struct {
+	Place
+	Rule         Rule
+	Builtin      bool // the chain is one
+	BeforeOthers bool // rules of others follow in this chain; else it is the last rule there
+}
+
+// Edits returns what turns have into want. Our rules of a built-in chain come before everybody else's, so
+// that no earlier rule hides them. A table that holds what it should is left out.
+func Edits(have, want Ruleset, ours Footprint) []Edit {
+	var edits []Edit
 	for _, name := range tableNames(have, want) {
 		if len(diffTable(have.Table(name), want.Table(name), ours)) > 0 {
-			changeTable(&out, have.Table(name), want.Table(name), ours)
+			edits = append(edits, edit(have.Table(name), want.Table(name), ours))
 		}
 	}
+	return edits
+}
+
+// Change returns the Edits as input for `iptables-restore --noflush`, "" where there are none. Each table is
+// one transaction.
+func Change(have, want Ruleset, ours Footprint) string {
+	var out strings.Builder
+	for _, e := range Edits(have, want, ours) {
+		e.print(&out)
+	}
 	return out.String()
+}
+
+func (e Edit) print(out *strings.Builder) {
+	fmt.Fprintf(out, "*%s\n", e.Table)
+	for _, name := range e.Empty {
+		fmt.Fprintf(out, ":%s - [0:0]\n", name) // creates the chain, or empties it
+	}
+	for _, p := range e.Delete {
+		fmt.Fprintf(out, "-D %s %d\n", p.Chain, p.Index+1)
+	}
+	for _, in := range e.Insert {
+		if in.BeforeOthers {
+			fmt.Fprintf(out, "-I %s %d %s\n", in.Chain, in.Index+1, in.Rule)
+		} else {
+			fmt.Fprintf(out, "-A %s %s\n", in.Chain, in.Rule)
+		}
+	}
+	for _, name := range e.Drop {
+		fmt.Fprintf(out, "-X %s\n", name)
+	}
+	out.WriteString("COMMIT\n")
 }
 
 func tableNames(sets ...Ruleset) []string {
@@ -32,26 +86,20 @@ func tableNames(sets ...Ruleset) []string {
 	return slices.Compact(names)
 }
 
-func changeTable(out *strings.Builder, have, want Table, ours Footprint) {
+func edit(have, want Table, ours Footprint) Edit {
 	own := ownRules(have, ours)
 	stale := staleChains(have, want, ours)
-
-	fmt.Fprintf(out, "*%s\n", want.Name)
+	e := Edit{Table: want.Name}
 	for _, c := range want.Chains {
 		if !c.Builtin {
-			fmt.Fprintf(out, ":%s - [0:0]\n", c.Name) // creates the chain, or empties it
+			e.Empty = append(e.Empty, c.Name)
 		}
 	}
-	for _, name := range stale {
-		fmt.Fprintf(out, ":%s - [0:0]\n", name)
-	}
+	e.Empty = append(e.Empty, stale...)
 	for _, c := range have.Chains {
-		if !c.Builtin {
-			continue
-		}
-		for i := len(c.Rules) - 1; i >= 0; i-- { // from the end, so that numbers stay right
+		for i := len(c.Rules) - 1; c.Builtin && i >= 0; i-- { // from the end, so that indexes stay right
 			if own[c.Name][i] != theirs {
-				fmt.Fprintf(out, "-D %s %d\n", c.Name, i+1)
+				e.Delete = append(e.Delete, Place{c.Name, i})
 			}
 		}
 	}
@@ -59,19 +107,15 @@ func changeTable(out *strings.Builder, have, want Table, ours Footprint) {
 		before, _ := have.Chain(c.Name)
 		foreign := c.Builtin && slices.Contains(own[before.Name], theirs)
 		for i, r := range c.Rules {
-			if foreign {
-				fmt.Fprintf(out, "-I %s %d %s\n", c.Name, i+1, r)
-			} else {
-				fmt.Fprintf(out, "-A %s %s\n", c.Name, r)
-			}
+			e.Insert = append(e.Insert, Insertion{Place{c.Name, i}, r, c.Builtin, foreign})
 		}
 	}
 	for _, name := range stale {
 		if !referenced(have, name, own) {
-			fmt.Fprintf(out, "-X %s\n", name)
+			e.Drop = append(e.Drop, name)
 		}
 	}
-	out.WriteString("COMMIT\n")
+	return e
 }
 
 // staleChains returns our chains that want no longer has.

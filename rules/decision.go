@@ -39,7 +39,6 @@ const (
 	ReasonRuntimeHandler    Reason = "runtime-handler"    // the sandbox does not use the node's kernel network
 	ReasonNoNetNS           Reason = "no-netns"           // belongs to the mesh but has no namespace to write to
 	ReasonOtherNetNS        Reason = "other-netns"        // a container is to run outside its sandbox's namespace
-	ReasonUserNS            Reason = "user-namespace"     // the kernel refuses the rules in its namespace
 	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
 )
 
@@ -93,10 +92,6 @@ func (n Node) Decide(pod Pod) Decision {
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
 		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
 			"configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
-	}
-	if pod.UserNS {
-		return reject(ReasonUserNS, "the pod has a user namespace of its own (hostUsers: false), where the kernel refuses "+
-			"iptables' owner match")
 	}
 	return d
 }

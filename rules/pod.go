@@ -17,7 +17,6 @@ type Pod struct {
 
 	NetNS       string // path of the network namespace; "" where it is not known
 	HostNetwork bool   // proven to share the host's network namespace
-	UserNS      bool   // has a user namespace of its own (hostUsers: false)
 
 	IPs        []netip.Addr // as the runtime or the manifest orders them; nil where they are not known
 	Containers []Container  // init containers first; nil where they are not known

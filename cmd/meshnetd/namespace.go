@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/rules"
@@ -117,21 +118,21 @@ func removeCommand() *cobra.Command {
 	return c
 }
 
-// removeAll looks with every variant of iptables that works here, or the one that is configured: the rules
-// may have been written when another was.
+// removeAll looks with everything that works here, or with what is configured: the rules may have been
+// written by another.
 func removeAll(ctx context.Context, cfg config.Config, path string) (changed bool, err error) {
 	isolated, err := netns.Isolate()
 	if err != nil {
 		return false, err
 	}
 	defer isolated.Close()
-	variants := []string{xtables.NFT, xtables.Legacy}
-	if cfg.Backend != xtables.Auto {
-		variants = []string{cfg.Backend}
+	names := []string{backend.IPTables, xtables.NFT, xtables.Legacy} // each nf_tables one removes what others wrote there
+	if cfg.Backend != backend.Auto {
+		names = []string{cfg.Backend}
 	}
 	var missing []error
-	for _, name := range variants {
-		firewall, err := xtables.Find(ctx, name, isolated)
+	for _, name := range names {
+		firewall, err := backend.Find(ctx, name, false, isolated)
 		if err != nil {
 			missing = append(missing, err)
 			continue
@@ -146,7 +147,7 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 		}
 		changed = changed || did
 	}
-	if len(missing) == len(variants) {
+	if len(missing) == len(names) {
 		return false, errors.Join(missing...)
 	}
 	return changed, nil
@@ -170,7 +171,7 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 		return &exit{exitFailed, err}
 	}
 	defer isolated.Close()
-	firewall, err := xtables.Find(ctx, cfg.Backend, isolated)
+	firewall, err := backend.Find(ctx, cfg.Backend, false, isolated)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/cri"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
@@ -48,15 +48,13 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return &exit{exitFailed, err}
 	}
 	defer isolated.Close()
-	firewall, err := xtables.Find(ctx, cfg.Backend, isolated)
+	firewall, err := backend.Find(ctx, cfg.Backend, true, isolated)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
-	if why := firewall.IPv6(); why != nil {
-		log.Warn("ip6tables cannot be used: pods that need IPv6 rules are refused", "event", "no_ipv6", "error", why)
-	}
-	record, flush := daemon.Log(log, firewall.Name())
-	watch := newWatch(firewall.Name())
+	tell(log, firewall)
+	record, flush := daemon.Log(log)
+	watch := newWatch(firewall.Chosen())
 	enforcer, err := newEnforcer(cfg, firewall, watch.counting(record))
 	if err != nil {
 		return &exit{exitFailed, err}
@@ -78,7 +76,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,
 		Pods: pods{enforcer}, Log: log, Synced: watch.synced, Lost: watch.lost}
 	log.Info("ready to connect to the runtime", "event", "daemon_ready", "version", buildVersion(),
-		"backend", firewall.Name(), "socket", cfg.NRI.Socket)
+		"backend", firewall.Chosen(), "socket", cfg.NRI.Socket)
 	if err := plugin.Run(ctx); err != nil {
 		return &exit{exitFailed, err}
 	}
@@ -90,6 +88,23 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	log.Info("stopped; the rules of running pods stay", "event", "daemon_stopped")
 	return nil
+}
+
+// tell says what writes the rules, and what does not and why.
+func tell(log *slog.Logger, b *backend.Backend) {
+	for _, t := range b.Trials {
+		if t.Err != nil {
+			log.Info("cannot write rules on this node", "event", "backend_tried", "backend", t.Backend, "error", t.Err)
+		} else {
+			log.Info("can write rules on this node", "event", "backend_tried", "backend", t.Backend)
+		}
+	}
+	if why := b.IPv6(); why != nil {
+		log.Warn("no IPv6 rules can be written: pods that need them are refused", "event", "no_ipv6", "error", why)
+	}
+	if why := b.UserNamespaces(); why != nil {
+		log.Warn("pods with a user namespace of their own (hostUsers: false) are refused", "event", "no_user_namespaces", "error", why)
+	}
 }
 
 func newEnforcer(cfg config.Config, firewall daemon.Firewall, record func(daemon.Outcome)) (*daemon.Enforcer, error) {

@@ -164,6 +164,25 @@ func nothing() error { return nil }
 // ID returns the namespace's identity.
 func (n *Namespace) ID() ID { return n.id }
 
+// OwnUsers tells whether the namespace belongs to another user namespace than that of this process: one of
+// the pod (hostUsers: false).
+func (n *Namespace) OwnUsers() (bool, error) {
+	fd, err := unix.IoctlRetInt(int(n.handle), unix.NS_GET_USERNS)
+	if err != nil {
+		return false, fmt.Errorf("user namespace of %s: %w", n.path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var users unix.Stat_t
+	if err := unix.Fstat(fd, &users); err != nil {
+		return false, fmt.Errorf("user namespace of %s: %w", n.path, err)
+	}
+	own, err := identify("/proc/thread-self/ns/user")
+	if err != nil {
+		return false, fmt.Errorf("user namespace of this process: %w", err)
+	}
+	return ID{Dev: users.Dev, Ino: users.Ino} != own, nil
+}
+
 // Path returns the path the namespace was opened by.
 func (n *Namespace) Path() string { return n.path }
 

@@ -7,6 +7,7 @@ package xtables
 import (
 	"testing"
 
+	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -14,7 +15,7 @@ import (
 func BenchmarkFingerprint(b *testing.B) {
 	eachVariant(b, func(b *testing.B, tables *Tables) {
 		s := newSandbox(b, tables)
-		s.write(b, dualStack(b))
+		s.write(b, plans.DualStack(b))
 		for b.Loop() {
 			s.fingerprint(b)
 		}
@@ -25,7 +26,7 @@ func BenchmarkFingerprint(b *testing.B) {
 func BenchmarkSave(b *testing.B) {
 	eachVariant(b, func(b *testing.B, tables *Tables) {
 		s := newSandbox(b, tables)
-		s.write(b, dualStack(b))
+		s.write(b, plans.DualStack(b))
 		for b.Loop() {
 			err := tables.eachFamily(rules.Plan{}, func(rs rules.Ruleset) error {
 				_, err := tables.save(b.Context(), s.ns, rs.Family)

@@ -7,39 +7,50 @@ package xtables
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"hash"
 
+	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Fingerprint reads all tables, chains and rules that the variant's part of the kernel holds for the
-// namespace, those of others too, and returns their SHA-256 in hexadecimal. Equal ones mean equal rules in
-// equal order, equal hooks, policies and table flags. Counters and handles do not matter, nor do tables of
-// iptables that hold nothing. What nf_tables sets hold is not looked at: iptables has none. Fingerprints
-// compare on one running kernel only. No program is run. Reading is not cut short when ctx ends, since it
-// takes less than a millisecond.
-func (t *Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (string, error) {
+// Fingerprint returns nftables.Fingerprint, or for the legacy variant the SHA-256 of what its own tables
+// hold. Reading is not cut short when ctx ends, since it takes less than a millisecond.
+func (t *Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
 	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
+		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
 	}
-	read := fingerprintNFT
-	if t.variant.legacy {
-		read = fingerprintLegacy
+	if !t.variant.legacy {
+		return nftables.Fingerprint(ns)
 	}
-	var sum string
+	sum, err := legacyFingerprint(ns)
+	return sum, sum, err
+}
+
+// Generation returns nftables.Generation; the legacy variant counts no changes, so that its tables are read.
+func (t *Tables) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("generation of the rules in %s: %w", ns.Path(), err)
+	}
+	if !t.variant.legacy {
+		return nftables.Generation(ns)
+	}
+	return legacyFingerprint(ns)
+}
+
+func legacyFingerprint(ns *netns.Namespace) (string, error) {
+	var text []byte
 	err := ns.Do(func() (err error) {
-		sum, err = read()
+		text, err = legacy.Read()
 		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
 	}
-	return sum, nil
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // Own reads the rules of the footprint that the namespace holds, those of another plan too; none of IPv6
@@ -60,32 +71,3 @@ func (t *Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.F
 	})
 	return v4, v6, err
 }
-
-// errMoved is a reading during which the rules were changed: what was read is of two states.
-var errMoved = errors.New("the rules were changed while they were read")
-
-// settled calls read until the rules stay as they are meanwhile.
-func settled(read func() (string, error)) (string, error) {
-	const tries = 10 // each far shorter than the time in which a program can write rules again
-	for range tries {
-		sum, err := read()
-		if !errors.Is(err, errMoved) {
-			return sum, err
-		}
-	}
-	return "", fmt.Errorf("%w, %d times in a row: see what keeps writing rules in this namespace, and try again", errMoved, tries)
-}
-
-// digest hashes a list of fields, each with its length before it, so that no two lists are taken for the same.
-type digest struct{ sum hash.Hash }
-
-func newDigest() digest { return digest{sha256.New()} }
-
-func (d digest) add(field []byte) {
-	var length [4]byte
-	binary.BigEndian.PutUint32(length[:], uint32(len(field)))
-	d.sum.Write(length[:])
-	d.sum.Write(field)
-}
-
-func (d digest) String() string { return hex.EncodeToString(d.sum.Sum(nil)) }

@@ -16,9 +16,9 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
 // eachVariant runs a test or a benchmark with both kinds of iptables.
@@ -73,7 +73,7 @@ func (s sandbox) write(t testing.TB, plan rules.Plan) {
 
 func (s sandbox) fingerprint(t testing.TB) string {
 	t.Helper()
-	sum, err := s.tables.Fingerprint(t.Context(), s.ns)
+	sum, _, err := s.tables.Fingerprint(t.Context(), s.ns)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,42 +85,6 @@ func (s sandbox) shell(t testing.TB, script string) string {
 	t.Helper()
 	return s.Run(t, "sh", "-ec", strings.NewReplacer("IPT", s.tables.variant.v4, "IP6T", s.tables.variant.v6).Replace(script))
 }
-
-func corpus(t testing.TB) []recorded.Case {
-	t.Helper()
-	cases, err := recorded.Cases()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cases
-}
-
-func planOf(t testing.TB, defaults istio.Defaults, pod rules.Pod) rules.Plan {
-	t.Helper()
-	d := istio.Mesh{Defaults: defaults}.Decide(pod)
-	if d.Action != rules.Enrol {
-		t.Fatalf("%s: %s", pod.Name, d.Detail)
-	}
-	plan, err := d.Planner(pod.IPs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return plan
-}
-
-// dualStack is the plan of a pod that says nothing, in a mesh with both families.
-func dualStack(t testing.TB) rules.Plan {
-	t.Helper()
-	defaults := istio.Standard()
-	defaults.DualStack = true
-	pod := corpus(t)[0].Pod()
-	pod.Containers = nil
-	pod.IPs = []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
-	return planOf(t, defaults, pod)
-}
-
-// removal is the plan that takes ours out.
-func removal() rules.Plan { return rules.Plan{Footprint: istio.Mesh{}.Footprint()} }
 
 // text is what iptables-restore would be given for the plan: equal plans have equal ones.
 func text(plan rules.Plan) string {
@@ -136,11 +100,11 @@ func text(plan rules.Plan) string {
 func TestFingerprintIsThatOfThePlan(t *testing.T) {
 	eachVariant(t, func(t *testing.T, tables *Tables) {
 		old, empty := newSandbox(t, tables), newSandbox(t, tables)
-		plans := map[string]string{text(removal()): empty.fingerprint(t)}
+		seen := map[string]string{text(plans.Nothing()): empty.fingerprint(t)}
 		fingerprints := map[string]string{empty.fingerprint(t): "nothing"}
-		for _, c := range corpus(t) {
+		for _, c := range plans.Recorded(t) {
 			t.Run(c.Name, func(t *testing.T) {
-				plan := planOf(t, istio.Standard(), c.Pod())
+				plan := plans.Of(t, istio.Standard(), c.Pod())
 				fresh := newSandbox(t, tables)
 				fresh.write(t, plan)
 				want := fresh.fingerprint(t)
@@ -148,14 +112,14 @@ func TestFingerprintIsThatOfThePlan(t *testing.T) {
 				if got := old.fingerprint(t); got != want {
 					t.Errorf("the fingerprint is %s in a new namespace, and %s over another plan", want, got)
 				}
-				if known, ok := plans[text(plan)]; ok && known != want {
+				if known, ok := seen[text(plan)]; ok && known != want {
 					t.Errorf("the fingerprint is %s, and was %s for the same rules", want, known)
 				}
-				if other, ok := fingerprints[want]; ok && plans[text(plan)] != want {
+				if other, ok := fingerprints[want]; ok && seen[text(plan)] != want {
 					t.Errorf("the fingerprint is that of %s, which has other rules", other)
 				}
-				plans[text(plan)], fingerprints[want] = want, c.Name
-				fresh.write(t, removal())
+				seen[text(plan)], fingerprints[want] = want, c.Name
+				fresh.write(t, plans.Nothing())
 				if got := fresh.fingerprint(t); got != empty.fingerprint(t) {
 					t.Error("it is not that of an empty namespace after the rules were taken out")
 				}
@@ -195,14 +159,14 @@ func TestFingerprintSeesEveryChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachVariant(t, func(t *testing.T, tables *Tables) {
 				s := newSandbox(t, tables)
-				s.write(t, dualStack(t))
+				s.write(t, plans.DualStack(t))
 				before := s.fingerprint(t)
 				s.shell(t, tt.change)
 				if s.fingerprint(t) == before {
 					t.Error("the change is not seen")
 				}
 				if tt.undo == "" {
-					s.write(t, dualStack(t))
+					s.write(t, plans.DualStack(t))
 				} else {
 					s.shell(t, tt.undo)
 				}
@@ -256,7 +220,7 @@ func TestFingerprintTellsPlacesApart(t *testing.T) {
 func TestCountersDoNotCount(t *testing.T) {
 	eachVariant(t, func(t *testing.T, tables *Tables) {
 		s := newSandbox(t, tables)
-		s.write(t, dualStack(t))
+		s.write(t, plans.DualStack(t))
 		s.shell(t, "IPT -A OUTPUT -p udp -j ACCEPT; IP6T -A OUTPUT -p udp -j ACCEPT")
 		counters := func() string { return s.shell(t, "IPT-save -c | grep -v ^#; IP6T-save -c | grep -v ^#") }
 		before, counted := s.fingerprint(t), counters()
@@ -346,7 +310,7 @@ func TestFingerprintIsOfOneMoment(t *testing.T) {
 		}()
 		seen := map[string]bool{}
 		for i := 0; (i < 200 || len(seen) < 2) && len(stopped) == 0; i++ {
-			sum, err := tables.Fingerprint(t.Context(), s.ns)
+			sum, _, err := tables.Fingerprint(t.Context(), s.ns)
 			if err != nil {
 				t.Error(err)
 				break
@@ -368,7 +332,7 @@ func TestFingerprintIsNotBegunTooLate(t *testing.T) {
 	eachVariant(t, func(t *testing.T, tables *Tables) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if sum, err := tables.Fingerprint(ctx, newSandbox(t, tables).ns); !errors.Is(err, context.Canceled) || sum != "" {
+		if sum, _, err := tables.Fingerprint(ctx, newSandbox(t, tables).ns); !errors.Is(err, context.Canceled) || sum != "" {
 			t.Errorf("got %q, %v", sum, err)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -18,7 +19,7 @@ import (
 func TestOwn(t *testing.T) {
 	eachVariant(t, func(t *testing.T, tables *Tables) {
 		s := newSandbox(t, tables)
-		plan := dualStack(t)
+		plan := plans.DualStack(t)
 		s.write(t, plan)
 		s.shell(t, "IPT -t nat -A OUTPUT -p tcp -j ACCEPT; IP6T -t nat -N OTHERS; IP6T -t nat -A OTHERS -p tcp -j ACCEPT; IPT -t raw -A OUTPUT -p tcp -j ACCEPT")
 		read := func(tables *Tables) rules.Plan {

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package xtables
+package nftables
 
 import (
 	"encoding/binary"
@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/integration/plans"
 )
 
 // packet is a message of a kernel that answers request 7.
@@ -85,9 +87,9 @@ func TestAnswer(t *testing.T) {
 
 // Whoever may configure the pod's network can send to the socket, and could say that there is nothing.
 func TestOnlyTheKernelAnswers(t *testing.T) {
-	s := nftables(t)
+	s := newSandbox(t)
 	c, other := s.dial(t), s.dial(t)
-	if _, err := c.ask(getGen); err != nil { // which gives the socket its port
+	if _, err := c.ask(getGen, nil); err != nil { // which gives the socket its port
 		t.Fatal(err)
 	}
 	name, err := unix.Getsockname(c.fd)
@@ -99,23 +101,23 @@ func TestOnlyTheKernelAnswers(t *testing.T) {
 	if err := unix.Sendto(other.fd, lie, 0, name); err != nil {
 		t.Fatal(err)
 	}
-	if messages, err := c.ask(getGen); err != nil || len(messages) != 1 {
+	if messages, err := c.ask(getGen, nil); err != nil || len(messages) != 1 {
 		t.Errorf("got %d messages, %v; want what the kernel said", len(messages), err)
 	}
 }
 
 // A packet that does not fit is not taken for a shorter one.
 func TestLongPacket(t *testing.T) {
-	c := nftables(t).dial(t)
+	c := newSandbox(t).dial(t)
 	c.room, c.longest = nil, unix.NLMSG_HDRLEN
-	if messages, err := c.ask(getGen); err == nil || !strings.Contains(err.Error(), "longer than a kernel sends") {
+	if messages, err := c.ask(getGen, nil); err == nil || !strings.Contains(err.Error(), "longer than a kernel sends") {
 		t.Errorf("got %d messages, %v", len(messages), err)
 	}
 }
 
 // A kernel that says nothing does not hold anybody up for long.
 func TestNoAnswer(t *testing.T) {
-	c := nftables(t).dial(t)
+	c := newSandbox(t).dial(t)
 	limit, err := unix.GetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
 	if err != nil || time.Duration(limit.Nano()) != answerTimeout {
 		t.Fatalf("the time limit is %v, %v", limit, err)
@@ -140,9 +142,9 @@ func TestSignalsEndNothing(t *testing.T) {
 // What the kernel refuses is said with its reason, and a transaction that is refused is not taken for one
 // that was waited for.
 func TestRefusedByTheKernel(t *testing.T) {
-	s := nftables(t)
+	s := newSandbox(t)
 	c := s.dial(t)
-	if _, err := c.ask(unix.NFNL_SUBSYS_NFTABLES<<8 | 0xff); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "0xaff") {
+	if _, err := c.ask(unix.NFNL_SUBSYS_NFTABLES<<8|0xff, nil); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "0xaff") {
 		t.Errorf("an unknown request: got %v", err)
 	}
 	if err := c.do(table(unix.NFT_MSG_DELTABLE, 0, unix.NFPROTO_INET, "none")); !errors.Is(err, unix.ENOENT) {
@@ -151,24 +153,24 @@ func TestRefusedByTheKernel(t *testing.T) {
 	if err := c.await(); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.ask(getGen); err != nil {
+	if _, err := c.ask(getGen, nil); err != nil {
 		t.Error(err)
 	}
 }
 
 // Waiting changes nothing: whoever else counts generations sees none.
 func TestAwaitIsNoChange(t *testing.T) {
-	s := nftables(t)
-	s.write(t, dualStack(t))
+	s := newSandbox(t)
+	s.write(t, plans.DualStack(t))
 	c := s.dial(t)
-	before, err := generation(c)
+	before, err := generationOf(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.await(); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := generation(c); err != nil || string(after) != string(before) {
+	if after, err := generationOf(c); err != nil || string(after) != string(before) {
 		t.Errorf("generation %x, then %x, %v", before, after, err)
 	}
 }

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package xtables
+package nftables
 
 import (
 	"bytes"
@@ -35,13 +35,21 @@ const (
 	quotaConsumed  = 4  // NFTA_QUOTA_CONSUMED
 )
 
+// The policies of base chains (linux/netfilter.h).
+const (
+	drop   = 0
+	accept = 1
+	unset  = ^uint32(0)
+)
+
 // kernel is nf_tables as one namespace sees it.
 type kernel interface {
 	// await returns when no change of the tables is half done. The kernel counts a change before it does
 	// it, so that the generation alone would not show that what was read is of two states.
 	await() error
-	// ask returns the messages that answer a request, or errMoved.
-	ask(request uint16) ([]message, error)
+	// ask returns the messages that answer a request, or errMoved. It concerns all families, or what the
+	// attributes of the native table's family name.
+	ask(request uint16, attributes []byte) ([]message, error)
 }
 
 // message is a table, a chain, a rule or a generation.
@@ -50,66 +58,9 @@ type message struct {
 	attributes []byte
 }
 
-// fingerprintNFT reads the namespace of the calling thread.
-func fingerprintNFT() (string, error) {
-	c, err := dialNetfilter()
-	if err != nil {
-		return "", err
-	}
-	defer c.close()
-	return settled(func() (string, error) { return fingerprintOf(c) })
-}
-
-// fingerprintOf fails with errMoved where a change of the tables began meanwhile.
-func fingerprintOf(k kernel) (string, error) {
-	if err := k.await(); err != nil {
-		return "", err
-	}
-	before, err := generation(k)
-	if err != nil {
-		return "", err
-	}
-	var tables, chains, rules []object
-	for _, dump := range []struct {
-		objects *[]object
-		request uint16
-		read    func(message, []byte) (object, error)
-	}{{&tables, getTables, readTable}, {&chains, getChains, readChain}, {&rules, getRules, readRule}} {
-		messages, err := k.ask(dump.request)
-		if err != nil {
-			return "", err
-		}
-		if *dump.objects, err = objects(messages, dump.read); err != nil {
-			return "", err
-		}
-	}
-	after, err := generation(k)
-	if err != nil {
-		return "", err
-	}
-	if !bytes.Equal(before, after) {
-		return "", errMoved
-	}
-	tables = slices.DeleteFunc(tables, func(t object) bool { return t.idle })
-	chains = slices.DeleteFunc(chains, func(c object) bool { return c.idle && !hasRules(c, rules) })
-	return digestOf(tables, chains, rules), nil
-}
-
-func digestOf(lists ...[]object) string {
-	sum := newDigest()
-	for _, list := range lists {
-		sum.add(binary.BigEndian.AppendUint32(nil, uint32(len(list))))
-		for _, o := range list {
-			sum.add([]byte{o.family})
-			sum.add(o.text)
-		}
-	}
-	return sum.String()
-}
-
-// generation returns the number that changes with every change of the namespace's tables.
-func generation(k kernel) ([]byte, error) {
-	messages, err := k.ask(getGen)
+// generationOf returns the number that changes with every change of the namespace's tables.
+func generationOf(k kernel) ([]byte, error) {
+	messages, err := k.ask(getGen, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -130,12 +81,71 @@ func generation(k kernel) ([]byte, error) {
 	return id, nil
 }
 
-// object is a table, a chain or a rule. A table's chain is nil.
+// state is what nf_tables holds for a namespace at one generation, sorted: tables and chains by their names,
+// and the rules of each chain in the order in which packets meet them.
+type state struct {
+	generation            []byte
+	tables, chains, rules []object
+	sets, elements        []object // of the native table only: iptables has none
+}
+
+// read returns a state that the namespace was in. It fails with errMoved where a change of the tables began
+// meanwhile.
+func read(k kernel) (state, error) {
+	var s state
+	if err := k.await(); err != nil {
+		return s, err
+	}
+	var err error
+	if s.generation, err = generationOf(k); err != nil {
+		return s, err
+	}
+	for _, dump := range []struct {
+		objects *[]object
+		request uint16
+		read    func(message, []byte) (object, error)
+	}{{&s.tables, getTables, readTable}, {&s.chains, getChains, readChain}, {&s.rules, getRules, readRule}} {
+		messages, err := k.ask(dump.request, nil)
+		if err != nil {
+			return s, err
+		}
+		if *dump.objects, err = objects(messages, dump.read); err != nil {
+			return s, err
+		}
+	}
+	if s.hasNative() {
+		if s.sets, s.elements, err = readSets(k); err != nil {
+			return s, err
+		}
+	}
+	after, err := generationOf(k)
+	if err != nil {
+		return s, err
+	}
+	if !bytes.Equal(s.generation, after) {
+		return s, errMoved
+	}
+	return s, nil
+}
+
+// object is a table, a chain, a rule, a set or the elements of one. A table's chain is nil.
 type object struct {
 	family       uint8
-	table, chain []byte
+	table, chain []byte // a set's name stands where a chain's does
+	handle       uint64
 	idle         bool   // a table or chain of iptables that says nothing which its rules do not
+	dormant      bool   // a table whose hooks are off
+	hook         hook   // of a base chain
+	expressions  []byte // of a rule
 	text         []byte // all that counts
+}
+
+// hook is where the kernel calls a base chain. The zero hook is none.
+type hook struct {
+	kind     string // nat, filter or route
+	number   uint32 // NF_INET_*
+	priority int32
+	policy   uint32 // NF_ACCEPT or NF_DROP
 }
 
 // objects reads messages and sorts what they describe: tables and chains are listed in any order. Rules
@@ -163,10 +173,17 @@ func (o object) compare(other object) int {
 	return cmp.Or(cmp.Compare(o.family, other.family), bytes.Compare(o.table, other.table), bytes.Compare(o.chain, other.chain))
 }
 
-// hasRules tells whether a sorted list has rules of the chain.
-func hasRules(chain object, rules []object) bool {
-	_, found := slices.BinarySearchFunc(rules, chain, object.compare)
-	return found
+// of returns the part of a sorted list that belongs to the chain or set.
+func (o object) of(list []object) []object {
+	begin, found := slices.BinarySearchFunc(list, o, object.compare)
+	if !found {
+		return nil
+	}
+	end := begin
+	for end < len(list) && list[end].compare(o) == 0 {
+		end++
+	}
+	return list[begin:end]
 }
 
 // ofIPTables tells whether a table is one that iptables makes. These stay behind, empty, when their last
@@ -175,16 +192,19 @@ func (o object) ofIPTables() bool {
 	if o.family != unix.NFPROTO_IPV4 && o.family != unix.NFPROTO_IPV6 {
 		return false
 	}
-	switch unix.ByteSliceToString(o.table) {
+	switch name(o.table) {
 	case "nat", "mangle", "raw", "filter", "security":
 		return true
 	}
 	return false
 }
 
+// name returns a name as the kernel sends it, without its zero byte.
+func name(value []byte) string { return unix.ByteSliceToString(value) }
+
 func readTable(m message, text []byte) (object, error) {
 	o := object{family: m.family}
-	flags := false
+	flags := uint32(0)
 	err := eachAttribute(m.attributes, func(a attribute) error {
 		switch a.kind {
 		case unix.NFTA_TABLE_USE, tableHandle, tablePad, tableOwner:
@@ -192,19 +212,19 @@ func readTable(m message, text []byte) (object, error) {
 		case unix.NFTA_TABLE_NAME:
 			o.table = a.value
 		case unix.NFTA_TABLE_FLAGS:
-			flags = a.number() != 0
+			flags = a.number()
 		}
 		text = a.appendTo(text)
 		return nil
 	})
-	o.text, o.idle = text, o.ofIPTables() && !flags
+	o.text, o.idle, o.dormant = text, o.ofIPTables() && flags == 0, flags&unix.NFT_TABLE_F_DORMANT != 0
 	return o, err
 }
 
 func readChain(m message, text []byte) (object, error) {
 	o := object{family: m.family}
-	accepts := false
-	err := eachAttribute(m.attributes, func(a attribute) error {
+	policy := uint32(unset)
+	err := eachAttribute(m.attributes, func(a attribute) (err error) {
 		switch a.kind {
 		case unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_COUNTERS, unix.NFTA_CHAIN_PAD, chainID:
 			return nil
@@ -212,23 +232,46 @@ func readChain(m message, text []byte) (object, error) {
 			o.table = a.value
 		case unix.NFTA_CHAIN_NAME:
 			o.chain = a.value
+		case unix.NFTA_CHAIN_TYPE:
+			o.hook.kind = name(a.value)
+		case unix.NFTA_CHAIN_HOOK:
+			err = readHook(a.value, &o.hook)
 		case unix.NFTA_CHAIN_POLICY: // only chains with a hook have one
-			accepts = a.number() == 1 // NF_ACCEPT
+			policy = a.number()
+			o.hook.policy = policy
 		}
 		text = a.appendTo(text)
+		return err
+	})
+	o.text, o.idle = text, o.ofIPTables() && policy == accept
+	return o, err
+}
+
+func readHook(list []byte, h *hook) error {
+	return eachAttribute(list, func(a attribute) error {
+		switch a.kind {
+		case unix.NFTA_HOOK_HOOKNUM:
+			h.number = a.number()
+		case unix.NFTA_HOOK_PRIORITY:
+			h.priority = int32(a.number())
+		}
 		return nil
 	})
-	o.text, o.idle = text, o.ofIPTables() && accepts
-	return o, err
 }
 
 func readRule(m message, text []byte) (object, error) {
 	o := object{family: m.family}
 	err := eachAttribute(m.attributes, func(a attribute) (err error) {
 		switch a.kind {
-		case unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_POSITION, unix.NFTA_RULE_PAD, unix.NFTA_RULE_ID, rulePositionID, ruleChainID:
+		case unix.NFTA_RULE_HANDLE:
+			if len(a.value) == 8 {
+				o.handle = binary.BigEndian.Uint64(a.value)
+			}
+			return nil
+		case unix.NFTA_RULE_POSITION, unix.NFTA_RULE_PAD, unix.NFTA_RULE_ID, rulePositionID, ruleChainID:
 			return nil
 		case unix.NFTA_RULE_EXPRESSIONS:
+			o.expressions = a.value
 			text, err = appendExpressions(text, a.value)
 			return err
 		case unix.NFTA_RULE_TABLE:
@@ -268,46 +311,3 @@ func appendExpressions(text, list []byte) ([]byte, error) {
 	})
 	return text, err
 }
-
-// attribute is a netlink attribute: struct nlattr of include/uapi/linux/netlink.h, a length and a type of
-// two bytes each, then the value.
-type attribute struct {
-	kind  uint16
-	value []byte
-}
-
-const attributeHeader = 4
-
-// number returns the value of an attribute of four bytes.
-func (a attribute) number() uint32 {
-	if len(a.value) != 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(a.value)
-}
-
-func (a attribute) appendTo(text []byte) []byte {
-	text = binary.BigEndian.AppendUint16(text, a.kind)
-	text = binary.BigEndian.AppendUint16(text, uint16(len(a.value)))
-	return append(text, a.value...)
-}
-
-// eachAttribute calls fn for every attribute of a list.
-func eachAttribute(list []byte, fn func(attribute) error) error {
-	for len(list) >= attributeHeader {
-		length := int(binary.NativeEndian.Uint16(list))
-		if length < attributeHeader || length > len(list) {
-			return errors.New("an answer of nf_tables cannot be read: an attribute is longer than what holds it")
-		}
-		const flags = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
-		a := attribute{kind: binary.NativeEndian.Uint16(list[2:]) &^ flags, value: list[attributeHeader:length]}
-		if err := fn(a); err != nil {
-			return err
-		}
-		list = list[min(aligned(length), len(list)):]
-	}
-	return nil
-}
-
-// aligned rounds a length up to where the next attribute or message begins.
-func aligned(length int) int { return (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }

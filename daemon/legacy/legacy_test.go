@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package xtables
+package legacy
 
 import (
 	"bytes"
@@ -10,9 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
 )
 
-func TestLegacyCountersAreCleared(t *testing.T) {
+func TestCountersAreCleared(t *testing.T) {
 	for _, b := range []blobs{blobs4, blobs6} {
 		entry := func(length int) []byte {
 			e := bytes.Repeat([]byte{0xff}, length)
@@ -38,12 +42,12 @@ func TestLegacyCountersAreCleared(t *testing.T) {
 }
 
 // A kernel without the legacy tables lists none; a list that cannot be read is not taken for an empty one.
-func TestLegacyNames(t *testing.T) {
+func TestNames(t *testing.T) {
 	if names, err := (blobs{names: filepath.Join(t.TempDir(), "none")}).tables(); err != nil || len(names) != 0 {
 		t.Errorf("got %q, %v", names, err)
 	}
 	noFamily := blobs{family: 9999, names: filepath.Join(t.TempDir(), "none")}
-	if err := noFamily.addTo(newDigest()); err != nil {
+	if err := noFamily.each(func(string, string) {}); err != nil {
 		t.Errorf("a kernel without the family: %v", err)
 	}
 	if _, err := (blobs{names: t.TempDir()}).tables(); err == nil {
@@ -51,25 +55,47 @@ func TestLegacyNames(t *testing.T) {
 	}
 }
 
-// A table of which only a policy says something counts; with all policies ACCEPT it is as good as none.
-func TestLegacyPolicies(t *testing.T) {
-	tables, err := Find(t.Context(), Legacy, isolate(t))
+// A table of which only a policy says something counts; with all policies ACCEPT it is as good as none, and
+// so are counters.
+func TestPolicies(t *testing.T) {
+	nstest.Require(t, "iptables-legacy")
+	s := nstest.New(t)
+	ns, err := netns.Open(s.Path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSandbox(t, tables)
-	empty := s.fingerprint(t)
+	t.Cleanup(ns.Close)
+	read := func() (text string, tables []Table) {
+		err := ns.Do(func() error {
+			b, err := Read()
+			text = string(b)
+			if err == nil {
+				tables, err = Tables()
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text, tables
+	}
+	if empty, tables := read(); empty != "" || len(tables) > 0 {
+		t.Fatalf("a new namespace holds %v (%q)", tables, empty)
+	}
 	seen := map[string]string{}
-	for _, program := range []string{"IPT", "IP6T"} {
+	for program, family := range map[string]rules.Family{"iptables-legacy": rules.IPv4, "ip6tables-legacy": rules.IPv6} {
 		for _, chain := range []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"} {
-			s.shell(t, program+" -t mangle -P "+chain+" DROP")
-			sum := s.fingerprint(t)
-			if other, ok := seen[sum]; ok || sum == empty {
+			s.Run(t, program, "-t", "mangle", "-P", chain, "DROP")
+			text, tables := read()
+			if other, ok := seen[text]; ok || text == "" {
 				t.Errorf("the policy of %s in %s is not seen, or taken for that of %q", chain, program, other)
 			}
-			seen[sum] = chain
-			s.shell(t, program+" -t mangle -P "+chain+" ACCEPT")
-			if s.fingerprint(t) != empty {
+			if !slices.Equal(tables, []Table{{family, "mangle"}}) {
+				t.Errorf("the tables are %v", tables)
+			}
+			seen[text] = chain
+			s.Run(t, program, "-t", "mangle", "-P", chain, "ACCEPT")
+			if text, tables := read(); text != "" || len(tables) > 0 {
 				t.Errorf("an empty table of %s counts", program)
 			}
 		}

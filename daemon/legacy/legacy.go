@@ -2,7 +2,8 @@
 
 //go:build linux
 
-package xtables
+// Package legacy reads the tables of iptables-legacy, which nf_tables does not know of. It runs no program.
+package legacy
 
 import (
 	"encoding/binary"
@@ -16,12 +17,15 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 // blobs says how the kernel hands out the tables of one family: include/uapi/linux/netfilter_ipv4/ip_tables.h
 // and netfilter_ipv6/ip6_tables.h, as laid out on 64-bit machines.
 type blobs struct {
 	family  int
+	ip      rules.Family
 	level   int    // of getsockopt
 	names   string // the file that lists the tables; asking for one that is not in it would make it
 	entry   int    // length of struct ipt_entry or ip6t_entry
@@ -31,9 +35,9 @@ type blobs struct {
 }
 
 var (
-	blobs4 = blobs{family: unix.AF_INET, level: unix.SOL_IP, names: "/proc/thread-self/net/ip_tables_names",
+	blobs4 = blobs{family: unix.AF_INET, ip: rules.IPv4, level: unix.SOL_IP, names: "/proc/thread-self/net/ip_tables_names",
 		entry: 112, target: 88, next: 90, counter: 96}
-	blobs6 = blobs{family: unix.AF_INET6, level: unix.SOL_IPV6, names: "/proc/thread-self/net/ip6_tables_names",
+	blobs6 = blobs{family: unix.AF_INET6, ip: rules.IPv6, level: unix.SOL_IPV6, names: "/proc/thread-self/net/ip6_tables_names",
 		entry: 168, target: 140, next: 142, counter: 152}
 )
 
@@ -57,20 +61,60 @@ const (
 	verdictOfAccept = -2 // -NF_ACCEPT - 1
 )
 
-// fingerprintLegacy reads the namespace of the calling thread. A table is always read whole, so that
-// nothing can change in between.
-func fingerprintLegacy() (string, error) {
-	sum := newDigest()
+// Read returns what the tables of iptables-legacy hold in the network namespace of the calling thread, and
+// nil where they hold nothing: tables without a rule whose policies accept are as good as none. Equal bytes
+// mean equal rules in equal order, and equal policies; counters do not matter. It makes no table.
+func Read() ([]byte, error) {
+	var text []byte
 	for _, b := range []blobs{blobs4, blobs6} {
-		if err := b.addTo(sum); err != nil {
-			return "", err
+		var err error
+		if text, err = b.appendTo(text); err != nil {
+			return nil, err
 		}
 	}
-	return sum.String(), nil
+	return text, nil
 }
 
-// addTo adds all tables of the family. The kernel need not know a family that has none.
-func (b blobs) addTo(sum digest) error {
+// Table names a table of a family.
+type Table struct {
+	Family rules.Family
+	Name   string
+}
+
+// Tables returns the tables that hold something.
+func Tables() ([]Table, error) {
+	var tables []Table
+	for _, b := range []blobs{blobs4, blobs6} {
+		err := b.each(func(name, text string) {
+			if text != "" {
+				tables = append(tables, Table{b.ip, name})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return tables, nil
+}
+
+// appendTo appends each table that holds something: its family, and its name and its rules with their lengths.
+func (b blobs) appendTo(text []byte) ([]byte, error) {
+	err := b.each(func(name, rules string) {
+		if rules == "" {
+			return
+		}
+		text = append(text, byte(b.family))
+		for _, field := range []string{name, rules} {
+			text = binary.BigEndian.AppendUint32(text, uint32(len(field)))
+			text = append(text, field...)
+		}
+	})
+	return text, err
+}
+
+// each calls fn for each table of the family. The kernel need not know a family that has none. A table is
+// always read whole, so that nothing can change in between.
+func (b blobs) each(fn func(name, rules string)) error {
 	names, err := b.tables()
 	if err != nil || len(names) == 0 {
 		return err
@@ -81,17 +125,27 @@ func (b blobs) addTo(sum digest) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	for _, name := range names {
-		text, err := settled(func() (string, error) { return b.read(fd, name) })
+		rules, err := b.settled(fd, name)
 		if err != nil {
 			return fmt.Errorf("legacy table %s: %w", name, err)
 		}
-		if text != "" {
-			sum.add([]byte{byte(b.family)})
-			sum.add([]byte(name))
-			sum.add([]byte(text))
-		}
+		fn(name, rules)
 	}
 	return nil
+}
+
+// errMoved is a table that became longer or shorter while it was read.
+var errMoved = errors.New("the rules were changed while they were read")
+
+// settled reads a table until it stays as long as it is meanwhile.
+func (b blobs) settled(fd int, name string) (rules string, err error) {
+	const tries = 10 // each far shorter than the time in which a program can write rules again
+	for range tries {
+		if rules, err = b.read(fd, name); !errors.Is(err, errMoved) {
+			return rules, err
+		}
+	}
+	return "", fmt.Errorf("%w, %d times in a row: see what keeps writing rules in this namespace, and try again", errMoved, tries)
 }
 
 // tables returns the sorted names of the tables that exist.

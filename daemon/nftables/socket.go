@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package xtables
+package nftables
 
 import (
 	"encoding/binary"
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netfilter is a netlink socket for reading nf_tables in the namespace that the thread was in when it was
+// netfilter is a netlink socket for nf_tables in the namespace that the thread was in when it was
 // opened.
 type netfilter struct {
 	fd      int
@@ -40,6 +40,11 @@ func dialNetfilter() (*netfilter, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("time limit for nf_tables: %w", err)
 	}
+	// A refusal need not repeat the change that it is about.
+	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("short answers of nf_tables: %w", err)
+	}
 	return &netfilter{fd: fd, seq: 1, room: make([]byte, 0, 2*longestPacket), longest: longestPacket}, nil
 }
 
@@ -47,27 +52,93 @@ func (c *netfilter) close() { _ = unix.Close(c.fd) }
 
 // await sends a transaction that changes nothing. The kernel takes one at a time, so that the one before
 // it is over when the call returns. There is an answer only if it fails, and the next request gets it.
-func (c *netfilter) await() error { return c.transact(nil) }
-
-// transact sends changes, each a message of its own, between the two that make them one transaction.
-func (c *netfilter) transact(changes []byte) error {
-	b := c.appendRequest(nil, unix.NFNL_MSG_BATCH_BEGIN, 0, unix.NFNL_SUBSYS_NFTABLES)
-	b = append(b, changes...)
-	b = c.appendRequest(b, unix.NFNL_MSG_BATCH_END, 0, unix.NFNL_SUBSYS_NFTABLES)
-	if err := c.send(b); err != nil {
+func (c *netfilter) await() error {
+	var b batch
+	if err := c.send(b.sealed(c.seq, nil)); err != nil {
 		return fmt.Errorf("wait for nf_tables: %w", err)
 	}
 	return nil
 }
 
-// ask sends a request that concerns all families. Messages stay valid when the next request is sent.
-func (c *netfilter) ask(request uint16) ([]message, error) {
+// transact makes the changes of a batch, all or none, if the namespace is still at that generation (nil is
+// at any), and else fails with errMoved. The kernel acknowledges the last change only, or says which ones it
+// does not make.
+func (c *netfilter) transact(b *batch, generation []byte) error {
+	first := c.seq
+	c.seq += uint32(b.changes())
+	wire := b.sealed(first, generation)
+	if err := c.roomFor(len(wire)); err != nil {
+		return err
+	}
+	if err := c.send(wire); err != nil {
+		return fmt.Errorf("send %d changes (%d bytes) to nf_tables: %w", b.changes(), len(wire), err)
+	}
+	c.room = c.room[:0]
+	last := c.seq - 1
+	for {
+		packet, err := c.receive()
+		if err != nil {
+			return fmt.Errorf("answer of nf_tables to %d changes: %w", b.changes(), err)
+		}
+		seq, no, err := verdictOf(packet)
+		if err != nil {
+			return err
+		}
+		if int32(seq-first) < 0 {
+			continue // of an earlier request
+		}
+		switch {
+		case errors.Is(no, unix.ERESTART): // that is what another generation is called
+			return errMoved
+		case no != nil:
+			return b.refusal(int(seq-first), no)
+		case seq == last:
+			return nil
+		}
+	}
+}
+
+// verdictOf reads a packet that acknowledges the change with that number, or says why it is not made.
+func verdictOf(packet []byte) (seq uint32, refused error, err error) {
+	if len(packet) < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(packet[4:]) != unix.NLMSG_ERROR {
+		return 0, nil, errors.New("an answer of nf_tables cannot be read: it is neither yes nor no")
+	}
+	seq = binary.NativeEndian.Uint32(packet[8:])
+	if code := int32(binary.NativeEndian.Uint32(packet[unix.NLMSG_HDRLEN:])); code < 0 {
+		refused = unix.Errno(-code)
+	}
+	return seq, refused, nil
+}
+
+// roomFor makes room for a packet that is longer than what a socket sends otherwise.
+func (c *netfilter) roomFor(length int) error {
+	const usual = 64 << 10 // any kernel allows more
+	if length < usual {
+		return nil
+	}
+	// Twice, since the kernel counts its own bookkeeping too. The limit of the machine does not hold for the
+	// host's administrator.
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*length); err != nil {
+		return fmt.Errorf("room to send %d bytes to nf_tables: %w", length, err)
+	}
+	return nil
+}
+
+// ask sends a request that concerns all families, or with attributes the part of the native family that
+// they name. Messages stay valid when the next request is sent.
+func (c *netfilter) ask(request uint16, attributes []byte) ([]message, error) {
 	defer func() { c.seq++ }()
-	flags := uint16(unix.NLM_F_DUMP)
+	flags, family := uint16(unix.NLM_F_DUMP), byte(unix.NFPROTO_UNSPEC)
 	if request == getGen { // there is one only
 		flags = 0
 	}
-	if err := c.send(c.appendRequest(nil, request, flags, 0)); err != nil {
+	if attributes != nil {
+		family = nativeFamily
+	}
+	m := appendHeader(nil, request, flags, c.seq, family, 0)
+	m = append(m, attributes...)
+	binary.NativeEndian.PutUint32(m, uint32(len(m)))
+	if err := c.send(m); err != nil {
 		return nil, fmt.Errorf("ask nf_tables: %w", err)
 	}
 	a := answer{seq: c.seq}
@@ -87,15 +158,15 @@ func (c *netfilter) send(b []byte) error {
 	return retried(func() error { return unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) })
 }
 
-// appendRequest writes a struct nlmsghdr (linux/netlink.h) and a struct nfgenmsg (linux/netfilter/nfnetlink.h)
-// that names all families.
-func (c *netfilter) appendRequest(b []byte, kind, flags, resource uint16) []byte {
+// appendHeader writes a struct nlmsghdr (linux/netlink.h), whose length is still to be filled in if something
+// follows, and a struct nfgenmsg (linux/netfilter/nfnetlink.h).
+func appendHeader(b []byte, kind, flags uint16, seq uint32, family byte, resource uint16) []byte {
 	b = binary.NativeEndian.AppendUint32(b, unix.NLMSG_HDRLEN+nfgenmsg)
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
-	b = binary.NativeEndian.AppendUint32(b, c.seq)
+	b = binary.NativeEndian.AppendUint32(b, seq)
 	b = binary.NativeEndian.AppendUint32(b, 0) // from: the kernel knows
-	b = append(b, unix.AF_UNSPEC, unix.NFNETLINK_V0)
+	b = append(b, family, unix.NFNETLINK_V0)
 	return binary.BigEndian.AppendUint16(b, resource)
 }
 

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package xtables
+package nftables
 
 import (
 	"encoding/binary"
@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/integration/plans"
 )
 
 // command is a change of nf_tables that iptables does not know how to ask for.
@@ -42,7 +44,7 @@ func nest(kind uint16, list ...[]byte) []byte {
 	return attr(kind|unix.NLA_F_NESTED, slices.Concat(list...)...)
 }
 
-func expression(name string, data ...[]byte) []byte {
+func anExpression(name string, data ...[]byte) []byte {
 	return nest(unix.NFTA_LIST_ELEM, str(unix.NFTA_EXPR_NAME, name), nest(unix.NFTA_EXPR_DATA, data...))
 }
 
@@ -66,45 +68,20 @@ func rule(family uint8, table, chain string, expressions ...[]byte) command {
 
 // do sends commands as one transaction.
 func (c *netfilter) do(commands ...command) error {
-	var b []byte
+	if len(commands) == 0 {
+		return nil
+	}
+	var b batch
 	for _, cmd := range commands {
-		begin := len(b)
-		b = c.appendRequest(b, unix.NFNL_SUBSYS_NFTABLES<<8|uint16(cmd.kind), cmd.flags, 0)
-		b[begin+unix.NLMSG_HDRLEN] = cmd.family
-		b = append(b, cmd.attrs...)
-		binary.NativeEndian.PutUint32(b[begin:], uint32(len(b)-begin))
+		b.add(int(cmd.kind), cmd.flags, cmd.family, subject{}, func(w *wire) { *w = append(*w, cmd.attrs...) })
 	}
-	if err := c.transact(b); err != nil {
-		return err
-	}
-	_, err := c.ask(getGen) // an error is the answer to it
-	return err
-}
-
-// dial returns a socket in the namespace.
-func (s sandbox) dial(t testing.TB) *netfilter {
-	t.Helper()
-	var c *netfilter
-	if err := s.ns.Do(func() (err error) { c, err = dialNetfilter(); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.close)
-	return c
-}
-
-func nftables(t *testing.T) sandbox {
-	t.Helper()
-	tables, err := Find(t.Context(), NFT, isolate(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newSandbox(t, tables)
+	return c.transact(&b, nil)
 }
 
 // What only nf_tables itself can do to a namespace is seen, and what traffic does is not.
 func TestFingerprintSeesNativeChanges(t *testing.T) {
 	const inet, ip = unix.NFPROTO_INET, unix.NFPROTO_IPV4
-	const outHook, accept, drop = 3, 1, 0
+	const outHook = 3
 	for name, tt := range map[string]struct {
 		before, after []command
 		same          bool
@@ -127,14 +104,14 @@ func TestFingerprintSeesNativeChanges(t *testing.T) {
 		"hook":                       {others(outHook, 0), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook-2, 0)...), false},
 		"priority":                   {others(outHook, 0), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook, 1)...), false},
 		"same again":                 {others(outHook, 0), append([]command{table(unix.NFT_MSG_DELTABLE, 0, inet, "others")}, others(outHook, 0)...), true},
-		"counter added":              {others(outHook, 0), []command{rule(inet, "others", "a", expression("counter"))}, false},
+		"counter added":              {others(outHook, 0), []command{rule(inet, "others", "a", anExpression("counter"))}, false},
 		"counter moved":              {counting("counter", 1), again(counting("counter", 2)), true},
 		"quota moved":                {quota(100, 1), again(quota(100, 2)), true},
 		"quota raised":               {quota(100, 1), again(quota(101, 1)), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := nftables(t)
-			s.write(t, dualStack(t))
+			s := newSandbox(t)
+			s.write(t, plans.DualStack(t))
 			c := s.dial(t)
 			if err := c.do(tt.before...); err != nil {
 				t.Fatal(err)
@@ -160,7 +137,7 @@ func others(hook uint32, priority int32) []command {
 func raw(priority int32) []command {
 	const ip = unix.NFPROTO_IPV4
 	return []command{table(unix.NFT_MSG_NEWTABLE, create, ip, "raw"), chain(create, ip, "raw", "OUTPUT", hooked(3, priority, 1)),
-		rule(ip, "raw", "OUTPUT", expression("counter"))}
+		rule(ip, "raw", "OUTPUT", anExpression("counter"))}
 }
 
 func again(commands []command) []command {
@@ -173,17 +150,17 @@ func long(kind uint16, value uint64) []byte {
 
 // counting is others with a rule that has counted so many bytes and packets.
 func counting(name string, n uint64) []command {
-	return append(others(3, 0), rule(unix.NFPROTO_INET, "others", "a", expression(name, long(unix.NFTA_COUNTER_BYTES, n), long(unix.NFTA_COUNTER_PACKETS, n))))
+	return append(others(3, 0), rule(unix.NFPROTO_INET, "others", "a", anExpression(name, long(unix.NFTA_COUNTER_BYTES, n), long(unix.NFTA_COUNTER_PACKETS, n))))
 }
 
 func quota(limit, consumed uint64) []command {
-	return append(others(3, 0), rule(unix.NFPROTO_INET, "others", "a", expression("quota", long(1, limit), num(2, 0), long(quotaConsumed, consumed))))
+	return append(others(3, 0), rule(unix.NFPROTO_INET, "others", "a", anExpression("quota", long(1, limit), num(2, 0), long(quotaConsumed, consumed))))
 }
 
 // Each attribute counts or does not, whatever the kernel of this machine sends.
 func TestAttributesThatCount(t *testing.T) {
 	last := func(set uint32) []byte {
-		return nest(unix.NFTA_RULE_EXPRESSIONS, expression("last", num(1, set), long(2, uint64(set))))
+		return nest(unix.NFTA_RULE_EXPRESSIONS, anExpression("last", num(1, set), long(2, uint64(set))))
 	}
 	for _, tt := range []struct {
 		what    string
@@ -212,10 +189,10 @@ func TestAttributesThatCount(t *testing.T) {
 		{"rule ids", readRule, num(unix.NFTA_RULE_ID, 0), slices.Concat(num(rulePositionID, 1), num(ruleChainID, 1)), false},
 		{"rule padding", readRule, attr(unix.NFTA_RULE_PAD), nil, false},
 		{"when last matched", readRule, last(0), last(1), false},
-		{"name of an expression", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, expression("meta")), nest(unix.NFTA_RULE_EXPRESSIONS, expression("cmp")), true},
-		{"data of an expression", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, expression("meta", num(1, 1))), nest(unix.NFTA_RULE_EXPRESSIONS, expression("meta", num(2, 1))), true},
+		{"name of an expression", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, anExpression("meta")), nest(unix.NFTA_RULE_EXPRESSIONS, anExpression("cmp")), true},
+		{"data of an expression", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, anExpression("meta", num(1, 1))), nest(unix.NFTA_RULE_EXPRESSIONS, anExpression("meta", num(2, 1))), true},
 		{"another attribute with the same value", readRule, num(unix.NFTA_RULE_COMPAT, 1), num(unix.NFTA_RULE_USERDATA, 1), true},
-		{"one expression or two", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, expression("meta"), expression("cmp")),
+		{"one expression or two", readRule, nest(unix.NFTA_RULE_EXPRESSIONS, anExpression("meta"), anExpression("cmp")),
 			nest(unix.NFTA_RULE_EXPRESSIONS, nest(unix.NFTA_LIST_ELEM, str(unix.NFTA_EXPR_NAME, "meta"), nest(unix.NFTA_EXPR_DATA),
 				str(unix.NFTA_EXPR_NAME, "cmp"), nest(unix.NFTA_EXPR_DATA))), true},
 		{"one attribute or two", readTable, append(attr(6, 'a'), attr(6, 'b')...), attr(6, 'a', 0, 6, 'b'), true},
@@ -235,7 +212,7 @@ func TestDigestKeepsListsApart(t *testing.T) {
 	other := object{family: 2, text: []byte("a")}
 	seen := map[string]int{}
 	for i, lists := range [][][]object{{}, {nil}, {{a}, nil}, {nil, {a}}, {{a, b}}, {{b, a}}, {{ab}}, {{a}, {b}}, {{other}, nil}} {
-		sum := digestOf(lists...)
+		sum := digestOf(nil, lists...)
 		if j, ok := seen[sum]; ok {
 			t.Errorf("lists %d and %d have the same digest", j, i)
 		}
@@ -258,12 +235,12 @@ func TestFingerprintSortsTablesAndChains(t *testing.T) {
 	const inet = unix.NFPROTO_INET
 	var sums []string
 	for _, names := range [][]string{{"a", "b", "c"}, {"c", "a", "b"}} {
-		s := nftables(t)
+		s := newSandbox(t)
 		var commands []command
 		for _, name := range names {
 			commands = append(commands, table(unix.NFT_MSG_NEWTABLE, create, inet, name))
 			for _, name2 := range names {
-				commands = append(commands, chain(create, inet, name, name2), rule(inet, name, name2, expression("counter")))
+				commands = append(commands, chain(create, inet, name, name2), rule(inet, name, name2, anExpression("counter")))
 			}
 		}
 		if err := s.dial(t).do(commands...); err != nil {
@@ -279,7 +256,7 @@ func TestFingerprintSortsTablesAndChains(t *testing.T) {
 // A reading that begins in the middle of a change is of one state as well.
 func TestFingerprintIsOfOneTransaction(t *testing.T) {
 	const inet = unix.NFPROTO_INET
-	s := nftables(t)
+	s := newSandbox(t)
 	writer, reader := s.dial(t), s.dial(t)
 	var states [2][]command
 	for i, name := range []string{"a", "b"} {
@@ -310,11 +287,11 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 	for i := 0; met < 300 && i < 100_000; i++ { // how often they meet depends on how busy the machine is
 		begin <- i
 		for range i % 50 { // at another moment each time
-			if _, err := generation(reader); err != nil {
+			if _, err := generationOf(reader); err != nil {
 				t.Fatal(err)
 			}
 		}
-		sum, err := fingerprintOf(reader)
+		sum, err := fingerprintFrom(reader)
 		if errors.Is(err, errMoved) {
 			met++
 			err = nil
@@ -326,6 +303,11 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 		}
 		reader.room = nil
 	}
+}
+
+func fingerprintFrom(k kernel) (string, error) {
+	s, err := read(k)
+	return s.fingerprint(nil), err
 }
 
 // fake answers as a kernel would while somebody else writes.
@@ -341,7 +323,7 @@ func (f *fake) await() error {
 	return nil
 }
 
-func (f *fake) ask(request uint16) ([]message, error) {
+func (f *fake) ask(request uint16, _ []byte) ([]message, error) {
 	if !f.awaited {
 		f.hasty++
 	}
@@ -380,7 +362,7 @@ func TestReadingIsRepeated(t *testing.T) {
 			_, err := settled(func() (string, error) {
 				readings++
 				tt.kernel.awaited = false
-				return fingerprintOf(&tt.kernel)
+				return fingerprintFrom(&tt.kernel)
 			})
 			if tt.kernel.hasty > 0 {
 				t.Errorf("%d requests were sent before the change under way was over", tt.kernel.hasty)

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package backend finds out what can write rules on this node, by trying, and chooses it for each namespace.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/xtables"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// What can be asked for.
+const (
+	Auto     = "auto"          // the first of the following that proves itself
+	IPTables = "iptables"      // netlink; rules as iptables-nft writes them
+	Exec     = "iptables-exec" // the node's iptables programs, nft before legacy
+	NFTables = "nftables"      // netlink; one table of nf_tables' own kind
+)
+
+// inOrder is the order in which Auto tries.
+var inOrder = []string{IPTables, Exec, NFTables}
+
+// Backend writes and reads rules with what it was chosen to, and in namespaces that belong to a user
+// namespace of the pod with NFTables, since the kernel refuses iptables' owner match there.
+type Backend struct {
+	Trials []Trial // what was tried, in the order in which it was
+
+	chosen, native *proven // native is nil where it does not work
+	nativeProblem  error
+}
+
+// Trial is what came of trying one.
+type Trial struct {
+	Backend string
+	Err     error // nil where it works
+}
+
+// proven is a firewall that showed that it can write every rule there is.
+type proven struct {
+	daemon.Firewall
+	name   string
+	noIPv6 error // why it cannot write IPv6 rules; nil where it can
+}
+
+// Find tries what is wanted in new namespaces; the host's is not looked at. It tries no more than it has
+// to, unless all are asked for, and fails where nothing that is wanted works. The isolated thread is used for
+// programs, and closed by the caller.
+func Find(ctx context.Context, want string, all bool, isolated *netns.Isolated) (*Backend, error) {
+	b := &Backend{}
+	candidates := inOrder
+	if want != Auto {
+		candidates = []string{want}
+	}
+	var problems []error
+	for _, name := range candidates {
+		if b.chosen != nil && !all && name != NFTables {
+			continue
+		}
+		p, err := b.try(ctx, name, isolated)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", name, err))
+		} else if b.chosen == nil {
+			b.chosen = p
+		}
+	}
+	if b.native == nil && b.nativeProblem == nil { // pods with a user namespace of their own need it in any case
+		_, _ = b.try(ctx, NFTables, isolated)
+	}
+	if b.chosen == nil {
+		return nil, fmt.Errorf("nothing on this node can write the rules (backend = %q): %w", want, errors.Join(problems...))
+	}
+	return b, nil
+}
+
+func (b *Backend) try(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
+	p, err := attempt(ctx, name, isolated)
+	b.Trials = append(b.Trials, Trial{name, err})
+	if name == NFTables {
+		b.native, b.nativeProblem = p, err
+	}
+	return p, err
+}
+
+func attempt(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
+	switch name {
+	case IPTables, NFTables:
+		return prove(ctx, name, nftables.New(nftables.Dialect(name)))
+	}
+	variant := strings.Replace(name, Exec, xtables.Auto, 1)
+	tables, err := xtables.Find(ctx, variant, isolated)
+	if err != nil {
+		return nil, err
+	}
+	return prove(ctx, name, tables)
+}
+
+// prove writes and reads back a plan with every match and target there is, for IPv4 and for both families.
+func prove(ctx context.Context, name string, f daemon.Firewall) (*proven, error) {
+	p := &proven{Firewall: f, name: name}
+	if err := writes(ctx, f, everything(rules.IPv4)); err != nil {
+		return nil, err
+	}
+	p.noIPv6 = writes(ctx, f, everything(rules.IPv4, rules.IPv6))
+	return p, nil
+}
+
+func writes(ctx context.Context, f daemon.Firewall, plan rules.Plan) error {
+	scratch, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	if _, err := f.Apply(ctx, scratch, plan); err != nil {
+		return err
+	}
+	diffs, err := f.Verify(ctx, scratch, plan)
+	if err != nil {
+		return err
+	}
+	if len(diffs) > 0 {
+		return fmt.Errorf("rules written are not the rules read back: %s", diffs[0])
+	}
+	if _, _, err := f.Fingerprint(ctx, scratch); err != nil {
+		return err
+	}
+	_, err = f.Generation(ctx, scratch)
+	return err
+}
+
+// Chosen returns what writes rules, such as "iptables" or "iptables-nft 1.8.9".
+func (b *Backend) Chosen() string { return b.chosen.Firewall.Name(nil) }
+
+// IPv6 returns nil, or why no IPv6 rules can be written.
+func (b *Backend) IPv6() error { return b.chosen.noIPv6 }
+
+// UserNamespaces returns nil, or why pods with a user namespace of their own cannot be served.
+func (b *Backend) UserNamespaces() error { return b.nativeProblem }
+
+// of returns what writes the rules of a namespace.
+func (b *Backend) of(ns *netns.Namespace) (*proven, error) {
+	own, err := ns.OwnUsers()
+	if err != nil {
+		return nil, err
+	}
+	if !own {
+		return b.chosen, nil
+	}
+	if b.native == nil {
+		return nil, fmt.Errorf("%s belongs to a user namespace of the pod (hostUsers: false), where only nf_tables' own kind of rules "+
+			"works, and that does not on this node: %w", ns.Path(), b.nativeProblem)
+	}
+	return b.native, nil
+}
+
+// Name implements daemon.Firewall.
+func (b *Backend) Name(ns *netns.Namespace) string {
+	p, err := b.of(ns)
+	if err != nil {
+		return "none"
+	}
+	return p.Firewall.Name(ns)
+}
+
+// Apply implements daemon.Firewall.
+func (b *Backend) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (changed bool, err error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return false, err
+	}
+	if !plan.V6.Empty() && p.noIPv6 != nil {
+		return false, fmt.Errorf("the plan has IPv6 rules, which %s cannot write on this node: %w", p.name, p.noIPv6)
+	}
+	return p.Firewall.Apply(ctx, ns, plan)
+}
+
+// Verify implements daemon.Firewall.
+func (b *Backend) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return nil, err
+	}
+	return p.Firewall.Verify(ctx, ns, plan)
+}
+
+// Own implements daemon.Firewall.
+func (b *Backend) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return v4, v6, err
+	}
+	return p.Firewall.Own(ctx, ns, footprint)
+}
+
+// Fingerprint implements daemon.Firewall.
+func (b *Backend) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return "", "", err
+	}
+	return p.Firewall.Fingerprint(ctx, ns)
+}
+
+// Generation implements daemon.Firewall.
+func (b *Backend) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return "", err
+	}
+	return p.Firewall.Generation(ctx, ns)
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// decoded is the tables of iptables of one family as values, and where their rules are in the kernel.
+type decoded struct {
+	rules.Ruleset
+	handles map[rules.Place][]uint64 // by table and chain; Index is not used
+	strange []rules.Difference       // chains that are not hooked as iptables hooks them, tables that are off
+}
+
+func (d decoded) handle(table, chain string, index int) uint64 {
+	return d.handles[rules.Place{Chain: table + " " + chain}][index]
+}
+
+// firstKept returns the handle of the first rule of a built-in chain that an edit leaves there.
+func (d decoded) firstKept(e rules.Edit, chain string) uint64 {
+	for i, handle := range d.handles[rules.Place{Chain: e.Table + " " + chain}] {
+		kept := true
+		for _, gone := range e.Delete {
+			kept = kept && gone != rules.Place{Chain: chain, Index: i}
+		}
+		if kept {
+			return handle
+		}
+	}
+	return 0
+}
+
+// decode reads the tables of iptables. A rule that meshnetd does not know how to write is rules.Foreign.
+func (s state) decode(family rules.Family) (decoded, error) {
+	d := decoded{Ruleset: rules.Ruleset{Family: family}, handles: map[rules.Place][]uint64{}}
+	nf := nfFamily(family)
+	for _, t := range s.tables {
+		if t.family != nf || !t.ofIPTables() {
+			continue
+		}
+		table := rules.Table{Name: name(t.table)}
+		if t.dormant {
+			d.strange = append(d.strange, rules.Difference{Family: family, Table: table.Name, Kind: "table is off (dormant)"})
+		}
+		for _, c := range s.chains {
+			if c.family != nf || !bytes.Equal(c.table, t.table) {
+				continue
+			}
+			chain, handles, err := decodeChain(family, c, c.of(s.rules))
+			if err != nil {
+				return d, err
+			}
+			if want, base := baseHooks[[2]string{table.Name, chain.Name}]; (base || c.hook.kind != "") && !c.hook.like(want) {
+				d.strange = append(d.strange, rules.Difference{Family: family, Table: table.Name, Chain: chain.Name, Kind: "not hooked as iptables does"})
+			}
+			table.Chains = append(table.Chains, chain)
+			d.handles[rules.Place{Chain: table.Name + " " + chain.Name}] = handles
+		}
+		d.Tables = append(d.Tables, table)
+	}
+	return d, nil
+}
+
+// like leaves the policy alone, which others may set.
+func (h hook) like(other hook) bool {
+	return h.kind == other.kind && h.number == other.number && h.priority == other.priority
+}
+
+func decodeChain(family rules.Family, c object, list []object) (rules.Chain, []uint64, error) {
+	chain := rules.Chain{Name: name(c.chain), Builtin: c.hook.kind != ""}
+	handles := make([]uint64, 0, len(list))
+	for _, o := range list {
+		r, err := decodeRule(family, o.expressions)
+		if err != nil {
+			return chain, nil, err
+		}
+		chain.Rules = append(chain.Rules, r)
+		handles = append(handles, o.handle)
+	}
+	return chain, handles, nil
+}
+
+// reader takes the expressions of one rule one after the other.
+type reader struct {
+	family   rules.Family
+	rule     rules.Rule
+	loaded   load
+	protocol string // that the rule asks for
+	foreign  []string
+}
+
+// load is what stands in the register.
+type load struct {
+	from   string // meta or payload; "" is nothing
+	key    uint32 // of meta, or the header of payload
+	offset uint32
+	length uint32
+	mask   []byte // nil is all bits
+}
+
+// decodeRule fails where the kernel's answer cannot be read. Anything that it does not know, down to an
+// attribute, makes the rule Foreign: what it says of a rule is all that the rule does.
+func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
+	r := reader{family: family}
+	err := eachAttribute(expressions, func(element attribute) error {
+		name, data, err := splitExpression(element.value)
+		if err != nil {
+			return err
+		}
+		r.take(name, data)
+		return nil
+	})
+	if err != nil {
+		return rules.Rule{}, err
+	}
+	if r.rule.Target == nil || r.loaded.from != "" {
+		r.unknown("without a target")
+	}
+	if len(r.foreign) > 0 {
+		words := append([]string{"(as nft shows it:"}, r.foreign...)
+		if jump, ok := r.rule.Target.(rules.Jump); ok {
+			words = append(words, "-j", string(jump))
+		}
+		return rules.Rule{Target: rules.Foreign(strings.Join(append(words, ")"), " "))}, nil
+	}
+	return r.rule, nil
+}
+
+// attributes are those of an expression by their numbers. Later ones than known count as unknown.
+type attributes struct {
+	values  [8][]byte
+	unknown bool
+}
+
+func splitExpression(element []byte) (kind string, data attributes, err error) {
+	err = eachAttribute(element, func(a attribute) error {
+		switch a.kind {
+		case unix.NFTA_EXPR_NAME:
+			kind = name(a.value)
+		case unix.NFTA_EXPR_DATA:
+			return eachAttribute(a.value, func(a attribute) error {
+				if int(a.kind) >= len(data.values) || data.values[a.kind] != nil {
+					data.unknown = true
+					return nil
+				}
+				data.values[a.kind] = a.value
+				return nil
+			})
+		default:
+			data.unknown = true
+		}
+		return nil
+	})
+	return kind, data, err
+}
+
+// number returns the value of an attribute of four bytes; a missing one is not ok.
+func (a attributes) number(kind int) (n uint32, ok bool) {
+	v := a.values[kind]
+	if len(v) != 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(v), true
+}
+
+// only tells whether there are no other attributes than these.
+func (a attributes) only(kinds ...int) bool {
+	n := 0
+	for _, v := range a.values {
+		if v != nil {
+			n++
+		}
+	}
+	for _, kind := range kinds {
+		if a.values[kind] != nil {
+			n--
+		}
+	}
+	return n == 0 && !a.unknown
+}
+
+func (r *reader) unknown(what string) { r.foreign = append(r.foreign, what) }
+
+func (r *reader) take(name string, a attributes) {
+	if name == "counter" {
+		return
+	}
+	ok := r.rule.Target == nil // nothing follows a target
+	switch name {
+	case "meta", "payload":
+		ok = ok && r.load(name, a)
+	case "bitwise":
+		ok = ok && r.mask(a)
+	case "cmp":
+		ok = ok && r.compare(a)
+	case "match":
+		ok = ok && r.extension(a, func(name string, revision uint32, info []byte) bool {
+			m, ok := decodeMatch(name, revision, info)
+			if _, ports := m.(rules.NotDestinationPorts); ports && r.protocol == "" {
+				return false
+			}
+			r.rule.Match = append(r.rule.Match, m)
+			return ok
+		})
+	case "target":
+		ok = ok && r.extension(a, func(name string, revision uint32, info []byte) (ok bool) {
+			r.rule.Target, ok = decodeTarget(r.family, name, revision, info)
+			return ok
+		})
+	case "immediate":
+		ok = r.verdict(a) && ok
+	default:
+		ok = false
+	}
+	if !ok {
+		r.unknown(name)
+	}
+}
+
+func (r *reader) load(name string, a attributes) bool {
+	if r.loaded.from != "" { // nobody looked at what is there
+		return false
+	}
+	l := load{from: name}
+	var ok, known bool
+	var into uint32
+	if name == "meta" {
+		l.key, ok = a.number(unix.NFTA_META_KEY)
+		into, known = a.number(unix.NFTA_META_DREG)
+		ok = ok && known && a.only(unix.NFTA_META_KEY, unix.NFTA_META_DREG)
+	} else {
+		var o1, o2 bool
+		l.key, ok = a.number(unix.NFTA_PAYLOAD_BASE)
+		l.offset, o1 = a.number(unix.NFTA_PAYLOAD_OFFSET)
+		l.length, o2 = a.number(unix.NFTA_PAYLOAD_LEN)
+		into, known = a.number(unix.NFTA_PAYLOAD_DREG)
+		ok = ok && o1 && o2 && known && a.only(unix.NFTA_PAYLOAD_BASE, unix.NFTA_PAYLOAD_OFFSET, unix.NFTA_PAYLOAD_LEN, unix.NFTA_PAYLOAD_DREG)
+	}
+	r.loaded = l
+	return ok && into == register
+}
+
+// mask reads "register & mask".
+func (r *reader) mask(a attributes) bool {
+	from, ok := a.number(unix.NFTA_BITWISE_SREG)
+	into, ok2 := a.number(unix.NFTA_BITWISE_DREG)
+	mask, xor := dataOf(a.values[unix.NFTA_BITWISE_MASK]), dataOf(a.values[unix.NFTA_BITWISE_XOR])
+	operation, given := a.number(bitwiseOperation)
+	if given && operation != 0 || !a.only(unix.NFTA_BITWISE_SREG, unix.NFTA_BITWISE_DREG, unix.NFTA_BITWISE_LEN,
+		unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR, bitwiseOperation) {
+		return false
+	}
+	if !ok || !ok2 || from != register || into != register || r.loaded.mask != nil || len(mask) == 0 || len(bytes.Trim(xor, "\x00")) > 0 {
+		return false
+	}
+	r.loaded.mask = mask
+	return true
+}
+
+// bitwiseOperation is NFTA_BITWISE_OP; 0 is the only one of older kernels.
+const bitwiseOperation = 6
+
+// dataOf returns the value within NFTA_DATA_VALUE, nil where there is none.
+func dataOf(list []byte) (data []byte) {
+	_ = eachAttribute(list, func(a attribute) error {
+		if a.kind == unix.NFTA_DATA_VALUE {
+			data = a.value
+		}
+		return nil
+	})
+	return data
+}
+
+func (r *reader) extension(a attributes, known func(name string, revision uint32, info []byte) bool) bool {
+	revision, ok := a.number(unix.NFTA_MATCH_REV)
+	return ok && a.only(unix.NFTA_MATCH_NAME, unix.NFTA_MATCH_REV, unix.NFTA_MATCH_INFO) &&
+		known(name(a.values[unix.NFTA_MATCH_NAME]), revision, a.values[unix.NFTA_MATCH_INFO])
+}
+
+func (r *reader) verdict(a attributes) bool {
+	code, chain, known := int32(0), "", false
+	_ = eachAttribute(a.values[unix.NFTA_IMMEDIATE_DATA], func(a attribute) error {
+		if a.kind != unix.NFTA_DATA_VERDICT {
+			return nil
+		}
+		return eachAttribute(a.value, func(a attribute) error {
+			switch a.kind {
+			case unix.NFTA_VERDICT_CODE:
+				code, known = int32(a.number()), true
+			case unix.NFTA_VERDICT_CHAIN:
+				chain = name(a.value)
+			}
+			return nil
+		})
+	})
+	into, ok := a.number(unix.NFTA_IMMEDIATE_DREG)
+	ok = ok && known && into == unix.NFT_REG_VERDICT && a.only(unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA)
+	if code == unix.NFT_JUMP || code == unix.NFT_GOTO {
+		r.rule.Target = rules.Jump(chain)
+		return ok && code == unix.NFT_JUMP
+	}
+	v, named := verdicts[code]
+	r.rule.Target = v
+	return ok && named
+}

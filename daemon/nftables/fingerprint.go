@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+)
+
+// Fingerprint reads all tables, chains and rules of the namespace, those of others and of iptables-legacy
+// too, and returns their SHA-256 in hexadecimal. Equal ones mean equal rules in equal order, equal hooks,
+// policies and table flags. Counters and handles do not matter, nor do tables of iptables that hold
+// nothing. What is in the sets of others is not looked at. Fingerprints compare on one running kernel only.
+// The generation is what Generation returns as long as nobody changes anything.
+func Fingerprint(ns *netns.Namespace) (fingerprint, generation string, err error) {
+	err = ns.Do(func() error {
+		s, old, err := look()
+		if err == nil {
+			fingerprint, generation = s.fingerprint(old), s.moment(old)
+		}
+		return err
+	})
+	if err != nil {
+		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
+	}
+	return fingerprint, generation, nil
+}
+
+// Generation returns a text that changes with every change of the namespace's rules. It is one question to
+// the kernel, and a look at whether there are tables of iptables-legacy, whose changes nf_tables does not
+// count: where there are, all of them are read.
+func Generation(ns *netns.Namespace) (generation string, err error) {
+	err = ns.Do(func() error {
+		old, err := legacy.Read()
+		if err != nil {
+			return err
+		}
+		c, err := dialNetfilter()
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		var s state
+		if s.generation, err = generationOf(c); err == nil {
+			generation = s.moment(old)
+		}
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("generation of the rules in %s: %w", ns.Path(), err)
+	}
+	return generation, nil
+}
+
+// look reads the namespace of the calling thread, and what iptables-legacy holds there.
+func look() (s state, old []byte, err error) {
+	c, err := dialNetfilter()
+	if err != nil {
+		return s, nil, err
+	}
+	defer c.close()
+	if s, err = settled(func() (state, error) { return read(c) }); err != nil {
+		return s, nil, err
+	}
+	old, err = legacy.Read()
+	return s, old, err
+}
+
+// moment names the state among all that the namespace has had.
+func (s state) moment(old []byte) string {
+	text := hex.EncodeToString(s.generation)
+	if len(old) > 0 {
+		sum := sha256.Sum256(old)
+		text += " legacy " + hex.EncodeToString(sum[:])
+	}
+	return text
+}
+
+// fingerprint leaves out what says nothing.
+func (s state) fingerprint(old []byte) string {
+	tables := slices.DeleteFunc(slices.Clone(s.tables), func(t object) bool { return t.idle })
+	chains := slices.DeleteFunc(slices.Clone(s.chains), func(c object) bool { return c.idle && len(c.of(s.rules)) == 0 })
+	return digestOf(old, tables, chains, s.rules, s.sets, s.elements)
+}
+
+func digestOf(old []byte, lists ...[]object) string {
+	sum := newDigest()
+	for _, list := range lists {
+		sum.add(binary.BigEndian.AppendUint32(nil, uint32(len(list))))
+		for _, o := range list {
+			sum.add([]byte{o.family})
+			sum.add(o.text)
+		}
+	}
+	sum.add(old)
+	return sum.String()
+}
+
+// errMoved is a reading during which the rules were changed: what was read is of two states.
+var errMoved = errors.New("the rules were changed while they were read")
+
+// settled calls attempt until the rules stay as they are meanwhile.
+func settled[T any](attempt func() (T, error)) (T, error) {
+	const tries = 10 // each far shorter than the time in which a program can write rules again
+	for range tries {
+		result, err := attempt()
+		if !errors.Is(err, errMoved) {
+			return result, err
+		}
+	}
+	var none T
+	return none, fmt.Errorf("%w, %d times in a row: see what keeps writing rules in this namespace, and try again", errMoved, tries)
+}
+
+// digest hashes a list of fields, each with its length before it, so that no two lists are taken for the same.
+type digest struct{ sum hash.Hash }
+
+func newDigest() digest { return digest{sha256.New()} }
+
+func (d digest) add(field []byte) {
+	var length [4]byte
+	binary.BigEndian.PutUint32(length[:], uint32(len(field)))
+	d.sum.Write(length[:])
+	d.sum.Write(field)
+}
+
+func (d digest) String() string { return hex.EncodeToString(d.sum.Sum(nil)) }

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package nftables is the only place of meshnetd that speaks nf_tables netlink. It writes a plan in one
+// transaction for both families, reads it back, and runs no program. There are two dialects: one that
+// iptables-nft reads, and one of the kernel's own that needs no module of xtables.
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// The dialects.
+const (
+	IPTables = Dialect("iptables") // tables nat, mangle, raw and filter, as iptables-nft writes them
+	Native   = Dialect("nftables") // one table inet meshnetd
+)
+
+// Dialect says how a plan is written. What the other dialect wrote is taken out in the same transaction.
+type Dialect string
+
+// Tables writes and reads rules in one dialect.
+type Tables struct{ dialect Dialect }
+
+// New returns the Tables of a dialect. Prove tells whether they work on this node.
+func New(d Dialect) Tables { return Tables{d} }
+
+// Name returns the dialect.
+func (t Tables) Name(*netns.Namespace) string { return string(t.dialect) }
+
+// wanted is a plan in a dialect.
+type wanted struct {
+	sets      []rules.Ruleset // IPv4, IPv6
+	native    native
+	footprint rules.Footprint
+}
+
+func (t Tables) wanted(plan rules.Plan) (wanted, error) {
+	w := wanted{sets: plan.Rulesets(), footprint: plan.Footprint}
+	if t.dialect == Native {
+		w.sets = rules.Plan{}.Rulesets()
+		var err error
+		if w.native, err = compile(plan); err != nil {
+			return w, fmt.Errorf("rules for nf_tables: %w", err)
+		}
+	}
+	return w, nil
+}
+
+// Apply makes the namespace hold the plan's rules, whatever earlier plan it holds, in one transaction, and
+// says whether it had to change anything. Rules of others stay where they are. Where somebody else writes at
+// the same time, it begins again.
+func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (changed bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("write rules into %s: %w", ns.Path(), err)
+	}
+	want, err := t.wanted(plan)
+	if err != nil {
+		return false, err
+	}
+	err = ns.Do(func() error {
+		c, err := dialNetfilter()
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		changed, err = settled(func() (bool, error) { return want.apply(c) })
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("write rules into %s: %w", ns.Path(), err)
+	}
+	return changed, nil
+}
+
+func (w wanted) apply(c *netfilter) (changed bool, err error) {
+	s, err := read(c)
+	if err != nil {
+		return false, err
+	}
+	var b batch
+	for _, set := range w.sets {
+		have, err := s.decode(set.Family)
+		if err != nil {
+			return false, err
+		}
+		if err := appendEdits(&b, s, have, rules.Edits(have.Ruleset, set, w.footprint)); err != nil {
+			return false, err
+		}
+	}
+	if len(w.native.differences(s)) > 0 {
+		if s.hasNative() {
+			b.deleteTable(nativeFamily, nativeTable)
+		}
+		if err := w.native.appendTo(&b); err != nil {
+			return false, err
+		}
+	}
+	if b.changes() == 0 {
+		return false, nil
+	}
+	return true, c.transact(&b, s.generation)
+}
+
+// Verify compares what the kernel holds with the plan. A table of iptables-legacy that could take packets
+// away from the rules is a difference too.
+func (t Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (diffs []rules.Difference, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
+	}
+	want, err := t.wanted(plan)
+	if err != nil {
+		return nil, err
+	}
+	err = ns.Do(func() error {
+		s, _, err := look()
+		if err != nil {
+			return err
+		}
+		if diffs, err = want.differences(s); err != nil || plan.Rules() == 0 {
+			return err
+		}
+		old, err := Legacy()
+		diffs = append(diffs, old...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
+	}
+	return diffs, nil
+}
+
+func (w wanted) differences(s state) ([]rules.Difference, error) {
+	var diffs []rules.Difference
+	for _, set := range w.sets {
+		have, err := s.decode(set.Family)
+		if err != nil {
+			return nil, err
+		}
+		diffs = append(diffs, rules.Diff(have.Ruleset, set, w.footprint)...)
+		for _, d := range have.strange {
+			if len(set.Table(d.Table).Chains) > 0 {
+				diffs = append(diffs, d)
+			}
+		}
+	}
+	return append(diffs, w.native.differences(s)...), nil
+}
+
+// Legacy returns a difference for each table of iptables-legacy, in the namespace of the calling thread,
+// whose rules could take packets away from those of a plan: of two tables nat, the one that was made last
+// decides. Those of filter and security can only drop.
+func Legacy() ([]rules.Difference, error) {
+	tables, err := legacy.Tables()
+	if err != nil {
+		return nil, err
+	}
+	var diffs []rules.Difference
+	for _, t := range tables {
+		if slices.Contains([]string{"nat", "mangle", "raw"}, t.Name) {
+			diffs = append(diffs, rules.Difference{Family: t.Family, Table: t.Name, Kind: "also in iptables-legacy, unexpected"})
+		}
+	}
+	return diffs, nil
+}
+
+// Own reads the rules of the footprint that the namespace holds, those of another plan too.
+func (t Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+	v4.Family, v6.Family = rules.IPv4, rules.IPv6
+	if err := ctx.Err(); err != nil {
+		return v4, v6, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
+	}
+	err = ns.Do(func() error {
+		s, _, err := look()
+		if err != nil {
+			return err
+		}
+		have4, err4 := s.decode(rules.IPv4)
+		have6, err6 := s.decode(rules.IPv6)
+		if err := errors.Join(err4, err6); err != nil {
+			return err
+		}
+		v4, v6 = have4.Own(footprint), have6.Own(footprint)
+		if v4.Empty() && v6.Empty() {
+			v4, v6, err = s.nativePlan()
+		}
+		return err
+	})
+	return v4, v6, err
+}
+
+// Fingerprint returns Fingerprint of the namespace.
+func (Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
+	}
+	return Fingerprint(ns)
+}
+
+// Generation returns Generation of the namespace.
+func (Tables) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("generation of the rules in %s: %w", ns.Path(), err)
+	}
+	return Generation(ns)
+}
