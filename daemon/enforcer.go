@@ -146,7 +146,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 		return o
 	}
 	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
-		return e.visit(ctx, o, func(ns *netns.Namespace) (err error) {
+		return e.visit(ctx, o, func(ns entered) (err error) {
 			if err := e.plan(ns, o); err != nil {
 				return err
 			}
@@ -160,7 +160,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 // anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
 	o := e.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
-		return e.visit(ctx, o, func(ns *netns.Namespace) error { return e.clear(ctx, ns, o) })
+		return e.visit(ctx, o, func(ns entered) error { return e.clear(ctx, ns, o) })
 	})
 	return o.Changed, o.Err
 }
@@ -208,8 +208,14 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 	return o
 }
 
-// visit opens and locks the pod's namespace and calls fn.
-func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*netns.Namespace) error) error {
+// entered is a namespace that the flow's thread is in.
+type entered struct {
+	*netns.Namespace
+	routes *routing.Handle
+}
+
+// visit opens and locks the pod's namespace and calls fn on a thread that is in it.
+func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error) error {
 	o.Stage = StageEnter
 	ns, err := netns.Open(o.Pod.NetNS, e.host)
 	if err != nil {
@@ -225,27 +231,31 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*netns.Namespa
 	if err := ctx.Err(); err != nil { // whoever waited for us has gone; the next try knows more than this one
 		return fmt.Errorf("lock %s: too late: %w", ns.Path(), err)
 	}
-	return fn(ns)
+	return ns.Do(func() error {
+		routes, err := routing.Open()
+		if err != nil {
+			return err
+		}
+		defer routes.Close()
+		return fn(entered{ns, routes})
+	})
 }
 
 // plan builds the plan from the addresses the manifest names, else from those in the namespace.
-func (e *Enforcer) plan(ns *netns.Namespace, o *Outcome) error {
+func (e *Enforcer) plan(ns entered, o *Outcome) error {
 	if o.Decision.Action != rules.Enrol {
-		o.Plan = e.nothing()
+		o.planned(e.nothing())
 		return nil
 	}
 	ips := o.Pod.IPs
 	if len(ips) == 0 {
-		err := ns.Do(func() (err error) {
-			ips, err = routing.Addresses()
-			return err
-		})
-		if err != nil {
+		var err error
+		if ips, err = ns.routes.Addresses(); err != nil {
 			return err
 		}
 	}
-	var err error
-	o.Plan, err = o.Decision.Planner(ips)
+	plan, err := o.Decision.Planner(ips)
+	o.planned(plan)
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -152,7 +153,7 @@ func elsewhere(o Outcome, c rules.Container) Outcome {
 // intact tells whether the sandbox's namespace is the one it was, and nobody has written there since it
 // was verified. It takes no lock, so that nobody waits; whatever is not as it was is then looked at with
 // the lock held.
-func (e *Enforcer) intact(ctx context.Context, known Sandbox) (bool, error) {
+func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err error) {
 	ns, err := netns.Open(known.Pod.NetNS, e.host)
 	if err != nil {
 		return false, err
@@ -161,10 +162,19 @@ func (e *Enforcer) intact(ctx context.Context, known Sandbox) (bool, error) {
 	if ns.ID() != known.NetNS || known.generation == "" {
 		return false, nil
 	}
-	generation, err := e.firewall.Generation(ctx, ns)
-	if err != nil || generation != known.generation {
-		return false, err
-	}
-	moved, err := routes(ns, known.Plan)
-	return len(moved) == 0, err
+	err = ns.Do(func() error {
+		generation, err := e.firewall.Generation(ctx, ns)
+		if err != nil || generation != known.generation {
+			return err
+		}
+		routes, err := routing.Open()
+		if err != nil {
+			return err
+		}
+		defer routes.Close()
+		moved, err := routes.Verify(known.Plan)
+		intact = err == nil && len(moved) == 0
+		return err
+	})
+	return intact, err
 }

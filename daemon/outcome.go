@@ -74,7 +74,11 @@ type Outcome struct {
 	Took        time.Duration
 
 	node rules.Node // that decided
+	key  string     // of the plan
 }
+
+// planned is the only way to give an outcome a plan.
+func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 
 // Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and
 // what to do next.

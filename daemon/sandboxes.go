@@ -41,6 +41,7 @@ type Sandbox struct {
 	Users    []rules.Container // the containers that were let through, with their ids where they are known
 	Backend  string            // what wrote its rules
 
+	key        string     // of the plan
 	node       rules.Node // that decided
 	running    bool       // one of its containers had been started when it was taken over
 	generation string     // of its rules when they were last verified; "" where they changed meanwhile

@@ -13,13 +13,12 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // settle looks into the pod's namespace, changes what has to be changed, and remembers the result.
 func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
-	err := e.visit(ctx, o, func(ns *netns.Namespace) error {
+	err := e.visit(ctx, o, func(ns entered) error {
 		// Read again: with the lock held, nobody learns more about this pod meanwhile.
 		known, _ := e.sandboxes.get(o.Pod.SandboxID)
 		o.Known = known.enrolled()
@@ -39,11 +38,11 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 	return err
 }
 
-func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome, known Sandbox) error {
+func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
 	o.Stage = StageDecide
 	if o.Known && o.Trigger != Takeover && known.said(o.Pod.Containers) {
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
-		o.Pod, o.Decision, o.Plan, o.node = known.Pod, known.Decision, known.Plan, known.node
+		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
 		o.Pod.NetNS = path
 		return e.protect(ctx, ns, o, known)
 	}
@@ -71,7 +70,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns *netns.Namespace, o *Outcome
 	if err := e.plan(ns, o); err != nil {
 		return err
 	}
-	o.Refined = o.Known && known.Plan.Key() != o.Plan.Key()
+	o.Refined = o.Known && known.key != o.key
 	return e.protect(ctx, ns, o, known)
 }
 
@@ -102,7 +101,7 @@ func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
 
 // protect makes the namespace hold the plan. What was there before meshnetd looked is treated as the
 // configuration says: rules of a running pod are not changed without being asked.
-func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome, known Sandbox) error {
+func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
 	policy := e.policy.Load()
 	switch o.Trigger {
 	case SandboxStarted, ContainerCreated, ByHand:
@@ -115,7 +114,7 @@ func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome,
 	}
 	// Another plan that is whole is one of an earlier meshnetd, or of one that is taking over from this one.
 	replace := o.Trigger == Takeover && policy.ReplaceOutdated
-	if !replace && (o.Trigger == Takeover || (e.Others != nil && e.Others())) {
+	if !replace && (o.Trigger == Takeover || e.others()) {
 		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
 			return err
 		}
@@ -139,6 +138,16 @@ func (e *Enforcer) protect(ctx context.Context, ns *netns.Namespace, o *Outcome,
 	return e.make(ctx, ns, o)
 }
 
+// others asks from home: the flow's thread is in the pod's namespace.
+func (e *Enforcer) others() bool {
+	if e.Others == nil {
+		return false
+	}
+	answer := make(chan bool)
+	go func() { answer <- e.Others() }()
+	return <-answer
+}
+
 // found is the outcome that says what was found, before it is repaired.
 func found(o Outcome) Outcome {
 	o.Result, o.Took = Unprotected, time.Since(o.Began)
@@ -147,7 +156,7 @@ func found(o Outcome) Outcome {
 }
 
 // make applies the plan, and proves by reading the kernel that it is there.
-func (e *Enforcer) make(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
+func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
 	if err := e.apply(ctx, ns, o); err != nil {
 		return err
 	}
@@ -160,9 +169,9 @@ func (e *Enforcer) make(ctx context.Context, ns *netns.Namespace, o *Outcome) er
 
 // inspect tells whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
 // nothing but the label.
-func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome) (whole bool, err error) {
+func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole bool, err error) {
 	o.Stage = StageVerify
-	seen, held, err := e.held(ctx, ns, o.Plan)
+	seen, held, err := e.held(ctx, ns, o)
 	if err != nil {
 		return false, err
 	}
@@ -170,7 +179,7 @@ func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome)
 		if o.Differences, err = e.differences(ctx, ns, o); err != nil || len(o.Differences) > 0 {
 			return false, err
 		}
-		seen = e.learn(ctx, ns, o.Plan, seen)
+		seen = e.learn(ctx, ns, o, seen)
 	}
 	return true, e.protected(ns, o, seen.generation)
 }
@@ -179,37 +188,37 @@ func (e *Enforcer) inspect(ctx context.Context, ns *netns.Namespace, o *Outcome)
 // that shows whether anything changed since.
 type reading struct{ fingerprint, generation string }
 
-func (e *Enforcer) read(ctx context.Context, ns *netns.Namespace) (r reading, err error) {
-	r.fingerprint, r.generation, err = e.firewall.Fingerprint(ctx, ns)
+func (e *Enforcer) read(ctx context.Context, ns entered) (r reading, err error) {
+	r.fingerprint, r.generation, err = e.firewall.Fingerprint(ctx, ns.Namespace)
 	return r, err
 }
 
 // held compares what costs little: a fingerprint that a namespace had which held the same plan, and the
 // plan's routes and addresses.
-func (e *Enforcer) held(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (seen reading, held bool, err error) {
+func (e *Enforcer) held(ctx context.Context, ns entered, o *Outcome) (seen reading, held bool, err error) {
 	if seen, err = e.read(ctx, ns); err != nil {
 		return seen, false, err
 	}
-	if !e.sandboxes.proves(evidence{plan.Key(), seen.fingerprint}) {
+	if !e.sandboxes.proves(evidence{o.key, seen.fingerprint}) {
 		return seen, false, nil
 	}
-	routed, err := routes(ns, plan)
+	routed, err := ns.routes.Verify(o.Plan)
 	return seen, err == nil && len(routed) == 0, err
 }
 
 // learn remembers the fingerprint of a namespace that was just read to hold the plan, if nothing was changed
 // since: else somebody else writes there too, and it proves nothing.
-func (e *Enforcer) learn(ctx context.Context, ns *netns.Namespace, plan rules.Plan, before reading) reading {
+func (e *Enforcer) learn(ctx context.Context, ns entered, o *Outcome, before reading) reading {
 	still := e.still(ctx, ns, before)
 	if still.fingerprint != "" {
-		e.sandboxes.learn(evidence{plan.Key(), still.fingerprint})
+		e.sandboxes.learn(evidence{o.key, still.fingerprint})
 	}
 	return still
 }
 
 // still returns the reading if it is of this moment too, else nothing.
-func (e *Enforcer) still(ctx context.Context, ns *netns.Namespace, before reading) reading {
-	generation, err := e.firewall.Generation(ctx, ns)
+func (e *Enforcer) still(ctx context.Context, ns entered, before reading) reading {
+	generation, err := e.firewall.Generation(ctx, ns.Namespace)
 	if err != nil || generation != before.generation {
 		return reading{}
 	}
@@ -220,7 +229,7 @@ func (e *Enforcer) still(ctx context.Context, ns *netns.Namespace, before readin
 // earlier meshnetd, or one with another configuration, verified there. The sandbox is then remembered with
 // them. A pod with NET_ADMIN can write a label too; so this is asked only of a pod that is taken over, and
 // while another meshnetd runs.
-func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcome) (bool, error) {
+func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool, error) {
 	footprint := e.nothing().Footprint
 	seen, err := e.read(ctx, ns)
 	if err != nil {
@@ -228,16 +237,13 @@ func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcom
 	}
 	var label string
 	var own rules.Plan
-	err = ns.Do(func() (err error) {
-		if label, err = routing.Label(); err == nil && label != "" {
-			own, err = routing.Own(footprint)
-		}
-		return err
-	})
+	if label, err = ns.routes.Label(); err == nil && label != "" {
+		own, err = ns.routes.Own(footprint)
+	}
 	if err != nil || label == "" {
 		return false, err
 	}
-	if own.V4, own.V6, err = e.firewall.Own(ctx, ns, footprint); err != nil {
+	if own.V4, own.V6, err = e.firewall.Own(ctx, ns.Namespace, footprint); err != nil {
 		return false, err
 	}
 	own.Footprint = footprint
@@ -245,7 +251,8 @@ func (e *Enforcer) certified(ctx context.Context, ns *netns.Namespace, o *Outcom
 		return false, nil
 	}
 	e.believe(o, own)
-	o.Plan, o.Result, o.Err, o.Outdated, o.Differences = own, Protected, nil, true, nil
+	o.planned(own)
+	o.Result, o.Err, o.Outdated, o.Differences = Protected, nil, true, nil
 	e.remember(o, StateOutdated, e.still(ctx, ns, seen).generation)
 	return true, nil
 }
@@ -264,13 +271,13 @@ func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
 }
 
 // protected labels the namespace with the plan it was read to hold, and remembers the sandbox.
-func (e *Enforcer) protected(ns *netns.Namespace, o *Outcome, generation string) error {
-	if err := ns.Do(func() error { return routing.SetLabel(o.Plan.Key()) }); err != nil {
+func (e *Enforcer) protected(ns entered, o *Outcome, generation string) error {
+	if err := ns.routes.SetLabel(o.key); err != nil {
 		return err
 	}
 	known, _ := e.sandboxes.get(o.Pod.SandboxID)
 	state := StateProtected
-	if o.Outdated = known.State == StateOutdated && known.Plan.Key() == o.Plan.Key(); o.Outdated {
+	if o.Outdated = known.State == StateOutdated && known.key == o.key; o.Outdated {
 		state = StateOutdated
 	}
 	o.Result = Protected
@@ -286,7 +293,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	pod := o.Pod
 	pod.Containers = e.refining(pod.Containers)
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
-		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, NetNS: o.NetNS, Since: time.Now(),
+		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, node: o.node,
 			running: sb.running, generation: generation, Backend: o.Backend}
 	})
@@ -305,9 +312,9 @@ func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
 }
 
 // clear takes the rules out of the namespace.
-func (e *Enforcer) clear(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
-	o.Plan = e.nothing()
-	seen, held, err := e.held(ctx, ns, o.Plan)
+func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome) error {
+	o.planned(e.nothing())
+	seen, held, err := e.held(ctx, ns, o)
 	if err != nil {
 		return err
 	}
@@ -323,30 +330,26 @@ func (e *Enforcer) clear(ctx context.Context, ns *netns.Namespace, o *Outcome) e
 			return fmt.Errorf("the rules could not be taken out: %s", strings.Join(diffs, "; "))
 		}
 		if !o.Changed {
-			e.learn(ctx, ns, o.Plan, seen)
+			e.learn(ctx, ns, o, seen)
 		}
 	}
-	return ns.Do(func() error { return routing.SetLabel("") })
+	return ns.routes.SetLabel("")
 }
 
-func (e *Enforcer) apply(ctx context.Context, ns *netns.Namespace, o *Outcome) error {
+func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
 	o.Stage = StageApply
-	changed, err := e.firewall.Apply(ctx, ns, o.Plan)
+	changed, err := e.firewall.Apply(ctx, ns.Namespace, o.Plan)
 	if err != nil {
 		return err
 	}
-	var moved bool
-	err = ns.Do(func() (err error) {
-		moved, err = routing.Apply(o.Plan)
-		return err
-	})
+	moved, err := ns.routes.Apply(o.Plan)
 	o.Changed = changed || moved
 	return err
 }
 
-func (e *Enforcer) differences(ctx context.Context, ns *netns.Namespace, o *Outcome) ([]string, error) {
+func (e *Enforcer) differences(ctx context.Context, ns entered, o *Outcome) ([]string, error) {
 	o.Stage = StageVerify
-	found, err := e.firewall.Verify(ctx, ns, o.Plan)
+	found, err := e.firewall.Verify(ctx, ns.Namespace, o.Plan)
 	if err != nil {
 		return nil, err
 	}
@@ -354,15 +357,6 @@ func (e *Enforcer) differences(ctx context.Context, ns *netns.Namespace, o *Outc
 	for _, d := range found {
 		diffs = append(diffs, d.String())
 	}
-	more, err := routes(ns, o.Plan)
+	more, err := ns.routes.Verify(o.Plan)
 	return append(diffs, more...), err
-}
-
-// routes returns how the namespace does not hold the plan's policy rules, routes and addresses.
-func routes(ns *netns.Namespace, plan rules.Plan) (diffs []string, err error) {
-	err = ns.Do(func() (err error) {
-		diffs, err = routing.Verify(plan)
-		return err
-	})
-	return diffs, err
 }

@@ -181,7 +181,15 @@ func TestForgedLabel(t *testing.T) {
 		}
 		defer ns.Close()
 		m.put(t, pod.NetNS, plan)
-		if err := ns.Do(func() error { return routing.SetLabel(plan.Key()) }); err != nil {
+		err = ns.Do(func() error {
+			routes, err := routing.Open()
+			if err != nil {
+				return err
+			}
+			defer routes.Close()
+			return routes.SetLabel(plan.Key())
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -37,8 +37,9 @@ type Insertion struct {
 func Edits(have, want Ruleset, ours Footprint) []Edit {
 	var edits []Edit
 	for _, name := range tableNames(have, want) {
-		if len(diffTable(have.Table(name), want.Table(name), ours)) > 0 {
-			edits = append(edits, edit(have.Table(name), want.Table(name), ours))
+		h, w := have.Table(name), want.Table(name)
+		if len(h.Chains) == 0 && w.rules() > 0 || len(diffTable(h, w, ours)) > 0 {
+			edits = append(edits, edit(h, w, ours))
 		}
 	}
 	return edits
@@ -75,6 +76,13 @@ func (e Edit) print(out *strings.Builder) {
 	out.WriteString("COMMIT\n")
 }
 
+func (t Table) rules() (n int) {
+	for _, c := range t.Chains {
+		n += len(c.Rules)
+	}
+	return n
+}
+
 func tableNames(sets ...Ruleset) []string {
 	var names []string
 	for _, rs := range sets {
@@ -89,7 +97,7 @@ func tableNames(sets ...Ruleset) []string {
 func edit(have, want Table, ours Footprint) Edit {
 	own := ownRules(have, ours)
 	stale := staleChains(have, want, ours)
-	e := Edit{Table: want.Name}
+	e := Edit{Table: want.Name, Insert: make([]Insertion, 0, want.rules())}
 	for _, c := range want.Chains {
 		if !c.Builtin {
 			e.Empty = append(e.Empty, c.Name)

@@ -35,12 +35,12 @@ func (p Plan) Key() string {
 }
 
 func chainText(family Family, table string, c Chain) string {
-	var text strings.Builder
-	fmt.Fprintf(&text, "chain %d %s %s\n", family, table, c.Name)
+	text := make([]byte, 0, 128*(len(c.Rules)+1))
+	text = fmt.Appendf(text, "chain %d %s %s\n", family, table, c.Name)
 	for _, r := range c.Rules {
-		fmt.Fprintf(&text, "  %s\n", r)
+		text = append(append(append(text, "  "...), r.String()...), '\n')
 	}
-	return text.String()
+	return string(text)
 }
 
 // Own returns the part of what iptables-save showed that is certainly ours: the rules of our chains, those

@@ -48,8 +48,19 @@ type End struct {
 	ConnMark  uint32         // the mark its connection has now
 }
 
-// String says in words where the packet ended.
+// String says in words where the packet ended, and what its connection has been given.
 func (e End) String() string {
+	text := e.where()
+	if e.Zone != 0 {
+		text += fmt.Sprintf(" zone %d", e.Zone)
+	}
+	if e.ConnMark != 0 {
+		text += fmt.Sprintf(" connmark %#x", e.ConnMark)
+	}
+	return text
+}
+
+func (e End) where() string {
 	switch e.Kind {
 	case Delivered:
 		return fmt.Sprintf("delivered to %s", e.To)

@@ -40,9 +40,13 @@ type Rule struct {
 
 // String returns the rule as iptables-save prints it, without the leading "-A CHAIN".
 func (r Rule) String() string {
-	ordered := slices.Clone(r.Match)
-	slices.SortStableFunc(ordered, func(a, b Match) int { return a.rank() - b.rank() })
-	var words []string
+	ordered := r.Match
+	byRank := func(a, b Match) int { return a.rank() - b.rank() }
+	if !slices.IsSortedFunc(ordered, byRank) {
+		ordered = slices.Clone(ordered)
+		slices.SortStableFunc(ordered, byRank)
+	}
+	words := make([]string, 0, 24) // more than a rule has, as a rule
 	for _, m := range ordered {
 		words = append(words, m.args()...)
 	}
@@ -53,6 +57,7 @@ func (r Rule) String() string {
 type Match interface {
 	args() []string
 	rank() int // the place iptables-save gives it; extensions keep their own order
+	holds(Packet) bool
 }
 
 // Target is what happens to a packet that a rule matches. The set is closed.
@@ -242,13 +247,7 @@ func (m OwnerGID) args() []string {
 var stateNames = []string{"INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED"}
 
 func (m CTState) args() []string {
-	var names []string
-	for bit, name := range stateNames {
-		if m&(1<<bit) != 0 {
-			names = append(names, name)
-		}
-	}
-	return []string{"-m", "conntrack", "--ctstate", strings.Join(names, ",")}
+	return []string{"-m", "conntrack", "--ctstate", strings.Join(m.names(), ",")}
 }
 
 func (m PacketMark) args() []string {

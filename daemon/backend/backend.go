@@ -147,11 +147,7 @@ func (b *Backend) UserNamespaces() error { return b.nativeProblem }
 
 // of returns what writes the rules of a namespace.
 func (b *Backend) of(ns *netns.Namespace) (*proven, error) {
-	own, err := ns.OwnUsers()
-	if err != nil {
-		return nil, err
-	}
-	if !own {
+	if !ns.OwnUsers() {
 		return b.chosen, nil
 	}
 	if b.native == nil {

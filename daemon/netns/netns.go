@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -87,9 +89,11 @@ func identify(path string) (ID, error) {
 // Namespace is an open network namespace that is not the host's. It stays the same one whatever happens
 // to the path it was opened by.
 type Namespace struct {
-	handle netns.NsHandle
-	id     ID
-	path   string
+	handle   netns.NsHandle
+	id       ID
+	path     string
+	ownUsers bool         // see OwnUsers
+	inside   atomic.Int64 // the thread that is in it, by Do; 0 is none
 }
 
 // Open opens the namespace at path. It fails with ErrGone, ErrNotNetNS or, for one of host, ErrHost.
@@ -137,7 +141,13 @@ func (n *Namespace) check(host []ID) error {
 			return ErrHost
 		}
 	}
-	return nil
+	users, err := n.users()
+	if err != nil {
+		return err
+	}
+	mine, err := home()
+	n.ownUsers = users != mine
+	return err
 }
 
 // New makes a network namespace that nothing else knows of; it ends with Close.
@@ -166,22 +176,24 @@ func (n *Namespace) ID() ID { return n.id }
 
 // OwnUsers tells whether the namespace belongs to another user namespace than that of this process: one of
 // the pod (hostUsers: false).
-func (n *Namespace) OwnUsers() (bool, error) {
+func (n *Namespace) OwnUsers() bool { return n.ownUsers }
+
+// users returns the identity of the user namespace that the namespace belongs to.
+func (n *Namespace) users() (ID, error) {
 	fd, err := unix.IoctlRetInt(int(n.handle), unix.NS_GET_USERNS)
 	if err != nil {
-		return false, fmt.Errorf("user namespace of %s: %w", n.path, err)
+		return ID{}, fmt.Errorf("NS_GET_USERNS: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	var users unix.Stat_t
-	if err := unix.Fstat(fd, &users); err != nil {
-		return false, fmt.Errorf("user namespace of %s: %w", n.path, err)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return ID{}, fmt.Errorf("fstat of the user namespace: %w", err)
 	}
-	own, err := identify("/proc/thread-self/ns/user")
-	if err != nil {
-		return false, fmt.Errorf("user namespace of this process: %w", err)
-	}
-	return ID{Dev: users.Dev, Ino: users.Ino} != own, nil
+	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
+
+// home is the user namespace of this process, which it cannot leave: it has several threads.
+var home = sync.OnceValues(func() (ID, error) { return identify("/proc/thread-self/ns/user") })
 
 // Path returns the path the namespace was opened by.
 func (n *Namespace) Path() string { return n.path }
@@ -220,9 +232,20 @@ func (n *Namespace) Lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // Do calls fn on a thread that is in the namespace. fn must not start goroutines that are to be there
-// too. A panic in fn is returned as an error. The thread comes home afterwards, or is ended.
+// too. A panic in fn is returned as an error. The thread comes home afterwards, or is ended. Within fn, Do
+// goes nowhere: fn's thread is there already, and nobody else runs on it.
 func (n *Namespace) Do(fn func() error) error {
-	return onThread(func() (bool, error) { return n.visit(fn) })
+	if n.inside.Load() == int64(unix.Gettid()) {
+		return recovered.Call(fn)
+	}
+	return onThread(func() (bool, error) {
+		return n.visit(func() error {
+			if n.inside.CompareAndSwap(0, int64(unix.Gettid())) {
+				defer n.inside.Store(0)
+			}
+			return fn()
+		})
+	})
 }
 
 // onThread calls fn on a thread of its own; fn says whether the thread may run other goroutines again. The

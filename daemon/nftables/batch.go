@@ -10,19 +10,40 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 // batch is changes that are made together or not at all.
 type batch struct {
-	messages wire
-	starts   []int     // where each message begins
-	subjects []subject // what each message is about, for errors
+	messages wire // the first is the one that begins the transaction
+	starts   []int
+	subjects []subject // what each change is about, for errors
 }
+
+// newBatch begins a transaction that is made only if the namespace is still at that generation; nil is at
+// any.
+func newBatch(generation []byte) *batch {
+	room := rooms.Get().(*[]byte)
+	b := &batch{messages: (*room)[:0]}
+	b.messages = appendHeader(b.messages, unix.NFNL_MSG_BATCH_BEGIN, 0, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
+	if generation != nil {
+		b.messages.bytes(batchGeneration, generation)
+		binary.NativeEndian.PutUint32(b.messages, uint32(len(b.messages)))
+	}
+	return b
+}
+
+// release gives the batch's memory to others, when it was sent.
+func (b *batch) release() { rooms.Put((*[]byte)(&b.messages)) }
+
+// batchGeneration is NFNL_BATCH_GENID (linux/netfilter/nfnetlink.h).
+const batchGeneration = 1
 
 // subject is printed only where the kernel refuses a change.
 type subject struct {
 	what, table, chain string
-	rule               fmt.Stringer
+	rule               *rules.Rule
 }
 
 func (s subject) String() string {
@@ -47,10 +68,10 @@ func (b *batch) add(kind int, flags uint16, family byte, about subject, fill fun
 	binary.NativeEndian.PutUint32(b.messages[begin:], uint32(len(b.messages)-begin))
 }
 
-// sealed returns the batch as it is sent, its changes numbered from first on, between the messages that make
-// them one transaction.
-func (b *batch) sealed(first uint32, generation []byte) []byte {
+// sealed returns the batch as it is sent, its changes numbered from first on.
+func (b *batch) sealed(first uint32) []byte {
 	const offsetFlags, offsetSeq = 6, 8 // in struct nlmsghdr
+	binary.NativeEndian.PutUint32(b.messages[offsetSeq:], first)
 	for i, begin := range b.starts {
 		m := b.messages[begin:]
 		binary.NativeEndian.PutUint32(m[offsetSeq:], first+uint32(i))
@@ -58,18 +79,8 @@ func (b *batch) sealed(first uint32, generation []byte) []byte {
 			binary.NativeEndian.PutUint16(m[offsetFlags:], binary.NativeEndian.Uint16(m[offsetFlags:])|unix.NLM_F_ACK)
 		}
 	}
-	out := make(wire, 0, len(b.messages)+64)
-	out = appendHeader(out, unix.NFNL_MSG_BATCH_BEGIN, 0, first, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
-	if generation != nil {
-		out.bytes(batchGeneration, generation)
-		binary.NativeEndian.PutUint32(out, uint32(len(out)))
-	}
-	out = append(out, b.messages...)
-	return appendHeader(out, unix.NFNL_MSG_BATCH_END, 0, first, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
+	return appendHeader(b.messages, unix.NFNL_MSG_BATCH_END, 0, first, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
 }
-
-// batchGeneration is NFNL_BATCH_GENID (linux/netfilter/nfnetlink.h).
-const batchGeneration = 1
 
 // refusal says which change the kernel does not make.
 func (b *batch) refusal(i int, err error) error {
@@ -139,7 +150,7 @@ func (b *batch) deleteRule(family byte, table, chain string, handle uint64) {
 }
 
 // newRule adds a rule at the end of its chain, or before the one with that handle if it is not 0.
-func (b *batch) newRule(family byte, table, chain string, before uint64, rule fmt.Stringer, fill func(*wire) error) (err error) {
+func (b *batch) newRule(family byte, table, chain string, before uint64, rule *rules.Rule, fill func(*wire) error) (err error) {
 	flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_APPEND)
 	if before != 0 {
 		flags = unix.NLM_F_CREATE

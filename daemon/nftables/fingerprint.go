@@ -24,11 +24,10 @@ import (
 // The generation is what Generation returns as long as nobody changes anything.
 func Fingerprint(ns *netns.Namespace) (fingerprint, generation string, err error) {
 	err = ns.Do(func() error {
-		s, old, err := look()
-		if err == nil {
+		return look(func(s state, old []byte) error {
 			fingerprint, generation = s.fingerprint(old), s.moment(old)
-		}
-		return err
+			return nil
+		})
 	})
 	if err != nil {
 		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
@@ -62,18 +61,26 @@ func Generation(ns *netns.Namespace) (generation string, err error) {
 	return generation, nil
 }
 
-// look reads the namespace of the calling thread, and what iptables-legacy holds there.
-func look() (s state, old []byte, err error) {
+// look reads the namespace of the calling thread, and what iptables-legacy holds there. The state does not
+// outlive fn.
+func look(fn func(s state, old []byte) error) error {
 	c, err := dialNetfilter()
 	if err != nil {
-		return s, nil, err
+		return err
 	}
 	defer c.close()
-	if s, err = settled(func() (state, error) { return read(c) }); err != nil {
-		return s, nil, err
+	s, err := settled(func() (state, error) {
+		c.room = c.room[:0]
+		return read(c)
+	})
+	if err != nil {
+		return err
 	}
-	old, err = legacy.Read()
-	return s, old, err
+	old, err := legacy.Read()
+	if err != nil {
+		return err
+	}
+	return fn(s, old)
 }
 
 // moment names the state among all that the namespace has had.

@@ -71,11 +71,11 @@ func (c *netfilter) do(commands ...command) error {
 	if len(commands) == 0 {
 		return nil
 	}
-	var b batch
+	b := newBatch(nil)
 	for _, cmd := range commands {
 		b.add(int(cmd.kind), cmd.flags, cmd.family, subject{}, func(w *wire) { *w = append(*w, cmd.attrs...) })
 	}
-	return c.transact(&b, nil)
+	return c.transact(b)
 }
 
 // What only nf_tables itself can do to a namespace is seen, and what traffic does is not.

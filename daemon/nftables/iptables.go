@@ -258,7 +258,8 @@ func appendEdits(b *batch, s state, have decoded, edits []rules.Edit) error {
 // before the first of them.
 func appendInsertions(b *batch, nf byte, have decoded, e rules.Edit) error {
 	var made []string
-	for _, in := range e.Insert {
+	for i := range e.Insert {
+		in := &e.Insert[i]
 		if _, ok := have.Table(e.Table).Chain(in.Chain); in.Builtin && !ok && !slices.Contains(made, in.Chain) {
 			h, ok := baseHooks[[2]string{e.Table, in.Chain}]
 			if !ok {
@@ -271,7 +272,7 @@ func appendInsertions(b *batch, nf byte, have decoded, e rules.Edit) error {
 		if in.BeforeOthers {
 			before = have.firstKept(e, in.Chain)
 		}
-		if err := b.newRule(nf, e.Table, in.Chain, before, in.Rule, func(w *wire) error { return appendRule(w, have.Family, in.Rule) }); err != nil {
+		if err := b.newRule(nf, e.Table, in.Chain, before, &in.Rule, func(w *wire) error { return appendRule(w, have.Family, in.Rule) }); err != nil {
 			return err
 		}
 	}

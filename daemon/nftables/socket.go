@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,28 +46,40 @@ func dialNetfilter() (*netfilter, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("short answers of nf_tables: %w", err)
 	}
-	return &netfilter{fd: fd, seq: 1, room: make([]byte, 0, 2*longestPacket), longest: longestPacket}, nil
+	room := rooms.Get().(*[]byte)
+	return &netfilter{fd: fd, seq: 1, room: (*room)[:0], longest: longestPacket}, nil
 }
 
-func (c *netfilter) close() { _ = unix.Close(c.fd) }
+// close ends the socket, and with it what was read from it.
+func (c *netfilter) close() {
+	_ = unix.Close(c.fd)
+	rooms.Put(&c.room)
+}
+
+// rooms are where answers are received and changes are written; what a pod holds fits into a new one.
+var rooms = sync.Pool{New: func() any {
+	room := make([]byte, 0, 4*longestPacket)
+	return &room
+}}
 
 // await sends a transaction that changes nothing. The kernel takes one at a time, so that the one before
 // it is over when the call returns. There is an answer only if it fails, and the next request gets it.
 func (c *netfilter) await() error {
-	var b batch
-	if err := c.send(b.sealed(c.seq, nil)); err != nil {
+	b := newBatch(nil)
+	defer b.release()
+	if err := c.send(b.sealed(c.seq)); err != nil {
 		return fmt.Errorf("wait for nf_tables: %w", err)
 	}
 	return nil
 }
 
-// transact makes the changes of a batch, all or none, if the namespace is still at that generation (nil is
-// at any), and else fails with errMoved. The kernel acknowledges the last change only, or says which ones it
-// does not make.
-func (c *netfilter) transact(b *batch, generation []byte) error {
+// transact makes the changes of a batch, all or none, and fails with errMoved if the namespace is at another
+// generation than the batch is for. The kernel acknowledges the last change only, or says which ones it does
+// not make.
+func (c *netfilter) transact(b *batch) error {
 	first := c.seq
 	c.seq += uint32(b.changes())
-	wire := b.sealed(first, generation)
+	wire := b.sealed(first)
 	if err := c.roomFor(len(wire)); err != nil {
 		return err
 	}

@@ -165,8 +165,21 @@ func objects(messages []message, read func(message, []byte) (object, error)) ([]
 		room = o.text[len(o.text):] // the next one is written behind this one
 		list = append(list, o)
 	}
-	slices.SortStableFunc(list, object.compare)
-	return list, nil
+	return sorted(list), nil
+}
+
+// sorted is a stable sort. What belongs to one chain stands together already, so that few pieces are moved.
+func sorted(list []object) []object {
+	var runs [][]object
+	begin := 0
+	for i := 1; i <= len(list); i++ {
+		if i == len(list) || list[i].compare(list[begin]) != 0 {
+			runs = append(runs, list[begin:i])
+			begin = i
+		}
+	}
+	slices.SortStableFunc(runs, func(a, b []object) int { return a[0].compare(b[0]) })
+	return slices.Concat(runs...)
 }
 
 func (o object) compare(other object) int {
@@ -289,15 +302,15 @@ func readRule(m message, text []byte) (object, error) {
 // appendExpressions writes the expressions of a rule without what traffic changes in them.
 func appendExpressions(text, list []byte) ([]byte, error) {
 	err := eachAttribute(list, func(element attribute) error {
-		name := ""
+		var name []byte
 		text = attribute{kind: unix.NFTA_RULE_EXPRESSIONS}.appendTo(text) // begins an expression
 		return eachAttribute(element.value, func(a attribute) error {
 			switch {
 			case a.kind == unix.NFTA_EXPR_NAME:
-				name = unix.ByteSliceToString(a.value)
-			case a.kind == unix.NFTA_EXPR_DATA && (name == "counter" || name == "last"):
+				name = bytes.TrimRight(a.value, "\x00")
+			case a.kind == unix.NFTA_EXPR_DATA && (string(name) == "counter" || string(name) == "last"):
 				return nil
-			case a.kind == unix.NFTA_EXPR_DATA && name == "quota":
+			case a.kind == unix.NFTA_EXPR_DATA && string(name) == "quota":
 				return eachAttribute(a.value, func(a attribute) error {
 					if a.kind != quotaConsumed && a.kind != quotaPad {
 						text = a.appendTo(text)

@@ -86,13 +86,14 @@ func (w wanted) apply(c *netfilter) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var b batch
+	b := newBatch(s.generation)
+	defer b.release()
 	for _, set := range w.sets {
 		have, err := s.decode(set.Family)
 		if err != nil {
 			return false, err
 		}
-		if err := appendEdits(&b, s, have, rules.Edits(have.Ruleset, set, w.footprint)); err != nil {
+		if err := appendEdits(b, s, have, rules.Edits(have.Ruleset, set, w.footprint)); err != nil {
 			return false, err
 		}
 	}
@@ -100,14 +101,14 @@ func (w wanted) apply(c *netfilter) (changed bool, err error) {
 		if s.hasNative() {
 			b.deleteTable(nativeFamily, nativeTable)
 		}
-		if err := w.native.appendTo(&b); err != nil {
+		if err := w.native.appendTo(b); err != nil {
 			return false, err
 		}
 	}
 	if b.changes() == 0 {
 		return false, nil
 	}
-	return true, c.transact(&b, s.generation)
+	return true, c.transact(b)
 }
 
 // Verify compares what the kernel holds with the plan. A table of iptables-legacy that could take packets
@@ -121,11 +122,11 @@ func (t Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 		return nil, err
 	}
 	err = ns.Do(func() error {
-		s, _, err := look()
-		if err != nil {
+		err := look(func(s state, _ []byte) (err error) {
+			diffs, err = want.differences(s)
 			return err
-		}
-		if diffs, err = want.differences(s); err != nil || plan.Rules() == 0 {
+		})
+		if err != nil || plan.Rules() == 0 {
 			return err
 		}
 		old, err := Legacy()
@@ -179,22 +180,25 @@ func (t Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Fo
 		return v4, v6, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
 	}
 	err = ns.Do(func() error {
-		s, _, err := look()
-		if err != nil {
+		return look(func(s state, _ []byte) (err error) {
+			v4, v6, err = s.own(footprint)
 			return err
-		}
-		have4, err4 := s.decode(rules.IPv4)
-		have6, err6 := s.decode(rules.IPv6)
-		if err := errors.Join(err4, err6); err != nil {
-			return err
-		}
-		v4, v6 = have4.Own(footprint), have6.Own(footprint)
-		if v4.Empty() && v6.Empty() {
-			v4, v6, err = s.nativePlan()
-		}
-		return err
+		})
 	})
 	return v4, v6, err
+}
+
+func (s state) own(footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+	have4, err4 := s.decode(rules.IPv4)
+	have6, err6 := s.decode(rules.IPv6)
+	if err := errors.Join(err4, err6); err != nil {
+		return v4, v6, err
+	}
+	v4, v6 = have4.Own(footprint), have6.Own(footprint)
+	if v4.Empty() && v6.Empty() {
+		return s.nativePlan()
+	}
+	return v4, v6, nil
 }
 
 // Fingerprint returns Fingerprint of the namespace.

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -20,12 +18,11 @@ const labelPrefix = "meshnetd:"
 // lives as long as the namespace and is seen with `ip link`; "" takes it off. The text may have 200 bytes.
 // The alias of somebody else stays, and is no error: the namespace goes without a label then. Nothing is
 // written where the label is there already.
-func SetLabel(text string) error {
-	lo, err := loopback()
+func (h *Handle) SetLabel(text string) error {
+	alias, err := h.alias()
 	if err != nil {
 		return err
 	}
-	alias := lo.Attrs().Alias
 	want := ""
 	if text != "" {
 		want = labelPrefix + text
@@ -33,35 +30,36 @@ func SetLabel(text string) error {
 	if alias == want || alias != "" && !strings.HasPrefix(alias, labelPrefix) {
 		return nil
 	}
-	if err := netlink.LinkSetAlias(lo, want); err != nil {
+	if err := h.nl.LinkSetAlias(lo, want); err != nil {
 		return fmt.Errorf("ip link set lo alias %q: %w", want, err)
 	}
 	return nil
 }
 
 // Label reads what SetLabel wrote; "" where there is nothing, or the alias of somebody else.
-func Label() (string, error) {
-	lo, err := loopback()
-	if err != nil {
+func (h *Handle) Label() (string, error) {
+	alias, err := h.alias()
+	text, ours := strings.CutPrefix(alias, labelPrefix)
+	if !ours {
 		return "", err
 	}
-	text, ours := strings.CutPrefix(lo.Attrs().Alias, labelPrefix)
-	if !ours {
-		return "", nil
+	return text, err
+}
+
+func (h *Handle) alias() (string, error) {
+	link, err := h.nl.LinkByIndex(lo.Index)
+	if err != nil {
+		return "", fmt.Errorf("interface lo: %w", err)
 	}
-	return text, nil
+	return link.Attrs().Alias, nil
 }
 
 // Own reads which routes and addresses of the footprint the namespace holds. A route that is there in part
 // or more than once is listed twice, which no plan does: the result is then equal to none.
-func Own(footprint rules.Footprint) (rules.Plan, error) {
-	lo, err := loopback()
-	if err != nil {
-		return rules.Plan{}, err
-	}
+func (h *Handle) Own(footprint rules.Footprint) (rules.Plan, error) {
 	own := rules.Plan{Footprint: footprint}
 	for _, r := range footprint.Routes {
-		n, routed, err := presence(r, lo)
+		n, routed, err := h.presence(r)
 		if err != nil {
 			return rules.Plan{}, err
 		}
@@ -74,7 +72,7 @@ func Own(footprint rules.Footprint) (rules.Plan, error) {
 		}
 	}
 	for _, prefix := range footprint.Loopback {
-		have, err := hasAddress(prefix, lo)
+		have, err := h.hasAddress(prefix)
 		if err != nil {
 			return rules.Plan{}, err
 		}

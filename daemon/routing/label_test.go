@@ -38,17 +38,28 @@ func newPod(t testing.TB) pod {
 	return p
 }
 
-func (p pod) do(t testing.TB, fn func() error) {
+func (p pod) do(t testing.TB, fn func(*Handle) error) {
 	t.Helper()
-	if err := p.ns.Do(fn); err != nil {
+	if err := p.try(fn); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (p pod) try(fn func(*Handle) error) error {
+	return p.ns.Do(func() error {
+		h, err := Open()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	})
 }
 
 func (p pod) label(t *testing.T) string {
 	t.Helper()
 	var label string
-	p.do(t, func() (err error) { label, err = Label(); return err })
+	p.do(t, func(h *Handle) (err error) { label, err = h.Label(); return err })
 	return label
 }
 
@@ -58,7 +69,7 @@ func TestLabel(t *testing.T) {
 		t.Errorf("a new namespace has the label %q", label)
 	}
 	for _, text := range []string{"0123abcd", "0123abcd", "another", strings.Repeat("x", 200), ""} {
-		p.do(t, func() error { return SetLabel(text) })
+		p.do(t, func(h *Handle) error { return h.SetLabel(text) })
 		if label := p.label(t); label != text {
 			t.Errorf("the label is %q after %q was set", label, text)
 		}
@@ -76,7 +87,7 @@ func TestForeignAliasStays(t *testing.T) {
 	p := newPod(t)
 	p.Run(t, "ip", "link", "set", "lo", "alias", "of somebody else")
 	for _, text := range []string{"", "0123abcd"} {
-		p.do(t, func() error { return SetLabel(text) })
+		p.do(t, func(h *Handle) error { return h.SetLabel(text) })
 		if label := p.label(t); label != "" {
 			t.Errorf("the label is %q", label)
 		}
@@ -90,14 +101,14 @@ func TestForeignAliasStays(t *testing.T) {
 func TestLabelIsWrittenOnce(t *testing.T) {
 	p := newPod(t)
 	var events *nl.NetlinkSocket
-	p.do(t, func() (err error) {
-		if err = SetLabel("first"); err == nil {
+	p.do(t, func(h *Handle) (err error) {
+		if err = h.SetLabel("first"); err == nil {
 			events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 		}
 		return err
 	})
 	defer events.Close()
-	p.do(t, func() error { return errors.Join(SetLabel("first"), SetLabel("second")) })
+	p.do(t, func(h *Handle) error { return errors.Join(h.SetLabel("first"), h.SetLabel("second")) })
 	messages, _, err := events.Receive()
 	if err != nil || len(messages) == 0 {
 		t.Fatalf("%d messages, %v", len(messages), err)
@@ -108,7 +119,7 @@ func TestLabelIsWrittenOnce(t *testing.T) {
 }
 
 func TestLabelThatIsTooLong(t *testing.T) {
-	err := newPod(t).ns.Do(func() error { return SetLabel(strings.Repeat("x", 300)) })
+	err := newPod(t).try(func(h *Handle) error { return h.SetLabel(strings.Repeat("x", 300)) })
 	if err == nil || !strings.Contains(err.Error(), "ip link set lo alias") {
 		t.Errorf("got %v", err)
 	}
@@ -143,15 +154,15 @@ func TestOwn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPod(t)
-			p.do(t, func() error { _, err := Apply(tt.plan); return err })
+			p.do(t, func(h *Handle) error { _, err := h.Apply(tt.plan); return err })
 			p.Run(t, "sh", "-ec", tt.change)
 			var own rules.Plan
-			p.do(t, func() (err error) { own, err = Own(footprint); return err })
+			p.do(t, func(h *Handle) (err error) { own, err = h.Own(footprint); return err })
 			if diff := cmp.Diff(tt.want, own, order); diff != "" {
 				t.Errorf("(-want +read):\n%s", diff)
 			}
 			var diffs []string
-			p.do(t, func() (err error) { diffs, err = Verify(tt.plan); return err })
+			p.do(t, func(h *Handle) (err error) { diffs, err = h.Verify(tt.plan); return err })
 			if equal := cmp.Equal(tt.plan, own, order); equal != (len(diffs) == 0) {
 				t.Errorf("the plan is there: %t, but Verify says %q", equal, diffs)
 			}
@@ -168,10 +179,10 @@ func BenchmarkRoutingVerify(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			p := newPod(b)
-			p.do(b, func() error { _, err := Apply(plan); return err })
+			p.do(b, func(h *Handle) error { _, err := h.Apply(plan); return err })
 			for b.Loop() {
-				p.do(b, func() error {
-					diffs, err := Verify(plan)
+				p.do(b, func(h *Handle) error {
+					diffs, err := h.Verify(plan)
 					if len(diffs) > 0 {
 						return errors.New(diffs[0])
 					}
@@ -185,6 +196,6 @@ func BenchmarkRoutingVerify(b *testing.B) {
 func BenchmarkSetLabel(b *testing.B) {
 	p := newPod(b)
 	for b.Loop() {
-		p.do(b, func() error { return SetLabel("0123abcd") })
+		p.do(b, func(h *Handle) error { return h.SetLabel("0123abcd") })
 	}
 }

@@ -21,32 +21,59 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
+// Handle is a socket for route netlink in the namespace of the thread that opened it. It is for one thread
+// at a time, and for one look at the namespace: what it read counts until it writes there.
+type Handle struct {
+	nl     *netlink.Handle
+	rules  map[rules.Family][]netlink.Rule
+	routes map[rules.PolicyRoute]bool
+	addrs  []netlink.Addr // of all interfaces; nil is not read yet
+}
+
+// Open opens a Handle, which the caller closes.
+func Open() (*Handle, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink socket for routes: %w", err)
+	}
+	return &Handle{nl: nl, rules: map[rules.Family][]netlink.Rule{}, routes: map[rules.PolicyRoute]bool{}}, nil
+}
+
+// Close closes the socket.
+func (h *Handle) Close() { h.nl.Close() }
+
+// lo is the loopback interface, which is the first of every namespace (LOOPBACK_IFINDEX in net/flow.h).
+var lo = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}
+
 // Addresses returns the addresses of all interfaces, in the order in which the kernel lists them: IPv4
 // before IPv6. Istio's proxy looks at the same list.
-func Addresses() ([]netip.Addr, error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("read the pod's addresses: %w", err)
+func (h *Handle) Addresses() ([]netip.Addr, error) {
+	if err := h.readAddresses(); err != nil {
+		return nil, err
 	}
 	ips := []netip.Addr{}
-	for _, addr := range addrs {
-		prefix, err := netip.ParsePrefix(addr.String())
-		if err != nil {
-			return nil, fmt.Errorf("read the pod's addresses: %w", err)
+	for _, a := range h.addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			ips = append(ips, ip.Unmap())
 		}
-		ips = append(ips, prefix.Addr().Unmap())
 	}
 	return ips, nil
+}
+
+func (h *Handle) readAddresses() (err error) {
+	if h.addrs != nil {
+		return nil
+	}
+	if h.addrs, err = h.nl.AddrList(nil, netlink.FAMILY_ALL); err != nil {
+		return fmt.Errorf("read the pod's addresses: %w", err)
+	}
+	return nil
 }
 
 // Apply makes policy rules, routes and loopback addresses those of the plan, and says whether it had to
 // change anything. Of the plan's footprint, what the plan does not have is taken out; everything else
 // stays. It may be called again.
-func Apply(plan rules.Plan) (changed bool, err error) {
-	lo, err := loopback()
-	if err != nil {
-		return false, err
-	}
+func (h *Handle) Apply(plan rules.Plan) (changed bool, err error) {
 	do := func(step func() (bool, error)) {
 		did, stepErr := step()
 		changed = changed || did
@@ -54,29 +81,25 @@ func Apply(plan rules.Plan) (changed bool, err error) {
 	}
 	for _, r := range plan.Footprint.Routes {
 		if !slices.Contains(plan.Routes, r) {
-			do(func() (bool, error) { return removeRoute(r, lo) })
+			do(func() (bool, error) { return h.removeRoute(r) })
 		}
 	}
 	for _, prefix := range plan.Footprint.Loopback {
 		if !slices.Contains(plan.Loopback, prefix) {
-			do(func() (bool, error) { return removeAddress(prefix, lo) })
+			do(func() (bool, error) { return h.removeAddress(prefix) })
 		}
 	}
 	for _, r := range plan.Routes {
-		do(func() (bool, error) { return addRoute(r, lo) })
+		do(func() (bool, error) { return h.addRoute(r) })
 	}
 	for _, prefix := range plan.Loopback {
-		do(func() (bool, error) { return addAddress(prefix, lo) })
+		do(func() (bool, error) { return h.addAddress(prefix) })
 	}
 	return changed, err
 }
 
 // Verify returns a line for each way in which the namespace does not hold the plan.
-func Verify(plan rules.Plan) ([]string, error) {
-	lo, err := loopback()
-	if err != nil {
-		return nil, err
-	}
+func (h *Handle) Verify(plan rules.Plan) ([]string, error) {
 	var diffs []string
 	compare := func(what string, want bool, have bool) {
 		switch {
@@ -88,7 +111,7 @@ func Verify(plan rules.Plan) ([]string, error) {
 	}
 	for _, r := range union(plan.Routes, plan.Footprint.Routes) {
 		want := slices.Contains(plan.Routes, r)
-		n, routed, err := presence(r, lo)
+		n, routed, err := h.presence(r)
 		if err != nil {
 			return nil, err
 		}
@@ -100,7 +123,7 @@ func Verify(plan rules.Plan) ([]string, error) {
 		compare(fmt.Sprintf("%s route local default dev lo table %d", ipCommand(r.Family), r.Table), want, routed)
 	}
 	for _, prefix := range union(plan.Loopback, plan.Footprint.Loopback) {
-		have, err := hasAddress(prefix, lo)
+		have, err := h.hasAddress(prefix)
 		if err != nil {
 			return nil, err
 		}
@@ -110,12 +133,12 @@ func Verify(plan rules.Plan) ([]string, error) {
 }
 
 // presence reads how often the policy rule is there, and whether the route is.
-func presence(r rules.PolicyRoute, lo netlink.Link) (policies int, routed bool, err error) {
-	found, err := policyRules(r)
+func (h *Handle) presence(r rules.PolicyRoute) (policies int, routed bool, err error) {
+	found, err := h.policyRules(r)
 	if err != nil {
 		return 0, false, err
 	}
-	routed, err = hasRoute(r, lo)
+	routed, err = h.hasRoute(r)
 	return len(found), routed, err
 }
 
@@ -143,75 +166,72 @@ func family(f rules.Family) int {
 	return netlink.FAMILY_V4
 }
 
-func loopback() (netlink.Link, error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, fmt.Errorf("interface lo: %w", err)
-	}
-	return lo, nil
-}
-
 func policyRule(r rules.PolicyRoute) *netlink.Rule {
 	rule := netlink.NewRule()
 	rule.Family, rule.Mark, rule.Table = family(r.Family), r.Mark, r.Table
 	return rule
 }
 
-func localDefault(r rules.PolicyRoute, lo netlink.Link) *netlink.Route {
+func localDefault(r rules.PolicyRoute) *netlink.Route {
 	dst := net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
 	if r.Family == rules.IPv6 {
 		dst = net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 	}
-	return &netlink.Route{Family: family(r.Family), Dst: &dst, LinkIndex: lo.Attrs().Index, Table: r.Table,
+	return &netlink.Route{Family: family(r.Family), Dst: &dst, LinkIndex: lo.Index, Table: r.Table,
 		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
 }
 
 // addRoute adds the policy rule and the route where they are not there. The kernel takes the same policy
 // rule twice, so it is asked first, and what is there twice is taken out once.
-func addRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
-	found, err := policyRules(r)
+func (h *Handle) addRoute(r rules.PolicyRoute) (changed bool, err error) {
+	found, err := h.policyRules(r)
 	if err != nil {
 		return false, err
 	}
+	defer h.wrote(r.Family)
 	if len(found) == 0 {
-		if err := netlink.RuleAdd(policyRule(r)); err != nil {
+		if err := h.nl.RuleAdd(policyRule(r)); err != nil {
 			return false, fmt.Errorf("%s rule add fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
-	} else if err := removeRules(r, found[1:]); err != nil {
+	} else if err := h.removeRules(r, found[1:]); err != nil {
 		return false, err
 	}
 	changed = len(found) != 1
-	err = netlink.RouteAdd(localDefault(r, lo))
+	err = h.nl.RouteAdd(localDefault(r))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return changed, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
 	return changed || err == nil, nil
 }
 
-func removeRoute(r rules.PolicyRoute, lo netlink.Link) (changed bool, err error) {
-	found, err := policyRules(r)
+func (h *Handle) removeRoute(r rules.PolicyRoute) (changed bool, err error) {
+	found, err := h.policyRules(r)
 	if err != nil {
 		return false, err
 	}
-	if err := removeRules(r, found); err != nil {
+	if len(found) > 0 {
+		defer h.wrote(r.Family)
+	}
+	if err := h.removeRules(r, found); err != nil {
 		return false, err
 	}
-	routed, err := hasRoute(r, lo)
+	routed, err := h.hasRoute(r)
 	if err != nil || !routed {
 		return len(found) > 0, err
 	}
-	if err := netlink.RouteDel(localDefault(r, lo)); err != nil {
+	defer h.wrote(r.Family)
+	if err := h.nl.RouteDel(localDefault(r)); err != nil {
 		return len(found) > 0, fmt.Errorf("%s route del local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
 	return true, nil
 }
 
 // removeRules takes each rule out by its priority: a rule of somebody else may ask for the same mark and more.
-func removeRules(r rules.PolicyRoute, found []netlink.Rule) error {
+func (h *Handle) removeRules(r rules.PolicyRoute, found []netlink.Rule) error {
 	for _, rule := range found {
 		own := policyRule(r)
 		own.Priority = rule.Priority
-		if err := netlink.RuleDel(own); err != nil {
+		if err := h.nl.RuleDel(own); err != nil {
 			return fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
 	}
@@ -219,13 +239,23 @@ func removeRules(r rules.PolicyRoute, found []netlink.Rule) error {
 }
 
 // policyRules returns the policy rules that are nothing but "fwmark MARK lookup TABLE".
-func policyRules(r rules.PolicyRoute) ([]netlink.Rule, error) {
-	filter := &netlink.Rule{Mark: r.Mark, Table: r.Table}
-	found, err := netlink.RuleListFiltered(family(r.Family), filter, netlink.RT_FILTER_MARK|netlink.RT_FILTER_TABLE)
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return nil, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
+func (h *Handle) policyRules(r rules.PolicyRoute) ([]netlink.Rule, error) {
+	all, read := h.rules[r.Family]
+	if !read {
+		var err error
+		all, err = h.nl.RuleList(family(r.Family))
+		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			return nil, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
+		}
+		h.rules[r.Family] = all
 	}
-	return slices.DeleteFunc(found, func(rule netlink.Rule) bool { return !onlyMark(rule) }), nil
+	var found []netlink.Rule
+	for _, rule := range all {
+		if rule.Mark == r.Mark && rule.Table == r.Table && onlyMark(rule) {
+			found = append(found, rule)
+		}
+	}
+	return found, nil
 }
 
 // onlyMark tells whether a policy rule asks for nothing but a mark, all bits of it.
@@ -237,27 +267,45 @@ func onlyMark(rule netlink.Rule) bool {
 	return full && reflect.DeepEqual(&rule, plain)
 }
 
-func hasRoute(r rules.PolicyRoute, lo netlink.Link) (bool, error) {
-	found, err := netlink.RouteListFiltered(family(r.Family), &netlink.Route{Table: r.Table, Type: unix.RTN_LOCAL,
-		LinkIndex: lo.Attrs().Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_OIF)
+func (h *Handle) hasRoute(r rules.PolicyRoute) (bool, error) {
+	if routed, read := h.routes[r]; read {
+		return routed, nil
+	}
+	found, err := h.nl.RouteListFiltered(family(r.Family), &netlink.Route{Table: r.Table, Type: unix.RTN_LOCAL,
+		LinkIndex: lo.Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_OIF)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return false, fmt.Errorf("%s route list table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
-	return slices.ContainsFunc(found, func(route netlink.Route) bool {
+	h.routes[r] = slices.ContainsFunc(found, func(route netlink.Route) bool {
 		if route.Dst == nil {
 			return true
 		}
 		ones, _ := route.Dst.Mask.Size()
 		return ones == 0
-	}), nil
+	})
+	return h.routes[r], nil
+}
+
+// wrote makes policy rules and routes of the family be read again.
+func (h *Handle) wrote(f rules.Family) {
+	delete(h.rules, f)
+	for r := range h.routes {
+		if r.Family == f {
+			delete(h.routes, r)
+		}
+	}
 }
 
 func address(prefix netip.Prefix) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}}
 }
 
-func addAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) {
-	err = netlink.AddrAdd(lo, address(prefix))
+func (h *Handle) addAddress(prefix netip.Prefix) (changed bool, err error) {
+	if have, err := h.hasAddress(prefix); err != nil || have {
+		return false, err
+	}
+	h.addrs = nil
+	err = h.nl.AddrAdd(lo, address(prefix))
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil
 	}
@@ -271,26 +319,26 @@ func addAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) 
 	return true, nil
 }
 
-func removeAddress(prefix netip.Prefix, lo netlink.Link) (changed bool, err error) {
+func (h *Handle) removeAddress(prefix netip.Prefix) (changed bool, err error) {
 	// Asked first: a kernel without IPv6 does not even know the request to remove such an address.
-	have, err := hasAddress(prefix, lo)
+	have, err := h.hasAddress(prefix)
 	if err != nil || !have {
 		return false, err
 	}
-	if err := netlink.AddrDel(lo, address(prefix)); err != nil {
+	h.addrs = nil
+	if err := h.nl.AddrDel(lo, address(prefix)); err != nil {
 		return false, fmt.Errorf("ip addr del %s dev lo: %w", prefix, err)
 	}
 	return true, nil
 }
 
-func hasAddress(prefix netip.Prefix, lo netlink.Link) (bool, error) {
-	addrs, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
-	if err != nil {
-		return false, fmt.Errorf("addresses of lo: %w", err)
+func (h *Handle) hasAddress(prefix netip.Prefix) (bool, error) {
+	if err := h.readAddresses(); err != nil {
+		return false, err
 	}
-	return slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+	return slices.ContainsFunc(h.addrs, func(a netlink.Addr) bool {
 		ip, ok := netip.AddrFromSlice(a.IP)
 		ones, _ := a.Mask.Size()
-		return ok && ip.Unmap() == prefix.Addr() && ones == prefix.Bits()
+		return ok && a.LinkIndex == lo.Index && ip.Unmap() == prefix.Addr() && ones == prefix.Bits()
 	}), nil
 }

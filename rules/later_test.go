@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules_test
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/istio/generate"
+)
+
+// Applying one plan and then another is applying the other: every packet ends where the later plan alone
+// says. Rules of the earlier one may stay where they do nothing.
+func TestInvariantLaterPlanDecidesAlone(t *testing.T) {
+	t.Parallel()
+	ours := istio.Mesh{}.Footprint()
+	const walks, steps, packets = 150, 8, 40
+	for seed := range uint64(walks) {
+		random := rand.New(rand.NewPCG(seed, 11))
+		kernels := []*kernel{newKernel(rules.IPv4), newKernel(rules.IPv6)}
+		for step := range steps {
+			s := generate.Draw(random)
+			applied := s.Plan
+			for i, want := range s.Plan.Rulesets() {
+				kernels[i].apply(t, want, ours)
+			}
+			applied.V4, applied.V6 = kernels[0].state(t), kernels[1].state(t)
+			for range packets {
+				p := s.Packet(random)
+				alone, err := s.Plan.Trace(p, s.Interfaces)
+				if err != nil {
+					t.Fatal(err)
+				}
+				after, err := applied.Trace(p, s.Interfaces)
+				if err != nil || after.End != alone.End {
+					t.Fatalf("seed %d, step %d: %v\nthe plan alone:\n%safter others:\n%s", seed, step, err, alone, after)
+				}
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d, step %d: %v", seed, step, s.Pod.Annotations)
+			}
+		}
+	}
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Direction tells where a packet enters the pod's network stack.
+type Direction uint8
+
+// The two ways in. What stays in the pod, over lo, starts as Outbound.
+const (
+	Outbound Direction = iota // made in the pod
+	Inbound                   // arrives by an interface
+)
+
+// Packet is one packet on its way through a pod, as the kernel knows it where it enters. Of a connection
+// that exists already, nat has left the addresses alone: what it translates is decided by the first packet.
+type Packet struct {
+	Direction   Direction
+	Protocol    string // TCP or UDP
+	Source      netip.AddrPort
+	Destination netip.AddrPort
+
+	In  string // the interface an Inbound packet arrives by; never lo
+	Out string // the interface that leads to Destination where that is not an address of the pod
+
+	Socket   bool   // false: the kernel's own, such as a reset; no owner is known then
+	UID, GID uint32 // of the socket
+
+	Mark        uint32  // of an Outbound packet, its socket's SO_MARK
+	ConnMark    uint32  // what the connection has remembered
+	State       CTState // one state; the zero value is StateNew, of the first packet
+	Transparent bool    // of a connection that exists: its socket in the pod is a transparent one, the proxy's for TPROXY
+}
+
+// Family returns the family of the packet's addresses.
+func (p Packet) Family() Family {
+	if p.Destination.Addr().Is6() {
+		return IPv6
+	}
+	return IPv4
+}
+
+// String describes the packet in one line.
+func (p Packet) String() string {
+	words := []string{p.Protocol, p.Source.String(), "to", p.Destination.String()}
+	add := func(format string, args ...any) { words = append(words, fmt.Sprintf(format, args...)) }
+	switch {
+	case p.Direction == Inbound:
+		add("in by %s", p.In)
+	case p.Socket:
+		add("of uid %d gid %d", p.UID, p.GID)
+	default:
+		add("of no socket")
+	}
+	if p.Mark != 0 {
+		add("mark %#x", p.Mark)
+	}
+	if p.ConnMark != 0 {
+		add("connmark %#x", p.ConnMark)
+	}
+	if p.State != StateNew && p.State != 0 {
+		add("%s", strings.Join(p.State.names(), ","))
+	}
+	if p.Transparent {
+		add("of a transparent socket")
+	}
+	return strings.Join(words, " ")
+}
+
+func (m CTState) names() []string {
+	var names []string
+	for bit, name := range stateNames {
+		if m&(1<<bit) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// check refuses a packet that cannot be.
+func (p Packet) check() error {
+	src, dst := p.Source.Addr(), p.Destination.Addr()
+	switch {
+	case p.Protocol != TCP && p.Protocol != UDP:
+		return fmt.Errorf("protocol %q is not tcp or udp", p.Protocol)
+	case !src.IsValid() || !dst.IsValid() || src.Is4() != dst.Is4() || src.Is4In6() || dst.Is4In6():
+		return fmt.Errorf("from %s to %s: want two addresses of one family", src, dst)
+	case !slices.Contains([]CTState{StateInvalid, StateNew, StateRelated, StateEstablished, StateUntracked}, p.State):
+		return fmt.Errorf("connection state %s: want exactly one", strings.Join(p.State.names(), ","))
+	case p.Direction == Inbound && (p.In == "" || p.In == loopback):
+		return fmt.Errorf("arrives by interface %q: what comes by lo was sent in the pod", p.In)
+	case p.Direction == Inbound && p.Socket:
+		return fmt.Errorf("arrives by interface %s with a socket", p.In)
+	case p.Direction == Inbound && p.Mark != 0:
+		return fmt.Errorf("arrives by interface %s with a mark", p.In)
+	case p.State == StateNew && p.ConnMark != 0:
+		return fmt.Errorf("a new connection with a mark")
+	}
+	return nil
+}
+
+// tracked tells whether the packet belongs to a connection in the kernel's table.
+func (p Packet) tracked() bool { return p.State&(StateNew|StateRelated|StateEstablished) != 0 }
+
+// first tells whether nat is asked about the packet.
+func (p Packet) first() bool { return p.State&(StateNew|StateRelated) != 0 }
+
+// Interface is an interface of the pod with its addresses, in the kernel's order: the first of a family is
+// where REDIRECT sends what arrives by it.
+type Interface struct {
+	Name      string
+	Addresses []netip.Addr
+}
+
+// loopback is there in every namespace, with the addresses that no list needs to name.
+const loopback = "lo"
