@@ -314,25 +314,23 @@ func fingerprintFrom(k kernel) (string, error) {
 type fake struct {
 	generations []byte // one for each question; the last one stays
 	moved       int    // so many dumps are interrupted
-	awaited     bool
-	hasty       int // so many requests were sent before any waiting
+	calls       string // of this reading
 }
 
 func (f *fake) await() error {
-	f.awaited = true
+	f.calls += "a"
 	return nil
 }
 
 func (f *fake) ask(request uint16, _ []byte) ([]message, error) {
-	if !f.awaited {
-		f.hasty++
-	}
 	if request != getGen {
+		f.calls += "d"
 		if f.moved--; f.moved >= 0 {
 			return nil, errMoved
 		}
 		return nil, nil
 	}
+	f.calls += "g"
 	if len(f.generations) == 0 {
 		return []message{{attributes: num(unix.NFTA_GEN_PROC_PID, 1)}}, nil
 	}
@@ -361,11 +359,12 @@ func TestReadingIsRepeated(t *testing.T) {
 			readings := 0
 			_, err := settled(func() (string, error) {
 				readings++
-				tt.kernel.awaited = false
+				tt.kernel.calls = ""
 				return fingerprintFrom(&tt.kernel)
 			})
-			if tt.kernel.hasty > 0 {
-				t.Errorf("%d requests were sent before the change under way was over", tt.kernel.hasty)
+			// What is read stands between two changes that are over, whenever the kernel counts them.
+			if !strings.HasPrefix("gadddag", tt.kernel.calls) || err == nil && tt.kernel.calls != "gadddag" {
+				t.Errorf("asked in the order %s", tt.kernel.calls)
 			}
 			if readings != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("%d readings, %v; want %d, %q", readings, err, tt.want, tt.err)

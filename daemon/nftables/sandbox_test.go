@@ -7,6 +7,8 @@ package nftables
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -56,4 +58,8 @@ func (s sandbox) write(t testing.TB, plan rules.Plan) (changed bool) {
 		t.Fatal(err)
 	}
 	return changed
+}
+
+func (c *netfilter) setReceiveBuffer(bytes int) error {
+	return unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
 }

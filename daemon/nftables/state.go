@@ -44,8 +44,8 @@ const (
 
 // kernel is nf_tables as one namespace sees it.
 type kernel interface {
-	// await returns when no change of the tables is half done. The kernel counts a change before it does
-	// it, so that the generation alone would not show that what was read is of two states.
+	// await returns when no change of the tables is half done. Some kernels count a change before they make
+	// it and some after, so that the generation alone would not show that what was read is of two states.
 	await() error
 	// ask returns the messages that answer a request, or errMoved. It concerns all families, or what the
 	// attributes of the native table's family name.
@@ -93,11 +93,11 @@ type state struct {
 // meanwhile.
 func read(k kernel) (state, error) {
 	var s state
-	if err := k.await(); err != nil {
-		return s, err
-	}
 	var err error
 	if s.generation, err = generationOf(k); err != nil {
+		return s, err
+	}
+	if err := k.await(); err != nil {
 		return s, err
 	}
 	for _, dump := range []struct {
@@ -117,6 +117,9 @@ func read(k kernel) (state, error) {
 		if s.sets, s.elements, err = readSets(k); err != nil {
 			return s, err
 		}
+	}
+	if err := k.await(); err != nil {
+		return s, err
 	}
 	after, err := generationOf(k)
 	if err != nil {

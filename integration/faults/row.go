@@ -29,6 +29,8 @@ type Row struct {
 	// Everywhere is set where no packet may go around the mesh on a best-effort runtime either: the
 	// daemon is there and answers.
 	Everywhere bool
+	// Programs is set where the fault is one of the iptables programs: the daemon is told to use them.
+	Programs bool
 	// Hole is set where packets are known to go around the mesh whatever meshnetd does.
 	Hole bool
 
@@ -71,6 +73,10 @@ func (w *World) Play(ctx context.Context, row Row) Result {
 	began := time.Now()
 	r := Result{Row: row, Version: w.lab.Version()}
 	s := &stage{World: w}
+	w.backend = ""
+	if row.Programs {
+		w.backend = "iptables-nft"
+	}
 	mark := w.capture.Mark()
 	reached, err := w.accepted()
 	var pods []*pod

@@ -43,9 +43,9 @@ func kernelRows() []Row {
 		{Fault: "another plugin moves a container to another network namespace", Validators: true, begin: thief, end: unhook},
 		{Fault: "rules flushed between two containers", begin: flushedInCreate(before), end: unhook},
 		{Fault: "rules flushed in CreateContainer, after meshnetd's answer", Validators: true, begin: flushedInCreate(after), end: unhook},
-		{Fault: "iptables-restore hangs", Everywhere: true, begin: told(hang), end: mendPrograms},
-		{Fault: "iptables-restore fails", Everywhere: true, begin: told(fail), end: mendPrograms},
-		{Fault: "iptables-restore says well done and does nothing", Everywhere: true, begin: told(lie), end: mendPrograms},
+		{Fault: "iptables-restore hangs", Programs: true, Everywhere: true, begin: told(hang), end: mendPrograms},
+		{Fault: "iptables-restore fails", Programs: true, Everywhere: true, begin: told(fail), end: mendPrograms},
+		{Fault: "iptables-restore says well done and does nothing", Programs: true, Everywhere: true, begin: told(lie), end: mendPrograms},
 		{Fault: "the lock on the namespace is held by another process", Everywhere: true, begin: lockHeld, end: letGo},
 	}
 }

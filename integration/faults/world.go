@@ -39,6 +39,7 @@ type World struct {
 	servers  []*lab.Container // one for each family
 	targets  []netip.AddrPort // where they listen
 	outsider *lab.Pod         // outside the mesh, and without a container
+	backend  string           // that daemons are told to write rules with; "" is the default
 
 	mu      sync.Mutex
 	daemons []*lab.Daemon
@@ -117,7 +118,11 @@ istio.dual_stack = true
 
 // runDaemon starts meshnetd with the obedient programs, and waits until it is connected.
 func (w *World) runDaemon(ctx context.Context) (*lab.Daemon, error) {
-	d, err := w.lab.RunDaemon(ctx, w.programs.launcher, daemonConfig)
+	config := daemonConfig
+	if w.backend != "" {
+		config = fmt.Sprintf("backend = %q\n", w.backend) + config
+	}
+	d, err := w.lab.RunDaemon(ctx, w.programs.launcher, config)
 	if err != nil {
 		return nil, err
 	}
