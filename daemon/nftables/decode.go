@@ -116,6 +116,7 @@ func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
 		if err != nil {
 			return err
 		}
+		data.unknown = data.unknown || element.kind != unix.NFTA_LIST_ELEM
 		r.take(name, data)
 		return nil
 	})
@@ -145,7 +146,7 @@ func splitExpression(element []byte) (kind string, data attributes, err error) {
 	err = eachAttribute(element, func(a attribute) error {
 		switch a.kind {
 		case unix.NFTA_EXPR_NAME:
-			kind = name(a.value)
+			kind = exactly(a.value)
 		case unix.NFTA_EXPR_DATA:
 			return eachAttribute(a.value, func(a attribute) error {
 				if int(a.kind) >= len(data.values) || data.values[a.kind] != nil {
@@ -191,9 +192,10 @@ func (a attributes) only(kinds ...int) bool {
 func (r *reader) unknown(what string) { r.foreign = append(r.foreign, what) }
 
 func (r *reader) take(name string, a attributes) {
-	if name == "counter" {
+	if name == "counter" && !a.unknown {
 		return
 	}
+	text := name
 	ok := r.rule.Target == nil // nothing follows a target
 	switch name {
 	case "meta", "payload":
@@ -202,27 +204,16 @@ func (r *reader) take(name string, a attributes) {
 		ok = ok && r.mask(a)
 	case "cmp":
 		ok = ok && r.compare(a)
-	case "match":
-		ok = ok && r.extension(a, func(name string, revision uint32, info []byte) bool {
-			m, ok := decodeMatch(name, revision, info)
-			if _, ports := m.(rules.NotDestinationPorts); ports && r.protocol == "" {
-				return false
-			}
-			r.rule.Match = append(r.rule.Match, m)
-			return ok
-		})
-	case "target":
-		ok = ok && r.extension(a, func(name string, revision uint32, info []byte) (ok bool) {
-			r.rule.Target, ok = decodeTarget(r.family, name, revision, info)
-			return ok
-		})
+	case "match", "target":
+		text += " " + unix.ByteSliceToString(a.values[unix.NFTA_MATCH_NAME])
+		ok = ok && r.extended(name, a)
 	case "immediate":
 		ok = r.verdict(a) && ok
 	default:
 		ok = false
 	}
 	if !ok {
-		r.unknown(name)
+		r.unknown(text)
 	}
 }
 
@@ -259,7 +250,11 @@ func (r *reader) mask(a attributes) bool {
 		unix.NFTA_BITWISE_MASK, unix.NFTA_BITWISE_XOR, bitwiseOperation) {
 		return false
 	}
-	if !ok || !ok2 || from != register || into != register || r.loaded.mask != nil || len(mask) == 0 || len(bytes.Trim(xor, "\x00")) > 0 {
+	length, ok3 := a.number(unix.NFTA_BITWISE_LEN)
+	if !ok || !ok2 || !ok3 || from != register || into != register || r.loaded.mask != nil {
+		return false
+	}
+	if int(length) != len(mask) || !bytes.Equal(xor, make([]byte, length)) {
 		return false
 	}
 	r.loaded.mask = mask
@@ -269,46 +264,73 @@ func (r *reader) mask(a attributes) bool {
 // bitwiseOperation is NFTA_BITWISE_OP; 0 is the only one of older kernels.
 const bitwiseOperation = 6
 
-// dataOf returns the value within NFTA_DATA_VALUE, nil where there is none.
-func dataOf(list []byte) (data []byte) {
-	_ = eachAttribute(list, func(a attribute) error {
-		if a.kind == unix.NFTA_DATA_VALUE {
-			data = a.value
+// exactly returns a name that is followed by one zero byte, else "", which nothing is called.
+func exactly(value []byte) string {
+	if n := name(value); len(value) == len(n)+1 {
+		return n
+	}
+	return ""
+}
+
+// only returns the value of the one attribute of a list, nil where it is another one or not alone.
+func only(list []byte, kind uint16) (value []byte) {
+	n := 0
+	err := eachAttribute(list, func(a attribute) error {
+		if n++; a.kind == kind {
+			value = a.value
 		}
 		return nil
 	})
-	return data
+	if err != nil || n != 1 {
+		return nil
+	}
+	return value
 }
 
-func (r *reader) extension(a attributes, known func(name string, revision uint32, info []byte) bool) bool {
+// dataOf returns the value of data.
+func dataOf(list []byte) []byte { return only(list, unix.NFTA_DATA_VALUE) }
+
+// extended reads a match or target of xtables.
+func (r *reader) extended(kind string, a attributes) (ok bool) {
 	revision, ok := a.number(unix.NFTA_MATCH_REV)
-	return ok && a.only(unix.NFTA_MATCH_NAME, unix.NFTA_MATCH_REV, unix.NFTA_MATCH_INFO) &&
-		known(name(a.values[unix.NFTA_MATCH_NAME]), revision, a.values[unix.NFTA_MATCH_INFO])
+	if !ok || !a.only(unix.NFTA_MATCH_NAME, unix.NFTA_MATCH_REV, unix.NFTA_MATCH_INFO) {
+		return false
+	}
+	extension, info := exactly(a.values[unix.NFTA_MATCH_NAME]), a.values[unix.NFTA_MATCH_INFO]
+	if kind == "target" {
+		r.rule.Target, ok = decodeTarget(r.family, extension, revision, info)
+		return ok
+	}
+	m, ok := decodeMatch(extension, revision, info)
+	r.rule.Match = append(r.rule.Match, m)
+	_, ports := m.(rules.NotDestinationPorts)
+	return ok && (!ports || r.protocol != "")
 }
 
 func (r *reader) verdict(a attributes) bool {
-	code, chain, known := int32(0), "", false
-	_ = eachAttribute(a.values[unix.NFTA_IMMEDIATE_DATA], func(a attribute) error {
-		if a.kind != unix.NFTA_DATA_VERDICT {
-			return nil
-		}
-		return eachAttribute(a.value, func(a attribute) error {
-			switch a.kind {
-			case unix.NFTA_VERDICT_CODE:
-				code, known = int32(a.number()), true
-			case unix.NFTA_VERDICT_CHAIN:
-				chain = name(a.value)
-			}
-			return nil
-		})
-	})
 	into, ok := a.number(unix.NFTA_IMMEDIATE_DREG)
-	ok = ok && known && into == unix.NFT_REG_VERDICT && a.only(unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA)
-	if code == unix.NFT_JUMP || code == unix.NFT_GOTO {
-		r.rule.Target = rules.Jump(chain)
-		return ok && code == unix.NFT_JUMP
+	ok = ok && into == unix.NFT_REG_VERDICT && a.only(unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA)
+	var code, chain []byte
+	n := 0
+	err := eachAttribute(only(a.values[unix.NFTA_IMMEDIATE_DATA], unix.NFTA_DATA_VERDICT), func(a attribute) error {
+		switch n++; a.kind {
+		case unix.NFTA_VERDICT_CODE:
+			code = a.value
+		case unix.NFTA_VERDICT_CHAIN:
+			chain = a.value
+		}
+		return nil
+	})
+	if err != nil || len(code) != 4 {
+		return false
 	}
-	v, named := verdicts[code]
-	r.rule.Target = v
-	return ok && named
+	switch c := int32(binary.BigEndian.Uint32(code)); c {
+	case unix.NFT_JUMP, unix.NFT_GOTO:
+		r.rule.Target = rules.Jump(exactly(chain))
+		return ok && n == 2 && exactly(chain) != "" && c == unix.NFT_JUMP
+	default:
+		v, named := verdicts[c]
+		r.rule.Target = v
+		return ok && n == 1 && named
+	}
 }

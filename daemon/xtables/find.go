@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -77,6 +78,8 @@ func prove(ctx context.Context, name, program string, isolated *netns.Isolated) 
 		return nil, err
 	}
 	t.noIPv6 = t.tryOut(ctx, scratch, probe(rules.IPv6))
+	_, _, err = nftables.Fingerprint(scratch)
+	t.netlink = err == nil
 	return t, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -23,6 +24,7 @@ type Tables struct {
 	isolated *netns.Isolated
 	variant  variant
 	noIPv6   error // why ip6tables cannot be used; nil where it can
+	netlink  bool  // the kernel has nf_tables, where earlier rules may be that this variant does not see
 }
 
 // Name returns the variant and its version, such as "iptables-nft 1.8.9".
@@ -48,7 +50,22 @@ func (t *Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 		changed.Store(true)
 		return t.restore(ctx, ns, want.Family, change)
 	})
-	return changed.Load(), err
+	if err != nil || !t.netlink {
+		return changed.Load(), err
+	}
+	cleared, err := unseen.Apply(ctx, ns, t.without(plan))
+	return changed.Load() || cleared, err
+}
+
+// unseen reads and clears what is in nf_tables beside what the variant shows.
+var unseen = nftables.New(nftables.IPTables)
+
+// without is the plan of what the variant does not see: nothing of ours is to be there.
+func (t *Tables) without(plan rules.Plan) rules.Plan {
+	if t.variant.legacy {
+		return rules.Plan{Footprint: plan.Footprint}
+	}
+	return rules.Plan{} // the tables of iptables-nft are its own business
 }
 
 // Verify compares what the kernel holds with the plan.
@@ -66,7 +83,18 @@ func (t *Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 		diffs[i] = rules.Diff(have, want, plan.Footprint)
 		return nil
 	})
-	return append(diffs[0], diffs[1]...), err
+	if err != nil || !t.netlink {
+		return append(diffs[0], diffs[1]...), err
+	}
+	more, err := unseen.Verify(ctx, ns, t.without(plan))
+	if err == nil && !t.variant.legacy && plan.Rules() > 0 {
+		err = ns.Do(func() error {
+			old, err := nftables.Legacy()
+			more = append(more, old...)
+			return err
+		})
+	}
+	return append(append(diffs[0], diffs[1]...), more...), err
 }
 
 // eachFamily calls fn for both rule sets at once, that of IPv6 only where ip6tables works. A plan that

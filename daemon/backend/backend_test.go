@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package backend
+
+import (
+	"context"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+func isolate(t *testing.T) *netns.Isolated {
+	t.Helper()
+	nstest.Require(t, "iptables-nft", "iptables-legacy")
+	isolated, err := netns.Isolate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(isolated.Close)
+	return isolated
+}
+
+// What is asked for is what writes the rules; auto is the first, and the others are tried where that is to be
+// known.
+func TestFind(t *testing.T) {
+	isolated := isolate(t)
+	for want, tt := range map[string]struct {
+		chosen, shownBy string
+		all             bool
+		tried           string
+	}{
+		Auto:              {"iptables", "iptables-nft-save", false, "iptables nftables"},
+		Auto + " all":     {"iptables", "iptables-nft-save", true, "iptables iptables-exec nftables"},
+		IPTables:          {"iptables", "iptables-nft-save", false, "iptables nftables"},
+		NFTables:          {"nftables", "nft list table inet meshnetd", false, "nftables"},
+		Exec:              {"iptables-nft", "iptables-nft-save", false, "iptables-exec nftables"},
+		"iptables-nft":    {"iptables-nft", "iptables-nft-save", false, "iptables-nft nftables"},
+		"iptables-legacy": {"iptables-legacy", "iptables-legacy-save", false, "iptables-legacy nftables"},
+	} {
+		t.Run(want, func(t *testing.T) {
+			b, err := Find(t.Context(), strings.Fields(want)[0], tt.all, isolated)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var tried []string
+			for _, trial := range b.Trials {
+				if tried = append(tried, trial.Backend); trial.Err != nil {
+					t.Errorf("%s does not work here: %v", trial.Backend, trial.Err)
+				}
+			}
+			if got := strings.Fields(b.Chosen())[0]; got != tt.chosen || strings.Join(tried, " ") != tt.tried {
+				t.Errorf("chosen %s, tried %q", got, tried)
+			}
+			if err := b.IPv6(); err != nil {
+				t.Error(err)
+			}
+			if err := b.UserNamespaces(); err != nil {
+				t.Error(err)
+			}
+			pod := nstest.New(t)
+			ns, err := netns.Open(pod.Path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ns.Close()
+			if _, err := b.Apply(t.Context(), ns, plans.DualStack(t)); err != nil {
+				t.Fatal(err)
+			}
+			if text := pod.Run(t, "sh", "-c", tt.shownBy); !strings.Contains(text, "ISTIO_OUTPUT") {
+				t.Errorf("%s shows\n%s", tt.shownBy, text)
+			}
+		})
+	}
+}
+
+// Whatever wrote the rules, any other takes them over: nothing of the first is left, and its remains are seen
+// until then.
+func TestOneAfterTheOther(t *testing.T) {
+	isolated := isolate(t)
+	names := []string{IPTables, NFTables, "iptables-nft", "iptables-legacy"}
+	found := map[string]*Backend{}
+	for _, name := range names {
+		b, err := Find(t.Context(), name, false, isolated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[name] = b
+	}
+	plan := plans.DualStack(t)
+	for _, first := range names {
+		for _, then := range names {
+			if first == then || first == "iptables-legacy" { // whose rules netlink does not remove
+				continue
+			}
+			t.Run(first+" then "+then, func(t *testing.T) {
+				pod := nstest.New(t)
+				ns, err := netns.Open(pod.Path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer ns.Close()
+				if _, err := found[first].Apply(t.Context(), ns, plan); err != nil {
+					t.Fatal(err)
+				}
+				same := slices.Contains([]string{IPTables, "iptables-nft"}, first) && slices.Contains([]string{IPTables, "iptables-nft"}, then)
+				if diffs, err := found[then].Verify(t.Context(), ns, plan); err != nil || (len(diffs) == 0) != same {
+					t.Errorf("before: %v, %v", diffs, err)
+				}
+				if changed, err := found[then].Apply(t.Context(), ns, plan); err != nil || changed == same {
+					t.Errorf("changed %t, %v", changed, err)
+				}
+				if diffs, err := found[then].Verify(t.Context(), ns, plan); err != nil || len(diffs) > 0 {
+					t.Errorf("after: %v, %v", diffs, err)
+				}
+				if _, err := found[then].Apply(t.Context(), ns, plans.Nothing()); err != nil {
+					t.Fatal(err)
+				}
+				if text := pod.Run(t, "sh", "-c", "nft list ruleset; iptables-legacy-save; ip6tables-legacy-save"); strings.Contains(text, "ISTIO") {
+					t.Errorf("left behind:\n%s", text)
+				}
+			})
+		}
+	}
+}
+
+// What has been verified is doubted where a second kind of rules appears beside it.
+func TestOtherKindIsSeen(t *testing.T) {
+	isolated := isolate(t)
+	plan := plans.DualStack(t)
+	for want, other := range map[string]string{
+		"iptables-nft": "iptables-legacy", IPTables: "iptables-legacy", NFTables: "iptables-legacy", "iptables-legacy": IPTables,
+	} {
+		t.Run(want, func(t *testing.T) {
+			b, err := Find(t.Context(), want, false, isolated)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o, err := Find(t.Context(), other, false, isolated)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ns, err := netns.Open(nstest.New(t).Path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ns.Close()
+			for _, f := range []daemon.Firewall{o.chosen, b.chosen, o.chosen} {
+				if _, err := f.Apply(t.Context(), ns, plan); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diffs, err := b.Verify(t.Context(), ns, plan); err != nil || len(diffs) == 0 {
+				t.Errorf("got %v, %v", diffs, err)
+			}
+		})
+	}
+}
+
+// A backend that cannot be had is named with its reason, and so is one that nobody knows.
+func TestNotFound(t *testing.T) {
+	isolated := isolate(t)
+	t.Setenv("PATH", t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for want, reason := range map[string]string{
+		"iptables-nft": "iptables-nft", Auto: "iptables: ", NFTables: "nftables: ",
+	} {
+		if _, err := Find(ctx, want, false, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", want, err)
+		}
+	}
+}
+
+// The plan that is tried has every match and every target that package rules knows.
+func TestEverythingIsTried(t *testing.T) {
+	used := map[string]bool{}
+	for _, rs := range everything(rules.IPv4, rules.IPv6).Rulesets() {
+		for _, table := range rs.Tables {
+			for _, c := range table.Chains {
+				for _, r := range c.Rules {
+					used[reflect.TypeOf(r.Target).Name()] = true
+					for _, m := range r.Match {
+						used[reflect.TypeOf(m).Name()] = true
+					}
+				}
+			}
+		}
+	}
+	parsed, err := parser.ParseFile(token.NewFileSet(), "../../rules/rule.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, d := range parsed.Decls {
+		f, ok := d.(*ast.FuncDecl)
+		if !ok || f.Recv == nil || f.Name.Name != "args" {
+			continue
+		}
+		n++
+		if kind := f.Recv.List[0].Type.(*ast.Ident).Name; !used[kind] && kind != "Foreign" {
+			t.Errorf("%s is not tried", kind)
+		}
+	}
+	if n < 20 {
+		t.Errorf("only %d matches and targets were found", n)
+	}
+}
+
+// A namespace of the pod's own users gets the native rules, whatever is asked for.
+func TestOwnUsersGetNativeRules(t *testing.T) {
+	b, err := Find(t.Context(), IPTables, false, isolate(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, err := netns.Open(nstest.NewUsers(t).Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	plan := plans.DualStack(t)
+	if _, err := b.chosen.Apply(t.Context(), pod, plan); err == nil {
+		t.Error("iptables' owner match works in a user namespace, so that this test shows nothing")
+	}
+	if got := b.Name(pod); got != NFTables {
+		t.Errorf("%s writes its rules", got)
+	}
+	if _, err := b.Apply(t.Context(), pod, plan); err != nil {
+		t.Fatal(err)
+	}
+	if diffs, err := b.Verify(t.Context(), pod, plan); err != nil || len(diffs) > 0 {
+		t.Errorf("got %v, %v", diffs, err)
+	}
+	b.native = nil
+	if _, err := b.Apply(t.Context(), pod, plan); err == nil || !strings.Contains(err.Error(), "hostUsers: false") {
+		t.Errorf("without native rules: got %v", err)
+	}
+}
