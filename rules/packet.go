@@ -33,7 +33,7 @@ type Packet struct {
 	UID, GID uint32 // of the socket
 
 	Mark        uint32  // of an Outbound packet, its socket's SO_MARK
-	ConnMark    uint32  // what the connection has remembered
+	ConnMark    uint32  // what a connection that exists has remembered
 	State       CTState // one state; the zero value is StateNew, of the first packet
 	Transparent bool    // of a connection that exists: its socket in the pod is a transparent one, the proxy's for TPROXY
 }
@@ -99,8 +99,8 @@ func (p Packet) check() error {
 		return fmt.Errorf("arrives by interface %s with a socket", p.In)
 	case p.Direction == Inbound && p.Mark != 0:
 		return fmt.Errorf("arrives by interface %s with a mark", p.In)
-	case p.State == StateNew && p.ConnMark != 0:
-		return fmt.Errorf("a new connection with a mark")
+	case p.State&(StateRelated|StateEstablished) == 0 && p.ConnMark != 0:
+		return fmt.Errorf("a mark of a connection that does not exist")
 	}
 	return nil
 }

@@ -198,10 +198,8 @@ func (t *trace) end(kind EndKind, note string) {
 		t.note(note)
 	}
 	t.done = true
-	t.path.End = End{Kind: kind, To: t.packet.Destination, Original: t.path.Packet.Destination, Zone: t.path.End.Zone}
-	if t.state&(StateInvalid|StateUntracked) == 0 {
-		t.path.End.ConnMark = t.connMark
-	}
+	t.path.End = End{Kind: kind, To: t.packet.Destination, Original: t.path.Packet.Destination,
+		Zone: t.path.End.Zone, ConnMark: t.connMark}
 }
 
 func (t *trace) note(text string) { t.path.Steps = append(t.path.Steps, Step{Note: text}) }

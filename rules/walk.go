@@ -15,10 +15,7 @@ func (t *trace) track(chain string) error {
 	if err := t.table("raw", chain); err != nil || t.done {
 		return err
 	}
-	t.packet.State, t.packet.ConnMark = t.state, 0
-	if t.packet.tracked() {
-		t.packet.ConnMark = t.connMark
-	}
+	t.packet.State, t.packet.ConnMark = t.state, t.connMark
 	return nil
 }
 

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package generate
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// scene is what the packets of one family can differ in: the values that its rules name, and others.
+type scene struct {
+	own, outside, far netip.Addr
+	names             []string // of interfaces, lo not among them
+	destinations      []netip.Addr
+	owners            []owner
+}
+
+type owner struct {
+	socket   bool
+	uid, gid uint32
+}
+
+const nobody = 65534 // an owner that no rule names
+
+func newScene(rs rules.Ruleset, interfaces []rules.Interface) scene {
+	s := scene{outside: netip.MustParseAddr("192.0.2.1"), far: netip.MustParseAddr("198.51.100.1")}
+	loopback := []string{"127.0.0.1", "127.0.0.6", "127.9.9.9"}
+	if rs.Family == rules.IPv6 {
+		s.outside, s.far = netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8:1::1")
+		loopback = []string{"::1", "::6"}
+	}
+	for _, i := range interfaces {
+		if i.Name != "lo" {
+			s.names = append(s.names, i.Name)
+		}
+		for _, addr := range i.Addresses {
+			if !s.own.IsValid() && addr.Is6() == s.outside.Is6() {
+				s.own = addr
+			}
+		}
+	}
+	s.destinations = []netip.Addr{s.outside, s.own}
+	for _, addr := range loopback {
+		s.destinations = append(s.destinations, netip.MustParseAddr(addr))
+	}
+	uids, gids := []uint32{nobody}, []uint32{nobody}
+	for _, m := range matches(rs) {
+		switch m := m.(type) {
+		case rules.Destination:
+			s.destinations = append(s.destinations, within(m.Prefix)...)
+			s.destinations = append(s.destinations, beside(m.Prefix))
+		case rules.OwnerUID:
+			uids = append(uids, m.ID)
+		case rules.OwnerGID:
+			gids = append(gids, m.ID)
+		}
+	}
+	slices.SortFunc(s.destinations, netip.Addr.Compare)
+	s.destinations = slices.Compact(s.destinations)
+	s.owners = []owner{{}}
+	for _, uid := range unique(uids) {
+		for _, gid := range unique(gids) {
+			s.owners = append(s.owners, owner{true, uid, gid})
+		}
+	}
+	return s
+}
+
+func unique(ids []uint32) []uint32 {
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// matches returns every condition of a rule set.
+func matches(rs rules.Ruleset) []rules.Match {
+	var all []rules.Match
+	for _, table := range rs.Tables {
+		for _, c := range table.Chains {
+			for _, r := range c.Rules {
+				all = append(all, r.Match...)
+			}
+		}
+	}
+	return all
+}
+
+// within returns the first and the last address of a prefix.
+func within(p netip.Prefix) []netip.Addr {
+	last := p.Masked().Addr().AsSlice()
+	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	addr, _ := netip.AddrFromSlice(last)
+	return []netip.Addr{p.Masked().Addr(), addr}
+}
+
+// beside returns an address that a prefix would have if it were one bit shorter, or where that is the
+// unspecified address, two bits.
+func beside(p netip.Prefix) netip.Addr {
+	for bit := p.Bits() - 1; bit >= 0; bit-- {
+		other := p.Masked().Addr().AsSlice()
+		other[bit/8] ^= 0x80 >> (bit % 8)
+		if addr, _ := netip.AddrFromSlice(other); !addr.IsUnspecified() {
+			return addr
+		}
+	}
+	return p.Addr()
+}
+
+// edit changes one thing about a packet.
+type edit func(*rules.Packet)
+
+// meet returns edits that each make the packet fulfil the condition, as far as any one can.
+func (s scene) meet(m rules.Match) []edit {
+	switch m := m.(type) {
+	case rules.Protocol:
+		return edits(func(p *rules.Packet) { p.Protocol = string(m) })
+	case rules.Source:
+		return each(within(m.Prefix), setSource)
+	case rules.Destination:
+		if m.Not {
+			return edits(func(p *rules.Packet) {
+				if m.Prefix.Contains(p.Destination.Addr()) {
+					setDestination(p, s.own)
+				}
+			})
+		}
+		return each(within(m.Prefix), setDestination)
+	case rules.InInterface:
+		return edits(func(p *rules.Packet) { s.arrive(p, string(m)) })
+	case rules.OutInterface:
+		return edits(func(p *rules.Packet) { s.leave(p, string(m)) })
+	case rules.SourcePort:
+		return edits(func(p *rules.Packet) { p.Protocol, p.Source = m.Protocol, netip.AddrPortFrom(p.Source.Addr(), m.Port) })
+	case rules.DestinationPort:
+		if m.Not {
+			return edits(func(p *rules.Packet) {
+				if p.Destination.Port() == m.Port {
+					setPort(p, m.Port+1)
+				}
+			})
+		}
+		return edits(func(p *rules.Packet) { p.Protocol = m.Protocol; setPort(p, m.Port) })
+	case rules.NotDestinationPorts:
+		return edits(func(p *rules.Packet) {
+			if slices.Contains(m, p.Destination.Port()) {
+				setPort(p, 9999)
+			}
+		})
+	case rules.OwnerUID:
+		if m.Not {
+			return edits(func(p *rules.Packet) { s.owned(p); p.UID = unless(p.UID, m.ID) })
+		}
+		return edits(func(p *rules.Packet) { s.owned(p); p.UID = m.ID })
+	case rules.OwnerGID:
+		if m.Not {
+			return edits(func(p *rules.Packet) { s.owned(p); p.GID = unless(p.GID, m.ID) })
+		}
+		return edits(func(p *rules.Packet) { s.owned(p); p.GID = m.ID })
+	case rules.CTState:
+		return states(func(state rules.CTState) bool { return m&state != 0 })
+	case rules.PacketMark:
+		if m.Not {
+			return edits(func(p *rules.Packet) {
+				if p.Mark == m.Mark {
+					p.Mark = 0
+				}
+			})
+		}
+		return edits(func(p *rules.Packet) { s.marked(p); p.Mark = m.Mark })
+	case rules.ConnMark:
+		return edits(func(p *rules.Packet) { p.ConnMark, p.State = m.Mark, rules.StateEstablished })
+	}
+	return nil
+}
+
+// miss returns edits that each make the packet fail the condition, by as little as can be.
+func (s scene) miss(m rules.Match) []edit {
+	switch m := m.(type) {
+	case rules.Protocol:
+		return edits(func(p *rules.Packet) {
+			p.Protocol = map[string]string{rules.TCP: rules.UDP, rules.UDP: rules.TCP}[string(m)]
+		})
+	case rules.Source:
+		return edits(func(p *rules.Packet) { setSource(p, beside(m.Prefix)) })
+	case rules.Destination:
+		if m.Not {
+			return each(within(m.Prefix), setDestination)
+		}
+		return each([]netip.Addr{beside(m.Prefix), s.own, s.outside}, setDestination)
+	case rules.InInterface:
+		return append(each(s.names, s.arrive), func(p *rules.Packet) { s.arrive(p, "lo") })
+	case rules.OutInterface:
+		return append(each(s.names, s.leave), func(p *rules.Packet) { s.leave(p, "lo") })
+	case rules.SourcePort:
+		return edits(func(p *rules.Packet) { p.Source = netip.AddrPortFrom(p.Source.Addr(), m.Port+1) })
+	case rules.DestinationPort:
+		if m.Not {
+			return each([]uint16{m.Port, m.Port + 1}, setPort)
+		}
+		return each([]uint16{m.Port + 1}, setPort)
+	case rules.NotDestinationPorts:
+		return each(m, setPort)
+	case rules.OwnerUID:
+		return s.otherOwner(func(p *rules.Packet) { p.UID = m.ID + 1 }, func(p *rules.Packet) { p.UID = m.ID })
+	case rules.OwnerGID:
+		return s.otherOwner(func(p *rules.Packet) { p.GID = m.ID + 1 }, func(p *rules.Packet) { p.GID = m.ID })
+	case rules.CTState:
+		return states(func(state rules.CTState) bool { return m&state == 0 })
+	case rules.PacketMark:
+		return edits(func(p *rules.Packet) { s.marked(p); p.Mark = m.Mark + 1 }, func(p *rules.Packet) { s.marked(p); p.Mark = m.Mark })
+	case rules.ConnMark:
+		return edits(func(p *rules.Packet) { p.ConnMark = m.Mark + 1 })
+	}
+	return nil
+}
+
+func (s scene) otherOwner(all ...edit) []edit {
+	var owned []edit
+	for _, e := range all {
+		owned = append(owned, func(p *rules.Packet) { s.owned(p); e(p) })
+	}
+	return append(owned, func(p *rules.Packet) { s.owned(p); p.Socket, p.UID, p.GID = false, 0, 0 })
+}
+
+func edits(all ...edit) []edit { return all }
+
+func each[T any](values []T, change func(*rules.Packet, T)) []edit {
+	var all []edit
+	for _, v := range values {
+		all = append(all, func(p *rules.Packet) { change(p, v) })
+	}
+	return all
+}
+
+// states returns an edit for each state that is wanted; of a connection that exists, once more where its
+// socket is the proxy's.
+func states(want func(rules.CTState) bool) []edit {
+	var all []edit
+	for _, state := range []rules.CTState{rules.StateInvalid, rules.StateEstablished, rules.StateRelated, rules.StateNew, rules.StateUntracked} {
+		if want(state) {
+			all = append(all, func(p *rules.Packet) { p.State = state })
+		}
+	}
+	if want(rules.StateEstablished) {
+		all = append(all, func(p *rules.Packet) { p.State, p.Transparent = rules.StateEstablished, true })
+	}
+	return all
+}
+
+func setSource(p *rules.Packet, addr netip.Addr) {
+	p.Source = netip.AddrPortFrom(addr, p.Source.Port())
+}
+
+func setDestination(p *rules.Packet, addr netip.Addr) {
+	p.Destination = netip.AddrPortFrom(addr, p.Destination.Port())
+}
+
+func setPort(p *rules.Packet, port uint16) {
+	p.Destination = netip.AddrPortFrom(p.Destination.Addr(), port)
+}
+
+func unless(id, not uint32) uint32 {
+	if id == not {
+		return nobody
+	}
+	return id
+}
+
+// arrive lets the packet come in by an interface, by lo by way of being sent in the pod.
+func (s scene) arrive(p *rules.Packet, name string) {
+	if name == "lo" {
+		s.leave(p, name)
+		return
+	}
+	p.Direction, p.In = rules.Inbound, name
+	if p.Source.Addr() == s.own {
+		setSource(p, s.far)
+	}
+}
+
+// leave lets the packet be sent, and by lo to an address of the pod.
+func (s scene) leave(p *rules.Packet, name string) {
+	s.sent(p)
+	local := p.Destination.Addr().IsLoopback() || p.Destination.Addr() == s.own
+	switch {
+	case name != "lo":
+		p.Out = name
+		if local {
+			setDestination(p, s.outside)
+		}
+	case !local:
+		setDestination(p, s.own)
+	}
+}
+
+func (s scene) sent(p *rules.Packet) {
+	if p.Direction == rules.Inbound {
+		p.Direction, p.In = rules.Outbound, ""
+		if p.Source.Addr() == s.far {
+			setSource(p, s.own)
+		}
+	}
+}
+
+func (s scene) owned(p *rules.Packet) {
+	s.sent(p)
+	p.Socket = true
+}
+
+// marked makes the packet one that can have a mark from the start: only a socket gives one.
+func (s scene) marked(p *rules.Packet) { s.owned(p) }

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package generate
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Witnesses returns packets of one family that meet every rule of its rule set that a packet can meet, and
+// such that just miss it: in each condition one that fulfils it and one that does not, by every owner and to
+// every kind of address.
+func Witnesses(rs rules.Ruleset, interfaces []rules.Interface) []rules.Packet {
+	w := witnesses{scene: newScene(rs, interfaces), seen: map[rules.Packet]bool{}}
+	bases := w.bases()
+	for _, base := range bases {
+		w.add(base)
+	}
+	for _, table := range rs.Tables {
+		for _, c := range table.Chains {
+			if c.Builtin {
+				w.chain(bases, table, c, nil)
+			}
+		}
+	}
+	return w.all
+}
+
+type witnesses struct {
+	scene
+	all  []rules.Packet
+	seen map[rules.Packet]bool
+}
+
+func (w *witnesses) add(p rules.Packet) {
+	if p.Direction == rules.Inbound { // what only a socket has
+		p.Socket, p.UID, p.GID, p.Mark = false, 0, 0, 0
+	}
+	if p.State&(rules.StateRelated|rules.StateEstablished) == 0 { // what only a connection has that exists
+		p.ConnMark, p.Transparent = 0, false
+	}
+	if !w.seen[p] {
+		w.seen[p] = true
+		w.all = append(w.all, p)
+	}
+}
+
+// bases are packets that no rule has asked for anything: by every owner, to every kind of address.
+func (w *witnesses) bases() []rules.Packet {
+	var all []rules.Packet
+	for _, dst := range w.destinations {
+		for _, o := range w.owners {
+			p := rules.Packet{Protocol: rules.TCP, Out: "eth0", State: rules.StateNew, Socket: o.socket, UID: o.uid, GID: o.gid,
+				Source: netip.AddrPortFrom(w.own, 40000), Destination: netip.AddrPortFrom(dst, 9999)}
+			all = append(all, p)
+		}
+	}
+	for _, name := range w.names {
+		for _, dst := range []netip.Addr{w.own, w.outside} { // the latter for somebody behind the pod
+			all = append(all, rules.Packet{Direction: rules.Inbound, Protocol: rules.TCP, In: name, Out: "eth0", State: rules.StateNew,
+				Source: netip.AddrPortFrom(w.far, 40000), Destination: netip.AddrPortFrom(dst, 9999)})
+		}
+	}
+	return all
+}
+
+// chain adds the packets for the rules of a chain, which is reached by the conditions of the jumps to it.
+func (w *witnesses) chain(bases []rules.Packet, table rules.Table, c rules.Chain, way []rules.Match) {
+	for i, r := range c.Rules {
+		conditions := append(slices.Clone(way), r.Match...)
+		for _, base := range bases {
+			for _, p := range w.conditions(base, conditions) {
+				w.add(p)
+				for _, later := range c.Rules[i+1:] { // meets both, if any packet does
+					w.add(w.meetAll(p, later.Match))
+				}
+			}
+		}
+		if jump, ok := r.Target.(rules.Jump); ok {
+			if next, ok := table.Chain(string(jump)); ok && len(way) < 10 {
+				w.chain(bases, table, next, conditions)
+			}
+		}
+	}
+}
+
+// conditions returns a packet that meets all of them, and for each condition those that meet it in another
+// way and those that just miss it.
+func (w *witnesses) conditions(base rules.Packet, all []rules.Match) []rules.Packet {
+	met := w.meetAll(base, all)
+	packets := []rules.Packet{met}
+	for _, m := range all {
+		for _, edit := range slices.Concat(w.meet(m), w.miss(m)) {
+			p := met
+			edit(&p)
+			packets = append(packets, p)
+		}
+	}
+	return packets
+}
+
+func (w *witnesses) meetAll(p rules.Packet, all []rules.Match) rules.Packet {
+	for _, m := range all {
+		if edits := w.meet(m); len(edits) > 0 {
+			edits[0](&p)
+		}
+	}
+	return p
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// equivalent is a kind of mutant that no packet can tell from the rules, for a reason that takes knowledge
+// of more than one chain.
+type equivalent struct {
+	why   string
+	holds func(rs rules.Ruleset, m Mutant) bool
+}
+
+// equivalents are all such kinds. Every other mutant must be told by a packet, or shown by prove.
+var equivalents = []equivalent{
+	{"TPROXY without inbound capture: there is no jump and no route that would look at the marks", func(rs rules.Ruleset, m Mutant) bool {
+		_, captures := rs.Table("mangle").Chain("ISTIO_TPROXY")
+		return m.Table == "mangle" && m.Chain == "OUTPUT" && !captures && marks(m.Rule) && (m.Changed == nil || marks(*m.Changed))
+	}},
+	{"the mark that is to be remembered lets a packet pass ISTIO_INBOUND unchanged, and what is marked there does not come back", func(rs rules.Ruleset, m Mutant) bool {
+		return m.Chain == "PREROUTING" && m.What == swapped && m.Rule.Target == rules.Jump("ISTIO_INBOUND") && m.next(rs).Target == rules.SaveMark{}
+	}},
+	{"a connection that carries the mark exists already: by lo, its packets get to its socket with either mark", func(rs rules.Ruleset, m Mutant) bool {
+		return m.Chain == "OUTPUT" && m.What == swapped && m.Rule.Target == rules.SetMark(1338) && m.next(rs).Target == rules.RestoreMark{}
+	}},
+	{"what comes back by lo has its route already: the mark of ISTIO_DIVERT changes nothing for it", func(rs rules.Ruleset, m Mutant) bool {
+		return m.Chain == "ISTIO_INBOUND" && m.What == swapped && slices.Contains(m.Rule.Match, rules.Match(rules.InInterface("lo"))) &&
+			m.next(rs).Target == rules.Jump("ISTIO_DIVERT")
+	}},
+}
+
+// reason tells why a mutant cannot be told from the rule set, or returns "".
+func reason(rs rules.Ruleset, m Mutant) string {
+	if why := prove(rs, m); why != "" {
+		return why
+	}
+	for _, e := range equivalents {
+		if e.holds(rs, m) {
+			return e.why
+		}
+	}
+	return ""
+}
+
+// next returns the rule after the mutant's.
+func (m Mutant) next(rs rules.Ruleset) rules.Rule {
+	c, _ := rs.Table(m.Table).Chain(m.Chain)
+	return c.Rules[m.Index+1]
+}
+
+func marks(r rules.Rule) bool {
+	switch r.Target.(type) {
+	case rules.SetMark, rules.RestoreMark:
+		return true
+	}
+	return false
+}
