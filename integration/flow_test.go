@@ -6,6 +6,7 @@ package integration
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,6 +25,13 @@ var variants = []string{backend.IPTables, xtables.NFT, xtables.Legacy}
 func forEachVariant(t *testing.T, test func(t *testing.T, variant string)) {
 	for _, variant := range variants {
 		t.Run(variant, func(t *testing.T) { test(t, variant) })
+	}
+}
+
+// forEachBackend also runs it with what iptables does not show.
+func forEachBackend(t *testing.T, test func(t *testing.T, backend string)) {
+	for _, name := range append(slices.Clone(variants), backend.NFTables) {
+		t.Run(name, func(t *testing.T) { test(t, name) })
 	}
 }
 

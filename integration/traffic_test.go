@@ -60,19 +60,23 @@ func start(t *testing.T, ns *nstest.Namespace, uid, gid int, args ...string) *pr
 		t.Fatal(err)
 	}
 	p := &program{events: make(chan lab.Event, 100)}
-	done := make(chan struct{})
+	done, over := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		defer close(p.events)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			var e lab.Event
 			if json.Unmarshal(lines.Bytes(), &e) == nil {
-				p.events <- e
+				select {
+				case p.events <- e:
+				case <-over: // nobody asks any more
+				}
 			}
 		}
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended by itself
+		close(over)
 		<-done
 		_ = cmd.Wait()
 	})
@@ -193,7 +197,7 @@ func (p pair) try(t *testing.T, a attempt) {
 }
 
 func TestRedirectedTraffic(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, variant string) {
+	forEachBackend(t, func(t *testing.T, variant string) {
 		pod := meshed("", "traffic.sidecar.istio.io/excludeOutboundPorts", "19091", "traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.8.0.0/16")
 		pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true", "ISTIO_META_DNS_CAPTURE": "true"}}}
 		p := newPair(t, variant, istio.Standard(), pod)
@@ -227,7 +231,7 @@ func TestRedirectedTraffic(t *testing.T) {
 
 // The proxy sees the client's own address and the destination it dialled.
 func TestTProxyTraffic(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, variant string) {
+	forEachBackend(t, func(t *testing.T, variant string) {
 		pod := meshed("", "sidecar.istio.io/interceptionMode", "TPROXY")
 		pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true"}}}
 		p := newPair(t, variant, istio.Standard(), pod, "--transparent")
@@ -268,7 +272,7 @@ func TestIPv6AroundTheProxy(t *testing.T) {
 		{istio.IPv6Block, "refused", "refused", "is reset"},
 	} {
 		t.Run(string(tt.mode), func(t *testing.T) {
-			forEachVariant(t, func(t *testing.T, variant string) {
+			forEachBackend(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
 				defaults.IPv6 = tt.mode
 				p := newPair(t, variant, defaults, meshed(""))
