@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -143,6 +145,38 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Rules of iptables-legacy beside ours may decide instead of them: whoever adds them, no further container
+// of the pod is created until they are gone.
+func TestLegacyRulesBesideOurs(t *testing.T) {
+	for _, name := range []string{backend.IPTables, backend.NFTables, xtables.NFT} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnforcer(t, name, istio.Standard())
+			ns := nstest.New(t, "10.0.0.7/24")
+			pod := meshed(ns.Path)
+			pod.SandboxID = "web"
+			protect(t, e, pod)
+			ctx := within(t, 20*time.Second)
+			id := int64(app)
+			validate := func() daemon.Outcome { return e.Validate(ctx, pod, rules.Container{Name: "app", UID: &id, GID: &id}) }
+			if o := validate(); o.Error() != nil {
+				t.Fatal(o.Error())
+			}
+			ns.Run(t, "iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "9999")
+			const want = "iptables nat: also in iptables-legacy, unexpected"
+			if o := validate(); o.Error() == nil || !strings.Contains(o.Error().Error(), want) {
+				t.Errorf("got %v", o.Error())
+			}
+			if o := e.Verify(ctx, pod); !slices.ContainsFunc(o.Differences, func(d string) bool { return strings.Contains(d, want) }) {
+				t.Errorf("verify: %q, %v", o.Differences, o.Err)
+			}
+			ns.Run(t, "iptables-legacy", "-t", "nat", "-F")
+			if o := validate(); o.Error() != nil {
+				t.Errorf("when they are gone: %v", o.Error())
+			}
+		})
+	}
 }
 
 // A path that leads to the host's namespace is that of a hostNetwork pod, and nothing is touched.

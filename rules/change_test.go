@@ -188,8 +188,12 @@ func TestChangeOnlyTheTablesThatDiffer(t *testing.T) {
 
 func TestDifferenceString(t *testing.T) {
 	for want, d := range map[string]rules.Difference{
-		"ip6tables raw: missing: chain X":               {Family: rules.IPv6, Table: "raw", Chain: "X", Kind: "missing"},
-		"iptables nat: unexpected: -A OUTPUT -j RETURN": {Family: rules.IPv4, Table: "nat", Chain: "OUTPUT", Kind: "unexpected", Rule: "-j RETURN"},
+		"ip6tables raw: missing: chain X":                {Family: rules.IPv6, Table: "raw", Chain: "X", Kind: "missing"},
+		"iptables nat: unexpected: -A OUTPUT -j RETURN":  {Family: rules.IPv4, Table: "nat", Chain: "OUTPUT", Kind: "unexpected", Rule: "-j RETURN"},
+		"iptables nat: table is off (dormant)":           {Family: rules.IPv4, Table: "nat", Kind: "table is off (dormant)"},
+		"inet meshnetd: missing: the whole table":        {Table: "inet meshnetd", Kind: "missing", Rule: "the whole table"},
+		"inet meshnetd: missing: chain a skuid 1 return": {Table: "inet meshnetd", Chain: "a", Kind: "missing", Rule: "skuid 1 return"},
+		"inet meshnetd: unexpected: chain a":             {Table: "inet meshnetd", Chain: "a", Kind: "unexpected"},
 	} {
 		if d.String() != want {
 			t.Errorf("got %q, want %q", d, want)

@@ -2,24 +2,35 @@
 
 package rules
 
-import "fmt"
+import "strings"
 
 // Difference is one way in which the kernel does not hold the plan.
 type Difference struct {
-	Family Family
+	Family Family // 0 in a table that is not iptables'
 	Table  string
-	Chain  string
-	Kind   string // "missing", "unexpected", "not first" or "out of order"
-	Rule   string // "" where the whole chain is meant
+	Chain  string // "" where the table itself is meant
+	Kind   string // such as "missing", "unexpected", "not first" or "out of order"
+	Rule   string // "" where the whole chain or table is meant
 }
 
 // String returns the difference as `meshnetd verify` prints it.
 func (d Difference) String() string {
-	what := "-A " + d.Chain + " " + d.Rule
-	if d.Rule == "" {
-		what = "chain " + d.Chain
+	var what string
+	switch {
+	case d.Family == 0 && d.Chain != "":
+		what = ": " + strings.TrimSpace("chain "+d.Chain+" "+d.Rule)
+	case d.Family == 0:
+		what = ": " + d.Rule
+	case d.Rule != "":
+		what = ": -A " + d.Chain + " " + d.Rule
+	case d.Chain != "":
+		what = ": chain " + d.Chain
 	}
-	return fmt.Sprintf("%s %s: %s: %s", d.Family, d.Table, d.Kind, what)
+	where := d.Table
+	if d.Family != 0 {
+		where = d.Family.String() + " " + where
+	}
+	return where + ": " + d.Kind + what
 }
 
 // Diff compares what iptables-save showed with what a plan wants. Our chains must hold exactly the plan's
