@@ -29,10 +29,13 @@ test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may
 test-unit: ## run the tests that need neither root nor a runtime
 	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging
 
-bench: deps runtimes build ## measure what meshnetd adds to a pod's start, as ratios of one run
+# ONLY=hook,packet runs these sections; without it all are run.
+bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
+	$(GO) test -c -o $(BUILD)/nftables.test ./daemon/nftables
 	$(GO) build -o $(BUILD)/bench ./integration/bench
-	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin \
+		-inside $(BUILD)/nftables.test -only "$(ONLY)"
 
 faults: deps runtimes build ## break everything meshnetd needs, and print what went around the mesh
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
@@ -47,7 +50,7 @@ soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed a
 	@exec $(BUILD)/faults -soak $(PODS) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
 fuzz: ## run every fuzz test for half a minute
-	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' rules config manifest | sed 's/:func /:/' | while IFS=: read -r file name; do \
+	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' rules config manifest daemon | sed 's/:func /:/' | while IFS=: read -r file name; do \
 		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 30s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows

@@ -137,7 +137,7 @@ func writes(ctx context.Context, f daemon.Firewall, plan rules.Plan) error {
 }
 
 // Chosen returns what writes rules, such as "iptables" or "iptables-nft 1.8.9".
-func (b *Backend) Chosen() string { return b.chosen.Firewall.Name(nil) }
+func (b *Backend) Chosen() string { return b.chosen.Name(nil) }
 
 // IPv6 returns nil, or why no IPv6 rules can be written.
 func (b *Backend) IPv6() error { return b.chosen.noIPv6 }
@@ -163,7 +163,7 @@ func (b *Backend) Name(ns *netns.Namespace) string {
 	if err != nil {
 		return "none"
 	}
-	return p.Firewall.Name(ns)
+	return p.Name(ns)
 }
 
 // Apply implements daemon.Firewall.
@@ -175,7 +175,7 @@ func (b *Backend) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 	if !plan.V6.Empty() && p.noIPv6 != nil {
 		return false, fmt.Errorf("the plan has IPv6 rules, which %s cannot write on this node: %w", p.name, p.noIPv6)
 	}
-	return p.Firewall.Apply(ctx, ns, plan)
+	return p.Apply(ctx, ns, plan)
 }
 
 // Verify implements daemon.Firewall.
@@ -184,7 +184,7 @@ func (b *Backend) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pl
 	if err != nil {
 		return nil, err
 	}
-	return p.Firewall.Verify(ctx, ns, plan)
+	return p.Verify(ctx, ns, plan)
 }
 
 // Own implements daemon.Firewall.
@@ -193,7 +193,7 @@ func (b *Backend) Own(ctx context.Context, ns *netns.Namespace, footprint rules.
 	if err != nil {
 		return v4, v6, err
 	}
-	return p.Firewall.Own(ctx, ns, footprint)
+	return p.Own(ctx, ns, footprint)
 }
 
 // Fingerprint implements daemon.Firewall.
@@ -202,7 +202,7 @@ func (b *Backend) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerp
 	if err != nil {
 		return "", "", err
 	}
-	return p.Firewall.Fingerprint(ctx, ns)
+	return p.Fingerprint(ctx, ns)
 }
 
 // Generation implements daemon.Firewall.
@@ -211,5 +211,5 @@ func (b *Backend) Generation(ctx context.Context, ns *netns.Namespace) (string, 
 	if err != nil {
 		return "", err
 	}
-	return p.Firewall.Generation(ctx, ns)
+	return p.Generation(ctx, ns)
 }

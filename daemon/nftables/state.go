@@ -239,7 +239,7 @@ func readTable(m message, text []byte) (object, error) {
 
 func readChain(m message, text []byte) (object, error) {
 	o := object{family: m.family}
-	policy := uint32(unset)
+	policy := unset
 	err := eachAttribute(m.attributes, func(a attribute) (err error) {
 		switch a.kind {
 		case unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_COUNTERS, unix.NFTA_CHAIN_PAD, chainID:

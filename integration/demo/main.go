@@ -91,7 +91,7 @@ func (s show) all() error {
 		return err
 	}
 	fmt.Printf("1. The decision for pod default/web\n   redirect (%s): %s\n\n", protected.Reason, protected.Message)
-	if err := s.rules(pod, protected); err != nil {
+	if err := s.rules(pod); err != nil {
 		return err
 	}
 	fmt.Printf("3. The timeline, in microseconds\n   %8d  the runtime calls RunPodSandbox\n   %8d  rules applied, read back from the kernel and verified\n"+
@@ -103,8 +103,8 @@ func (s show) all() error {
 }
 
 // rules reads the namespace with the tool an operator would use.
-func (s show) rules(pod *lab.Pod, protected lab.Line) error {
-	save := strings.Fields(protected.Backend)[0] + "-save"
+func (s show) rules(pod *lab.Pod) error {
+	const save = "iptables-nft-save" // netlink writes what it reads
 	text, err := inside(s.ctx, pod, save)
 	if err != nil {
 		return err

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Tables of iptables-legacy that can take packets away are differences, and move the generation.
+func TestLegacyTablesCount(t *testing.T) {
+	nstest.Require(t, "iptables-legacy")
+	plan := plans.DualStack(t)
+	for command, want := range map[string]string{
+		"iptables-legacy -t nat -A OUTPUT -p tcp -j RETURN":     "iptables nat: also in iptables-legacy",
+		"ip6tables-legacy -t mangle -A OUTPUT -p tcp -j RETURN": "ip6tables mangle: also in iptables-legacy",
+		"iptables-legacy -t filter -A OUTPUT -p tcp -j DROP":    "",
+		"iptables-legacy -t nat -L":                             "",
+	} {
+		t.Run(command, func(t *testing.T) {
+			s := newSandbox(t)
+			s.write(t, plan)
+			tables := New(IPTables)
+			before, err := tables.Generation(t.Context(), s.ns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fingerprint := s.fingerprint(t)
+			s.Run(t, "sh", "-c", command)
+			diffs, err := tables.Verify(t.Context(), s.ns, plan)
+			if err != nil || len(diffs) > 0 != (want != "") || want != "" && !strings.Contains(diffs[0].String(), want) {
+				t.Errorf("got %v, %v", diffs, err)
+			}
+			holds := strings.Contains(command, "-A")
+			if after, err := tables.Generation(t.Context(), s.ns); err != nil || (after != before) != holds {
+				t.Errorf("generation %s, then %s, %v", before, after, err)
+			}
+			if (s.fingerprint(t) != fingerprint) != holds {
+				t.Error("the fingerprint does not tell")
+			}
+		})
+	}
+}
+
+// Reading does not move the generation; any change of nf_tables does, and so it never comes back.
+func TestGeneration(t *testing.T) {
+	s := newSandbox(t)
+	tables := New(IPTables)
+	seen := map[string]bool{}
+	for i := range 20 {
+		g, err := tables.Generation(t.Context(), s.ns)
+		if err != nil || seen[g] {
+			t.Fatalf("%d: %s again, or %v", i, g, err)
+		}
+		seen[g] = true
+		s.fingerprint(t)
+		if _, err := tables.Verify(t.Context(), s.ns, plans.DualStack(t)); err != nil {
+			t.Fatal(err)
+		}
+		again, err := tables.Generation(t.Context(), s.ns)
+		if err != nil || again != g {
+			t.Errorf("reading moved it: %s, %s, %v", g, again, err)
+		}
+		s.write(t, []rules.Plan{plans.DualStack(t), plans.Nothing()}[i%2])
+	}
+}
