@@ -5,10 +5,18 @@
 package nftables
 
 import (
+	"errors"
+	"fmt"
+	"net/netip"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/integration/speed"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 // What writing and looking costs, each step and its parts.
@@ -56,4 +64,140 @@ func BenchmarkSteps(b *testing.B) {
 	})
 	step("Verify", full, false, func() error { _, err := tables.Verify(b.Context(), full.ns, plan); return err })
 	step("Key", full, false, func() error { _ = plan.Key(); return nil })
+}
+
+// What the kernel needs for the batch of a plan when nothing is done but to send it and wait for the answer,
+// beside what is done about it: each sample in a fresh namespace, in turns. `make bench` reads the metrics,
+// a median and a 99th percentile in nanoseconds for each, whose names begin with a number since they are
+// printed in the order of their names.
+func BenchmarkBare(b *testing.B) {
+	for _, dialect := range []Dialect{IPTables, Native} {
+		b.Run(string(dialect), func(b *testing.B) {
+			tables, plan := New(dialect), plans.DualStack(b)
+			peers := []*speed.Peer{bare(b, tables, plan), applied(b, tables, plan), fingerprinted(b, tables, plan),
+				verified(b, tables, plan), started(b, tables)}
+			if err := speed.Interleave(b.Context(), b.N, peers...); err != nil {
+				b.Fatal(err)
+			}
+			for _, p := range peers {
+				b.ReportMetric(float64(p.Median()), p.Name+"-median")
+				b.ReportMetric(float64(p.P99()), p.Name+"-p99")
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// bare sends the batch that Apply would send.
+func bare(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
+	var s sandbox
+	var c *netfilter
+	var wire []byte
+	prepare := func() error {
+		if c != nil { // the batch of the sample before was the right one
+			if diffs, err := tables.Verify(b.Context(), s.ns, plan); err != nil || len(diffs) > 0 {
+				return fmt.Errorf("the bare batch writes other rules: %v %w", diffs, err)
+			}
+		}
+		want, err := tables.wanted(plan)
+		if err != nil {
+			return err
+		}
+		s = newSandbox(b)
+		c = s.dial(b)
+		wire, err = want.wire(c)
+		return err
+	}
+	return &speed.Peer{Name: "1_sent_and_acknowledged", Prepare: prepare, Do: func() error {
+		if err := c.send(wire); err != nil {
+			return err
+		}
+		packet, err := c.receive()
+		if err != nil {
+			return err
+		}
+		_, refused, err := verdictOf(packet)
+		return errors.Join(refused, err)
+	}}
+}
+
+// wire is the batch for a namespace without rules.
+func (w wanted) wire(c *netfilter) ([]byte, error) {
+	s, err := read(c)
+	if err != nil {
+		return nil, err
+	}
+	batch := newBatch(s.generation)
+	for _, set := range w.sets {
+		have, err := s.decode(set.Family)
+		if err != nil {
+			return nil, err
+		}
+		if err := appendEdits(batch, s, have, rules.Edits(have.Ruleset, set, w.footprint)); err != nil {
+			return nil, err
+		}
+	}
+	if len(w.native.differences(s)) > 0 {
+		if err := w.native.appendTo(batch); err != nil {
+			return nil, err
+		}
+	}
+	c.room = c.room[:0]
+	return batch.sealed(c.seq), nil
+}
+
+// inFresh is a peer that works in a new namespace each time.
+func inFresh(b *testing.B, name string, do func(sandbox) error) *speed.Peer {
+	var s sandbox
+	return &speed.Peer{Name: name, Prepare: func() error { s = newSandbox(b); return nil }, Do: func() error { return do(s) }}
+}
+
+func applied(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
+	return inFresh(b, "2_Apply", func(s sandbox) error {
+		_, err := tables.Apply(b.Context(), s.ns, plan)
+		return err
+	})
+}
+
+// fingerprinted is what a node does that has seen the plan before.
+func fingerprinted(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
+	return inFresh(b, "3_Apply_and_Fingerprint", func(s sandbox) error {
+		if _, err := tables.Apply(b.Context(), s.ns, plan); err != nil {
+			return err
+		}
+		_, _, err := tables.Fingerprint(b.Context(), s.ns)
+		return err
+	})
+}
+
+func verified(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
+	return inFresh(b, "4_Apply_and_Verify", func(s sandbox) error {
+		if _, err := tables.Apply(b.Context(), s.ns, plan); err != nil {
+			return err
+		}
+		diffs, err := tables.Verify(b.Context(), s.ns, plan)
+		if len(diffs) > 0 {
+			err = fmt.Errorf("rules written are not the rules read back: %s", diffs[0])
+		}
+		return err
+	})
+}
+
+// started is the whole flow of a pod's start.
+func started(b *testing.B, tables Tables) *speed.Peer {
+	mesh := istio.Mesh{Defaults: istio.Standard()}
+	mesh.Defaults.DualStack = true
+	node := rules.Node{Mesh: mesh, RuntimeHandlers: []string{""}}
+	e := daemon.New(daemon.Policy{Node: node}, nil, tables, func(daemon.Outcome) {})
+	ips := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
+	n := 0
+	return inFresh(b, "5_hook", func(s sandbox) error {
+		n++
+		pod := rules.Pod{SandboxID: fmt.Sprint(n), Namespace: "default", Name: "pod", NetNS: s.Path, IPs: ips,
+			Annotations: lab.Injected(nil)}
+		if o := e.Enforce(b.Context(), daemon.SandboxStarted, pod); o.Result != daemon.Protected {
+			return fmt.Errorf("%s: %w", o.Result, o.Err)
+		}
+		return nil
+	})
 }

@@ -5,18 +5,33 @@
 package nftables
 
 import (
-	"bytes"
+	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// The native dialect: one table of family inet that is all ours.
+// The native dialect: one table of family inet that is all ours. It says what a plan says, but in expressions
+// of nf_tables only, which every namespace takes whatever user namespace owns it, and with sets where a plan
+// has lists, so that a packet does not pay for their length.
 const (
 	nativeFamily = unix.NFPROTO_INET
 	nativeTable  = "meshnetd"
 )
+
+// nativeAhead is how much earlier than those of iptables our chains are asked, so that no table of others
+// whose chains stand where iptables has its own can hide them.
+const nativeAhead = -1
+
+// nativeHooks are the chains that a plan can begin in, in the order in which packets meet their tables.
+var nativeHooks = [][2]string{
+	{"raw", "PREROUTING"}, {"raw", "OUTPUT"},
+	{"mangle", "PREROUTING"}, {"mangle", "INPUT"}, {"mangle", "FORWARD"}, {"mangle", "OUTPUT"}, {"mangle", "POSTROUTING"},
+	{"nat", "PREROUTING"}, {"nat", "INPUT"}, {"nat", "OUTPUT"}, {"nat", "POSTROUTING"},
+	{"filter", "INPUT"}, {"filter", "FORWARD"}, {"filter", "OUTPUT"},
+}
 
 // hasTable tells whether there is a table of that family and name.
 func (s state) hasTable(family byte, table string) bool {
@@ -31,28 +46,132 @@ func (s state) hasTable(family byte, table string) bool {
 func (s state) hasNative() bool { return s.hasTable(nativeFamily, nativeTable) }
 
 // native is what the own table holds for a plan; the zero native is no table.
-type native struct{}
+type native struct {
+	sets   []nativeSet
+	chains []nativeChain
+}
 
-func compile(plan rules.Plan) (native, error) { return native{}, nil }
+// nativeChain is a base chain where it has a hook.
+type nativeChain struct {
+	name  string
+	hook  hook
+	rules []nativeRule
+}
 
-// appendTo makes the table.
-func (n native) appendTo(b *batch) error { return nil }
+// nativeRule has a comment, which nft shows.
+type nativeRule struct {
+	comment     string
+	expressions wire
+	from        *rules.Rule // of the plan; nil where the rule is not one's translation
+}
 
-// differences compares the table with what the kernel holds.
-func (n native) differences(s state) []rules.Difference {
-	if s.hasNative() {
-		return []rules.Difference{{Table: nativeTable, Kind: "unexpected"}}
+// compile writes a plan's rules as expressions. Chains that no packet can come to are left out. It fails on a
+// rule of somebody else, on one that iptables would not take either, and on jumps that are nested too deep.
+func compile(plan rules.Plan) (native, error) {
+	if plan.Rules() == 0 {
+		return native{}, nil
+	}
+	sets := plan.Rulesets()
+	for _, set := range sets {
+		if err := knownHooks(set); err != nil {
+			return native{}, err
+		}
+	}
+	c := compiler{room: make(wire, 0, 16<<10), depths: map[string]int{}}
+	for _, at := range nativeHooks {
+		if err := c.base(sets, at); err != nil {
+			return native{}, err
+		}
+	}
+	for _, set := range sets {
+		if !set.Empty() {
+			c.chains = append(c.chains, planChain(set))
+		}
+	}
+	return c.native, nil
+}
+
+func knownHooks(set rules.Ruleset) error {
+	for _, t := range set.Tables {
+		for _, c := range t.Chains {
+			if c.Builtin && !slices.Contains(nativeHooks, [2]string{t.Name, c.Name}) {
+				return fmt.Errorf("%s: table %s has no chain %s", set.Family, t.Name, c.Name)
+			}
+		}
 	}
 	return nil
 }
 
-// nativePlan reads the plan that the table was made from.
-func (s state) nativePlan() (v4, v6 rules.Ruleset, err error) {
-	v4.Family, v6.Family = rules.IPv4, rules.IPv6
-	return v4, v6, nil
+// compiler collects what the table is to hold.
+type compiler struct {
+	native
+	room   wire           // where expressions are written, one rule behind the other
+	depths map[string]int // of the chains that are done, by their names; 0 while one is being done
 }
 
-// readSets reads the sets of the native table and what they hold.
-func readSets(k kernel) (sets, elements []object, err error) { return nil, nil, nil }
+// base makes the base chain for a built-in one, with a rule for each family whose plan begins there. What
+// returns from a family's chain meets the base chain's policy, as it would in iptables.
+func (c *compiler) base(sets []rules.Ruleset, at [2]string) error {
+	var begins []nativeRule
+	place := len(c.chains)
+	for _, set := range sets {
+		table := set.Table(at[0])
+		if chain, ok := table.Chain(at[1]); !ok || len(chain.Rules) == 0 {
+			continue
+		}
+		t := translation{compiler: c, family: set.Family, table: table}
+		chain, _, err := t.chain(at[1])
+		if err != nil {
+			return fmt.Errorf("%s: table %s: %w", set.Family, table.Name, err)
+		}
+		begins = append(begins, c.rule(fmt.Sprintf("%s of %s", at[1], at[0]), nil, func(w *wire) {
+			matchFamily(w, set.Family)
+			immediate(w, unix.NFT_GOTO, chain)
+		}))
+	}
+	if len(begins) == 0 {
+		return nil
+	}
+	h := baseHooks[at]
+	h.priority += nativeAhead
+	c.chains = slices.Insert(c.chains, place, nativeChain{name: at[0] + "-" + at[1], hook: h, rules: begins})
+	return nil
+}
 
-var _ = bytes.Equal
+// rule writes a rule's expressions. What was written before stays as it is when the room grows.
+func (c *compiler) rule(comment string, from *rules.Rule, write func(*wire)) nativeRule {
+	begin := len(c.room)
+	write(&c.room)
+	unflag(c.room[begin:]) // as the kernel sends them back
+	return nativeRule{comment, c.room[begin:len(c.room):len(c.room)], from}
+}
+
+// appendTo makes the table. Sets are filled before a rule uses them: constant ones take nothing afterwards.
+func (n native) appendTo(b *batch) error {
+	if len(n.chains) == 0 {
+		return nil
+	}
+	b.newTable(nativeFamily, nativeTable)
+	for i, s := range n.sets {
+		s.appendTo(b, uint32(i+1))
+	}
+	for _, c := range n.chains {
+		b.newChain(nativeFamily, nativeTable, c.name, c.hook)
+	}
+	for _, c := range n.chains {
+		for _, r := range c.rules {
+			if err := b.newRule(nativeFamily, nativeTable, c.name, 0, r.from, r.appendTo); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r nativeRule) appendTo(w *wire) error {
+	list := w.nest(unix.NFTA_RULE_EXPRESSIONS)
+	*w = append(*w, r.expressions...)
+	w.end(list)
+	w.bytes(unix.NFTA_RULE_USERDATA, appendComment(nil, r.comment))
+	return nil
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// translation turns the chains of one table of one family into chains of the own table.
+type translation struct {
+	*compiler
+	family rules.Family
+	table  rules.Table
+}
+
+// deepest is how many chains can lead into each other (NFT_JUMP_STACK_SIZE). The kernel counts the base chain
+// too, and a goto like a jump.
+const deepest = 16
+
+// errDeep is returned for a plan that the kernel would refuse.
+var errDeep = errors.New("too many jumps into each other, or rules about what is not of an owner")
+
+// chain translates a chain and those that it jumps to, and returns its name and how many chains it is deep.
+func (t *translation) chain(name string) (full string, depth int, err error) {
+	full = t.name(name, 0)
+	if depth, ok := t.depths[full]; ok {
+		if depth == 0 {
+			return "", 0, fmt.Errorf("the jumps to chain %s are a loop", name)
+		}
+		return full, depth, nil
+	}
+	chain, ok := t.table.Chain(name)
+	if !ok {
+		return "", 0, fmt.Errorf("no chain %s", name)
+	}
+	t.depths[full] = 0
+	place := len(t.chains)
+	parts, depth, err := t.parts(chain)
+	if err != nil {
+		return "", 0, err
+	}
+	if depth >= deepest {
+		return "", 0, fmt.Errorf("chain %s: %w: %d deep, and the kernel takes %d", name, errDeep, depth, deepest-1)
+	}
+	t.depths[full] = depth
+	t.chains = slices.Insert(t.chains, place, parts...)
+	return full, depth, nil
+}
+
+// name returns the name of a chain's part.
+func (t *translation) name(chain string, part int) string {
+	family := "ip"
+	if t.family == rules.IPv6 {
+		family = "ip6"
+	}
+	full := family + "-" + t.table.Name + "-" + chain
+	if part > 0 {
+		full += "/" + strconv.Itoa(part+1)
+	}
+	return full
+}
+
+// parts writes a chain, in several parts where a rule asks for packets that are not of an owner. Those are
+// also the packets that nobody owns, for which no expression can be true: so the owner's packets are led past
+// the rule instead, to the part that follows. A goto keeps what RETURN means.
+func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, err error) {
+	part := nativeChain{name: t.name(chain.Name, 0)}
+	lines := merged(chain.Rules, t.once)
+	for i, l := range lines {
+		c, err := t.condition(l)
+		acts, err2 := t.target(l)
+		if err := errors.Join(err, err2); err != nil {
+			return nil, 0, fmt.Errorf("chain %s: %q: %w", chain.Name, l.Rule, err)
+		}
+		below, err := t.jump(l.Target)
+		if err != nil {
+			return nil, 0, err
+		}
+		depth = max(depth, len(parts)+1+below)
+		text, next := l.String(), ""
+		if len(c.without) > 0 && i+1 < len(lines) {
+			next = t.name(chain.Name, len(parts)+1)
+		}
+		for _, not := range c.without {
+			part.rules = append(part.rules, t.rule("unless: "+text, &l.Rule, func(w *wire) { c.appendTo(w); not(w); goOn(w, next) }))
+		}
+		for i, then := range acts {
+			comment := text
+			if i > 0 {
+				comment = "otherwise: " + text
+			}
+			part.rules = append(part.rules, t.rule(comment, &l.Rule, func(w *wire) { c.appendTo(w); then(w) }))
+		}
+		if next != "" {
+			part.rules = append(part.rules, t.rule("what follows in "+chain.Name, nil, func(w *wire) { goOn(w, next) }))
+			parts = append(parts, part)
+			part = nativeChain{name: next}
+		}
+	}
+	return append(parts, part), max(depth, len(parts)+1), nil
+}
+
+// goOn leads to the next part of a chain; where there is none, the chain is at its end.
+func goOn(w *wire, next string) {
+	if next == "" {
+		immediate(w, unix.NFT_RETURN, "")
+		return
+	}
+	immediate(w, unix.NFT_GOTO, next)
+}
+
+// String returns the first of the rules, and how many more there are.
+func (l *line) String() string {
+	text := l.Rule.String()
+	if more := len(l.values) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
+}
+
+// jump translates the chain that a target leads to and returns how deep it is.
+func (t *translation) jump(target rules.Target) (depth int, err error) {
+	if jump, ok := target.(rules.Jump); ok {
+		_, depth, err = t.chain(string(jump))
+	}
+	return depth, err
+}
+
+// once tells whether a packet that meets a target twice is as if it had met it once. A chain may mark a packet
+// that then comes back to its other rules.
+func (t *translation) once(target rules.Target) bool {
+	jump, ok := target.(rules.Jump)
+	return !ok || !t.marks(string(jump), 0)
+}
+
+// marks tells whether a chain may leave something behind on a packet that returns from it.
+func (t *translation) marks(name string, depth int) bool {
+	chain, _ := t.table.Chain(name)
+	for _, r := range chain.Rules {
+		switch target := r.Target.(type) {
+		case rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.CTZone:
+			return true
+		case rules.Jump:
+			if depth > deepest || t.marks(string(target), depth+1) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// act is what a rule does with a packet that meets its condition.
+type act func(*wire)
+
+// target returns what the rules do that stand for a target: one, and for TPROXY a second one.
+func (t *translation) target(l *line) ([]act, error) {
+	if err := suits(t.table.Name, l.Rule); err != nil {
+		return nil, err
+	}
+	switch target := l.Target.(type) {
+	case rules.Jump:
+		return []act{func(w *wire) { immediate(w, unix.NFT_JUMP, t.name(string(target), 0)) }}, nil
+	case rules.Verdict:
+		code, err := verdictCode(target)
+		return []act{func(w *wire) { immediate(w, code, "") }}, err
+	case rules.Redirect:
+		return []act{func(w *wire) { redirect(w, target.Port) }}, nil
+	case rules.TProxy:
+		return []act{
+			func(w *wire) { handOver(w, t.family, target) },
+			func(w *wire) { immediate(w, drop, "") }, // what no listener takes must not go on without the proxy
+		}, nil
+	case rules.SetMark:
+		return []act{func(w *wire) { storeNumber(w, uint32(target)); setMark(w) }}, nil
+	case rules.SaveMark:
+		return []act{func(w *wire) { meta(w, unix.NFT_META_MARK); setConnection(w, unix.NFT_CT_MARK) }}, nil
+	case rules.RestoreMark:
+		return []act{func(w *wire) { connection(w, unix.NFT_CT_MARK); setMark(w) }}, nil
+	case rules.CTZone:
+		return []act{func(w *wire) { storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
+	case rules.RejectReset:
+		return []act{reset}, nil
+	}
+	return nil, fmt.Errorf("%T cannot be written by netlink", l.Target)
+}

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// differences compares the table with what the kernel holds, bit for bit: flags, hooks, policies, sets, elements
+// and each expression of each rule in order.
+func (n native) differences(s state) []rules.Difference {
+	var d comparison
+	switch {
+	case len(n.chains) == 0 && s.hasNative():
+		d.add("", "unexpected", "the whole table")
+	case len(n.chains) > 0 && !s.hasNative():
+		d.add("", "missing", "the whole table")
+	case len(n.chains) > 0:
+		held := n.holdsRules(s)
+		shown := n
+		if held { // rules are put into words only where one is not there
+			shown = n.withoutRules()
+		}
+		want, err := shown.state()
+		if err != nil { // never seen: they are our own messages
+			d.add("", "unreadable", err.Error())
+			break
+		}
+		d.tables(s.tables, want.tables)
+		d.chains(s.chains, want.chains)
+		d.sets(s, want, n.sets)
+		for _, c := range want.chains {
+			if !held {
+				d.rules(name(c.chain), c.of(s.rules), c.of(want.rules))
+			}
+		}
+	}
+	return d
+}
+
+func (n native) withoutRules() native {
+	bare := native{sets: n.sets, chains: slices.Clone(n.chains)}
+	for i := range bare.chains {
+		bare.chains[i].rules = nil
+	}
+	return bare
+}
+
+// holdsRules tells whether every chain holds its rules as they were sent. That they are not does not mean that
+// they differ.
+func (n native) holdsRules(s state) bool {
+	for _, c := range n.chains {
+		have := chainObject(c.name).of(s.rules)
+		if !slices.EqualFunc(have, c.rules, object.holds) {
+			return false
+		}
+	}
+	return true
+}
+
+func chainObject(chain string) object {
+	return object{family: nativeFamily, table: append([]byte(nativeTable), 0), chain: append([]byte(chain), 0)}
+}
+
+// holds tells whether the object is the rule: the same expressions and comment, and nothing besides.
+func (o object) holds(r nativeRule) bool {
+	var room [256]byte
+	comment := attribute{unix.NFTA_RULE_USERDATA, appendComment(nil, r.comment)}.appendTo(room[:0])
+	own := 2*attributeHeader + len(o.table) + len(o.chain)
+	return bytes.Equal(o.expressions, r.expressions) && bytes.HasSuffix(o.text, comment) && len(o.text) == own+textLength(r.expressions)+len(comment)
+}
+
+// textLength returns how long the text is that appendExpressions writes.
+func textLength(expressions []byte) (length int) {
+	for rest := expressions; len(rest) >= attributeHeader; rest = rest[elementLength(rest):] {
+		length += attributeHeader // that begins an expression
+		for in := rest[attributeHeader:elementLength(rest)]; len(in) >= attributeHeader; in = in[elementLength(in):] {
+			length += int(binary.NativeEndian.Uint16(in)) // a header and a value each
+		}
+	}
+	return length
+}
+
+// elementLength returns where the attribute after the first one of our own begins.
+func elementLength(list []byte) int {
+	return min(aligned(int(binary.NativeEndian.Uint16(list))), len(list))
+}
+
+// state is what the kernel would say of the table.
+func (n native) state() (s state, err error) {
+	b := &batch{messages: make(wire, 0, 4<<10)} // it is never sent
+	if err := n.appendTo(b); err != nil {
+		return s, err
+	}
+	messages := b.sent()
+	for _, part := range []struct {
+		objects *[]object
+		kind    int
+		read    func(message, []byte) (object, error)
+	}{
+		{&s.tables, unix.NFT_MSG_NEWTABLE, readTable}, {&s.chains, unix.NFT_MSG_NEWCHAIN, readChain},
+		{&s.rules, unix.NFT_MSG_NEWRULE, readRule}, {&s.sets, unix.NFT_MSG_NEWSET, readSet},
+	} {
+		if *part.objects, err = objects(messages[part.kind], part.read); err != nil {
+			return s, err
+		}
+	}
+	for _, set := range s.sets {
+		held := object{family: set.family, table: set.table, chain: set.chain}
+		of := func(m message) bool { return bytes.Equal(listOf(m), set.chain) }
+		list := slices.DeleteFunc(slices.Clone(messages[unix.NFT_MSG_NEWSETELEM]), func(m message) bool { return !of(m) })
+		if held.text, err = elementsText(list); err != nil {
+			return s, err
+		}
+		s.elements = append(s.elements, held)
+	}
+	return s, nil
+}
+
+// unflag takes the mark "holds others" off all attributes of a list, which the kernel does not send back.
+func unflag(list []byte) {
+	const kind = 2 // where it stands in struct nlattr
+	for len(list) >= attributeHeader {
+		length := int(binary.NativeEndian.Uint16(list))
+		if n := binary.NativeEndian.Uint16(list[kind:]); n&unix.NLA_F_NESTED != 0 {
+			binary.NativeEndian.PutUint16(list[kind:], n&^unix.NLA_F_NESTED)
+			unflag(list[attributeHeader:length])
+		}
+		list = list[min(aligned(length), len(list)):]
+	}
+}
+
+// listOf returns the name of the set whose elements a message holds.
+func listOf(m message) (set []byte) {
+	_ = eachAttribute(m.attributes, func(a attribute) error {
+		if a.kind == unix.NFTA_SET_ELEM_LIST_SET {
+			set = a.value
+		}
+		return nil
+	})
+	return set
+}
+
+// sent returns the changes of a batch as messages of the kernel, by their kind, without the flags that it does
+// not send.
+func (b *batch) sent() map[int][]message {
+	messages := map[int][]message{}
+	for i, begin := range b.starts {
+		end := len(b.messages)
+		if i+1 < len(b.starts) {
+			end = b.starts[i+1]
+		}
+		m := b.messages[begin:end]
+		unflag(m[unix.NLMSG_HDRLEN+nfgenmsg:])
+		kind := int(binary.NativeEndian.Uint16(m[4:]) & 0xff)
+		messages[kind] = append(messages[kind], message{family: m[unix.NLMSG_HDRLEN], attributes: m[unix.NLMSG_HDRLEN+nfgenmsg:]})
+	}
+	return messages
+}
+
+// comparison collects differences of the table.
+type comparison []rules.Difference
+
+func (d *comparison) add(chain, kind, what string) {
+	*d = append(*d, rules.Difference{Table: "inet " + nativeTable, Chain: chain, Kind: kind, Rule: what})
+}
+
+// ofNative returns the part of a sorted list that belongs to the table.
+func ofNative(list []object) []object {
+	return slices.DeleteFunc(slices.Clone(list), func(o object) bool {
+		return o.family != nativeFamily || name(o.table) != nativeTable
+	})
+}
+
+func (d *comparison) tables(have, want []object) {
+	for _, t := range ofNative(have) {
+		if t.dormant {
+			d.add("", "off", "the whole table is dormant")
+		} else if !bytes.Equal(unsaid(t.text, unix.NFTA_TABLE_FLAGS, 0), want[0].text) {
+			d.add("", "changed", "what the table itself says")
+		}
+	}
+}
+
+func (d *comparison) chains(have, want []object) {
+	d.pairs(ofNative(have), want, func(chain, kind string, h, w object) {
+		if kind == "" && !bytes.Equal(unsaid(h.text, chainFlags, chainIsBase), w.text) {
+			kind = "changed"
+		}
+		if kind != "" {
+			d.add(chain, kind, chainText(h, w))
+		}
+	})
+}
+
+// chainText says how a chain is hooked, and should be.
+func chainText(have, want object) string {
+	if have.hook == want.hook {
+		return ""
+	}
+	show := func(h hook) string {
+		if h.kind == "" {
+			return "no hook"
+		}
+		return fmt.Sprintf("type %s hook %d priority %d policy %d", h.kind, h.number, h.priority, h.policy)
+	}
+	return fmt.Sprintf("(has %s, want %s)", show(have.hook), show(want.hook))
+}
+
+// pairs goes through two sorted lists and says of each name whether it is "missing", "unexpected" or in both.
+func (d *comparison) pairs(have, want []object, visit func(name, kind string, have, want object)) {
+	for len(have) > 0 || len(want) > 0 {
+		switch {
+		case len(want) == 0 || len(have) > 0 && have[0].compare(want[0]) < 0:
+			visit(name(have[0].chain), "unexpected", have[0], object{})
+			have = have[1:]
+		case len(have) == 0 || have[0].compare(want[0]) > 0:
+			visit(name(want[0].chain), "missing", object{}, want[0])
+			want = want[1:]
+		default:
+			visit(name(have[0].chain), "", have[0], want[0])
+			have, want = have[1:], want[1:]
+		}
+	}
+}
+
+// rules compares those of one chain in their order.
+func (d *comparison) rules(chain string, have, want []object) {
+	if slices.EqualFunc(have, want, same) {
+		return
+	}
+	before := len(*d)
+	for _, o := range without(want, have) {
+		d.add(chain, "missing", describe(o))
+	}
+	for _, o := range without(have, want) {
+		d.add(chain, "unexpected", describe(o))
+	}
+	if len(*d) > before {
+		return
+	}
+	for i, o := range have { // the same rules, so that there are as many
+		if !same(o, want[i]) {
+			d.add(chain, "out of order", describe(o))
+		}
+	}
+}
+
+// without returns what a list holds more often than another one, in its order.
+func without(list, other []object) (rest []object) {
+	count := map[string]int{}
+	for _, o := range other {
+		count[string(plain(o.text))]++
+	}
+	for _, o := range list {
+		text := string(plain(o.text))
+		if count[text]--; count[text] < 0 {
+			rest = append(rest, o)
+		}
+	}
+	return rest
+}
+
+func (d *comparison) sets(have, want state, sets []nativeSet) {
+	d.pairs(ofNative(have.sets), want.sets, func(set, kind string, h, w object) {
+		if kind == "" && !same(h, w) {
+			kind = "changed"
+		}
+		if kind != "" {
+			d.add("", kind, "set "+set)
+		}
+		i := slices.IndexFunc(sets, func(s nativeSet) bool { return s.name == set })
+		if i < 0 || kind == "missing" {
+			return
+		}
+		missing, unexpected := apart(h.of(have.elements), w.of(want.elements))
+		for _, e := range missing {
+			d.add("", "missing", fmt.Sprintf("%s in set %s", sets[i].show(e), set))
+		}
+		for _, e := range unexpected {
+			d.add("", "unexpected", fmt.Sprintf("%s in set %s", sets[i].show(e), set))
+		}
+	})
+}
+
+// apart returns the elements that only one of two sets holds.
+func apart(have, want []object) (missing, unexpected [][]byte) {
+	list := func(objects []object) (all [][]byte) {
+		for _, o := range objects {
+			eachField(o.text, func(f field) { all = append(all, f.value) })
+		}
+		return all
+	}
+	h, w := list(have), list(want)
+	for len(h) > 0 || len(w) > 0 {
+		switch {
+		case len(w) == 0 || len(h) > 0 && bytes.Compare(h[0], w[0]) < 0:
+			unexpected, h = append(unexpected, h[0]), h[1:]
+		case len(h) == 0 || bytes.Compare(h[0], w[0]) > 0:
+			missing, w = append(missing, w[0]), w[1:]
+		default:
+			h, w = h[1:], w[1:]
+		}
+	}
+	return missing, unexpected
+}
+
+// show prints an element as nft does.
+func (s nativeSet) show(element []byte) string {
+	var key []byte
+	end := ""
+	eachField(element, func(f field) {
+		switch f.kind {
+		case unix.NFTA_SET_ELEM_KEY:
+			key = dataOf(f.value)
+		case unix.NFTA_SET_ELEM_FLAGS:
+			end = "the end before "
+		}
+	})
+	addr, ok := netip.AddrFromSlice(key)
+	switch {
+	case s.setKind == ports && len(key) == 2:
+		return fmt.Sprint(binary.BigEndian.Uint16(key))
+	case (s.setKind == users || s.setKind == groups) && len(key) == 4:
+		return fmt.Sprint(binary.NativeEndian.Uint32(key))
+	case ok:
+		return end + addr.String()
+	}
+	return fmt.Sprintf("element %x", element)
+}
+
+// same compares two objects of one kind.
+func same(a, b object) bool {
+	return bytes.Equal(a.text, b.text) || bytes.Equal(plain(a.text), plain(b.text))
+}
+
+// plain returns the text of a rule without what only newer kernels say: that a bitwise expression is what it
+// always was.
+func plain(text []byte) (out []byte) {
+	out = make([]byte, 0, len(text))
+	eachField(text, func(f field) {
+		if f.expression != "bitwise" || f.kind != unix.NFTA_EXPR_DATA {
+			out = f.appendTo(out)
+			return
+		}
+		var data wire
+		_ = eachAttribute(f.value, func(a attribute) error {
+			if a.kind != bitwiseOperation || a.number() != 0 {
+				data.bytes(a.kind, a.value)
+			}
+			return nil
+		})
+		out = attribute{f.kind, data}.appendTo(out)
+	})
+	return out
+}
+
+// unsaid returns the text of a table or chain without a number that says nothing: older kernels do not send it.
+func unsaid(text []byte, kind uint16, number uint32) (out []byte) {
+	eachField(text, func(f field) {
+		if f.kind != kind || len(f.value) != 4 || f.number() != number {
+			out = f.appendTo(out)
+		}
+	})
+	return out
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// What stands in the table does to any packet what the plan's rules do, taken one by one as iptables does.
+// A failure names its seed.
+func TestNativeDoesWhatThePlanSays(t *testing.T) {
+	for seed := range uint64(500) {
+		random := draw{rand.New(rand.NewPCG(seed, 1))}
+		plan := randomPlan(random.Rand)
+		if seed%50 == 0 {
+			cases := plans.Recorded(t)
+			plan = plans.Of(t, istio.Standard(), cases[int(seed/50)%len(cases)].Pod())
+		}
+		n, err := compile(plan)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		for range 200 {
+			set := pick(random, plan.Rulesets()...)
+			at := pick(random, nativeHooks...)
+			before := random.packet(set.Family, at[1])
+			want, got := before, before
+			iptables{set.Table(at[0])}.run(at[1], &want)
+			m := machine{native: n}
+			if err := m.run(at[0]+"-"+at[1], &got); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			if got != want {
+				t.Fatalf("seed %d: %v: %+v\nnative makes of it %+v\niptables would     %+v\n%s", seed, at, before, got, want, set)
+			}
+		}
+	}
+}
+
+// packet draws one of the values that random rules ask for.
+func (d draw) packet(family rules.Family, hook string) passing {
+	p := passing{family: family, protocol: pick(d, rules.TCP, rules.TCP, rules.UDP, ""), socket: hook == "OUTPUT" && !d.one(4),
+		uid: pick(d, 0, 1, 2, 3, uint32(1337)), gid: pick(d, 0, 1, 2, 3, uint32(1337)), state: 1 << d.IntN(5), mark: pick(d, 0, 1, 2, uint32(0x539)),
+		connection: pick(d, 0, 1, 2, uint32(0x539)), listener: !d.one(3)}
+	p.source = netip.AddrPortFrom(d.address(family), d.anyPort())
+	p.dest = netip.AddrPortFrom(d.address(family), d.anyPort())
+	if hook != "OUTPUT" && hook != "POSTROUTING" {
+		p.in = pick(d, "lo", "eth0", "eth1", "net1")
+	}
+	if hook == "OUTPUT" || hook == "FORWARD" || hook == "POSTROUTING" {
+		p.out = pick(d, "lo", "eth0", "eth1", "net1")
+	}
+	if !p.tracked() {
+		p.connection = 0
+	}
+	return p
+}
+
+func (d draw) anyPort() uint16 {
+	return pick(d, d.port(), d.port(), uint16(15008), 15020, 8080, d.port()+1, d.port()-1)
+}
+
+// address draws the first or last address of a range, or one beside it.
+func (d draw) address(family rules.Family) netip.Addr {
+	prefix := d.prefix(family)
+	if d.one(4) {
+		prefix = netip.MustParsePrefix("127.0.0.6/32")
+		if family == rules.IPv6 {
+			prefix = netip.MustParsePrefix("::6/128")
+		}
+	}
+	begin, end := prefix.Addr(), after(prefix)
+	if end.IsValid() {
+		return pick(d, begin, end, end.Prev())
+	}
+	return begin
+}
+
+// iptables does what xtables does with the rules of one table, one after the other.
+type iptables struct{ rules.Table }
+
+func (x iptables) run(chain string, p *passing) { x.chain(chain, p) }
+
+func (x iptables) chain(name string, p *passing) (ended bool) {
+	c, _ := x.Chain(name)
+	for _, r := range c.Rules {
+		if slices.ContainsFunc(r.Match, func(m rules.Match) bool { return !p.meets(m) }) {
+			continue
+		}
+		switch target := r.Target.(type) {
+		case rules.Jump:
+			if x.chain(string(target), p) {
+				return true
+			}
+		case rules.Verdict:
+			if target == rules.Return {
+				return false
+			}
+			p.end = strings.ToLower(string(target))
+			return true
+		case rules.Redirect:
+			p.end = fmt.Sprint("redirect ", target.Port)
+			return true
+		case rules.TProxy:
+			p.end = "drop"
+			if p.listener {
+				p.end, p.mark = fmt.Sprint("tproxy ", netip.AddrPortFrom(target.Addr, target.Port)), target.Mark
+			}
+			return true
+		case rules.RejectReset:
+			p.end = "reset"
+			return true
+		case rules.SetMark:
+			p.mark = uint32(target)
+		case rules.SaveMark:
+			p.save()
+		case rules.RestoreMark:
+			if p.tracked() {
+				p.mark = p.connection
+			}
+		case rules.CTZone:
+			p.setZone(uint16(target))
+		}
+	}
+	return false
+}
+
+func (p *passing) meets(m rules.Match) bool {
+	ports := p.protocol != ""
+	is := func(pattern, name string) bool {
+		begin, open := strings.CutSuffix(pattern, "+")
+		return name == pattern || open && strings.HasPrefix(name, begin)
+	}
+	switch m := m.(type) {
+	case rules.Protocol:
+		return p.protocol == string(m)
+	case rules.Source:
+		return m.Prefix.Contains(p.source.Addr())
+	case rules.Destination:
+		return m.Prefix.Contains(p.dest.Addr()) != m.Not
+	case rules.InInterface:
+		return is(string(m), p.in)
+	case rules.OutInterface:
+		return is(string(m), p.out)
+	case rules.SourcePort:
+		return ports && p.source.Port() == m.Port
+	case rules.DestinationPort:
+		return ports && (p.dest.Port() == m.Port) != m.Not
+	case rules.NotDestinationPorts:
+		return ports && !slices.Contains(m, p.dest.Port())
+	case rules.OwnerUID:
+		return (p.socket && p.uid == m.ID) != m.Not
+	case rules.OwnerGID:
+		return (p.socket && p.gid == m.ID) != m.Not
+	case rules.CTState:
+		return p.state&m != 0
+	case rules.PacketMark:
+		return (p.mark == m.Mark) != m.Not
+	case rules.ConnMark:
+		return p.tracked() && p.connection == m.Mark
+	}
+	return false
+}

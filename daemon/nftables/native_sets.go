@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// setKind is what a set holds, with the numbers that nft knows its types by (nftables, datatype.h); the
+// kernel keeps them for it.
+type setKind struct {
+	name   string
+	kind   uint32
+	length uint32 // of an element, in bytes
+	flags  uint32
+	order  uint32 // of an element's bytes, for nft: 1 is the host's, 2 the network's
+}
+
+var (
+	ports   = setKind{"ports", 13, 2, unix.NFT_SET_CONSTANT, 2}
+	users   = setKind{"users", 24, 4, unix.NFT_SET_CONSTANT, 1}
+	groups  = setKind{"groups", 25, 4, unix.NFT_SET_CONSTANT, 1}
+	ranges4 = setKind{"ranges-ip", 7, 4, unix.NFT_SET_CONSTANT | unix.NFT_SET_INTERVAL, 2}
+	ranges6 = setKind{"ranges-ip6", 8, 16, unix.NFT_SET_CONSTANT | unix.NFT_SET_INTERVAL, 2}
+)
+
+// nativeSet is a set and its elements, in their order.
+type nativeSet struct {
+	setKind
+	name     string
+	elements []setElement
+}
+
+// setElement is a value, or of ranges where one begins or, with end, the first address behind one.
+type setElement struct {
+	key []byte
+	end bool
+}
+
+func (e setElement) compare(other setElement) int { return bytes.Compare(e.key, other.key) }
+
+// set makes a set, or finds one that holds the same, and returns its name.
+func (c *compiler) set(kind setKind, elements []setElement) string {
+	number := 1
+	for _, s := range c.sets {
+		if s.setKind != kind {
+			continue
+		}
+		if slices.EqualFunc(s.elements, elements, func(a, b setElement) bool { return a.end == b.end && bytes.Equal(a.key, b.key) }) {
+			return s.name
+		}
+		number++
+	}
+	s := nativeSet{setKind: kind, name: fmt.Sprintf("%s-%d", kind.name, number), elements: elements}
+	c.sets = append(c.sets, s)
+	return s.name
+}
+
+// setOf returns what a set of these values is. All are of the same kind.
+func setOf(values []rules.Match) (setKind, []setElement) {
+	kind, elements := ports, make([]setElement, 0, len(values))
+	var prefixes []netip.Prefix
+	for _, m := range values {
+		switch m := m.(type) {
+		case rules.DestinationPort:
+			elements = append(elements, setElement{key: binary.BigEndian.AppendUint16(nil, m.Port)})
+		case rules.SourcePort:
+			elements = append(elements, setElement{key: binary.BigEndian.AppendUint16(nil, m.Port)})
+		case rules.OwnerUID:
+			kind, elements = users, append(elements, setElement{key: binary.NativeEndian.AppendUint32(nil, m.ID)})
+		case rules.OwnerGID:
+			kind, elements = groups, append(elements, setElement{key: binary.NativeEndian.AppendUint32(nil, m.ID)})
+		case rules.Source:
+			prefixes = append(prefixes, m.Prefix)
+		case rules.Destination:
+			prefixes = append(prefixes, m.Prefix)
+		}
+	}
+	if len(prefixes) > 0 {
+		kind = ranges4
+		if prefixes[0].Addr().Is6() {
+			kind = ranges6
+		}
+		return kind, intervals(prefixes)
+	}
+	slices.SortFunc(elements, setElement.compare)
+	return kind, slices.CompactFunc(elements, func(a, b setElement) bool { return bytes.Equal(a.key, b.key) })
+}
+
+func portSet(list []uint16) (setKind, []setElement) {
+	values := make([]rules.Match, len(list))
+	for i, port := range list {
+		values[i] = rules.SourcePort{Port: port}
+	}
+	return setOf(values)
+}
+
+// intervals returns where addresses of the prefixes begin and end, without overlaps: the kernel refuses them.
+func intervals(prefixes []netip.Prefix) []setElement {
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	var elements []setElement
+	var behind netip.Addr // the range that was begun; invalid where none is, or it reaches to the last address
+	for _, p := range prefixes {
+		begin := p.Masked().Addr()
+		if len(elements) > 0 && (!behind.IsValid() || begin.Less(behind)) {
+			continue // within the one before: of two prefixes that overlap, one holds the other
+		}
+		if len(elements) > 0 {
+			if begin != behind {
+				elements = append(elements, setElement{key: behind.AsSlice(), end: true}, setElement{key: begin.AsSlice()})
+			}
+		} else {
+			elements = append(elements, setElement{key: begin.AsSlice()})
+		}
+		behind = after(p)
+	}
+	if behind.IsValid() {
+		elements = append(elements, setElement{key: behind.AsSlice(), end: true})
+	}
+	return elements
+}
+
+// after returns the first address behind a prefix; an invalid one where there is none.
+func after(p netip.Prefix) netip.Addr {
+	last := p.Masked().Addr().AsSlice()
+	for i, bits := range ones(p.Bits(), len(last)) {
+		last[i] |= ^bits
+	}
+	addr, _ := netip.AddrFromSlice(last)
+	return addr.Next()
+}
+
+// longestList is how many bytes of elements are sent at once: the length of an attribute has 16 bits.
+const longestList = 48 << 10
+
+// appendTo makes the set, under a number for this transaction, and fills it.
+func (s nativeSet) appendTo(b *batch, id uint32) {
+	about := subject{what: "set " + s.name, table: nativeTable}
+	b.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nativeFamily, about, func(w *wire) {
+		w.text(unix.NFTA_SET_TABLE, nativeTable)
+		w.text(unix.NFTA_SET_NAME, s.name)
+		w.number(unix.NFTA_SET_FLAGS, s.flags)
+		w.number(unix.NFTA_SET_KEY_TYPE, s.kind)
+		w.number(unix.NFTA_SET_KEY_LEN, s.length)
+		w.number(unix.NFTA_SET_ID, id)
+		w.bytes(unix.NFTA_SET_USERDATA, s.userdata())
+		desc := w.nest(unix.NFTA_SET_DESC)
+		w.number(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))
+		w.end(desc)
+	})
+	for rest := s.elements; len(rest) > 0; {
+		b.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nativeFamily, about, func(w *wire) {
+			w.text(unix.NFTA_SET_ELEM_LIST_TABLE, nativeTable)
+			w.text(unix.NFTA_SET_ELEM_LIST_SET, s.name)
+			list := w.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+			for begin := len(*w); len(rest) > 0 && len(*w)-begin < longestList; rest = rest[1:] {
+				rest[0].appendTo(w)
+			}
+			w.end(list)
+		})
+	}
+}
+
+func (e setElement) appendTo(w *wire) {
+	element := w.nest(unix.NFTA_LIST_ELEM)
+	value(w, unix.NFTA_SET_ELEM_KEY, e.key)
+	if e.end {
+		w.number(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	}
+	w.end(element)
+}
+
+// userdata tells nft the order of an element's bytes (libnftnl, udata.h).
+func (s nativeSet) userdata() []byte {
+	const keyByteOrder = 0 // NFTNL_UDATA_SET_KEYBYTEORDER
+	return binary.NativeEndian.AppendUint32([]byte{keyByteOrder, 4}, s.order)
+}

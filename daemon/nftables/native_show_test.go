@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// nft shows what is meant, without a word that it does not know, and takes it as its own input.
+func TestNativeAsNFTShowsIt(t *testing.T) {
+	nstest.Require(t, "nft")
+	recorded := map[string]rules.Plan{}
+	for _, c := range plans.Recorded(t) {
+		recorded[c.Name] = plans.Of(t, istio.Standard(), c.Pod())
+	}
+	for name, plan := range map[string]rules.Plan{"default": recorded["default_dualstack"], "everything": recorded["all_together_redirect"],
+		"tproxy-list": recorded["inbound_list_tproxy"], "expressions": everyExpression()} {
+		t.Run(name, func(t *testing.T) {
+			s, again := newSandbox(t), newSandbox(t)
+			s.native(t, plan)
+			s.holds(t, plan)
+			text := s.Run(t, "nft", "list", "table", "inet", "meshnetd")
+			golden.Check(t, "native-"+name+".golden", text)
+			again.RunInput(t, text, "nft", "-f", "-")
+			if back := again.Run(t, "nft", "list", "table", "inet", "meshnetd"); back != text {
+				t.Errorf("nft makes something else of what it lists:\n%s", back)
+			}
+			if strings.Contains(text, "xt ") || strings.Contains(text, "@nh") || strings.Contains(text, "@th") {
+				t.Error("nft does not know all of it")
+			}
+		})
+	}
+}
+
+// everyExpression is a plan of one family with every match and target, and with lists of each kind.
+func everyExpression() rules.Plan {
+	var b rules.Builder
+	tcp, udp := rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
+	to := func(protocol string, port uint16) rules.Match {
+		return rules.DestinationPort{Protocol: protocol, Port: port}
+	}
+	network := func(text string) rules.Match { return rules.Destination{Prefix: netip.MustParsePrefix(text)} }
+	out := func(table string, target rules.Target, match ...rules.Match) {
+		b.Append(table, "OUTPUT", "", target, match...)
+	}
+	in := func(table string, target rules.Target, match ...rules.Match) {
+		b.Append(table, "PREROUTING", "", target, match...)
+	}
+	in("raw", rules.CTZone(1), udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
+	in("raw", rules.CTZone(1), udp, rules.SourcePort{Protocol: rules.UDP, Port: 54})
+	out("raw", rules.CTZone(2), udp, to(rules.UDP, 53))
+
+	in("mangle", rules.Drop, rules.StateInvalid)
+	in("mangle", rules.Return, rules.InInterface("eth+"), rules.PacketMark{Mark: 7})
+	in("mangle", rules.SaveMark{}, rules.PacketMark{Mark: 7, Not: true})
+	in("mangle", rules.SetMark(7), tcp, rules.StateRelated|rules.StateEstablished)
+	in("mangle", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, tcp, to(rules.TCP, 80))
+	in("mangle", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, tcp, to(rules.TCP, 81))
+	in("mangle", rules.TProxy{Port: 15006, Addr: netip.MustParseAddr("127.0.0.1"), Mark: 7}, tcp)
+	out("mangle", rules.RestoreMark{}, rules.ConnMark{Mark: 7})
+
+	out("nat", rules.Return, rules.OutInterface("lo"), rules.Source{Prefix: netip.MustParsePrefix("127.0.0.6/32")})
+	for _, text := range []string{"10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "192.168.0.0/17"} {
+		out("nat", rules.Return, network(text))
+	}
+	for _, port := range []uint16{22, 23} {
+		out("nat", rules.Return, tcp, to(rules.TCP, port))
+		out("nat", rules.Return, udp, to(rules.UDP, port))
+	}
+	for _, id := range []uint32{5, 6} {
+		out("nat", rules.Return, rules.OwnerUID{ID: id})
+		out("nat", rules.Return, rules.OwnerGID{ID: id})
+	}
+	out("nat", rules.Return, rules.OwnerGID{ID: 7, Not: true}, rules.OwnerGID{ID: 8, Not: true})
+	out("nat", rules.Accept, network("172.16.0.0/12"), rules.OwnerUID{ID: 1, Not: true})
+	out("nat", rules.Jump("OWN"), tcp, rules.NotDestinationPorts{53, 15008})
+	out("nat", rules.Jump("OWN"), tcp, rules.NotDestinationPorts{53})
+	b.Append("nat", "OWN", "", rules.Redirect{Port: 15001}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 99, Not: true},
+		rules.Destination{Prefix: netip.MustParsePrefix("127.0.0.1/32"), Not: true})
+
+	out("filter", rules.RejectReset{}, tcp, rules.Source{Prefix: netip.MustParsePrefix("10.0.0.0/9")})
+	return rules.Plan{V4: b.Ruleset(rules.IPv4)}
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// holds fails where the namespace does not hold a plan in the native dialect, and only that, or where the plan
+// cannot be read back.
+func (s sandbox) holds(t testing.TB, plan rules.Plan) {
+	t.Helper()
+	tables := New(Native)
+	diffs, err := tables.Verify(t.Context(), s.ns, plan)
+	if err != nil || len(diffs) > 0 {
+		t.Fatalf("%v; differences: %v", err, diffs)
+	}
+	v4, v6, err := tables.Own(t.Context(), s.ns, plan.Footprint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := rules.Plan{V4: v4, V6: v6, Routes: plan.Routes, Loopback: plan.Loopback}
+	if back.Key() != plan.Key() {
+		t.Errorf("the plan read back is another one:\n%s%s", v4, v6)
+	}
+}
+
+func (s sandbox) native(t testing.TB, plan rules.Plan) (changed bool) {
+	t.Helper()
+	changed, err := New(Native).Apply(t.Context(), s.ns, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return changed
+}
+
+// Every recorded pod's plan is written, found to be there, read back, and written once only.
+func TestNativeHoldsRecordedPlans(t *testing.T) {
+	s := newSandbox(t)
+	for _, c := range plans.Recorded(t) {
+		t.Run(c.Name, func(t *testing.T) {
+			plan := plans.Of(t, istio.Standard(), c.Pod())
+			s.native(t, plan)
+			s.holds(t, plan)
+			if s.native(t, plan) {
+				t.Error("a second time changes something")
+			}
+			if text := s.Run(t, "nft", "list", "ruleset"); strings.Contains(text, "xt ") || strings.Contains(text, "# ") {
+				t.Errorf("not all is of nf_tables' own kind:\n%s", text)
+			}
+		})
+	}
+}
+
+// What nobody thinks of is written and read back too: random rules, with every match and target where it may
+// stand. A failure names its seed.
+func TestNativeHoldsRandomPlans(t *testing.T) {
+	s := newSandbox(t)
+	for seed := range uint64(100) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			plan := randomPlan(rand.New(rand.NewPCG(seed, 0)))
+			s.native(t, plan)
+			s.holds(t, plan)
+			if s.native(t, plan) {
+				t.Error("a second time changes something")
+			}
+		})
+	}
+}
+
+// randomPlan draws rules from few values, so that many could become one and many overlap.
+func randomPlan(random *rand.Rand) rules.Plan {
+	draw := draw{random}
+	for {
+		plan := rules.Plan{V4: draw.ruleset(rules.IPv4), V6: draw.ruleset(rules.IPv6)}
+		if draw.one(4) {
+			plan.V6 = rules.Ruleset{}
+		}
+		if _, err := compile(plan); !errors.Is(err, errDeep) {
+			return plan
+		}
+	}
+}
+
+type draw struct{ *rand.Rand }
+
+// one is true once in so many times.
+func (d draw) one(in int) bool { return d.IntN(in) == 0 }
+
+func pick[T any](d draw, values ...T) T { return values[d.IntN(len(values))] }
+
+var hooksOfTables = map[string][]string{"raw": {"PREROUTING", "OUTPUT"}, "mangle": {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
+	"nat": {"PREROUTING", "OUTPUT"}, "filter": {"INPUT", "FORWARD", "OUTPUT"}}
+
+func (d draw) ruleset(family rules.Family) rules.Ruleset {
+	var b rules.Builder
+	for _, table := range []string{"raw", "mangle", "nat", "filter"} {
+		hook := pick(d, hooksOfTables[table]...)
+		own := []string{"A", "B", "C"} // each jumps to later ones only
+		for i := range own {
+			if !d.one(3) {
+				b.Append(table, hook, "", rules.Jump(own[i]), d.conditions(family, table, hook)...)
+			}
+			for range d.IntN(12) {
+				d.rules(&b, family, table, own[i], hook, own[i+1:])
+			}
+			b.Append(table, own[i], "", rules.Return)
+		}
+		d.rules(&b, family, table, hook, hook, own)
+	}
+	return b.Ruleset(family)
+}
+
+// rules adds one, or a row of them that are a list.
+func (d draw) rules(b *rules.Builder, family rules.Family, table, chain, hook string, below []string) {
+	match := d.conditions(family, table, hook)
+	target := d.target(family, table, hook, below, &match)
+	b.Append(table, chain, "", target, match...)
+	for range d.IntN(4) {
+		row := slices.Clone(match)
+		for i, m := range row {
+			switch m := m.(type) {
+			case rules.DestinationPort:
+				m.Port = d.port()
+				row[i] = m
+			case rules.Destination:
+				m.Prefix = d.prefix(family)
+				row[i] = m
+			}
+		}
+		b.Append(table, chain, "", target, row...)
+	}
+}
+
+func (d draw) port() uint16 { return pick[uint16](d, 1, 2, 53, 80, 443, 65535) }
+
+func (d draw) prefix(family rules.Family) netip.Prefix {
+	four := []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/16", "10.1.2.3/32", "11.0.0.0/8", "128.0.0.0/1", "0.0.0.0/1", "255.255.255.255/32", "10.128.0.0/9", "0.0.0.0/0", "127.0.0.1/32"}
+	six := []string{"fd00::/8", "fd00::/16", "fd00::5/16", "fd00::1/128", "fe00::/8", "8000::/1", "::/1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", "fd80::/9", "::/0", "::1/128"}
+	if family == rules.IPv6 {
+		four = six
+	}
+	return netip.MustParsePrefix(pick(d, four...))
+}
+
+// conditions come in any order.
+func (d draw) conditions(family rules.Family, table, hook string) []rules.Match {
+	var match []rules.Match
+	maybe := func(in int, m rules.Match) {
+		if d.one(in) {
+			match = append(match, m)
+		}
+	}
+	protocol := pick(d, rules.TCP, rules.UDP)
+	maybe(4, rules.Destination{Prefix: d.prefix(family), Not: d.one(4)})
+	maybe(8, rules.Source{Prefix: d.prefix(family)})
+	if hook == "OUTPUT" {
+		maybe(4, rules.OutInterface(pick(d, "lo", "eth0", "eth+")))
+		maybe(4, rules.OwnerUID{ID: d.Uint32N(3), Not: d.one(3)})
+		maybe(4, rules.OwnerGID{ID: d.Uint32N(3), Not: d.one(2)})
+		maybe(8, rules.OwnerGID{ID: d.Uint32N(3), Not: d.one(2)})
+	} else if hook != "POSTROUTING" {
+		maybe(4, rules.InInterface(pick(d, "lo", "eth0", "eth+")))
+	}
+	maybe(6, rules.CTState(1+d.IntN(31)))
+	maybe(6, rules.PacketMark{Mark: d.Uint32N(3), Not: d.one(3)})
+	if table != "raw" {
+		maybe(6, rules.ConnMark{Mark: d.Uint32N(3)})
+	}
+	if d.one(2) {
+		match = append(match, rules.Protocol(protocol))
+		switch d.IntN(4) {
+		case 0:
+			match = append(match, rules.DestinationPort{Protocol: protocol, Port: d.port(), Not: d.one(4)})
+		case 1:
+			match = append(match, rules.SourcePort{Protocol: protocol, Port: d.port()})
+		case 2:
+			match = append(match, rules.NotDestinationPorts{d.port(), d.port()}[:1+d.IntN(2)])
+		}
+	}
+	d.Shuffle(len(match), func(i, j int) {
+		if a, b := rules.Protocol(protocol), match[i]; a == b || match[j] == a { // iptables wants it before the ports
+			return
+		}
+		match[i], match[j] = match[j], match[i]
+	})
+	return match
+}
+
+// target adds the protocol where it needs one.
+func (d draw) target(family rules.Family, table, hook string, below []string, match *[]rules.Match) rules.Target {
+	targets := []rules.Target{rules.Return, rules.Return, rules.Accept, rules.Drop, rules.SetMark(d.Uint32N(3))}
+	if table != "raw" {
+		targets = append(targets, rules.SaveMark{}, rules.RestoreMark{})
+	}
+	for _, chain := range below {
+		targets = append(targets, rules.Jump(chain), rules.Jump(chain))
+	}
+	tcp := rules.Protocol(rules.TCP)
+	any := netip.IPv4Unspecified()
+	own := netip.MustParseAddr("127.0.0.1")
+	if family == rules.IPv6 {
+		any, own = netip.IPv6Unspecified(), netip.IPv6Loopback()
+	}
+	needsTCP := []rules.Target{}
+	switch {
+	case table == "raw":
+		targets = append(targets, rules.CTZone(1), rules.CTZone(2))
+	case table == "nat":
+		needsTCP = append(needsTCP, rules.Redirect{Port: 1}, rules.Redirect{Port: 2})
+	case table == "filter":
+		needsTCP = append(needsTCP, rules.RejectReset{})
+	case hook == "PREROUTING":
+		needsTCP = append(needsTCP, rules.TProxy{Port: 1, Addr: any, Mark: 1}, rules.TProxy{Port: 1, Addr: own, Mark: 2})
+	}
+	for _, m := range *match {
+		if m == rules.Match(rules.Protocol(rules.UDP)) {
+			return pick(d, targets...)
+		}
+	}
+	target := pick(d, append(targets, needsTCP...)...)
+	if slices.Contains(needsTCP, target) && !slices.ContainsFunc(*match, func(m rules.Match) bool { return m == rules.Match(tcp) }) {
+		*match = append(*match, tcp)
+	}
+	return target
+}
