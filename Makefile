@@ -7,7 +7,7 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build demo test test-unit bench faults soak fuzz lint runtimes deps clean
+.PHONY: help build demo test test-unit bench faults soak mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,9 +49,12 @@ soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed a
 	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
 	@exec $(BUILD)/faults -soak $(PODS) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
-fuzz: ## run every fuzz test for half a minute
+mutation: ## break every rule of every plan, and print how many of the breaks some packet notices
+	$(GO) run ./rules/istio/mutation
+
+fuzz: ## run every fuzz test for a minute
 	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' rules config manifest daemon | sed 's/:func /:/' | while IFS=: read -r file name; do \
-		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 30s -fuzzminimizetime 10x || exit 1; done
+		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 60s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows
 	$(GO) run $(GOLANGCI_LINT) run
