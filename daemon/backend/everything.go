@@ -55,6 +55,10 @@ func every(family rules.Family, network string, any netip.Addr) rules.Ruleset {
 	out("nat", rules.Accept, rules.Destination{Prefix: netip.PrefixFrom(address, 17), Not: true}, rules.OwnerGID{ID: 1})
 	out("nat", rules.Return, tcp, port(rules.TCP, true), rules.OwnerUID{ID: 1, Not: true})
 	out("nat", rules.Return, tcp, rules.NotDestinationPorts{53, 80}, rules.OwnerGID{ID: 1, Not: true}, rules.OwnerGID{ID: 2, Not: true})
+	for _, more := range []uint16{80, 443} { // lists, which become sets
+		out("nat", rules.Return, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: more})
+		out("nat", rules.Return, rules.Destination{Prefix: netip.PrefixFrom(address, int(more%100)/4)})
+	}
 	out("nat", rules.Redirect{Port: 1}, udp, port(rules.UDP, false))
 	out("nat", rules.Redirect{Port: 2}, tcp)
 	in("nat", rules.Redirect{Port: 3}, rules.InInterface("eth0"), tcp)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 // Rules become one where that changes nothing, and only there. CLEAN leaves packets as they are, MARKS does not.
@@ -114,11 +115,11 @@ func TestChainsThatMark(t *testing.T) {
 	}
 }
 
-// A list is written in as many rules as a short one, and the kernel takes a long one.
+// A list is written in as many rules as a short one, and the kernel takes one longer than a message can be.
 func TestNativeRulesDoNotGrow(t *testing.T) {
 	s := newSandbox(t)
 	var counts []int
-	for _, n := range []int{1, 2, 1000} {
+	for _, n := range []int{1, 2, 2000} {
 		plan := withLists(t, n)
 		s.native(t, plan)
 		s.holds(t, plan)
@@ -135,7 +136,7 @@ func TestNativeRulesDoNotGrow(t *testing.T) {
 		counts = append(counts, count)
 	}
 	if counts[0] != counts[1] || counts[1] != counts[2] {
-		t.Errorf("there are %v rules for lists of 1, 2 and 1000", counts)
+		t.Errorf("there are %v rules for lists of 1, 2 and 2000", counts)
 	}
 }
 
@@ -220,6 +221,25 @@ func TestNativeRefuses(t *testing.T) {
 	if n, err := compile(plans.Nothing()); err != nil || len(n.chains) > 0 {
 		t.Errorf("an empty plan gives %v %v", n, err)
 	}
+}
+
+// What no packet comes to is not written, but read back.
+func TestNativeLeavesOutWhatIsIdle(t *testing.T) {
+	plan := plans.Of(t, istio.Standard(), plans.Recorded(t)[0].Pod())
+	table := &plan.V4.Tables[0]
+	table.Chains = append(table.Chains, rules.Chain{Name: "POSTROUTING", Builtin: true}, rules.Chain{Name: "IDLE", Rules: []rules.Rule{{Target: rules.Drop}}})
+	n, err := compile(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range n.chains {
+		if strings.Contains(c.name, "POSTROUTING") || strings.Contains(c.name, "IDLE") {
+			t.Errorf("chain %s is written", c.name)
+		}
+	}
+	s := newSandbox(t)
+	s.native(t, plan)
+	s.holds(t, plan)
 }
 
 // What the kernel is said to take at most is what it takes.

@@ -5,8 +5,11 @@
 package nftables
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,14 +59,16 @@ func planChain(set rules.Ruleset) nativeChain {
 	return c
 }
 
-// saveLines yields a rule set line by line as iptables-save prints it.
+// saveLines yields a rule set line by line as iptables-save prints it, in the order in which it is read back.
 func saveLines(set rules.Ruleset) iter.Seq[string] {
+	byName := func(a, b rules.Table) int { return cmp.Compare(a.Name, b.Name) }
 	return func(yield func(string) bool) {
-		for _, t := range set.Tables {
+		for _, t := range slices.SortedStableFunc(slices.Values(set.Tables), byName) {
 			if !yield("*" + t.Name) {
 				return
 			}
-			for _, c := range t.Chains {
+			chains := slices.SortedStableFunc(slices.Values(t.Chains), builtinFirst)
+			for _, c := range chains {
 				policy := "-"
 				if c.Builtin {
 					policy = "ACCEPT"
@@ -72,7 +77,7 @@ func saveLines(set rules.Ruleset) iter.Seq[string] {
 					return
 				}
 			}
-			for _, c := range t.Chains {
+			for _, c := range chains {
 				for _, r := range c.Rules {
 					if !yield("-A " + c.Name + " " + r.String()) {
 						return
@@ -84,6 +89,17 @@ func saveLines(set rules.Ruleset) iter.Seq[string] {
 			}
 		}
 	}
+}
+
+// builtinFirst orders built-in chains as packets meet them, and the others behind them by name.
+func builtinFirst(a, b rules.Chain) int {
+	rank := func(c rules.Chain) int {
+		if i := slices.Index([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, c.Name); i >= 0 {
+			return i
+		}
+		return 5
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Name, b.Name))
 }
 
 // nativePlan reads the plan that the table was made from. It returns an empty one unless the table holds
@@ -141,10 +157,14 @@ func commentOf(text []byte) (comment string) {
 	return comment
 }
 
-// describe names a rule to an operator.
+// describe names a rule to an operator. Whoever may configure the pod's network can write any comment.
 func describe(o object) string {
 	if comment := commentOf(o.text); comment != "" {
-		return strings.TrimSuffix(comment, lineBreak)
+		text := strings.ReplaceAll(strings.TrimSuffix(comment, lineBreak), lineBreak, "; ")
+		if quoted := strconv.Quote(text); len(quoted) > len(text)+2 {
+			return quoted
+		}
+		return text
 	}
 	var names []string
 	eachField(o.text, func(f field) {

@@ -5,8 +5,10 @@
 package nftables
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,13 +101,14 @@ func TestNativeFindsElements(t *testing.T) {
 	nstest.Require(t, "nft")
 	plan := everyExpression()
 	for name, tt := range map[string]struct{ old, new, want string }{
-		"port missing":    {"elements = { 53, 15008 }", "elements = { 53 }", "missing: 15008 in set ports-4"},
-		"port more":       {"elements = { 53, 15008 }", "elements = { 53, 54, 15008 }", "unexpected: 54 in set ports-4"},
-		"user missing":    {"type uid\n\t\tflags constant\n\t\telements = { 5, 6 }", "type uid\n\t\tflags constant\n\t\telements = { 5 }", "missing: 6 in set users-1"},
-		"range wider":     {"192.168.0.0/17", "192.168.0.0/16", "missing: the end before 192.168.128.0 in set ranges-ip-1"},
-		"range more":      {"10.0.0.0/7,", "10.0.0.0/7, 13.0.0.0/8,", "unexpected: 13.0.0.0 in set ranges-ip-1"},
-		"can be changed":  {"type inet_service\n\t\tflags constant\n\t\telements = { 53, 15008 }", "type inet_service\n\t\telements = { 53, 15008 }", "changed: set ports-4"},
-		"lasts some time": {"type inet_service\n\t\tflags constant\n\t\telements = { 53, 15008 }", "type inet_service\n\t\tflags timeout\n\t\telements = { 53 timeout 1h, 15008 }", "unexpected: 53 in set ports-4"},
+		"comment on the table": {"table inet meshnetd {", "table inet meshnetd {\n\tcomment \"x\"", "changed: what the table itself says"},
+		"port missing":         {"elements = { 53, 15008 }", "elements = { 53 }", "missing: 15008 in set ports-4"},
+		"port more":            {"elements = { 53, 15008 }", "elements = { 53, 54, 15008 }", "unexpected: 54 in set ports-4"},
+		"user missing":         {"type uid\n\t\tflags constant\n\t\telements = { 5, 6 }", "type uid\n\t\tflags constant\n\t\telements = { 5 }", "missing: 6 in set users-1"},
+		"range wider":          {"192.168.0.0/17", "192.168.0.0/16", "missing: the end before 192.168.128.0 in set ranges-ip-1"},
+		"range more":           {"10.0.0.0/7,", "10.0.0.0/7, 13.0.0.0/8,", "unexpected: 13.0.0.0 in set ranges-ip-1"},
+		"can be changed":       {"type inet_service\n\t\tflags constant\n\t\telements = { 53, 15008 }", "type inet_service\n\t\telements = { 53, 15008 }", "changed: set ports-4"},
+		"lasts some time":      {"type inet_service\n\t\tflags constant\n\t\telements = { 53, 15008 }", "type inet_service\n\t\tflags timeout\n\t\telements = { 53 timeout 1h, 15008 }", "unexpected: 53 in set ports-4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
@@ -129,31 +132,90 @@ func TestNativeFindsElements(t *testing.T) {
 	}
 }
 
-// Rules that only change places are found too.
-func TestNativeFindsAnotherOrder(t *testing.T) {
-	s := newSandbox(t)
-	n, err := compile(everyExpression())
-	if err != nil {
-		t.Fatal(err)
+// What others write is shown without what a terminal would take for more than text.
+func TestNativeDescribes(t *testing.T) {
+	for comment, want := range map[string]string{"-j RETURN": "-j RETURN", "a" + lineBreak + "b" + lineBreak: "a; b", "\x1b[2J\n": `"\x1b[2J\n"`, "\xff": `"\xff"`, "": "(a rule of immediate)"} {
+		var r nativeRule
+		r.comment = comment
+		immediate(&r.expressions, accept, "")
+		s, err := native{chains: []nativeChain{{name: "a", rules: []nativeRule{r}}}}.state()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := describe(s.rules[0]); got != want {
+			t.Errorf("%q is shown as %s, want %s", comment, got, want)
+		}
 	}
-	s.native(t, everyExpression())
-	c := s.dial(t)
-	for _, chain := range n.chains {
-		if chain.name == "ip-nat-OUTPUT" {
+}
+
+// The smallest changes are found too: rules that only change places, one letter of a comment, one bit of an
+// expression.
+func TestNativeFindsSmallChanges(t *testing.T) {
+	const where = "ip-nat-ISTIO_OUTPUT"
+	for name, tt := range map[string]struct {
+		change func(list []nativeRule)
+		want   string
+	}{
+		"order":   {func(list []nativeRule) { list[0], list[1] = list[1], list[0] }, "out of order: ip-nat-ISTIO_OUTPUT -p udp -m udp --dport 15020 -j RETURN"},
+		"comment": {func(list []nativeRule) { list[0].comment = strings.ToLower(list[0].comment) }, "unexpected: ip-nat-ISTIO_OUTPUT -p tcp -m tcp --dport 15020 -j return"},
+		"expression": {func(list []nativeRule) {
+			list[2].expressions = bytes.Replace(list[2].expressions, []byte{127, 0, 0, 6}, []byte{127, 0, 0, 7}, 1)
+		}, "missing: ip-nat-ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN"},
+		"nothing": {func([]nativeRule) {}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t)
+			plan := plans.DualStack(t)
+			s.native(t, plan)
+			n, err := compile(plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(n.chains, func(c nativeChain) bool { return c.name == where })
+			tt.change(n.chains[i].rules)
 			b := newBatch(nil)
-			b.flush(nativeFamily, nativeTable, chain.name)
-			list := append(chain.rules[1:2:2], chain.rules[0])
-			for _, r := range append(list, chain.rules[2:]...) {
-				if err := b.newRule(nativeFamily, nativeTable, chain.name, 0, r.from, r.appendTo); err != nil {
+			b.flush(nativeFamily, nativeTable, where)
+			for _, r := range n.chains[i].rules {
+				if err := b.newRule(nativeFamily, nativeTable, where, 0, r.from, r.appendTo); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := c.transact(b); err != nil {
+			if err := s.dial(t).transact(b); err != nil {
 				t.Fatal(err)
 			}
+			if tt.want == "" {
+				s.holds(t, plan)
+				return
+			}
+			s.finds(t, plan, tt.want)
+		})
+	}
+}
+
+// A rule is held only with everything that it is, and with nothing besides.
+func TestHeldRules(t *testing.T) {
+	n, err := compile(plans.DualStack(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := n.state()
+	if err != nil || !n.holdsRules(s) {
+		t.Fatalf("its own rules are not held: %v", err)
+	}
+	rule, o := n.chains[0].rules[0], chainObject(n.chains[0].name).of(s.rules)[0]
+	for name, change := range map[string]func(o *object){
+		"expressions": func(o *object) { o.expressions = o.expressions[:len(o.expressions)-8] },
+		"comment":     func(o *object) { o.text[len(o.text)-2]++ },
+		"another attribute": func(o *object) {
+			o.text = append(attribute{unix.NFTA_RULE_COMPAT, []byte{0, 0, 0, 6}}.appendTo(nil), o.text...)
+		},
+	} {
+		changed := o
+		changed.text = slices.Clone(o.text)
+		if change(&changed); !o.holds(rule) || changed.holds(rule) {
+			t.Errorf("%s: held %t, and when changed %t", name, o.holds(rule), changed.holds(rule))
 		}
 	}
-	s.finds(t, everyExpression(), "out of order: ip-nat-OUTPUT -d 10.0.0.0/8 -j RETURN")
 }
 
 // A table of that name in another family is somebody else's.
