@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -135,47 +134,4 @@ func processorTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// hookPods are the pods whose start is measured.
-func hookPods() map[string]map[string]string {
-	forty := make([]string, 40)
-	for i := range forty {
-		forty[i] = fmt.Sprint(20000 + i)
-	}
-	return map[string]map[string]string{
-		"default":                        nil,
-		"TPROXY, DNS, 40 excluded ports": {"sidecar.istio.io/interceptionMode": "TPROXY", "traffic.sidecar.istio.io/excludeOutboundPorts": strings.Join(forty, ",")},
-	}
-}
-
-// What a hook costs a dual-stack pod of the mesh: decide, enter, apply, verify, record. Each start is that of
-// another pod, as on a node that has started such a pod before.
-func BenchmarkHook(b *testing.B) {
-	for _, variant := range variants {
-		for name, annotations := range hookPods() {
-			b.Run(variant+"/"+name, func(b *testing.B) {
-				defaults := dualStack()
-				defaults.DNSCapture = annotations != nil
-				e := newEnforcer(b, variant, defaults)
-				start := func(i int) time.Duration {
-					ns := nstest.New(b, "10.0.0.1/24", "fd00::1/64")
-					id := fmt.Sprint("pod", i)
-					pod := rules.Pod{SandboxID: id, Namespace: "default", Name: id, NetNS: ns.Path, Annotations: lab.Injected(annotations)}
-					began := time.Now()
-					if o := e.Enforce(b.Context(), daemon.SandboxStarted, pod); o.Result != daemon.Protected {
-						b.Fatal(o.Err)
-					}
-					return time.Since(began)
-				}
-				start(0)
-				var samples []time.Duration
-				b.ReportAllocs()
-				for i := range b.N {
-					samples = append(samples, start(i+1))
-				}
-				report(b, samples)
-			})
-		}
-	}
 }
