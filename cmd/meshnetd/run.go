@@ -8,6 +8,8 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,6 +45,9 @@ func runCommand() *cobra.Command {
 
 // serve puts the daemon together and runs it until ctx ends. file is where cfg came from.
 func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // a node's memory is dearer than what little time collecting takes here
+	}
 	isolated, err := netns.Isolate()
 	if err != nil {
 		return &exit{exitFailed, err}
