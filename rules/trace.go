@@ -53,6 +53,7 @@ type trace struct {
 	destination bool // nat has settled the connection's destination
 	source      bool // and its source
 	redirected  bool
+	held        bool   // by a socket that TPROXY gave it to
 	listener    uint16 // that TPROXY has chosen
 	done        bool
 }
@@ -174,8 +175,13 @@ func (t *trace) deliver() error {
 	return nil
 }
 
-// forward is ip_forward: what is not the pod's own goes on where the pod forwards.
+// forward is ip_forward: what is not the pod's own goes on where the pod forwards. What TPROXY gave to a
+// socket, and no route brings there, goes nowhere.
 func (t *trace) forward() error {
+	if t.held {
+		t.end(Dropped, "what a socket of the pod has is not forwarded")
+		return nil
+	}
 	t.packet.Out = t.path.Packet.Out
 	if err := t.tables("FORWARD", "mangle", "filter"); err != nil || t.done {
 		return err

@@ -208,7 +208,8 @@ func TestTraceEnds(t *testing.T) {
 
 		{"TPROXY", []string{"mangle PREROUTING: -p tcp -j " + tproxy}, toPod(own), "tproxied to port 15006, original destination 10.244.1.7:80"},
 		{"TPROXY marks what is routed", []string{"mangle PREROUTING: -p tcp -j " + tproxy}, toPod(outside), "tproxied to port 15006, original destination 198.51.100.1:80"},
-		{"TPROXY without a route", []string{"mangle PREROUTING: -p tcp -j " + strings.Replace(tproxy, "0x7", "0x8", 1)}, toPod(outside), "leaves for 198.51.100.1:80, forwarded"},
+		{"TPROXY without a route", []string{"mangle PREROUTING: -p tcp -j " + strings.Replace(tproxy, "0x7", "0x8", 1)}, toPod(outside), "dropped"},
+		{"TPROXY without a route, of a connection of its own", []string{"mangle PREROUTING: -p tcp -j " + strings.Replace(tproxy, "0x7", "0x8", 1)}, toPod(outside, state(established), transparent), "dropped"},
 		{"TPROXY by lo", []string{"mangle PREROUTING: -p tcp -j " + tproxy}, sentTo(own), "tproxied to port 15006, original destination 10.244.1.7:80"},
 		{"TPROXY ends the table", []string{"mangle PREROUTING: -p tcp -j " + tproxy, "mangle PREROUTING: -j DROP"}, toPod(own), "tproxied to port 15006, original destination 10.244.1.7:80"},
 		{"TPROXY and then a redirect", []string{"mangle PREROUTING: -p tcp -j " + tproxy, "nat PREROUTING: -j " + toProxy}, toPod(own), "tproxied to port 15006, original destination 10.244.1.7:80"},

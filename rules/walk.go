@@ -254,7 +254,7 @@ func (t *trace) tproxy(to TProxy) string {
 		t.end(Dropped, "")
 		return "the connection's own socket is not transparent"
 	}
-	t.packet.Mark = to.Mark
+	t.packet.Mark, t.held = to.Mark, true
 	if t.state != StateEstablished {
 		t.listener = to.Port
 	}
