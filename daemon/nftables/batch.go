@@ -133,6 +133,13 @@ func (b *batch) deleteChain(family byte, table, chain string) {
 	})
 }
 
+func (b *batch) deleteSet(family byte, table, set string) {
+	b.add(unix.NFT_MSG_DELSET, 0, family, subject{what: "the end of set " + set, table: table}, func(w *wire) {
+		w.text(unix.NFTA_SET_TABLE, table)
+		w.text(unix.NFTA_SET_NAME, set)
+	})
+}
+
 // flush deletes all rules of a chain.
 func (b *batch) flush(family byte, table, chain string) {
 	b.add(unix.NFT_MSG_DELRULE, 0, family, subject{what: "the emptying", table: table, chain: chain}, func(w *wire) {

@@ -146,17 +146,74 @@ func (c *compiler) rule(comment string, from *rules.Rule, write func(*wire)) nat
 	return nativeRule{comment, c.room[begin:len(c.room):len(c.room)], from}
 }
 
-// appendTo makes the table. Sets are filled before a rule uses them: constant ones take nothing afterwards.
+// replace makes the table hold n, whatever it holds. Of a table that another plan was written to, and nobody has
+// changed since, the base chains that n has too stay, and only their rules go: the kernel asks a chain that goes,
+// with all its rules, until its hook is gone, and the new one meanwhile. A packet would meet both. What the
+// first one marks for TPROXY, the second one would remember for the client's connection, whose answers then
+// stay in the pod for ever.
+func (n native) replace(b *batch, s state) error {
+	if !s.hasNative() {
+		return n.appendTo(b)
+	}
+	v4, v6, err := s.nativePlan()
+	if err != nil {
+		return err
+	}
+	if len(n.chains) == 0 || v4.Empty() && v6.Empty() {
+		b.deleteTable(nativeFamily, nativeTable)
+		return n.appendTo(b)
+	}
+	return n.fill(b, n.clear(b, s))
+}
+
+// clear takes out what the table holds, but for the base chains that n has too, whose names it returns.
+func (n native) clear(b *batch, s state) (kept map[string]bool) {
+	hooks := map[string]hook{}
+	for _, c := range n.chains {
+		hooks[c.name] = c.hook
+	}
+	kept = map[string]bool{}
+	var gone []string
+	for _, c := range s.chains {
+		chain := name(c.chain)
+		if c.family != nativeFamily || name(c.table) != nativeTable {
+			continue
+		}
+		b.flush(nativeFamily, nativeTable, chain)
+		if c.hook != (hook{}) && c.hook == hooks[chain] {
+			kept[chain] = true
+		} else {
+			gone = append(gone, chain)
+		}
+	}
+	for _, chain := range gone { // no rule leads to them any more
+		b.deleteChain(nativeFamily, nativeTable, chain)
+	}
+	for _, set := range s.sets {
+		b.deleteSet(nativeFamily, nativeTable, name(set.chain))
+	}
+	return kept
+}
+
+// appendTo makes the table where there is none.
 func (n native) appendTo(b *batch) error {
 	if len(n.chains) == 0 {
 		return nil
 	}
 	b.newTable(nativeFamily, nativeTable)
+	return n.fill(b, nil)
+}
+
+// fill makes sets, chains but for the kept ones, and rules. Sets are filled before a rule uses them: constant ones
+// take nothing afterwards.
+func (n native) fill(b *batch, kept map[string]bool) error {
 	for i, s := range n.sets {
 		s.appendTo(b, uint32(i+1))
 	}
 	for _, c := range n.chains {
-		b.newChain(nativeFamily, nativeTable, c.name, c.hook)
+		if !kept[c.name] {
+			b.newChain(nativeFamily, nativeTable, c.name, c.hook)
+		}
 	}
 	for _, c := range n.chains {
 		for _, r := range c.rules {

@@ -98,10 +98,7 @@ func (w wanted) apply(c *netfilter) (changed bool, err error) {
 		}
 	}
 	if len(w.native.differences(s)) > 0 {
-		if s.hasNative() {
-			b.deleteTable(nativeFamily, nativeTable)
-		}
-		if err := w.native.appendTo(b); err != nil {
+		if err := w.native.replace(b, s); err != nil {
 			return false, err
 		}
 	}
