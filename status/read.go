@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -24,18 +25,44 @@ const (
 // errNobody is within the error of Read when nobody listens on the socket.
 var errNobody = errors.New("meshnetd is not running, or its status_socket is another one: look at its log and configuration")
 
+// errUnknown is within the error of Verify, Repair and ReadPlan where the daemon knows no such sandbox.
+var errUnknown = errors.New("the daemon knows no such sandbox any more: ask for the status again")
+
 // Read asks the daemon on that socket. It takes as long as ctx allows, and 10 seconds at most. Its error
 // says what to look at.
 func Read(ctx context.Context, socket string) (Status, error) {
-	if socket == "" {
-		return Status{}, errors.New("read the status: status_socket is empty in the configuration, so that the daemon tells nothing")
-	}
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
-	s, err := ask(ctx, socket)
+	return ask[Status](ctx, socket, "read the status", http.MethodGet, path)
+}
+
+// Verify has the daemon compare a sandbox with the kernel, rule by rule, as it is now. It changes nothing.
+func Verify(ctx context.Context, socket, id string) (Verdict, error) {
+	return ask[Verdict](ctx, socket, "verify sandbox "+id, http.MethodGet, sandboxPath(id, "verify"))
+}
+
+// Repair has the daemon bring a sandbox's rules back to what its configuration says today.
+func Repair(ctx context.Context, socket, id string) (Verdict, error) {
+	return ask[Verdict](ctx, socket, "repair sandbox "+id, http.MethodPost, sandboxPath(id, "repair"))
+}
+
+// ReadPlan asks what a sandbox is to hold.
+func ReadPlan(ctx context.Context, socket, id string) (Plan, error) {
+	return ask[Plan](ctx, socket, "read the plan of sandbox "+id, http.MethodGet, sandboxPath(id, "plan"))
+}
+
+func sandboxPath(id, what string) string { return sandboxes + url.PathEscape(id) + "/" + what }
+
+// ask returns what the daemon says, or tells what to look at.
+func ask[T any](ctx context.Context, socket, what, method, path string) (answer T, err error) {
+	var nothing T
+	if socket == "" {
+		return nothing, fmt.Errorf("%s: status_socket is empty in the configuration, so that the daemon tells nothing", what)
+	}
+	err = request(ctx, socket, method, path, &answer)
 	switch {
 	case err == nil:
-		return s, nil
+		return answer, nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		err = fmt.Errorf("%w (%w)", errNobody, err)
 	case errors.Is(err, fs.ErrPermission):
@@ -43,33 +70,35 @@ func Read(ctx context.Context, socket string) (Status, error) {
 	case ctx.Err() != nil:
 		err = fmt.Errorf("meshnetd does not answer: %w: look at its log", err)
 	}
-	return Status{}, fmt.Errorf("read the status from %s: %w", socket, err)
+	return nothing, fmt.Errorf("%s from %s: %w", what, socket, err)
 }
 
-func ask(ctx context.Context, socket string) (Status, error) {
+func request(ctx context.Context, socket, method, path string, answer any) error {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://meshnetd"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://meshnetd"+path, nil)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	defer resp.Body.Close()
 	body := io.LimitReader(resp.Body, mostStatus)
+	if resp.StatusCode == http.StatusGone {
+		return errUnknown
+	}
 	if resp.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(body, 1024)) // the status line says enough
-		return Status{}, fmt.Errorf("the answer is %s: %q; is the daemon of this version?", resp.Status, strings.TrimSpace(string(said)))
+		return fmt.Errorf("the answer is %s: %q; is the daemon of this version?", resp.Status, strings.TrimSpace(string(said)))
 	}
-	var s Status
-	if err := json.NewDecoder(body).Decode(&s); err != nil {
-		return Status{}, fmt.Errorf("the answer is no status: %w; is the daemon of this version?", err)
+	if err := json.NewDecoder(body).Decode(answer); err != nil {
+		return fmt.Errorf("the answer is no status: %w; is the daemon of this version?", err)
 	}
-	return s, nil
+	return nil
 }

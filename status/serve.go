@@ -14,12 +14,16 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
 
 const (
-	path = "/v1/status"
+	path      = "/v1/status"
+	sandboxes = "/v1/sandboxes/"
+
+	lookLimit = 20 * time.Second // for the daemon to look into a sandbox
 
 	requestLimit  = 2 * time.Second // for a client to say what it wants
 	answerLimit   = 5 * time.Second // for a client to take the answer, from when it has said that
@@ -27,8 +31,9 @@ const (
 	takeoverLimit = 2 * time.Second // for a daemon that has the socket to prove that it is meshnetd
 )
 
-// Serve answers GET /v1/status on a unix socket with what read returns, until ctx ends; it returns nil then.
-// read may be called many times at once. The directory is made for root alone where it is missing, and the
+// Serve answers on a unix socket with what read returns, until ctx ends; it returns nil then: GET /v1/status, and
+// for each sandbox with a Live GET /v1/sandboxes/ID/verify, POST /v1/sandboxes/ID/repair and GET
+// /v1/sandboxes/ID/plan. read may be called many times at once. The directory is made for root alone where it is missing, and the
 // socket is root's alone.
 //
 // A socket on which nobody listens is replaced, and so is that of another meshnetd: in a rolling update the
@@ -62,8 +67,38 @@ func Serve(ctx context.Context, socket string, read func() Status) error {
 
 func handler(read func() Status) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-		// The status is for looking only; it must never end the daemon.
+	mux.HandleFunc("GET "+path, answer(func(*http.Request) (any, error) { return read().complete(), nil }))
+	of := func(look func(context.Context, Live) any) http.HandlerFunc {
+		return answer(func(r *http.Request) (any, error) {
+			live := find(read(), r.PathValue("id"))
+			if live == nil {
+				return nil, errGone
+			}
+			ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
+			defer cancel()
+			return look(ctx, live), nil
+		})
+	}
+	mux.HandleFunc("GET "+sandboxes+"{id}/verify", of(func(ctx context.Context, l Live) any { return l.Verify(ctx).complete() }))
+	mux.HandleFunc("POST "+sandboxes+"{id}/repair", of(func(ctx context.Context, l Live) any { return l.Repair(ctx).complete() }))
+	mux.HandleFunc("GET "+sandboxes+"{id}/plan", of(func(_ context.Context, l Live) any { return l.Plan().complete() }))
+	return mux
+}
+
+var errGone = errors.New("no such sandbox")
+
+func find(s Status, id string) Live {
+	i := slices.IndexFunc(s.Sandboxes, func(sb Sandbox) bool { return sb.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return s.Sandboxes[i].Live
+}
+
+// answer writes what say returns as JSON.
+func answer(say func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		// Whoever asks must never end the daemon.
 		defer func() {
 			if p := recover(); p != nil {
 				http.Error(w, fmt.Sprintf("the status cannot be told: %v", p), http.StatusInternalServerError)
@@ -73,15 +108,23 @@ func handler(read func() Status) http.Handler {
 			http.Error(w, "a request has no body here", http.StatusBadRequest)
 			return
 		}
-		text, err := json.Marshal(read().complete())
+		// A look at a sandbox may take longer than a client may to ask and to take the answer.
+		conn := http.NewResponseController(w)
+		_ = errors.Join(conn.SetReadDeadline(time.Now().Add(lookLimit)), conn.SetWriteDeadline(time.Now().Add(lookLimit+answerLimit)))
+		said, err := say(r)
+		if errors.Is(err, errGone) { // not 404, which a daemon that knows no sandboxes says
+			http.Error(w, err.Error(), http.StatusGone)
+			return
+		}
+		text, err := json.Marshal(said)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
+		_ = conn.SetWriteDeadline(time.Now().Add(answerLimit))
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(append(text, '\n')) // a client that has gone needs no answer
-	})
-	return mux
+	}
 }
 
 // complete makes empty lists of absent ones, which readers of JSON would have to tell apart.

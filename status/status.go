@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status is what the daemon tells of itself over a unix socket: JSON over HTTP, GET /v1/status.
-// Within v1 fields are added, never changed.
+// Package status is what the daemon tells of itself and of each sandbox over a unix socket: JSON over HTTP, GET
+// /v1/status and what lies below /v1/sandboxes. Within v1 paths and fields are added, never changed.
 package status
 
 import (
@@ -61,6 +61,9 @@ type Sandbox struct {
 	Since     time.Time    `json:"since,omitzero"`   // in this state
 	Took      Milliseconds `json:"tookMilliseconds"` // the work that led to it
 	Detail    string       `json:"detail,omitempty"`
+	NetNS     string       `json:"netns"` // path of the network namespace, as the runtime named it
+
+	Live Live `json:"-"` // nil in what was read from a socket
 }
 
 // Milliseconds is a duration that JSON has as a number of milliseconds, to the microsecond.

@@ -81,7 +81,8 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Pods[string(sb.State)]++
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Plan.Key(),
-			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail})
+			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail,
+			NetNS: sb.Pod.NetNS, Live: live{e, sb.Pod.SandboxID}})
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s

@@ -4,8 +4,10 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -135,12 +137,25 @@ func (c *Container) Wait(ctx context.Context) (int32, error) {
 
 // Remove stops the container at once and removes it.
 func (c *Container) Remove(ctx context.Context) error {
-	client := c.pod.lab.CRI()
-	if _, err := client.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: c.ID, Timeout: 0}); err != nil {
-		return fmt.Errorf("stop container %s: %w", c.Spec.Name, err)
-	}
-	if _, err := client.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: c.ID}); err != nil {
-		return fmt.Errorf("remove container %s: %w", c.Spec.Name, err)
+	return removeContainer(ctx, c.pod.lab.CRI(), c.ID, c.Spec.Name)
+}
+
+// removeContainer stops and removes a container, as often as it takes: right after it was stopped, containerd may
+// still count it as running.
+func removeContainer(ctx context.Context, client criv1.RuntimeServiceClient, id, name string) error {
+	var last error
+	err := Poll(ctx, func() (bool, error) {
+		if _, err := client.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: id, Timeout: 0}); err != nil {
+			return false, fmt.Errorf("stop container %s: %w", name, err)
+		}
+		_, last = client.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: id})
+		if last != nil && strings.Contains(last.Error(), "still running") {
+			return false, nil
+		}
+		return true, last
+	})
+	if err != nil {
+		return fmt.Errorf("remove container %s: %w", name, errors.Join(err, last))
 	}
 	return nil
 }

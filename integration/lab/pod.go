@@ -215,13 +215,10 @@ func removeSandboxOnce(ctx context.Context, client criv1.RuntimeServiceClient, i
 		return fmt.Errorf("list containers: %w", err)
 	}
 	for _, c := range containers.GetContainers() {
-		if _, err := client.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: c.GetId(), Timeout: 0}); err != nil {
-			return fmt.Errorf("stop container %s: %w", c.GetMetadata().GetName(), err)
-		}
 		// Not left to RemovePodSandbox: containerd 2.4.2 hangs for good where that has containers to remove
 		// while a plugin registers.
-		if _, err := client.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: c.GetId()}); err != nil {
-			return fmt.Errorf("remove container %s: %w", c.GetMetadata().GetName(), err)
+		if err := removeContainer(ctx, client, c.GetId(), c.GetMetadata().GetName()); err != nil {
+			return err
 		}
 	}
 	if _, err := client.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: id}); err != nil {

@@ -52,12 +52,22 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return runDial(ctx, args, out)
 	case "flood":
 		return runFlood(ctx, args, out)
+	case "echo":
+		return runEcho(ctx, args, out)
+	case "envoy":
+		return runEnvoy(ctx, args, out)
+	case "lookup":
+		return runLookup(ctx, args, out)
+	case "names":
+		return runNames(ctx, args, out)
 	case "proxy":
 		return runProxy(ctx, args, out)
 	case "serve":
 		return runServe(ctx, args, out)
+	case "talk":
+		return runTalk(ctx, args, out)
 	default:
-		return fmt.Errorf("unknown mode %q (want pause, connect, dial, flood, proxy or serve)", mode)
+		return fmt.Errorf("unknown mode %q (want pause, connect, dial, echo, envoy, flood, lookup, names, proxy, serve or talk)", mode)
 	}
 }
 

@@ -69,10 +69,4 @@ func hostOrder(port uint16) uint16 {
 	return binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, port))
 }
 
-func localAddr(conn net.Conn) netip.AddrPort {
-	ap, err := netip.ParseAddrPort(conn.LocalAddr().String())
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
+func localAddr(conn net.Conn) netip.AddrPort { return addrPort(conn.LocalAddr()) }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -56,20 +57,24 @@ func runProxy(ctx context.Context, args []string, out *journal) error {
 	return nil
 }
 
-// listen serves one address. A failure is only reported: a namespace without
+// listenOrTell serves one address. A failure is only reported: a namespace without
 // IPv6 must not stop the IPv4 listeners.
-func (p *proxy) listen(ctx context.Context, network, addr, name string, transparent bool) {
+func listenOrTell(ctx context.Context, network, addr, name string, transparent bool, out *journal, serve func(net.Conn)) {
 	config := net.ListenConfig{}
 	if transparent {
-		config.Control = func(network, _ string, c syscall.RawConn) error { return setTransparent(network, c) }
+		config.Control = func(network, _ string, c syscall.RawConn) error { return setOptions(c, transparentOption(network)) }
 	}
 	ln, err := config.Listen(ctx, network, addr)
 	if err == nil {
-		err = acceptLoop(ctx, ln, name, p.out, func(conn net.Conn) { p.serve(conn, name) })
+		err = acceptLoop(ctx, ln, name, out, serve)
 	}
 	if err != nil {
-		p.out.write(event{Event: "listen_failed", Listener: name, Addr: addr, Error: err.Error()})
+		out.write(event{Event: "listen_failed", Listener: name, Addr: addr, Error: err.Error()})
 	}
+}
+
+func (p *proxy) listen(ctx context.Context, network, addr, name string, transparent bool) {
+	listenOrTell(ctx, network, addr, name, transparent, p.out, func(conn net.Conn) { p.serve(conn, name) })
 }
 
 func (p *proxy) serve(conn net.Conn, name string) {
@@ -125,17 +130,31 @@ func closeWrite(conn net.Conn) {
 	}
 }
 
-func setTransparent(network string, c syscall.RawConn) error {
-	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
-	if network == "tcp6" {
-		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+// option is a socket option to set.
+type option struct{ level, name, value int }
+
+// transparentOption lets a socket have an address that is not the machine's.
+func transparentOption(network string) option {
+	if strings.HasSuffix(network, "6") {
+		return option{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
 	}
+	return option{unix.SOL_IP, unix.IP_TRANSPARENT, 1}
+}
+
+func setOptions(c syscall.RawConn, options ...option) error {
 	var setErr error
-	if err := c.Control(func(fd uintptr) { setErr = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
-		return fmt.Errorf("access listener socket: %w", err)
+	err := c.Control(func(fd uintptr) {
+		for _, o := range options {
+			if setErr = unix.SetsockoptInt(int(fd), o.level, o.name, o.value); setErr != nil {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("access socket: %w", err)
 	}
 	if setErr != nil {
-		return fmt.Errorf("set IP_TRANSPARENT (needs CAP_NET_ADMIN): %w", setErr)
+		return fmt.Errorf("set IP_TRANSPARENT or SO_MARK (needs CAP_NET_ADMIN): %w", setErr)
 	}
 	return nil
 }

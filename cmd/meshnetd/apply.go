@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+func applyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "apply --netns PATH -f POD",
+		Short: "Put a pod's rules into a network namespace, and verify them",
+		Long:  "The daemon's own flow, by hand. Exit 0 done or nothing to do, 1 failed, 3 the pod is refused.",
+		Args:  cobra.NoArgs,
+	}
+	path, file, configFile := netnsFlag(c), podFlag(c), configFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		return onNamespace(c, *path, *configFile, *file, func(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
+			o := e.Enforce(ctx, daemon.ByHand, pod)
+			for _, note := range o.Plan.Notes {
+				fmt.Fprintln(c.OutOrStdout(), "note:", note)
+			}
+			switch {
+			case o.Err != nil:
+				return failure(o)
+			case o.Result == daemon.Skipped:
+				fmt.Fprintf(c.OutOrStdout(), "nothing to do: %s (%s)\n", o.Decision.Reason, o.Decision.Detail)
+			case !o.Changed:
+				fmt.Fprintf(c.OutOrStdout(), "nothing to do: the namespace holds the plan already (%d rules verified)\n", o.Plan.Rules())
+			default:
+				fmt.Fprintf(c.OutOrStdout(), "done: %d rules applied and verified\n", o.Plan.Rules())
+			}
+			return nil
+		})
+	}
+	return c
+}

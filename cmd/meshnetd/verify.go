@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/status"
+)
+
+// verifyFlags is what a verify was asked for.
+type verifyFlags struct {
+	netns, file, config, socket string
+	all, repair, traffic, json  bool
+}
+
+func verifyCommand() *cobra.Command {
+	var f verifyFlags
+	c := &cobra.Command{
+		Use:   "verify [NAMESPACE/POD | SANDBOX-ID | --all | --netns PATH -f POD]",
+		Short: "Compare pods, or a network namespace, with what they are to hold",
+		Long: "Asks the running daemon to read a pod's rules from the kernel and to compare them with the pod's plan; with\n" +
+			"--netns and -f does it without a daemon. --repair brings the rules to what the daemon's configuration says today.\n" +
+			"--traffic sends the packets that show what the kernel does, which also finds what others put beside the rules;\n" +
+			"no connection comes of them, neither for the app nor for the proxy.\n\n" +
+			"Exit 0 when all is as it should be, or is repaired; 4 with a line for each difference; 1 failed; 2 wrong command line;\n" +
+			"3 the pod of -f is refused. What is not provable is said, and is no difference.",
+		Example: "  meshnetd verify shop/cart-7d4b9\n  meshnetd verify --all --repair\n  meshnetd verify --traffic shop/cart-7d4b9\n" +
+			"  meshnetd verify --traffic --netns /var/run/netns/cni-0123 -f pod.yaml",
+		Args: cobra.MaximumNArgs(1),
+	}
+	c.Flags().StringVar(&f.netns, "netns", "", "`PATH` of the network namespace; needs -f")
+	c.Flags().StringVarP(&f.file, "file", "f", "", "Pod manifest `POD`, YAML or JSON; - is standard input; needs --netns")
+	c.Flags().BoolVar(&f.all, "all", false, "every pod of the mesh on this node")
+	c.Flags().BoolVar(&f.repair, "repair", false, "bring the rules to what the daemon's configuration says today")
+	c.Flags().BoolVar(&f.traffic, "traffic", false, "send packets instead of comparing rules")
+	c.Flags().BoolVar(&f.json, "json", false, "print the answer as JSON")
+	c.Flags().StringVar(&f.socket, "socket", "", "`PATH` of the daemon's socket (default: status_socket of the configuration)")
+	file := configFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		f.config = *file
+		if err := f.check(args); err != nil {
+			return err
+		}
+		a := &answers{json: f.json, prefix: f.all, out: c.OutOrStdout()}
+		ask := f.verifyPods
+		if f.netns != "" {
+			ask = f.verifyNamespace
+		}
+		if err := ask(c, strings.Join(args, ""), a); err != nil {
+			return err
+		}
+		return a.end()
+	}
+	return c
+}
+
+// check returns what is wrong with the command line.
+func (f verifyFlags) check(args []string) error {
+	switch {
+	case (f.netns == "") != (f.file == ""):
+		return errors.New("--netns and -f go together: the namespace, and the pod that it is to be compared with")
+	case f.netns != "" && (len(args) > 0 || f.all || f.repair):
+		return errors.New("--netns is for a namespace that no daemon knows: it goes without a pod, --all and --repair (`meshnetd apply` repairs)")
+	case f.netns == "" && (len(args) == 1) == f.all:
+		return errors.New("name a pod as NAMESPACE/POD, or all of them by --all, or a namespace by --netns PATH -f POD")
+	case f.traffic && f.repair:
+		return errors.New("--traffic shows what is there, and --repair changes it: call one after the other")
+	}
+	return nil
+}
+
+// verifyNamespace does it without a daemon.
+func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) error {
+	return onNamespace(c, f.netns, f.config, f.file, func(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
+		o := e.Verify(ctx, pod)
+		if o.Err != nil {
+			return failure(o)
+		}
+		one := answer{Namespace: pod.Namespace, Name: pod.Name, NetNS: f.netns}
+		switch v := verdict(o); {
+		case o.Decision.Reason == rules.ReasonInitContainer:
+			one.Verdict = &v
+		case f.traffic:
+			if err := one.send(ctx, e.Host(), o.Plan, o.NetNS); err != nil {
+				return &exit{exitFailed, err}
+			}
+		default: // a pod that is left alone is to have nothing of ours
+			v.Result = status.Whole
+			if len(o.Differences) > 0 {
+				v.Result = status.Different
+			}
+			one.Verdict = &v
+		}
+		return a.add(one)
+	})
+}
+
+// verifyPods asks the daemon.
+func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error {
+	cfg, err := loadConfig(f.config)
+	if err != nil {
+		return err
+	}
+	socket := f.socket
+	if socket == "" {
+		socket = cfg.StatusSocket
+	}
+	s, err := status.Read(c.Context(), socket)
+	if err != nil {
+		return &exit{exitFailed, err}
+	}
+	chosen := s.Sandboxes
+	if !f.all {
+		one, err := choose(s.Sandboxes, name)
+		if err != nil {
+			return &exit{exitFailed, err}
+		}
+		chosen = []status.Sandbox{one}
+	}
+	look := verifyOne
+	switch {
+	case f.traffic:
+		look = sender(cfg)
+	case f.repair:
+		look = repairOne
+	}
+	for _, sb := range chosen {
+		ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
+		one := answer{Namespace: sb.Namespace, Name: sb.Name, ID: sb.ID, NetNS: sb.NetNS}
+		if err := look(ctx, socket, sb, &one); err != nil {
+			one.Error = err.Error()
+		}
+		cancel()
+		if err := a.add(one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// choose finds the sandbox of a pod, or the one whose id begins so.
+func choose(all []status.Sandbox, name string) (status.Sandbox, error) {
+	namespace, pod, named := strings.Cut(name, "/")
+	var found []status.Sandbox
+	for _, sb := range all {
+		if named && sb.Namespace == namespace && sb.Name == pod || !named && strings.HasPrefix(sb.ID, name) {
+			found = append(found, sb)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		var each []string
+		for _, sb := range found {
+			each = append(each, fmt.Sprintf("%s (%s/%s, %s)", sb.ID, sb.Namespace, sb.Name, sb.State))
+		}
+		return status.Sandbox{}, fmt.Errorf("%s is not one sandbox but %d; name one by its id: %s", name, len(found), strings.Join(each, ", "))
+	case !named:
+		return status.Sandbox{}, fmt.Errorf("no sandbox of the mesh on this node has an id that begins with %q; a pod is named NAMESPACE/POD (`meshnetd status` lists them)", name)
+	}
+	return status.Sandbox{}, fmt.Errorf("no pod %s of the mesh runs on this node (`meshnetd status` lists those that do); a pod outside the mesh has no rules to verify", name)
+}
+
+func verifyOne(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
+	v, err := status.Verify(ctx, socket, sb.ID)
+	one.Verdict = &v
+	return err
+}
+
+func repairOne(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
+	v, err := status.Repair(ctx, socket, sb.ID)
+	one.Verdict = &v
+	return err
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package traffic
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+const (
+	arrivalTime = 200 * time.Millisecond // for a packet to come to its listener
+	allPatience = time.Second            // for all of a run together; a kernel that is late is late with few
+	leastTime   = 5 * time.Millisecond   // for a packet when that is used up
+	lookPause   = time.Millisecond
+)
+
+// run is one visit to a namespace.
+type run struct {
+	scene
+	plan     rules.Plan
+	users    users
+	counting bool
+	injector *injector
+	arrives  error // why nothing can be made to arrive
+	told     bool  // and that this has been said
+	patience time.Duration
+}
+
+func newRun(ns *netns.Namespace, plan rules.Plan, counting bool) (*run, error) {
+	s, err := look()
+	if err != nil {
+		return nil, err
+	}
+	r := &run{scene: s, plan: plan, counting: counting, patience: allPatience}
+	if r.users, err = usersOf(ns); err != nil {
+		return nil, err
+	}
+	r.injector, r.arrives = openInjector()
+	return r, nil
+}
+
+func (r *run) close() {
+	if r.injector != nil {
+		r.injector.Close()
+	}
+}
+
+// check sends one packet; fresh is false where there is nothing to say, or only what was said already.
+func (r *run) check(p probe) (c Check, fresh bool) {
+	c, err := Check{About: p.about, Packet: p.packet}, p.err
+	if err == nil {
+		c.Rules, err = r.plan.Trace(p.packet, r.interfaces)
+	}
+	if p.packet.Direction == rules.Inbound && c.Rules.End.Kind == rules.Leaves {
+		return Check{}, false // the pod would forward it, to somebody else
+	}
+	if err == nil {
+		err = r.try(&c)
+	}
+	if err == nil {
+		return c, true
+	}
+	fresh = true
+	if p.packet.Direction == rules.Inbound && r.arrives != nil {
+		fresh, r.told = !r.told, true
+	}
+	return Check{About: p.about, Verdict: Unproven, Note: err.Error()}, fresh
+}
+
+// try sends the packet and looks until it is where it should be, or no more can come.
+func (r *run) try(c *Check) error {
+	n := names(r.plan.V4)
+	if c.Packet.Family() == rules.IPv6 {
+		n = names(r.plan.V6)
+	}
+	zones := unique([]uint16{c.Rules.End.Zone, 0}, n.zones)
+	before, err := r.waiting()
+	if err != nil {
+		return err
+	}
+	out, err := r.send(&c.Packet, c.Rules.End, zones)
+	if err != nil {
+		return err
+	}
+	defer out.release()
+	c.Rules.Packet, c.Rules.End.Original = c.Packet, c.Packet.Destination
+	s := sighting{refused: out.refused, local: r.local}
+	began, limit := time.Now(), max(min(arrivalTime, r.patience), leastTime)
+	for ; ; time.Sleep(lookPause) {
+		if s.listeners, err = r.waiting(); err != nil {
+			return err
+		}
+		s.given = counted(before, s.listeners)
+		if s.entry, err = track(c.Packet, zones); err != nil {
+			return err
+		}
+		c.Seen, c.Verdict, c.Note = judge(c.Packet, c.Rules.End, s, abilities{tracking: n.tracking, counting: r.counting})
+		if c.Verdict == Right || s.final(c.Packet, c.Rules.End) || time.Since(began) > limit {
+			break
+		}
+	}
+	if c.Verdict != Right {
+		r.patience -= time.Since(began)
+	}
+	if err := r.takeBack(c.Packet, out.sequence, s.entry); err != nil {
+		c.Note = err.Error()
+	}
+	return nil
+}
+
+// takeBack leaves nothing of a packet. A listener may have answered what arrived where this kernel does not look at
+// signatures: that ends with a reset, which takes the same way as long as the connection is tracked.
+func (r *run) takeBack(p rules.Packet, sequence uint32, e *entry) error {
+	if p.Direction == rules.Inbound && !r.counting {
+		if err := r.give(p, form{flags: flagRST, sequence: sequence + 1, hops: anyHop, unsigned: true}); err != nil {
+			return err
+		}
+	}
+	if e == nil {
+		return nil
+	}
+	return untrack(p, e.zone)
+}
+
+// waiting returns the pod's listeners, where this kernel shows what they are given.
+func (r *run) waiting() ([]listener, error) {
+	if !r.counting {
+		return nil, nil
+	}
+	return readListeners()
+}
+
+// sent is a packet on its way.
+type sent struct {
+	sequence uint32
+	refused  bool   // it was answered with a reset
+	release  func() // gives its source port up
+}
+
+// send sends the packet, and fills in its source port.
+func (r *run) send(p *rules.Packet, want rules.End, zones []uint16) (out sent, err error) {
+	out = sent{sequence: rand.Uint32(), release: func() {}}
+	if p.Direction == rules.Inbound {
+		return out, r.arrive(p, out.sequence, zones)
+	}
+	uid, gid, err := r.users.outside(p.UID, p.GID)
+	if err != nil {
+		return out, err
+	}
+	if want.Kind == rules.Reset {
+		out.refused, out.release, err = connect(p, uid, gid)
+		return out, err
+	}
+	if out.release, err = reserve(p); err != nil {
+		return out, err
+	}
+	packet := encode(*p, form{flags: flagSYN, sequence: out.sequence, hops: firstHop,
+		spoilt: want.Kind == rules.Leaves || p.Protocol == rules.UDP})
+	if err := sendRaw(*p, uid, gid, packet); err != nil {
+		out.release()
+		return out, fmt.Errorf("send %s: %w", *p, err)
+	}
+	return out, nil
+}
+
+// arrive lets the packet arrive by its interface, from a port of which the kernel knows no connection.
+func (r *run) arrive(p *rules.Packet, sequence uint32, zones []uint16) error {
+	if r.arrives != nil {
+		return r.arrives
+	}
+	for {
+		p.Source = netip.AddrPortFrom(p.Source.Addr(), uint16(anyPort+rand.IntN(20000)))
+		known, err := track(*p, zones)
+		if err != nil {
+			return err
+		}
+		if known == nil {
+			break
+		}
+	}
+	r.arrives = r.give(*p, form{flags: flagSYN, sequence: sequence, hops: anyHop})
+	return r.arrives
+}
+
+func (r *run) give(p rules.Packet, f form) error {
+	l := r.links[p.In]
+	return r.injector.inject(l.index, frame(l.mac, p, encode(p, f)))
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// ErrUnknown is within the error about a sandbox of which nothing is remembered.
+var ErrUnknown = errors.New("is not known: it is gone, or does not belong to the mesh")
+
+// errNotTakenOver is that of a sandbox for which there is no plan yet.
+var errNotTakenOver = errors.New("was there before meshnetd and has not been looked at yet, so that there is nothing to compare with: " +
+	"wait for the next audit, or repair it")
+
+// Sandbox returns what is known of a sandbox; false where that is nothing.
+func (e *Enforcer) Sandbox(id string) (Sandbox, bool) { return e.sandboxes.get(id) }
+
+// Compare reads the kernel rule by rule and returns every way in which a sandbox's namespace does not hold the
+// plan that is remembered for it. It changes nothing, in the kernel or in what is remembered. Its outcome has no
+// result unless it fails.
+func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
+	known, ok := e.sandboxes.get(id)
+	o := begin(ByHand, known.Pod)
+	o.Decision, o.Plan, o.key, o.node, o.Known = known.Decision, known.Plan, known.key, known.node, known.enrolled()
+	o = e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
+		switch {
+		case !ok:
+			return fmt.Errorf("sandbox %s %w", id, ErrUnknown)
+		case known.State == StatePending:
+			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
+		}
+		return e.visit(ctx, o, func(ns entered) (err error) {
+			if err := known.in(ns); err != nil {
+				return err
+			}
+			o.Differences, err = e.differences(ctx, ns, o)
+			return err
+		})
+	})
+	o.Took = time.Since(o.Began)
+	return o
+}
+
+// Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with
+// before. Where that would leave out or refuse a pod that has rules, they are brought back as they were: a running
+// pod does not lose its rules by a command. The differences of the outcome are those that were found.
+func (e *Enforcer) Repair(ctx context.Context, id string) Outcome {
+	known, ok := e.sandboxes.get(id)
+	o := begin(ByHand, known.Pod)
+	o.Decision = known.Decision
+	if !ok {
+		o.Result, o.Err = Failed, fmt.Errorf("sandbox %s %w", id, ErrUnknown)
+		return o
+	}
+	o = e.try(ctx, o, e.restore)
+	o.Took = time.Since(o.Began)
+	if o.Changed || o.Err != nil {
+		e.record(o)
+	}
+	return o
+}
+
+func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
+	return e.visit(ctx, o, func(ns entered) error {
+		known, ok := e.sandboxes.get(o.Pod.SandboxID) // read again, with the lock held
+		if !ok {
+			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
+		}
+		if err := known.in(ns); err != nil {
+			return err
+		}
+		o.Stage, o.Pod, o.Known = StageDecide, known.Pod, known.enrolled()
+		e.decide(o)
+		switch {
+		case o.Decision.Action == rules.Enrol:
+			if err := e.plan(ns, o); err != nil {
+				return err
+			}
+		case o.Known:
+			o.Result, o.Err = "", nil
+			o.Decision, o.node = known.Decision, known.node
+			o.planned(known.Plan)
+		case e.shownByContainers(*o):
+			if err := e.clear(ctx, ns, o); err != nil {
+				return err
+			}
+			e.remember(o, StateExempt, "")
+			return nil
+		default:
+			return nil
+		}
+		return e.mend(ctx, ns, o, known)
+	})
+}
+
+// mend keeps what was found, which a look at the repaired rules would forget.
+func (e *Enforcer) mend(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
+	found, err := e.differences(ctx, ns, o)
+	if err != nil {
+		return err
+	}
+	o.Running = known.State == StateUnprotected && known.running
+	o.Drifted = o.Known && known.key == o.key && len(found) > 0
+	err = e.make(ctx, ns, o)
+	if err == nil {
+		o.Differences = found
+	}
+	return err
+}
+
+// in returns an error where the path of the sandbox leads to another namespace than it did. One that was never
+// entered has no other.
+func (s Sandbox) in(ns entered) error {
+	if s.NetNS != (netns.ID{}) && s.NetNS != ns.ID() {
+		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
+	}
+	return nil
+}

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// checked is a protected pod with a proxy and an app, in which packets are sent.
+type checked struct {
+	pair
+	app     *program // listens on 18082, which is excluded
+	enforce *daemon.Enforcer
+	spec    rules.Pod
+}
+
+const special = "10.8.0.0/16,fd08::/64"
+
+func newChecked(t *testing.T, variant, mode string) checked {
+	t.Helper()
+	pod := meshed("", "sidecar.istio.io/interceptionMode", mode, "traffic.sidecar.istio.io/excludeOutboundPorts", "19091",
+		"traffic.sidecar.istio.io/excludeOutboundIPRanges", special, "traffic.sidecar.istio.io/excludeInboundPorts", "18082")
+	pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true", "ISTIO_META_DNS_CAPTURE": "true"}}}
+	var transparent []string
+	if mode == "TPROXY" {
+		transparent = []string{"--transparent"}
+	}
+	c := checked{pair: newPair(t, variant, istio.Standard(), pod, transparent...), enforce: newEnforcer(t, variant, istio.Standard()), spec: pod}
+	c.spec.NetNS = c.pod.Path
+	c.app = start(t, c.pod, app, app, "serve", "0.0.0.0:18082", "excluded").listening(t, "0.0.0.0:18082")
+	return c
+}
+
+// send sends the packets for the plan that the pod is to hold.
+func (c checked) send(t *testing.T) []traffic.Check {
+	t.Helper()
+	o := c.enforce.Verify(within(t, 10*time.Second), c.spec)
+	if o.Err != nil {
+		t.Fatal(o.Err)
+	}
+	return sendIn(t, c.pod.Path, o.Plan)
+}
+
+func sendIn(t *testing.T, path string, plan rules.Plan) []traffic.Check {
+	t.Helper()
+	host, err := netns.Host("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := netns.Open(path, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	checks, err := traffic.Run(within(t, time.Minute), ns, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return checks
+}
+
+// right fails the test for every check that does not show what the rules say.
+func right(t *testing.T, checks []traffic.Check) {
+	t.Helper()
+	for _, c := range checks {
+		if c.Verdict != traffic.Right {
+			t.Error(c)
+		}
+	}
+}
+
+// places counts what the checks saw, for those that are right.
+func places(checks []traffic.Check) map[string]int {
+	n := map[string]int{}
+	for _, c := range checks {
+		if c.Verdict == traffic.Right {
+			n[fmt.Sprintf("%d %s %s %d", c.Packet.Family(), c.Packet.Protocol, c.Seen.Kind, c.Seen.Port)]++
+		}
+	}
+	return n
+}
+
+// Right rules pass, everything that they speak of is tried in both families, nobody gets a connection, and the
+// kernel remembers none.
+func TestTrafficOfRightRules(t *testing.T) {
+	for mode, captured := range map[string]rules.EndKind{"REDIRECT": rules.Redirected, "TPROXY": rules.TProxied} {
+		t.Run(mode, func(t *testing.T) {
+			forEachBackend(t, func(t *testing.T, variant string) {
+				c := newChecked(t, variant, mode)
+				checks := c.send(t)
+				right(t, checks)
+				seen := places(checks)
+				for _, family := range []string{"4 ", "6 "} {
+					for _, place := range []string{"tcp redirected 15001", "tcp " + string(captured) + " 15006", "tcp redirected 15053",
+						"udp redirected 15053", "tcp delivered 18082", "tcp delivered 15020", "tcp leaves 0", "udp leaves 0"} {
+						if seen[family+place] == 0 {
+							t.Errorf("no packet for %s; all: %v", family+place, seen)
+						}
+					}
+				}
+				if left := tracked(t, c.pod.Path); len(left) > 0 {
+					t.Errorf("the kernel remembers %v", left)
+				}
+				c.nobodyNoticed(t)
+			})
+		})
+	}
+}
+
+// tracked returns the connections of a namespace to or from addresses that are nobody's.
+func tracked(t *testing.T, path string) []string {
+	t.Helper()
+	ns, err := netns.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var found []string
+	if err := ns.Do(func() error {
+		for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			if err != nil {
+				return err
+			}
+			for _, f := range flows {
+				for _, nobody := range []string{"192.0.2.", "2001:db8:", "10.8.", "fd08:", "127.0.0.6", "::6"} {
+					if strings.Contains(f.Forward.SrcIP.String()+" "+f.Forward.DstIP.String(), nobody) {
+						found = append(found, f.String())
+						break
+					}
+				}
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// nobodyNoticed proves that the first connections that the app and the proxy accept are those made now.
+func (c checked) nobodyNoticed(t *testing.T) {
+	t.Helper()
+	c.try(t, attempt{"peer", app, "tcp4", pod4 + ":18082", "excluded"})
+	if e := c.app.accepted(t); !strings.HasPrefix(e.Peer, "10.9.0.2:") {
+		t.Errorf("the app accepted %+v", e)
+	}
+	c.try(t, attempt{"pod", app, "tcp4", peer4 + ":19090", "outbound"})
+	if e := c.proxy.accepted(t); e.OriginalDst != peer4+":19090" {
+		t.Errorf("the proxy accepted %+v", e)
+	}
+}
+
+// breakage is something that goes wrong with rules, and what a check then says.
+type breakage struct {
+	name   string
+	mode   string // REDIRECT or TPROXY
+	script string // $IPT and $IP6T are the programs
+	finds  string // in the line of a check
+	unseen bool   // the comparison of rules does not see it
+}
+
+// Whatever iptables can do to the rules.
+var breakages = []breakage{
+	{"jump deleted", "REDIRECT", "$IPT -t nat -D OUTPUT -j ISTIO_OUTPUT", "192.0.2.1:443 of uid 1000 gid 1000: leaves for 192.0.2.1:443 by eth0; the rules say: redirected to port 15001", false},
+	{"jump deleted, IPv6", "REDIRECT", "$IP6T -t nat -D OUTPUT -j ISTIO_OUTPUT", "[2001:db8::1]:443 of uid 1000 gid 1000: leaves for", false},
+	{"port changed", "REDIRECT", "$IPT -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15002", "redirected to port 15002", false},
+	{"rule in front", "REDIRECT", "$IPT -t nat -I OUTPUT -p tcp --dport 443 -j RETURN", "192.0.2.1:443 of uid 1000 gid 1000: leaves", false},
+	{"the proxy is captured", "REDIRECT", "$IPT -t nat -D ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN", "of uid 1337 gid 1000: redirected to port 15001", false},
+	{"the proxy's group is captured", "REDIRECT", "$IPT -t nat -D ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN", "of uid 1000 gid 1337: redirected to port 15001", false},
+	{"an excluded port is captured", "REDIRECT", "$IPT -t nat -D ISTIO_OUTPUT -p tcp --dport 19091 -j RETURN", ":19091 of uid 1000 gid 1000: redirected to port 15001", false},
+	{"an excluded range is captured", "REDIRECT", "$IPT -t nat -D ISTIO_OUTPUT -d 10.8.0.0/16 -j RETURN", "the app, to 10.8.0.0/16", false},
+	{"inbound jump deleted", "REDIRECT", "$IPT -t nat -D PREROUTING -p tcp -j ISTIO_INBOUND", "to 10.9.0.1:18080 in by eth0: delivered to 10.9.0.1:18080", false},
+	{"an excluded inbound port is captured", "REDIRECT", "$IPT -t nat -D ISTIO_INBOUND -p tcp --dport 18082 -j RETURN", "to 10.9.0.1:18082 in by eth0: redirected to port 15006", false},
+	{"lookups by UDP leave", "REDIRECT", "$IPT -t nat -F ISTIO_OUTPUT_DNS", "udp 10.9.0.1", false},
+	{"lookups share a zone", "REDIRECT", "$IPT -t raw -F ISTIO_OUTPUT_DNS", "redirected to port 15053, original destination 192.0.2.1:53; the rules say: redirected to port 15053, original destination 192.0.2.1:53 zone 2", false},
+	{"all is gone", "REDIRECT", "$IPT -t nat -F; $IPT -t raw -F; $IP6T -t nat -F; $IP6T -t raw -F", "to [fd09::1]:18080 in by eth0: delivered", false},
+	{"TPROXY jump deleted", "TPROXY", "$IPT -t mangle -D PREROUTING -p tcp -j ISTIO_INBOUND", "to 10.9.0.1:18080 in by eth0: delivered to 10.9.0.1:18080; the rules say: tproxied", false},
+	{"TPROXY to another listener", "TPROXY", "$IPT -t mangle -R ISTIO_TPROXY 1 ! -d 127.0.0.1/32 -p tcp -j TPROXY --on-port 15001 --on-ip 0.0.0.0 --tproxy-mark 1337", "to 10.9.0.1:18080 in by eth0: dropped; the rules say: tproxied", false},
+	{"policy route deleted", "TPROXY", "ip rule del fwmark 1337 lookup 133", "through the pod", false},
+	{"policy route deleted, IPv6", "TPROXY", "ip -6 rule del fwmark 1337 lookup 133", "through the pod: tcp [2001:db8::1]", false},
+}
+
+// What the rules of others do beside those of any backend. Their text is not ours to compare.
+var beside = []breakage{
+	{"another table redirects earlier", "REDIRECT", `nft add table ip other; nft add chain ip other c '{ type nat hook output priority -150; }'; nft add rule ip other c tcp dport 443 redirect to :9999`,
+		"192.0.2.1:443 of uid 1000 gid 1000: redirected to port 9999", true},
+	{"another table takes the app's port", "TPROXY", `nft add table inet other; nft add chain inet other c '{ type nat hook prerouting priority -150; }'; nft add rule inet other c tcp dport 18080 redirect to :9999`,
+		"to [fd09::1]:18080 in by eth0: redirected to port 9999", true},
+	{"another table drops on the way in", "REDIRECT", `nft add table inet other; nft add chain inet other c '{ type filter hook input priority 0; }'; nft add rule inet other c tcp dport 15001 drop`,
+		"somebody listens there and does not get it", true},
+	{"another table drops on the way out", "REDIRECT", `nft add table inet other; nft add chain inet other c '{ type filter hook output priority 0; }'; nft add rule inet other c meta skuid 1337 drop`,
+		"of uid 1337 gid 1000: dropped; the rules say: leaves", true},
+	{"another table tracks nothing", "REDIRECT", `nft add table inet other; nft add chain inet other c '{ type filter hook prerouting priority -400; }'; nft add rule inet other c iifname eth0 notrack`,
+		"to 10.9.0.1:18080 in by eth0: delivered to 10.9.0.1:18080", true},
+}
+
+// The same in nf_tables' own kind of rules.
+var native = []breakage{
+	{"jump deleted", "REDIRECT", "nft flush chain inet meshnetd ip-nat-OUTPUT", "192.0.2.1:443 of uid 1000 gid 1000: leaves", false},
+	{"rule in front", "REDIRECT", "nft insert rule inet meshnetd ip6-nat-OUTPUT tcp dport 443 return", "[2001:db8::1]:443 of uid 1000 gid 1000: leaves", false},
+	{"port changed", "REDIRECT", "nft flush chain inet meshnetd ip-nat-ISTIO_IN_REDIRECT; nft add rule inet meshnetd ip-nat-ISTIO_IN_REDIRECT meta l4proto tcp redirect to :15001",
+		"to 10.9.0.1:18080 in by eth0: redirected to port 15001", false},
+	{"policy route deleted", "TPROXY", "ip rule del fwmark 1337 lookup 133", "through the pod", false},
+}
+
+// Every kind of broken rule is found, and nothing else once it is mended.
+func TestTrafficFindsBrokenRules(t *testing.T) {
+	forEachBackend(t, func(t *testing.T, variant string) {
+		all := append(slices.Clone(beside), breakages...)
+		if variant == backend.NFTables { // iptables cannot change those
+			all = append(slices.Clone(beside), native...)
+		}
+		for _, mode := range []string{"REDIRECT", "TPROXY"} {
+			c := newChecked(t, variant, mode)
+			for _, b := range all {
+				if b.mode != mode {
+					continue
+				}
+				t.Run(b.name, func(t *testing.T) {
+					c.pod.Run(t, "sh", "-c", "set -e; IPT=iptables"+tools(variant)+" IP6T=ip6tables"+tools(variant)+"; "+b.script)
+					c.found(t, b)
+					c.repaired(t, b)
+				})
+			}
+		}
+	})
+}
+
+func (c checked) found(t *testing.T, b breakage) {
+	t.Helper()
+	var wrong []string
+	for _, check := range c.send(t) {
+		if check.Verdict == traffic.Wrong {
+			wrong = append(wrong, check.String())
+		}
+	}
+	if !slices.ContainsFunc(wrong, func(line string) bool { return strings.Contains(line, b.finds) }) {
+		t.Errorf("no %q in\n%s", b.finds, strings.Join(wrong, "\n"))
+	}
+	o := c.enforce.Verify(within(t, 10*time.Second), c.spec)
+	if o.Err != nil || (len(o.Differences) == 0) != b.unseen {
+		t.Errorf("the comparison sees %q, %v; want nothing: %v", o.Differences, o.Err, b.unseen)
+	}
+}
+
+// repaired makes sure that it was the breakage that was found.
+func (c checked) repaired(t *testing.T, b breakage) {
+	t.Helper()
+	if b.unseen {
+		c.pod.Run(t, "sh", "-c", "nft delete table ip other 2>/dev/null || nft delete table inet other")
+	}
+	protect(t, c.enforce, c.spec)
+	right(t, c.send(t))
+	c.nobodyNoticed(t)
+}
+
+// What the other ways to treat a pod look like from within.
+func TestTrafficOfOtherPlans(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		change      func(*istio.Defaults)
+		annotations []string
+		ipv6        bool // there are rules for it
+		seen        []string
+	}{
+		{"IPv6 blocked", func(d *istio.Defaults) { d.IPv6 = istio.IPv6Block }, nil, true,
+			[]string{"4 tcp redirected 15001", "6 tcp reset 0", "6 tcp delivered 15021"}},
+		{"IPv6 around", func(*istio.Defaults) {}, nil, false, []string{"4 tcp redirected 15001", "4 tcp redirected 15006"}},
+		{"named ports in, nothing out", func(*istio.Defaults) {}, []string{"traffic.sidecar.istio.io/includeInboundPorts", "18080",
+			"traffic.sidecar.istio.io/includeOutboundIPRanges", ""}, false, []string{"4 tcp redirected 15006", "4 tcp leaves 0", "4 tcp delivered 80"}},
+		{"a range and a port out", func(*istio.Defaults) {}, []string{"traffic.sidecar.istio.io/includeOutboundIPRanges", "10.7.0.0/16",
+			"traffic.sidecar.istio.io/includeOutboundPorts", "443"}, false, []string{"4 tcp redirected 15001", "4 tcp leaves 0"}},
+		{"some groups only", func(d *istio.Defaults) { d.OwnerGroups = []uint32{2001} }, nil, false,
+			[]string{"4 tcp redirected 15001", "4 tcp leaves 0"}},
+		{"invalid packets dropped", func(d *istio.Defaults) { d.InvalidDrop = true }, nil, false, []string{"4 tcp redirected 15001", "4 tcp redirected 15006"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			forEachBackend(t, func(t *testing.T, variant string) {
+				defaults := istio.Standard()
+				tt.change(&defaults)
+				p := newPair(t, variant, defaults, meshed("", tt.annotations...))
+				pod := meshed(p.pod.Path, tt.annotations...)
+				checks := sendIn(t, p.pod.Path, newEnforcer(t, variant, defaults).Verify(within(t, 10*time.Second), pod).Plan)
+				right(t, checks)
+				for _, want := range tt.seen {
+					if places(checks)[want] == 0 {
+						t.Errorf("no packet for %s; all: %v", want, places(checks))
+					}
+				}
+				if six := slices.ContainsFunc(checks, func(c traffic.Check) bool { return c.Packet.Family() == rules.IPv6 }); six != tt.ipv6 {
+					t.Errorf("sends IPv6: %v, want %v", six, tt.ipv6)
+				}
+				if left := tracked(t, p.pod.Path); len(left) > 0 {
+					t.Errorf("the kernel remembers %v", left)
+				}
+			})
+		})
+	}
+}
+
+// What comes by an excluded interface goes to the app, and what would go through the pod is not sent.
+func TestTrafficByAnExcludedInterface(t *testing.T) {
+	for _, mode := range []string{"REDIRECT", "TPROXY"} {
+		t.Run(mode, func(t *testing.T) {
+			annotations := []string{"sidecar.istio.io/interceptionMode", mode, "traffic.sidecar.istio.io/excludeInterfaces", "net1"}
+			p := newPair(t, backend.IPTables, istio.Standard(), meshed("", annotations...), map[string][]string{"TPROXY": {"--transparent"}}[mode]...)
+			p.pod.Run(t, "sh", "-ec", "ip link add net1 type veth peer other1; ip addr add 10.5.0.1/24 dev net1; ip link set net1 up; ip link set other1 up; sysctl -qw net.ipv4.ip_forward=1")
+			plan := newEnforcer(t, backend.IPTables, istio.Standard()).Verify(within(t, 10*time.Second), meshed(p.pod.Path, annotations...)).Plan
+			seen := map[string]int{}
+			for _, c := range sendIn(t, p.pod.Path, plan) {
+				switch c.Verdict {
+				case traffic.Wrong:
+					t.Error(c)
+				case traffic.Unproven:
+					seen[c.About]++
+				case traffic.Right:
+					seen[fmt.Sprintf("%s %s %d", c.Packet.In, c.Seen.Kind, c.Seen.Port)]++
+				}
+			}
+			captured := map[string]string{"REDIRECT": "eth0 redirected 15006", "TPROXY": "eth0 tproxied 15006"}[mode]
+			for _, want := range []string{"net1 delivered 18080", captured, "out by net1"} {
+				if seen[want] == 0 {
+					t.Errorf("no %s in %v", want, seen)
+				}
+			}
+			if seen["net1 leaves 0"] > 0 {
+				t.Errorf("sends through the pod: %v", seen)
+			}
+		})
+	}
+}
+
+// In a pod without its proxy REDIRECT is seen all the same; of TPROXY it is said that it cannot be.
+func TestTrafficWithoutTheProxy(t *testing.T) {
+	for mode, want := range map[string]int{"REDIRECT": 0, "TPROXY": 1} {
+		t.Run(mode, func(t *testing.T) {
+			e := newEnforcer(t, backend.IPTables, istio.Standard())
+			ns := nstest.New(t)
+			ns.Peer(t, "10.9.0.0/24")
+			plan := protect(t, e, meshed(ns.Path, "sidecar.istio.io/interceptionMode", mode)).Plan
+			unproven := 0
+			for _, c := range sendIn(t, ns.Path, plan) {
+				switch {
+				case c.Verdict == traffic.Wrong:
+					t.Error(c)
+				case c.Verdict == traffic.Unproven && strings.Contains(c.String(), "nobody listens on port 15006"):
+					unproven = 1
+				case c.Verdict == traffic.Unproven:
+					t.Error(c)
+				}
+			}
+			if unproven != want {
+				t.Errorf("says that it cannot be proved: %d, want %d", unproven, want)
+			}
+		})
+	}
+}
+
+// The ids of a pod with users of its own are those that its processes show.
+func TestTrafficWithUsersOfItsOwn(t *testing.T) {
+	nstest.Require(t)
+	mapping := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	holder := exec.Command("cat")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: mapping, GidMappings: mapping, Pdeathsig: syscall.SIGKILL}
+	input, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := func() {
+		_ = input.Close()
+		_ = holder.Wait()
+	}
+	t.Cleanup(ended)
+	held, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = held.Close() })
+	ns := &nstest.Namespace{Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), held.Fd())}
+	ns.Run(t, "ip", "link", "set", "lo", "up")
+	ns.Peer(t, "10.9.0.0/24")
+	plan := protect(t, newEnforcer(t, backend.IPTables, istio.Standard()), meshed(ns.Path)).Plan
+	checks := sendIn(t, ns.Path, plan)
+	right(t, checks)
+	if places(checks)["4 tcp leaves 0"] == 0 || places(checks)["4 tcp redirected 15001"] == 0 {
+		t.Errorf("seen: %v", places(checks))
+	}
+	ended()
+	said := false
+	for _, c := range sendIn(t, ns.Path, plan) {
+		if c.Packet.Direction == rules.Outbound {
+			said = said || strings.Contains(c.Note, "its ids are not known")
+			if c.Verdict != traffic.Unproven {
+				t.Error(c)
+			}
+		}
+	}
+	if !said {
+		t.Error("nobody says that the ids are not known")
+	}
+}
+
+// command runs meshnetd beside a daemon, with its configuration.
+func (d meshnetd) command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", d.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+	cmd := exec.CommandContext(within(t, time.Minute), path, append(args, "--config", words[len(words)-1])...)
+	var out, failure strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &failure
+	var ended *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &ended) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), failure.String()
+}
+
+// An operator asks, sees what is wrong, repairs, and sees that it is right, on real containerds.
+func TestVerifyRunningPods(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		d := runDaemon(t, l, `on_drift = "report"`)
+		pod := runPod(t, l, "web", injected("traffic.sidecar.istio.io/excludeInboundPorts", "18081"))
+		runPod(t, l, "other", injected())
+		runPod(t, l, "outside", nil)
+		runProxy(t, pod)
+		excluded := runServer(t, pod, "18081", "excluded")
+		expect := func(code int, out, failure string, args ...string) string {
+			t.Helper()
+			gotCode, stdout, stderr := d.command(t, append([]string{"verify"}, args...)...)
+			if gotCode != code || !strings.Contains(stdout, out) || out == "" && stdout != "" || !strings.Contains(stderr, failure) || failure == "" && stderr != "" {
+				t.Errorf("verify %s: exit %d, want %d, %q, %q\n%s\n%s", strings.Join(args, " "), gotCode, code, out, failure, stdout, stderr)
+			}
+			return stdout
+		}
+		expect(0, "the kernel holds the plan", "", "default/web")
+		expect(0, "default/other: the kernel holds the plan", "", "--all")
+		expect(0, ", 0 wrong\n", "", "--traffic", "default/web")
+		expect(0, "default/other: ok", "", "--traffic", "--all")
+		expect(1, "", "no pod default/outside of the mesh runs on this node", "default/outside")
+		inNetNS(t, pod.NetNS(), "iptables-nft", "-t", "nat", "-D", "OUTPUT", "-j", "ISTIO_OUTPUT")
+		expect(4, "iptables nat: missing: -A OUTPUT -j ISTIO_OUTPUT", "1 differences", "default/web")
+		expect(4, "WRONG         the app, out of the pod", "differences", "--traffic", "default/web")
+		if all := expect(4, "default/web: iptables nat: missing", "1 differences", "--all"); !strings.Contains(all, "default/other: the kernel holds the plan") {
+			t.Errorf("says\n%s", all)
+		}
+		expect(0, "repaired: the kernel holds the plan", "", "--repair", "default/web")
+		d.event(t, "drift_repaired", "default/web")
+		if document := expect(0, `"result": "whole"`, "", "--all", "--json"); !strings.Contains(document, `"netns": "`+pod.NetNS()+`"`) {
+			t.Errorf("says\n%s", document)
+		}
+		if table := expect(0, `"verdict": "ok"`, "", "--traffic", "--json", "default/web"); strings.Contains(table, `"verdict": "wrong"`) {
+			t.Errorf("says\n%s", table)
+		}
+		for _, c := range excluded {
+			if events, err := c.Events(); err != nil || slices.ContainsFunc(events, func(e lab.Event) bool { return e.Event == "accepted" }) {
+				t.Errorf("the app noticed: %+v, %v", events, err)
+			}
+		}
+		if left := tracked(t, pod.NetNS()); len(left) > 0 {
+			t.Errorf("the kernel remembers %v", left)
+		}
+		d.terminate(t)
+	})
+}

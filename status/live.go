@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import "context"
+
+// Live is how the daemon looks at one of its sandboxes itself. Its functions may be called many times at once,
+// and end with their context.
+type Live interface {
+	// Plan returns what the sandbox is to hold.
+	Plan() Plan
+	// Verify compares the kernel with that, rule by rule, and changes nothing.
+	Verify(context.Context) Verdict
+	// Repair brings the rules back to what the configuration says today.
+	Repair(context.Context) Verdict
+}
+
+// Result is what came of a look at a sandbox.
+type Result string
+
+// The results.
+const (
+	Whole     Result = "whole"     // the kernel holds the plan
+	Different Result = "different" // it does not
+	Repaired  Result = "repaired"  // it did not, and does now
+	Exempt    Result = "exempt"    // the pod is to have no rules, and has none
+	Failed    Result = "failed"    // it could not be told, or not be repaired
+)
+
+// Verdict is what a look at a sandbox found.
+type Verdict struct {
+	Result      Result       `json:"result"`
+	Differences []string     `json:"differences"` // before the repair
+	Rules       int          `json:"rules"`       // of the plan
+	Plan        string       `json:"plan"`        // its key
+	Took        Milliseconds `json:"tookMilliseconds"`
+	Detail      string       `json:"detail,omitempty"` // why it failed, or there are no rules
+}
+
+func (v Verdict) complete() Verdict {
+	if v.Differences == nil {
+		v.Differences = []string{}
+	}
+	return v
+}
+
+// Plan is what a sandbox is to hold.
+type Plan struct {
+	NetNS    string   `json:"netns"` // path of the network namespace
+	Inode    uint64   `json:"inode"` // of the namespace that the rules were written to; 0 where there is none yet
+	Device   uint64   `json:"device"`
+	Key      string   `json:"plan"`
+	Rules    []Rule   `json:"rules"`
+	Routes   []Route  `json:"routes"`
+	Loopback []string `json:"loopback"` // addresses on lo, with the length of their prefixes
+}
+
+// Rule is one rule, in the order of its chain.
+type Rule struct {
+	Family int    `json:"family"` // 4 or 6
+	Table  string `json:"table"`
+	Chain  string `json:"chain"`
+	Rule   string `json:"rule"` // as iptables-save prints it, without "-A CHAIN"
+	Why    string `json:"why"`
+}
+
+// Route leads what has a mark to the pod itself.
+type Route struct {
+	Family int    `json:"family"`
+	Mark   uint32 `json:"mark"`
+	Table  int    `json:"table"`
+}
+
+func (p Plan) complete() Plan {
+	if p.Rules == nil {
+		p.Rules = []Rule{}
+	}
+	if p.Routes == nil {
+		p.Routes = []Route{}
+	}
+	if p.Loopback == nil {
+		p.Loopback = []string{}
+	}
+	return p
+}
