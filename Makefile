@@ -7,7 +7,7 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build demo test test-unit bench faults soak mutation fuzz lint runtimes deps clean
+.PHONY: help build demo test test-unit bench faults soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed a
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
 	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
 	@exec $(BUILD)/faults -soak $(PODS) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+
+differential: ## send random packets through random plans, and compare the kernel with the tracer
+	MESHNETD_REQUIRE=1 $(GO) test -count=1 -timeout 30m -tags differential ./integration/differential
 
 mutation: ## break every rule of every plan, and print how many of the breaks some packet notices
 	$(GO) run ./rules/istio/mutation

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && differential
+
+package differential
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/istio/generate"
+)
+
+// backends with the share of the packets that each is given: programs take longer to write a plan.
+var backends = []struct {
+	name    string
+	percent int
+}{{backend.IPTables, 100}, {backend.NFTables, 100}, {"iptables-nft", 40}, {"iptables-legacy", 20}}
+
+func firewall(t testing.TB, name string) *backend.Backend {
+	t.Helper()
+	isolated, err := netns.Isolate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(isolated.Close)
+	b, err := backend.Find(t.Context(), name, false, isolated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// fromEnvironment reads a number, such as MESHNETD_PAIRS=100000 for a longer run.
+func fromEnvironment(t *testing.T, name string, standard uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return standard
+	}
+	n, err := strconv.ParseUint(text, 0, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// Packets of every kind through random plans end in the kernel where the tracer says.
+func TestRandomPlans(t *testing.T) {
+	const perPlan = 60
+	pairs := fromEnvironment(t, "MESHNETD_PAIRS", 2000)
+	first := fromEnvironment(t, "MESHNETD_SEED", rand.Uint64()>>16)
+	for _, b := range backends {
+		t.Run(b.name, func(t *testing.T) {
+			g := newGallery(t, firewall(t, b.name))
+			c := newCounts()
+			for seed := first; c.sent < max(1, int(pairs)*b.percent/100); seed++ {
+				setting, packets := g.draw(rand.New(rand.NewPCG(seed, 0)), perPlan)
+				shots, err := g.fire(t.Context(), setting.Plan, setting.Plan, packets)
+				if err != nil {
+					t.Fatalf("MESHNETD_SEED=%d: %v", seed, err)
+				}
+				for _, s := range shots {
+					if !c.count(b.name, s) {
+						f := g.shrink(t.Context(), failure{&setting, setting.Plan, s.packet, s})
+						t.Fatalf("MESHNETD_SEED=%d: the tracer and the kernel differ:\n%s", seed, f)
+					}
+				}
+			}
+			t.Logf("MESHNETD_SEED=%d: %s", first, c)
+		})
+	}
+}
+
+// counts is what was sent and what was not.
+type counts struct {
+	sent   int
+	ends   map[string]int
+	cannot map[string]int
+}
+
+func newCounts() *counts { return &counts{ends: map[string]int{}, cannot: map[string]int{}} }
+
+// count tells whether the tracer and the kernel agree about a packet.
+func (c *counts) count(backend string, s *shot) bool {
+	if s.cannot == "" {
+		s.cannot = knownDifference(backend, s)
+	}
+	if s.cannot != "" {
+		c.cannot[s.cannot]++
+		return true
+	}
+	c.sent++
+	c.ends[s.want.kind]++
+	return s.got == s.want
+}
+
+func (c *counts) String() string {
+	return fmt.Sprintf("%d packets ended where the tracer said: %v\nnot sent: %v", c.sent, c.ends, c.cannot)
+}
+
+// knownDifference tells why a backend may do something else with a packet.
+func knownDifference(name string, s *shot) string {
+	if name == backend.NFTables && s.packet.State == rules.StateUntracked && zoned(s.path) {
+		return "untracked, and in a zone by a rule: nf_tables' own kind of zone tracks it all the same"
+	}
+	return ""
+}
+
+// named is a plan with a name for messages.
+type named struct {
+	name string
+	plan rules.Plan
+}
+
+// recordedPlans returns the different plans of the recorded pods, of all or of those with a name.
+func recordedPlans(t *testing.T, names ...string) []named {
+	t.Helper()
+	var all []named
+	seen := map[string]bool{}
+	for _, c := range plans.Recorded(t) {
+		plan := plans.Of(t, istio.Standard(), c.Pod())
+		if !seen[plan.Key()] && (len(names) == 0 || slices.Contains(names, c.Name)) {
+			seen[plan.Key()] = true
+			all = append(all, named{c.Name, plan})
+		}
+	}
+	return all
+}
+
+// drawnPlans returns plans of pods that say what no recorded one does.
+func drawnPlans(n uint64) []named {
+	var all []named
+	for seed := range n {
+		setting := generate.Draw(rand.New(rand.NewPCG(seed, 0)))
+		all = append(all, named{fmt.Sprintf("drawn with seed %d", seed), setting.Plan})
+	}
+	return all
+}
+
+// tellAll finds out what tells the changes of plans.
+func tellAll(t *testing.T, w *world, all []named) []subject {
+	t.Helper()
+	var subjects []subject
+	for _, n := range all {
+		var witnesses []rules.Packet
+		for _, rs := range n.plan.Rulesets() {
+			if !rs.Empty() {
+				witnesses = append(witnesses, generate.Witnesses(rs, w.interfaces)...)
+			}
+		}
+		s, err := w.tell(n.name, n.plan, witnesses)
+		if err != nil {
+			t.Fatal(err)
+		}
+		subjects = append(subjects, s)
+	}
+	return subjects
+}
+
+// Every rule of the plans of the recorded pods, and of others, is met by packets that would end elsewhere if the
+// rule were not there, or if it asked for one thing less: they end where the tracer says.
+func TestWitnesses(t *testing.T) {
+	w := newWorld(t)
+	recorded, drawn := tellAll(t, w, recordedPlans(t)), tellAll(t, w, drawnPlans(16))
+	score(t, "recorded", recorded)
+	score(t, "drawn", drawn)
+	all := slices.Concat(recorded, drawn)
+	for _, b := range backends {
+		t.Run(b.name, func(t *testing.T) {
+			g, c := newGallery(t, firewall(t, b.name)), newCounts()
+			for _, s := range all {
+				for packets := s.packets(); len(packets) > 0; {
+					shots, err := g.fire(t.Context(), s.plan, s.plan, packets)
+					if err != nil {
+						t.Fatalf("%s: %v", s.name, err)
+					}
+					packets = nil
+					for _, shot := range shots {
+						if shot.cannot == sameSource {
+							packets = append(packets, shot.packet) // next time
+						} else if !c.count(b.name, shot) {
+							f := g.shrink(t.Context(), failure{plan: s.plan, packet: shot.packet, shot: shot})
+							t.Fatalf("%s: the tracer and the kernel differ:\n%s", s.name, f)
+						}
+					}
+				}
+			}
+			t.Log(c)
+			if len(c.cannot) > 0 {
+				t.Error("these packets tell changes, and were not sent")
+			}
+		})
+	}
+}
+
+// score prints how many changes are told. A rule that is left out is told by a packet that can be sent, or by
+// none at all.
+func score(t *testing.T, which string, all []subject) {
+	t.Helper()
+	var whole, parts struct{ told, untold, same int }
+	for _, s := range all {
+		for _, told := range s.told {
+			if told.condition < 0 {
+				whole.told++
+			} else {
+				parts.told++
+			}
+		}
+		for i, c := range s.untold {
+			if c.condition < 0 {
+				whole.untold++
+				t.Errorf("%s: %s: told only by packets that are not sent: %s", s.name, c, s.reasons[i])
+			} else {
+				parts.untold++
+			}
+		}
+		for _, c := range s.same {
+			if c.condition < 0 {
+				whole.same++
+			} else {
+				parts.same++
+			}
+		}
+	}
+	t.Logf("%d %s plans. Of their rules, packets tell %d; %d make no difference to any packet.", len(all), which, whole.told, whole.same)
+	t.Logf("Of the conditions of their rules, packets tell %d, and %d only by packets that are not sent; %d make no difference.",
+		parts.told, parts.untold, parts.same)
+	if whole.told == 0 || parts.told == 0 {
+		t.Error("no change is told")
+	}
+}
+
+// A rule that is missing in the kernel, or asks for one thing less there than it should, is noticed: by the
+// packet that tells it. This is what makes the other tests worth something.
+func TestChangesInTheKernelAreNoticed(t *testing.T) {
+	subjects := tellAll(t, newWorld(t), recordedPlans(t, "dns", "dns_tproxy"))
+	if len(subjects) != 2 {
+		t.Fatalf("%d recorded pods have these names, want 2", len(subjects))
+	}
+	for _, b := range backends[:2] {
+		t.Run(b.name, func(t *testing.T) {
+			g := newGallery(t, firewall(t, b.name))
+			changes := 0
+			for _, s := range subjects {
+				for _, told := range s.told {
+					if _, save := told.rule.Target.(rules.SaveMark); !recognized(told.plan) || save && told.condition >= 0 {
+						continue // it would stay for ever; and what it saves, the answers save again
+					}
+					shots, err := g.fire(t.Context(), s.plan, told.plan, []rules.Packet{told.packet})
+					if err != nil {
+						t.Fatalf("%s: %v", told, err)
+					}
+					changes++
+					if shot := shots[0]; shot.cannot != "" || shot.got == shot.want {
+						t.Errorf("not noticed: %s\n%s%s %v", told, shot.path, shot.cannot, shot.got)
+					}
+				}
+			}
+			t.Logf("%d changes", changes)
+		})
+	}
+}
