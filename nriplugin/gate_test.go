@@ -222,6 +222,7 @@ func TestCutInTheMiddle(t *testing.T) {
 			})
 			p := run(t, socket, enforcer)
 			rt.connected(t)
+			receive(t, "Synced", p.synced) // the runtime may ask before; only a session that was ready is lost
 			answer := make(chan error, 1)
 			go func() { answer <- h.ask(t, rt, meshed("a")) }()
 			receive(t, "the question", entered)

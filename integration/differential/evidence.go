@@ -236,7 +236,7 @@ func (e *evidence) arrival(s *shot) (arrival, bool) {
 				return a, true
 			}
 		}
-		if err := e.gallery.inPod.wait(patience); err != nil {
+		if err := e.gallery.inPod.wait(e.gallery.wait); err != nil {
 			return arrival{}, false
 		}
 		more, err := e.gallery.inPod.take()

@@ -36,13 +36,14 @@ type gallery struct {
 	inPod, inPeer     *listeners
 	port              uint16 // the last of its own that a connection was given
 	shots             int
+	wait              int            // for a listener that should have got something, in milliseconds
 	markers           map[string]int // sockets by interface; "" is the pod's
 }
 
 func newGallery(t testing.TB, firewall daemon.Firewall) *gallery {
 	t.Helper()
 	w := newWorld(t)
-	g := &gallery{world: w, firewall: firewall, port: firstPort, markers: map[string]int{}}
+	g := &gallery{world: w, firewall: firewall, port: firstPort, wait: patience, markers: map[string]int{}}
 	var err error
 	fail := func() {
 		t.Helper()

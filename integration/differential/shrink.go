@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -24,13 +25,17 @@ type failure struct {
 	shot    *shot
 }
 
-// shrink leaves out of the pod, of the plan and of the packet what the failure does not need.
+// shrink leaves out of the pod, of the plan and of the packet what the failure does not need. It takes a minute
+// at most, and afterwards the gallery is of no more use: what it waits for need not be certain to come.
 func (g *gallery) shrink(ctx context.Context, f failure) failure {
+	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	g.wait = 500
 	f, ok := g.again(ctx, f)
 	if !ok {
 		return f // only among others: there is nothing to leave out
 	}
-	for smaller := true; smaller; {
+	for smaller := true; smaller && ctx.Err() == nil; {
 		smaller = false
 		for _, try := range slices.Concat(f.plainerSettings(), f.smallerPlans(), f.plainerPackets()) {
 			if next, ok := g.again(ctx, try); ok {
