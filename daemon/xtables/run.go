@@ -62,7 +62,7 @@ func (t *Tables) run(ctx context.Context, ns *netns.Namespace, tool, input strin
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = 100 * time.Millisecond
+	cmd.WaitDelay = time.Second // a busy node takes its time to hand over the last output
 
 	if err := t.isolated.Do(ctx, ns, cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", tool, err)
