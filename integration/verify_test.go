@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
@@ -73,11 +74,37 @@ func sendIn(t *testing.T, path string, plan rules.Plan) []traffic.Check {
 		t.Fatal(err)
 	}
 	defer ns.Close()
+	settled(t, ns)
 	checks, err := traffic.Run(within(t, time.Minute), ns, plan)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return checks
+}
+
+// settled waits until the kernel uses every address of the namespace: until then packets for it do not stay there.
+func settled(t *testing.T, ns *netns.Namespace) {
+	t.Helper()
+	for ctx := within(t, 10*time.Second); ; {
+		var late []string
+		if err := ns.Do(func() error {
+			addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+			for _, a := range addrs {
+				if routes, err := netlink.RouteGet(a.IP); !a.IP.IsLinkLocalUnicast() && (err != nil || routes[0].Type != unix.RTN_LOCAL) {
+					late = append(late, a.String())
+				}
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if len(late) == 0 {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("not in use: %v", late)
+		}
+	}
 }
 
 // right fails the test for every check that does not show what the rules say.

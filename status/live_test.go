@@ -103,14 +103,14 @@ func TestLiveRequests(t *testing.T) {
 	}
 }
 
-// A look may take longer than a client may take to ask, and ends with the client.
+// A look may take longer than a client may take for the answer, and ends with the client.
 func TestLongLook(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 1)
 	socket := servePods(t, map[string]Live{
 		"slow": pod{verify: func(ctx context.Context) Verdict {
 			select {
-			case <-time.After(requestLimit + 200*time.Millisecond):
+			case <-time.After(answerLimit + 200*time.Millisecond):
 				return someVerdict
 			case <-ctx.Done():
 				return Verdict{Result: Failed}

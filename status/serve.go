@@ -108,9 +108,9 @@ func answer(say func(*http.Request) (any, error)) http.HandlerFunc {
 			http.Error(w, "a request has no body here", http.StatusBadRequest)
 			return
 		}
-		// A look at a sandbox may take longer than a client may to ask and to take the answer.
+		// A look at a sandbox may take longer than a client may to take the answer.
 		conn := http.NewResponseController(w)
-		_ = errors.Join(conn.SetReadDeadline(time.Now().Add(lookLimit)), conn.SetWriteDeadline(time.Now().Add(lookLimit+answerLimit)))
+		_ = conn.SetWriteDeadline(time.Now().Add(lookLimit + answerLimit))
 		said, err := say(r)
 		if errors.Is(err, errGone) { // not 404, which a daemon that knows no sandboxes says
 			http.Error(w, err.Error(), http.StatusGone)

@@ -76,6 +76,7 @@ func TestJudge(t *testing.T) {
 		{"lookup", lookup, zoned, to(home, 15053, 2), nil, false, waiting, sees, Right, rules.Redirected, ""},
 		{"lookup in another zone", lookup, zoned, to(home, 15053, 0), nil, false, waiting, sees, Wrong, rules.Redirected, ""},
 		{"tproxied", in, inward, to(pod, 8080, 0), []listener{proxy6}, false, waiting, sees, Right, rules.TProxied, ""},
+		{"tproxied, and noise elsewhere", in, inward, to(pod, 8080, 0), []listener{proxy1, proxy6}, false, waiting, sees, Right, rules.TProxied, ""},
 		{"tproxied to the outbound listener", in, inward, to(pod, 8080, 0), []listener{proxy1}, false, waiting, sees, Wrong, rules.TProxied, ""},
 		{"the app has it", in, inward, to(pod, 8080, 0), []listener{webApp}, false, waiting, sees, Wrong, rules.Delivered, ""},
 		{"nobody has it", in, inward, nil, nil, false, waiting, sees, Wrong, rules.Dropped, ""},

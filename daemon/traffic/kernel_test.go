@@ -30,7 +30,206 @@ func joined(t *testing.T) *netns.Namespace {
 		t.Fatal(err)
 	}
 	t.Cleanup(ns.Close)
+	inUse(t, ns, "10.9.0.1", "fd09::1")
 	return ns
+}
+
+// inUse waits until the kernel uses the addresses.
+func inUse(t *testing.T, ns *netns.Namespace, addrs ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		var late error
+		if err := ns.Do(func() error {
+			s, err := look()
+			for _, addr := range addrs {
+				late = errors.Join(late, s.inUse(netip.MustParseAddr(addr)))
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if late == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(late)
+		}
+	}
+}
+
+// A pod that has just started has an address that its kernel does not use yet: no rule is wrong for that.
+func TestAddressNotInUseYet(t *testing.T) {
+	pod := nstest.New(t)
+	pod.Peer(t, "10.9.0.0/24")
+	pod.Run(t, "sh", "-ec", "ip -6 addr add fd09::1/64 dev eth0; ip -6 route add default dev eth0 src fd09::1 2>/dev/null || ip -6 route add default dev eth0")
+	ns, err := netns.Open(pod.Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	plan := planFor(t, false)
+	if _, err := nftables.New(nftables.Dialect("nftables")).Apply(t.Context(), ns, plan); err != nil {
+		t.Fatal(err)
+	}
+	checks, err := Run(t.Context(), ns, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for _, c := range checks {
+		said = said || strings.Contains(c.Note, "fd09::1 yet")
+		if c.Verdict == Wrong {
+			t.Error(c)
+		}
+	}
+	if !said {
+		t.Log("the kernel was faster: it looks for a second, and a machine may stand still for that")
+	}
+}
+
+// Whether a listener on :: is one for IPv4 too is the socket's to say.
+func TestReadListeners(t *testing.T) {
+	ns := joined(t)
+	if err := ns.Do(func() error {
+		for only, port := range map[int]uint16{0: 7000, 1: 7001} {
+			fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = unix.Close(fd) })
+			err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only),
+				unix.Bind(fd, sockaddr(netip.AddrPortFrom(netip.IPv6Unspecified(), port))), unix.Listen(fd, 1))
+			if err != nil {
+				return err
+			}
+		}
+		all, err := readListeners()
+		for _, l := range all {
+			if l.only6 != (l.at.Port() == 7001) {
+				t.Errorf("%s: only IPv6 %v", l.at, l.only6)
+			}
+		}
+		if len(all) != 2 {
+			t.Errorf("%d listeners", len(all))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What leaves the pod cannot be taken by anybody and goes no further than to the node; a lookup does not come to
+// the agent.
+func TestWhatLeaves(t *testing.T) {
+	pod := nstest.New(t)
+	peer, err := netns.Open(pod.Peer(t, "10.9.0.0/24", "fd09::/64").Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	ns, err := netns.Open(pod.Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	inUse(t, ns, "10.9.0.1", "fd09::1")
+	plan := planFor(t, true)
+	if _, err := nftables.New(nftables.Dialect("nftables")).Apply(t.Context(), ns, plan); err != nil {
+		t.Fatal(err)
+	}
+	wire, agent := none, none
+	t.Cleanup(func() { _ = errors.Join(unix.Close(wire), unix.Close(agent)) })
+	if err := peer.Do(func() (err error) {
+		const all = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL<<8&0xffff // in the order of the network
+		wire, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Do(func() (err error) {
+		agent, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		return errors.Join(err, unix.Bind(agent, sockaddr(netip.MustParseAddrPort("127.0.0.1:15053"))))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	checks, err := Run(t.Context(), ns, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := Counts(checks)[Wrong]; n > 0 {
+		t.Errorf("%d are wrong", n)
+	}
+	seen := 0
+	for b := make([]byte, 2048); ; {
+		n, _, err := unix.Recvfrom(wire, b, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, number, hops, body, ok := decoded(b[:n]); ok {
+			seen++
+			if hops != firstHop || checksum(pseudoHeader(p, number, len(body)), body) == 0 {
+				t.Errorf("%s to %s leaves with %d hops, and can be taken", p.Source, p.Destination, hops)
+			}
+		}
+	}
+	if seen == 0 {
+		t.Error("nothing leaves")
+	}
+	if _, _, err := unix.Recvfrom(agent, make([]byte, 16), 0); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("the agent got a lookup: %v", err)
+	}
+}
+
+// decoded reads a TCP or UDP packet that was sent from the pod.
+func decoded(b []byte) (p rules.Packet, number, hops byte, body []byte, ok bool) {
+	var from, to netip.Addr
+	switch {
+	case len(b) >= 28 && b[0] == 0x45:
+		number, hops, body = b[9], b[8], b[20:]
+		from, to = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+	case len(b) >= 48 && b[0]>>4 == 6:
+		number, hops, body = b[6], b[7], b[40:]
+		from, to = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+	default:
+		return p, 0, 0, nil, false
+	}
+	p = rules.Packet{Source: netip.AddrPortFrom(from, 0), Destination: netip.AddrPortFrom(to, 0)}
+	own := from == netip.MustParseAddr("10.9.0.1") || from == netip.MustParseAddr("fd09::1")
+	return p, number, hops, body, own && (number == unix.IPPROTO_TCP || number == unix.IPPROTO_UDP)
+}
+
+// The one connection that somebody can get, where a reset is due and does not come, ends before a word is said.
+func TestConnectEndsAtOnce(t *testing.T) {
+	ns := joined(t)
+	if err := ns.Do(func() error {
+		fd := listen(t, "10.9.0.1:8080")
+		p := rules.Packet{Protocol: rules.TCP, Source: netip.MustParseAddrPort("10.9.0.1:0"), Destination: netip.MustParseAddrPort("10.9.0.1:8080")}
+		refused, release, err := connect(&p, 1000, 1000)
+		if err != nil || refused {
+			t.Fatalf("refused %v, %v", refused, err)
+		}
+		release()
+		conn, _, err := unix.Accept(fd)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(conn) }()
+		if n, err := unix.Read(conn, make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%d bytes, %v: it is not ended at once", n, err)
+		}
+		p.Destination = netip.MustParseAddrPort("10.9.0.1:8081")
+		refused, release, err = connect(&p, 1000, 1000)
+		if err != nil || !refused {
+			t.Fatalf("where nobody listens: refused %v, %v", refused, err)
+		}
+		release()
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // listen waits for connections in the calling thread's namespace.

@@ -122,22 +122,30 @@ func (f *family) outbound() {
 // inside sends what stays in the pod.
 func (f *family) inside() {
 	if w, err := f.route(f.outside); err == nil {
-		for _, o := range append([]owner{f.app}, f.others()...) {
-			f.send("to the pod's own address", o, rules.TCP, w.source, f.quiet)
+		if err := f.inUse(w.source); err != nil {
+			f.cannot("to the pod's own address", err)
+		} else {
+			for _, o := range append([]owner{f.app}, f.others()...) {
+				f.send("to the pod's own address", o, rules.TCP, w.source, f.quiet)
+			}
 		}
 	}
 	lo := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if f.kind == rules.IPv6 {
 		lo = netip.IPv6Loopback()
 	}
-	f.sendFrom("over loopback", f.app, rules.TCP, way{loopback, lo}, lo, f.quiet)
+	f.sendFrom("over loopback", f.app, rules.TCP, way{loopback, lo, true}, lo, f.quiet)
 	for _, special := range f.sources {
 		if !f.local(special) {
 			continue
 		}
+		if err := f.inUse(special); err != nil {
+			f.cannot("over loopback by "+special.String(), err)
+			continue
+		}
 		for _, o := range f.others() {
-			f.sendFrom("over loopback", o, rules.TCP, way{loopback, special}, lo, f.quiet)
-			f.sendFrom("over loopback", o, rules.TCP, way{loopback, lo}, special, f.quiet)
+			f.sendFrom("over loopback", o, rules.TCP, way{loopback, special, true}, lo, f.quiet)
+			f.sendFrom("over loopback", o, rules.TCP, way{loopback, lo, true}, special, f.quiet)
 		}
 	}
 }
@@ -168,6 +176,8 @@ func (f *family) inbound() {
 		case name == loopback:
 		case f.links[name].mac == nil || !own.IsValid():
 			f.cannot("into the pod by "+name, fmt.Errorf("no packet can arrive by %s: it is not there, not up, no Ethernet, or without an address of this family", name))
+		case f.inUse(own) != nil:
+			f.cannot("into the pod by "+name, f.inUse(own))
 		default:
 			for _, port := range unique([]uint16{f.quiet}, usual, f.tcp, f.listening(own)) {
 				f.arrive("into the pod", name, netip.AddrPortFrom(own, port))

@@ -33,14 +33,16 @@ func house(t *testing.T) scene {
 	}
 	s.route = func(to netip.Addr) (way, error) {
 		switch {
+		case s.local(to):
+			return way{loopback, to, true}, nil
 		case to.Is6():
-			return way{"eth0", netip.MustParseAddr("fd09::1")}, nil
+			return way{"eth0", netip.MustParseAddr("fd09::1"), false}, nil
 		case netip.MustParsePrefix("10.8.0.0/16").Contains(to):
 			return way{}, errors.New("the pod has no route to it")
 		case netip.MustParsePrefix("192.0.2.0/24").Contains(to):
-			return way{"net1", netip.MustParseAddr("192.0.2.9")}, nil
+			return way{"net1", netip.MustParseAddr("192.0.2.9"), false}, nil
 		}
-		return way{"eth0", netip.MustParseAddr("10.9.0.1")}, nil
+		return way{"eth0", netip.MustParseAddr("10.9.0.1"), false}, nil
 	}
 	return s
 }
@@ -111,6 +113,30 @@ func TestProbesWithoutARoute(t *testing.T) {
 	}
 	if said["the app, out of the pod"] != 2 || said["user 1337, out of the pod"] != 2 || sent == 0 {
 		t.Errorf("says %v, sends %d", said, sent)
+	}
+}
+
+// To an address that is not in use yet nothing is sent, and that is said; the rest is.
+func TestProbesBeforeAnAddressIsInUse(t *testing.T) {
+	s := house(t)
+	route, late := s.route, netip.MustParseAddr("fd09::1")
+	s.route = func(to netip.Addr) (way, error) {
+		if to == late {
+			return way{"eth0", late, false}, nil
+		}
+		return route(to)
+	}
+	said := map[string]bool{}
+	for _, p := range probes(planFor(t, false), s) {
+		if p.err == nil && p.packet.Destination.Addr() == late {
+			t.Errorf("sends %s", p.packet)
+		}
+		if p.err != nil && strings.Contains(p.err.Error(), "does not use the pod's address fd09::1 yet") {
+			said[p.about] = true
+		}
+	}
+	if !said["to the pod's own address"] || !said["into the pod by eth0"] {
+		t.Errorf("says it of %v", said)
 	}
 }
 

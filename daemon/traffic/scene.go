@@ -37,6 +37,7 @@ type link struct {
 type way struct {
 	out    string
 	source netip.Addr
+	local  bool // it stays in the pod
 }
 
 // look reads the calling thread's namespace.
@@ -101,7 +102,17 @@ func route(to netip.Addr, names map[int]string) (way, error) {
 	if !ok {
 		return way{}, fmt.Errorf("route to %s: the pod has no address to send from", to)
 	}
-	return way{out: names[found[0].LinkIndex], source: source.Unmap()}, nil
+	return way{out: names[found[0].LinkIndex], source: source.Unmap(), local: found[0].Type == unix.RTN_LOCAL}, nil
+}
+
+// inUse returns an error for an address of the pod that the kernel lists and does not use yet: while it looks
+// whether somebody else has an IPv6 address, which takes a second or two, packets for it do not stay in the pod.
+func (s scene) inUse(addr netip.Addr) error {
+	w, err := s.route(addr)
+	if err == nil && !w.local {
+		err = fmt.Errorf("the kernel does not use the pod's address %s yet: ask again in some seconds", addr)
+	}
+	return err
 }
 
 // local tells whether an address is the pod's own.
