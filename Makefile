@@ -49,8 +49,10 @@ soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed a
 	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
 	@exec $(BUILD)/faults -soak $(PODS) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
-differential: ## send random packets through random plans, and compare the kernel with the tracer
-	MESHNETD_REQUIRE=1 $(GO) test -count=1 -timeout 30m -tags differential ./integration/differential
+PAIRS ?= 100000
+
+differential: deps ## send PAIRS random packets through random plans, and compare the kernel with the tracer
+	MESHNETD_REQUIRE=1 MESHNETD_PAIRS=$(PAIRS) $(GO) test -v -count=1 -timeout 60m ./integration/differential
 
 mutation: ## break every rule of every plan, and print how many of the breaks some packet notices
 	$(GO) run ./rules/istio/mutation
@@ -66,7 +68,7 @@ runtimes: ## build the pinned containerd 2.4 and 1.7 and CNI plugins into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes
 
 deps: ## install the Debian packages that tests and demo need
-	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc; do \
+	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc; do \
 		PATH=$$PATH:/usr/sbin:/sbin command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
 

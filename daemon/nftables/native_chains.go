@@ -186,7 +186,8 @@ func (t *translation) target(l *line) ([]act, error) {
 	case rules.RestoreMark:
 		return []act{func(w *wire) { connection(w, unix.NFT_CT_MARK); setMark(w) }}, nil
 	case rules.CTZone:
-		return []act{func(w *wire) { storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
+		// The kernel leaves a tracked packet as it is, but would track one that somebody took out of tracking.
+		return []act{func(w *wire) { notUntracked(w); storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
 	case rules.RejectReset:
 		return []act{reset}, nil
 	}

@@ -198,10 +198,14 @@ func compareNumber(w *wire, n uint32) {
 }
 
 // matchState looks for any of the states. Those of nf_tables have the bits that xt_conntrack has.
-func matchState(w *wire, m rules.CTState) {
+func matchState(w *wire, m rules.CTState) { compareState(w, m, unix.NFT_CMP_NEQ) }
+
+func notUntracked(w *wire) { compareState(w, rules.StateUntracked, unix.NFT_CMP_EQ) }
+
+func compareState(w *wire, m rules.CTState, withNone uint32) {
 	connection(w, unix.NFT_CT_STATE)
 	keep(w, binary.NativeEndian.AppendUint32(nil, uint32(states(m))))
-	compare(w, unix.NFT_CMP_NEQ, make([]byte, 4))
+	compare(w, withNone, make([]byte, 4))
 }
 
 func loadAddress(w *wire, family rules.Family, destination bool) {

@@ -130,7 +130,9 @@ func (x iptables) chain(name string, p *passing) (ended bool) {
 				p.mark = p.connection
 			}
 		case rules.CTZone:
-			p.setZone(uint16(target))
+			if p.state != rules.StateUntracked { // which xt_CT leaves alone, and nft_ct by itself would track
+				p.setZone(uint16(target))
+			}
 		}
 	}
 	return false

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build linux && differential
+//go:build linux
 
 package differential
 
@@ -57,7 +57,7 @@ func fromEnvironment(t *testing.T, name string, standard uint64) uint64 {
 // Packets of every kind through random plans end in the kernel where the tracer says.
 func TestRandomPlans(t *testing.T) {
 	const perPlan = 60
-	pairs := fromEnvironment(t, "MESHNETD_PAIRS", 2000)
+	pairs := fromEnvironment(t, "MESHNETD_PAIRS", 4000)
 	first := fromEnvironment(t, "MESHNETD_SEED", rand.Uint64()>>16)
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestRandomPlans(t *testing.T) {
 					t.Fatalf("MESHNETD_SEED=%d: %v", seed, err)
 				}
 				for _, s := range shots {
-					if !c.count(b.name, s) {
+					if !c.count(s) {
 						f := g.shrink(t.Context(), failure{&setting, setting.Plan, s.packet, s})
 						t.Fatalf("MESHNETD_SEED=%d: the tracer and the kernel differ:\n%s", seed, f)
 					}
@@ -91,10 +91,7 @@ type counts struct {
 func newCounts() *counts { return &counts{ends: map[string]int{}, cannot: map[string]int{}} }
 
 // count tells whether the tracer and the kernel agree about a packet.
-func (c *counts) count(backend string, s *shot) bool {
-	if s.cannot == "" {
-		s.cannot = knownDifference(backend, s)
-	}
+func (c *counts) count(s *shot) bool {
 	if s.cannot != "" {
 		c.cannot[s.cannot]++
 		return true
@@ -106,14 +103,6 @@ func (c *counts) count(backend string, s *shot) bool {
 
 func (c *counts) String() string {
 	return fmt.Sprintf("%d packets ended where the tracer said: %v\nnot sent: %v", c.sent, c.ends, c.cannot)
-}
-
-// knownDifference tells why a backend may do something else with a packet.
-func knownDifference(name string, s *shot) string {
-	if name == backend.NFTables && s.packet.State == rules.StateUntracked && zoned(s.path) {
-		return "untracked, and in a zone by a rule: nf_tables' own kind of zone tracks it all the same"
-	}
-	return ""
 }
 
 // named is a plan with a name for messages.
@@ -188,7 +177,7 @@ func TestWitnesses(t *testing.T) {
 					for _, shot := range shots {
 						if shot.cannot == sameSource {
 							packets = append(packets, shot.packet) // next time
-						} else if !c.count(b.name, shot) {
+						} else if !c.count(shot) {
 							f := g.shrink(t.Context(), failure{plan: s.plan, packet: shot.packet, shot: shot})
 							t.Fatalf("%s: the tracer and the kernel differ:\n%s", s.name, f)
 						}

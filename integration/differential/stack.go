@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build linux && differential
+//go:build linux
 
 // Package differential holds the tracer of package rules against the kernel: it sends packets for real
 // through a pod's plan, and compares where each one ended with what the tracer says.

@@ -66,8 +66,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return runServe(ctx, args, out)
 	case "talk":
 		return runTalk(ctx, args, out)
+	case "validate":
+		return runValidate(ctx, args, out)
 	default:
-		return fmt.Errorf("unknown mode %q (want pause, connect, dial, echo, envoy, flood, lookup, names, proxy, serve or talk)", mode)
+		return fmt.Errorf("unknown mode %q (want pause, connect, dial, echo, envoy, flood, lookup, names, proxy, serve, talk or validate)", mode)
 	}
 }
 

@@ -154,7 +154,7 @@ func setOptions(c syscall.RawConn, options ...option) error {
 		return fmt.Errorf("access socket: %w", err)
 	}
 	if setErr != nil {
-		return fmt.Errorf("set IP_TRANSPARENT or SO_MARK (needs CAP_NET_ADMIN): %w", setErr)
+		return fmt.Errorf("set a socket option (IP_TRANSPARENT and SO_MARK need CAP_NET_ADMIN): %w", setErr)
 	}
 	return nil
 }
