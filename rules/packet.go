@@ -91,6 +91,8 @@ func (p Packet) check() error {
 		return fmt.Errorf("protocol %q is not tcp or udp", p.Protocol)
 	case !src.IsValid() || !dst.IsValid() || src.Is4() != dst.Is4() || src.Is4In6() || dst.Is4In6():
 		return fmt.Errorf("from %s to %s: want two addresses of one family", src, dst)
+	case dst.IsUnspecified():
+		return fmt.Errorf("to %s: no packet goes there; the kernel takes the pod's own loopback address in its place", dst)
 	case !slices.Contains([]CTState{StateInvalid, StateNew, StateRelated, StateEstablished, StateUntracked}, p.State):
 		return fmt.Errorf("connection state %s: want exactly one", strings.Join(p.State.names(), ","))
 	case p.Direction == Inbound && (p.In == "" || p.In == loopback):

@@ -21,6 +21,7 @@ func TestTraceRefusesPackets(t *testing.T) {
 		"two families":            {sentTo(out, from("[fd00::7]:1")), "from fd00::7 to 198.51.100.1: want two addresses of one family"},
 		"a mapped address":        {sentTo("[::ffff:198.51.100.1]:80"), "from fd00::7 to ::ffff:198.51.100.1: want two addresses of one family"},
 		"no address":              {rules.Packet{Protocol: rules.TCP}, "from invalid IP to invalid IP: want two addresses of one family"},
+		"to nowhere":              {sentTo("0.0.0.0:80"), "to 0.0.0.0: no packet goes there; the kernel takes the pod's own loopback address in its place"},
 		"two states":              {sentTo(out, state(rules.StateNew|rules.StateRelated)), "connection state NEW,RELATED: want exactly one"},
 		"in by nothing":           {toPod(in, by("")), `arrives by interface "": what comes by lo was sent in the pod`},
 		"in by lo":                {toPod(in, by("lo")), `arrives by interface "lo": what comes by lo was sent in the pod`},
