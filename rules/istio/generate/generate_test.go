@@ -64,6 +64,8 @@ func TestDrawsCoverTheSpace(t *testing.T) {
 func TestWitnesses(t *testing.T) {
 	for _, tt := range []struct{ table, chain, rule string }{
 		{"nat", "OUTPUT", "-d 10.0.0.0/8 -p tcp -m tcp ! --dport 80 -m owner --uid-owner 5 -j RETURN"},
+		{"nat", "OUTPUT", "-d 0.0.0.0/0 -p tcp -m tcp --dport 80 -j RETURN"},
+		{"nat", "OUTPUT", "-d 0.0.0.0/8 -p tcp -m tcp --dport 80 -j RETURN"},
 		{"nat", "OUTPUT", "-o lo -p tcp -m multiport ! --dports 53,80 -m owner ! --gid-owner 5 -j RETURN"},
 		{"mangle", "PREROUTING", "-s 192.0.2.0/24 -i net1 -p udp -m udp --sport 53 -j RETURN"},
 		{"mangle", "PREROUTING", "-i lo -p tcp -m mark --mark 0x5 -j RETURN"},

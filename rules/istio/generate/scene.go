@@ -86,14 +86,22 @@ func matches(rs rules.Ruleset) []rules.Match {
 	return all
 }
 
-// within returns the first and the last address of a prefix.
+// within returns the first and the last address of a prefix. Nothing goes to the unspecified address: where that is
+// the first, another one stands for it, which of all addresses is one that anybody can have.
 func within(p netip.Prefix) []netip.Addr {
+	first := p.Masked().Addr()
+	if anybody := first.AsSlice(); first.IsUnspecified() {
+		anybody[0] = 0x20
+		if first, _ = netip.AddrFromSlice(anybody); !p.Contains(first) {
+			first = p.Masked().Addr().Next()
+		}
+	}
 	last := p.Masked().Addr().AsSlice()
 	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
 		last[bit/8] |= 0x80 >> (bit % 8)
 	}
 	addr, _ := netip.AddrFromSlice(last)
-	return []netip.Addr{p.Masked().Addr(), addr}
+	return []netip.Addr{first, addr}
 }
 
 // beside returns an address that a prefix would have if it were one bit shorter, or where that is the
@@ -106,7 +114,7 @@ func beside(p netip.Prefix) netip.Addr {
 			return addr
 		}
 	}
-	return p.Addr()
+	return within(p)[0] // beside all addresses there is none
 }
 
 // edit changes one thing about a packet.
