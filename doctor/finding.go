@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package doctor judges a node: whether meshnetd can keep its promise there, and what to do where it cannot. It looks
+// at nothing itself: package gather does, and gives it Facts.
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Level says how bad a finding is.
+type Level string
+
+// The levels, from good to bad.
+const (
+	OK      Level = "ok"
+	Info    Level = "info"    // good to know; nothing has to be done
+	Warning Level = "warning" // it works, and some part of the promise is not kept or could not be looked at
+	Broken  Level = "broken"  // meshnetd does not work like this
+)
+
+var levels = []Level{OK, Info, Warning, Broken}
+
+// Finding is what one check says.
+type Finding struct {
+	Group  string `json:"group"` // what it is about: "runtime", "gate", "kernel", "node", "meshnetd"
+	Check  string `json:"check"` // names the check, and does not change between versions
+	Level  Level  `json:"level"`
+	Found  string `json:"found"`            // a sentence: what is there
+	Do     string `json:"do,omitempty"`     // what to do about it; lines of a file are lines here
+	Source string `json:"source,omitempty"` // the file, socket or command that says so
+}
+
+func ok(check, source, found string, args ...any) Finding {
+	return Finding{Check: check, Level: OK, Source: source, Found: fmt.Sprintf(found, args...)}
+}
+
+func info(check, source, found string, args ...any) Finding {
+	return Finding{Check: check, Level: Info, Source: source, Found: fmt.Sprintf(found, args...)}
+}
+
+func warning(check, source, found string, args ...any) Finding {
+	return Finding{Check: check, Level: Warning, Source: source, Found: fmt.Sprintf(found, args...)}
+}
+
+func broken(check, source, found string, args ...any) Finding {
+	return Finding{Check: check, Level: Broken, Source: source, Found: fmt.Sprintf(found, args...)}
+}
+
+func (f Finding) do(what string, args ...any) Finding {
+	f.Do = fmt.Sprintf(what, args...)
+	return f
+}
+
+// Report is everything that was found, by group in the order in which a node is to be mended.
+type Report struct {
+	Schema   int           `json:"schema"` // of this report; fields are added without a new one
+	Version  string        `json:"version"`
+	Level    Level         `json:"level"` // the worst one
+	Counts   map[Level]int `json:"counts"`
+	Findings []Finding     `json:"findings"`
+}
+
+// Schema is the version of the report as JSON.
+const Schema = 1
+
+// judges has what is looked at, by group.
+var judges = []struct {
+	group string
+	judge func(Facts) []Finding
+}{
+	{"runtime", judgeRuntime},
+	{"runtime", judgeVersion},
+	{"runtime", judgeSettings},
+	{"runtime", judgeNRI},
+	{"runtime", judgeSocket},
+	{"runtime", judgeTimeouts},
+	{"runtime", judgePlugins},
+	{"gate", judgeValidator},
+	{"gate", judgeRequired},
+	{"gate", judgeNamespaces},
+	{"gate", judgeTolerance},
+	{"gate", judgeCanary},
+	{"kernel", judgeKernel},
+	{"kernel", judgeBackends},
+	{"kernel", judgeModules},
+	{"kernel", judgeIPTables},
+	{"kernel", judgeLegacy},
+	{"node", judgeHostNamespace},
+	{"node", judgePropagation},
+	{"node", judgeCNI},
+	{"node", judgeCNIPrograms},
+	{"node", judgeDaemons},
+	{"meshnetd", judgeConfig},
+	{"meshnetd", judgeRoot},
+	{"meshnetd", judgeDaemon},
+	{"meshnetd", judgeSession},
+	{"meshnetd", judgeSkew},
+	{"meshnetd", judgeCapabilities},
+	{"meshnetd", judgeSandboxing},
+	{"meshnetd", judgeView},
+}
+
+// Judge says what the facts mean.
+func Judge(f Facts) Report {
+	r := Report{Schema: Schema, Version: f.Program, Level: OK, Counts: map[Level]int{}, Findings: []Finding{}}
+	for _, level := range levels {
+		r.Counts[level] = 0
+	}
+	for _, j := range judges {
+		for _, finding := range j.judge(f) {
+			finding.Group = j.group
+			r.Findings = append(r.Findings, finding)
+			r.Counts[finding.Level]++
+			r.Level = worse(r.Level, finding.Level)
+		}
+	}
+	return r
+}
+
+func worse(a, b Level) Level {
+	if cmp.Compare(slices.Index(levels, a), slices.Index(levels, b)) < 0 {
+		return b
+	}
+	return a
+}
+
+// Exit is the exit code of the command: 0, 1 where there are warnings, 2 where something is broken.
+func (r Report) Exit() int {
+	switch r.Level {
+	case Warning:
+		return 1
+	case Broken:
+		return 2
+	case OK, Info:
+	}
+	return 0
+}

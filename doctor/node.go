@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package doctor
+
+import (
+	"path/filepath"
+	"strings"
+)
+
+func judgeHostNamespace(f Facts) []Finding {
+	if err := f.Node.HostErr; err != nil {
+		return []Finding{broken("host-netns", f.Config.File, "The host's network namespace cannot be told, and meshnetd does not start: %v.", err).
+			do("Share the host's PID namespace (hostPID: true), or mount the host's /proc and write in %s:\nhost_netns = \"/host/proc/1/ns/net\"", f.Config.File)}
+	}
+	return []Finding{ok("host-netns", "/proc/1/ns/net", "The host's network namespace is known, and so never touched.")}
+}
+
+// judgePropagation is about the host; judgeView is about what the daemon has of it.
+func judgePropagation(f Facts) []Finding {
+	m := f.Node.NetNSMount
+	switch m.Propagation {
+	case "":
+		return []Finding{warning("netns-propagation", "/proc/1/mountinfo", "How mounts below %s spread could not be seen.", m.Dir).do("Run doctor as root.")}
+	case "shared":
+		return []Finding{ok("netns-propagation", "/proc/1/mountinfo", "Namespaces that are mounted below %s reach containers and sandboxed units.", m.Dir)}
+	}
+	return []Finding{info("netns-propagation", "/proc/1/mountinfo", "%s, on which %s lies, is %s: namespaces mounted there reach neither a container nor a unit "+
+		"with mounts of its own. A meshnetd in the host's mount namespace sees them.", m.Point, m.Dir, m.Propagation).
+		do("For a DaemonSet or a sandboxed unit: mount --make-rshared %s", m.Point)}
+}
+
+// meshes are the CNI plugins that redirect a pod's traffic, by type.
+var meshes = map[string]string{
+	"istio-cni":   "Istio's own, which writes the rules that meshnetd writes",
+	"linkerd-cni": "Linkerd's, which redirects to another proxy",
+	"kuma-cni":    "Kuma's, which redirects to another proxy",
+}
+
+// MeshPlugins returns the types of CNI plugins that would do meshnetd's work.
+func MeshPlugins() []string { return []string{"istio-cni", "kuma-cni", "linkerd-cni"} }
+
+func judgeCNI(f Facts) []Finding {
+	n := f.Node
+	if n.CNIErr != nil {
+		return []Finding{warning("cni-redirect", f.Settings.CNIDir, "The CNI configuration could not be looked at: %v.", n.CNIErr).do("Run doctor as root.")}
+	}
+	var found []Finding
+	for i, network := range n.Networks {
+		if network.Err != nil {
+			found = append(found, warning("cni-redirect", network.File, "%v.", network.Err).do("Mend or remove the file: the runtime takes the first one by name."))
+			continue
+		}
+		for at, plugin := range network.Plugins {
+			what, ok := meshes[plugin]
+			if !ok {
+				continue
+			}
+			used := ""
+			if i > 0 {
+				used = " The runtime takes the first file by name only, which this is not."
+			}
+			found = append(found, warning("cni-redirect", network.File, "%s is in the chain of CNI plugins (number %d of %d): %s.%s",
+				plugin, at+1, len(network.Plugins), what, used).
+				do("Uninstall it where pods are meshnetd's: for Istio, remove the chart istio-cni or its node agent, which takes the entry out of %s. "+
+					"Keep pilot.cni.enabled=true.", filepath.Base(network.File)))
+		}
+	}
+	if len(found) == 0 {
+		found = append(found, ok("cni-redirect", f.Settings.CNIDir, "No CNI plugin of a mesh is chained in %s.", f.Settings.CNIDir))
+	}
+	return found
+}
+
+func judgeCNIPrograms(f Facts) []Finding {
+	if len(f.Node.CNIPrograms) == 0 {
+		return nil
+	}
+	return []Finding{info("cni-programs", f.Node.CNIPrograms[0], "Programs of other meshes are installed, which do nothing unless they are chained: %s.",
+		strings.Join(f.Node.CNIPrograms, ", ")).do("Remove them where nothing uses them any more.")}
+}
+
+func judgeDaemons(f Facts) []Finding {
+	if !f.Node.Daemons {
+		return []Finding{ok("other-daemon", "/proc/net/unix", "No second meshnetd runs.")}
+	}
+	return []Finding{warning("other-daemon", "/proc/net/unix", "More than one meshnetd runs, as in the middle of a rolling update.").
+		do("Where none is under way, end one: systemctl stop meshnetd, or take the node out of the DaemonSet.")}
+}
