@@ -38,7 +38,9 @@ type Config struct {
 	StatusSocket    string                   // path; "" is none
 	NRI             NRI
 	Log             Log
+	Metrics         Metrics
 	Istio           istio.Defaults
+	Origin          map[string]string // where the file sets a key, as "FILE:LINE"; nothing for what it leaves to its default
 }
 
 // Identity says what happens to a container that runs as the proxy's user or group and is not the proxy.
@@ -83,11 +85,16 @@ type Log struct {
 	Format string // one of Formats
 }
 
+// Metrics says where metrics and health can be read beside the status socket.
+type Metrics struct {
+	Address string // "IP:PORT" or "unix:/PATH"; "" is nowhere
+}
+
 // The values that Backend, Log.Level and Log.Format can have.
 var (
 	Backends = []string{"auto", "iptables", "iptables-exec", "iptables-nft", "iptables-legacy", "nftables"}
 	Levels   = []string{"debug", "info", "warn", "error"}
-	Formats  = []string{"text", "json"}
+	Formats  = []string{"auto", "journal", "text", "json"}
 )
 
 // Default returns the configuration of an empty file.
@@ -101,7 +108,7 @@ func Default() Config {
 		AuditInterval:   30 * time.Second,
 		StatusSocket:    "/run/meshnetd/meshnetd.sock",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
-		Log:             Log{Level: "info", Format: "text"},
+		Log:             Log{Level: "info", Format: "auto"},
 		Istio:           istio.Standard(),
 	}
 }
@@ -139,6 +146,8 @@ func keys(c *Config) map[string]setter {
 		"log.level":  text(&c.Log.Level, oneOf(Levels)),
 		"log.format": text(&c.Log.Format, oneOf(Formats)),
 
+		"metrics.address": text(&c.Metrics.Address, metricsAddress),
+
 		"istio.outbound_port":        number(&i.OutboundPort, 1, 65535),
 		"istio.inbound_port":         number(&i.InboundPort, 1, 65535),
 		"istio.tunnel_port":          number(&i.TunnelPort, 1, 65535),
@@ -168,6 +177,9 @@ func (c Config) check() map[string]string {
 				problems[later.key] = fmt.Sprintf("%d is %s already: two listeners cannot share a port", later.port, earlier.key)
 			}
 		}
+	}
+	if c.StatusSocket != "" && c.Metrics.Address == "unix:"+c.StatusSocket {
+		problems["metrics.address"] = "is status_socket already, which answers for metrics, too: leave it empty"
 	}
 	if len(c.RuntimeHandlers) == 0 {
 		problems["runtime_handlers"] = `an empty list would refuse every pod of the mesh; "" is the runtime's default handler`
@@ -225,6 +237,17 @@ func absoluteOrNone(s string) error {
 func absolute(s string) error {
 	if !strings.HasPrefix(s, "/") {
 		return fmt.Errorf("%q is not an absolute path", s)
+	}
+	return nil
+}
+
+// metricsAddress takes no names: what they mean may change, and is not to be asked for here.
+func metricsAddress(s string) error {
+	if path, unix := strings.CutPrefix(s, "unix:"); unix {
+		return absolute(path)
+	}
+	if at, err := netip.ParseAddrPort(s); s != "" && (err != nil || at.Port() == 0) {
+		return fmt.Errorf(`%q is neither an IP address with a port, such as 127.0.0.1:15990 or [::1]:15990, nor unix: and an absolute path`, s)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-var compare = cmp.Options{cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()}
+var compare = cmp.Options{cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(Config{}, "Origin")}
 
 func TestReferenceIsTheDefault(t *testing.T) {
 	got, err := Parse("reference.toml", Reference)
@@ -101,6 +101,7 @@ status_socket = ""
 nri = { socket = "/run/x.sock", name = "other", index = "42" }
 log.level = "debug"
 log.format = "json"
+metrics.address = "[::1]:15990"
 [istio]
 outbound_port = 1
 inbound_port = 2
@@ -130,7 +131,8 @@ otherwise = "ignore"
 		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "",
 		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
 			Namespaces: []string{"shop", "team-*"}, Allow: []string{"", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"}}},
-		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"}}
+		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"},
+		Metrics: Metrics{Address: "[::1]:15990"}}
 	i := &want.Istio
 	i.IPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
 	i.OutboundPort, i.InboundPort, i.TunnelPort, i.DNSPort, i.UID, i.GID = 1, 2, 3, 4, 5, 6
@@ -183,6 +185,7 @@ bad.toml:15: nope: unknown key`
 }
 
 func TestProblemsOfOneKind(t *testing.T) {
+	const noAddress = " is neither an IP address with a port, such as 127.0.0.1:15990 or [::1]:15990, nor unix: and an absolute path"
 	for name, tt := range map[string]struct{ file, want string }{
 		"syntax":            {"backend = \nx = 1\n", "f.toml:1: backend: not TOML: expected value but found '\\n' instead"},
 		"broken first key":  {"\"\\", "f.toml:1: not TOML: invalid escape in string '\\\x00'"},
@@ -203,6 +206,12 @@ func TestProblemsOfOneKind(t *testing.T) {
 		"identity":          {"proxy_identity = \"allow\"\n", "f.toml:1: proxy_identity: \"allow\" is none of refuse, report, off"},
 		"drift":             {"on_drift = \"stop\"\n", "f.toml:1: on_drift: \"stop\" is none of repair, report"},
 		"sockets":           {"cri_socket = \"unix:///a\"\nstatus_socket = \"a\"\n", "f.toml:1: cri_socket: \"unix:///a\" is not an absolute path\nf.toml:2: status_socket: \"a\" is not an absolute path"},
+		"log format":        {"log.format = \"syslog\"\n", "f.toml:1: log.format: \"syslog\" is none of auto, journal, text, json"},
+		"metrics on status": {"\nmetrics.address = \"unix:/run/meshnetd/meshnetd.sock\"\n", "f.toml:2: metrics.address: is status_socket already, which answers for metrics, too: leave it empty"},
+		"metrics by path":   {"metrics.address = \"unix:run/m.sock\"\n", "f.toml:1: metrics.address: \"run/m.sock\" is not an absolute path"},
+		"metrics by name":   {"metrics.address = \"localhost:15990\"\n", "f.toml:1: metrics.address: \"localhost:15990\"" + noAddress},
+		"metrics on a port": {"metrics.address = \":15990\"\n", "f.toml:1: metrics.address: \":15990\"" + noAddress},
+		"metrics anywhere":  {"metrics.address = \"127.0.0.1:0\"\n", "f.toml:1: metrics.address: \"127.0.0.1:0\"" + noAddress},
 		"no handler":        {"runtime_handlers = []\n", "f.toml:1: runtime_handlers: an empty list would refuse every pod of the mesh; \"\" is the runtime's default handler"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -68,6 +68,7 @@ func Parse(file, text string) (Config, error) {
 		})
 		return Config{}, r.problems
 	}
+	config.Origin = r.origin()
 	return config, nil
 }
 
@@ -81,6 +82,21 @@ type reader struct {
 	lists    map[string]list
 	lines    map[string]int
 	problems Problems
+}
+
+// origin returns where each key stands that is no table.
+func (r *reader) origin() map[string]string {
+	var places map[string]string
+	for key, line := range r.lines {
+		if _, known := r.keys[key]; !known {
+			continue
+		}
+		if places == nil {
+			places = map[string]string{}
+		}
+		places[key] = fmt.Sprintf("%s:%d", r.file, line)
+	}
+	return places
 }
 
 func (r *reader) report(key, what string) {

@@ -113,6 +113,7 @@ func (e *Enforcer) reread(running context.Context, known Sandbox) Outcome {
 	o.Decision = known.Decision
 	o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 		if known.State != StateFailing {
+			o.enter(StageVerify)
 			if intact, err := e.intact(ctx, known); err == nil && intact {
 				o.Result = Protected
 				return nil
@@ -120,7 +121,7 @@ func (e *Enforcer) reread(running context.Context, known Sandbox) Outcome {
 		}
 		return e.settle(ctx, o)
 	})
-	o.Took = time.Since(o.Began)
+	o.end()
 	return o
 }
 

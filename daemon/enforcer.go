@@ -70,7 +70,8 @@ type Enforcer struct {
 // New returns an Enforcer that has seen no pod yet. record is called once for every outcome, and must not
 // block.
 func New(policy Policy, host []netns.ID, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, firewall: firewall, record: record, reloaded: make(chan struct{}, 1)}
+	e := &Enforcer{host: host, firewall: firewall, reloaded: make(chan struct{}, 1)}
+	e.record = e.sandboxes.counting(record)
 	e.SetPolicy(policy)
 	return e
 }
@@ -101,7 +102,8 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 }
 
 func begin(trigger Trigger, pod rules.Pod) Outcome {
-	return Outcome{Pod: pod, Trigger: trigger, Began: time.Now(), Stage: StageDecide}
+	now := time.Now()
+	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now}
 }
 
 func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
@@ -115,7 +117,7 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	if o.undecided() {
 		o = e.try(ctx, o, e.settle)
 	}
-	o.Took = time.Since(o.Began)
+	o.end()
 	return o
 }
 
@@ -202,7 +204,8 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 		select { // what is done is done, even if the time is up as well
 		case o = <-done:
 		default:
-			o.Result, o.Stage, o.Err = Failed, StageBudget, fmt.Errorf("not finished in time: %w", ctx.Err())
+			o.overdue()
+			o.Result, o.Err = Failed, fmt.Errorf("not finished in time: %w", ctx.Err())
 		}
 	}
 	return o
@@ -216,7 +219,7 @@ type entered struct {
 
 // visit opens and locks the pod's namespace and calls fn on a thread that is in it.
 func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error) error {
-	o.Stage = StageEnter
+	o.enter(StageEnter)
 	ns, err := netns.Open(o.Pod.NetNS, e.host)
 	if err != nil {
 		return err

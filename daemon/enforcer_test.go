@@ -236,7 +236,7 @@ func TestLogLines(t *testing.T) {
 		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},
 	} {
 		var out bytes.Buffer
-		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})))
+		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), func() {})
 		record(tt.o)
 		flush()
 		record(tt.o) // by work that the end of the daemon does not wait for
@@ -249,7 +249,8 @@ func TestLogLines(t *testing.T) {
 // A log that nobody reads keeps no pod waiting, and says later what is missing in it.
 func TestStalledLogBlocksNobody(t *testing.T) {
 	reader, writer := io.Pipe()
-	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)))
+	var lost atomic.Int64
+	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)), func() { lost.Add(1) })
 	const more = 10
 	for range queued + 1 + more { // one is being written
 		record(Outcome{Result: Protected})
@@ -268,6 +269,9 @@ func TestStalledLogBlocksNobody(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "event=log_dropped outcomes=1") {
 		t.Error("what was dropped is not counted")
+	}
+	if n := lost.Load(); n < more || n > more+1 {
+		t.Errorf("%d lines are told to be lost, want %d", n, more)
 	}
 }
 

@@ -77,16 +77,20 @@ func (o Outcome) protectedEvent() string {
 const queued = 1024
 
 // Log returns a recorder that writes one line for each outcome: pods outside the mesh at debug level, so
-// that they cost no write. The lines are written in the background: a reader of the log that stalls must
-// not keep the runtime from its answer, or the pod would run without its rules. What does not fit is
-// counted instead. Flush, called once, waits until what was recorded before it is written; work that is still
-// running then may record more, which is lost.
-func Log(log *slog.Logger) (record func(Outcome), flush func()) {
+// that they cost no write, and a failure that comes again and again at growing intervals. The lines are
+// written in the background: a reader of the log that stalls must not keep the runtime from its answer, or the
+// pod would run without its rules. What does not fit is counted instead, and lost is called. Flush, called once,
+// waits until what was recorded before it is written; work that is still running then may record more, which is
+// lost.
+func Log(log *slog.Logger, lost func()) (record func(Outcome), flush func()) {
 	queue := make(chan Outcome, queued)
 	var dropped atomic.Int64
 	stop, done := make(chan struct{}), make(chan struct{})
+	var repeats repeats
 	next := func(o Outcome) {
-		write(log, o)
+		if left, news := repeats.news(o, o.Began.Add(o.Took)); news {
+			write(log, o, left)
+		}
 		if n := dropped.Swap(0); n > 0 {
 			log.Error("the log is read too slowly: outcomes of pods are not in it", "event", "log_dropped", "outcomes", n)
 		}
@@ -114,6 +118,7 @@ func Log(log *slog.Logger) (record func(Outcome), flush func()) {
 		case queue <- o:
 		default:
 			dropped.Add(1)
+			lost()
 		}
 	}
 	return record, func() { close(stop); <-done }
@@ -156,7 +161,8 @@ func (o Outcome) message() string {
 	return o.Decision.Detail
 }
 
-func write(log *slog.Logger, o Outcome) {
+// write writes the line of an outcome; so many of the same were left out since the last one.
+func write(log *slog.Logger, o Outcome, left int) {
 	attributes := []slog.Attr{
 		slog.String("event", o.Event()),
 		slog.String("pod", o.Pod.Namespace+"/"+o.Pod.Name),
@@ -175,6 +181,12 @@ func write(log *slog.Logger, o Outcome) {
 	}
 	if o.Err != nil {
 		attributes = append(attributes, slog.String("stage", string(o.Stage)))
+	}
+	if message := o.message(); o.Err != nil && message != o.Err.Error() {
+		attributes = append(attributes, slog.String("error", o.Err.Error()))
+	}
+	if left > 0 {
+		attributes = append(attributes, slog.Int("repeated", left))
 	}
 	var bug *recovered.Panic
 	if errors.As(o.Err, &bug) {

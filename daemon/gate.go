@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,6 +113,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		o = e.identify(e.enforce(ctx, o), c)
 	} else if o.Known = known.enrolled(); o.Known {
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
+			o.enter(StageVerify)
 			if intact, err := e.intact(ctx, known); err == nil && intact {
 				o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
 				return nil
@@ -126,7 +126,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	if o.Result == Protected {
 		o = elsewhere(o, c)
 	}
-	o.Took = time.Since(o.Began)
+	o.end()
 	e.news(o)
 	return o
 }

@@ -36,6 +36,9 @@ const (
 	StageBudget Stage = "budget" // the time was up; which of the others it was in is not known
 )
 
+// Stages are all of them.
+var Stages = [...]Stage{StageDecide, StageEnter, StageApply, StageVerify, StageBudget}
+
 // Trigger is what made the daemon look at a pod.
 type Trigger string
 
@@ -67,14 +70,44 @@ type Outcome struct {
 	Impostor    string   // why the container goes around the mesh; "" is not
 	Differences []string // how the kernel does not hold the plan, or did not before it was changed
 	Stage       Stage
-	NetNS       netns.ID // zero where it was not entered
-	Backend     string   // what writes the rules of that namespace
-	Err         error    // of Refused, Failed and Unprotected
+	Spent       [len(Stages)]time.Duration // in each of Stages
+	NetNS       netns.ID                   // zero where it was not entered
+	Backend     string                     // what writes the rules of that namespace
+	Err         error                      // of Refused, Failed and Unprotected
 	Began       time.Time
 	Took        time.Duration
 
-	node rules.Node // that decided
-	key  string     // of the plan
+	node    rules.Node // that decided
+	key     string     // of the plan
+	entered time.Time  // the stage
+}
+
+// enter begins a stage, and ends the one before it.
+func (o *Outcome) enter(stage Stage) {
+	o.leave(time.Now())
+	o.Stage = stage
+}
+
+// leave counts the time until now for the stage.
+func (o *Outcome) leave(now time.Time) {
+	for i, stage := range Stages {
+		if stage == o.Stage {
+			o.Spent[i] += now.Sub(o.entered)
+		}
+	}
+	o.entered = now
+}
+
+// overdue makes the time all of StageBudget's: what the work has spent in which stage is not known here.
+func (o *Outcome) overdue() {
+	o.Stage, o.Spent, o.entered = StageBudget, [len(Stages)]time.Duration{}, o.Began
+}
+
+// end ends the flow, for now.
+func (o *Outcome) end() {
+	now := time.Now()
+	o.leave(now)
+	o.Took = now.Sub(o.Began)
 }
 
 // planned is the only way to give an outcome a plan.

@@ -28,6 +28,9 @@ const (
 	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to
 )
 
+// States are all of them.
+var States = [...]State{StateProtected, StateOutdated, StateUnprotected, StatePending, StateFailing, StateExempt}
+
 // Sandbox is what the daemon remembers of one sandbox. It is never changed, only replaced.
 type Sandbox struct {
 	Pod      rules.Pod // with those of its containers that say more about it
@@ -40,11 +43,35 @@ type Sandbox struct {
 	Detail   string
 	Users    []rules.Container // the containers that were let through, with their ids where they are known
 	Backend  string            // what wrote its rules
+	Drift    Drift
 
 	key        string     // of the plan
 	node       rules.Node // that decided
 	running    bool       // one of its containers had been started when it was taken over
 	generation string     // of its rules when they were last verified; "" where they changed meanwhile
+}
+
+// Drift is how often a sandbox's rules were found changed since this process knows it.
+type Drift struct {
+	Times int
+	Last  time.Time
+}
+
+// FoundDrift tells whether the outcome is news of changed rules. What the auditor or a takeover repairs was recorded
+// when it was found; the gate and a command repair at once.
+func (o Outcome) FoundDrift() bool {
+	event := o.Event()
+	return event == EventDrift || event == EventRepaired && (o.Trigger == ContainerCreated || o.Trigger == ByHand)
+}
+
+// counting is a recorder that counts drift first.
+func (s *sandboxes) counting(record func(Outcome)) func(Outcome) {
+	return func(o Outcome) {
+		if o.FoundDrift() {
+			s.amend(o.Pod.SandboxID, func(sb *Sandbox) { sb.Drift = Drift{sb.Drift.Times + 1, time.Now()} })
+		}
+		record(o)
+	}
 }
 
 // enrolled tells whether the sandbox is to hold rules.

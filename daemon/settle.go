@@ -39,7 +39,7 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 }
 
 func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
-	o.Stage = StageDecide
+	o.enter(StageDecide)
 	if o.Known && o.Trigger != Takeover && known.said(o.Pod.Containers) {
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
 		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
@@ -148,9 +148,10 @@ func (e *Enforcer) others() bool {
 	return <-answer
 }
 
-// found is the outcome that says what was found, before it is repaired.
+// found is the outcome that says what was found, before it is repaired. The time is that of the outcome which
+// says that it was.
 func found(o Outcome) Outcome {
-	o.Result, o.Took = Unprotected, time.Since(o.Began)
+	o.Result, o.Took, o.Spent = Unprotected, time.Since(o.Began), [len(Stages)]time.Duration{}
 	o.Err = fmt.Errorf("the pod's rules were changed: %s", strings.Join(o.Differences, "; "))
 	return o
 }
@@ -170,7 +171,7 @@ func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
 // inspect tells whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
 // nothing but the label.
 func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole bool, err error) {
-	o.Stage = StageVerify
+	o.enter(StageVerify)
 	seen, held, err := e.held(ctx, ns, o)
 	if err != nil {
 		return false, err
@@ -294,7 +295,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	pod.Containers = e.refining(pod.Containers)
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, NetNS: o.NetNS, Since: time.Now(),
-			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, node: o.node,
+			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, Drift: sb.Drift, node: o.node,
 			running: sb.running, generation: generation, Backend: o.Backend}
 	})
 }
@@ -337,7 +338,7 @@ func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome) error {
 }
 
 func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
-	o.Stage = StageApply
+	o.enter(StageApply)
 	changed, err := e.firewall.Apply(ctx, ns.Namespace, o.Plan)
 	if err != nil {
 		return err
@@ -348,7 +349,7 @@ func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
 }
 
 func (e *Enforcer) differences(ctx context.Context, ns entered, o *Outcome) ([]string, error) {
-	o.Stage = StageVerify
+	o.enter(StageVerify)
 	found, err := e.firewall.Verify(ctx, ns.Namespace, o.Plan)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
@@ -46,7 +45,7 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 			return err
 		})
 	})
-	o.Took = time.Since(o.Began)
+	o.end()
 	return o
 }
 
@@ -62,7 +61,7 @@ func (e *Enforcer) Repair(ctx context.Context, id string) Outcome {
 		return o
 	}
 	o = e.try(ctx, o, e.restore)
-	o.Took = time.Since(o.Began)
+	o.end()
 	if o.Changed || o.Err != nil {
 		e.record(o)
 	}
@@ -78,7 +77,8 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 		if err := known.in(ns); err != nil {
 			return err
 		}
-		o.Stage, o.Pod, o.Known = StageDecide, known.Pod, known.enrolled()
+		o.enter(StageDecide)
+		o.Pod, o.Known = known.Pod, known.enrolled()
 		e.decide(o)
 		switch {
 		case o.Decision.Action == rules.Enrol:

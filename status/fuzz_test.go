@@ -27,7 +27,7 @@ func FuzzStatus(f *testing.F) {
 			return
 		}
 		var out bytes.Buffer
-		s.Text(&out)
+		s.Text(&out, at(30, 0))
 		for _, r := range out.String() {
 			if r != '\n' && !unicode.IsPrint(r) {
 				t.Errorf("a terminal gets %q", r)

@@ -9,6 +9,8 @@ import "context"
 type Live interface {
 	// Plan returns what the sandbox is to hold.
 	Plan() Plan
+	// Explain says why it is to hold that, and what of the pod's traffic that leaves out.
+	Explain() Explanation
 	// Verify compares the kernel with that, rule by rule, and changes nothing.
 	Verify(context.Context) Verdict
 	// Repair brings the rules back to what the configuration says today.
@@ -53,6 +55,14 @@ type Plan struct {
 	Rules    []Rule   `json:"rules"`
 	Routes   []Route  `json:"routes"`
 	Loopback []string `json:"loopback"` // addresses on lo, with the length of their prefixes
+
+	Interfaces []Interface `json:"interfaces"` // of the namespace, in the kernel's order; none where they could not be read
+}
+
+// Interface is one of the pod's, with its addresses.
+type Interface struct {
+	Name      string   `json:"name"`
+	Addresses []string `json:"addresses"`
 }
 
 // Rule is one rule, in the order of its chain.
@@ -80,6 +90,10 @@ func (p Plan) complete() Plan {
 	}
 	if p.Loopback == nil {
 		p.Loopback = []string{}
+	}
+	p.Interfaces = append([]Interface{}, p.Interfaces...)
+	for i := range p.Interfaces {
+		p.Interfaces[i].Addresses = append([]string{}, p.Interfaces[i].Addresses...)
 	}
 	return p
 }

@@ -23,9 +23,9 @@ const (
 )
 
 // errNobody is within the error of Read when nobody listens on the socket.
-var errNobody = errors.New("meshnetd is not running, or its status_socket is another one: look at its log and configuration")
+var errNobody = errors.New("meshnetd is not running (`systemctl status meshnetd`), or its socket is another one (--socket, status_socket)")
 
-// errUnknown is within the error of Verify, Repair and ReadPlan where the daemon knows no such sandbox.
+// errUnknown is within the error of Verify, Repair, ReadPlan and Explain where the daemon knows no such sandbox.
 var errUnknown = errors.New("the daemon knows no such sandbox any more: ask for the status again")
 
 // Read asks the daemon on that socket. It takes as long as ctx allows, and 10 seconds at most. Its error
@@ -51,6 +51,11 @@ func ReadPlan(ctx context.Context, socket, id string) (Plan, error) {
 	return ask[Plan](ctx, socket, "read the plan of sandbox "+id, http.MethodGet, sandboxPath(id, "plan"))
 }
 
+// Explain asks why a sandbox is treated as it is.
+func Explain(ctx context.Context, socket, id string) (Explanation, error) {
+	return ask[Explanation](ctx, socket, "explain sandbox "+id, http.MethodGet, sandboxPath(id, "explain"))
+}
+
 func sandboxPath(id, what string) string { return sandboxes + url.PathEscape(id) + "/" + what }
 
 // ask returns what the daemon says, or tells what to look at.
@@ -66,7 +71,7 @@ func ask[T any](ctx context.Context, socket, what, method, path string) (answer 
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		err = fmt.Errorf("%w (%w)", errNobody, err)
 	case errors.Is(err, fs.ErrPermission):
-		err = fmt.Errorf("%w: only root may ask", err)
+		err = fmt.Errorf("%w: only root may ask; try sudo", err)
 	case ctx.Err() != nil:
 		err = fmt.Errorf("meshnetd does not answer: %w: look at its log", err)
 	}

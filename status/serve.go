@@ -31,22 +31,32 @@ const (
 	takeoverLimit = 2 * time.Second // for a daemon that has the socket to prove that it is meshnetd
 )
 
-// Serve answers on a unix socket with what read returns, until ctx ends; it returns nil then: GET /v1/status, and
-// for each sandbox with a Live GET /v1/sandboxes/ID/verify, POST /v1/sandboxes/ID/repair and GET
-// /v1/sandboxes/ID/plan. read may be called many times at once. The directory is made for root alone where it is missing, and the
-// socket is root's alone.
+// Serve answers on a unix socket with what read returns, until ctx ends; it returns nil then: GET /v1/status, POST
+// /v1/reload, and for each sandbox with a Live GET /v1/sandboxes/ID/verify, POST /v1/sandboxes/ID/repair, GET
+// /v1/sandboxes/ID/plan and GET /v1/sandboxes/ID/explain. read may be called many times at once. The directory is made
+// for root alone where it is missing, and the socket is root's alone.
 //
 // A socket on which nobody listens is replaced, and so is that of another meshnetd: in a rolling update the
 // newer daemon is the one to ask. It is done by rename, so that there is no moment without a socket. Anything
 // else at that path is an error. The socket stays behind at the end: it may be a newer daemon's by then, and
 // to look and to remove are two steps.
-func Serve(ctx context.Context, socket string, read func() Status) error {
-	listener, err := listen(ctx, socket)
+//
+// The pages are served beside all that.
+func Serve(ctx context.Context, socket string, read func() Status, pages ...Page) error {
+	listener, err := listen(ctx, socket, "status_socket")
+	if err == nil {
+		err = answerOn(ctx, listener, handler(read, pages))
+	}
 	if err != nil {
 		return fmt.Errorf("serve the status on %s: %w", socket, err)
 	}
+	return nil
+}
+
+// answerOn answers until ctx ends, and returns nil then. No client holds up another one, or the daemon, for long.
+func answerOn(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
-		Handler:           handler(read),
+		Handler:           handler,
 		ReadHeaderTimeout: requestLimit,
 		ReadTimeout:       requestLimit,
 		WriteTimeout:      answerLimit,
@@ -57,16 +67,16 @@ func Serve(ctx context.Context, socket string, read func() Status) error {
 	// A client in the middle of an answer asks again: the daemon's end must not wait for it.
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err = server.Serve(&limited{Listener: listener, taken: make(chan struct{}, mostClients), done: ctx.Done()})
+	err := server.Serve(&limited{Listener: listener, taken: make(chan struct{}, mostClients), done: ctx.Done()})
 	_ = server.Close() // its connections, which the first one may still be at
 	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("serve the status on %s: %w", socket, err)
+	return err
 }
 
-func handler(read func() Status) http.Handler {
-	mux := http.NewServeMux()
+func handler(read func() Status, pages []Page) http.Handler {
+	mux := muxOf(pages)
 	mux.HandleFunc("GET "+path, answer(func(*http.Request) (any, error) { return read().complete(), nil }))
 	of := func(look func(context.Context, Live) any) http.HandlerFunc {
 		return answer(func(r *http.Request) (any, error) {
@@ -79,9 +89,11 @@ func handler(read func() Status) http.Handler {
 			return look(ctx, live), nil
 		})
 	}
+	mux.HandleFunc("POST "+reload, answer(func(*http.Request) (any, error) { return reloaded(read()), nil }))
 	mux.HandleFunc("GET "+sandboxes+"{id}/verify", of(func(ctx context.Context, l Live) any { return l.Verify(ctx).complete() }))
 	mux.HandleFunc("POST "+sandboxes+"{id}/repair", of(func(ctx context.Context, l Live) any { return l.Repair(ctx).complete() }))
 	mux.HandleFunc("GET "+sandboxes+"{id}/plan", of(func(_ context.Context, l Live) any { return l.Plan().complete() }))
+	mux.HandleFunc("GET "+sandboxes+"{id}/explain", of(func(_ context.Context, l Live) any { return l.Explain().Complete() }))
 	return mux
 }
 
@@ -135,6 +147,9 @@ func (s Status) complete() Status {
 	if s.Events == nil {
 		s.Events = map[string]int{}
 	}
+	if s.Recent == nil {
+		s.Recent = []Event{}
+	}
 	if s.Sandboxes == nil {
 		s.Sandboxes = []Sandbox{}
 	}
@@ -146,24 +161,25 @@ func (s Status) complete() Status {
 	return s
 }
 
-func listen(ctx context.Context, socket string) (net.Listener, error) {
+// listen listens on a socket that the configuration names under that key.
+func listen(ctx context.Context, socket, key string) (net.Listener, error) {
 	dir := filepath.Dir(socket)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: name another place by status_socket", err)
+		return nil, fmt.Errorf("%w: name another place by %s", err, key)
 	}
-	if err := replaceable(ctx, socket); err != nil {
+	if err := replaceable(ctx, socket, key); err != nil {
 		return nil, err
 	}
 	// Nobody else looks into the new directory, so that nobody connects before the mode is right.
 	private, err := os.MkdirTemp(dir, ".new")
 	if err != nil {
-		return nil, fmt.Errorf("%w: name another place by status_socket", err)
+		return nil, fmt.Errorf("%w: name another place by %s", err, key)
 	}
 	defer os.RemoveAll(private) //nolint:errcheck // it is empty by then, or there is an error already
 	fresh := filepath.Join(private, "s")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("%w (a socket's path has at most 107 bytes): name another place by status_socket", err)
+		return nil, fmt.Errorf("%w (a socket's path has at most 107 bytes): name another place by %s", err, key)
 	}
 	// The listener removes at its end what it has made, a name that is gone by then.
 	if err := errors.Join(os.Chmod(fresh, 0o600), os.Rename(fresh, socket)); err != nil {
@@ -173,7 +189,7 @@ func listen(ctx context.Context, socket string) (net.Listener, error) {
 }
 
 // replaceable returns nil where nothing is lost by putting a socket there.
-func replaceable(ctx context.Context, socket string) error {
+func replaceable(ctx context.Context, socket, key string) error {
 	found, err := os.Lstat(socket)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -181,12 +197,12 @@ func replaceable(ctx context.Context, socket string) error {
 	case err != nil:
 		return err
 	case found.Mode().Type() != fs.ModeSocket:
-		return errors.New("there is something that is no socket: remove it, or name another place by status_socket")
+		return fmt.Errorf("there is something that is no socket: remove it, or name another place by %s", key)
 	}
 	ctx, cancel := context.WithTimeout(ctx, takeoverLimit)
 	defer cancel()
 	if _, err := Read(ctx, socket); err != nil && !errors.Is(err, errNobody) {
-		return fmt.Errorf("somebody listens who does not answer as meshnetd does: %w: name another place by status_socket", err)
+		return fmt.Errorf("somebody listens who does not answer as meshnetd does: %w: name another place by %s", err, key)
 	}
 	return nil
 }

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status is what the daemon tells of itself and of each sandbox over a unix socket: JSON over HTTP, GET
-// /v1/status and what lies below /v1/sandboxes. Within v1 paths and fields are added, never changed.
+// Package status is what the daemon tells of itself and of each sandbox over a unix socket that is root's alone: JSON
+// over HTTP. Within v1 paths and fields are added, never changed, and lists are never null.
+//
+//	GET  /v1/status                  Status: the node, the last events, every pod of the mesh
+//	POST /v1/reload                  reads the configuration again
+//	GET  /v1/sandboxes/ID/plan       Plan: what a sandbox is to hold, and its interfaces
+//	GET  /v1/sandboxes/ID/explain    Explanation: why, where each setting comes from, and what is not captured
+//	GET  /v1/sandboxes/ID/verify     Verdict: the kernel compared with the plan
+//	POST /v1/sandboxes/ID/repair     Verdict: the same, and brought to what the configuration says today
+//
+// ID is the runtime's, as in Status. A sandbox that is not known is 410 Gone.
 package status
 
 import (
@@ -21,8 +30,11 @@ type Status struct {
 	Synchronized bool           `json:"synchronized"`      // the pods that were there before the session are taken over
 	Pods         Counts         `json:"pods"`
 	Events       map[string]int `json:"events"`          // by the name of the event, since the start
+	Recent       []Event        `json:"recentEvents"`    // the last ones, oldest first; none of pods outside the mesh
 	Audit        *Audit         `json:"audit,omitempty"` // nil before the first one
 	Sandboxes    []Sandbox      `json:"sandboxes"`
+
+	Reload func() error `json:"-"` // reads the configuration again; nil in what was read from a socket
 }
 
 // Runtime is the container runtime, and what can be had with it.
@@ -62,8 +74,26 @@ type Sandbox struct {
 	Took      Milliseconds `json:"tookMilliseconds"` // the work that led to it
 	Detail    string       `json:"detail,omitempty"`
 	NetNS     string       `json:"netns"` // path of the network namespace, as the runtime named it
+	Drift     Drift        `json:"drift"`
 
 	Live Live `json:"-"` // nil in what was read from a socket
+}
+
+// Drift is how often a sandbox's rules were found changed since the daemon knows it.
+type Drift struct {
+	Times int       `json:"times"`
+	Last  time.Time `json:"last,omitzero"`
+}
+
+// Event is what happened to one pod.
+type Event struct {
+	Time      time.Time `json:"time"`
+	Event     string    `json:"event"`
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	Sandbox   string    `json:"sandbox"` // its id
+	Reason    string    `json:"reason"`
+	Message   string    `json:"message"`
 }
 
 // Milliseconds is a duration that JSON has as a number of milliseconds, to the microsecond.

@@ -29,11 +29,14 @@ func full() Status {
 		Connected: true, Since: at(10, 2), Synchronized: true,
 		Pods:   Counts{"unprotected": 1, "protected": 2, "outdated": 1},
 		Events: map[string]int{"pod_protected": 14, "pod_late": 1},
-		Audit:  &Audit{Last: at(20, 0), Took: Milliseconds(12345678 * time.Nanosecond), Pods: 3, Drifted: 1},
+		Recent: []Event{{at(9, 0), "pod_blocked", "shop", "six-events-ago", "f", "bad-input", "not shown"}, {at(11, 0), "pod_protected", "default", "web", "0123", "injected", "annotation sidecar.istio.io/status is present"},
+			{at(12, 0), "pod_late", "default", "web", "0123", "injected", "m"}, {at(12, 1), "pod_late", "default", "web", "0123", "injected", "m"}, {at(12, 2), "pod_late", "default", "web", "0123", "injected", "m"},
+			{at(13, 0), "pod_unprotected", "shop", "a-pod-with-a-longer-name", "abc", "bad-input", "quotes:\n\x1b[31mred"}},
+		Audit: &Audit{Last: at(20, 0), Took: Milliseconds(12345678 * time.Nanosecond), Pods: 3, Drifted: 1},
 		Sandboxes: []Sandbox{{
 			Namespace: "default", Name: "web", ID: "0123456789abcdef0123456789abcdef", State: "protected", Reason: "injected",
 			Mesh: "istio", Plan: "fedcba9876543210", Rules: 21, Backend: "iptables-nft", Since: at(11, 0),
-			Took: Milliseconds(6912 * time.Microsecond), NetNS: "/var/run/netns/cni-0123",
+			Took: Milliseconds(6912 * time.Microsecond), NetNS: "/var/run/netns/cni-0123", Drift: Drift{Times: 3, Last: at(29, 1)}, Detail: "not news",
 		}, {
 			Namespace: "shop", Name: "a-pod-with-a-longer-name", ID: "abc", State: "unprotected", Reason: "bad-input", Mesh: "istio",
 			Detail: "quotes its author:\n\x1b[31mred\x1b[0m\tand \u202eturned",
@@ -43,7 +46,7 @@ func full() Status {
 
 func text(s Status) string {
 	var b strings.Builder
-	s.Text(&b)
+	s.Text(&b, at(30, 0))
 	return b.String()
 }
 
@@ -56,6 +59,18 @@ func TestText(t *testing.T) {
 	joining := full()
 	joining.Synchronized, joining.Runtime.TellsUser, joining.Runtime.Validates, joining.Sandboxes = false, true, false, nil
 	golden.Check(t, "joining.text.golden", text(joining))
+}
+
+func TestAgo(t *testing.T) {
+	for d, want := range map[time.Duration]string{-time.Second: "0s", 0: "0s", 119 * time.Second: "119s", 2 * time.Minute: "2m", 119 * time.Minute: "119m",
+		2 * time.Hour: "2h", 47 * time.Hour: "47h", 48 * time.Hour: "2d", 1000 * time.Hour: "41d"} {
+		if got := ago(at(30, 0), at(30, 0).Add(-d)); got != want {
+			t.Errorf("%v ago is %s, want %s", d, got, want)
+		}
+	}
+	if got := ago(at(30, 0), time.Time{}); got != "" {
+		t.Errorf("never is %q ago", got)
+	}
 }
 
 // The names and forms that programs rely on.
@@ -93,7 +108,7 @@ func TestEmptyStatus(t *testing.T) {
 	runtime := &Runtime{Name: "containerd"}
 	serveFunc(t, socket, "v1", func() Status { return Status{Version: "v1", Runtime: runtime} })
 	got := say(t, socket, "GET /v1/status HTTP/1.0\r\n\r\n")
-	for _, want := range []string{`"pods":{}`, `"events":{}`, `"sandboxes":[]`, `"limits":[]`, "Content-Type: application/json"} {
+	for _, want := range []string{`"pods":{}`, `"events":{}`, `"recentEvents":[]`, `"sandboxes":[]`, `"limits":[]`, "Content-Type: application/json"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in %s", want, got)
 		}

@@ -14,24 +14,67 @@ import (
 	"unicode"
 )
 
-// Text writes the status for people: the node, the counts, then a line for each sandbox. Times are UTC.
-func (s Status) Text(w io.Writer) {
+// mostShown is how many of the recent events the text has.
+const mostShown = 5
+
+// Text writes the status for people as of now: the node, the counts, the last events, then a line for each sandbox.
+// Times are UTC.
+func (s Status) Text(w io.Writer, now time.Time) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, line := range s.summary() {
 		row(t, line...)
 	}
-	// The table has columns of its own.
+	// Each table has columns of its own.
 	_ = t.Flush() // whoever reads has gone
+	if last := s.Recent[max(0, len(s.Recent)-mostShown):]; len(last) > 0 {
+		fmt.Fprintln(w)
+		row(t, "LAST EVENTS", "EVENT", "POD", "REASON", "MESSAGE")
+		for _, e := range last {
+			row(t, moment(e.Time), e.Event, e.Namespace+"/"+e.Name, e.Reason, e.Message)
+		}
+		_ = t.Flush()
+	}
 	if len(s.Sandboxes) == 0 {
 		return
 	}
 	fmt.Fprintln(w)
-	row(t, "NAMESPACE", "NAME", "STATE", "REASON", "MESH", "RULES", "BACKEND", "SINCE", "TOOK", "PLAN", "SANDBOX", "DETAIL")
+	row(t, "POD", "OUTCOME", "REASON", "PLAN", "BACKEND", "AGE", "TOOK", "DRIFT", "SANDBOX", "DETAIL")
 	for _, sb := range s.Sandboxes {
-		row(t, sb.Namespace, sb.Name, sb.State, sb.Reason, sb.Mesh, fmt.Sprint(sb.Rules), sb.Backend,
-			moment(sb.Since), took(sb.Took), short(sb.Plan), short(sb.ID), sb.Detail)
+		row(t, sb.Namespace+"/"+sb.Name, sb.State, sb.Reason, short(sb.Plan), sb.Backend, ago(now, sb.Since), took(sb.Took),
+			sb.Drift.text(now), short(sb.ID), sb.news())
 	}
 	_ = t.Flush()
+}
+
+// news is the detail of a sandbox that is not as it should be.
+func (sb Sandbox) news() string {
+	if sb.State == "protected" {
+		return ""
+	}
+	return sb.Detail
+}
+
+func (d Drift) text(now time.Time) string {
+	if d.Times == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d, %s ago", d.Times, ago(now, d.Last))
+}
+
+// ago is how long something has been, as roughly as people say it.
+func ago(now, then time.Time) string {
+	d := max(0, now.Sub(then))
+	switch {
+	case then.IsZero():
+		return ""
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours())/24)
 }
 
 func (s Status) summary() [][]string {

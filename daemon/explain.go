@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Explain decides about a sandbox once more, by the configuration that decided before, and says how. It returns
+// what is known of the sandbox too; false where that is nothing.
+func (e *Enforcer) Explain(id string) (Sandbox, rules.Decision, bool) {
+	sb, known := e.sandboxes.get(id)
+	if !known {
+		return Sandbox{}, rules.Decision{}, false
+	}
+	node := sb.node
+	if node.Mesh == nil { // nobody has decided yet
+		node = e.policy.Load().Node
+	}
+	return sb, node.Explain(sb.Pod), true
+}
+
+// Interfaces reads the interfaces of a sandbox's network namespace, in the kernel's order.
+func (e *Enforcer) Interfaces(sb Sandbox) ([]rules.Interface, error) {
+	ns, err := netns.Open(sb.Pod.NetNS, e.host)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	var all []rules.Interface
+	err = ns.Do(func() error {
+		links, err := net.Interfaces()
+		if err != nil {
+			return fmt.Errorf("list the interfaces of %s: %w", ns.Path(), err)
+		}
+		for _, link := range links {
+			addrs, err := link.Addrs()
+			if err != nil {
+				return fmt.Errorf("list the addresses of %s in %s: %w", link.Name, ns.Path(), err)
+			}
+			all = append(all, rules.Interface{Name: link.Name, Addresses: addresses(addrs)})
+		}
+		return nil
+	})
+	return all, err
+}
+
+func addresses(found []net.Addr) []netip.Addr {
+	var all []netip.Addr
+	for _, f := range found {
+		if prefix, err := netip.ParsePrefix(f.String()); err == nil {
+			all = append(all, prefix.Addr().Unmap().WithZone(""))
+		}
+	}
+	return all
+}

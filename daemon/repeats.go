@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"hash/maphash"
+	"log/slog"
+	"maps"
+	"strings"
+	"time"
+)
+
+// A line that comes again is left out for the first of these times, then for twice as long, and for the last one at
+// most. Who is quiet for the last one is new again.
+const (
+	firstSilence   = time.Minute
+	longestSilence = time.Hour
+
+	mostRepeats = 1024 // lines that are remembered; the one that was not seen for the longest time is forgotten
+)
+
+// repeats tells a line that was written before from news: the kubelet tries a pod that is refused again every few
+// seconds, in a new sandbox each time. Its zero value has seen nothing. One goroutine may use it.
+type repeats struct {
+	seed  maphash.Seed
+	lines map[line]repeated
+}
+
+// line is what makes two lines the same.
+type line struct {
+	pod, event, container, reason string
+	text                          uint64 // a hash of it
+}
+
+type repeated struct {
+	seen, next time.Time // when it came last, and when it may be written again
+	silence    time.Duration
+	left       int // out since it was written
+}
+
+// news tells whether the outcome's line is to be written, and how many of the same were left out since the last one.
+// Everything is written that is no warning or error. What says that all is well ends the silence about its pod; how
+// many lines there were is said then.
+func (r *repeats) news(o Outcome, now time.Time) (left int, news bool) {
+	pod := o.Pod.Namespace + "/" + o.Pod.Name
+	if level := o.level(); level < slog.LevelWarn {
+		if level == slog.LevelInfo {
+			left = r.forget(pod)
+		}
+		return left, true
+	}
+	if r.lines == nil {
+		r.seed, r.lines = maphash.MakeSeed(), map[line]repeated{}
+	}
+	key := line{pod, o.Event(), o.Container, string(o.Decision.Reason), maphash.String(r.seed, o.everySandbox(o.message()))}
+	before, known := r.lines[key]
+	switch {
+	case !known || now.Sub(before.seen) > longestSilence:
+		r.makeRoom()
+		r.lines[key] = repeated{seen: now, next: now.Add(firstSilence), silence: firstSilence}
+		return before.left, true
+	case now.Before(before.next):
+		before.seen, before.left = now, before.left+1
+		r.lines[key] = before
+		return 0, false
+	}
+	silence := min(2*before.silence, longestSilence)
+	r.lines[key] = repeated{seen: now, next: now.Add(silence), silence: silence}
+	return before.left, true
+}
+
+// everySandbox takes out of a text what is another one in each sandbox of the pod.
+func (o Outcome) everySandbox(text string) string {
+	for _, own := range []string{o.Pod.SandboxID, o.Pod.NetNS, o.NetNS.String()} {
+		if own != "" {
+			text = strings.ReplaceAll(text, own, "?")
+		}
+	}
+	return text
+}
+
+// forget forgets what was said of a pod, and returns how many of its lines were left out.
+func (r *repeats) forget(pod string) (left int) {
+	maps.DeleteFunc(r.lines, func(l line, was repeated) bool {
+		if l.pod == pod {
+			left += was.left
+		}
+		return l.pod == pod
+	})
+	return left
+}
+
+func (r *repeats) makeRoom() {
+	if len(r.lines) < mostRepeats {
+		return
+	}
+	var oldest line
+	var seen time.Time
+	for l, was := range r.lines {
+		if seen.IsZero() || was.seen.Before(seen) {
+			oldest, seen = l, was.seen
+		}
+	}
+	delete(r.lines, oldest)
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// State is what there is to tell at one moment.
+type State struct {
+	Connected bool // there is a session with the runtime
+	Ready     bool
+	Runtime   *Runtime // of the last session; nil before the first
+	Backend   string   // what writes the rules
+	Sandboxes map[string]int
+	Audit     *Audit        // the last one; nil before the first
+	Interval  time.Duration // of the auditor
+	Audited   time.Duration // how long ago that was, or the daemon began
+
+	LinesLost int64 // of the log, since the start
+
+	Rejected bool      // the configuration that was read last is not in force
+	Reloaded time.Time // when the one in force was read
+}
+
+// Runtime is the container runtime.
+type Runtime struct{ Name, Version, Tier string }
+
+// Audit is a look at all protected pods.
+type Audit struct {
+	Ended time.Time
+	Took  time.Duration
+}
+
+// reading makes metrics of the state.
+type reading struct{ state func() State }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("meshnetd_"+name, help, labels, nil)
+}
+
+var (
+	connected = desc("session_connected", "1 while there is a session with the runtime.")
+	ready     = desc("ready", "1 while every new pod is protected, and those that were there before are taken over.")
+	runtimes  = desc("runtime_info", "Always 1; the labels say which runtime it is, and how far the promise holds with it.", "name", "version", "tier")
+	backend   = desc("backend_info", "Always 1; the label says what writes the rules.", "backend")
+	sandboxes = desc("sandboxes", "Pods of the mesh on this node, by what is known of them.", "state")
+	age       = desc("audit_age_seconds", "Time since the auditor last came around, or since the start.")
+	last      = desc("audit_last_timestamp_seconds", "When the auditor last came around.")
+	took      = desc("audit_duration_seconds", "Time that the last pass of the auditor took, without its pauses.")
+	interval  = desc("audit_interval_seconds", "Time in which every protected pod is to be read once.")
+	linesLost = desc("log_dropped_total", "Lines that are missing in the log, which was read too slowly.")
+	reloaded  = desc("config_last_reload_successful", "1 if the configuration that was read last is in force.")
+	reloadedT = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was read.")
+)
+
+// Describe names the metrics.
+func (r *reading) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{connected, ready, runtimes, backend, sandboxes, age, last, took, interval, linesLost, reloaded, reloadedT} {
+		to <- d
+	}
+}
+
+// Collect asks for the state.
+func (r *reading) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		for i := range labels { // a runtime may call itself anything, and a label that is no text is a panic
+			labels[i] = strings.ToValidUTF8(labels[i], "?")
+		}
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	s := r.state()
+	gauge(connected, number(s.Connected))
+	gauge(ready, number(s.Ready))
+	if rt := s.Runtime; rt != nil {
+		gauge(runtimes, 1, rt.Name, rt.Version, rt.Tier)
+	}
+	gauge(backend, 1, s.Backend)
+	for state, n := range s.Sandboxes {
+		gauge(sandboxes, float64(n), state)
+	}
+	gauge(age, s.Audited.Seconds())
+	gauge(interval, s.Interval.Seconds())
+	if a := s.Audit; a != nil {
+		gauge(last, seconds(a.Ended))
+		gauge(took, a.Took.Seconds())
+	}
+	to <- prometheus.MustNewConstMetric(linesLost, prometheus.CounterValue, float64(s.LinesLost))
+	gauge(reloaded, number(!s.Rejected))
+	gauge(reloadedT, seconds(s.Reloaded))
+}
+
+func number(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
