@@ -52,6 +52,7 @@ type Decision struct {
 	Intent  any    // the mesh's settings for this pod, for explanations
 	Proxy   Proxy  // whose traffic the rules let pass; of Enrol only
 	Planner func(ips []netip.Addr) (Plan, error)
+	Account *Account // of a decision by Explain only
 }
 
 // Proxy is whose traffic a pod's rules let pass.
@@ -77,6 +78,7 @@ type Node struct {
 	Mesh            Mesh
 	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
+	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
 }
 
 // Decide asks the mesh about what the node's policies let the pod ask for, and rejects what they forbid and
@@ -87,7 +89,8 @@ func (n Node) Decide(pod Pod) Decision {
 		return d
 	}
 	reject := func(reason Reason, detail string) Decision {
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent}
+		d.Account.step(string(Rejected) + " (" + string(reason) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account}
 	}
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
 		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+

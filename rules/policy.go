@@ -67,8 +67,10 @@ func (n Node) decideAllowed(pod Pod) Decision {
 		}
 	}
 	if len(refused) > 0 {
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: ReasonForbidden, Detail: strings.Join(refused, "; "), Intent: asked.Intent}
+		asked.Account.step(string(Rejected) + " (" + string(ReasonForbidden) + "): " + strings.Join(refused, "; "))
+		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: ReasonForbidden, Detail: strings.Join(refused, "; "), Intent: asked.Intent, Account: asked.Account}
 	}
+	d.Account.first(notes)
 	return d.noting(notes)
 }
 

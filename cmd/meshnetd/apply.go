@@ -18,8 +18,10 @@ func applyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "apply --netns PATH -f POD",
 		Short: "Put a pod's rules into a network namespace, and verify them",
-		Long:  "The daemon's own flow, by hand. Exit 0 done or nothing to do, 1 failed, 3 the pod is refused.",
-		Args:  cobra.NoArgs,
+		Long: "The daemon's own flow, by hand. Needs root.\n\n" +
+			"Exit 0 done or nothing to do; 1 failed; 2 wrong command line or configuration; 3 the pod is refused.",
+		Example: "  meshnetd apply --netns /var/run/netns/cni-0123 -f pod.yaml",
+		Args:    cobra.NoArgs,
 	}
 	path, file, configFile := netnsFlag(c), podFlag(c), configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {

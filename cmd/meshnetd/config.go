@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -40,8 +38,11 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Check a configuration file, or print the documented one",
-		Long:  "Exit 0 for a good configuration, 2 with every problem of a bad one, by file, line and key.",
-		Args:  cobra.NoArgs,
+		Long: "Needs no privileges and no daemon.\n\n" +
+			"Exit 0 for a good configuration; 2 with every problem of a bad one, by file, line and key, or for a wrong command line.",
+		Example: "  meshnetd check\n  meshnetd check --config new.toml && mv new.toml /etc/meshnetd/meshnetd.toml && meshnetd reload\n" +
+			"  meshnetd check --print-reference > /etc/meshnetd/meshnetd.toml",
+		Args: cobra.NoArgs,
 	}
 	file := configFlag(c)
 	reference := c.Flags().Bool("print-reference", false, "print the reference configuration: every key, with its default")
@@ -57,23 +58,4 @@ func checkCommand() *cobra.Command {
 		return err
 	}
 	return c
-}
-
-// newLogger writes to standard error, which systemd and the kubelet collect. The journal has its own clock.
-func newLogger(l config.Log) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(l.Level)) // validated: one of config.Levels
-	options := &slog.HandlerOptions{Level: level}
-	if l.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
-	}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
 }

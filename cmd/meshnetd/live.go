@@ -6,8 +6,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/netip"
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/rules"
@@ -56,53 +54,63 @@ func (l live) Plan() status.Plan {
 	sb, _ := l.Sandbox(l.id)
 	p := describe(sb.Plan)
 	p.NetNS, p.Device, p.Inode = sb.Pod.NetNS, sb.NetNS.Dev, sb.NetNS.Ino
-	return p
-}
-
-// describe puts a plan into what the socket tells.
-func describe(plan rules.Plan) status.Plan {
-	p := status.Plan{Key: plan.Key()}
-	for _, set := range plan.Rulesets() {
-		for _, table := range set.Tables {
-			for _, chain := range table.Chains {
-				for _, r := range chain.Rules {
-					p.Rules = append(p.Rules, status.Rule{Family: int(set.Family), Table: table.Name, Chain: chain.Name, Rule: r.String(), Why: r.Why})
-				}
-			}
+	for _, i := range l.interfaces(sb) {
+		one := status.Interface{Name: i.Name}
+		for _, addr := range i.Addresses {
+			one.Addresses = append(one.Addresses, addr.String())
 		}
-	}
-	for _, r := range plan.Routes {
-		p.Routes = append(p.Routes, status.Route{Family: int(r.Family), Mark: r.Mark, Table: r.Table})
-	}
-	for _, prefix := range plan.Loopback {
-		p.Loopback = append(p.Loopback, prefix.String())
+		p.Interfaces = append(p.Interfaces, one)
 	}
 	return p
 }
 
-// planOf makes the daemon's plan of what it told. Its key proves that nothing was lost on the way.
-func planOf(told status.Plan) (rules.Plan, error) {
-	sets := map[int]*rules.Builder{int(rules.IPv4): {}, int(rules.IPv6): {}}
-	var p rules.Plan
-	for _, r := range told.Rules {
-		if set := sets[r.Family]; set != nil {
-			parsed := rules.ParseRule(r.Rule)
-			set.Append(r.Table, r.Chain, r.Why, parsed.Target, parsed.Match...)
-		}
+// Explain implements status.Live.
+func (l live) Explain() status.Explanation {
+	sb, d, _ := l.Enforcer.Explain(l.id)
+	interfaces := l.interfaces(sb)
+	v := view{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
+	ips := sb.Pod.IPs
+	if len(ips) == 0 {
+		ips = addressesOf(interfaces)
 	}
-	p.V4, p.V6 = sets[int(rules.IPv4)].Ruleset(rules.IPv4), sets[int(rules.IPv6)].Ruleset(rules.IPv6)
-	for _, r := range told.Routes {
-		p.Routes = append(p.Routes, rules.PolicyRoute{Family: rules.Family(r.Family), Mark: r.Mark, Table: r.Table})
+	v = v.planned(ips)
+	return holding(sb, explain(v, interfaces))
+}
+
+// holding puts what a sandbox holds in place of what would be decided now, where that is something else.
+func holding(sb daemon.Sandbox, x status.Explanation) status.Explanation {
+	if sb.State == daemon.StateProtected && x.Key == sb.Plan.Key() {
+		return x
 	}
-	for _, text := range told.Loopback {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return rules.Plan{}, fmt.Errorf("the daemon's plan: %w", err)
-		}
-		p.Loopback = append(p.Loopback, prefix)
+	told := describe(sb.Plan)
+	x.Rules, x.Routes, x.Loopback, x.Key = told.Rules, told.Routes, told.Loopback, told.Key
+	x.Notes = append([]string{heldNote(sb)}, x.Notes...)
+	return x
+}
+
+// heldNote says what the rules of a sandbox are that are not those of the explained decision.
+func heldNote(sb daemon.Sandbox) string {
+	what := map[daemon.State]string{
+		daemon.StateOutdated:    "the pod keeps the rules of another version or configuration (pod_outdated); the settings, and what is not captured, are those of today's",
+		daemon.StateUnprotected: "the pod runs without its rules: nothing of what follows is in force",
+		daemon.StatePending:     "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules",
+		daemon.StateFailing:     "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit",
+		daemon.StateExempt:      "a container showed that the pod has no sidecar to redirect to: it has no rules",
+	}[sb.State]
+	if what == "" {
+		what = "the pod's rules are other ones than what would be decided now"
 	}
-	if p.Key() != told.Key {
-		return rules.Plan{}, fmt.Errorf("the daemon's plan is %s, and what it told of it %s: is the daemon of this version?", told.Key, p.Key())
+	if sb.State != daemon.StateProtected && sb.Detail != "" {
+		what += ": " + sb.Detail
 	}
-	return p, nil
+	return what
+}
+
+// interfaces reads those of a sandbox, or tells what the runtime said.
+func (l live) interfaces(sb daemon.Sandbox) []rules.Interface {
+	read, err := l.Interfaces(sb)
+	if err != nil {
+		return assumed(sb.Pod.IPs)
+	}
+	return read
 }

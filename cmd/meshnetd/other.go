@@ -28,3 +28,8 @@ func verifyCommand() *cobra.Command {
 func removeCommand() *cobra.Command {
 	return linuxOnly("remove", "Take out of a network namespace what meshnetd put in")
 }
+func statusCommand() *cobra.Command { return linuxOnly("status", "Ask the running daemon") }
+func reloadCommand() *cobra.Command {
+	return linuxOnly("reload", "Have the running daemon read its configuration again")
+}
+func doctorCommand() *cobra.Command { return linuxOnly("doctor", "Look at the node") }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -48,12 +49,16 @@ func planCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan -f POD",
 		Short: "Show what is decided for a pod, and the rules it gets, without touching anything",
-		Long: "Exit 0 for a plan or a pod that is left alone, 3 for a pod that would be refused.\n" +
-			"Needs no privileges and runs on any system.",
-		Args: cobra.NoArgs,
+		Long: "Needs no privileges and runs on any system. `meshnetd explain -f POD` says more: where each setting comes from, and\n" +
+			"what is not captured.\n\n" +
+			"Exit 0 for a plan or a pod that is left alone; 1 the manifest cannot be read; 2 wrong command line or configuration;\n" +
+			"3 the pod would be refused.",
+		Example: "  meshnetd plan -f pod.yaml\n  kubectl get pod cart -n shop -o yaml | meshnetd plan -f - -o restore",
+		Args:    cobra.NoArgs,
 	}
 	file, configFile := podFlag(c), configFlag(c)
 	output := c.Flags().StringP("output", "o", "text", "`FORMAT`: text, restore (what iptables-restore and ip6tables-restore get) or json")
+	completeWords(c, "output", "text", "restore", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, err := loadConfig(*configFile)
 		if err != nil {
@@ -80,7 +85,7 @@ func planCommand() *cobra.Command {
 }
 
 func node(cfg config.Config) rules.Node {
-	return rules.Node{Mesh: istio.Mesh{Defaults: cfg.Istio}, RuntimeHandlers: cfg.RuntimeHandlers, Annotations: cfg.Annotations}
+	return rules.Node{Mesh: istio.Mesh{Defaults: cfg.Istio}, RuntimeHandlers: cfg.RuntimeHandlers, Annotations: cfg.Annotations, Origin: cfg.Origin}
 }
 
 // view is what plan shows.
@@ -91,16 +96,27 @@ type view struct {
 }
 
 func makePlan(cfg config.Config, pod rules.Pod) view {
-	v := view{Pod: pod, Decision: node(cfg).Decide(pod)}
+	return view{Pod: pod, Decision: node(cfg).Decide(pod)}.planned(pod.IPs).noting(cfg)
+}
+
+// planned adds the plan for these addresses.
+func (v view) planned(ips []netip.Addr) view {
 	if v.Decision.Action != rules.Enrol {
 		return v
 	}
-	plan, err := v.Decision.Planner(pod.IPs)
+	plan, err := v.Decision.Planner(ips)
 	if err != nil {
 		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, err.Error()
 	}
 	v.Plan = plan
-	v.Plan.Notes = append(v.Plan.Notes, impostors(cfg.ProxyIdentity, v)...)
+	return v
+}
+
+// noting adds what the daemon would say of containers that run as the proxy.
+func (v view) noting(cfg config.Config) view {
+	if v.Decision.Action == rules.Enrol {
+		v.Plan.Notes = append(v.Plan.Notes, impostors(cfg.ProxyIdentity, v)...)
+	}
 	return v
 }
 
@@ -125,16 +141,7 @@ func printText(c *cobra.Command, v view) error {
 	for _, note := range v.Plan.Notes {
 		fmt.Fprintf(&out, "note: %s\n", note)
 	}
-	for _, set := range v.Plan.Rulesets() {
-		for _, table := range set.Tables {
-			fmt.Fprintf(&out, "\n%s, table %s\n", set.Family, table.Name)
-			for _, chain := range table.Chains {
-				for _, r := range chain.Rules {
-					fmt.Fprintf(&out, "  -A %s %s\n      %s\n", chain.Name, r, r.Why)
-				}
-			}
-		}
-	}
+	printRules(&out, describe(v.Plan).Rules)
 	if len(v.Plan.Routes)+len(v.Plan.Loopback) > 0 {
 		out.WriteString("\nroutes and addresses\n")
 	}

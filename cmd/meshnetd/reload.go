@@ -5,22 +5,43 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"reflect"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/status"
+	"github.com/meshnetd/meshnetd/systemd/notify"
 )
 
-// reloadOnHangup reads the configuration again at each SIGHUP until ctx ends. A bad one changes nothing.
-func reloadOnHangup(ctx context.Context, file string, running config.Config, enforcer *daemon.Enforcer, log *slog.Logger) {
-	if _, err := os.Stat(defaultConfigFile); file == "" && err == nil {
-		file = defaultConfigFile // it was read at the start: if it is gone at a reload, that is an error
+// reloader reads the configuration again.
+type reloader struct {
+	file     string
+	running  config.Config // of the start
+	enforcer *daemon.Enforcer
+	watch    *watch
+	log      *slog.Logger
+
+	mu sync.Mutex // one reload at a time
+}
+
+// onHangup reloads at each SIGHUP until ctx ends.
+func (r *reloader) onHangup(ctx context.Context) {
+	if _, err := os.Stat(defaultConfigFile); r.file == "" && err == nil {
+		r.file = defaultConfigFile // it was read at the start: if it is gone at a reload, that is an error
 	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -31,21 +52,46 @@ func reloadOnHangup(ctx context.Context, file string, running config.Config, enf
 			case <-ctx.Done():
 				return
 			case <-hangup:
-			}
-			next, err := loadConfig(file)
-			if err != nil {
-				log.Error("the configuration is bad and was not taken over; the one before stays in force",
-					"event", "config_rejected", "error", err)
-				continue
-			}
-			enforcer.SetPolicy(policy(next))
-			log.Info("configuration reloaded: it holds for what starts from now on; the rules of running pods stay", "event", "config_reloaded")
-			if keys := needRestart(running, next); len(keys) > 0 {
-				log.Warn("some changes are taken over only when meshnetd is restarted", "event", "config_needs_restart",
-					"keys", strings.Join(keys, ", "))
+				_ = r.reload() // said in the log
 			}
 		}
 	}()
+}
+
+// reload reads the configuration again. It holds for new pods when this returns; a bad one changes nothing, and
+// what is wrong with it is returned.
+func (r *reloader) reload() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// Before it is ready, systemd does not count a reload as one, and Ready would be a claim about the runtime.
+	announced := r.watch.isAnnounced()
+	if announced {
+		r.tell(notify.Reloading())
+	}
+	next, err := loadConfig(r.file)
+	if err != nil {
+		r.log.Error("the configuration is bad and was not taken over; the one before stays in force",
+			"event", "config_rejected", "error", err)
+		r.watch.refused(err)
+	} else {
+		r.enforcer.SetPolicy(policy(next))
+		r.log.Info("configuration reloaded: it holds for what starts from now on; the rules of running pods stay", "event", "config_reloaded")
+		if keys := needRestart(r.running, next); len(keys) > 0 {
+			r.log.Warn("some changes are taken over only when meshnetd is restarted", "event", "config_needs_restart",
+				"keys", strings.Join(keys, ", "))
+		}
+		r.watch.configured(next)
+	}
+	if announced {
+		r.tell(notify.Ready(r.watch.sentence(r.running.NRI.Socket, r.enforcer)))
+	}
+	return err
+}
+
+func (r *reloader) tell(err error) {
+	if err != nil {
+		r.log.Warn("the service manager cannot be told of the reload", "event", "no_notify", "error", err)
+	}
 }
 
 // needRestart names the changed keys that are read at start only.
@@ -56,11 +102,76 @@ func needRestart(a, b config.Config) []string {
 		a, b any
 	}{
 		{"backend", a.Backend, b.Backend}, {"host_netns", a.HostNetNS, b.HostNetNS}, {"cri_socket", a.CRISocket, b.CRISocket},
-		{"status_socket", a.StatusSocket, b.StatusSocket}, {"nri", a.NRI, b.NRI}, {"log", a.Log, b.Log},
+		{"status_socket", a.StatusSocket, b.StatusSocket}, {"nri", a.NRI, b.NRI}, {"log", a.Log, b.Log}, {"metrics", a.Metrics, b.Metrics},
 	} {
 		if !reflect.DeepEqual(k.a, k.b) {
 			keys = append(keys, k.name)
 		}
 	}
 	return keys
+}
+
+func reloadCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "reload",
+		Short: "Have the running daemon read its configuration again, and wait for what comes of it",
+		Long: "Checks the configuration whole, and then asks the daemon to take it over. Exit 0 when it holds for what starts\n" +
+			"from now on, 2 with every problem when it is bad, which changes nothing, 1 when no daemon answers. systemd runs\n" +
+			"it for `systemctl reload`, and names the daemon by MAINPID; where the daemon has no status_socket, it gets a\n" +
+			"SIGHUP, and its log says what came of it.",
+		Example: "  meshnetd reload\n  systemctl reload meshnetd",
+		Args:    cobra.NoArgs,
+	}
+	file := configFlag(c)
+	socket := c.Flags().String("socket", "", "`PATH` of the daemon's socket (default: status_socket of the configuration)")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		ctx, cancel := context.WithTimeout(c.Context(), reloadTimeout)
+		defer cancel()
+		cfg, err := loadConfig(*file)
+		if err != nil { // the daemon is to say so, too
+			return errors.Join(err, hangup(os.Getenv("MAINPID")))
+		}
+		path := cmp.Or(*socket, cfg.StatusSocket)
+		result, err := status.Reload(ctx, path)
+		switch {
+		case err != nil && os.Getenv("MAINPID") != "":
+			return hangup(os.Getenv("MAINPID"))
+		case err != nil:
+			return &exit{exitFailed, err}
+		case result.Problem != "":
+			return &exit{exitBadConfig, errors.New(result.Problem)}
+		}
+		_, err = fmt.Fprintln(c.OutOrStdout(), "the configuration is taken over; the rules of running pods stay: \"meshnetd verify --all --repair\" is for them")
+		return err
+	}
+	return c
+}
+
+const reloadTimeout = 15 * time.Second
+
+// hangup signals the daemon where systemd says which process it is.
+func hangup(main string) error {
+	if main == "" {
+		return nil
+	}
+	pid, err := mainPID(main)
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGHUP)
+	}
+	if err != nil {
+		return &exit{exitFailed, fmt.Errorf("signal the daemon, MAINPID=%s: %w", main, err)}
+	}
+	return nil
+}
+
+// mainPID reads what systemd says. To the system call, what is less than 1 is not a process but many.
+func mainPID(text string) (int, error) {
+	pid, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, err
+	}
+	if pid <= 1 {
+		return 0, errors.New("is not the process of a daemon")
+	}
+	return pid, nil
 }

@@ -22,7 +22,10 @@ func removeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove --netns PATH",
 		Short: "Take out of a network namespace what meshnetd put in, and nothing else",
-		Args:  cobra.NoArgs,
+		Long: "A running daemon that knows the pod puts it back. Needs root.\n\n" +
+			"Exit 0 done or nothing to do; 1 failed; 2 wrong command line or configuration.",
+		Example: "  meshnetd remove --netns /var/run/netns/cni-0123",
+		Args:    cobra.NoArgs,
 	}
 	path, configFile := netnsFlag(c), configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {

@@ -19,9 +19,11 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
+	"github.com/meshnetd/meshnetd/systemd/journal"
 )
 
 func runCommand() *cobra.Command {
@@ -29,8 +31,10 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the daemon",
 		Long: "Connects to the runtime's NRI socket and protects pods until SIGTERM. Rules stay when it ends.\n" +
-			"SIGHUP reads the configuration again; a bad one changes nothing.",
-		Args: cobra.NoArgs,
+			"SIGHUP reads the configuration again; a bad one changes nothing.\n\n" +
+			"Exit 0 when it was told to end; 1 it cannot work here; 2 wrong command line or configuration.",
+		Example: "  meshnetd run --config /etc/meshnetd/meshnetd.toml",
+		Args:    cobra.NoArgs,
 	}
 	file := configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -38,13 +42,19 @@ func runCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return serve(c.Context(), *file, cfg, newLogger(cfg.Log))
+		log, queue := newLogger(cfg.Log)
+		return serve(c.Context(), *file, cfg, log, queue)
 	}
 	return c
 }
 
-// serve puts the daemon together and runs it until ctx ends. file is where cfg came from.
-func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger) error {
+// serve puts the daemon together and runs it until ctx ends. file is where cfg came from, and queue is behind the
+// log, or nil.
+func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger, queue *journal.Queue) error {
+	if queue != nil {
+		go queue.Run()
+		defer func() { _ = queue.Close(flushTimeout) }() // nobody reads what it would say
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50) // a node's memory is dearer than what little time collecting takes here
 	}
@@ -58,17 +68,27 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return &exit{exitFailed, err}
 	}
 	tell(log, firewall)
-	record, flush := daemon.Log(log)
 	watch := newWatch(firewall.Chosen())
-	enforcer, err := newEnforcer(cfg, firewall, watch.counting(record))
+	var enforcer *daemon.Enforcer
+	meter := metrics.New(buildVersion(), stages(), func() metrics.State { return watch.state(enforcer, queue) })
+	record, flush := daemon.Log(log, watch.lineLost)
+	enforcer, err = newEnforcer(cfg, firewall, watch.counting(metered(meter, record)))
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
 	enforcer.Stop = func(ctx context.Context, sandboxID string) error {
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
 	}
+	watch.configured(cfg)
+	reload := &reloader{file: file, running: cfg, enforcer: enforcer, watch: watch, log: log}
+	watch.reload = reload.reload
+	go supervise(ctx, cfg.NRI.Socket, watch, enforcer, log)
+	pages := pages(meter, watch, enforcer)
 	if cfg.StatusSocket != "" {
-		go serveStatus(ctx, cfg.StatusSocket, func() status.Status { return watch.status(enforcer) }, log)
+		go serveStatus(ctx, cfg.StatusSocket, func() status.Status { return watch.status(enforcer) }, pages, log)
+	}
+	if cfg.Metrics.Address != "" {
+		go serveMetrics(ctx, cfg.Metrics.Address, pages, log)
 	}
 	leave, err := netns.Announce()
 	if err != nil {
@@ -76,10 +96,12 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	defer leave()
 	enforcer.Others = netns.Others
-	reloadOnHangup(ctx, file, cfg, enforcer, log)
+	reload.onHangup(ctx)
 	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,
-		Pods: pods{enforcer}, Log: log, Synced: watch.synced, Lost: watch.lost}
+		Pods: pods{enforcer, meter}, Log: log,
+		Synced: func(rt nriplugin.Runtime) { meter.SessionChanged(); watch.synced(rt) },
+		Lost:   func(err error) { meter.SessionChanged(); watch.lost(err) }}
 	log.Info("ready to connect to the runtime", "event", "daemon_ready", "version", buildVersion(),
 		"backend", firewall.Chosen(), "socket", cfg.NRI.Socket)
 	if err := plugin.Run(ctx); err != nil {
@@ -129,19 +151,22 @@ func policy(cfg config.Config) daemon.Policy {
 const flushTimeout = time.Second
 
 // pods gives the runtime's events to the flow.
-type pods struct{ *daemon.Enforcer }
+type pods struct {
+	*daemon.Enforcer
+	meter *metrics.Metrics
+}
 
 // Enforce returns why a sandbox must not run.
 func (p pods) Enforce(ctx context.Context, pod rules.Pod) error {
-	return p.Enforcer.Enforce(ctx, daemon.SandboxStarted, pod).Error()
+	return answered(p.meter, p.Enforcer.Enforce(ctx, daemon.SandboxStarted, pod), daemon.SandboxStarted)
 }
 
 // Admit returns why a container must not be created.
 func (p pods) Admit(ctx context.Context, pod rules.Pod, c rules.Container) error {
-	return p.Enforcer.Admit(ctx, pod, c).Error()
+	return answered(p.meter, p.Enforcer.Admit(ctx, pod, c), daemon.ContainerCreated)
 }
 
 // Validate returns why a container must not be created as it is now.
 func (p pods) Validate(ctx context.Context, pod rules.Pod, c rules.Container) error {
-	return p.Enforcer.Validate(ctx, pod, c).Error()
+	return answered(p.meter, p.Enforcer.Validate(ctx, pod, c), daemon.ContainerValidated)
 }

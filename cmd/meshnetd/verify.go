@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,6 +45,7 @@ func verifyCommand() *cobra.Command {
 	c.Flags().BoolVar(&f.json, "json", false, "print the answer as JSON")
 	c.Flags().StringVar(&f.socket, "socket", "", "`PATH` of the daemon's socket (default: status_socket of the configuration)")
 	file := configFlag(c)
+	c.ValidArgsFunction = asking{file, &f.socket}.pods
 	c.RunE = func(c *cobra.Command, args []string) error {
 		f.config = *file
 		if err := f.check(args); err != nil {
@@ -146,30 +146,6 @@ func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error
 		}
 	}
 	return nil
-}
-
-// choose finds the sandbox of a pod, or the one whose id begins so.
-func choose(all []status.Sandbox, name string) (status.Sandbox, error) {
-	namespace, pod, named := strings.Cut(name, "/")
-	var found []status.Sandbox
-	for _, sb := range all {
-		if named && sb.Namespace == namespace && sb.Name == pod || !named && strings.HasPrefix(sb.ID, name) {
-			found = append(found, sb)
-		}
-	}
-	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		var each []string
-		for _, sb := range found {
-			each = append(each, fmt.Sprintf("%s (%s/%s, %s)", sb.ID, sb.Namespace, sb.Name, sb.State))
-		}
-		return status.Sandbox{}, fmt.Errorf("%s is not one sandbox but %d; name one by its id: %s", name, len(found), strings.Join(each, ", "))
-	case !named:
-		return status.Sandbox{}, fmt.Errorf("no sandbox of the mesh on this node has an id that begins with %q; a pod is named NAMESPACE/POD (`meshnetd status` lists them)", name)
-	}
-	return status.Sandbox{}, fmt.Errorf("no pod %s of the mesh runs on this node (`meshnetd status` lists those that do); a pod outside the mesh has no rules to verify", name)
 }
 
 func verifyOne(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {

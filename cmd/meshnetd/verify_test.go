@@ -24,9 +24,14 @@ import (
 )
 
 // told is a sandbox of a daemon that says what it is told to.
-type told struct{ verify, repair status.Verdict }
+type told struct {
+	verify, repair status.Verdict
+	why            status.Explanation
+	plan           status.Plan
+}
 
-func (told) Plan() status.Plan                           { return status.Plan{NetNS: "/nowhere", Key: "other"} }
+func (l told) Explain() status.Explanation               { return l.why }
+func (l told) Plan() status.Plan                         { return l.plan }
 func (l told) Verify(context.Context) status.Verdict     { return l.verify }
 func (l told) Repair(context.Context) (v status.Verdict) { return l.repair }
 func pod(namespace, name, id string, l told) status.Sandbox {
@@ -69,12 +74,12 @@ var (
 
 func TestVerifyPods(t *testing.T) {
 	socket := daemonWith(t,
-		pod("default", "gone", "0123aa", told{failed, failed}),
-		pod("default", "web", "4567aa", told{whole, whole}),
-		pod("shop", "cart", "89abaa", told{differs, repaired}),
-		pod("shop", "gateway", "89abcc", told{exempt, exempt}),
-		pod("shop", "twice", "cdefaa", told{whole, whole}),
-		pod("shop", "twice", "cdefbb", told{differs, failed}))
+		pod("default", "gone", "0123aa", told{verify: failed, repair: failed}),
+		pod("default", "web", "4567aa", told{verify: whole, repair: whole, plan: status.Plan{NetNS: "/nowhere", Key: "other"}}),
+		pod("shop", "cart", "89abaa", told{verify: differs, repair: repaired}),
+		pod("shop", "gateway", "89abcc", told{verify: exempt, repair: exempt}),
+		pod("shop", "twice", "cdefaa", told{verify: whole, repair: whole}),
+		pod("shop", "twice", "cdefbb", told{verify: differs, repair: failed}))
 	for _, tt := range []struct {
 		args string
 		code int

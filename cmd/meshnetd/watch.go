@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/status"
@@ -26,10 +28,21 @@ type watch struct {
 	connected bool
 	since     time.Time
 	events    map[string]int
+	recent    recent
+	rejected  error // why the configuration that was read last is not in force; nil where it is
+
+	linesLost atomic.Int64 // of the log
+
+	auditInterval time.Duration
+	auditing      time.Time // since when it is that
+
+	announced bool          // systemd was told that the daemon is ready
+	reload    func() error  // see status.Status
+	changed   chan struct{} // tells supervise that there is something to tell
 }
 
 func newWatch(backend string) *watch {
-	return &watch{started: time.Now(), backend: backend, events: map[string]int{}}
+	return &watch{started: time.Now(), backend: backend, events: map[string]int{}, changed: make(chan struct{}, 1)}
 }
 
 // counting counts the outcomes that go to record.
@@ -37,7 +50,9 @@ func (w *watch) counting(record func(daemon.Outcome)) func(daemon.Outcome) {
 	return func(o daemon.Outcome) {
 		w.mu.Lock()
 		w.events[o.Event()]++
+		w.recent.add(o)
 		w.mu.Unlock()
+		w.poke()
 		record(o)
 	}
 }
@@ -46,12 +61,37 @@ func (w *watch) synced(rt nriplugin.Runtime) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.runtime, w.connected, w.since = &rt, true, time.Now()
+	w.poke()
 }
 
 func (w *watch) lost(error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.connected, w.since = false, time.Now()
+	w.poke()
+}
+
+// configured remembers the configuration that is in force.
+func (w *watch) configured(cfg config.Config) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.auditInterval, w.auditing, w.rejected = cfg.AuditInterval, time.Now(), nil
+	w.poke()
+}
+
+// refused remembers why another configuration is not in force.
+func (w *watch) refused(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rejected = err
+	w.poke()
+}
+
+func (w *watch) poke() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
 }
 
 // runtimeName returns the name of the runtime of the last session, or "".
@@ -68,7 +108,7 @@ func (w *watch) runtimeName() string {
 func (w *watch) status(e *daemon.Enforcer) status.Status {
 	w.mu.Lock()
 	s := status.Status{Version: buildVersion(), Started: w.started, Backend: w.backend, Connected: w.connected,
-		Since: w.since, Pods: status.Counts{}, Events: maps.Clone(w.events)}
+		Since: w.since, Reload: w.reload, Pods: status.Counts{}, Events: maps.Clone(w.events), Recent: w.recent.all()}
 	if rt := w.runtime; rt != nil {
 		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
 			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
@@ -82,7 +122,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Plan.Key(),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail,
-			NetNS: sb.Pod.NetNS, Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s
@@ -92,11 +132,18 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 const statusPause = 10 * time.Second
 
 // serveStatus serves the status until ctx ends. That it cannot is no reason to leave pods alone.
-func serveStatus(ctx context.Context, socket string, read func() status.Status, log *slog.Logger) {
+func serveStatus(ctx context.Context, socket string, read func() status.Status, pages []status.Page, log *slog.Logger) {
+	insist(ctx, func() error { return status.Serve(ctx, socket, read, pages...) }, func(err error) {
+		log.Error("the status cannot be asked for; trying on", "event", "no_status", "error", err)
+	})
+}
+
+// insist serves until ctx ends, and says once that it cannot.
+func insist(ctx context.Context, serve func() error, say func(error)) {
 	said := false
 	for ctx.Err() == nil {
-		if err := status.Serve(ctx, socket, read); err != nil && !said {
-			log.Error("the status cannot be asked for; trying on", "event", "no_status", "error", err)
+		if err := serve(); err != nil && !said {
+			say(err)
 			said = true
 		}
 		select {

@@ -43,32 +43,40 @@ var buildPodKeys = []string{"openshift.io/deployer-pod-for.name", "openshift.io/
 var proxyOnlyTemplates = []string{"gateway", "grpc-agent", "grpc-simple"}
 
 // Decide follows Istio's CNI plugin, as far as the facts about the pod allow.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
+
+func (m Mesh) decide(pod rules.Pod, r *recorder) rules.Decision {
 	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
+		r.step(string(action), " (", string(reason), "): ", detail)
 		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
 	}
-	if reason, detail := m.outside(pod); reason != "" {
+	if reason, detail := m.outside(pod, r); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	names, err := statusContainers(pod.Annotations[keyStatus])
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
-	if reason, detail := sidecarMissing(pod, names); reason != "" {
+	if len(names) > 0 {
+		r.list("annotation "+keyStatus+" lists ", names)
+	}
+	if reason, detail := sidecarMissing(pod, names, r); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	proxies := proxyContainers(names)
-	intent, err := m.intent(pod, proxies)
+	intent, err := m.intent(pod, proxies, r)
 	if errors.Is(err, errInterceptionNone) {
 		return decide(rules.Skip, rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
 	}
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
-	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyStatus+" is present")
+	r.step("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
+	reason, detail := rules.ReasonInjected, "annotation "+keyStatus+" is present"
 	if _, injected := pod.Annotations[keyStatus]; !injected {
-		d.Reason, d.Detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`
+		reason, detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`
 	}
+	d := decide(rules.Enrol, reason, detail)
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: proxies}
 	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
@@ -76,24 +84,34 @@ func (m Mesh) Decide(pod rules.Pod) rules.Decision {
 }
 
 // outside returns why a pod does not belong to the mesh, or "".
-func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
+func (m Mesh) outside(pod rules.Pod, r *recorder) (rules.Reason, string) {
 	if pod.HostNetwork {
 		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
 	}
+	r.step("the pod is not known to share the node's network namespace")
 	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
 		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
 	}
+	r.step("namespace ", pod.Namespace, " is not one of exclude_namespaces")
 	for _, key := range buildPodKeys {
 		if _, ok := pod.Annotations[key]; ok {
 			return rules.ReasonBuildPod, "annotation " + key + " marks a pod of OpenShift's own"
 		}
 	}
-	if _, injected := pod.Annotations[keyStatus]; !injected && pod.Annotations[keyOptIn] != "true" {
+	r.step("no annotation of OpenShift's deployer and build pods")
+	_, injected := pod.Annotations[keyStatus]
+	switch {
+	case injected:
+		r.step("annotation ", keyStatus, " is present: the injector has been here")
+	case pod.Annotations[keyOptIn] == "true":
+		r.step("annotation ", keyOptIn, ` is "true"`)
+	default:
 		return rules.ReasonNotInjected, "no annotation " + keyStatus
 	}
 	if place, disabled := injectDisabled(pod); disabled {
 		return rules.ReasonInjectDisabled, place + " is false"
 	}
+	r.step("neither label nor annotation ", keyInject, " is false")
 	return "", ""
 }
 
@@ -109,13 +127,14 @@ func injectDisabled(pod rules.Pod) (place string, disabled bool) {
 
 // sidecarMissing looks for the sidecar among the pod's containers, and as long as those are not all known,
 // among the names that the injector wrote down.
-func sidecarMissing(pod rules.Pod, injected []string) (rules.Reason, string) {
+func sidecarMissing(pod rules.Pod, injected []string, r *recorder) (rules.Reason, string) {
 	if slices.Contains(injected, containerInit) || pod.Container(containerInit) != nil {
 		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
 	}
+	r.step("no init container ", containerInit, " that would set the pod up")
 	proxy := pod.Container(containerProxy)
 	if proxy != nil {
-		return notSidecar(pod, *proxy)
+		return notSidecar(pod, *proxy, r)
 	}
 	if pod.Complete {
 		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
@@ -123,18 +142,21 @@ func sidecarMissing(pod rules.Pod, injected []string) (rules.Reason, string) {
 	if len(injected) > 0 && !slices.Contains(injected, containerProxy) {
 		return rules.ReasonNoProxy, "annotation " + keyStatus + " names no container " + containerProxy
 	}
-	return notSidecarTemplate(pod)
+	r.step("container ", containerProxy, " is not known yet: it may be a sidecar")
+	return notSidecarTemplate(pod, r)
 }
 
 // notSidecar returns why the proxy of the pod needs no redirection, or "".
-func notSidecar(pod rules.Pod, proxy rules.Container) (rules.Reason, string) {
+func notSidecar(pod rules.Pod, proxy rules.Container, r *recorder) (rules.Reason, string) {
 	if disabled, err := strconv.ParseBool(proxy.Env["DISABLE_ENVOY"]); err == nil && disabled {
 		return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (DISABLE_ENVOY)"
 	}
 	switch kind := proxyKind(proxy.Args); kind {
 	case "":
-		return notSidecarTemplate(pod)
+		r.step("container ", containerProxy, " does not say what it runs: it may be a sidecar")
+		return notSidecarTemplate(pod, r)
 	case "sidecar":
+		r.step("container ", containerProxy, " runs a sidecar")
 		return "", ""
 	default:
 		return rules.ReasonNotSidecar, "container " + containerProxy + " is a " + kind
@@ -158,7 +180,7 @@ func proxyKind(args []string) string {
 // agent has a slash in it.
 func isAgent(word string) bool { return strings.Contains(word, "/") || word == agent }
 
-func notSidecarTemplate(pod rules.Pod) (rules.Reason, string) {
+func notSidecarTemplate(pod rules.Pod, r *recorder) (rules.Reason, string) {
 	templates := strings.Split(pod.Annotations[keyTemplates], ",")
 	for i := range templates {
 		templates[i] = strings.TrimSpace(templates[i])
@@ -168,6 +190,7 @@ func notSidecarTemplate(pod rules.Pod) (rules.Reason, string) {
 			return rules.ReasonNotSidecar, "annotation " + keyTemplates + " names " + name
 		}
 	}
+	r.step("annotation ", keyTemplates, " names no gateway and no proxyless client")
 	return "", ""
 }
 

@@ -71,20 +71,22 @@ type Intent struct {
 	Loopback    netip.Prefix `json:"loopback"`
 
 	notes []string
+	from  *recorder // while the values are read, where somebody asks for their sources
 }
 
 // intent reads annotations, then what the pod's containers say, which is the mesh's last word. proxies are
 // those that the injector added.
-func (m Mesh) intent(pod rules.Pod, proxies []string) (Intent, error) {
+func (m Mesh) intent(pod rules.Pod, proxies []string, from *recorder) (Intent, error) {
 	d := m.Defaults
 	in := Intent{
 		OutboundPort: d.OutboundPort, InboundPort: d.InboundPort, TunnelPort: d.TunnelPort, DNSPort: d.DNSPort,
 		UID: d.UID, GID: d.GID,
 		OwnerGroups: d.OwnerGroups, OwnerGroupsExclude: d.OwnerGroupsExclude,
 		DNSCapture: d.DNSCapture, DualStack: d.DualStack, InvalidDrop: d.InvalidDrop,
-		IPv6: d.IPv6, Loopback: d.Loopback,
+		IPv6: d.IPv6, Loopback: d.Loopback, from: from,
 	}
-	a := annotations{values: pod.Annotations}
+	a := annotations{values: pod.Annotations, from: from}
+	a.gives(keyMode, "tproxy")
 	switch mode := a.get(keyMode, modeRedirect); mode {
 	case modeRedirect:
 	case modeTProxy:
@@ -95,36 +97,58 @@ func (m Mesh) intent(pod rules.Pod, proxies []string) (Intent, error) {
 		a.fail(keyMode, mode, "want REDIRECT, TPROXY or NONE")
 	}
 	in.InboundAll, in.Inbound = a.portsOrAll(keyIncludeInbound, "*")
+	a.gives(keyIncludeInbound, "inboundAll", "inboundPorts")
 	in.InboundExclude = a.ports(keyExcludeInbound, defaultExcludedPort,
 		`"*" would exclude every port: set `+keyIncludeInbound+` to "" to capture nothing inbound`)
 	in.InboundExclude = deduplicate(append(in.InboundExclude, agentPorts...))
+	a.gives(keyExcludeInbound, "inboundPortsExcluded")
 	in.OutboundAll, in.Outbound = a.prefixesOrAll(keyIncludeOutboundIPs, "*")
+	a.gives(keyIncludeOutboundIPs, "outboundAll", "outboundRanges")
 	in.OutboundExclude = a.prefixes(keyExcludeOutboundIPs,
 		`"*" would exclude every address: set `+keyIncludeOutboundIPs+` to "" to capture nothing outbound`)
+	a.gives(keyExcludeOutboundIPs, "outboundRangesExcluded")
 	in.OutboundPorts = a.ports(keyIncludeOutbound, "",
 		`"*" is no list: set `+keyIncludeOutboundIPs+` to "*" to capture every port`)
+	a.gives(keyIncludeOutbound, "outboundPorts")
 	in.OutboundPortsExclude = a.ports(keyExcludeOutbound, defaultExcludedPort,
 		`"*" would exclude every port: set `+keyIncludeOutboundIPs+` to "" to capture nothing outbound`)
+	a.gives(keyExcludeOutbound, "outboundPortsExcluded")
 	in.ExcludeInterfaces = a.interfaces(keyExcludeInterfaces)
+	a.gives(keyExcludeInterfaces, "excludedInterfaces")
 	in.RerouteInterfaces = a.interfaces(keyRerouteInterfaces)
+	a.gives(keyRerouteInterfaces, "reroutedInterfaces")
 	if _, ok := pod.Annotations[keyRerouteInterfaces]; !ok {
 		in.RerouteInterfaces = a.interfaces(keyKubevirtInterfaces)
+		a.gives(keyKubevirtInterfaces, "reroutedInterfaces")
 	}
 	if pod.Annotations[keyOptIn] == "true" {
-		a.number(keyOptInPort, 16, func(n uint32) { in.OutboundPort = uint16(n) })
-		a.number(keyOptInUserID, 32, func(n uint32) { in.UID = n })
-		a.number(keyOptInGroupID, 32, func(n uint32) { in.GID = n })
+		a.number(keyOptInPort, 16, "outboundPort", func(n uint32) { in.OutboundPort = uint16(n) })
+		a.number(keyOptInUserID, 32, "proxyUID", func(n uint32) { in.UID = n })
+		a.number(keyOptInGroupID, 32, "proxyGID", func(n uint32) { in.GID = n })
 	}
 	if a.err != nil {
 		return Intent{}, a.err
 	}
-	return in, in.refine(pod, proxies)
+	err := in.refine(pod, proxies)
+	in.from = nil
+	return in, err
 }
 
 // annotations reads values and keeps the first problem.
 type annotations struct {
 	values map[string]string
 	err    error
+	from   *recorder
+}
+
+// gives notes that an annotation that is there gave these fields their values.
+func (a *annotations) gives(key string, fields ...string) {
+	if _, ok := a.values[key]; !ok {
+		return
+	}
+	for _, field := range fields {
+		a.from.gave(field, "annotation ", key)
+	}
 }
 
 func (a *annotations) get(key, absent string) string {
@@ -238,8 +262,8 @@ func validInterface(name string) bool {
 	return true
 }
 
-// number calls set with the value of an annotation that is there.
-func (a *annotations) number(key string, bits int, set func(uint32)) {
+// number calls set with the value of an annotation that is there, for a field.
+func (a *annotations) number(key string, bits int, field string, set func(uint32)) {
 	value, ok := a.values[key]
 	if !ok {
 		return
@@ -250,6 +274,7 @@ func (a *annotations) number(key string, bits int, set func(uint32)) {
 		return
 	}
 	set(uint32(n))
+	a.gives(key, field)
 }
 
 // largest is the largest port or id of so many bits; the last id of 32 bits stands for none.

@@ -67,18 +67,20 @@ func (in *Intent) applyUser(c rules.Container) error {
 				Problem: "not a user or group id"}
 		}
 	}
-	in.applyIDs(c.UID, c.GID)
+	in.applyIDs(c.UID, c.GID, "container ", c.Name)
 	return nil
 }
 
 // applyIDs takes the ids of a security context. 0 is what TPROXY and low ports need, and then the proxy
 // drops to the default user.
-func (in *Intent) applyIDs(uid, gid *int64) {
+func (in *Intent) applyIDs(uid, gid *int64, kind, name string) {
 	if uid != nil && *uid > 0 {
 		in.UID = uint32(*uid)
+		in.from.gave("proxyUID", kind, name, " user")
 	}
 	if gid != nil && *gid > 0 {
 		in.GID = uint32(*gid)
+		in.from.gave("proxyGID", kind, name, " group")
 	}
 }
 
@@ -111,12 +113,40 @@ func (in *Intent) applyOverrides(value string) error {
 					Problem: fmt.Sprintf("%d is not a user or group id", *id)}
 			}
 		}
-		in.applyIDs(c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup)
+		in.applyIDs(c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup, "annotation ", keyOverrides)
 	}
 	return nil
 }
 
 func validID(id int64) bool { return id >= 0 && id <= int64(largest(32)) }
+
+// proxyFlags are those that istio-validation shares with istio-iptables, and which field each one sets.
+var proxyFlags = []struct {
+	field, long, short string
+	bits               int
+}{
+	{"outboundPort", "--envoy-port", "-p", 16},
+	{"inboundPort", "--inbound-capture-port", "-z", 16},
+	{"tunnelPort", "--inbound-tunnel-port", "-e", 16},
+	{"proxyUID", "--proxy-uid", "-u", 32},
+	{"proxyGID", "--proxy-gid", "-g", 32},
+}
+
+// set gives a field of proxyFlags its value.
+func (in *Intent) set(field string, n uint64) {
+	switch field {
+	case "outboundPort":
+		in.OutboundPort = uint16(n)
+	case "inboundPort":
+		in.InboundPort = uint16(n)
+	case "tunnelPort":
+		in.TunnelPort = uint16(n)
+	case "proxyUID":
+		in.UID = uint32(n)
+	case "proxyGID":
+		in.GID = uint32(n)
+	}
+}
 
 // applyArguments reads the command line that istio-validation shares with istio-iptables: ports and ids.
 // The lists on it are in the annotations too.
@@ -127,19 +157,7 @@ func (in *Intent) applyArguments(args []string) error {
 			containerValidation, iptables))
 		return nil
 	}
-	port := func(target *uint16) func(uint64) { return func(n uint64) { *target = uint16(n) } }
-	known := []struct {
-		long, short string
-		bits        int
-		set         func(uint64)
-	}{
-		{"--envoy-port", "-p", 16, port(&in.OutboundPort)},
-		{"--inbound-capture-port", "-z", 16, port(&in.InboundPort)},
-		{"--inbound-tunnel-port", "-e", 16, port(&in.TunnelPort)},
-		{"--proxy-uid", "-u", 32, func(n uint64) { in.UID = uint32(n) }},
-		{"--proxy-gid", "-g", 32, func(n uint64) { in.GID = uint32(n) }},
-	}
-	for _, f := range known {
+	for _, f := range proxyFlags {
 		value, ok := argument(args, f.long, f.short)
 		if !ok {
 			continue
@@ -149,7 +167,8 @@ func (in *Intent) applyArguments(args []string) error {
 			return &rules.InputError{Place: "container " + containerValidation + " argument " + f.short, Value: value,
 				Problem: fmt.Sprintf("not a number from 1 to %d", largest(f.bits))}
 		}
-		f.set(n)
+		in.set(f.field, n)
+		in.from.gave(f.field, "container ", containerValidation, " argument ", f.short, " (", f.long, ")")
 	}
 	return nil
 }
@@ -186,8 +205,9 @@ func argument(args []string, long, short string) (value string, found bool) {
 // applyEnvironment reads the proxy's environment, which says nothing else than what it names: an absent
 // switch is off. A switch that Istio's agent cannot read is off for it, so it is off here, with a note.
 func (in *Intent) applyEnvironment(env map[string]string) error {
-	toggle := func(name string) bool {
+	toggle := func(field, name string) bool {
 		value, ok := env[name]
+		in.gaveEnvironment(field, name, ok)
 		on, err := strconv.ParseBool(value)
 		if ok && err != nil {
 			in.notes = append(in.notes, fmt.Sprintf("container %s: %s=%q is no boolean and counts as false",
@@ -195,9 +215,9 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 		}
 		return on
 	}
-	in.DNSCapture = toggle(envDNSCapture)
-	in.DualStack = toggle(envDualStack)
-	in.InvalidDrop = toggle(envInvalidDrop)
+	in.DNSCapture = toggle("dnsCapture", envDNSCapture)
+	in.DualStack = toggle("dualStack", envDualStack)
+	in.InvalidDrop = toggle("invalidDrop", envInvalidDrop)
 
 	if value, ok := env[envOwnerGroups]; ok {
 		groups, err := ownerGroups(envOwnerGroups, value)
@@ -205,6 +225,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 			return err
 		}
 		in.OwnerGroups = groups
+		in.gaveEnvironment("ownerGroups", envOwnerGroups, true)
 	}
 	if value, ok := env[envOwnerGroupsExclude]; ok {
 		groups, err := ownerGroups(envOwnerGroupsExclude, value)
@@ -212,6 +233,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 			return err
 		}
 		in.OwnerGroupsExclude = groups
+		in.gaveEnvironment("ownerGroupsExcluded", envOwnerGroupsExclude, true)
 	}
 	if value, ok := env[envLoopback]; ok {
 		prefix, err := ParseLoopback(value)
@@ -220,8 +242,18 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 				Problem: err.Error()}
 		}
 		in.Loopback = prefix
+		in.gaveEnvironment("loopback", envLoopback, true)
 	}
 	return nil
+}
+
+// gaveEnvironment notes that the proxy's environment gave a field its value, by a variable or by its absence.
+func (in *Intent) gaveEnvironment(field, name string, present bool) {
+	if present {
+		in.from.gave(field, "container ", containerProxy, " environment ", name)
+	} else {
+		in.from.gave(field, "container ", containerProxy, " environment, which has no ", name)
+	}
 }
 
 func ownerGroups(name, value string) ([]uint32, error) {

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/metrics"
+	"github.com/meshnetd/meshnetd/status"
+	"github.com/meshnetd/meshnetd/systemd/journal"
+)
+
+// metered counts and measures the outcomes that go to record.
+func metered(m *metrics.Metrics, record func(daemon.Outcome)) func(daemon.Outcome) {
+	return func(o daemon.Outcome) {
+		event := o.Event()
+		m.Outcome(metrics.Outcome{Event: event, Reason: string(o.Decision.Reason), Mesh: o.Decision.Mesh})
+		for i, spent := range o.Spent {
+			if spent > 0 {
+				m.Stage(string(daemon.Stages[i]), spent)
+			}
+		}
+		if o.FoundDrift() {
+			m.Drifted()
+		}
+		if event == daemon.EventRepaired {
+			m.Repaired()
+		}
+		record(o)
+	}
+}
+
+// stages are the names of the stages.
+func stages() []string {
+	var names []string
+	for _, stage := range daemon.Stages {
+		names = append(names, string(stage))
+	}
+	return names
+}
+
+// answered measures how long the runtime had to wait, and returns what it is told.
+func answered(m *metrics.Metrics, o daemon.Outcome, trigger daemon.Trigger) error {
+	m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(o.Result)}, time.Since(o.Began))
+	return o.Error()
+}
+
+func (w *watch) lineLost() { w.linesLost.Add(1) }
+
+// state puts together what the metrics tell beside what they count. The queue may be nil.
+func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
+	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, LinesLost: w.linesLost.Load()}
+	if queue != nil {
+		s.LinesLost += queue.Lost()
+	}
+	for _, state := range daemon.States {
+		s.Sandboxes[string(state)] = 0
+	}
+	for _, sb := range e.Sandboxes() {
+		s.Sandboxes[string(sb.State)]++
+	}
+	w.mu.Lock()
+	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.auditing
+	if rt := w.runtime; rt != nil {
+		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier)}
+	}
+	begun := w.started
+	w.mu.Unlock()
+	if last, ok := e.LastAudit(); ok {
+		s.Audit = &metrics.Audit{Ended: last.Ended, Took: last.Took}
+		begun = last.Ended
+	}
+	s.Audited = time.Since(begun)
+	return s
+}
+
+// pages are what is served to those who watch the daemon.
+func pages(m *metrics.Metrics, w *watch, e *daemon.Enforcer) []status.Page {
+	return []status.Page{
+		{Path: "/metrics", Handler: m.Handler()},
+		{Path: "/livez", Handler: status.Check("alive: locks are free, and the auditor comes around", func() error { return w.alive(e, time.Now()) })},
+		{Path: "/readyz", Handler: status.Check("ready: connected to the runtime, and every pod that was there is taken over", func() error { return w.ready(e) })},
+	}
+}
+
+// serveMetrics serves the pages on a place of their own until ctx ends. That it cannot is no reason to leave pods
+// alone.
+func serveMetrics(ctx context.Context, address string, pages []status.Page, log *slog.Logger) {
+	insist(ctx, func() error { return status.ServePages(ctx, address, pages...) }, func(err error) {
+		log.Error("metrics and health cannot be read there; trying on", "event", "no_metrics", "error", err)
+	})
+}

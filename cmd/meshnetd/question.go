@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// question is which packet a trace is about.
+type question struct {
+	protocol, destination, source, iface string
+	uid, gid                             string
+	in                                   bool
+}
+
+const (
+	defaultID   = 1000  // of a process that nobody named
+	defaultPort = 40000 // of a client that nobody named
+)
+
+var errTraceWords = errors.New("want a pod, a protocol and where the packet goes, as in `meshnetd trace shop/cart tcp 203.0.113.10:443`; " +
+	"with -f POD the name is left out")
+
+// words takes the arguments apart: the pod's name, where no file says who it is, a protocol and a destination.
+func (q *question) words(args []string, file string) (pod string, err error) {
+	if file == "" && len(args) == 3 {
+		pod, args = args[0], args[1:]
+	}
+	if len(args) != 2 || file == "" && pod == "" {
+		return "", errTraceWords
+	}
+	q.protocol, q.destination = args[0], args[1]
+	_, _, err = q.packet(nil) // what is wrong with the words is said before anybody is asked
+	return pod, err
+}
+
+// packet returns the packet in a pod with these interfaces, and what had to be assumed.
+func (q question) packet(interfaces []rules.Interface) (p rules.Packet, assumptions []string, err error) {
+	assume := func(format string, args ...any) { assumptions = append(assumptions, fmt.Sprintf(format, args...)) }
+	if q.protocol != rules.TCP && q.protocol != rules.UDP {
+		return p, nil, fmt.Errorf("protocol %q is not tcp or udp, as in `tcp 203.0.113.10:443`: the rules know no other, and leave all others alone", q.protocol)
+	}
+	p = rules.Packet{Protocol: q.protocol, State: rules.StateNew}
+	if p.Destination, err = q.target(interfaces); err != nil {
+		return p, nil, err
+	}
+	if q.in {
+		p.Direction = rules.Inbound
+	}
+	if err := q.owner(&p, assume); err != nil {
+		return p, nil, err
+	}
+	name := q.iface
+	if err := checkInterface(name, q.in); err != nil {
+		return p, nil, err
+	}
+	if name == "" {
+		if name = leading(interfaces); q.in || !local(interfaces, p.Destination.Addr()) {
+			assume("by interface %s (--iface)", name)
+		}
+	}
+	p.In, p.Out = name, name
+	if !q.in {
+		p.In = ""
+	}
+	switch {
+	case !q.in || local(interfaces, p.Destination.Addr()):
+	case addressed(interfaces, p):
+		assume("%s is no address of the pod, which forwards the packet", p.Destination.Addr())
+	default: // see reached
+		assume("%s has the address %s", p.In, p.Destination.Addr())
+	}
+	p.Source, err = q.from(p, interfaces, assume)
+	return p, assumptions, err
+}
+
+// target reads where the packet goes; a port alone is one of the pod's own address, for --in.
+func (q question) target(interfaces []rules.Interface) (netip.AddrPort, error) {
+	text := q.destination
+	if q.in && strings.HasPrefix(text, ":") {
+		port, err := portOf(text[1:])
+		if err != nil {
+			return netip.AddrPort{}, fmt.Errorf("destination %q: %w, as in --in tcp :8080", text, err)
+		}
+		addr, _ := own(interfaces, false)
+		return netip.AddrPortFrom(addr, port), nil
+	}
+	to, err := parseAddrPort(text)
+	if err != nil {
+		return to, fmt.Errorf("destination %q: %w", text, err)
+	}
+	return to, nil
+}
+
+// owner sets whose the packet is.
+func (q question) owner(p *rules.Packet, assume func(string, ...any)) error {
+	if q.in {
+		if q.uid != "" || q.gid != "" {
+			return errors.New("--uid and --gid are of a process of the pod that sends: they do not go with --in")
+		}
+		return nil
+	}
+	p.Socket, p.UID, p.GID = true, defaultID, defaultID
+	for _, id := range []struct {
+		flag, text string
+		target     *uint32
+	}{{"uid", q.uid, &p.UID}, {"gid", q.gid, &p.GID}} {
+		if id.text == "" {
+			assume("%s %d (--%s)", id.flag, defaultID, id.flag)
+			continue
+		}
+		n, err := strconv.ParseUint(id.text, 10, 32)
+		if err != nil || n == 1<<32-1 {
+			return fmt.Errorf("--%s %q is not a number from 0 to %d, as in --%s 1337; names are not looked up", id.flag, id.text, uint32(1<<32-2), id.flag)
+		}
+		*id.target = uint32(n)
+	}
+	return nil
+}
+
+// from returns where the packet comes from.
+func (q question) from(p rules.Packet, interfaces []rules.Interface, assume func(string, ...any)) (netip.AddrPort, error) {
+	six := p.Family() == rules.IPv6
+	if q.source != "" {
+		from, err := parseSource(q.source)
+		if err != nil {
+			return from, fmt.Errorf("--src %q: %w", q.source, err)
+		}
+		if from.Addr().Is6() != six {
+			return from, fmt.Errorf("--src %q and destination %q are of two families", q.source, q.destination)
+		}
+		return from, nil
+	}
+	port := uint16(defaultPort)
+	if q.in {
+		addr := netip.MustParseAddr("192.0.2.99")
+		if six {
+			addr = netip.MustParseAddr("2001:db8::99")
+		}
+		assume("from a peer %s (--src)", netip.AddrPortFrom(addr, port))
+		return netip.AddrPortFrom(addr, port), nil
+	}
+	dst := p.Destination.Addr()
+	if local(interfaces, dst) { // the kernel takes the same one, for 127.0.0.0/8 the first
+		if dst.IsLoopback() && !six {
+			dst = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		assume("from %s (--src)", netip.AddrPortFrom(dst, port))
+		return netip.AddrPortFrom(dst, port), nil
+	}
+	addr, known := own(interfaces, six)
+	if !known {
+		assume("from %s, for no such address of the pod is known (--src)", netip.AddrPortFrom(addr, port))
+	} else {
+		assume("from %s (--src)", netip.AddrPortFrom(addr, port))
+	}
+	return netip.AddrPortFrom(addr, port), nil
+}
+
+// parseAddrPort reads ADDRESS:PORT, an IPv6 address in brackets.
+func parseAddrPort(text string) (netip.AddrPort, error) {
+	const example = "as in 203.0.113.10:443 or [2001:db8::10]:443"
+	if to, err := netip.ParseAddrPort(text); err == nil {
+		addr := to.Addr().Unmap()
+		switch {
+		case addr.Zone() != "":
+			return netip.AddrPort{}, fmt.Errorf("an address has no zone here: name the interface by --iface, %s", example)
+		case addr.IsUnspecified():
+			return netip.AddrPort{}, fmt.Errorf("no packet goes to %s: write an address, %s", addr, example)
+		}
+		return netip.AddrPortFrom(addr, to.Port()), nil
+	}
+	if addr, err := netip.ParseAddr(text); err == nil {
+		if addr.Is6() {
+			return netip.AddrPort{}, fmt.Errorf("has no port: write [%s]:443, for the port after the brackets", addr)
+		}
+		return netip.AddrPort{}, fmt.Errorf("has no port: write %s:443", addr)
+	}
+	i := strings.LastIndex(text, ":")
+	if i < 0 {
+		return netip.AddrPort{}, fmt.Errorf("is no address with a port, %s; names are not looked up", example)
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(text[:i], "["), "]")
+	if addr, err := netip.ParseAddr(host); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address, %s; names are not looked up", host, example)
+	} else if addr.Is6() && !strings.HasPrefix(text, "[") {
+		return netip.AddrPort{}, fmt.Errorf("an IPv6 address stands in brackets: write [%s]:%s", host, text[i+1:])
+	}
+	_, err := portOf(text[i+1:])
+	if err == nil {
+		err = errors.New("only an IPv6 address stands in brackets")
+	}
+	return netip.AddrPort{}, fmt.Errorf("%w, %s", err, example)
+}
+
+func portOf(text string) (uint16, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no port from 0 to 65535", text)
+	}
+	return uint16(port), nil
+}
+
+// parseSource reads ADDRESS[:PORT].
+func parseSource(text string) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")); err == nil && addr.Zone() == "" {
+		return netip.AddrPortFrom(addr.Unmap(), defaultPort), nil
+	}
+	return parseAddrPort(text)
+}
+
+const longestInterface = 15
+
+func checkInterface(name string, in bool) error {
+	switch {
+	case in && name == "lo":
+		return errors.New("--in by lo cannot be: what comes by lo was sent in the pod, and is traced by --out")
+	case len(name) > longestInterface || strings.ContainsAny(name, "/ \t\n"):
+		return fmt.Errorf("--iface %q is no name of an interface, such as eth0", name)
+	}
+	return nil
+}
+
+// leading returns the interface by which others reach the pod.
+func leading(interfaces []rules.Interface) string {
+	for _, i := range interfaces {
+		if i.Name != "lo" && len(addressesOf([]rules.Interface{i})) > 0 {
+			return i.Name
+		}
+	}
+	return usualInterface
+}
+
+// own returns the pod's address of a family, or one that stands for it where none is known.
+func own(interfaces []rules.Interface, six bool) (netip.Addr, bool) {
+	for _, addr := range addressesOf(interfaces) {
+		if addr.Is6() == six {
+			return addr, true
+		}
+	}
+	if six {
+		return netip.MustParseAddr("2001:db8::2"), false
+	}
+	return netip.MustParseAddr("192.0.2.2"), false
+}
+
+// local tells whether an address is one of the pod.
+func local(interfaces []rules.Interface, addr netip.Addr) bool {
+	return addr.IsLoopback() || slices.ContainsFunc(interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
+}
+
+// addressed tells whether an address is known of the interface that a packet arrives by, of the packet's family.
+func addressed(interfaces []rules.Interface, p rules.Packet) bool {
+	return slices.ContainsFunc(interfaces, func(i rules.Interface) bool {
+		return i.Name == p.In && slices.ContainsFunc(i.Addresses, func(addr netip.Addr) bool { return addr.Is6() == p.Destination.Addr().Is6() })
+	})
+}
+
+// reached gives the interface that a packet arrives by an address, where none is known: that of its destination.
+func reached(interfaces []rules.Interface, p rules.Packet) []rules.Interface {
+	if addressed(interfaces, p) {
+		return interfaces
+	}
+	return append(slices.Clone(interfaces), rules.Interface{Name: p.In, Addresses: []netip.Addr{p.Destination.Addr()}})
+}

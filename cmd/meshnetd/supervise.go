@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/systemd/notify"
+)
+
+// readyAnyway is how long after the session began a pod that cannot be taken over keeps the daemon from being
+// ready: the kubelet waits for it, and each container is looked at once more when it is created.
+const readyAnyway = 20 * time.Second
+
+// breath is the least time between two sentences.
+const breath = 200 * time.Millisecond
+
+// supervise tells systemd how the daemon is until ctx ends, and answers its watchdog for as long as it is alive.
+// A lock that is held for good ends the answers, too: nothing here goes around the locks.
+func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer, log *slog.Logger) {
+	if !notify.Listening() {
+		return
+	}
+	said := ""
+	complain := func(event string, err error) {
+		if err != nil && err.Error() != said {
+			log.Error("systemd is not told how meshnetd is", "event", event, "error", err)
+			said = err.Error()
+		}
+	}
+	pause, err := notify.Pause()
+	complain("no_notify", err)
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		text := w.sentence(socket, e)
+		if sick := w.alive(e, time.Now()); sick != nil {
+			complain("not_alive", sick)
+			text += "; " + sick.Error()
+			complain("no_notify", notify.Status(text))
+		} else {
+			complain("no_notify", notify.Alive(text))
+		}
+		if w.nowReady(e) {
+			complain("no_notify", notify.Ready(text))
+		}
+		select { // a hundred pods that start are told of in a few sentences
+		case <-ctx.Done():
+		case <-time.After(breath):
+		}
+		select {
+		case <-ctx.Done():
+			complain("no_notify", notify.Stopping("stopping; the rules of running pods stay"))
+			return
+		case <-w.changed:
+		case <-ticker.C:
+		}
+	}
+}
+
+// nowReady tells whether the daemon became ready, once.
+func (w *watch) nowReady(e *daemon.Enforcer) bool {
+	why := w.ready(e)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.announced || !w.connected || (why != nil && time.Since(w.since) < readyAnyway) {
+		return false
+	}
+	w.announced = true
+	return true
+}
+
+func (w *watch) isAnnounced() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.announced
+}
+
+// sentence says how the daemon is.
+func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
+	counts := map[daemon.State]int{}
+	for _, sb := range e.Sandboxes() {
+		counts[sb.State]++
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var parts []string
+	whole := counts[daemon.StateProtected] + counts[daemon.StateOutdated]
+	switch rt := w.runtime; {
+	case rt == nil:
+		parts = append(parts, "waiting for the runtime's NRI socket "+socket)
+	case !w.connected:
+		parts = append(parts, fmt.Sprintf("no session with %s since %s; %d pods keep their rules", rt, w.since.Format(time.TimeOnly), whole))
+	default:
+		parts = append(parts, fmt.Sprintf("protecting %d pods, %s, tier %s", whole, rt, rt.Tier))
+	}
+	for _, c := range []struct {
+		state daemon.State
+		text  string
+	}{
+		{daemon.StatePending, "not taken over yet"}, {daemon.StateFailing, "failing"}, {daemon.StateUnprotected, "without rules"},
+	} {
+		if n := counts[c.state]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, c.text))
+		}
+	}
+	if w.rejected != nil {
+		parts = append(parts, "the configuration on disk is bad and not in force: "+w.rejected.Error())
+	}
+	return strings.Join(parts, "; ")
+}

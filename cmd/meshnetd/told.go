@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"unicode"
+
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/status"
+)
+
+// describe puts a plan into what the socket tells.
+func describe(plan rules.Plan) status.Plan {
+	p := status.Plan{Key: plan.Key()}
+	for _, set := range plan.Rulesets() {
+		for _, table := range set.Tables {
+			for _, chain := range table.Chains {
+				for _, r := range chain.Rules {
+					p.Rules = append(p.Rules, status.Rule{Family: int(set.Family), Table: table.Name, Chain: chain.Name, Rule: r.String(), Why: r.Why})
+				}
+			}
+		}
+	}
+	for _, r := range plan.Routes {
+		p.Routes = append(p.Routes, status.Route{Family: int(r.Family), Mark: r.Mark, Table: r.Table})
+	}
+	for _, prefix := range plan.Loopback {
+		p.Loopback = append(p.Loopback, prefix.String())
+	}
+	return p
+}
+
+// planOf makes the daemon's plan of what it told. Its key proves that nothing was lost on the way.
+func planOf(told status.Plan) (rules.Plan, error) {
+	sets := map[int]*rules.Builder{int(rules.IPv4): {}, int(rules.IPv6): {}}
+	var p rules.Plan
+	for _, r := range told.Rules {
+		if set := sets[r.Family]; set != nil {
+			parsed := rules.ParseRule(r.Rule)
+			set.Append(r.Table, r.Chain, r.Why, parsed.Target, parsed.Match...)
+		}
+	}
+	p.V4, p.V6 = sets[int(rules.IPv4)].Ruleset(rules.IPv4), sets[int(rules.IPv6)].Ruleset(rules.IPv6)
+	beside, err := routed(told)
+	if err != nil {
+		return rules.Plan{}, err
+	}
+	p.Routes, p.Loopback = beside.Routes, beside.Loopback
+	if p.Key() != told.Key {
+		return rules.Plan{}, fmt.Errorf("the daemon's plan is %s, and what it told of it %s: is the daemon of this version?", told.Key, p.Key())
+	}
+	return p, nil
+}
+
+// routed makes a plan of the routes and addresses alone that were told.
+func routed(told status.Plan) (p rules.Plan, err error) {
+	for _, r := range told.Routes {
+		p.Routes = append(p.Routes, rules.PolicyRoute{Family: rules.Family(r.Family), Mark: r.Mark, Table: r.Table})
+	}
+	for _, text := range told.Loopback {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return rules.Plan{}, fmt.Errorf("the daemon's plan: %w", err)
+		}
+		p.Loopback = append(p.Loopback, prefix)
+	}
+	return p, nil
+}
+
+// plainLines keeps a terminal as it is: texts quote what a pod's author wrote.
+func plainLines(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, text)
+}
+
+// interfacesOf reads what the daemon told of a pod's interfaces.
+func interfacesOf(told status.Plan) ([]rules.Interface, error) {
+	var all []rules.Interface
+	for _, i := range told.Interfaces {
+		one := rules.Interface{Name: i.Name}
+		for _, text := range i.Addresses {
+			addr, err := netip.ParseAddr(text)
+			if err != nil {
+				return nil, fmt.Errorf("the daemon's interfaces: %w", err)
+			}
+			one.Addresses = append(one.Addresses, addr)
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// assumed returns the interfaces of a pod of which only its addresses are known.
+func assumed(ips []netip.Addr) []rules.Interface {
+	if len(ips) == 0 {
+		return nil
+	}
+	return []rules.Interface{{Name: usualInterface, Addresses: ips}}
+}
+
+const usualInterface = "eth0" // of pods
+
+// addressesOf returns the addresses by which others reach a pod with these interfaces.
+func addressesOf(interfaces []rules.Interface) []netip.Addr {
+	var all []netip.Addr
+	for _, i := range interfaces {
+		for _, addr := range i.Addresses {
+			if !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+				all = append(all, addr)
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/status"
+)
+
+func TestTrace(t *testing.T) {
+	for name, args := range map[string]string{
+		"out":      "-f testdata/meshed.yaml tcp 203.0.113.10:443",
+		"proxy":    "-f testdata/meshed.yaml tcp 203.0.113.10:443 --uid 2102 --gid 3102 --out",
+		"in":       "-f testdata/meshed.yaml --in tcp :8080",
+		"in6":      "-f testdata/meshed.yaml --in tcp [fd00:10:244::7]:8080 --src [2001:db8::5]:1234 --iface net1",
+		"in-net1":  "-f testdata/around.yaml --in tcp 192.168.1.7:80 --iface net1",
+		"own":      "-f testdata/meshed.yaml tcp 10.244.1.7:8080 --src 10.244.1.7",
+		"reset":    "-f testdata/around.yaml --config testdata/block.toml tcp [2001:db8::1]:80",
+		"around":   "-f testdata/around.yaml tcp [2001:db8::1]:80",
+		"through":  "-f testdata/meshed.yaml --in tcp 10.9.9.9:80",
+		"outside":  "-f testdata/outside.yaml udp 203.0.113.10:53",
+		"loopback": "-f testdata/meshed.yaml tcp 127.0.0.5:80",
+	} {
+		for format, flag := range map[string]string{"text": "", "json": "--json"} {
+			t.Run(name+" "+format, func(t *testing.T) {
+				args := append([]string{"trace"}, strings.Fields(args+" "+flag)...)
+				if !strings.Contains(strings.Join(args, " "), "--config") {
+					args = append(args, "--config", testdata("default.toml"))
+				}
+				code, out, err := execute(t, "", args...)
+				if code != 0 {
+					t.Fatalf("exit %d: %v", code, err)
+				}
+				golden.Check(t, "trace-"+name+"."+format+".golden", out)
+			})
+		}
+	}
+}
+
+// Over the daemon it is the very plan that is kept there, in the interfaces that are there.
+func TestTraceAskedOfADaemon(t *testing.T) {
+	plan := describe(plans.DualStack(t))
+	plan.Interfaces = []status.Interface{{Name: "lo", Addresses: []string{"127.0.0.1", "::1"}}, {Name: "net0", Addresses: []string{"fe80::1", "10.6.6.6", "fd00::6"}}}
+	broken := plan
+	broken.Key = "other"
+	unread := plan
+	unread.Interfaces = []status.Interface{{Name: "lo", Addresses: []string{"x"}}}
+	socket := daemonWith(t, pod("shop", "cart", "89abaa", told{plan: plan}), pod("shop", "broken", "89abbb", told{plan: broken}),
+		pod("shop", "unread", "89abcc", told{plan: unread}), pod("shop", "gateway", "89abdd", told{plan: describe(rules.Plan{})}))
+	ask := func(args string) (int, string, error) {
+		return execute(t, "", append([]string{"trace", "--socket", socket, "--config", testdata("default.toml")}, strings.Fields(args)...)...)
+	}
+	for args, want := range map[string][]string{
+		"shop/cart tcp 203.0.113.10:443":   {"pod shop/cart\ntcp 10.6.6.6:40000 to 203.0.113.10:443", "by interface net0 (--iface)", "ends: to the proxy's outbound listener, port 15001; the destination was 203.0.113.10:443\n"},
+		"89aba --in tcp :8080":             {"to 10.6.6.6:8080 in by net0", "ends: to the proxy's inbound listener, port 15006; the destination was 10.6.6.6:8080\n"},
+		"shop/cart tcp [fd00::6]:80":       {"from [fd00::6]:40000 (--src)", "ends: to whoever listens on [fd00::6]:80 in the pod: no rule gives it to the proxy\n"},
+		"shop/gateway tcp 203.0.113.10:80": {"note: the pod has no rules (protected)", "no rule matches", "from 192.0.2.2:40000, for no such address of the pod is known (--src)"},
+	} {
+		code, out, err := ask(args)
+		if code != 0 {
+			t.Errorf("%s: exit %d: %v", args, code, err)
+		}
+		for _, part := range want {
+			if !strings.Contains(out, part) {
+				t.Errorf("%s: no %q in\n%s", args, part, out)
+			}
+		}
+	}
+	for args, want := range map[string]string{"shop/broken tcp 203.0.113.10:443": "the daemon's plan is other", "shop/unread tcp 203.0.113.10:443": "the daemon's interfaces"} {
+		if code, out, err := ask(args); code != exitFailed || out != "" || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: exit %d, %v, %q", args, code, err, out)
+		}
+	}
+}
+
+func TestTraceBadCommandLine(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                                            "want a pod, a protocol and where the packet goes, as in `meshnetd trace shop/cart tcp 203.0.113.10:443`",
+		"tcp 1.2.3.4:80":                              "want a pod",
+		"a/b tcp":                                     "want a pod",
+		"a/b tcp 1.2.3.4:80 x":                        "want a pod",
+		"-f x a/b tcp 1.2.3.4:80":                     "with -f POD the name is left out",
+		"a/b icmp 1.2.3.4:80":                         `protocol "icmp" is not tcp or udp, as in`,
+		"a/b TCP 1.2.3.4:80":                          `protocol "TCP" is not tcp or udp`,
+		"a/b tcp 1.2.3.4":                             "has no port: write 1.2.3.4:443",
+		"a/b tcp 2001:db8::1":                         "has no port: write [2001:db8::1]:443",
+		"a/b tcp [2001:db8::1]":                       `is no address`,
+		"a/b tcp example.com:80":                      `"example.com" is no address, as in 203.0.113.10:443 or [2001:db8::10]:443; names are not looked up`,
+		"a/b tcp example":                             "is no address with a port",
+		"a/b tcp 1.2.3.4:http":                        `"http" is no port from 0 to 65535`,
+		"a/b tcp 1.2.3.4:65536":                       `"65536" is no port`,
+		"a/b tcp 1.2.3.4:-1":                          `"-1" is no port`,
+		"a/b tcp [1.2.3.4]:80":                        "only an IPv6 address stands in brackets",
+		"a/b tcp fe80::1%eth0":                        "has no port",
+		"a/b tcp [fe80::1%eth0]:80":                   "name the interface by --iface",
+		"a/b tcp 0.0.0.0:80":                          "no packet goes to 0.0.0.0",
+		"a/b tcp :80":                                 "no address",
+		"a/b --in tcp :x":                             `"x" is no port from 0 to 65535, as in --in tcp :8080`,
+		"a/b tcp 1.2.3.4:80 --uid root":               `--uid "root" is not a number`,
+		"a/b tcp 1.2.3.4:80 --gid -1":                 `--gid "-1" is not a number`,
+		"a/b tcp 1.2.3.4:80 --uid 4294967295":         "is not a number from 0 to 4294967294",
+		"a/b --in tcp :80 --uid 1":                    "do not go with --in",
+		"a/b --in tcp :80 --iface lo":                 "is traced by --out",
+		"a/b tcp 1.2.3.4:80 --iface a/b":              `--iface "a/b" is no name of an interface`,
+		"a/b tcp 1.2.3.4:80 --iface sixteencharacter": "is no name of an interface",
+		"a/b tcp 1.2.3.4:80 --src x":                  `--src "x": is no address`,
+		"a/b tcp 1.2.3.4:80 --src ::1":                "are of two families",
+		"a/b --in --out tcp 1.2.3.4:80":               "[in out]",
+		"-f x --socket y tcp 1.2.3.4:80":              "--socket is the daemon's",
+	} {
+		code, out, err := execute(t, "", append([]string{"trace"}, strings.Fields(args)...)...)
+		if code != exitBadConfig || out != "" || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: exit %d, %v, %q; want %q", args, code, err, out, want)
+		}
+	}
+	code, out, err := execute(t, "", "trace", "-f", testdata("refused.yaml"), "--config", testdata("default.toml"), "tcp", "1.2.3.4:80")
+	if code != exitRefused || out != "" || !strings.Contains(err.Error(), "is refused, so that it sends nothing") {
+		t.Errorf("exit %d, %v, %q", code, err, out)
+	}
+}
+
+// Whatever is typed: it is refused with a sentence, or it is the packet that was asked for, and can be traced.
+func FuzzTraceQuestion(f *testing.F) {
+	for _, seed := range []string{"tcp 203.0.113.10:443", "udp [2001:db8::1]:53 fd00::1", "tcp :80", "tcp 127.0.0.1:0 127.0.0.6", "tcp [::ffff:1.2.3.4]:80 1.2.3.4",
+		"tcp [fe80::1%eth0]:80", "tcp 0.0.0.0:80", "tcp [::]:1", "udp 1.2.3.4:5 [::1]:6", "tcp 10.0.0.1:80 10.0.0.1:99999", "tcp [::1 [::1]:", "tcp ]:[ ::"} {
+		f.Add(seed, false)
+		f.Add(seed, true)
+	}
+	interfaces := []rules.Interface{{Name: "lo"}, {Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}}}
+	plan := plans.DualStack(f)
+	f.Fuzz(func(t *testing.T, text string, in bool) {
+		words := strings.SplitN(text, " ", 3)
+		if len(words) < 2 {
+			return
+		}
+		q := question{in: in}
+		if len(words) == 3 {
+			q.source = words[2]
+		}
+		if _, err := q.words(words[:2], "pod.yaml"); err != nil {
+			if err.Error() == "" {
+				t.Error("refused without a reason")
+			}
+			return
+		}
+		p, assumed, err := q.packet(interfaces)
+		if err != nil {
+			t.Fatalf("refused when the pod was known: %v", err)
+		}
+		if to, err := netip.ParseAddrPort(q.destination); err == nil && netip.AddrPortFrom(to.Addr().Unmap(), to.Port()) != p.Destination {
+			t.Errorf("%q is %s", q.destination, p.Destination)
+		}
+		if p.Protocol != words[0] || (p.Direction == rules.Inbound) != in || len(assumed) == 0 {
+			t.Errorf("%+v, %q", p, assumed)
+		}
+		w, err := q.answer(scene{plan: plan, interfaces: interfaces})
+		if err != nil {
+			return // a packet that cannot be, such as one from an address of the loopback
+		}
+		if document, err := json.Marshal(w); err != nil || w.End.Text == "" || strings.Contains(w.End.Text, "unknown") {
+			t.Errorf("%s %v", document, err)
+		}
+	})
+}
