@@ -7,13 +7,22 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build demo test test-unit bench faults soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image manifests demo test test-unit test-systemd test-kube bench faults soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build meshnetd, static, into build/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BUILD)/meshnetd ./cmd/meshnetd
+
+package: ## build the deb and the rpm, into build/package
+	VERSION="$(VERSION)" GO="$(GO)" packaging/build.sh $(BUILD)/package
+
+image: ## build the container image for amd64 and arm64, into build/image
+	VERSION="$(VERSION)" GO="$(GO)" packaging/image/build.sh $(BUILD)/image
+
+manifests: ## render the plain Kubernetes manifests from the Helm chart
+	rendered=$$(packaging/helm/render.sh $(BUILD)) && echo "$$rendered" >packaging/kubernetes/meshnetd.yaml
 
 demo: deps build ## protect a pod on a real containerd, and show it on one screen
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
@@ -24,10 +33,22 @@ demo: deps build ## protect a pod on a real containerd, and show it on one scree
 # -p 1: the tests of the lab compare the whole machine before and after.
 test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may be skipped
 	$(GO) vet ./...
+	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd
 	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -count=1 -p 1 -timeout 40m ./...
 
 test-unit: ## run the tests that need neither root nor a runtime
-	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging
+	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging ./packaging/sbom ./systemd/...
+
+test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
+	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
+	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -count=1 -v -timeout 20m ./integration/systemd
+
+test-kube: deps ## run a Kubernetes, install the chart with the image, and show what tenants see
+	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
+	integration/kube/build.sh $(BUILD)/kubernetes
+	VERSION=kube GO="$(GO)" packaging/image/build.sh $(BUILD)/image-kube
+	MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes \
+		MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar $(GO) test -count=1 -v -timeout 20m ./integration/kube
 
 # ONLY=hook,packet runs these sections; without it all are run.
 bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run
@@ -68,7 +89,8 @@ runtimes: ## build the pinned containerd 2.4 and 1.7 and CNI plugins into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes
 
 deps: ## install the Debian packages that tests and demo need
-	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc; do \
+	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc \
+		debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server; do \
 		PATH=$$PATH:/usr/sbin:/sbin command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
 

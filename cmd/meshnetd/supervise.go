@@ -49,7 +49,7 @@ func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer,
 			complain("no_notify", notify.Alive(text))
 		}
 		if w.nowReady(e) {
-			complain("no_notify", notify.Ready(text))
+			complain("no_notify", notify.Ready(w.sentence(socket, e))) // it may just have become so
 		}
 		select { // a hundred pods that start are told of in a few sentences
 		case <-ctx.Done():

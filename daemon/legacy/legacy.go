@@ -120,6 +120,10 @@ func (b blobs) each(fn func(name, rules string)) error {
 		return err
 	}
 	fd, err := unix.Socket(b.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) { // a unit's RestrictAddressFamilies
+		return fmt.Errorf("the pod has tables of iptables-legacy (%s), and meshnetd may not open the socket that tells what is in them: %w "+
+			"(the unit's drop-in systemd/iptables-legacy.conf in /usr/share/meshnetd allows it)", strings.Join(names, ", "), err)
+	}
 	if err != nil {
 		return fmt.Errorf("socket for the legacy tables: %w", err)
 	}

@@ -56,7 +56,7 @@ func (l *Lab) importImage(ctx context.Context) error {
 		return fmt.Errorf("read stand-in: %w", err)
 	}
 	archive := l.path("image.tar")
-	if err := writeImage(archive, binary); err != nil {
+	if err := WriteImage(archive, binary); err != nil {
 		return fmt.Errorf("pack image: %w", err)
 	}
 
@@ -85,8 +85,8 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// writeImage writes an OCI image layout whose only file is the program.
-func writeImage(path string, program []byte) (err error) {
+// WriteImage writes an OCI image layout whose only file is the program.
+func WriteImage(path string, program []byte) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
