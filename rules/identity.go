@@ -29,9 +29,11 @@ func (d Decision) Impostor(c Container) string {
 }
 
 // Of returns the proxy with the ids that the rules of a plan name first, where they name any: groups that
-// are merely left out of capture come after it.
+// are merely left out of capture come after it. Users who are left out may come before it, so that its own
+// stays where the plan names it anywhere.
 func (p Proxy) Of(plan Plan) Proxy {
-	var uid, gid bool
+	uid := slices.ContainsFunc(plan.all(), func(r Rule) bool { return slices.Contains(r.owners(), p.UID) })
+	gid := false
 	for _, r := range plan.all() {
 		for _, m := range r.Match {
 			switch m := m.(type) {
@@ -47,6 +49,16 @@ func (p Proxy) Of(plan Plan) Proxy {
 		}
 	}
 	return p
+}
+
+// owners returns the users that a rule asks for or against.
+func (r Rule) owners() (ids []uint32) {
+	for _, m := range r.Match {
+		if m, ok := m.(OwnerUID); ok {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
 }
 
 // all returns the rules of all chains, IPv4 first.

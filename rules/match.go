@@ -49,13 +49,22 @@ func (m NotDestinationPorts) holds(p Packet) bool {
 	return (p.Protocol == TCP || p.Protocol == UDP) && !slices.Contains(m, p.Destination.Port())
 }
 
+func (m DestinationPorts) holds(p Packet) bool {
+	return (p.Protocol == TCP || p.Protocol == UDP) &&
+		slices.ContainsFunc(m, func(r PortRange) bool { return r.Contains(p.Destination.Port()) })
+}
+
 func (m OwnerUID) holds(p Packet) bool { return (p.Socket && p.UID == m.ID) != m.Not }
+
+func (m OwnerUIDs) holds(p Packet) bool { return p.Socket && m.First <= p.UID && p.UID <= m.Last }
 
 func (m OwnerGID) holds(p Packet) bool { return (p.Socket && p.GID == m.ID) != m.Not }
 
 func (m CTState) holds(p Packet) bool { return p.State&m != 0 }
 
 func (m PacketMark) holds(p Packet) bool { return (p.Mark == m.Mark) != m.Not }
+
+func (Comment) holds(Packet) bool { return true }
 
 // A packet of no connection has no mark of one, not even 0.
 func (m ConnMark) holds(p Packet) bool { return p.tracked() && p.ConnMark == m.Mark }

@@ -2,7 +2,10 @@
 
 package rules
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 func (f Footprint) chain(c Chain) bool { return !c.Builtin && slices.Contains(f.Chains, c.Name) }
 
@@ -17,10 +20,10 @@ const (
 
 // ownRules tells for each rule of each chain of a table whether it is ours. All rules of our chains are.
 // Of the built-in chains, those are that jump to our chains or use our marks ("anchors"), and the interface
-// exceptions that belong to them. Without one of our chains a table holds nothing of ours.
+// exceptions that belong to them. Without one of our chains or comments a table holds nothing of ours.
 func ownRules(t Table, ours Footprint) map[string][]ownership {
 	own := make(map[string][]ownership, len(t.Chains))
-	present := slices.ContainsFunc(t.Chains, ours.chain)
+	present := slices.ContainsFunc(t.Chains, func(c Chain) bool { return ours.chain(c) || slices.ContainsFunc(c.Rules, ours.comments) })
 	for _, c := range t.Chains {
 		own[c.Name] = make([]ownership, len(c.Rules))
 		switch {
@@ -155,6 +158,9 @@ func (f Footprint) anchor(r Rule) bool {
 	if mark, ok := r.Target.(SetMark); ok && slices.Contains(f.Marks, uint32(mark)) {
 		return true
 	}
+	if f.comments(r) {
+		return true
+	}
 	for _, m := range r.Match {
 		switch m := m.(type) {
 		case PacketMark:
@@ -168,6 +174,14 @@ func (f Footprint) anchor(r Rule) bool {
 		}
 	}
 	return false
+}
+
+// comments tells whether a rule has one of our comments.
+func (f Footprint) comments(r Rule) bool {
+	return f.Comment != "" && slices.ContainsFunc(r.Match, func(m Match) bool {
+		c, ok := m.(Comment)
+		return ok && strings.HasPrefix(string(c), f.Comment)
+	})
 }
 
 // interfaceReturn tells whether a rule is nothing but "by this interface: RETURN", and which one.

@@ -153,7 +153,7 @@ func (p *parser) item() (Match, Target) {
 	switch word {
 	case "-m":
 		p.extension = p.next()
-		if !slices.Contains([]string{TCP, UDP, "multiport", "owner", "conntrack", "mark", "connmark"}, p.extension) {
+		if !slices.Contains([]string{TCP, UDP, "multiport", "owner", "conntrack", "mark", "connmark", "comment"}, p.extension) {
 			p.failed = true
 		}
 		return nil, nil
@@ -189,9 +189,14 @@ func (p *parser) match(word string, not bool) Match {
 		p.failed = p.failed || p.protocol == ""
 		return DestinationPort{p.protocol, p.port(), not}
 	case "--dports":
-		p.failed = p.failed || !not
+		if !not {
+			return DestinationPorts(p.portRanges())
+		}
 		return NotDestinationPorts(p.ports())
 	case "--uid-owner":
+		if p.more() && strings.Contains(p.words[0], "-") {
+			return positive(p.uids())
+		}
 		return OwnerUID{p.number(32), not}
 	case "--gid-owner":
 		return OwnerGID{p.number(32), not}
@@ -202,6 +207,8 @@ func (p *parser) match(word string, not bool) Match {
 			return positive(ConnMark{p.mark()})
 		}
 		return PacketMark{p.mark(), not}
+	case "--comment":
+		return positive(p.comment())
 	}
 	return nil
 }
@@ -213,6 +220,9 @@ func (p *parser) target(name string) Target {
 	case "REDIRECT":
 		p.expect("--to-ports")
 		return Redirect{p.port()}
+	case "DNAT":
+		p.expect("--to-destination")
+		return p.dnat()
 	case "TPROXY":
 		p.expect("--on-port")
 		t := TProxy{Port: p.port()}

@@ -30,7 +30,7 @@ type EndKind string
 // What can become of a packet.
 const (
 	Delivered  EndKind = "delivered"  // to a socket on the destination it was sent to
-	Redirected EndKind = "redirected" // to a listener of the pod, by REDIRECT
+	Redirected EndKind = "redirected" // to a listener of the pod, by REDIRECT or DNAT
 	TProxied   EndKind = "tproxied"   // to a listener of the pod, by TPROXY
 	Dropped    EndKind = "dropped"    // without an answer
 	Reset      EndKind = "reset"      // answered with a TCP reset

@@ -81,6 +81,7 @@ type PolicyRoute struct {
 type Footprint struct {
 	Chains   []string // names of chains that are ours wherever they stand
 	Marks    []uint32 // packet and connection marks that only our rules use
+	Comment  string   // what the comments of our rules in built-in chains begin with; "" where they have none
 	Reroute  string   // the chain of nat that gets what comes from rerouted interfaces
 	Routes   []PolicyRoute
 	Loopback []netip.Prefix

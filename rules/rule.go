@@ -113,12 +113,19 @@ type DestinationPort struct {
 // NotDestinationPorts matches packets to none of the ports (xt_multiport, 15 ports at most).
 type NotDestinationPorts []uint16
 
+// DestinationPorts matches packets to one of the ports or ranges of ports (xt_multiport, 15 numbers at most, of
+// which a range takes two).
+type DestinationPorts []PortRange
+
 // OwnerUID matches packets of sockets whose user id is ID, or with Not of every other packet, those
 // without a socket included (xt_owner).
 type OwnerUID struct {
 	ID  uint32
 	Not bool
 }
+
+// OwnerUIDs matches packets of sockets whose user id is one from First to Last, which are not the same.
+type OwnerUIDs struct{ First, Last uint32 }
 
 // OwnerGID is OwnerUID for the group id.
 type OwnerGID struct {
@@ -147,6 +154,10 @@ type PacketMark struct {
 // ConnMark matches the connection's mark.
 type ConnMark struct{ Mark uint32 }
 
+// Comment matches every packet: it says what a rule is for (xt_comment). It has letters, digits and any of
+// _-/.,: and nothing else, so that it is one word wherever it is printed; 255 bytes at most.
+type Comment string
+
 // Jump continues in a chain of the same table.
 type Jump string
 
@@ -162,6 +173,12 @@ type Verdict string
 
 // Redirect sends the packet to a port of this host (nat only).
 type Redirect struct{ Port uint16 }
+
+// DNAT sends the packet to another address, and unless Port is 0 to another port (nat only).
+type DNAT struct {
+	To   netip.Addr
+	Port uint16
+}
 
 // TProxy hands the packet to the listener on Port without changing it, and marks it (mangle only).
 type TProxy struct {
@@ -196,11 +213,14 @@ func (OutInterface) rank() int        { return rankOut }
 func (SourcePort) rank() int          { return rankExtension }
 func (DestinationPort) rank() int     { return rankExtension }
 func (NotDestinationPorts) rank() int { return rankExtension }
+func (DestinationPorts) rank() int    { return rankExtension }
 func (OwnerUID) rank() int            { return rankExtension }
+func (OwnerUIDs) rank() int           { return rankExtension }
 func (OwnerGID) rank() int            { return rankExtension }
 func (CTState) rank() int             { return rankExtension }
 func (PacketMark) rank() int          { return rankExtension }
 func (ConnMark) rank() int            { return rankExtension }
+func (Comment) rank() int             { return rankExtension }
 
 func (m Protocol) args() []string { return []string{"-p", string(m)} }
 
@@ -236,8 +256,20 @@ func (m NotDestinationPorts) args() []string {
 	return []string{"-m", "multiport", "!", "--dports", strings.Join(ports, ",")}
 }
 
+func (m DestinationPorts) args() []string {
+	ports := make([]string, len(m))
+	for i, r := range m {
+		ports[i] = r.with(":")
+	}
+	return []string{"-m", "multiport", "--dports", strings.Join(ports, ",")}
+}
+
 func (m OwnerUID) args() []string {
 	return append([]string{"-m", "owner"}, negate(m.Not, "--uid-owner", number(m.ID))...)
+}
+
+func (m OwnerUIDs) args() []string {
+	return []string{"-m", "owner", "--uid-owner", number(m.First) + "-" + number(m.Last)}
 }
 
 func (m OwnerGID) args() []string {
@@ -256,12 +288,29 @@ func (m PacketMark) args() []string {
 
 func (m ConnMark) args() []string { return []string{"-m", "connmark", "--mark", hex(m.Mark)} }
 
+// iptables puts quotes around all but letters, digits, _ and -.
+func (m Comment) args() []string {
+	text := string(m)
+	if strings.ContainsAny(text, furtherLetters) {
+		text = `"` + text + `"`
+	}
+	return []string{"-m", "comment", "--comment", text}
+}
+
 func (t Jump) args() []string { return []string{"-j", string(t)} }
 
 func (t Verdict) args() []string { return []string{"-j", string(t)} }
 
 func (t Redirect) args() []string {
 	return []string{"-j", "REDIRECT", "--to-ports", number(t.Port)}
+}
+
+func (t DNAT) args() []string {
+	to := t.To.String()
+	if t.Port != 0 {
+		to = netip.AddrPortFrom(t.To, t.Port).String()
+	}
+	return []string{"-j", "DNAT", "--to-destination", to}
 }
 
 func (t TProxy) args() []string {
@@ -286,6 +335,9 @@ func (t CTZone) args() []string { return []string{"-j", "CT", "--zone", number(u
 func (RejectReset) args() []string { return []string{"-j", "REJECT", "--reject-with", "tcp-reset"} }
 
 func (t Foreign) args() []string { return []string{string(t)} }
+
+// What a Comment may have besides what iptables prints without quotes.
+const furtherLetters = "/.,:"
 
 func negate(not bool, words ...string) []string {
 	if not {

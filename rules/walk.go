@@ -120,7 +120,7 @@ func (t *trace) chain(h hook, name string, depth int) (verdict, error) {
 func (t *trace) matches(h hook, r Rule) (bool, error) {
 	for _, m := range r.Match {
 		switch m.(type) {
-		case OwnerUID, OwnerGID:
+		case OwnerUID, OwnerUIDs, OwnerGID:
 			if h.name != "OUTPUT" && h.name != "POSTROUTING" {
 				return false, fmt.Errorf("the kernel refuses an owner at %s", h.name)
 			}
@@ -162,6 +162,9 @@ func (t *trace) target(h hook, target Target) (verdict, string, error) {
 		return goOn, t.zone(target), nil
 	case Redirect:
 		return stop, t.redirect(h, target), nil
+	case DNAT:
+		note, err := t.dnat(target)
+		return stop, note, err
 	case TProxy:
 		return stop, t.tproxy(target), nil
 	case RejectReset:
@@ -179,7 +182,7 @@ func (t *trace) target(h hook, target Target) (verdict, string, error) {
 // allowed tells where a target may stand (table and hooks in the registrations of net/netfilter/xt_*.c).
 func allowed(h hook, target Target) bool {
 	switch target.(type) {
-	case Redirect:
+	case Redirect, DNAT:
 		return h.table.Name == "nat" && (h.name == "PREROUTING" || h.name == "OUTPUT")
 	case TProxy:
 		return h.table.Name == "mangle" && h.name == "PREROUTING"
@@ -221,6 +224,20 @@ func (t *trace) redirect(h hook, to Redirect) string {
 	t.redirected = true
 	t.packet.Destination = netip.AddrPortFrom(addr, to.Port)
 	return "to " + t.packet.Destination.String()
+}
+
+// dnat sends the packet to the address that the rule names (net/netfilter/nf_nat_core.c).
+func (t *trace) dnat(to DNAT) (string, error) {
+	if to.To.Is6() != (t.packet.Family() == IPv6) {
+		return "", fmt.Errorf("the kernel refuses %s, which is of the other family", to.To)
+	}
+	port := to.Port
+	if port == 0 {
+		port = t.packet.Destination.Port()
+	}
+	t.redirected = true
+	t.packet.Destination = netip.AddrPortFrom(to.To, port)
+	return "to " + t.packet.Destination.String(), nil
 }
 
 // primary returns the address that REDIRECT takes: of IPv6 one of the destination's scope where that is

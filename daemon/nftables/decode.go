@@ -303,8 +303,22 @@ func (r *reader) extended(kind string, a attributes) (ok bool) {
 	}
 	m, ok := decodeMatch(extension, revision, info)
 	r.rule.Match = append(r.rule.Match, m)
-	_, ports := m.(rules.NotDestinationPorts)
-	return ok && (!ports || r.protocol != "")
+	switch m.(type) {
+	case rules.NotDestinationPorts:
+		return ok && r.protocol != ""
+	case rules.DestinationPorts:
+		return ok && r.protocol != "" && sayable(m)
+	case rules.OwnerUIDs, rules.Comment:
+		return ok && sayable(m)
+	}
+	return ok
+}
+
+// sayable tells whether a match is read from text as it is printed: a comment of somebody else need not be one word,
+// and a range may end before it begins.
+func sayable(m rules.Match) bool {
+	again := rules.ParseRule(rules.Rule{Match: []rules.Match{m}, Target: rules.Return}.String())
+	return again.Target == rules.Target(rules.Return)
 }
 
 func (r *reader) verdict(a attributes) bool {

@@ -7,6 +7,7 @@ package nftables
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +39,17 @@ func attributesOf(t testing.TB, list []byte) map[uint16][]byte {
 	return values
 }
 
+// otherMeshes are rules with what only other meshes than Istio use.
+var otherMeshes = []rules.Rule{
+	{Match: []rules.Match{rules.Protocol(rules.TCP), rules.DestinationPorts{{First: 80, Last: 80}, {First: 8000, Last: 8010}, {First: 0, Last: 65535}},
+		rules.Comment("proxy-init/ignore-port-80")}, Target: rules.Return},
+	{Match: []rules.Match{rules.Protocol(rules.UDP), rules.DestinationPorts{{First: 53, Last: 53}}}, Target: rules.Return},
+	{Match: []rules.Match{rules.OwnerUIDs{First: 1001, Last: 1005}}, Target: rules.Return},
+	{Match: []rules.Match{rules.Comment("plain")}, Target: rules.Jump("OTHER")},
+	{Match: []rules.Match{rules.Protocol(rules.UDP)}, Target: rules.DNAT{To: netip.MustParseAddr("127.0.0.1"), Port: 8600}},
+	{Target: rules.DNAT{To: netip.MustParseAddr("10.0.0.10")}},
+}
+
 // everyRule calls fn with the rules of all recorded cases and of many random settings.
 func everyRule(t testing.TB, fn func(rules.Family, rules.Rule)) {
 	t.Helper()
@@ -51,6 +63,13 @@ func everyRule(t testing.TB, fn func(rules.Family, rules.Rule)) {
 	for range 300 {
 		all = append(all, generate.Draw(random).Plan)
 	}
+	for _, r := range otherMeshes {
+		fn(rules.IPv4, r)
+		if _, four := r.Target.(rules.DNAT); !four {
+			fn(rules.IPv6, r)
+		}
+	}
+	fn(rules.IPv6, rules.Rule{Match: []rules.Match{rules.Protocol(rules.TCP)}, Target: rules.DNAT{To: netip.IPv6Loopback(), Port: 8600}})
 	for _, plan := range all {
 		for _, rs := range plan.Rulesets() {
 			for _, table := range rs.Tables {
@@ -139,6 +158,25 @@ func saysNothing(nothing, list []byte, expression string) {
 			nothing[i] = 0xff
 		}
 		at += aligned(length)
+	}
+}
+
+// What is written with a kind of ours, and says what none of ours would, is somebody else's.
+func TestOthersOfOurKinds(t *testing.T) {
+	for _, tt := range []struct {
+		rule rules.Rule
+		want string
+	}{
+		{rules.Rule{Match: []rules.Match{rules.Comment("x y")}, Target: rules.Jump("A")}, "(as nft shows it: match comment -j A )"},
+		{rules.Rule{Match: []rules.Match{rules.Comment("")}, Target: rules.Return}, "(as nft shows it: match comment )"},
+		{rules.Rule{Match: []rules.Match{rules.Comment(`x"`)}, Target: rules.Return}, "(as nft shows it: match comment )"},
+		{rules.Rule{Match: []rules.Match{rules.DestinationPorts{{First: 1, Last: 1}}}, Target: rules.Return}, "(as nft shows it: match multiport )"},
+		{rules.Rule{Match: []rules.Match{rules.Protocol(rules.TCP), rules.DestinationPorts{{First: 2, Last: 1}}}, Target: rules.Return}, "(as nft shows it: match multiport )"},
+		{rules.Rule{Match: []rules.Match{rules.OwnerUIDs{First: 2, Last: 1}}, Target: rules.Return}, "(as nft shows it: match owner )"},
+	} {
+		if got, err := decodeRule(rules.IPv4, encoded(t, rules.IPv4, tt.rule)); err != nil || got.String() != tt.want {
+			t.Errorf("%s is read as %q, %v; want %q", tt.rule, got, err, tt.want)
+		}
 	}
 }
 

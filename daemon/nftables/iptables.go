@@ -113,7 +113,8 @@ func appendMatch(w *wire, family rules.Family, m rules.Match) error {
 		matchPort(w, destinationPort, m.Port, m.Not)
 	case rules.PacketMark:
 		matchMark(w, m)
-	case rules.NotDestinationPorts, rules.OwnerUID, rules.OwnerGID, rules.CTState, rules.ConnMark:
+	case rules.NotDestinationPorts, rules.DestinationPorts, rules.OwnerUID, rules.OwnerUIDs, rules.OwnerGID, rules.CTState,
+		rules.ConnMark, rules.Comment:
 		name, revision, info := xtMatch(m)
 		extension(w, "match", name, revision, info)
 	default:
@@ -207,7 +208,7 @@ func appendTarget(w *wire, family rules.Family, t rules.Target) error {
 			return err
 		}
 		immediate(w, code, "")
-	case rules.Redirect, rules.TProxy, rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.CTZone, rules.RejectReset:
+	case rules.Redirect, rules.DNAT, rules.TProxy, rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.CTZone, rules.RejectReset:
 		name, revision, info := xtTarget(family, t)
 		extension(w, "target", name, revision, info)
 	default:

@@ -174,6 +174,11 @@ func (t *translation) target(l *line) ([]act, error) {
 		return []act{func(w *wire) { immediate(w, code, "") }}, err
 	case rules.Redirect:
 		return []act{func(w *wire) { redirect(w, target.Port) }}, nil
+	case rules.DNAT:
+		if target.To.Is4() != (t.family == rules.IPv4) {
+			return nil, fmt.Errorf("%s is no address of this family", target.To)
+		}
+		return []act{func(w *wire) { translate(w, t.family, target) }}, nil
 	case rules.TProxy:
 		return []act{
 			func(w *wire) { handOver(w, t.family, target) },

@@ -329,8 +329,8 @@ func (s nativeSet) show(element []byte) string {
 	})
 	addr, ok := netip.AddrFromSlice(key)
 	switch {
-	case s.setKind == ports && len(key) == 2:
-		return fmt.Sprint(binary.BigEndian.Uint16(key))
+	case (s.setKind == ports || s.setKind == spans) && len(key) == 2:
+		return end + fmt.Sprint(binary.BigEndian.Uint16(key))
 	case (s.setKind == users || s.setKind == groups) && len(key) == 4:
 		return fmt.Sprint(binary.NativeEndian.Uint32(key))
 	case ok:

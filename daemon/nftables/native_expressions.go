@@ -114,6 +114,37 @@ func redirect(w *wire, port uint16) {
 	})
 }
 
+// toNetworkOrder turns the bytes of a number of so many bytes that is loaded.
+func toNetworkOrder(w *wire, length uint32) {
+	expression(w, "byteorder", func() {
+		w.number(unix.NFTA_BYTEORDER_SREG, register)
+		w.number(unix.NFTA_BYTEORDER_DREG, register)
+		w.number(unix.NFTA_BYTEORDER_OP, unix.NFT_BYTEORDER_HTON)
+		w.number(unix.NFTA_BYTEORDER_LEN, length)
+		w.number(unix.NFTA_BYTEORDER_SIZE, length)
+	})
+}
+
+func translate(w *wire, family rules.Family, t rules.DNAT) {
+	store(w, register, t.To.AsSlice())
+	flags := uint32(unix.NF_NAT_RANGE_MAP_IPS)
+	if t.Port != 0 {
+		storePort(w, register2, t.Port)
+		flags |= unix.NF_NAT_RANGE_PROTO_SPECIFIED
+	}
+	expression(w, "nat", func() {
+		w.number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT)
+		w.number(unix.NFTA_NAT_FAMILY, uint32(nfFamily(family)))
+		w.number(unix.NFTA_NAT_REG_ADDR_MIN, register)
+		w.number(unix.NFTA_NAT_REG_ADDR_MAX, register)
+		if t.Port != 0 {
+			w.number(unix.NFTA_NAT_REG_PROTO_MIN, register2)
+			w.number(unix.NFTA_NAT_REG_PROTO_MAX, register2)
+		}
+		w.number(unix.NFTA_NAT_FLAGS, flags)
+	})
+}
+
 func reset(w *wire) {
 	expression(w, "reject", func() { w.number(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST) })
 }

@@ -157,8 +157,15 @@ func (m *machine) expression(kind string, a attributes, p *passing) (nftVerdict,
 		return goOnVerdict, nil
 	case "cmp":
 		data := dataOf(a.values[unix.NFTA_CMP_DATA])
-		equal := bytes.Equal(m.registers[number(unix.NFTA_CMP_SREG)][:len(data)], data)
-		return unless(equal == (number(unix.NFTA_CMP_OP) == unix.NFT_CMP_EQ)), nil
+		order := bytes.Compare(m.registers[number(unix.NFTA_CMP_SREG)][:len(data)], data)
+		holds := map[uint32]bool{unix.NFT_CMP_EQ: order == 0, unix.NFT_CMP_NEQ: order != 0, unix.NFT_CMP_GTE: order >= 0, unix.NFT_CMP_LTE: order <= 0}
+		return unless(holds[number(unix.NFTA_CMP_OP)]), nil
+	case "byteorder":
+		if number(unix.NFTA_BYTEORDER_LEN) != 4 || number(unix.NFTA_BYTEORDER_SIZE) != 4 {
+			return goOnVerdict, fmt.Errorf("byteorder of %d bytes", number(unix.NFTA_BYTEORDER_LEN))
+		}
+		n := binary.NativeEndian.Uint32(m.registers[number(unix.NFTA_BYTEORDER_SREG)][:])
+		return m.load(number(unix.NFTA_BYTEORDER_DREG), binary.BigEndian.AppendUint32(nil, n)), nil
 	case "lookup":
 		found, err := m.lookup(name(a.values[unix.NFTA_LOOKUP_SET]), m.registers[number(unix.NFTA_LOOKUP_SREG)])
 		return unless(found != (number(unix.NFTA_LOOKUP_FLAGS) == unix.NFT_LOOKUP_F_INV)), err
@@ -177,6 +184,14 @@ func (m *machine) act(kind string, a attributes, p *passing) (nftVerdict, error)
 	switch kind {
 	case "redir":
 		p.end = fmt.Sprint("redirect ", binary.BigEndian.Uint16(register(unix.NFTA_REDIR_REG_PROTO_MIN)))
+		return nftVerdict{code: accept}, nil
+	case "nat":
+		to, _ := netip.AddrFromSlice(register(unix.NFTA_NAT_REG_ADDR_MIN)[:len(anyOf(p.family).AsSlice())])
+		port := p.dest.Port()
+		if a.values[unix.NFTA_NAT_REG_PROTO_MIN] != nil {
+			port = binary.BigEndian.Uint16(register(unix.NFTA_NAT_REG_PROTO_MIN))
+		}
+		p.end = fmt.Sprint("dnat ", netip.AddrPortFrom(to, port))
 		return nftVerdict{code: accept}, nil
 	case "reject":
 		p.end = "reset"

@@ -30,7 +30,10 @@ func suits(table string, r rules.Rule) error {
 	tcp, udp := rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
 	connection := slices.ContainsFunc(r.Match, func(m rules.Match) bool { _, ok := m.(rules.ConnMark); return ok })
 	switch r.Target.(type) {
-	case rules.Redirect, rules.TProxy:
+	case rules.Redirect, rules.DNAT, rules.TProxy: // DNAT may go without where it leaves the port
+		if d, ok := r.Target.(rules.DNAT); ok && d.Port == 0 {
+			break
+		}
 		if !asked(tcp) && !asked(udp) {
 			return errNoProtocol
 		}
@@ -76,7 +79,7 @@ func (t *translation) condition(l *line) (condition, error) {
 		switch m := m.(type) {
 		case rules.Protocol:
 			continue
-		case rules.NotDestinationPorts:
+		case rules.NotDestinationPorts, rules.DestinationPorts:
 			if len(protocols) == 0 {
 				return c, errNoProtocol
 			}
@@ -132,8 +135,12 @@ func (t *translation) ask(m rules.Match, values []rules.Match) (ask, error) {
 		return func(w *wire) { matchPort(w, destinationPort, m.Port, m.Not) }, nil
 	case rules.NotDestinationPorts:
 		return t.askNotPorts(m), nil
+	case rules.DestinationPorts:
+		return t.askPorts(m), nil
 	case rules.OwnerUID:
 		return func(w *wire) { matchOwner(w, unix.NFT_META_SKUID, m.ID) }, nil
+	case rules.OwnerUIDs:
+		return func(w *wire) { matchOwners(w, unix.NFT_META_SKUID, m.First, m.Last) }, nil
 	case rules.OwnerGID:
 		return func(w *wire) { matchOwner(w, unix.NFT_META_SKGID, m.ID) }, nil
 	case rules.CTState:
@@ -157,6 +164,17 @@ func (t *translation) askNotPorts(m rules.NotDestinationPorts) ask {
 	return func(w *wire) {
 		payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, destinationPort, 2)
 		lookup(w, set, unix.NFT_LOOKUP_F_INV)
+	}
+}
+
+func (t *translation) askPorts(m rules.DestinationPorts) ask {
+	if len(m) == 1 && m[0].First == m[0].Last {
+		return func(w *wire) { matchPort(w, destinationPort, m[0].First, false) }
+	}
+	set := t.set(portIntervals(m))
+	return func(w *wire) {
+		payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, destinationPort, 2)
+		lookup(w, set, 0)
 	}
 }
 
@@ -191,6 +209,14 @@ func matchFamily(w *wire, family rules.Family) {
 func matchOwner(w *wire, key, id uint32) {
 	meta(w, key)
 	compareNumber(w, id)
+}
+
+// matchOwners compares numbers with the highest byte first, as bytes are compared.
+func matchOwners(w *wire, key, first, last uint32) {
+	meta(w, key)
+	toNetworkOrder(w, 4)
+	compare(w, unix.NFT_CMP_GTE, binary.BigEndian.AppendUint32(nil, first))
+	compare(w, unix.NFT_CMP_LTE, binary.BigEndian.AppendUint32(nil, last))
 }
 
 func compareNumber(w *wire, n uint32) {

@@ -171,7 +171,12 @@ func equal(a, b rules.Match) bool {
 		b, ok := b.(rules.NotDestinationPorts)
 		return ok && slices.Equal(a, b)
 	}
-	if _, ok := b.(rules.NotDestinationPorts); ok {
+	if a, ok := a.(rules.DestinationPorts); ok {
+		b, ok := b.(rules.DestinationPorts)
+		return ok && slices.Equal(a, b)
+	}
+	switch b.(type) {
+	case rules.NotDestinationPorts, rules.DestinationPorts:
 		return false
 	}
 	return a == b
@@ -183,6 +188,8 @@ func arranged(list []rules.Match) []rules.Match {
 	out := make([]rules.Match, 0, len(list))
 	for _, m := range list {
 		switch a := m.(type) {
+		case rules.Comment:
+			continue
 		case rules.Source:
 			m = rules.Source{Prefix: a.Prefix.Masked()}
 			if a.Prefix.Bits() == 0 {

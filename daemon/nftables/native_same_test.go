@@ -51,7 +51,7 @@ func TestNativeDoesWhatThePlanSays(t *testing.T) {
 // packet draws one of the values that random rules ask for.
 func (d draw) packet(family rules.Family, hook string) passing {
 	p := passing{family: family, protocol: pick(d, rules.TCP, rules.TCP, rules.UDP, ""), socket: hook == "OUTPUT" && !d.one(4),
-		uid: pick(d, 0, 1, 2, 3, uint32(1337)), gid: pick(d, 0, 1, 2, 3, uint32(1337)), state: 1 << d.IntN(5), mark: pick(d, 0, 1, 2, uint32(0x539)),
+		uid: pick(d, 0, 1, 2, 3, 256, uint32(1337)), gid: pick(d, 0, 1, 2, 3, uint32(1337)), state: 1 << d.IntN(5), mark: pick(d, 0, 1, 2, uint32(0x539)),
 		connection: pick(d, 0, 1, 2, uint32(0x539)), listener: !d.one(3)}
 	p.source = netip.AddrPortFrom(d.address(family), d.anyPort())
 	p.dest = netip.AddrPortFrom(d.address(family), d.anyPort())
@@ -112,6 +112,13 @@ func (x iptables) chain(name string, p *passing) (ended bool) {
 		case rules.Redirect:
 			p.end = fmt.Sprint("redirect ", target.Port)
 			return true
+		case rules.DNAT:
+			port := target.Port
+			if port == 0 {
+				port = p.dest.Port()
+			}
+			p.end = fmt.Sprint("dnat ", netip.AddrPortFrom(target.To, port))
+			return true
 		case rules.TProxy:
 			p.end = "drop"
 			if p.listener {
@@ -161,6 +168,12 @@ func (p *passing) meets(m rules.Match) bool {
 		return ports && (p.dest.Port() == m.Port) != m.Not
 	case rules.NotDestinationPorts:
 		return ports && !slices.Contains(m, p.dest.Port())
+	case rules.DestinationPorts:
+		return ports && slices.ContainsFunc(m, func(r rules.PortRange) bool { return r.Contains(p.dest.Port()) })
+	case rules.Comment:
+		return true
+	case rules.OwnerUIDs:
+		return p.socket && m.First <= p.uid && p.uid <= m.Last
 	case rules.OwnerUID:
 		return (p.socket && p.uid == m.ID) != m.Not
 	case rules.OwnerGID:

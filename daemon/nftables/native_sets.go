@@ -29,6 +29,7 @@ type setKind struct {
 
 var (
 	ports   = setKind{"ports", 13, 2, unix.NFT_SET_CONSTANT, 2}
+	spans   = setKind{"port-ranges", 13, 2, unix.NFT_SET_CONSTANT | unix.NFT_SET_INTERVAL, 2}
 	users   = setKind{"users", 24, 4, unix.NFT_SET_CONSTANT, 1}
 	groups  = setKind{"groups", 25, 4, unix.NFT_SET_CONSTANT, 1}
 	ranges4 = setKind{"ranges-ip", 7, 4, unix.NFT_SET_CONSTANT | unix.NFT_SET_INTERVAL, 2}
@@ -104,6 +105,31 @@ func portSet(list []uint16) (setKind, []setElement) {
 		values[i] = rules.SourcePort{Port: port}
 	}
 	return setOf(values)
+}
+
+// portIntervals returns where ranges of ports begin and end, without overlaps.
+func portIntervals(list []rules.PortRange) (setKind, []setElement) {
+	key := func(port uint16) []byte { return binary.BigEndian.AppendUint16(nil, port) }
+	ranges := slices.SortedFunc(slices.Values(list), func(a, b rules.PortRange) int { return cmp.Compare(a.First, b.First) })
+	if !slices.ContainsFunc(list, func(r rules.PortRange) bool { return r.First != r.Last }) {
+		single := make([]uint16, len(list))
+		for i, r := range list {
+			single[i] = r.First
+		}
+		return portSet(single)
+	}
+	var elements []setElement
+	for i := 0; i < len(ranges); {
+		first, last := ranges[i].First, ranges[i].Last
+		for i++; i < len(ranges) && int(ranges[i].First) <= int(last)+1; i++ {
+			last = max(last, ranges[i].Last)
+		}
+		elements = append(elements, setElement{key: key(first)})
+		if last < 1<<16-1 {
+			elements = append(elements, setElement{key: key(last + 1), end: true})
+		}
+	}
+	return spans, elements
 }
 
 // intervals returns where addresses of the prefixes begin and end, without overlaps: the kernel refuses them.

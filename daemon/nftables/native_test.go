@@ -169,11 +169,13 @@ func (d draw) conditions(family rules.Family, table, hook string) []rules.Match 
 	if hook == "OUTPUT" {
 		maybe(4, rules.OutInterface(pick(d, "lo", "eth0", "eth+")))
 		maybe(4, rules.OwnerUID{ID: d.Uint32N(3), Not: d.one(3)})
+		maybe(8, rules.OwnerUIDs{First: d.Uint32N(3), Last: pick(d, 3, 256, uint32(1337))})
 		maybe(4, rules.OwnerGID{ID: d.Uint32N(3), Not: d.one(2)})
 		maybe(8, rules.OwnerGID{ID: d.Uint32N(3), Not: d.one(2)})
 	} else if hook != "POSTROUTING" {
 		maybe(4, rules.InInterface(pick(d, "lo", "eth0", "eth+")))
 	}
+	maybe(8, rules.Comment(pick(d, "proxy-init/a", "b", "c:1,2")))
 	maybe(6, rules.CTState(1+d.IntN(31)))
 	maybe(6, rules.PacketMark{Mark: d.Uint32N(3), Not: d.one(3)})
 	if table != "raw" {
@@ -181,7 +183,9 @@ func (d draw) conditions(family rules.Family, table, hook string) []rules.Match 
 	}
 	if d.one(2) {
 		match = append(match, rules.Protocol(protocol))
-		switch d.IntN(4) {
+		switch d.IntN(5) {
+		case 3:
+			match = append(match, rules.DestinationPorts{d.ports(), d.ports(), d.ports()}[:1+d.IntN(3)])
 		case 0:
 			match = append(match, rules.DestinationPort{Protocol: protocol, Port: d.port(), Not: d.one(4)})
 		case 1:
@@ -197,6 +201,12 @@ func (d draw) conditions(family rules.Family, table, hook string) []rules.Match 
 		match[i], match[j] = match[j], match[i]
 	})
 	return match
+}
+
+// ports draws a port, or a range of them.
+func (d draw) ports() rules.PortRange {
+	first := d.port()
+	return rules.PortRange{First: first, Last: max(first, pick(d, first, 443, 15008, 65535))}
 }
 
 // target adds the protocol where it needs one.
@@ -219,7 +229,7 @@ func (d draw) target(family rules.Family, table, hook string, below []string, ma
 	case table == "raw":
 		targets = append(targets, rules.CTZone(1), rules.CTZone(2))
 	case table == "nat":
-		needsTCP = append(needsTCP, rules.Redirect{Port: 1}, rules.Redirect{Port: 2})
+		needsTCP = append(needsTCP, rules.Redirect{Port: 1}, rules.Redirect{Port: 2}, rules.DNAT{To: own, Port: 53}, rules.DNAT{To: own})
 	case table == "filter":
 		needsTCP = append(needsTCP, rules.RejectReset{})
 	case hook == "PREROUTING":

@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -25,18 +27,24 @@ const (
 	multiportDestination  = 1  // XT_MULTIPORT_DESTINATION
 	multiportPorts        = 2
 	multiportMost         = 15
+	multiportRanges       = 32 // for each port, whether a range begins with it
 	multiportNot          = 47
 	conntrackLength       = 168 // struct xt_conntrack_mtinfo3
 	conntrackFlags        = 146
 	conntrackState        = 1 // XT_CONNTRACK_STATE
 	conntrackStates       = 150
-	markLength            = 16 // struct xt_mark_mtinfo1, and xt_connmark_mtinfo1
+	commentLength         = 256 // struct xt_comment_info
+	markLength            = 16  // struct xt_mark_mtinfo1, and xt_connmark_mtinfo1
 	markNot               = 8
 	redirectLength4       = 24 // struct nf_nat_ipv4_multi_range_compat
 	redirectPorts4        = 16
 	redirectLength6       = 40 // struct nf_nat_range
 	redirectPorts6        = 36
 	redirectPortsAreGiven = 2  // NF_NAT_RANGE_PROTO_SPECIFIED
+	dnatLength            = 48 // struct nf_nat_range2
+	dnatFirst, dnatLast   = 4, 20
+	dnatPorts             = 36
+	dnatAddressIsGiven    = 1  // NF_NAT_RANGE_MAP_IPS
 	tproxyLength          = 32 // struct xt_tproxy_target_info_v1
 	setMarkLength         = 8  // struct xt_mark_tginfo2
 	connmarkLength        = 16 // struct xt_connmark_tginfo2
@@ -59,6 +67,10 @@ func xtMatch(m rules.Match) (name string, revision uint32, info []byte) {
 	switch m := m.(type) {
 	case rules.OwnerUID:
 		return "owner", 1, owner(ownerUID, 0, m.ID, m.Not)
+	case rules.OwnerUIDs:
+		info = owner(ownerUID, 0, m.First, false)
+		native.PutUint32(info[4:], m.Last)
+		return "owner", 1, info
 	case rules.OwnerGID:
 		return "owner", 1, owner(ownerGID, ownerGIDs, m.ID, m.Not)
 	case rules.NotDestinationPorts:
@@ -68,6 +80,12 @@ func xtMatch(m rules.Match) (name string, revision uint32, info []byte) {
 			native.PutUint16(info[multiportPorts+2*i:], port)
 		}
 		return "multiport", 1, info
+	case rules.DestinationPorts:
+		return "multiport", 1, multiport(m)
+	case rules.Comment:
+		info = make([]byte, commentLength)
+		copy(info[:commentLength-1], m)
+		return "comment", 0, info
 	case rules.CTState:
 		info = make([]byte, conntrackLength)
 		native.PutUint16(info[conntrackFlags:], conntrackState)
@@ -89,6 +107,28 @@ func owner(what byte, offset int, id uint32, not bool) []byte {
 	info[ownerMatch] = what
 	if not {
 		info[ownerNot] = what
+	}
+	return info
+}
+
+// multiport lists ports; of a range the first one has a mark, and the last one follows it.
+func multiport(list []rules.PortRange) []byte {
+	info := make([]byte, multiportLength)
+	info[0] = multiportDestination
+	add := func(port uint16, begins byte) {
+		if n := int(info[1]); n < multiportMost {
+			binary.NativeEndian.PutUint16(info[multiportPorts+2*n:], port)
+			info[multiportRanges+n] = begins
+			info[1]++
+		}
+	}
+	for _, r := range list {
+		if r.First == r.Last {
+			add(r.First, 0)
+		} else {
+			add(r.First, 1)
+			add(r.Last, 0)
+		}
 	}
 	return info
 }
@@ -118,6 +158,16 @@ func xtTarget(family rules.Family, t rules.Target) (name string, revision uint32
 		native.PutUint32(info[4:], redirectPortsAreGiven)
 		network.PutUint32(info[redirectPorts4:], uint32(t.Port)<<16|uint32(t.Port))
 		return "REDIRECT", 0, info
+	case rules.DNAT:
+		info = make([]byte, dnatLength)
+		native.PutUint32(info, dnatAddressIsGiven)
+		copy(info[dnatFirst:dnatLast], t.To.AsSlice())
+		copy(info[dnatLast:dnatPorts], t.To.AsSlice())
+		if t.Port != 0 {
+			native.PutUint32(info, dnatAddressIsGiven|redirectPortsAreGiven)
+			network.PutUint32(info[dnatPorts:], uint32(t.Port)<<16|uint32(t.Port))
+		}
+		return "DNAT", 2, info
 	case rules.TProxy:
 		info = make([]byte, tproxyLength)
 		native.PutUint32(info, allBits)
@@ -162,10 +212,16 @@ func connmark(mode byte) []byte {
 func decodeMatch(name string, revision uint32, info []byte) (rules.Match, bool) {
 	var m rules.Match
 	switch {
+	case name == "owner" && len(info) == ownerLength && info[ownerMatch] == ownerUID && !bytes.Equal(info[:4], info[4:8]):
+		m = rules.OwnerUIDs{First: binary.NativeEndian.Uint32(info), Last: binary.NativeEndian.Uint32(info[4:])}
 	case name == "owner" && len(info) == ownerLength && info[ownerMatch] == ownerUID:
 		m = rules.OwnerUID{ID: binary.NativeEndian.Uint32(info), Not: info[ownerNot] != 0}
 	case name == "owner" && len(info) == ownerLength && info[ownerMatch] == ownerGID:
 		m = rules.OwnerGID{ID: binary.NativeEndian.Uint32(info[ownerGIDs:]), Not: info[ownerNot] != 0}
+	case name == "comment" && len(info) == commentLength:
+		m = rules.Comment(unix.ByteSliceToString(info))
+	case name == "multiport" && len(info) == multiportLength && info[1] <= multiportMost && info[multiportNot] == 0:
+		m = portsOf(info)
 	case name == "multiport" && len(info) == multiportLength && info[1] <= multiportMost:
 		ports := make(rules.NotDestinationPorts, info[1])
 		for i := range ports {
@@ -194,6 +250,20 @@ func decodeMatch(name string, revision uint32, info []byte) (rules.Match, bool) 
 	return m, sameName == name && sameRevision == revision && bytes.Equal(same, info)
 }
 
+// portsOf is the reverse of multiport.
+func portsOf(info []byte) (list rules.DestinationPorts) {
+	at := func(i int) uint16 { return binary.NativeEndian.Uint16(info[multiportPorts+2*i:]) }
+	for i := 0; i < int(info[1]); i++ {
+		r := rules.PortRange{First: at(i), Last: at(i)}
+		if info[multiportRanges+i] != 0 && i+1 < int(info[1]) {
+			i++
+			r.Last = at(i)
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
 // decodeTarget is the reverse of xtTarget.
 func decodeTarget(family rules.Family, name string, revision uint32, info []byte) (rules.Target, bool) {
 	var t rules.Target
@@ -202,6 +272,12 @@ func decodeTarget(family rules.Family, name string, revision uint32, info []byte
 		t = rules.Redirect{Port: binary.BigEndian.Uint16(info[redirectPorts4:])}
 	case name == "REDIRECT" && family == rules.IPv6 && len(info) == redirectLength6:
 		t = rules.Redirect{Port: binary.BigEndian.Uint16(info[redirectPorts6:])}
+	case name == "DNAT" && len(info) == dnatLength:
+		address := netip.AddrFrom4([4]byte(info[dnatFirst : dnatFirst+4]))
+		if family == rules.IPv6 {
+			address = netip.AddrFrom16([16]byte(info[dnatFirst:dnatLast]))
+		}
+		t = rules.DNAT{To: address, Port: binary.BigEndian.Uint16(info[dnatPorts:])}
 	case name == "TPROXY" && len(info) == tproxyLength:
 		address := netip.AddrFrom4([4]byte(info[8:12]))
 		if family == rules.IPv6 {

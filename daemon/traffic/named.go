@@ -47,8 +47,14 @@ func (n *named) match(m rules.Match) {
 		n.gids = unique(n.gids, []uint32{m.ID})
 	case rules.DestinationPort:
 		n.port(m.Protocol, m.Port)
+	case rules.OwnerUIDs:
+		n.uids = unique(n.uids, []uint32{m.First, m.Last})
 	case rules.NotDestinationPorts:
 		n.tcp = unique(n.tcp, m)
+	case rules.DestinationPorts:
+		for _, r := range m {
+			n.tcp = unique(n.tcp, []uint16{r.First, r.Last})
+		}
 	case rules.Destination:
 		if m.Prefix.Bits() > 0 && !m.Prefix.Addr().IsLoopback() {
 			n.ranges = unique(n.ranges, []netip.Prefix{m.Prefix.Masked()})

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package consul
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+const (
+	nat        = "nat"
+	prerouting = "PREROUTING"
+	output     = "OUTPUT"
+	tcp        = rules.Protocol(rules.TCP)
+)
+
+func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+	return rules.Families{
+		Redirect: in.redirect, Block: in.block,
+		SpeaksIPv6: in.DualStack, Because: "annotation " + keyDualStack + ` is not "true"`, Without: in.WithoutIPv6,
+	}.Plan(ips, footprint)
+}
+
+// loopback returns the address that is left alone.
+func loopback(family rules.Family) netip.Prefix {
+	addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if family == rules.IPv6 {
+		addr = netip.IPv6Loopback()
+	}
+	return netip.PrefixFrom(addr, addr.BitLen())
+}
+
+// redirect writes everything, in the order in which packets are to meet it. Consul puts each exclusion before those
+// that are there already, so that the last of a list comes first.
+func (in Intent) redirect(family rules.Family) rules.Ruleset {
+	var b rules.Builder
+	in.lookups(&b, family)
+	b.Append(nat, output, "what the pod sends by TCP is outbound traffic", rules.Jump(chainOutput), tcp)
+	for _, s := range in.outboundKept(family) {
+		b.Append(nat, chainOutput, s.Why, rules.Return, s.Match...)
+	}
+	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return, rules.Destination{Prefix: loopback(family)})
+	b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
+	b.Append(nat, chainRedirect, "to the proxy's outbound listener", rules.Redirect{Port: in.OutboundPort}, tcp)
+
+	b.Append(nat, prerouting, "what arrives by TCP is inbound traffic", rules.Jump(chainInbound), tcp)
+	for _, s := range in.inboundKept() {
+		b.Append(nat, chainInbound, s.Why, rules.Return, s.Match...)
+	}
+	b.Append(nat, chainInbound, "every other port is captured", rules.Jump(chainInRedirect), tcp)
+	b.Append(nat, chainInRedirect, "to the proxy's inbound listener", rules.Redirect{Port: in.InboundPort}, tcp)
+	return b.Ruleset(family)
+}
+
+// lookups sends those for Consul's DNS there. Of a dual-stack pod that is IPv6 only.
+func (in Intent) lookups(b *rules.Builder, family rules.Family) {
+	asked, isAddress := in.DNSAddress, in.DNSAddress.IsValid()
+	if in.DualStack != (family == rules.IPv6) || !isAddress && in.DNSPort == 0 {
+		return
+	}
+	if !isAddress {
+		asked = loopback(family).Addr()
+	}
+	for _, protocol := range []string{rules.UDP, rules.TCP} {
+		match := []rules.Match{rules.Protocol(protocol), rules.DestinationPort{Protocol: protocol, Port: 53}}
+		why := "name lookups go to Consul"
+		if in.DNSPort != 0 {
+			match = append(match, rules.Destination{Prefix: netip.PrefixFrom(asked, asked.BitLen())})
+			why = "name lookups at Consul's address go to its port"
+		}
+		b.Append(nat, output, why, rules.Jump(chainDNS), match...)
+		b.Append(nat, chainDNS, why, rules.DNAT{To: asked, Port: in.DNSPort}, match...)
+	}
+}
+
+// outboundKept is what goes around the proxy.
+func (in Intent) outboundKept(family rules.Family) []rules.Selection {
+	var kept []rules.Selection
+	for _, uid := range slices.Backward(in.UIDsExclude) {
+		kept = append(kept, rules.Selection{Why: fmt.Sprintf("user %d is excluded", uid), Match: []rules.Match{rules.OwnerUID{ID: uid}}})
+	}
+	for _, prefix := range slices.Backward(rules.OfFamily(in.RangesExclude, family)) {
+		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination{Prefix: prefix}}})
+	}
+	kept = append(kept, keptPorts("outbound", in.OutboundExclude)...)
+	return append(kept, rules.Selection{Why: "the proxy's own traffic never comes back to it", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}})
+}
+
+func (in Intent) inboundKept() []rules.Selection { return keptPorts("inbound", in.InboundExclude) }
+
+// keptPorts has one rule for each port, as Consul has. A range is multiport's, where Consul writes --dport 8080:8090:
+// versions of iptables differ in what they make of that.
+func keptPorts(direction string, ports []rules.PortRange) (kept []rules.Selection) {
+	for _, r := range slices.Backward(ports) {
+		match := rules.Match(rules.DestinationPort{Protocol: rules.TCP, Port: r.First})
+		if r.First != r.Last {
+			match = rules.DestinationPorts{r}
+		}
+		kept = append(kept, rules.Selection{Why: direction + " port " + r.String() + " is excluded", Match: []rules.Match{tcp, match}})
+	}
+	return kept
+}
+
+// block answers IPv6 with a reset where redirect would have captured it.
+func (in Intent) block() rules.Ruleset {
+	return rules.Block(rules.IPv6,
+		rules.Blocked{Kept: withoutTCP(in.outboundKept(rules.IPv6)), Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}}},
+		rules.Blocked{Kept: withoutTCP(in.inboundKept()), Captured: []rules.Selection{{Why: "every other port belongs to the mesh"}}})
+}
+
+// withoutTCP leaves out what Block asks for by itself.
+func withoutTCP(kept []rules.Selection) []rules.Selection {
+	for i := range kept {
+		kept[i].Match = slices.DeleteFunc(kept[i].Match, func(m rules.Match) bool { return m == rules.Match(tcp) })
+	}
+	return kept
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package consul knows what the annotations of Consul's injector mean, and which rules follow from them: those that
+// Consul's own CNI plugin writes, in the same order. Where the plugin hands text to a tool as it is, it is read
+// here, and the pod is refused where it means nothing.
+//
+// The plugin has written rules in two ways. Up to version 0.18 of its library it runs iptables, with the chains that
+// are here. From 0.19 on it writes a table of nf_tables, inet consul_tproxy, with chains of the same names and the
+// same rules in the same order, so that one plan says both: rules of 0.18, written by iptables or its netlink
+// dialect, have 0.18's names and places; written natively, they stand in a table of nf_tables, as 0.19's do, which is
+// ours by name as every mesh's is. 0.19's two differ from 0.18's in three points that mean nothing here:
+//   - IPv6 returns first where the pod is not dual-stack: such a plan has no IPv6 rules.
+//   - Without an address of Consul's DNS, but with a port, dual-stack redirects lookups of 127.0.0.1 too, and not of
+//     ::1 only. Consul's injector never leaves out the address.
+//   - Names of services are looked up in the node's files. They are refused here.
+package consul
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Mesh decides about pods of a Consul mesh. Its Defaults come from the node's configuration.
+type Mesh struct{ Defaults Defaults }
+
+// Defaults are what the pod's annotations do not say.
+type Defaults struct {
+	ExcludeNamespaces []string
+	WithoutIPv6       rules.WithoutIPv6 // of a pod that is not dual-stack
+}
+
+// Standard returns the defaults of an unconfigured Consul.
+func Standard() Defaults { return Defaults{WithoutIPv6: rules.IPv6Mesh} }
+
+// Name returns "consul".
+func (Mesh) Name() string { return "consul" }
+
+// Refines is false for every container: the annotations say everything.
+func (Mesh) Refines(string) bool { return false }
+
+// The chains are Consul's.
+const (
+	chainInbound    = "CONSUL_PROXY_INBOUND"
+	chainInRedirect = "CONSUL_PROXY_IN_REDIRECT"
+	chainOutput     = "CONSUL_PROXY_OUTPUT"
+	chainRedirect   = "CONSUL_PROXY_REDIRECT"
+	chainDNS        = "CONSUL_DNS_REDIRECT"
+)
+
+// Footprint returns the names of every plan this package can make.
+func (Mesh) Footprint() rules.Footprint {
+	return rules.Footprint{Chains: []string{chainInbound, chainInRedirect, chainOutput, chainRedirect, chainDNS,
+		rules.ChainBlockIn, rules.ChainBlockOut}}
+}
+
+// What the injector writes on a pod.
+const (
+	prefix         = "consul.hashicorp.com/"
+	keyConnect     = prefix + "connect-inject-status" // either of the two on every pod that was injected
+	keyMesh        = prefix + "mesh-inject-status"
+	keyTransparent = prefix + "transparent-proxy-status"
+	keyConfig      = prefix + "redirect-traffic-config"
+	keyDualStack   = prefix + "dual-stack" // injectors that do not know of it leave it out, which is "false"
+)
+
+// The containers that may run as the proxy.
+var proxyContainers = []string{"consul-dataplane", "envoy-sidecar"}
+
+// Decide follows Consul's CNI plugin.
+func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
+		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+	}
+	if reason, detail := m.outside(pod); reason != "" {
+		return decide(rules.Skip, reason, detail)
+	}
+	intent, err := m.intent(pod)
+	if err != nil {
+		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+	}
+	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyTransparent+" is present")
+	d.Intent = intent
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: proxyContainers}
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	return d
+}
+
+// outside returns why a pod does not belong to the mesh, or "".
+func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
+	switch {
+	case pod.HostNetwork:
+		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
+	case slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace):
+		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
+	case pod.Annotations[keyConnect] == "" && pod.Annotations[keyMesh] == "":
+		return rules.ReasonNotInjected, "neither annotation " + keyConnect + " nor " + keyMesh
+	case pod.Annotations[keyTransparent] == "":
+		return rules.ReasonInterceptionNone, "no annotation " + keyTransparent + ": the pod asks for no redirection"
+	}
+	return "", ""
+}

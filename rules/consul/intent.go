@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package consul
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Intent is what the mesh wants for one pod, every default filled in. Nothing of it is merged: the injector has put
+// the node's, the namespace's and the pod's wishes together, and what it wrote down replaces everything.
+type Intent struct {
+	UID          uint32 `json:"proxyUID"`
+	InboundPort  uint16 `json:"inboundPort"`
+	OutboundPort uint16 `json:"outboundPort"`
+
+	InboundExclude  []rules.PortRange `json:"inboundPortsExcluded"`
+	OutboundExclude []rules.PortRange `json:"outboundPortsExcluded"`
+	RangesExclude   []netip.Prefix    `json:"outboundRangesExcluded"`
+	UIDsExclude     []uint32          `json:"usersExcluded"`
+
+	// DNSAddress is asked in place of any name server where there is no DNSPort; with one, lookups that are sent to
+	// it go to that port. Without either, lookups are left alone.
+	DNSAddress netip.Addr `json:"dnsAddress"`
+	DNSPort    uint16     `json:"dnsPort"`
+
+	DualStack   bool              `json:"dualStack"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
+}
+
+const outboundPort = 15001 // where nobody says another one
+
+func (m Mesh) intent(pod rules.Pod) (Intent, error) {
+	in := Intent{OutboundPort: outboundPort, WithoutIPv6: m.Defaults.WithoutIPv6}
+	switch text := pod.Annotations[keyDualStack]; text {
+	case "true":
+		in.DualStack = true
+	case "", "false":
+	default:
+		return Intent{}, refuse(keyDualStack, text, `want "true" or "false"`)
+	}
+	text := pod.Annotations[keyConfig]
+	if text == "" {
+		return Intent{}, refuse(keyConfig, text, "is missing or empty: the injector writes it where it is in CNI mode")
+	}
+	if problem := in.read(text); problem != "" {
+		return Intent{}, refuse(keyConfig, text, problem)
+	}
+	if problem := in.check(); problem != "" {
+		return Intent{}, refuse(keyConfig, text, problem)
+	}
+	return in, nil
+}
+
+func refuse(key, value, problem string) error {
+	return &rules.InputError{Place: "annotation " + key, Value: value, Problem: problem}
+}
+
+// The keys of the configuration, with the value of a missing one as Consul's library has it:
+//
+//	ConsulDNSIP                 ""     an address
+//	ConsulDNSPort               0      none
+//	ProxyUserID                 -      a number; needed
+//	ProxyInboundPort            -      needed
+//	ProxyOutboundPort           0      15001
+//	ExcludeInboundPorts         none   texts, "8080" or "8080:8090"
+//	ExcludeOutboundPorts        none   the same
+//	ExcludeOutboundCIDRs        none   texts, "10.0.0.0/8" or "10.0.0.1"; those of the other family are left out
+//	ExcludeUIDs                 none   texts, "1000"
+//	NetNS, IptablesProvider, NftablesProvider: not looked at. A path of a namespace is never taken from a pod.
+//
+// Any other key is refused unless it is null: it may change what the others mean.
+func (in *Intent) read(text string) (problem string) {
+	var ip, uid string
+	numbers := map[string]*uint16{"ConsulDNSPort": &in.DNSPort, "ProxyInboundPort": &in.InboundPort, "ProxyOutboundPort": &in.OutboundPort}
+	lists := map[string]func(string) string{
+		"ExcludeInboundPorts":  func(item string) string { return appendTo(&in.InboundExclude, item, parsePorts) },
+		"ExcludeOutboundPorts": func(item string) string { return appendTo(&in.OutboundExclude, item, parsePorts) },
+		"ExcludeOutboundCIDRs": func(item string) string { return appendTo(&in.RangesExclude, item, parseRange) },
+		"ExcludeUIDs":          func(item string) string { return appendTo(&in.UIDsExclude, item, parseUser) },
+	}
+	problem = eachKey(text, func(key string, value json.RawMessage) error {
+		if number, ok := numbers[key]; ok {
+			return into(value, number, "a port number from 0 to 65535")
+		}
+		if add, ok := lists[key]; ok {
+			return eachItem(value, add)
+		}
+		switch key {
+		case "ConsulDNSIP":
+			return into(value, &ip, "a text")
+		case "ProxyUserID":
+			return into(value, &uid, "a text")
+		case "NetNS", "IptablesProvider", "NftablesProvider":
+			return nil
+		}
+		if string(value) != "null" {
+			return errors.New("it is not known, and may change what the others mean")
+		}
+		return nil
+	})
+	if problem != "" {
+		return problem
+	}
+	if in.UID, problem = rules.ParseID(uid); problem != "" {
+		return fmt.Sprintf("ProxyUserID: %q is %s", uid, problem)
+	}
+	if ip != "" {
+		addr, err := netip.ParseAddr(ip)
+		if err != nil || addr.Zone() != "" || addr.Is4In6() || addr.IsUnspecified() {
+			return fmt.Sprintf("ConsulDNSIP: %q is not an address", ip)
+		}
+		in.DNSAddress = addr
+	}
+	return ""
+}
+
+// eachKey calls read with each key of an object. A key that is there twice is refused.
+func eachKey(text string, read func(string, json.RawMessage) error) (problem string) {
+	d := json.NewDecoder(strings.NewReader(text))
+	fail := func(err error) string { return fmt.Sprintf("not JSON at byte %d: %v", d.InputOffset(), err) }
+	if token, err := d.Token(); err != nil {
+		return fail(err)
+	} else if token != json.Delim('{') {
+		return "not a JSON object"
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		token, err := d.Token()
+		if err != nil {
+			return fail(err)
+		}
+		key := token.(string) // of an object, the decoder allows nothing else here
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return fail(err)
+		}
+		if seen[key] {
+			return fmt.Sprintf("%s is there twice", key)
+		}
+		seen[key] = true
+		if err := read(key, value); err != nil {
+			return fmt.Sprintf("%.40s: %.40s: %v", key, value, err)
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return fail(err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return "something follows the JSON object"
+	}
+	return ""
+}
+
+func into(value json.RawMessage, target any, want string) error {
+	if json.Unmarshal(value, target) != nil {
+		return errors.New("want " + want)
+	}
+	return nil
+}
+
+// eachItem calls add with each text of a list, which null is an empty one of.
+func eachItem(value json.RawMessage, add func(string) string) error {
+	if bytes.Equal(value, []byte("null")) {
+		return nil
+	}
+	var items []*string
+	if err := into(value, &items, "a list of texts"); err != nil {
+		return err
+	}
+	for i, item := range items {
+		if item == nil {
+			return fmt.Errorf("item %d is null", i+1)
+		}
+		if problem := add(*item); problem != "" {
+			return fmt.Errorf("item %d, %q, is %s", i+1, *item, problem)
+		}
+	}
+	return nil
+}
+
+func appendTo[T any](list *[]T, item string, parse func(string) (T, string)) (problem string) {
+	value, problem := parse(item)
+	if problem == "" {
+		*list = append(*list, value)
+	}
+	return problem
+}
+
+// parsePorts reads a port, or a range with a colon.
+func parsePorts(text string) (rules.PortRange, string) {
+	r, ok := rules.ParsePortRange(strings.Replace(text, ":", "-", 1))
+	if !ok || strings.Contains(text, "-") {
+		return r, "not a port or a range such as 8080:8090 (0 to 65535, no names)"
+	}
+	return r, ""
+}
+
+// parseRange reads a CIDR or an address.
+func parseRange(text string) (netip.Prefix, string) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return netip.PrefixFrom(addr, addr.BitLen()), ""
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return prefix, "not an address or a CIDR such as 10.0.0.0/8"
+	}
+	return prefix, ""
+}
+
+// parseUser reads a user who may be root.
+func parseUser(text string) (uint32, string) {
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || n == rules.NoID {
+		return 0, "not the number of a user"
+	}
+	return uint32(n), ""
+}
+
+// check refuses settings that are each valid but cannot work together.
+func (in *Intent) check() (problem string) {
+	if in.OutboundPort == 0 {
+		in.OutboundPort = outboundPort
+	}
+	family := map[bool]string{false: "IPv4", true: "IPv6"}
+	switch {
+	case in.InboundPort == 0:
+		return "ProxyInboundPort is missing or 0"
+	case in.InboundPort == in.OutboundPort:
+		return "ProxyInboundPort and ProxyOutboundPort are the same: the listeners cannot share a port"
+	case in.DNSAddress.IsValid() && in.DNSAddress.Is6() != in.DualStack:
+		return fmt.Sprintf("ConsulDNSIP %s must be an %s address, since annotation %s is %t", in.DNSAddress, family[in.DualStack], keyDualStack, in.DualStack)
+	}
+	return ""
+}

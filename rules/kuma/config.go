@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kuma
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// read reads the configuration. Its keys, with the value of a missing one, or one that is null, as Kuma has it:
+//
+//	cniMode                                    false    false: kuma-init sets the pod up
+//	kumaDPUser                                 5678     a name is refused: it would be looked up in the node's files
+//	ipFamilyMode                               dualstack  ipv4: no rules for IPv6; ipv6: the same as dualstack
+//	redirect.inbound.enabled, .outbound.enabled  true
+//	redirect.inbound.port, .outbound.port      15006, 15001
+//	redirect.*.includePorts                    none     all ports; where there are some, excludePorts is not looked at
+//	redirect.*.excludePorts                    none
+//	redirect.*.excludePortsForIPs              none     sources of inbound, destinations of outbound traffic, whatever the port;
+//	                                                    those of the other family are left out
+//	redirect.outbound.excludePortsForUIDs      none     "UID", "PORTS:UID" or "PROTOCOL:PORTS:UID"; ranges with "-"
+//	redirect.inbound.excludePortsForUIDs       none     any is refused: what arrives has no user
+//	redirect.dns.enabled                       false
+//	redirect.dns.captureAll                    -        must be there and true with enabled: else Kuma's plugin takes the
+//	                                                    name servers of the node
+//	redirect.dns.port                          15053
+//	redirect.dns.skipConntrackZoneSplit        false
+//	redirect.vnet.networks                     none     "INTERFACE:CIDR"
+//	dropInvalidPackets                         false
+//	log.enabled                                false    true is refused: no plan can log
+//	ebpf.enabled                               false    true is refused
+//	comments.disabled                          false    true: comments are written all the same, and a note says so
+//
+// Not looked at, since they are about Kuma's own way of writing rules: retry, wait, waitInterval, verbose, dryRun,
+// storeFirewalld, iptablesExecutables, redirect.*.insertRedirectInsteadOfAppend (ours come first in any case),
+// redirect.dns.resolvConfigPath, log.level, and the rest of ebpf. Any other key is refused unless it is null: it may
+// change what the others mean.
+func (in *Intent) read(text string) (problem string) {
+	var root yaml.Node
+	d := yaml.NewDecoder(strings.NewReader(text))
+	if err := d.Decode(&root); err != nil {
+		return "not YAML: " + err.Error()
+	}
+	if err := d.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return "something follows the YAML document"
+	}
+	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 {
+		return "not one YAML document"
+	}
+	return in.fields(root.Content[0])
+}
+
+func (in *Intent) fields(root *yaml.Node) (problem string) {
+	var uid string
+	var logging, ebpf, quiet, captureAll bool
+	var inboundUsers []string
+	family := "dualstack"
+	problem = object("", root, keys{
+		"cniMode": boolean(&in.CNIMode), "kumaDPUser": word(&uid), "ipFamilyMode": word(&family), "dropInvalidPackets": boolean(&in.DropInvalid),
+		"log":      within(keys{"enabled": boolean(&logging), "level": ignored}),
+		"comments": within(keys{"disabled": boolean(&quiet)}),
+		"ebpf": within(keys{"enabled": boolean(&ebpf), "instanceIP": ignored, "instanceIPEnvVarName": ignored, "bpffsPath": ignored,
+			"cgroupPath": ignored, "tcAttachIface": ignored, "programsSourcePath": ignored}),
+		"redirect": within(keys{
+			"inbound":  in.Inbound.keys(words(&inboundUsers)),
+			"outbound": in.Outbound.keys(items(&in.Users, parseUsers)),
+			"dns": within(keys{"enabled": boolean(&in.DNSCapture), "captureAll": boolean(&captureAll), "port": port(&in.DNSPort),
+				"skipConntrackZoneSplit": boolean(&in.DNSOneZone), "resolvConfigPath": ignored}),
+			"vnet": within(keys{"networks": items(&in.Networks, parseNetwork)}),
+		}),
+		"retry": ignored, "wait": ignored, "waitInterval": ignored, "verbose": ignored, "dryRun": ignored, "storeFirewalld": ignored,
+		"iptablesExecutables": ignored,
+	})
+	if problem != "" {
+		return problem
+	}
+	if uid != "" {
+		if in.UID, problem = rules.ParseID(uid); problem != "" {
+			return fmt.Sprintf("kumaDPUser: %q is %s", uid, problem)
+		}
+	}
+	switch family {
+	case "ipv4":
+		in.IPv4Only = true
+	case "ipv6", "dualstack":
+	default:
+		return fmt.Sprintf("ipFamilyMode: %q is not dualstack, ipv4 or ipv6", family)
+	}
+	switch {
+	case logging:
+		return "log.enabled: true: packets cannot be logged"
+	case ebpf:
+		return "ebpf.enabled: true: the rules would not be asked"
+	case len(inboundUsers) > 0:
+		return "redirect.inbound.excludePortsForUIDs: what arrives has no user"
+	case in.DNSCapture && !captureAll:
+		return "redirect.dns.captureAll: is not true: the pod's name servers are not known when its rules are written"
+	}
+	if quiet {
+		in.notes = append(in.notes, "comments.disabled is not followed: the comments tell whose the rules are")
+	}
+	return ""
+}
+
+func (d *Direction) keys(users value) value {
+	return within(keys{
+		"enabled": boolean(&d.Enabled), "port": port(&d.Port), "includePorts": items(&d.Include, parsePort), "excludePorts": items(&d.Exclude, parsePort),
+		"excludePortsForIPs": items(&d.RangeExclude, parseRanges), "excludePortsForUIDs": users, "insertRedirectInsteadOfAppend": ignored,
+	})
+}
+
+// parsePort reads one port of a list, which may be 0.
+func parsePort(text string) ([]uint16, string) {
+	r, ok := rules.ParsePortRange(text)
+	if !ok || r.First != r.Last || strings.Contains(text, "-") {
+		return nil, "not a port (0 to 65535)"
+	}
+	return []uint16{r.First}, ""
+}
+
+// parseRanges reads addresses and CIDRs.
+func parseRanges(text string) (ranges []netip.Prefix, problem string) {
+	for item := range strings.SplitSeq(text, ",") {
+		if addr, err := netip.ParseAddr(item); err == nil && addr.Zone() == "" {
+			ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
+			continue
+		}
+		prefix, err := netip.ParsePrefix(item)
+		if err != nil {
+			return nil, "not an address or a CIDR such as 10.0.0.0/8"
+		}
+		ranges = append(ranges, prefix)
+	}
+	return ranges, ""
+}
+
+// mostNumbers is what one rule can hold of ports; a range has two.
+const mostNumbers = 15
+
+// parseUsers reads an exclusion for users, which is one for each of its protocols.
+func parseUsers(text string) ([]User, string) {
+	parts := strings.Split(text, ":")
+	if len(parts) > 3 {
+		return nil, "not UID, PORTS:UID or PROTOCOL:PORTS:UID"
+	}
+	u := User{Ports: []rules.PortRange{{First: 1, Last: 65535}}}
+	var problem string
+	if u.First, u.Last, problem = parseUIDs(parts[len(parts)-1]); problem != "" {
+		return nil, problem
+	}
+	if len(parts) > 1 {
+		if list := parts[len(parts)-2]; list != "" && list != "*" {
+			if u.Ports, problem = rules.ParsePorts(list); problem != "" {
+				return nil, "one whose " + problem
+			}
+		}
+	}
+	numbers := 0
+	for _, r := range u.Ports {
+		if numbers++; r.First != r.Last {
+			numbers++
+		}
+	}
+	if numbers > mostNumbers {
+		return nil, fmt.Sprintf("one with more ports than a rule can hold (%d, a range counts twice)", mostNumbers)
+	}
+	protocols := []string{rules.TCP, rules.UDP}
+	if len(parts) == 3 && parts[0] != "" && parts[0] != "*" {
+		protocols = strings.Split(parts[0], ",")
+	}
+	var users []User
+	for _, protocol := range protocols {
+		if protocol != rules.TCP && protocol != rules.UDP {
+			return nil, "not of tcp or udp"
+		}
+		u.Protocol = protocol
+		users = append(users, u)
+	}
+	return users, ""
+}
+
+func parseUIDs(text string) (first, last uint32, problem string) {
+	low, high, ranged := strings.Cut(text, "-")
+	first, problem1 := parseUID(low)
+	last, problem2 := first, ""
+	if ranged {
+		last, problem2 = parseUID(high)
+	}
+	if problem1 != "" || problem2 != "" || first > last {
+		return 0, 0, "not one of a user's number, or of a range such as 1001-1005"
+	}
+	return first, last, ""
+}
+
+// parseUID reads a user who may be root.
+func parseUID(text string) (uint32, string) {
+	if text == "0" {
+		return 0, ""
+	}
+	return rules.ParseID(text)
+}
+
+// parseNetwork reads an interface and the network behind it.
+func parseNetwork(text string) ([]Network, string) {
+	name, network, _ := strings.Cut(text, ":")
+	prefix, err := netip.ParsePrefix(network)
+	if err != nil || !validInterface(name) {
+		return nil, "not an interface and its network such as docker0:172.17.0.0/16"
+	}
+	return []Network{{Interface: name, Prefix: prefix}}, ""
+}
+
+// validInterface is narrower than the kernel: a name stands in rules, so it must not be able to be anything else. A plus
+// at its end stands for all names that begin so.
+func validInterface(name string) bool {
+	other := func(c rune) bool {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		return !letter && (c < '0' || c > '9') && !strings.ContainsRune("_.-", c)
+	}
+	bare := strings.TrimSuffix(name, "+")
+	return bare != "" && len(name) <= 15 && bare[0] != '-' && !strings.ContainsFunc(bare, other)
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kuma
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Intent is what the mesh wants for one pod, every default filled in. Nothing of it is merged: the control plane has
+// put its own configuration, the ConfigMap and the pod's other annotations together, and what it wrote down replaces
+// everything. The other annotations are therefore not looked at.
+type Intent struct {
+	CNIMode bool   `json:"cniMode"`
+	UID     uint32 `json:"proxyUID"`
+
+	Inbound  Direction `json:"inbound"`
+	Outbound Direction `json:"outbound"`
+	Users    []User    `json:"usersExcluded"`
+
+	DNSCapture  bool      `json:"dnsCapture"`
+	DNSPort     uint16    `json:"dnsPort"`
+	DNSOneZone  bool      `json:"dnsOneZone"` // its connections are not kept apart
+	Networks    []Network `json:"virtualNetworks"`
+	DropInvalid bool      `json:"invalidDrop"`
+
+	IPv4Only    bool              `json:"ipv4Only"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
+
+	notes []string
+}
+
+// Direction is what is captured of inbound or outbound traffic.
+type Direction struct {
+	Enabled      bool           `json:"enabled"`
+	Port         uint16         `json:"port"`
+	Include      []uint16       `json:"ports"`         // none: all
+	Exclude      []uint16       `json:"portsExcluded"` // looked at only without Include
+	RangeExclude []netip.Prefix `json:"rangesExcluded"`
+}
+
+// User is a user, or several, whose traffic to some ports goes around the proxy.
+type User struct {
+	Protocol    string            `json:"protocol"`
+	Ports       []rules.PortRange `json:"ports"`
+	First, Last uint32            // the same where it is one
+}
+
+// Network is an interface of the pod behind which there are others, such as containers in it: what they send beyond
+// Prefix is outbound traffic.
+type Network struct {
+	Interface string       `json:"interface"`
+	Prefix    netip.Prefix `json:"prefix"`
+}
+
+func (m Mesh) intent(pod rules.Pod) (Intent, error) {
+	in := Intent{
+		UID:         5678,
+		Inbound:     Direction{Enabled: true, Port: 15006},
+		Outbound:    Direction{Enabled: true, Port: 15001},
+		DNSPort:     15053,
+		WithoutIPv6: m.Defaults.WithoutIPv6,
+	}
+	text := pod.Annotations[keyConfig]
+	problem := "is missing or empty: the control plane writes it from version 3 on, and before that where transparentProxy.configMap.enabled is set"
+	if text != "" {
+		problem = in.read(text)
+	}
+	if problem == "" {
+		problem = in.check()
+	}
+	if problem != "" {
+		return Intent{}, &rules.InputError{Place: "annotation " + keyConfig, Value: text, Problem: problem}
+	}
+	return in, nil
+}
+
+// check refuses settings that are each valid but cannot work together.
+func (in Intent) check() (problem string) {
+	if in.Inbound.Port == in.Outbound.Port {
+		return "redirect.inbound.port and redirect.outbound.port are the same: the listeners cannot share a port"
+	}
+	for i, n := range in.Networks {
+		if slices.ContainsFunc(in.Networks[:i], func(o Network) bool {
+			return o.Interface == n.Interface && o.Prefix.Addr().Is4() == n.Prefix.Addr().Is4()
+		}) {
+			return fmt.Sprintf("redirect.vnet.networks: interface %s is there twice", n.Interface)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kuma knows what the annotations of Kuma's injector mean, and which rules follow from them: those that
+// Kuma's own CNI plugin writes (version 3, and 2.9 to 2.14 with the configuration as a ConfigMap), in the same order.
+package kuma
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Mesh decides about pods of a Kuma mesh. Its Defaults come from the node's configuration.
+type Mesh struct{ Defaults Defaults }
+
+// Defaults are what the pod's annotations do not say.
+type Defaults struct {
+	ExcludeNamespaces []string
+	WithoutIPv6       rules.WithoutIPv6 // of a pod whose ipFamilyMode is ipv4
+}
+
+// Standard returns the defaults of an unconfigured Kuma.
+func Standard() Defaults {
+	return Defaults{ExcludeNamespaces: []string{"kuma-system"}, WithoutIPv6: rules.IPv6Mesh}
+}
+
+// Name returns "kuma".
+func (Mesh) Name() string { return "kuma" }
+
+// Refines is false for every container: the annotations say everything.
+func (Mesh) Refines(string) bool { return false }
+
+// The chains are Kuma's, and so is what its comments begin with, by which it finds its rules in the built-in chains.
+const (
+	chainInbound     = "KUMA_MESH_INBOUND"
+	chainInRedirect  = "KUMA_MESH_INBOUND_REDIRECT"
+	chainOutbound    = "KUMA_MESH_OUTBOUND"
+	chainOutRedirect = "KUMA_MESH_OUTBOUND_REDIRECT"
+	commentPrefix    = "kuma/mesh/transparent/proxy/"
+)
+
+var (
+	passthrough4 = netip.MustParsePrefix("127.0.0.6/32")
+	passthrough6 = netip.MustParsePrefix("::6/128")
+)
+
+// Footprint returns the names, comments and addresses of every plan this package can make.
+func (Mesh) Footprint() rules.Footprint {
+	return rules.Footprint{
+		Chains:   []string{chainInbound, chainInRedirect, chainOutbound, chainOutRedirect, rules.ChainBlockIn, rules.ChainBlockOut},
+		Comment:  commentPrefix,
+		Loopback: []netip.Prefix{passthrough6},
+	}
+}
+
+// What the injector writes on a pod.
+const (
+	keyInjected = "kuma.io/sidecar-injected"
+	keyConfig   = "traffic.kuma.io/transparent-proxy-config"
+
+	containerProxy      = "kuma-sidecar"
+	containerInit       = "kuma-init"
+	containerValidation = "kuma-validation"
+)
+
+// Decide follows Kuma's CNI plugin.
+func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
+		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+	}
+	if reason, detail := m.outside(pod); reason != "" {
+		return decide(rules.Skip, reason, detail)
+	}
+	intent, err := m.intent(pod)
+	if err != nil {
+		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+	}
+	if !intent.CNIMode {
+		return decide(rules.Skip, rules.ReasonInitContainer, "annotation "+keyConfig+" has no cniMode: true, so that init container "+
+			containerInit+" sets the pod up")
+	}
+	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyInjected+` is "true"`)
+	d.Intent = intent
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: []string{containerProxy, containerValidation}}
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	return d
+}
+
+// outside returns why a pod does not belong to the mesh, or "".
+func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
+	switch {
+	case pod.HostNetwork:
+		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
+	case slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace):
+		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
+	case pod.Annotations[keyInjected] != "true":
+		return rules.ReasonNotInjected, "annotation " + keyInjected + ` is not "true"`
+	case pod.Container(containerInit) != nil:
+		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
+	case pod.Complete && pod.Container(containerProxy) == nil:
+		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
+	}
+	return "", ""
+}

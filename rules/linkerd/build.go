@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package linkerd
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+const (
+	nat        = "nat"
+	prerouting = "PREROUTING"
+	output     = "OUTPUT"
+	lo         = "lo"
+	tcp        = rules.Protocol(rules.TCP)
+)
+
+func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+	return rules.Families{
+		Redirect: in.redirect, Block: in.block,
+		SpeaksIPv6: in.ProxyIPv6, Because: "disableIPv6 is Linkerd's default", Without: in.WithoutIPv6,
+		Notes: in.notes,
+	}.Plan(ips, footprint)
+}
+
+// builder writes rules with the comments that Linkerd gives them.
+type builder struct{ rules.Builder }
+
+func (b *builder) add(chain, comment, why string, target rules.Target, match ...rules.Match) {
+	b.Append(nat, chain, why, target, append(match, rules.Comment("proxy-init/"+comment))...)
+}
+
+// redirect writes everything, in the order in which packets are to meet it.
+func (in Intent) redirect(family rules.Family) rules.Ruleset {
+	var b builder
+	b.add(prerouting, "install-proxy-init-prerouting", "what arrives may be inbound traffic", rules.Jump(chainRedirect))
+	b.add(output, "install-proxy-init-output", "what the pod sends may be outbound traffic", rules.Jump(chainOutput))
+	in.outbound(&b)
+	in.inbound(&b, family)
+	return b.Ruleset(family)
+}
+
+func (in Intent) outbound(b *builder) {
+	b.add(chainOutput, "ignore-proxy-user-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerUID{ID: in.UID})
+	if in.GID != 0 {
+		b.add(chainOutput, "ignore-proxy-group-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerGID{ID: in.GID})
+	}
+	b.add(chainOutput, "ignore-loopback", "what stays in the pod is not the proxy's business", rules.Return, rules.OutInterface(lo))
+	b.skip(chainOutput, "outbound", in.SkipOutbound)
+	b.add(chainOutput, "redirect-all-outgoing-to-proxy-port", "everything else goes to the proxy's outbound listener",
+		rules.Redirect{Port: in.OutboundPort}, tcp)
+}
+
+func (in Intent) inbound(b *builder, family rules.Family) {
+	b.skip(chainRedirect, "inbound", in.SkipInbound)
+	for _, prefix := range rules.OfFamily(in.SkipSources, family) { // Linkerd's plugin fails on one of the other family
+		b.add(chainRedirect, "ignore-subnet-"+prefix.String(), "source "+prefix.String()+" is skipped", rules.Return, rules.Source{Prefix: prefix})
+	}
+	for _, port := range in.RedirectPorts {
+		b.add(chainRedirect, fmt.Sprintf("redirect-port-%d-to-proxy-port", port), fmt.Sprintf("port %d goes to the proxy's inbound listener", port),
+			rules.Redirect{Port: in.InboundPort}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: port})
+	}
+	if len(in.RedirectPorts) == 0 {
+		b.add(chainRedirect, "redirect-all-incoming-to-proxy-port", "everything else goes to the proxy's inbound listener",
+			rules.Redirect{Port: in.InboundPort}, tcp)
+	}
+}
+
+// skip leaves ports alone, so many in one rule as it has room for.
+func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
+	for _, part := range chunks(ports) {
+		words := make([]string, len(part))
+		for i, r := range part {
+			words[i] = strings.Replace(r.String(), "-", ":", 1)
+		}
+		list := strings.Join(words, ",")
+		b.add(chain, "ignore-port-"+list, direction+" ports "+list+" are skipped", rules.Return, tcp, rules.DestinationPorts(part))
+	}
+}
+
+// mostNumbers is what one rule can hold of ports; a range has two.
+const mostNumbers = 15
+
+func chunks(ports []rules.PortRange) (parts [][]rules.PortRange) {
+	room := 0
+	for _, r := range ports {
+		numbers := 1
+		if r.First != r.Last {
+			numbers = 2
+		}
+		if room < numbers {
+			parts, room = append(parts, nil), mostNumbers
+		}
+		parts[len(parts)-1] = append(parts[len(parts)-1], r)
+		room -= numbers
+	}
+	return parts
+}
+
+// block answers IPv6 with a reset where redirect would have captured it.
+func (in Intent) block() rules.Ruleset {
+	skipped := func(direction string, ports []rules.PortRange) (kept []rules.Selection) {
+		for _, part := range chunks(ports) {
+			kept = append(kept, rules.Selection{Why: direction + " ports are skipped", Match: []rules.Match{rules.DestinationPorts(part)}})
+		}
+		return kept
+	}
+	out := rules.Blocked{
+		Kept:     append(skipped("outbound", in.SkipOutbound), rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}),
+		Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}},
+	}
+	if in.GID != 0 {
+		out.Kept = append(out.Kept, rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerGID{ID: in.GID}}})
+	}
+	into := rules.Blocked{Kept: skipped("inbound", in.SkipInbound)}
+	for _, prefix := range rules.OfFamily(in.SkipSources, rules.IPv6) {
+		into.Kept = append(into.Kept, rules.Selection{Why: "source " + prefix.String() + " is skipped", Match: []rules.Match{rules.Source{Prefix: prefix}}})
+	}
+	for _, port := range in.RedirectPorts {
+		into.Captured = append(into.Captured, rules.Selection{Why: fmt.Sprintf("port %d belongs to the mesh", port),
+			Match: []rules.Match{rules.DestinationPort{Protocol: rules.TCP, Port: port}}})
+	}
+	if len(in.RedirectPorts) == 0 {
+		into.Captured = []rules.Selection{{Why: "every other port belongs to the mesh"}}
+	}
+	return rules.Block(rules.IPv6, out, into)
+}

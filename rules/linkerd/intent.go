@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package linkerd
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// The annotations that shape the redirection. Linkerd's injector copies those of the namespace to the pod. An
+// empty value is as good as none, as for Linkerd's own plugin.
+//
+//	annotation           without it                  with it
+//	skip-outbound-ports  the node's list             replaces that list
+//	skip-inbound-ports   the node's list             is added to that list: without the admin port probes would fail
+//	skip-subnets         none                        sources of inbound traffic only
+//	proxy-uid            the node's                  replaces it
+//	proxy-gid            the node's, none            replaces it; 0 and -1 are none
+//	proxy-*-port         the node's                  replaces it; linkerd-cni does not look at these four, so that its rules
+//	                                                 would lead to a port on which nobody listens
+//	opaque-ports         -                           not looked at: these ports are redirected like all others
+//	close-wait-timeout   -                           a setting of the kernel that no plan has: said in a note
+const (
+	prefix           = "config.linkerd.io/"
+	keySkipOutbound  = prefix + "skip-outbound-ports"
+	keySkipInbound   = prefix + "skip-inbound-ports"
+	keySkipSubnets   = prefix + "skip-subnets"
+	keyUID           = prefix + "proxy-uid"
+	keyGID           = prefix + "proxy-gid"
+	keyInboundPort   = prefix + "proxy-inbound-port"
+	keyOutboundPort  = prefix + "proxy-outbound-port"
+	keyControlPort   = prefix + "proxy-control-port"
+	keyAdminPort     = prefix + "proxy-admin-port"
+	keyCloseWait     = prefix + "close-wait-timeout"
+	noteNotCloseWait = "annotation " + keyCloseWait + " is not followed: a pod in CNI mode has nobody who could set it"
+)
+
+// Intent is what the mesh wants for one pod, every default filled in.
+type Intent struct {
+	InboundPort  uint16 `json:"inboundPort"`
+	OutboundPort uint16 `json:"outboundPort"`
+	UID          uint32 `json:"proxyUID"`
+	GID          uint32 `json:"proxyGID"` // 0: none
+
+	SkipInbound   []rules.PortRange `json:"inboundPortsSkipped"`
+	SkipOutbound  []rules.PortRange `json:"outboundPortsSkipped"`
+	SkipSources   []netip.Prefix    `json:"inboundSourcesSkipped"`
+	RedirectPorts []uint16          `json:"inboundPorts"` // none: all
+
+	ProxyIPv6   bool              `json:"proxyIPv6"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
+
+	notes []string
+}
+
+func (m Mesh) intent(pod rules.Pod) (Intent, error) {
+	d := m.Defaults
+	in := Intent{InboundPort: d.InboundPort, OutboundPort: d.OutboundPort, UID: d.UID, GID: d.GID,
+		RedirectPorts: d.RedirectPorts, SkipOutbound: d.SkipOutbound, ProxyIPv6: d.ProxyIPv6, WithoutIPv6: d.WithoutIPv6}
+	control, admin := d.ControlPort, d.AdminPort
+	a := annotations{values: pod.Annotations}
+	read(&a, keyInboundPort, &in.InboundPort, rules.ParsePort)
+	read(&a, keyOutboundPort, &in.OutboundPort, rules.ParsePort)
+	read(&a, keyControlPort, &control, rules.ParsePort)
+	read(&a, keyAdminPort, &admin, rules.ParsePort)
+	read(&a, keyUID, &in.UID, rules.ParseID)
+	read(&a, keyGID, &in.GID, parseGroup)
+	read(&a, keySkipOutbound, &in.SkipOutbound, rules.ParsePorts)
+	read(&a, keySkipSubnets, &in.SkipSources, rules.ParsePrefixes)
+
+	var more []rules.PortRange
+	read(&a, keySkipInbound, &more, rules.ParsePorts)
+	in.SkipInbound = slices.Concat([]rules.PortRange{{First: admin, Last: admin}, {First: control, Last: control}}, d.SkipInbound, more)
+	if _, own := pod.Labels[labelComponent]; own {
+		in.SkipOutbound = slices.Concat(in.SkipOutbound, d.APIServer)
+	}
+	if pod.Annotations[keyCloseWait] != "" {
+		in.notes = append(in.notes, noteNotCloseWait)
+	}
+	if a.err != nil {
+		return Intent{}, a.err
+	}
+	return in, in.check()
+}
+
+// check refuses settings that are each valid but cannot work together.
+func (in Intent) check() error {
+	if in.InboundPort == in.OutboundPort {
+		return &rules.InputError{Place: "proxy ports", Value: rules.PortRange{First: in.InboundPort, Last: in.InboundPort}.String(),
+			Problem: "inbound and outbound listener cannot share a port"}
+	}
+	return nil
+}
+
+// parseGroup reads a group; what Linkerd takes for none is 0.
+func parseGroup(text string) (id uint32, problem string) {
+	if text == "0" || text == "-1" {
+		return 0, ""
+	}
+	return rules.ParseID(text)
+}
+
+// annotations reads values and keeps the first problem.
+type annotations struct {
+	values map[string]string
+	err    error
+}
+
+// read sets a value that an annotation gives.
+func read[T any](a *annotations, key string, into *T, parse func(string) (T, string)) {
+	text := a.values[key]
+	if text == "" {
+		return
+	}
+	value, problem := parse(text)
+	switch {
+	case problem == "":
+		*into = value
+	case a.err == nil:
+		a.err = &rules.InputError{Place: "annotation " + key, Value: text, Problem: problem}
+	}
+}

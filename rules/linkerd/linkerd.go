@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package linkerd knows what Linkerd's labels and annotations mean, and which rules follow from them: those that
+// Linkerd's own CNI plugin writes, in the same order and with the same comments. Where the plugin goes on without
+// a value that it cannot read, the pod is refused here.
+package linkerd
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Mesh decides about pods of a Linkerd mesh. Its Defaults come from the node's configuration, as those of
+// linkerd-cni come from its chart.
+type Mesh struct{ Defaults Defaults }
+
+// Defaults are the values of a pod that says nothing else.
+type Defaults struct {
+	ExcludeNamespaces []string
+
+	InboundPort  uint16
+	OutboundPort uint16
+	ControlPort  uint16 // never redirected inbound
+	AdminPort    uint16 // never redirected inbound: kubelet's probes come here
+	UID          uint32
+	GID          uint32 // 0: the proxy is told by its user only
+
+	SkipInbound   []rules.PortRange // besides the admin and the control port; annotations add to it
+	SkipOutbound  []rules.PortRange // an annotation replaces it
+	RedirectPorts []uint16          // the only ports that are redirected inbound; none is all
+	APIServer     []rules.PortRange // Kubernetes' API, which pods of the control plane reach without the proxy
+
+	ProxyIPv6   bool              // the proxy speaks IPv6: disableIPv6 is false in Linkerd's chart
+	WithoutIPv6 rules.WithoutIPv6 // looked at without ProxyIPv6
+}
+
+// Standard returns the defaults of an unconfigured Linkerd.
+func Standard() Defaults {
+	return Defaults{
+		InboundPort:  4143,
+		OutboundPort: 4140,
+		ControlPort:  4190,
+		AdminPort:    4191,
+		UID:          2102,
+		APIServer:    []rules.PortRange{{First: 443, Last: 443}, {First: 6443, Last: 6443}},
+		WithoutIPv6:  rules.IPv6Mesh,
+	}
+}
+
+// Name returns "linkerd".
+func (Mesh) Name() string { return "linkerd" }
+
+// Refines is false for every container: the annotations say everything.
+func (Mesh) Refines(string) bool { return false }
+
+// The chains are Linkerd's.
+const (
+	chainOutput   = "PROXY_INIT_OUTPUT"
+	chainRedirect = "PROXY_INIT_REDIRECT"
+)
+
+// Footprint returns the names of every plan this package can make.
+func (Mesh) Footprint() rules.Footprint {
+	return rules.Footprint{Chains: []string{chainOutput, chainRedirect, rules.ChainBlockIn, rules.ChainBlockOut}}
+}
+
+// What the injector and its users write on a pod.
+const (
+	labelControlPlane = "linkerd.io/control-plane-ns"        // on every pod that was injected, and on the control plane's own
+	labelComponent    = "linkerd.io/control-plane-component" // on the control plane's own only
+	keyVersion        = "linkerd.io/proxy-version"           // on every pod that has a proxy
+
+	containerProxy     = "linkerd-proxy"
+	containerInit      = "linkerd-init"
+	containerValidator = "linkerd-network-validator"
+)
+
+// Decide follows Linkerd's CNI plugin, with what the pod itself says in place of its containers.
+func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
+		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+	}
+	if reason, detail := m.outside(pod); reason != "" {
+		return decide(rules.Skip, reason, detail)
+	}
+	intent, err := m.intent(pod)
+	if err != nil {
+		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+	}
+	d := decide(rules.Enrol, rules.ReasonInjected, "label "+labelControlPlane+" and annotation "+keyVersion+" are present")
+	d.Intent = intent
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: []string{containerProxy, containerValidator}}
+	if intent.GID != 0 {
+		d.Proxy.GID = intent.GID
+	}
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	return d
+}
+
+// outside returns why a pod does not belong to the mesh, or "". That linkerd-init sets a pod up shows in its
+// containers only: as long as those are not known the pod is taken for one in CNI mode, whose rules are the same.
+func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
+	_, labelled := pod.Labels[labelControlPlane]
+	_, injected := pod.Annotations[keyVersion]
+	switch {
+	case pod.HostNetwork:
+		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
+	case slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace):
+		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
+	case !labelled:
+		return rules.ReasonNotInjected, "no label " + labelControlPlane
+	case !injected:
+		return rules.ReasonNotInjected, "label " + labelControlPlane + " is there, but no annotation " + keyVersion + ": the pod has no proxy"
+	case pod.Container(containerInit) != nil:
+		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
+	case pod.Complete && pod.Container(containerProxy) == nil:
+		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
+	}
+	return "", ""
+}
