@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// command runs meshnetd beside a daemon, with its configuration.
+func (d meshnetd) command(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", d.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+	cmd := exec.CommandContext(within(t, time.Minute), path, append(args, "--config", words[len(words)-1])...)
+	var out, failure strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &failure
+	var ended *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &ended) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), failure.String()
+}
+
+// An operator asks, sees what is wrong, repairs, and sees that it is right, on real containerds.
+func TestVerifyRunningPods(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		d := runDaemon(t, l, `on_drift = "report"`)
+		pod := runPod(t, l, "web", injected("traffic.sidecar.istio.io/excludeInboundPorts", "18081"))
+		runPod(t, l, "other", injected())
+		runPod(t, l, "outside", nil)
+		runProxy(t, pod)
+		excluded := runServer(t, pod, "18081", "excluded")
+		expect := func(code int, out, failure string, args ...string) string {
+			t.Helper()
+			gotCode, stdout, stderr := d.command(t, append([]string{"verify"}, args...)...)
+			if gotCode != code || !strings.Contains(stdout, out) || out == "" && stdout != "" || !strings.Contains(stderr, failure) || failure == "" && stderr != "" {
+				t.Errorf("verify %s: exit %d, want %d, %q, %q\n%s\n%s", strings.Join(args, " "), gotCode, code, out, failure, stdout, stderr)
+			}
+			return stdout
+		}
+		expect(0, "the kernel holds the plan", "", "default/web")
+		expect(0, "default/other: the kernel holds the plan", "", "--all")
+		expect(0, ", 0 wrong\n", "", "--traffic", "default/web")
+		expect(0, "default/other: ok", "", "--traffic", "--all")
+		expect(1, "", "no pod default/outside of the mesh runs on this node", "default/outside")
+		inNetNS(t, pod.NetNS(), "iptables-nft", "-t", "nat", "-D", "OUTPUT", "-j", "ISTIO_OUTPUT")
+		expect(4, "iptables nat: missing: -A OUTPUT -j ISTIO_OUTPUT", "1 differences", "default/web")
+		expect(4, "WRONG         the app, out of the pod", "differences", "--traffic", "default/web")
+		if all := expect(4, "default/web: iptables nat: missing", "1 differences", "--all"); !strings.Contains(all, "default/other: the kernel holds the plan") {
+			t.Errorf("says\n%s", all)
+		}
+		expect(0, "repaired: the kernel holds the plan", "", "--repair", "default/web")
+		d.event(t, "drift_repaired", "default/web")
+		if document := expect(0, `"result": "whole"`, "", "--all", "--json"); !strings.Contains(document, `"netns": "`+pod.NetNS()+`"`) {
+			t.Errorf("says\n%s", document)
+		}
+		if table := expect(0, `"verdict": "ok"`, "", "--traffic", "--json", "default/web"); strings.Contains(table, `"verdict": "wrong"`) {
+			t.Errorf("says\n%s", table)
+		}
+		for _, c := range excluded {
+			if events, err := c.Events(); err != nil || slices.ContainsFunc(events, func(e lab.Event) bool { return e.Event == "accepted" }) {
+				t.Errorf("the app noticed: %+v, %v", events, err)
+			}
+		}
+		if left := tracked(t, pod.NetNS()); len(left) > 0 {
+			t.Errorf("the kernel remembers %v", left)
+		}
+		d.terminate(t)
+	})
+}
