@@ -12,8 +12,11 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
-// auditTimeout bounds what the auditor does to one pod; no runtime waits for it.
-const auditTimeout = 10 * time.Second
+// AuditTimeout bounds what the auditor does to one pod; no runtime waits for it.
+const AuditTimeout = 10 * time.Second
+
+// heartbeat is how long a pause of the auditor may be without a sign of it.
+const heartbeat = 10 * time.Second
 
 // Audit is one pass over all sandboxes.
 type Audit struct {
@@ -59,16 +62,34 @@ func (e *Enforcer) Audit(ctx context.Context) {
 
 // pause waits; false means that the pass is to be given up: the daemon ends, or has another interval.
 func (e *Enforcer) pause(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-e.reloaded:
-		return false
-	case <-timer.C:
-		return true
+	for {
+		now := time.Now()
+		e.heard.Store(&now)
+		part := min(pause, heartbeat)
+		timer := time.NewTimer(part)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-e.reloaded:
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+		if pause -= part; pause <= 0 {
+			return true
+		}
 	}
+}
+
+// AuditorHeard returns when the auditor last went on, which a sound one does every 20 seconds at least; false before
+// its first step.
+func (e *Enforcer) AuditorHeard() (time.Time, bool) {
+	heard := e.heard.Load()
+	if heard == nil {
+		return time.Time{}, false
+	}
+	return *heard, true
 }
 
 func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
@@ -78,7 +99,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	}
 	var o Outcome
 	switch {
-	case known.State == StatePending:
+	case known.unsettled():
 		o = e.takeOver(running, known.Pod)
 	case known.enrolled():
 		pass.Pods++
@@ -91,12 +112,15 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 		pass.Drifted++
 	}
 	failed := o.Result == Failed || o.Result == Refused
+	if now, _ := e.sandboxes.get(id); o.Result == Skipped && now.unsettled() {
+		e.sandboxes.forget(id) // as the configuration is now, it is none of the mesh
+	}
 	switch {
 	case running.Err() != nil: // the daemon ends
 	case errors.Is(o.Err, netns.ErrGone):
 		e.sandboxes.forget(id)
 	case failed && o.Err.Error() == known.Detail: // that was said before
-	case known.State == StatePending:
+	case known.unsettled():
 		e.conclude(o)
 	case failed || o.Drifted || o.Changed || known.State == StateFailing:
 		e.record(o)
@@ -105,7 +129,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 
 // reread looks at a sandbox that is protected, or should be.
 func (e *Enforcer) reread(running context.Context, known Sandbox) Outcome {
-	ctx, cancel := context.WithTimeout(running, auditTimeout)
+	ctx, cancel := context.WithTimeout(running, AuditTimeout)
 	defer cancel()
 	pod := known.Pod
 	pod.Containers = nil // they are in what is known, and events may add to it

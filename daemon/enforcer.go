@@ -64,7 +64,8 @@ type Enforcer struct {
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
 	audit     atomic.Pointer[Audit]
-	reloaded  chan struct{} // tells the auditor that its interval may be another one
+	heard     atomic.Pointer[time.Time] // of the auditor
+	reloaded  chan struct{}             // tells the auditor that its interval is another one
 }
 
 // New returns an Enforcer that has seen no pod yet. record is called once for every outcome, and must not
@@ -79,7 +80,10 @@ func New(policy Policy, host []netns.ID, firewall Firewall, record func(Outcome)
 // SetPolicy replaces the policy. It holds for pods that are looked at from now on: the rules of running
 // pods stay.
 func (e *Enforcer) SetPolicy(policy Policy) {
-	e.policy.Store(&policy)
+	before := e.policy.Swap(&policy)
+	if before == nil || before.AuditInterval == policy.AuditInterval {
+		return // a pass that is given up at each reload would never come to its last pods
+	}
 	select {
 	case e.reloaded <- struct{}{}:
 	default:

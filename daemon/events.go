@@ -49,7 +49,7 @@ func (o Outcome) Event() string {
 		return EventUnprotected
 	case Refused, Failed:
 	}
-	if o.Trigger == Takeover || o.Trigger == Audited {
+	if o.Trigger == Takeover || o.Trigger == Audited || o.Trigger == ByHand { // nobody waits for it, and it runs
 		return EventUnprotected
 	}
 	return EventBlocked

@@ -51,6 +51,17 @@ type Sandbox struct {
 	generation string     // of its rules when they were last verified; "" where they changed meanwhile
 }
 
+// refused tells whether the sandbox ran when it was taken over, and must not.
+func (s Sandbox) refused() bool {
+	return s.State == StateUnprotected && s.Decision.Action == rules.Rejected
+}
+
+// unsettled tells whether the auditor is to take the sandbox over once more.
+func (s Sandbox) unsettled() bool { return s.State == StatePending || s.refused() }
+
+// Key returns the key of the plan.
+func (s Sandbox) Key() string { return s.key }
+
 // Drift is how often a sandbox's rules were found changed since this process knows it.
 type Drift struct {
 	Times int

@@ -59,7 +59,10 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		e.remember(o, StateExempt, "")
 		return nil
 	case o.Result == Refused && o.Trigger == Takeover:
-		_, err := e.certified(ctx, ns, o)
+		outdated, err := e.certified(ctx, ns, o)
+		if err == nil && !outdated && !(known.refused() && known.Detail == o.Err.Error()) {
+			e.remember(o, StateUnprotected, "") // it stays so until its author or the configuration changes
+		}
 		return err
 	case !o.undecided():
 		return nil

@@ -130,7 +130,7 @@ func TestRepair(t *testing.T) {
 		{"it cannot be written", func(t *testing.T, _ *Enforcer, m *memory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			m.readOnly = true
-		}, StateFailing, []string{EventBlocked}, false, 0},
+		}, StateFailing, []string{EventUnprotected}, false, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMemory()

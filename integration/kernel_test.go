@@ -102,7 +102,7 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
 		v4, v6 := "iptables"+tools(variant), "ip6tables"+tools(variant)
-		owners := "-m owner --uid-owner 0-4294967294 -j RETURN"
+		owners := "-m owner --socket-exists -j RETURN"
 		if variant == backend.IPTables { // which names the rules of others by their kinds
 			owners = "(as nft shows it: match owner )"
 		}
@@ -117,7 +117,7 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 				" -t nat -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001", "unexpected: -A ISTIO_REDIRECT -p udp -j RETURN"},
 			"doubled":        {v4 + " -t nat -A OUTPUT -j ISTIO_OUTPUT", "unexpected: -A OUTPUT -j ISTIO_OUTPUT"},
 			"port changed":   {v4 + " -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15009", "unexpected: -A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15009"},
-			"owner changed":  {v4 + " -t nat -A ISTIO_OUTPUT -m owner --uid-owner 0-4294967294 -j RETURN", "unexpected: -A ISTIO_OUTPUT " + owners},
+			"owner changed":  {v4 + " -t nat -A ISTIO_OUTPUT -m owner --socket-exists -j RETURN", "unexpected: -A ISTIO_OUTPUT " + owners},
 			"policy rule":    {"ip rule del fwmark 1337", "missing: ip rule fwmark 0x539 lookup 133"},
 			"policy rule x2": {"ip -6 rule add fwmark 1337 lookup 133 pref 7", "unexpected: ip -6 rule fwmark 0x539 lookup 133, 2 times"},
 			"other rule": {"ip rule del fwmark 1337; ip rule add fwmark 1337 ipproto udp lookup 133",

@@ -112,7 +112,7 @@ func TestLiveRequests(t *testing.T) {
 		}
 	}
 	_, err := Verify(t.Context(), socket, "b")
-	if !errors.Is(err, errUnknown) || !strings.Contains(err.Error(), "verify sandbox b from "+socket) {
+	if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "verify sandbox b from "+socket) {
 		t.Errorf("got %v", err)
 	}
 }

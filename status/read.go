@@ -22,11 +22,11 @@ const (
 	mostStatus = 64 << 20 // bytes; a node has some hundred pods, of some hundred bytes each
 )
 
-// errNobody is within the error of Read when nobody listens on the socket.
-var errNobody = errors.New("meshnetd is not running (`systemctl status meshnetd`), or its socket is another one (--socket, status_socket)")
+// ErrNobody is within the error of Read when nobody listens on the socket.
+var ErrNobody = errors.New("meshnetd is not running (`systemctl status meshnetd`), or its socket is another one (--socket, status_socket)")
 
-// errUnknown is within the error of Verify, Repair, ReadPlan and Explain where the daemon knows no such sandbox.
-var errUnknown = errors.New("the daemon knows no such sandbox any more: ask for the status again")
+// ErrUnknown is within the error of Verify, Repair, ReadPlan and Explain where the daemon knows no such sandbox.
+var ErrUnknown = errors.New("the daemon knows no such sandbox any more: ask for the status again")
 
 // Read asks the daemon on that socket. It takes as long as ctx allows, and 10 seconds at most. Its error
 // says what to look at.
@@ -69,7 +69,7 @@ func ask[T any](ctx context.Context, socket, what, method, path string) (answer 
 	case err == nil:
 		return answer, nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		err = fmt.Errorf("%w (%w)", errNobody, err)
+		err = fmt.Errorf("%w (%w)", ErrNobody, err)
 	case errors.Is(err, fs.ErrPermission):
 		err = fmt.Errorf("%w: only root may ask; try sudo", err)
 	case ctx.Err() != nil:
@@ -96,7 +96,7 @@ func request(ctx context.Context, socket, method, path string, answer any) error
 	defer resp.Body.Close()
 	body := io.LimitReader(resp.Body, mostStatus)
 	if resp.StatusCode == http.StatusGone {
-		return errUnknown
+		return ErrUnknown
 	}
 	if resp.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(body, 1024)) // the status line says enough

@@ -23,7 +23,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: got %+v and %v, want %q", name, got, err, c.want)
 		}
 	}
-	if _, err := Reload(t.Context(), t.TempDir()+"/nobody"); !errors.Is(err, errNobody) {
+	if _, err := Reload(t.Context(), t.TempDir()+"/nobody"); !errors.Is(err, ErrNobody) {
 		t.Errorf("nobody: got %v", err)
 	}
 }

@@ -201,7 +201,7 @@ func replaceable(ctx context.Context, socket, key string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, takeoverLimit)
 	defer cancel()
-	if _, err := Read(ctx, socket); err != nil && !errors.Is(err, errNobody) {
+	if _, err := Read(ctx, socket); err != nil && !errors.Is(err, ErrNobody) {
 		return fmt.Errorf("somebody listens who does not answer as meshnetd does: %w: name another place by %s", err, key)
 	}
 	return nil

@@ -100,7 +100,7 @@ func TestServe(t *testing.T) {
 		t.Errorf("more than the socket is left: %v %v", files, err)
 	}
 	d.stop(t)
-	if _, err := Read(t.Context(), socket); !errors.Is(err, errNobody) || !strings.Contains(err.Error(), "meshnetd is not running") {
+	if _, err := Read(t.Context(), socket); !errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), "meshnetd is not running") {
 		t.Errorf("after the end: %v", err)
 	}
 }

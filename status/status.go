@@ -23,11 +23,12 @@ import (
 type Status struct {
 	Version      string         `json:"version"` // of meshnetd
 	Started      time.Time      `json:"started"`
-	Backend      string         `json:"backend"`           // what writes the rules
-	Runtime      *Runtime       `json:"runtime,omitempty"` // nil before the first session with it
-	Connected    bool           `json:"connected"`         // there is a session with the runtime
-	Since        time.Time      `json:"since,omitzero"`    // when the session began, or the last one was lost
-	Synchronized bool           `json:"synchronized"`      // the pods that were there before the session are taken over
+	Backend      string         `json:"backend"`                         // what writes the rules
+	Runtime      *Runtime       `json:"runtime,omitempty"`               // nil before the first session with it
+	Rejected     string         `json:"configurationRejected,omitempty"` // why the configuration on disk is not in force
+	Connected    bool           `json:"connected"`                       // there is a session with the runtime
+	Since        time.Time      `json:"since,omitzero"`                  // when the session began, or the last one was lost
+	Synchronized bool           `json:"synchronized"`                    // the pods that were there before the session are taken over
 	Pods         Counts         `json:"pods"`
 	Events       map[string]int `json:"events"`          // by the name of the event, since the start
 	Recent       []Event        `json:"recentEvents"`    // the last ones, oldest first; none of pods outside the mesh

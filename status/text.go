@@ -98,6 +98,9 @@ func (s Status) summary() [][]string {
 	} else {
 		lines = append(lines, []string{"runtime", "not known yet, " + session})
 	}
+	if s.Rejected != "" {
+		lines = append(lines, []string{"configuration", "what is on disk is bad and not in force: " + s.Rejected})
+	}
 	lines = append(lines, []string{"backend", s.Backend}, []string{"pods", counts(s.Pods)}, []string{"events", counts(s.Events)})
 	if a := s.Audit; a != nil {
 		lines = append(lines, []string{"audit", fmt.Sprintf("%s: %d pods in %s, %d drifted", moment(a.Last), a.Pods, a.Took, a.Drifted)})

@@ -12,21 +12,47 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/status"
 )
 
 // asking is how a command reaches the daemon.
-type asking struct{ config, socket *string }
+type asking struct {
+	config, socket *string
+	warn           func(error)
+}
 
 func askingFlags(c *cobra.Command) asking {
-	a := asking{config: configFlag(c)}
-	a.socket = c.Flags().String("socket", "", "`PATH` of the daemon's socket (default: status_socket of the configuration)")
-	return a
+	said := false
+	return asking{
+		config: configFlag(c),
+		socket: c.Flags().String("socket", "", "`PATH` of the daemon's socket (default: status_socket of the configuration)"),
+		warn: func(err error) {
+			if !said {
+				fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %v\nmeshnetd: the running daemon leaves a bad configuration alone, and is asked at its usual socket (--socket names another)\n", err)
+			}
+			said = true
+		},
+	}
+}
+
+// read returns the configuration, and the built-in values in the place of a bad one: somebody has a pod that does not
+// talk, and a typing error in a file must not keep the daemon's answer from them.
+func (a asking) read() (config.Config, error) {
+	cfg, err := loadConfig(*a.config)
+	var bad config.Problems
+	if errors.As(err, &bad) {
+		if *a.socket == "" {
+			a.warn(err)
+		}
+		return config.Default(), nil
+	}
+	return cfg, err
 }
 
 // path returns where the daemon is to be asked.
 func (a asking) path() (string, error) {
-	cfg, err := loadConfig(*a.config)
+	cfg, err := a.read()
 	if err != nil {
 		return "", err
 	}

@@ -179,7 +179,8 @@ func TestExplainAndTraceBadInput(t *testing.T) {
 		{"shop/twice", exitFailed, []string{"not one sandbox but 2; name one by its id: cdefaa (shop/twice, protected), cdefbb"}},
 		{"cdef", exitFailed, []string{"not one sandbox but 2"}},
 		{"shop/web --socket " + filepath.Join(t.TempDir(), "none"), exitFailed, []string{"meshnetd is not running", "systemctl status meshnetd", "--socket"}},
-		{"default/web --config testdata/bad.toml", exitBadConfig, []string{"ipv7"}},
+		{"shop/wep --config testdata/bad.toml", exitFailed, []string{"no pod shop/wep of the mesh runs"}}, // the daemon leaves it alone
+		{"default/web --config testdata/none.toml", exitBadConfig, []string{"none.toml"}},
 		{"default/web --nothing", exitBadConfig, []string{"unknown flag"}},
 		{"-f testdata/none.yaml", exitFailed, []string{"testdata/none.yaml"}},
 	} {

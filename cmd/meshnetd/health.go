@@ -33,26 +33,22 @@ func (w *watch) ready(e *daemon.Enforcer) error {
 	return nil
 }
 
-// What a pass of the auditor may take beside its interval, at most: auditOnce for each pod of the mesh, which is
-// what the auditor allows one, and auditSlack for a busy node.
-const (
-	auditOnce  = 10 * time.Second
-	auditSlack = time.Minute
-)
+// auditSilence is how long nothing may be heard of the auditor, at most: what it allows one pod, and a busy node.
+const auditSilence = daemon.AuditTimeout + time.Minute
 
 // alive returns why the daemon should be started anew, for the watchdog: nil says that its locks are free, and that
-// its auditor comes around. It does not return at all where a lock is held for good, which says the same. A runtime
-// that is away is no reason.
+// its auditor goes on. It does not return at all where a lock is held for good, which says the same. A runtime that is
+// away is no reason.
 func (w *watch) alive(e *daemon.Enforcer, now time.Time) error {
+	_ = e.Sandboxes() // by its lock
 	w.mu.Lock()
-	interval, begun := w.auditInterval, w.auditing
+	heard := w.started
 	w.mu.Unlock()
-	if last, ok := e.LastAudit(); ok && last.Ended.After(begun) {
-		begun = last.Ended
+	if last, ok := e.AuditorHeard(); ok {
+		heard = last
 	}
-	limit := interval + auditSlack + time.Duration(len(e.Sandboxes()))*auditOnce
-	if silent := now.Sub(begun); silent > limit {
-		return fmt.Errorf("the auditor has not come around for %s", silent.Round(time.Second))
+	if silent := now.Sub(heard); silent > auditSilence {
+		return fmt.Errorf("nothing was heard of the auditor for %s", silent.Round(time.Second))
 	}
 	return nil
 }

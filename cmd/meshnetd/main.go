@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -52,6 +53,10 @@ func run() int {
 	var coded *exit
 	if errors.As(err, &coded) {
 		return coded.code
+	}
+	var output *fs.PathError
+	if errors.As(err, &output) {
+		return exitFailed
 	}
 	return exitBadConfig // what cobra itself finds wrong is the command line
 }

@@ -65,7 +65,7 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 		s.Sandboxes[string(sb.State)]++
 	}
 	w.mu.Lock()
-	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.auditing
+	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.configuredAt
 	if rt := w.runtime; rt != nil {
 		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier)}
 	}

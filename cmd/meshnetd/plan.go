@@ -148,7 +148,7 @@ func printText(c *cobra.Command, v view) error {
 	for _, line := range routeLines(v.Plan) {
 		fmt.Fprintf(&out, "  %s\n", line)
 	}
-	_, err := io.WriteString(c.OutOrStdout(), out.String())
+	_, err := io.WriteString(c.OutOrStdout(), plainLines(out.String()))
 	return err
 }
 

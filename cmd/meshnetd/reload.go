@@ -38,15 +38,25 @@ type reloader struct {
 	mu sync.Mutex // one reload at a time
 }
 
-// onHangup reloads at each SIGHUP until ctx ends.
-func (r *reloader) onHangup(ctx context.Context) {
-	if _, err := os.Stat(defaultConfigFile); r.file == "" && err == nil {
-		r.file = defaultConfigFile // it was read at the start: if it is gone at a reload, that is an error
-	}
+// hangups catches SIGHUP from now on: until it is caught, it ends a process.
+func hangups() <-chan os.Signal {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
+	return hangup
+}
+
+// fileOf returns what a reload reads: the default file, where that was there at the start and no other was named. If
+// it is gone then, that is an error.
+func fileOf(named string) string {
+	if _, err := os.Stat(defaultConfigFile); named == "" && err == nil {
+		return defaultConfigFile
+	}
+	return named
+}
+
+// on reloads at each hangup until ctx ends.
+func (r *reloader) on(ctx context.Context, hangup <-chan os.Signal) {
 	go func() {
-		defer signal.Stop(hangup)
 		for {
 			select {
 			case <-ctx.Done():
@@ -117,8 +127,8 @@ func reloadCommand() *cobra.Command {
 		Short: "Have the running daemon read its configuration again, and wait for what comes of it",
 		Long: "Checks the configuration whole, and then asks the daemon to take it over. Exit 0 when it holds for what starts\n" +
 			"from now on, 2 with every problem when it is bad, which changes nothing, 1 when no daemon answers. systemd runs\n" +
-			"it for `systemctl reload`, and names the daemon by MAINPID; where the daemon has no status_socket, it gets a\n" +
-			"SIGHUP, and its log says what came of it.",
+			"it for `systemctl reload`, and names the daemon by MAINPID; where nobody listens on status_socket, the daemon gets\n" +
+			"a SIGHUP, and its log says what came of it.",
 		Example: "  meshnetd reload\n  systemctl reload meshnetd",
 		Args:    cobra.NoArgs,
 	}
@@ -133,9 +143,10 @@ func reloadCommand() *cobra.Command {
 		}
 		path := cmp.Or(*socket, cfg.StatusSocket)
 		result, err := status.Reload(ctx, path)
+		main := os.Getenv("MAINPID")
 		switch {
-		case err != nil && os.Getenv("MAINPID") != "":
-			return hangup(os.Getenv("MAINPID"))
+		case main != "" && (path == "" || errors.Is(err, status.ErrNobody)): // it may listen on the socket of another start
+			return hangup(main)
 		case err != nil:
 			return &exit{exitFailed, err}
 		case result.Problem != "":

@@ -51,6 +51,7 @@ func runCommand() *cobra.Command {
 // serve puts the daemon together and runs it until ctx ends. file is where cfg came from, and queue is behind the
 // log, or nil.
 func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger, queue *journal.Queue) error {
+	hangup := hangups()
 	if queue != nil {
 		go queue.Run()
 		defer func() { _ = queue.Close(flushTimeout) }() // nobody reads what it would say
@@ -80,7 +81,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
 	}
 	watch.configured(cfg)
-	reload := &reloader{file: file, running: cfg, enforcer: enforcer, watch: watch, log: log}
+	reload := &reloader{file: fileOf(file), running: cfg, enforcer: enforcer, watch: watch, log: log}
 	watch.reload = reload.reload
 	go supervise(ctx, cfg.NRI.Socket, watch, enforcer, log)
 	pages := pages(meter, watch, enforcer)
@@ -96,7 +97,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	defer leave()
 	enforcer.Others = netns.Others
-	reload.onHangup(ctx)
+	reload.on(ctx, hangup)
 	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,
 		Pods: pods{enforcer, meter}, Log: log,

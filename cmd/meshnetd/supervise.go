@@ -49,7 +49,9 @@ func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer,
 			complain("no_notify", notify.Alive(text))
 		}
 		if w.nowReady(e) {
-			complain("no_notify", notify.Ready(w.sentence(socket, e))) // it may just have become so
+			err := notify.Ready(w.sentence(socket, e)) // it may just have become so
+			complain("no_notify", err)
+			w.announce(err == nil)
 		}
 		select { // a hundred pods that start are told of in a few sentences
 		case <-ctx.Done():
@@ -65,16 +67,18 @@ func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer,
 	}
 }
 
-// nowReady tells whether the daemon became ready, once.
+// nowReady tells whether the daemon is ready, and systemd does not know it.
 func (w *watch) nowReady(e *daemon.Enforcer) bool {
 	why := w.ready(e)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.announced || !w.connected || (why != nil && time.Since(w.since) < readyAnyway) {
-		return false
-	}
-	w.announced = true
-	return true
+	return !w.announced && w.connected && (why == nil || time.Since(w.since) >= readyAnyway)
+}
+
+func (w *watch) announce(told bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.announced = told
 }
 
 func (w *watch) isAnnounced() bool {

@@ -22,6 +22,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/nriplugin"
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 // systemd is a stand-in for the service manager, with a short watchdog.
@@ -136,9 +137,9 @@ func TestSuperviseWithoutAuditor(t *testing.T) {
 	s := listenAsSystemd(t, 300*time.Millisecond)
 	w, _ := supervised(t, s)
 	w.mu.Lock()
-	w.auditing = time.Now().Add(-time.Hour)
+	w.started = time.Now().Add(-time.Hour)
 	w.mu.Unlock()
-	s.until(t, "STATUS=", "the auditor has not come around for 1h0m0s")
+	s.until(t, "STATUS=", "nothing was heard of the auditor for 1h0m0s")
 	if text, _ := s.next(t, 10*time.Second); strings.HasPrefix(text, "WATCHDOG=1") {
 		t.Errorf("the watchdog is answered: %q", text)
 	}
@@ -146,37 +147,67 @@ func TestSuperviseWithoutAuditor(t *testing.T) {
 
 func TestAlive(t *testing.T) {
 	cfg := config.Default()
-	cfg.AuditInterval = 10 * time.Millisecond
+	cfg.AuditInterval = 24 * time.Hour
 	w := newWatch("iptables")
 	w.configured(cfg)
 	e := daemon.New(policy(cfg), nil, nil, func(daemon.Outcome) {})
-	begun := time.Now()
-	if err := w.alive(e, begun.Add(auditSlack)); err != nil {
-		t.Errorf("before the first pass can be over: %v", err)
+	if err := w.alive(e, w.started.Add(auditSilence)); err != nil {
+		t.Errorf("before its first step can be due: %v", err)
 	}
-	if err := w.alive(e, begun.Add(auditSlack+time.Second)); err == nil {
-		t.Error("no pass is ever over, and nobody minds")
+	if err := w.alive(e, w.started.Add(auditSilence+time.Second)); err == nil {
+		t.Error("the auditor never begins, and nobody minds")
 	}
-	// A pass is over.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go e.Audit(ctx)
-	for {
-		if last, ok := e.LastAudit(); ok {
-			if err := w.alive(e, last.Ended.Add(auditSlack)); err != nil {
-				t.Errorf("after a pass: %v", err)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if heard, ok := e.AuditorHeard(); ok {
+			if err := w.alive(e, heard.Add(auditSilence)); err != nil {
+				t.Errorf("in the pause of a day: %v", err)
 			}
-			break
+			if err := w.alive(e, heard.Add(auditSilence+time.Second)); err == nil {
+				t.Error("nothing is heard in the pause of a day, and nobody minds")
+			}
+			return
 		}
-		if time.Since(begun) > 10*time.Second {
-			t.Fatal("no pass is over")
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is heard of the auditor")
 		}
 	}
-	// A reload begins a pass anew, of which the interval may be longer.
-	cfg.AuditInterval = time.Hour
-	w.configured(cfg)
-	if err := w.alive(e, time.Now().Add(time.Hour)); err != nil {
-		t.Errorf("after a reload: %v", err)
+}
+
+// A pod that cannot be taken over yet keeps the daemon from being ready, but not for ever.
+func TestReadyWithAPendingPod(t *testing.T) {
+	w := newWatch("iptables")
+	e := daemon.New(policy(config.Default()), nil, nil, func(daemon.Outcome) {})
+	if err := w.ready(e); err == nil || w.nowReady(e) {
+		t.Errorf("without a session: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "no-namespace")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.Synchronize(t.Context(), []rules.Pod{{SandboxID: "a", Namespace: "shop", Name: "cart", NetNS: file,
+		Annotations: map[string]string{"sidecar.istio.io/status": `{"containers":["istio-proxy"]}`}}})
+	w.synced(someRuntime)
+	if err := w.ready(e); err == nil || !strings.HasPrefix(err.Error(), "1 pods that were there") {
+		t.Errorf("with a pod that is not taken over: %v", err)
+	}
+	if w.nowReady(e) || w.status(e).Synchronized {
+		t.Error("it counts as ready")
+	}
+	w.since = w.since.Add(-readyAnyway)
+	if !w.nowReady(e) {
+		t.Error("the kubelet waits for ever")
+	}
+	w.announce(true)
+	if w.nowReady(e) {
+		t.Error("it becomes ready twice")
+	}
+	w.announce(false) // systemd could not be told
+	e.Synchronize(t.Context(), nil)
+	if err := w.ready(e); err != nil || !w.nowReady(e) || !w.status(e).Synchronized {
+		t.Errorf("without pods: %v", err)
 	}
 }
 
@@ -221,7 +252,19 @@ func TestReload(t *testing.T) {
 func TestReloadCommand(t *testing.T) {
 	dir := t.TempDir()
 	good, bad := filepath.Join(dir, "good.toml"), filepath.Join(dir, "bad.toml")
-	for file, text := range map[string]string{good: "status_socket = \"" + dir + "/nobody\"\n", bad: "no_such_key = 1\n"} {
+	none, hung := filepath.Join(dir, "none.toml"), filepath.Join(dir, "hung.toml")
+	silent, err := net.Listen("unix", filepath.Join(dir, "hung")) // it takes a connection and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for conn, err := silent.Accept(); err == nil; conn, err = silent.Accept() {
+			_ = conn.Close()
+		}
+	}()
+	defer func() { _ = silent.Close() }()
+	for file, text := range map[string]string{good: "status_socket = \"" + dir + "/nobody\"\n", bad: "no_such_key = 1\n",
+		none: "status_socket = \"\"\n", hung: "status_socket = \"" + dir + "/hung\"\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -239,6 +282,8 @@ func TestReloadCommand(t *testing.T) {
 		"bad, under systemd":    {bad, self, exitBadConfig, true},
 		"nobody":                {good, "", exitFailed, false},
 		"nobody, under systemd": {good, self, 0, true},
+		"none, under systemd":   {none, self, 0, true},
+		"it does not answer":    {hung, self, exitFailed, false},
 		"nonsense by systemd":   {good, "all", exitFailed, false},
 	} {
 		t.Setenv("MAINPID", c.mainPID)

@@ -18,8 +18,9 @@ import (
 
 // verifyFlags is what a verify was asked for.
 type verifyFlags struct {
-	netns, file, config, socket string
-	all, repair, traffic, json  bool
+	netns, file                string
+	all, repair, traffic, json bool
+	ask                        asking
 }
 
 func verifyCommand() *cobra.Command {
@@ -31,7 +32,8 @@ func verifyCommand() *cobra.Command {
 			"--netns and -f does it without a daemon. --repair brings the rules to what the daemon's configuration says today.\n" +
 			"--traffic sends the packets that show what the kernel does, which also finds what others put beside the rules;\n" +
 			"no connection comes of them, neither for the app nor for the proxy.\n\n" +
-			"Exit 0 when all is as it should be, or is repaired; 4 with a line for each difference; 1 failed; 2 wrong command line;\n" +
+			"Exit 0 when all is as it should be, or is repaired; 4 with a line for each difference; 1 failed; 2 wrong command line\n" +
+			"or, with --netns, configuration;\n" +
 			"3 the pod of -f is refused. What is not provable is said, and is no difference.",
 		Example: "  meshnetd verify shop/cart-7d4b9\n  meshnetd verify --all --repair\n  meshnetd verify --traffic shop/cart-7d4b9\n" +
 			"  meshnetd verify --traffic --netns /var/run/netns/cni-0123 -f pod.yaml",
@@ -43,11 +45,9 @@ func verifyCommand() *cobra.Command {
 	c.Flags().BoolVar(&f.repair, "repair", false, "bring the rules to what the daemon's configuration says today")
 	c.Flags().BoolVar(&f.traffic, "traffic", false, "send packets instead of comparing rules")
 	c.Flags().BoolVar(&f.json, "json", false, "print the answer as JSON")
-	c.Flags().StringVar(&f.socket, "socket", "", "`PATH` of the daemon's socket (default: status_socket of the configuration)")
-	file := configFlag(c)
-	c.ValidArgsFunction = asking{file, &f.socket}.pods
+	f.ask = askingFlags(c)
+	c.ValidArgsFunction = f.ask.pods
 	c.RunE = func(c *cobra.Command, args []string) error {
-		f.config = *file
 		if err := f.check(args); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (f verifyFlags) check(args []string) error {
 
 // verifyNamespace does it without a daemon.
 func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) error {
-	return onNamespace(c, f.netns, f.config, f.file, func(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
+	return onNamespace(c, f.netns, *f.ask.config, f.file, func(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
 		o := e.Verify(ctx, pod)
 		if o.Err != nil {
 			return failure(o)
@@ -107,17 +107,13 @@ func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) err
 
 // verifyPods asks the daemon.
 func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error {
-	cfg, err := loadConfig(f.config)
+	cfg, err := f.ask.read()
 	if err != nil {
 		return err
 	}
-	socket := f.socket
-	if socket == "" {
-		socket = cfg.StatusSocket
-	}
-	s, err := status.Read(c.Context(), socket)
+	socket, s, err := f.ask.status(c.Context())
 	if err != nil {
-		return &exit{exitFailed, err}
+		return err
 	}
 	chosen := s.Sandboxes
 	if !f.all {
@@ -137,10 +133,14 @@ func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error
 	for _, sb := range chosen {
 		ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 		one := answer{Namespace: sb.Namespace, Name: sb.Name, ID: sb.ID, NetNS: sb.NetNS}
-		if err := look(ctx, socket, sb, &one); err != nil {
+		err := look(ctx, socket, sb, &one)
+		cancel()
+		if f.all && errors.Is(err, status.ErrUnknown) {
+			continue // it ended meanwhile
+		}
+		if err != nil {
 			one.Error = err.Error()
 		}
-		cancel()
 		if err := a.add(one); err != nil {
 			return err
 		}

@@ -151,16 +151,16 @@ func TestVerifyWithoutADaemon(t *testing.T) {
 
 func TestVerifyBadCommandLine(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                               "name a pod as NAMESPACE/POD",
-		"a/b --all":                      "name a pod as NAMESPACE/POD",
-		"a/b c/d":                        "accepts at most 1 arg",
-		"--netns /x":                     "--netns and -f go together",
-		"-f x":                           "--netns and -f go together",
-		"a/b --netns /x -f x":            "--netns is for a namespace that no daemon knows",
-		"--all --netns /x -f x":          "--netns is for a namespace that no daemon knows",
-		"--repair --netns /x -f x":       "`meshnetd apply` repairs",
-		"--traffic --repair a/b":         "call one after the other",
-		"--config testdata/bad.toml a/b": "ipv7",
+		"":                                "name a pod as NAMESPACE/POD",
+		"a/b --all":                       "name a pod as NAMESPACE/POD",
+		"a/b c/d":                         "accepts at most 1 arg",
+		"--netns /x":                      "--netns and -f go together",
+		"-f x":                            "--netns and -f go together",
+		"a/b --netns /x -f x":             "--netns is for a namespace that no daemon knows",
+		"--all --netns /x -f x":           "--netns is for a namespace that no daemon knows",
+		"--repair --netns /x -f x":        "`meshnetd apply` repairs",
+		"--traffic --repair a/b":          "call one after the other",
+		"--config testdata/none.toml a/b": "none.toml",
 	} {
 		code, out, err := execute(t, "", append([]string{"verify"}, strings.Fields(args)...)...)
 		if code != exitBadConfig || out != "" || err == nil || !strings.Contains(err.Error(), want) {

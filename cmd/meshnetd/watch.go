@@ -34,7 +34,7 @@ type watch struct {
 	linesLost atomic.Int64 // of the log
 
 	auditInterval time.Duration
-	auditing      time.Time // since when it is that
+	configuredAt  time.Time // when that became so
 
 	announced bool          // systemd was told that the daemon is ready
 	reload    func() error  // see status.Status
@@ -49,10 +49,13 @@ func newWatch(backend string) *watch {
 func (w *watch) counting(record func(daemon.Outcome)) func(daemon.Outcome) {
 	return func(o daemon.Outcome) {
 		w.mu.Lock()
-		w.events[o.Event()]++
+		event := o.Event()
+		w.events[event]++
 		w.recent.add(o)
 		w.mu.Unlock()
-		w.poke()
+		if event != daemon.EventSkipped { // it changes nothing of what is told
+			w.poke()
+		}
 		record(o)
 	}
 }
@@ -75,7 +78,7 @@ func (w *watch) lost(error) {
 func (w *watch) configured(cfg config.Config) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.auditInterval, w.auditing, w.rejected = cfg.AuditInterval, time.Now(), nil
+	w.auditInterval, w.configuredAt, w.rejected = cfg.AuditInterval, time.Now(), nil
 	w.poke()
 }
 
@@ -113,6 +116,9 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
 			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
 	}
+	if w.rejected != nil {
+		s.Rejected = w.rejected.Error()
+	}
 	w.mu.Unlock()
 	if last, ok := e.LastAudit(); ok {
 		s.Audit = &status.Audit{Last: last.Ended, Took: status.Milliseconds(last.Took), Pods: last.Pods, Drifted: last.Drifted}
@@ -120,7 +126,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	for _, sb := range e.Sandboxes() {
 		s.Pods[string(sb.State)]++
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
-			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Plan.Key(),
+			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail,
 			NetNS: sb.Pod.NetNS, Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
 	}

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -237,21 +238,22 @@ func TestOthersWriteMeanwhile(t *testing.T) {
 		t.Errorf("written all the same: %s", text)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() {
-		var err error
-		for i := 0; err == nil && ctx.Err() == nil; i++ {
-			err = s.Command("nft", fmt.Sprintf("add table inet others%d", i)).Run()
+	var wrote error
+	var writer sync.WaitGroup
+	writer.Go(func() { // one table: to read hundreds takes longer than to write one more
+		for i := 0; wrote == nil && ctx.Err() == nil; i++ {
+			wrote = s.Command("nft", []string{"add", "delete"}[i%2]+" table inet busy").Run()
 		}
-		ended <- err
-	}()
+	})
+	t.Cleanup(func() { stop(); writer.Wait() })
 	for range 50 {
 		s.write(t, plans.DualStack(t))
 		s.write(t, plans.Nothing())
 	}
 	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	writer.Wait()
+	if wrote != nil {
+		t.Error(wrote)
 	}
 }
 
