@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package kube
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// The plain manifests are objects as the API server knows them, to the last field.
+func (s *story) manifests(t *testing.T) {
+	out := s.kubectl(t, "apply", "--dry-run=server", "--validate=strict", "-n", "meshnetd-system",
+		"-f", filepath.Join(root(t), "packaging", "kubernetes", "meshnetd.yaml"))
+	for _, want := range []string{"namespace/meshnetd-system", "serviceaccount/meshnetd", "configmap/meshnetd", "daemonset.apps/meshnetd"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s among\n%s", want, out)
+		}
+	}
+}
+
+// What meshnetd runs with is what the chart says, as the kernel has it.
+func (s *story) privileges(t *testing.T) {
+	process := s.process(t, "meshnetd")
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// CAP_NET_ADMIN is bit 12, CAP_SYS_ADMIN bit 21. Seccomp 2 is a filter.
+	for _, want := range []string{"CapEff:\t0000000000201000", "CapBnd:\t0000000000201000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(string(status), want+"\n") {
+			t.Errorf("no %q in\n%s", want, status)
+		}
+	}
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", process))
+	if lab := filepath.Base(s.c.Lab().Dir()); err != nil || !strings.Contains(string(groups), ":/"+lab+"/") {
+		t.Errorf("not in the cgroup of which Close ends all: %v\n%s", err, groups)
+	}
+}
+
+// process returns the process of the only running container of that name.
+func (s *story) process(t *testing.T, container string) int {
+	t.Helper()
+	client := s.c.Lab().CRI()
+	list, err := client.ListContainers(t.Context(), &criv1.ListContainersRequest{Filter: &criv1.ContainerFilter{
+		State:         &criv1.ContainerStateValue{State: criv1.ContainerState_CONTAINER_RUNNING},
+		LabelSelector: map[string]string{"io.kubernetes.container.name": container},
+	}})
+	if err != nil || len(list.GetContainers()) != 1 {
+		t.Fatalf("%d containers %s run, want 1; %v", len(list.GetContainers()), container, err)
+	}
+	answer, err := client.ContainerStatus(t.Context(), &criv1.ContainerStatusRequest{ContainerId: list.GetContainers()[0].GetId(), Verbose: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct{ PID int }
+	if err := json.Unmarshal([]byte(answer.GetInfo()["info"]), &info); err != nil || info.PID == 0 {
+		t.Fatalf("no process in %v, %v", answer.GetInfo(), err)
+	}
+	return info.PID
+}
+
+// Nobody in a tenant's namespace undoes the annotation by which a pod waits for meshnetd.
+func (s *story) admission(t *testing.T) {
+	s.kubectl(t, "apply", "-f", filepath.Join(root(t), "packaging", "admission", "required-plugin.yaml"))
+	undone := meshed("undone", `required-plugins.noderesource.dev/pod: "[]"`)
+	without := strings.Replace(meshed("without", ""), `    required-plugins.noderesource.dev: '["meshnetd"]'`+"\n", "", 1)
+	for manifest, want := range map[string]string{
+		undone:  "would let containers start without the mesh's rules: remove them",
+		without: "a pod of the mesh needs the annotation required-plugins.noderesource.dev",
+	} {
+		// The policy is in force some moments after it is there.
+		s.waitInput(t, want, manifest, "apply", "--dry-run=server", "-f", "-")
+	}
+	for _, good := range []string{meshed("good", ""), plain("plain")} {
+		if out, err := s.c.Kubectl(t.Context(), good, "apply", "--dry-run=server", "-f", "-"); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package kube
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// replicas are as many pods as one Deployment has here.
+const replicas = 50
+
+// What makes pods beside people: a Deployment whose pods start at once, and a Job, whose pods get no second try.
+func (s *story) workloads(t *testing.T) {
+	begun := time.Now()
+	s.apply(t, workload(t, meshed("many", ""), "apps/v1", "Deployment", map[string]any{
+		"replicas": replicas, "selector": map[string]any{"matchLabels": map[string]any{"app": "many"}}}))
+	s.kubectl(t, "-n", "shop", "rollout", "status", "deployment/many", "--timeout="+patience.String())
+	t.Logf("%d pods ready in %s", replicas, time.Since(begun).Round(time.Millisecond))
+	said := s.kubectl(t, "-n", "shop", "logs", "-l", "app=many", "-c", "app", "--max-log-requests", "60")
+	if got := strings.Count(said, `"reply":"outbound original_dst=203.0.113.10:443"`); got != replicas {
+		t.Errorf("the first connections of %d pods of %d were the proxy's:\n%s", got, replicas, said)
+	}
+	s.kubectl(t, "-n", "shop", "delete", "deployment", "many", "--cascade=foreground", "--wait")
+
+	job := strings.Replace(meshed("once", ""), `"203.0.113.10:443"]`, `"203.0.113.10:443", --exit]`, 1)
+	job, _, _ = strings.Cut(job, "    - name: web\n") // it would never end
+	s.apply(t, workload(t, job+"  restartPolicy: Never\n", "batch/v1", "Job", map[string]any{"backoffLimit": 0}))
+	s.kubectl(t, "-n", "shop", "wait", "job/once", "--for=condition=Complete", "--timeout="+patience.String())
+	if said := s.kubectl(t, "-n", "shop", "logs", "job/once", "-c", "app"); !strings.Contains(said, `"reply":"outbound original_dst=203.0.113.10:443"`) {
+		t.Errorf("the Job's first connection ended elsewhere: %s", said)
+	}
+	s.kubectl(t, "-n", "shop", "delete", "job", "once", "--cascade=foreground", "--wait")
+}
+
+// A pod of the node's network is left alone, and the node's own connections with it.
+func (s *story) hostNetwork(t *testing.T) {
+	// Pod Security's level of tenants forbids it.
+	s.kubectl(t, "create", "namespace", "node")
+	pod := strings.NewReplacer("namespace: shop", "namespace: node", "spec:\n", "spec:\n  hostNetwork: true\n").Replace(plain("host"))
+	s.apply(t, pod)
+	s.kubectl(t, "-n", "node", "wait", "pod/host", "--for=condition=Ready", "--timeout="+patience.String())
+	if status := s.kubectl(t, "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "status"); strings.Contains(status, "node/host") {
+		t.Errorf("meshnetd has something to do with it:\n%s", status)
+	}
+	s.kubectl(t, "delete", "namespace", "node")
+}
+
+// workload makes the pod a template of something that makes pods.
+func workload(t *testing.T, pod, version, kind string, spec map[string]any) string {
+	t.Helper()
+	var p map[string]any
+	if err := yaml.Unmarshal([]byte(pod), &p); err != nil {
+		t.Fatal(err)
+	}
+	metadata := p["metadata"].(map[string]any)
+	name := metadata["name"]
+	spec["template"] = map[string]any{"spec": p["spec"],
+		"metadata": map[string]any{"annotations": metadata["annotations"], "labels": map[string]any{"app": name}}}
+	text, err := yaml.Marshal(map[string]any{"apiVersion": version, "kind": kind, "spec": spec,
+		"metadata": map[string]any{"name": name, "namespace": metadata["namespace"]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
