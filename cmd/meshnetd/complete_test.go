@@ -27,7 +27,7 @@ func TestCompletion(t *testing.T) {
 		{"explain", none, []string{":4"}}, {"trace", none, []string{":4"}}, {"status", none, []string{":4"}},
 		{"explain shop/cart", socket, []string{":4"}},
 		{"trace shop/cart", socket, []string{"tcp", "udp", ":4"}}, {"trace -f x", socket, []string{"tcp", "udp", ":4"}}, {"trace shop/cart tcp", socket, []string{":4"}},
-		{"status --outcome", none, append(append([]string{}, outcomes...), ":4")},
+		{"status --outcome", none, append(append([]string{}, outcomes()...), ":4")},
 		{"plan --output", "", []string{"text", "restore", "json", ":4"}},
 	} {
 		args := append([]string{cobra.ShellCompRequestCmd}, strings.Fields(tt.args)...)

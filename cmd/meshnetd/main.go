@@ -43,7 +43,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	err := root().ExecuteContext(ctx)
+	command, err := root().ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -58,7 +58,9 @@ func run() int {
 	if errors.As(err, &output) {
 		return exitFailed
 	}
-	return exitBadConfig // what cobra itself finds wrong is the command line
+	// What cobra itself finds wrong is the command line.
+	fmt.Fprintf(os.Stderr, "`%s --help` has examples\n", command.CommandPath())
+	return exitBadConfig
 }
 
 func root() *cobra.Command {

@@ -178,7 +178,10 @@ func parseAddrPort(text string) (netip.AddrPort, error) {
 		return netip.AddrPortFrom(addr, to.Port()), nil
 	}
 	if addr, err := netip.ParseAddr(text); err == nil {
-		if addr.Is6() {
+		if i := strings.LastIndex(text, ":"); addr.Is6() && i > 0 {
+			if short, err := netip.ParseAddr(text[:i]); err == nil && short.Is6() {
+				return netip.AddrPort{}, fmt.Errorf("an IPv6 address stands in brackets: write [%s]:%s, or [%s]:443", short, text[i+1:], addr)
+			}
 			return netip.AddrPort{}, fmt.Errorf("has no port: write [%s]:443, for the port after the brackets", addr)
 		}
 		return netip.AddrPort{}, fmt.Errorf("has no port: write %s:443", addr)

@@ -22,10 +22,6 @@ import (
 // watchPause is how often --watch asks.
 const watchPause = 2 * time.Second
 
-// outcomes are the states that a pod can be in.
-var outcomes = []string{string(daemon.StateProtected), string(daemon.StateOutdated), string(daemon.StateUnprotected),
-	string(daemon.StatePending), string(daemon.StateFailing), string(daemon.StateExempt)}
-
 func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [NAMESPACE | NAMESPACE/POD]",
@@ -41,6 +37,7 @@ func statusCommand() *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 	}
 	var chosen selection
+	outcomes := outcomes()
 	c.Flags().StringVar(&chosen.namespace, "namespace", "", "only pods of namespaces like `PATTERN`")
 	c.Flags().StringVar(&chosen.name, "name", "", "only pods with names like `PATTERN`")
 	c.Flags().StringSliceVar(&chosen.outcomes, "outcome", nil, "only pods in one of these `STATES`: "+strings.Join(outcomes, ", "))
@@ -109,6 +106,7 @@ func (s *selection) read(args []string) error {
 			return fmt.Errorf("%q is no pattern for a name, such as shop or cart-*: * and ? stand for anything, [a-z] for one of a set", pattern)
 		}
 	}
+	outcomes := outcomes()
 	for _, outcome := range s.outcomes {
 		if !slices.Contains(outcomes, outcome) {
 			return fmt.Errorf("--outcome %q is none of %s", outcome, strings.Join(outcomes, ", "))
@@ -123,4 +121,13 @@ func (s *selection) has(sb status.Sandbox) bool {
 		return pattern == "" || ok
 	}
 	return like(s.namespace, sb.Namespace) && like(s.name, sb.Name) && (len(s.outcomes) == 0 || slices.Contains(s.outcomes, sb.State))
+}
+
+// outcomes are the states that a pod can be in.
+func outcomes() []string {
+	var all []string
+	for _, state := range daemon.States {
+		all = append(all, string(state))
+	}
+	return all
 }

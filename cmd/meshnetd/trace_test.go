@@ -93,6 +93,7 @@ func TestTraceBadCommandLine(t *testing.T) {
 		"a/b TCP 1.2.3.4:80":                          `protocol "TCP" is not tcp or udp`,
 		"a/b tcp 1.2.3.4":                             "has no port: write 1.2.3.4:443",
 		"a/b tcp 2001:db8::1":                         "has no port: write [2001:db8::1]:443",
+		"a/b tcp 2001:db8::1:80":                      "an IPv6 address stands in brackets: write [2001:db8::1]:80, or [2001:db8::1:80]:443",
 		"a/b tcp [2001:db8::1]":                       `is no address`,
 		"a/b tcp example.com:80":                      `"example.com" is no address, as in 203.0.113.10:443 or [2001:db8::10]:443; names are not looked up`,
 		"a/b tcp example":                             "is no address with a port",

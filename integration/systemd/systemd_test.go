@@ -331,7 +331,9 @@ func (l *life) upgraded(t *testing.T) {
 }
 
 func (l *life) removed(t *testing.T) {
-	l.must(t, "dpkg", "--remove", "meshnetd")
+	if said := l.must(t, "dpkg", "--remove", "meshnetd"); !strings.Contains(said, "goes on refusing containers: take its drop-in away") {
+		t.Errorf("whoever removes the package is not told that the runtime goes on requiring it:\n%s", said)
+	}
 	if state := l.show("meshnetd", "ActiveState"); state != "inactive" {
 		t.Errorf("after the removal meshnetd is %s", state)
 	}
