@@ -5,7 +5,6 @@ package rules
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -26,6 +25,7 @@ type Reason string
 const (
 	ReasonInjected          Reason = "injected"           // the mesh's injector has stamped the pod
 	ReasonOptIn             Reason = "opt-in"             // the pod asks by annotation
+	ReasonSelected          Reason = "selected"           // a static profile of the node's configuration says so
 	ReasonNotInjected       Reason = "not-injected"       // no trace of the mesh's injector
 	ReasonNamespaceExcluded Reason = "namespace-excluded" // node configuration
 	ReasonHostNetwork       Reason = "host-network"       // shares the node's network
@@ -40,12 +40,13 @@ const (
 	ReasonNoNetNS           Reason = "no-netns"           // belongs to the mesh but has no namespace to write to
 	ReasonOtherNetNS        Reason = "other-netns"        // a container is to run outside its sandbox's namespace
 	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
+	ReasonTwoMeshes         Reason = "two-meshes"         // more than one mesh claims the pod
 )
 
 // Decision is the pure answer to "what about this pod?". Plan is called with the pod's addresses once a
 // namespace has been entered; it is nil unless Action is Enrol.
 type Decision struct {
-	Mesh    string
+	Mesh    string // "" where the reason is not one mesh's
 	Action  Action
 	Reason  Reason
 	Detail  string // one sentence for the pod's author
@@ -71,32 +72,6 @@ type Mesh interface {
 	Footprint() Footprint
 	// Refines tells whether a container of that name says more about its pod than the sandbox does.
 	Refines(container string) bool
-}
-
-// Node is what the node can do for pods, and lets them ask for, whatever their mesh.
-type Node struct {
-	Mesh            Mesh
-	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
-	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
-	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
-}
-
-// Decide asks the mesh about what the node's policies let the pod ask for, and rejects what they forbid and
-// what the node cannot protect.
-func (n Node) Decide(pod Pod) Decision {
-	d := n.decideAllowed(pod)
-	if d.Action != Enrol {
-		return d
-	}
-	reject := func(reason Reason, detail string) Decision {
-		d.Account.step(string(Rejected) + " (" + string(reason) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account}
-	}
-	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
-		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
-			"configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
-	}
-	return d
 }
 
 // InputError is a value of the pod that cannot be understood or cannot work.

@@ -34,12 +34,22 @@ type Explainer interface {
 	Explain(Pod) Decision
 }
 
-// Explain returns what Decide does, with an account where the mesh can give one.
+// Leaky is an intent that can say what of a pod's traffic its plan does not capture.
+type Leaky interface {
+	// Gaps says what does not go through the pod's proxy by this plan, in a pod with these interfaces.
+	Gaps(Plan, []Interface) []Gap
+}
+
+// Explain returns what Decide does, with an account: what each mesh that does not decide says, in a line, and then
+// the steps of the one that does.
 func (n Node) Explain(pod Pod) Decision {
 	origin := n.Origin
-	n.Mesh = explaining{n.Mesh}
+	n.Meshes = slices.Clone(n.Meshes)
+	for i, mesh := range n.Meshes {
+		n.Meshes[i] = explaining{mesh}
+	}
 	d := n.Decide(pod)
-	if d.Account == nil {
+	if d.Account == nil { // of a node without meshes
 		return d
 	}
 	for i := range d.Account.Settings {
@@ -63,7 +73,31 @@ func (e explaining) Decide(pod Pod) Decision {
 	if mesh, ok := e.Mesh.(Explainer); ok {
 		return mesh.Explain(pod)
 	}
-	return e.Mesh.Decide(pod)
+	d := e.Mesh.Decide(pod)
+	d.Account = &Account{Steps: []string{d.step()}}
+	return d
+}
+
+// step is the decision in a line.
+func (d Decision) step() string { return string(d.Action) + " (" + string(d.Reason) + "): " + d.Detail }
+
+// accounted gives a decision about the answers of several meshes its account, where these have one. It is that of
+// the mesh that decides, or of none.
+func accounted(answers []Decision, decides int, d Decision) Decision {
+	if len(answers) < 2 || answers[0].Account == nil {
+		return d
+	}
+	var others []string
+	for i, answer := range answers {
+		if i != decides {
+			others = append(others, answer.Mesh+": "+answer.step())
+		}
+	}
+	if decides < 0 {
+		d.Account = &Account{Steps: []string{d.step()}}
+	}
+	d.Account.first(others)
+	return d
 }
 
 // step adds one, where anybody asked for it.

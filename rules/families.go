@@ -49,22 +49,17 @@ func (f Families) Plan(ips []netip.Addr, footprint Footprint) (Plan, error) {
 	if i < 0 {
 		return p, nil
 	}
+	if !f.SpeaksIPv6 {
+		p.Unspoken(global[i], f.Because, f.Without)
+	}
 	switch {
 	case f.SpeaksIPv6 || f.Without == IPv6Capture:
 		p.V6, p.Loopback = f.Redirect(IPv6), f.Loopback
-		if !f.SpeaksIPv6 {
-			p.Notes = append(p.Notes, "IPv6 is captured although the proxy speaks only IPv4 ("+f.Because+
-				"): connections over IPv6 reach a listener only if the proxy has one")
-		}
 	case f.Without == IPv6Block:
 		p.V6 = f.Block()
-		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 is reset: the pod has %s, the proxy speaks only IPv4 (%s)", global[i], f.Because))
 		if f.Unblocked != "" {
 			p.Notes = append(p.Notes, f.Unblocked)
 		}
-	default:
-		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 (%s); "+
-			`ipv6 = "capture" or "block" in the configuration changes that`, global[i], f.Because))
 	}
 	return p, nil
 }

@@ -56,7 +56,7 @@ func TestTraceOtherMeshes(t *testing.T) {
 // Rules without a chain or mark of ours are known by their comments: they go with the plan, and those of others that
 // look the same but for that stay.
 func TestCommentsTellOurRules(t *testing.T) {
-	ours := rules.Footprint{Comment: "our/"}
+	ours := rules.Footprint{Comments: []string{"our/"}}
 	var b rules.Builder
 	b.Append("raw", "OUTPUT", "", rules.CTZone(1), rules.Protocol(rules.UDP), rules.Comment("our/one"))
 	b.Append("raw", "OUTPUT", "", rules.CTZone(2), rules.Protocol(rules.UDP), rules.Comment("our/two"))
@@ -144,6 +144,16 @@ func TestFamilies(t *testing.T) {
 			notes := strings.Join(p.Notes, "; ")
 			if got != tt.want || p.V4.String() != one(rules.IPv4).String() || !strings.Contains(notes, tt.note) || (tt.note == "") != (notes == "") {
 				t.Errorf("IPv6 %q, want %q; notes %q, want %q", got, tt.want, notes, tt.note)
+			}
+			way := rules.WithoutIPv6("")
+			if tt.note != "" && tt.ips != nil {
+				way = tt.without
+			}
+			if name == "nobody says" {
+				way = rules.IPv6Mesh
+			}
+			if p.WithoutIPv6 != way {
+				t.Errorf("IPv6 that the proxy does not speak: %q, want %q", p.WithoutIPv6, way)
 			}
 			if (len(p.Loopback) > 0) != (tt.want == "redirect") || strings.Contains(notes, "not all") != (tt.want == "reset") {
 				t.Errorf("loopback %v, notes %q", p.Loopback, notes)

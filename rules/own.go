@@ -23,7 +23,8 @@ const (
 // exceptions that belong to them. Without one of our chains or comments a table holds nothing of ours.
 func ownRules(t Table, ours Footprint) map[string][]ownership {
 	own := make(map[string][]ownership, len(t.Chains))
-	present := slices.ContainsFunc(t.Chains, func(c Chain) bool { return ours.chain(c) || slices.ContainsFunc(c.Rules, ours.comments) })
+	ours = ours.in(t)
+	present := ours.present(t)
 	for _, c := range t.Chains {
 		own[c.Name] = make([]ownership, len(c.Rules))
 		switch {
@@ -178,9 +179,9 @@ func (f Footprint) anchor(r Rule) bool {
 
 // comments tells whether a rule has one of our comments.
 func (f Footprint) comments(r Rule) bool {
-	return f.Comment != "" && slices.ContainsFunc(r.Match, func(m Match) bool {
+	return len(f.Comments) > 0 && slices.ContainsFunc(r.Match, func(m Match) bool {
 		c, ok := m.(Comment)
-		return ok && strings.HasPrefix(string(c), f.Comment)
+		return ok && slices.ContainsFunc(f.Comments, func(prefix string) bool { return strings.HasPrefix(string(c), prefix) })
 	})
 }
 

@@ -4,6 +4,7 @@ package rules
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -16,6 +17,26 @@ type Plan struct {
 	Loopback  []netip.Prefix // addresses on lo
 	Footprint Footprint
 	Notes     []string // what the reader must know, such as traffic that goes around the mesh
+
+	// WithoutIPv6 is what becomes of IPv6 that the proxy does not speak; "" where it speaks it, or the pod has no
+	// IPv6 address that others can reach.
+	WithoutIPv6 WithoutIPv6
+}
+
+// Unspoken says that the pod has an IPv6 address and a proxy that does not speak it, because of something such as
+// "ISTIO_DUAL_STACK is not set", and what becomes of its IPv6: in WithoutIPv6 and in a note.
+func (p *Plan) Unspoken(address netip.Addr, because string, way WithoutIPv6) {
+	note := fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 (%s); "+
+		`ipv6 = "capture" or "block" in the configuration changes that`, address, because)
+	switch way {
+	case IPv6Capture:
+		note = "IPv6 is captured although the proxy speaks only IPv4 (" + because + "): connections over IPv6 reach a listener only if the proxy has one"
+	case IPv6Block:
+		note = fmt.Sprintf("IPv6 is reset: the pod has %s, the proxy speaks only IPv4 (%s)", address, because)
+	case IPv6Mesh:
+	}
+	p.WithoutIPv6 = cmp.Or(way, IPv6Mesh)
+	p.Notes = append(p.Notes, note)
 }
 
 // Rulesets returns the rule sets of both families, IPv4 first.
@@ -81,10 +102,11 @@ type PolicyRoute struct {
 type Footprint struct {
 	Chains   []string // names of chains that are ours wherever they stand
 	Marks    []uint32 // packet and connection marks that only our rules use
-	Comment  string   // what the comments of our rules in built-in chains begin with; "" where they have none
+	Comments []string // what the comments of our rules in built-in chains begin with
 	Reroute  string   // the chain of nat that gets what comes from rerouted interfaces
 	Routes   []PolicyRoute
 	Loopback []netip.Prefix
+	Parts    []Footprint // of a Union: those of the meshes; else none
 }
 
 // Builder collects rules in the order they are written and keeps chains in the order they first appear.

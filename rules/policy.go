@@ -37,26 +37,39 @@ type violation struct {
 	ignored bool
 }
 
-// decideAllowed asks the mesh about the pod without the annotations that it may not have. A pod that is
-// outside the mesh with them and without them is not the policies' business; one that only they take out
-// of it is.
-func (n Node) decideAllowed(pod Pod) Decision {
-	asked := n.Mesh.Decide(pod)
-	found := n.violations(pod)
-	if len(found) == 0 {
+// request is what the meshes are asked about a pod.
+type request struct {
+	pod     Pod
+	allowed Pod // without the annotations that it may not have
+	found   []violation
+}
+
+func (n Node) request(pod Pod) request {
+	r := request{pod: pod, found: n.violations(pod)}
+	if len(r.found) == 0 {
+		return r
+	}
+	r.allowed = pod
+	r.allowed.Annotations = maps.Clone(pod.Annotations)
+	for _, v := range r.found {
+		delete(r.allowed.Annotations, v.key)
+	}
+	return r
+}
+
+// ask asks a mesh about the pod without the annotations that it may not have. A pod that is outside the mesh
+// with them and without them is not the policies' business; one that only they take out of it is.
+func (r *request) ask(mesh Mesh) Decision {
+	asked := mesh.Decide(r.pod)
+	if len(r.found) == 0 {
 		return asked
 	}
-	allowed := pod
-	allowed.Annotations = maps.Clone(pod.Annotations)
-	for _, v := range found {
-		delete(allowed.Annotations, v.key)
-	}
-	d := n.Mesh.Decide(allowed)
+	d := mesh.Decide(r.allowed)
 	if asked.Action == Skip && d.Action == Skip {
 		return asked
 	}
 	var refused, notes []string
-	for _, v := range found {
+	for _, v := range r.found {
 		switch {
 		case !v.ignored:
 			refused = append(refused, v.problem)

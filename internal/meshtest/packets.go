@@ -94,3 +94,13 @@ func End(e rules.End) string {
 	}
 	return fmt.Sprintf("%s %d", e.Kind, e.To.Port())
 }
+
+// Forwarded returns a packet that arrives for somebody behind the pod.
+func Forwarded(p rules.Packet) rules.Packet {
+	to := Scenes[0].Outside
+	if p.Family() == rules.IPv6 {
+		to = Scenes[1].Outside
+	}
+	p.Destination, p.Out = netip.AddrPortFrom(to, p.Destination.Port()), "docker0"
+	return p
+}

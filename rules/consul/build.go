@@ -20,7 +20,7 @@ const (
 func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
-		SpeaksIPv6: in.DualStack, Because: "annotation " + keyDualStack + ` is not "true"`, Without: in.WithoutIPv6,
+		SpeaksIPv6: in.DualStack, Because: becauseIPv6, Without: in.WithoutIPv6,
 	}.Plan(ips, footprint)
 }
 

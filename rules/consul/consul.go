@@ -20,6 +20,7 @@ import (
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/account"
 )
 
 // Mesh decides about pods of a Consul mesh. Its Defaults come from the node's configuration.
@@ -69,35 +70,50 @@ const (
 var proxyContainers = []string{"consul-dataplane", "envoy-sidecar"}
 
 // Decide follows Consul's CNI plugin.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
+
+func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		s.Decided(d)
+		return d
 	}
-	if reason, detail := m.outside(pod); reason != "" {
+	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
+	s.Add("annotation ", keyConfig, " says what is to be redirected, and contradicts nothing")
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyTransparent+" is present")
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: proxyContainers}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }
 
 // outside returns why a pod does not belong to the mesh, or "".
-func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
-	switch {
-	case pod.HostNetwork:
+func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
+	if pod.HostNetwork {
 		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	case slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace):
+	}
+	s.Add("the pod is not known to share the node's network namespace")
+	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
 		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	case pod.Annotations[keyConnect] == "" && pod.Annotations[keyMesh] == "":
+	}
+	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces or ", configured, "exclude_namespaces")
+	switch {
+	case pod.Annotations[keyConnect] != "":
+		s.Add("annotation ", keyConnect, " is present: the injector has been here")
+	case pod.Annotations[keyMesh] != "":
+		s.Add("annotation ", keyMesh, " is present: the injector has been here")
+	default:
 		return rules.ReasonNotInjected, "neither annotation " + keyConnect + " nor " + keyMesh
-	case pod.Annotations[keyTransparent] == "":
+	}
+	if pod.Annotations[keyTransparent] == "" {
 		return rules.ReasonInterceptionNone, "no annotation " + keyTransparent + ": the pod asks for no redirection"
 	}
+	s.Add("annotation ", keyTransparent, " is present: the pod asks for redirection")
 	return "", ""
 }

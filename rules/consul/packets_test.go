@@ -91,6 +91,9 @@ func TestIPv6(t *testing.T) {
 		t.Run(string(tt.without), func(t *testing.T) {
 			m := consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: tt.without}}
 			plan := meshtest.Plan(t, m, injected(busy))
+			if plan.WithoutIPv6 != tt.without {
+				t.Errorf("IPv6 that the proxy does not speak: %q", plan.WithoutIPv6)
+			}
 			if len(plan.Notes) != 1 || !strings.Contains(plan.Notes[0], tt.note) || !strings.Contains(plan.Notes[0], prefix+"dual-stack") {
 				t.Errorf("notes: %q", plan.Notes)
 			}

@@ -32,25 +32,19 @@ func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, 
 
 	v6 := builder{Intent: in, family: rules.IPv6, loopback: loopback6, passthrough: passthrough6,
 		any: netip.IPv6Unspecified()}
+	if carried6.IsValid() && !proxy6 {
+		p.Unspoken(carried6, envDualStack+" is not set", in.IPv6)
+	}
 	switch {
 	case proxy6 || (carried6.IsValid() && in.IPv6 == IPv6Capture):
 		p.V6 = v6.redirect()
 		p.Routes = append(p.Routes, in.routes(rules.IPv6)...)
 		p.Loopback = []netip.Prefix{passthrough6}
-		if !proxy6 {
-			p.Notes = append(p.Notes, "IPv6 is captured although the proxy speaks only IPv4 ("+envDualStack+
-				` is not set): connections over IPv6 reach a listener only if the proxy has one`)
-		}
 	case carried6.IsValid() && in.IPv6 == IPv6Block:
 		p.V6 = v6.block()
-		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 is reset: the pod has %s, the proxy speaks only IPv4 (%s is not set)",
-			carried6, envDualStack))
 		if len(in.RerouteInterfaces) > 0 {
 			p.Notes = append(p.Notes, "IPv6 from behind "+strings.Join(in.RerouteInterfaces, ", ")+" is forwarded, not reset")
 		}
-	case carried6.IsValid():
-		p.Notes = append(p.Notes, fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 "+
-			`(%s is not set); ipv6 = "capture" or "block" in the configuration changes that`, carried6, envDualStack))
 	}
 	return p, nil
 }

@@ -79,7 +79,7 @@ func (m Mesh) decide(pod rules.Pod, r *recorder) rules.Decision {
 	d := decide(rules.Enrol, reason, detail)
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: proxies}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }
 

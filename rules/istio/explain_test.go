@@ -77,7 +77,7 @@ func TestExplainIsTheDecision(t *testing.T) {
 	for seed := range drawn() {
 		m, pod := talkative(seed)
 		d := m.Decide(pod)
-		e := rules.Node{Mesh: m, RuntimeHandlers: []string{""}}.Explain(pod)
+		e := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}}.Explain(pod)
 		if diff := cmp.Diff([]any{d.Action, d.Reason, d.Detail, d.Intent, d.Proxy}, []any{e.Action, e.Reason, e.Detail, e.Intent, e.Proxy}, compare); diff != "" {
 			t.Fatalf("seed %d: explained is another decision (-decided +explained):\n%s", seed, diff)
 		}
@@ -140,12 +140,12 @@ func TestTheSourceGivesTheValue(t *testing.T) {
 	asked := map[string]int{}
 	for seed := range drawn() {
 		m, pod := talkative(seed)
-		e := rules.Node{Mesh: m, RuntimeHandlers: []string{""}}.Explain(pod)
+		e := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}}.Explain(pod)
 		if e.Action != rules.Enrol {
 			t.Fatalf("seed %d: %s: %s", seed, e.Action, e.Detail)
 		}
 		for i, s := range e.Account.Settings {
-			alone := rules.Node{Mesh: m, RuntimeHandlers: []string{""}}.Explain(saying(t, pod, s.Source))
+			alone := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}}.Explain(saying(t, pod, s.Source))
 			if alone.Action != rules.Enrol {
 				t.Fatalf("seed %d: %s: %s", seed, s.Source, alone.Detail)
 			}
@@ -215,7 +215,7 @@ func TestExplainTheConfiguration(t *testing.T) {
 	pod := injected("traffic.sidecar.istio.io/excludeOutboundPorts", "9000")
 	pod.Containers = []rules.Container{{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}, UID: new(int64(2102))}}
 	got := map[string]string{}
-	d := rules.Node{Mesh: mesh, RuntimeHandlers: []string{""}, Origin: origin}.Explain(pod)
+	d := rules.Node{Meshes: []rules.Mesh{mesh}, RuntimeHandlers: []string{""}, Origin: origin}.Explain(pod)
 	for _, s := range d.Account.Settings {
 		got[s.Name] = s.Source
 	}
@@ -249,7 +249,7 @@ func TestExplainSteps(t *testing.T) {
 			injected("traffic.sidecar.istio.io/excludeOutboundPorts", "22"), []string{"", `reject (forbidden): annotation traffic.sidecar.istio.io/excludeOutboundPorts: "22" ` +
 				"is not allowed in namespace shop by the node's configuration, which allows nothing"}},
 	} {
-		tt.node.Mesh = mesh
+		tt.node.Meshes = []rules.Mesh{mesh}
 		d := tt.node.Explain(tt.pod)
 		got := d.Account.Steps
 		if tt.want[0] == "" { // only the end
@@ -259,7 +259,7 @@ func TestExplainSteps(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	ignoring := rules.Node{Mesh: mesh, RuntimeHandlers: []string{""}, Annotations: []rules.AnnotationPolicy{{Annotation: "*/excludeOutboundPorts", Otherwise: rules.Ignore}}}
+	ignoring := rules.Node{Meshes: []rules.Mesh{mesh}, RuntimeHandlers: []string{""}, Annotations: []rules.AnnotationPolicy{{Annotation: "*/excludeOutboundPorts", Otherwise: rules.Ignore}}}
 	if d := ignoring.Explain(injected("traffic.sidecar.istio.io/excludeOutboundPorts", "22")); !strings.HasSuffix(d.Account.Steps[0], "; it is ignored") || d.Action != rules.Enrol {
 		t.Errorf("says first %q", d.Account.Steps[0])
 	}

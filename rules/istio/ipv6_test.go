@@ -99,6 +99,10 @@ func TestIPv6(t *testing.T) {
 			if tt.note != "" {
 				notes = []string{tt.note}
 			}
+			want := map[string]rules.WithoutIPv6{around: rules.IPv6Mesh, captured: rules.IPv6Capture, blocked: rules.IPv6Block}[tt.note]
+			if plan.WithoutIPv6 != want {
+				t.Errorf("IPv6 that the proxy does not speak: %q, want %q", plan.WithoutIPv6, want)
+			}
 			if diff := cmp.Diff(notes, plan.Notes, compare); diff != "" {
 				t.Errorf("notes (-want +got):\n%s", diff)
 			}

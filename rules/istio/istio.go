@@ -38,13 +38,13 @@ type Defaults struct {
 }
 
 // IPv6 says what happens to IPv6 in a pod whose proxy speaks only IPv4.
-type IPv6 string
+type IPv6 = rules.WithoutIPv6
 
 // The three ways to treat it.
 const (
-	IPv6Mesh    IPv6 = "mesh"    // what the proxy speaks; the rest goes around, and the plan says so
-	IPv6Capture IPv6 = "capture" // captured all the same
-	IPv6Block   IPv6 = "block"   // reset, so that clients fall back to IPv4 at once
+	IPv6Mesh    = rules.IPv6Mesh
+	IPv6Capture = rules.IPv6Capture
+	IPv6Block   = rules.IPv6Block
 )
 
 // Standard returns the defaults of an unconfigured Istio.

@@ -24,7 +24,7 @@ const (
 func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block, Loopback: []netip.Prefix{passthrough6},
-		SpeaksIPv6: !in.IPv4Only, Because: "ipFamilyMode in annotation " + keyConfig + " is ipv4", Without: in.WithoutIPv6,
+		SpeaksIPv6: !in.IPv4Only, Because: becauseIPv6, Without: in.WithoutIPv6,
 		Unblocked: in.unblocked(), Notes: in.notes,
 	}.Plan(ips, footprint)
 }

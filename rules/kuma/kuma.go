@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/account"
 )
 
 // Mesh decides about pods of a Kuma mesh. Its Defaults come from the node's configuration.
@@ -49,7 +50,7 @@ var (
 func (Mesh) Footprint() rules.Footprint {
 	return rules.Footprint{
 		Chains:   []string{chainInbound, chainInRedirect, chainOutbound, chainOutRedirect, rules.ChainBlockIn, rules.ChainBlockOut},
-		Comment:  commentPrefix,
+		Comments: []string{commentPrefix},
 		Loopback: []netip.Prefix{passthrough6},
 	}
 }
@@ -65,41 +66,59 @@ const (
 )
 
 // Decide follows Kuma's CNI plugin.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
+
+func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		s.Decided(d)
+		return d
 	}
-	if reason, detail := m.outside(pod); reason != "" {
+	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
+	s.Add("annotation ", keyConfig, " says what is to be redirected, and contradicts nothing")
 	if !intent.CNIMode {
 		return decide(rules.Skip, rules.ReasonInitContainer, "annotation "+keyConfig+" has no cniMode: true, so that init container "+
 			containerInit+" sets the pod up")
 	}
+	s.Add("it says cniMode: true, so that the control plane counts on somebody on the node")
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyInjected+` is "true"`)
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: []string{containerProxy, containerValidation}}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }
 
 // outside returns why a pod does not belong to the mesh, or "".
-func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
-	switch {
-	case pod.HostNetwork:
+func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
+	if pod.HostNetwork {
 		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	case slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace):
+	}
+	s.Add("the pod is not known to share the node's network namespace")
+	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
 		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	case pod.Annotations[keyInjected] != "true":
+	}
+	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces or ", configured, "exclude_namespaces")
+	if pod.Annotations[keyInjected] != "true" {
 		return rules.ReasonNotInjected, "annotation " + keyInjected + ` is not "true"`
-	case pod.Container(containerInit) != nil:
+	}
+	s.Add("annotation ", keyInjected, ` is "true": the injector has been here`)
+	if pod.Container(containerInit) != nil {
 		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
-	case pod.Complete && pod.Container(containerProxy) == nil:
+	}
+	s.Add("no init container ", containerInit, " that would set the pod up")
+	if pod.Complete && pod.Container(containerProxy) == nil {
 		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
+	}
+	if pod.Complete {
+		s.Add("container ", containerProxy, " is there")
+	} else {
+		s.Add("the pod's containers are not all known: it is taken for one with a proxy, as the annotation says")
 	}
 	return "", ""
 }

@@ -36,8 +36,8 @@ var busy = strings.NewReplacer(
 	"networks: []", "networks: ['docker0:172.17.0.0/16', 'docker0:fd17::/16']",
 	"dropInvalidPackets: false", "dropInvalidPackets: true").Replace(usual)
 
-// by is the packet, come in by another interface.
-func by(p packet, name string) packet { p.In = name; return p }
+// behind is the packet, come in from behind the pod.
+func behind(p packet) packet { p.In = "docker0"; return p }
 
 var classes = []meshtest.Class{
 	{Name: "app to outside", Packet: func(s scene) packet { return s.Sent(app, "tcp", s.Outside, 80) }, Want: "redirected 15001"},
@@ -57,8 +57,8 @@ var classes = []meshtest.Class{
 	{Name: "inbound, probes", Packet: func(s scene) packet { return s.Received("tcp", 9001) }, Want: "delivered 9001"},
 	{Name: "inbound from an excluded source", Packet: func(s scene) packet { return meshtest.From(s.Received("tcp", 8080), excluded[s.Family]) }, Want: "delivered 8080"},
 	{Name: "inbound outside its connection", Packet: func(s scene) packet { p := s.Received("tcp", 8080); p.State = rules.StateInvalid; return p }, Want: "dropped"},
-	{Name: "from behind an interface", Packet: func(s scene) packet { return by(s.Received("tcp", 8080), "docker0") }, Want: "redirected 15001"},
-	{Name: "lookup from behind an interface", Packet: func(s scene) packet { return by(s.Received("udp", 53), "docker0") }, Want: "redirected 15053"},
+	{Name: "from behind an interface", Packet: func(s scene) packet { return behind(s.Received("tcp", 8080)) }, Want: "redirected 15001"},
+	{Name: "lookup from behind an interface", Packet: func(s scene) packet { return behind(s.Received("udp", 53)) }, Want: "redirected 15053"},
 	{Name: "app's lookup", Packet: func(s scene) packet { return s.Sent(app, "udp", s.DNSAddr, 53) }, Want: "redirected 15053"},
 	{Name: "proxy's lookup", Packet: func(s scene) packet { return s.Sent(proxy, "udp", s.DNSAddr, 53) }, Want: "leaves 53"},
 	{Name: "app's lookup by TCP", Packet: func(s scene) packet { return s.Sent(app, "tcp", s.DNSAddr, 53) }, Want: "leaves 53"},
@@ -73,7 +73,7 @@ func TestClasses(t *testing.T) {
 	// Without capture nobody listens for lookups, whoever asks.
 	off := strings.Replace(busy, "    enabled: true\n    port: 15053", "    enabled: false\n    port: 15053", 1)
 	meshtest.Classes(t, meshtest.Plan(t, mesh, injected(off)), []meshtest.Class{
-		{Name: "lookup from behind an interface", Packet: func(s scene) packet { return by(s.Received("udp", 53), "docker0") }, Want: "delivered 53"},
+		{Name: "lookup from behind an interface", Packet: func(s scene) packet { return behind(s.Received("udp", 53)) }, Want: "delivered 53"},
 		{Name: "app's lookup", Packet: func(s scene) packet { return s.Sent(app, "udp", s.DNSAddr, 53) }, Want: "leaves 53"},
 		{Name: "app's lookup by TCP", Packet: func(s scene) packet { return s.Sent(app, "tcp", s.DNSAddr, 53) }, Want: "redirected 15001"},
 	}, rules.IPv4, rules.IPv6)
@@ -119,6 +119,9 @@ func TestIPv6(t *testing.T) {
 		t.Run(string(tt.without), func(t *testing.T) {
 			m := kuma.Mesh{Defaults: kuma.Defaults{WithoutIPv6: tt.without}}
 			plan := meshtest.Plan(t, m, injected(config))
+			if plan.WithoutIPv6 != tt.without {
+				t.Errorf("IPv6 that the proxy does not speak: %q", plan.WithoutIPv6)
+			}
 			forwarded := len(plan.Notes) > 1 && strings.Contains(plan.Notes[1], "from behind docker0 is forwarded")
 			if forwarded != (tt.without == rules.IPv6Block) {
 				t.Errorf("notes: %q", plan.Notes)

@@ -21,7 +21,7 @@ const (
 func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
-		SpeaksIPv6: in.ProxyIPv6, Because: "disableIPv6 is Linkerd's default", Without: in.WithoutIPv6,
+		SpeaksIPv6: in.ProxyIPv6, Because: becauseIPv6, Without: in.WithoutIPv6,
 		Notes: in.notes,
 	}.Plan(ips, footprint)
 }
@@ -49,13 +49,13 @@ func (in Intent) outbound(b *builder) {
 		b.add(chainOutput, "ignore-proxy-group-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerGID{ID: in.GID})
 	}
 	b.add(chainOutput, "ignore-loopback", "what stays in the pod is not the proxy's business", rules.Return, rules.OutInterface(lo))
-	b.skip(chainOutput, "outbound", in.SkipOutbound)
+	b.skip(chainOutput, "outbound", in.outboundSkips())
 	b.add(chainOutput, "redirect-all-outgoing-to-proxy-port", "everything else goes to the proxy's outbound listener",
 		rules.Redirect{Port: in.OutboundPort}, tcp)
 }
 
 func (in Intent) inbound(b *builder, family rules.Family) {
-	b.skip(chainRedirect, "inbound", in.SkipInbound)
+	b.skip(chainRedirect, "inbound", in.inboundSkips())
 	for _, prefix := range rules.OfFamily(in.SkipSources, family) { // Linkerd's plugin fails on one of the other family
 		b.add(chainRedirect, "ignore-subnet-"+prefix.String(), "source "+prefix.String()+" is skipped", rules.Return, rules.Source{Prefix: prefix})
 	}
@@ -109,13 +109,13 @@ func (in Intent) block() rules.Ruleset {
 		return kept
 	}
 	out := rules.Blocked{
-		Kept:     append(skipped("outbound", in.SkipOutbound), rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}),
+		Kept:     append(skipped("outbound", in.outboundSkips()), rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}),
 		Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}},
 	}
 	if in.GID != 0 {
 		out.Kept = append(out.Kept, rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerGID{ID: in.GID}}})
 	}
-	into := rules.Blocked{Kept: skipped("inbound", in.SkipInbound)}
+	into := rules.Blocked{Kept: skipped("inbound", in.inboundSkips())}
 	for _, prefix := range rules.OfFamily(in.SkipSources, rules.IPv6) {
 		into.Kept = append(into.Kept, rules.Selection{Why: "source " + prefix.String() + " is skipped", Match: []rules.Match{rules.Source{Prefix: prefix}}})
 	}

@@ -41,11 +41,14 @@ const (
 type Intent struct {
 	InboundPort  uint16 `json:"inboundPort"`
 	OutboundPort uint16 `json:"outboundPort"`
+	ControlPort  uint16 `json:"controlPort"` // never redirected inbound, nor is the next
+	AdminPort    uint16 `json:"adminPort"`
 	UID          uint32 `json:"proxyUID"`
 	GID          uint32 `json:"proxyGID"` // 0: none
 
 	SkipInbound   []rules.PortRange `json:"inboundPortsSkipped"`
 	SkipOutbound  []rules.PortRange `json:"outboundPortsSkipped"`
+	APIServer     []rules.PortRange `json:"apiServerPorts"` // skipped outbound, too; of pods of the control plane
 	SkipSources   []netip.Prefix    `json:"inboundSourcesSkipped"`
 	RedirectPorts []uint16          `json:"inboundPorts"` // none: all
 
@@ -57,14 +60,13 @@ type Intent struct {
 
 func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	d := m.Defaults
-	in := Intent{InboundPort: d.InboundPort, OutboundPort: d.OutboundPort, UID: d.UID, GID: d.GID,
+	in := Intent{InboundPort: d.InboundPort, OutboundPort: d.OutboundPort, ControlPort: d.ControlPort, AdminPort: d.AdminPort, UID: d.UID, GID: d.GID,
 		RedirectPorts: d.RedirectPorts, SkipOutbound: d.SkipOutbound, ProxyIPv6: d.ProxyIPv6, WithoutIPv6: d.WithoutIPv6}
-	control, admin := d.ControlPort, d.AdminPort
 	a := annotations{values: pod.Annotations}
 	read(&a, keyInboundPort, &in.InboundPort, rules.ParsePort)
 	read(&a, keyOutboundPort, &in.OutboundPort, rules.ParsePort)
-	read(&a, keyControlPort, &control, rules.ParsePort)
-	read(&a, keyAdminPort, &admin, rules.ParsePort)
+	read(&a, keyControlPort, &in.ControlPort, rules.ParsePort)
+	read(&a, keyAdminPort, &in.AdminPort, rules.ParsePort)
 	read(&a, keyUID, &in.UID, rules.ParseID)
 	read(&a, keyGID, &in.GID, parseGroup)
 	read(&a, keySkipOutbound, &in.SkipOutbound, rules.ParsePorts)
@@ -72,9 +74,9 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 
 	var more []rules.PortRange
 	read(&a, keySkipInbound, &more, rules.ParsePorts)
-	in.SkipInbound = slices.Concat([]rules.PortRange{{First: admin, Last: admin}, {First: control, Last: control}}, d.SkipInbound, more)
+	in.SkipInbound = slices.Concat(d.SkipInbound, more)
 	if _, own := pod.Labels[labelComponent]; own {
-		in.SkipOutbound = slices.Concat(in.SkipOutbound, d.APIServer)
+		in.APIServer = d.APIServer
 	}
 	if pod.Annotations[keyCloseWait] != "" {
 		in.notes = append(in.notes, noteNotCloseWait)
@@ -83,6 +85,16 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 		return Intent{}, a.err
 	}
 	return in, in.check()
+}
+
+// inboundSkips returns every port that is not redirected inbound.
+func (in Intent) inboundSkips() []rules.PortRange {
+	return slices.Concat([]rules.PortRange{{First: in.AdminPort, Last: in.AdminPort}, {First: in.ControlPort, Last: in.ControlPort}}, in.SkipInbound)
+}
+
+// outboundSkips returns every port that is not redirected outbound.
+func (in Intent) outboundSkips() []rules.PortRange {
+	return slices.Concat(in.SkipOutbound, in.APIServer)
 }
 
 // check refuses settings that are each valid but cannot work together.

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/account"
 )
 
 // Mesh decides about pods of a Linkerd mesh. Its Defaults come from the node's configuration, as those of
@@ -78,45 +79,62 @@ const (
 )
 
 // Decide follows Linkerd's CNI plugin, with what the pod itself says in place of its containers.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision {
+func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
+
+func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		s.Decided(d)
+		return d
 	}
-	if reason, detail := m.outside(pod); reason != "" {
+	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
+	s.Add("the annotations say what is to be redirected, and contradict nothing")
 	d := decide(rules.Enrol, rules.ReasonInjected, "label "+labelControlPlane+" and annotation "+keyVersion+" are present")
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: []string{containerProxy, containerValidator}}
 	if intent.GID != 0 {
 		d.Proxy.GID = intent.GID
 	}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, m.Footprint()) }
+	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }
 
 // outside returns why a pod does not belong to the mesh, or "". That linkerd-init sets a pod up shows in its
 // containers only: as long as those are not known the pod is taken for one in CNI mode, whose rules are the same.
-func (m Mesh) outside(pod rules.Pod) (rules.Reason, string) {
-	_, labelled := pod.Labels[labelControlPlane]
-	_, injected := pod.Annotations[keyVersion]
-	switch {
-	case pod.HostNetwork:
+func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
+	if pod.HostNetwork {
 		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	case slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace):
+	}
+	s.Add("the pod is not known to share the node's network namespace")
+	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
 		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	case !labelled:
+	}
+	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces or ", configured, "exclude_namespaces")
+	if _, labelled := pod.Labels[labelControlPlane]; !labelled {
 		return rules.ReasonNotInjected, "no label " + labelControlPlane
-	case !injected:
+	}
+	s.Add("label ", labelControlPlane, " is present: the injector has been here, or the pod is the control plane's")
+	if _, injected := pod.Annotations[keyVersion]; !injected {
 		return rules.ReasonNotInjected, "label " + labelControlPlane + " is there, but no annotation " + keyVersion + ": the pod has no proxy"
-	case pod.Container(containerInit) != nil:
+	}
+	s.Add("annotation ", keyVersion, " is present: the pod has a proxy")
+	if pod.Container(containerInit) != nil {
 		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
-	case pod.Complete && pod.Container(containerProxy) == nil:
+	}
+	s.Add("no init container ", containerInit, " that would set the pod up")
+	if pod.Complete && pod.Container(containerProxy) == nil {
 		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
+	}
+	if pod.Complete {
+		s.Add("container ", containerProxy, " is there")
+	} else {
+		s.Add("the pod's containers are not all known: it is taken for one with a proxy, as the annotation says")
 	}
 	return "", ""
 }

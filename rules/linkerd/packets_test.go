@@ -82,6 +82,9 @@ func TestIPv6(t *testing.T) {
 			defaults.WithoutIPv6 = tt.without
 			m := linkerd.Mesh{Defaults: defaults}
 			plan := meshtest.Plan(t, m, busy())
+			if plan.WithoutIPv6 != tt.without {
+				t.Errorf("IPv6 that the proxy does not speak: %q", plan.WithoutIPv6)
+			}
 			if len(plan.Notes) != 1 || !strings.Contains(plan.Notes[0], tt.note) || !strings.Contains(plan.Notes[0], "disableIPv6") {
 				t.Errorf("notes: %q", plan.Notes)
 			}
@@ -143,7 +146,7 @@ func expected(in linkerd.Intent, s scene, p packet) string {
 	if p.Direction == rules.Inbound {
 		listed := len(in.RedirectPorts) == 0 || slices.Contains(in.RedirectPorts, port)
 		skipped := slices.ContainsFunc(in.SkipSources, func(x netip.Prefix) bool { return x.Contains(p.Source.Addr()) })
-		if untouched || contains(in.SkipInbound) || skipped || !listed {
+		if untouched || contains(in.SkipInbound) || port == in.AdminPort || port == in.ControlPort || skipped || !listed {
 			return meshtest.End(rules.End{Kind: rules.Delivered, To: p.Destination})
 		}
 		return verdict(in.InboundPort)
@@ -153,7 +156,7 @@ func expected(in linkerd.Intent, s scene, p packet) string {
 	switch {
 	case own:
 		return meshtest.End(rules.End{Kind: rules.Delivered, To: p.Destination})
-	case untouched || proxys || contains(in.SkipOutbound):
+	case untouched || proxys || contains(in.SkipOutbound) || contains(in.APIServer):
 		return meshtest.End(rules.End{Kind: rules.Leaves, To: p.Destination})
 	}
 	return verdict(in.OutboundPort)

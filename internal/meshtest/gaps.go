@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package meshtest
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Gaps holds for what an intent says goes around its proxy: the packet that shows it does, nothing of it is captured,
+// and whatever goes around is said.
+func Gaps(t testing.TB, d rules.Decision, plan rules.Plan, packets []rules.Packet) {
+	t.Helper()
+	gaps := d.Intent.(rules.Leaky).Gaps(plan, Interfaces())
+	for _, gap := range gaps {
+		if end := ends(t, plan, *gap.Packet); !gap.Covers(*gap.Packet) || !around(end) {
+			t.Fatalf("%q is not shown by %s, which ends at %s (covered: %v)", gap.What, gap.Packet, end, gap.Covers(*gap.Packet))
+		}
+	}
+	for _, p := range packets {
+		end := ends(t, plan, p)
+		i := slices.IndexFunc(gaps, func(gap rules.Gap) bool { return gap.Covers(p) })
+		switch {
+		case i >= 0 && !around(end):
+			t.Fatalf("%q covers %s, which ends at %s", gaps[i].What, p, end)
+		case i < 0 && around(end):
+			t.Fatalf("%s goes around the proxy, and nothing says so: %s\n%+v", p, end, d.Intent)
+		}
+	}
+}
+
+func ends(t testing.TB, plan rules.Plan, p rules.Packet) rules.End {
+	t.Helper()
+	path, err := plan.Trace(p, Interfaces())
+	if err != nil {
+		t.Fatalf("%s: %v", p, err)
+	}
+	return path.End
+}
+
+// around tells whether nothing stopped a packet, and no rule gave it to the proxy.
+func around(end rules.End) bool { return end.Kind == rules.Delivered || end.Kind == rules.Leaves }

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package account
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Gaps collects what of a pod's traffic goes around its proxy by a plan: of connections that begin when the rules are
+// there, on sockets without a mark. Each is shown by a packet. It is for plans that rules.Families makes.
+type Gaps struct {
+	Plan       rules.Plan
+	Interfaces []rules.Interface // of the pod
+	UID, GID   uint32            // the proxy's; rules.NoID is none
+
+	// What settings name, so that packets which are to show something else are not of it.
+	Ports  []rules.PortRange
+	Ranges []netip.Prefix
+	IDs    []uint32
+
+	all []rules.Gap
+}
+
+// Covers tells whether a packet is part of a gap.
+type Covers func(rules.Packet) bool
+
+// All returns what was collected, and last what goes for every mesh.
+func (g *Gaps) All() []rules.Gap {
+	g.through()
+	g.earlier()
+	return g.all
+}
+
+// Add takes a gap of connections that begin, in the families that have rules.
+func (g *Gaps) Add(packet rules.Packet, covers Covers, what string, args ...any) {
+	g.all = append(g.all, rules.Gap{What: fmt.Sprintf(what, args...), Packet: &packet, Covers: func(p rules.Packet) bool {
+		return First(p) && g.Ruled(p.Family()) && covers(p)
+	}})
+}
+
+// First tells whether a packet begins a connection, on a socket without a mark.
+func First(p rules.Packet) bool { return (p.State == 0 || p.State == rules.StateNew) && p.Mark == 0 }
+
+// WithoutIPv6 is a family that has no rules. because says why the proxy does not speak it.
+func (g *Gaps) WithoutIPv6(because string) {
+	if g.Ruled(rules.IPv6) {
+		return
+	}
+	what := "IPv6, all of it: the pod had no IPv6 address that others can reach when its rules were made, so there are none for it"
+	if g.Has(rules.IPv6) {
+		what = fmt.Sprintf("IPv6, all of it: the pod has %s, and its proxy speaks only IPv4 (%s); ipv6 = \"capture\" or \"block\" "+
+			"in the configuration changes that", g.Own(rules.IPv6), because)
+	}
+	packet := g.Sent(rules.IPv6, rules.TCP, g.Outside(rules.IPv6), g.FreePort())
+	g.all = append(g.all, rules.Gap{What: what, Packet: &packet, Covers: func(p rules.Packet) bool { return p.Family() == rules.IPv6 && First(p) }})
+}
+
+// through is what the pod forwards of a family that is reset.
+func (g *Gaps) through() {
+	if !g.Resets(rules.IPv6) {
+		return
+	}
+	g.Add(g.Arrives(rules.IPv6, rules.TCP, g.Outside(rules.IPv6), g.FreePort()),
+		func(p rules.Packet) bool { return !Out(p) && g.Resets(p.Family()) && !g.Local(p) },
+		"IPv6 that is forwarded through the pod, such as from a virtual machine in it: only what the pod itself sends and gets is reset")
+}
+
+// earlier is what was there before the rules.
+func (g *Gaps) earlier() {
+	packet := g.Sent(g.Family(), rules.TCP, g.Outside(g.Family()), g.FreePort())
+	packet.State = rules.StateEstablished
+	g.all = append(g.all, rules.Gap{What: "connections that were open before these rules were there stay as they are: those of a pod that was taken over late",
+		Packet: &packet, Covers: func(p rules.Packet) bool {
+			return p.State == rules.StateEstablished && p.Mark == 0 && p.ConnMark == 0 && !p.Transparent
+		}})
+}
+
+// Out tells whether a packet is sent by the pod.
+func Out(p rules.Packet) bool { return p.Direction == rules.Outbound }
+
+// TCP tells whether a packet is one of TCP.
+func TCP(p rules.Packet) bool { return p.Protocol == rules.TCP }
+
+// To tells whether a packet goes to one of the ports.
+func To(p rules.Packet, ports ...rules.PortRange) bool {
+	return slices.ContainsFunc(ports, func(r rules.PortRange) bool { return r.Contains(p.Destination.Port()) })
+}
+
+// Captured tells whether the plan redirects packets of a family.
+func (g *Gaps) Captured(family rules.Family) bool {
+	return g.holds(family, "nat") || g.holds(family, "mangle")
+}
+
+// Resets tells whether the plan resets packets of a family.
+func (g *Gaps) Resets(family rules.Family) bool { return g.holds(family, "filter") }
+
+// Ruled tells whether the plan does either.
+func (g *Gaps) Ruled(family rules.Family) bool { return g.Captured(family) || g.Resets(family) }
+
+func (g *Gaps) holds(family rules.Family, table string) bool {
+	rs := g.Plan.V4
+	if family == rules.IPv6 {
+		rs = g.Plan.V6
+	}
+	return len(rs.Table(table).Chains) > 0
+}
+
+// Proxys tells whether the rules take a packet for the proxy's own.
+func (g *Gaps) Proxys(p rules.Packet) bool {
+	return Out(p) && p.Socket && (p.UID == g.UID || g.GID != rules.NoID && p.GID == g.GID)
+}
+
+// Stays tells whether a packet that is sent stays in the pod.
+func (g *Gaps) Stays(p rules.Packet) bool { return Out(p) && g.Local(p) }
+
+// Local tells whether a packet goes to the pod itself.
+func (g *Gaps) Local(p rules.Packet) bool { return g.LocalTo(p.Destination) }
+
+// LocalTo tells whether an address is one of the pod.
+func (g *Gaps) LocalTo(to netip.AddrPort) bool {
+	dst := to.Addr()
+	return dst.IsLoopback() ||
+		slices.ContainsFunc(g.Interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, dst) }) ||
+		slices.ContainsFunc(g.Plan.Loopback, func(prefix netip.Prefix) bool { return prefix.Addr() == dst })
+}
+
+// Families are those that have rules.
+func (g *Gaps) Families() []rules.Family {
+	return slices.DeleteFunc([]rules.Family{rules.IPv4, rules.IPv6}, func(f rules.Family) bool { return !g.Ruled(f) })
+}
+
+// Family is the one that packets are shown of: the pod's own, where both are captured the first.
+func (g *Gaps) Family() rules.Family {
+	if g.Has(rules.IPv6) && !g.Has(rules.IPv4) && g.Captured(rules.IPv6) {
+		return rules.IPv6
+	}
+	return rules.IPv4
+}
+
+// Has tells whether the pod has an address of a family that others can reach.
+func (g *Gaps) Has(family rules.Family) bool {
+	return slices.ContainsFunc(g.Interfaces, func(i rules.Interface) bool {
+		return slices.ContainsFunc(i.Addresses, func(addr netip.Addr) bool { return global(addr) && FamilyOf(addr) == family })
+	})
+}
+
+// FamilyOf returns the family of an address.
+func FamilyOf(addr netip.Addr) rules.Family {
+	if addr.Is6() {
+		return rules.IPv6
+	}
+	return rules.IPv4
+}
+
+func global(addr netip.Addr) bool { return !addr.IsLoopback() && !addr.IsLinkLocalUnicast() }
+
+// Own returns an address of the pod, or one that it could have.
+func (g *Gaps) Own(family rules.Family) netip.Addr {
+	for _, i := range g.Interfaces {
+		for _, addr := range i.Addresses {
+			if global(addr) && FamilyOf(addr) == family {
+				return addr
+			}
+		}
+	}
+	if family == rules.IPv6 {
+		return netip.MustParseAddr("2001:db8::2")
+	}
+	return netip.MustParseAddr("192.0.2.2")
+}
+
+// Outside returns an address elsewhere, out of the named ranges where that can be: one that is nobody's (RFC 5737,
+// RFC 3849), or some other for pods whose ranges have these.
+func (g *Gaps) Outside(family rules.Family) netip.Addr {
+	return g.unnamed(family, map[rules.Family][]string{
+		rules.IPv4: {"203.0.113.10", "198.51.100.10", "8.8.8.8", "100.64.0.10"},
+		rules.IPv6: {"2001:db8:1::10", "2620:fe::fe", "fd12::10"}}[family])
+}
+
+func (g *Gaps) unnamed(family rules.Family, texts []string) netip.Addr {
+	var all []netip.Addr
+	for _, text := range texts {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	ranges := rules.OfFamily(g.Ranges, family)
+	for _, addr := range all {
+		if !slices.ContainsFunc(ranges, func(prefix netip.Prefix) bool { return prefix.Contains(addr) }) {
+			return addr
+		}
+	}
+	return all[0]
+}
+
+// Name returns "IPv4" or "IPv6".
+func Name(family rules.Family) string {
+	if family == rules.IPv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// Loopback returns the family's own address of lo.
+func Loopback(family rules.Family) netip.Addr {
+	if family == rules.IPv6 {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+// PortOf returns a port of a range that something can listen on, where there is one.
+func PortOf(r rules.PortRange) uint16 { return max(r.First, min(r.Last, 1)) }
+
+// FreePort returns a port that no setting names, where there is one, and none of these in any case.
+func (g *Gaps) FreePort(not ...uint16) uint16 {
+	const usual = 8080
+	named := append([]rules.PortRange{{First: 53, Last: 53}}, g.Ports...)
+	fallback := uint16(0)
+	for port := uint16(usual); port != 0; port++ {
+		switch {
+		case slices.Contains(not, port):
+		case !slices.ContainsFunc(named, func(r rules.PortRange) bool { return r.Contains(port) }):
+			return port
+		case fallback == 0:
+			fallback = port
+		}
+	}
+	return fallback
+}
+
+const someClient, someUser = 40000, 1000 // that no setting has to do with
+
+// Sent is a packet of somebody who is not the proxy.
+func (g *Gaps) Sent(family rules.Family, protocol string, to netip.Addr, port uint16) rules.Packet {
+	free := func(id uint32) uint32 {
+		for id == g.UID || id == g.GID || slices.Contains(g.IDs, id) {
+			id++
+		}
+		return id
+	}
+	p := rules.Packet{Direction: rules.Outbound, Protocol: protocol, Out: g.leads(), Socket: true, UID: free(someUser), GID: free(someUser),
+		Source: netip.AddrPortFrom(g.Own(family), someClient), Destination: netip.AddrPortFrom(to, port)}
+	if to.IsLoopback() {
+		p.Source = netip.AddrPortFrom(to, someClient)
+	}
+	return p
+}
+
+// Arrives is a packet of a peer.
+func (g *Gaps) Arrives(family rules.Family, protocol string, to netip.Addr, port uint16) rules.Packet {
+	from := g.unnamed(family, map[rules.Family][]string{
+		rules.IPv4: {"192.0.2.99", "203.0.113.99", "8.8.8.8"}, rules.IPv6: {"2001:db8::99", "2620:fe::99", "fd12::99"}}[family])
+	return rules.Packet{Direction: rules.Inbound, Protocol: protocol, In: g.leads(), Out: g.leads(),
+		Source: netip.AddrPortFrom(from, someClient), Destination: netip.AddrPortFrom(to, port)}
+}
+
+// ArrivesFrom is a packet of a peer of a range; false where nobody there can send one, or the family has no rules.
+func (g *Gaps) ArrivesFrom(prefix netip.Prefix) (rules.Packet, bool) {
+	family := FamilyOf(prefix.Addr())
+	p := g.Arrives(family, rules.TCP, g.Own(family), g.FreePort())
+	from, some := addressOf(prefix, p.Source.Addr())
+	p.Source = netip.AddrPortFrom(from, someClient)
+	return p, some && !from.IsLoopback() && g.Ruled(family)
+}
+
+// SentTo is a packet to a range; false where nothing there has an address, or the family has no rules.
+func (g *Gaps) SentTo(prefix netip.Prefix) (rules.Packet, bool) {
+	family := FamilyOf(prefix.Addr())
+	to, some := addressOf(prefix, g.Outside(family))
+	return g.Sent(family, rules.TCP, to, g.FreePort()), some && g.Ruled(family)
+}
+
+// addressOf returns an address of a range, the usual one where that is of it; false where there is none.
+func addressOf(prefix netip.Prefix, usual netip.Addr) (netip.Addr, bool) {
+	if prefix.Contains(usual) {
+		return usual, true
+	}
+	addr := prefix.Addr()
+	if addr.IsUnspecified() || addr == prefix.Masked().Addr() && prefix.Bits() < addr.BitLen()-1 {
+		addr = addr.Next() // nobody has the first
+	}
+	return addr, prefix.Contains(addr)
+}
+
+// leads returns the interface by which the pod is reached: the first that has an address of others' reach.
+func (g *Gaps) leads() string {
+	for _, i := range g.Interfaces {
+		if i.Name != "lo" && slices.ContainsFunc(i.Addresses, global) {
+			return i.Name
+		}
+	}
+	return "eth0"
+}

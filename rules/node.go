@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Node is what the node can do for pods, and lets them ask for, whatever their mesh.
+type Node struct {
+	Meshes          []Mesh             // asked about every pod, in this order
+	Off             []Mesh             // not asked: rules of theirs that running pods have are known all the same
+	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
+	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
+	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
+}
+
+// all returns every mesh that the node knows.
+func (n Node) all() []Mesh { return slices.Concat(n.Meshes, n.Off) }
+
+// Footprint tells the rules of every mesh that the node knows from others'.
+func (n Node) Footprint() Footprint {
+	var all []Footprint
+	for _, mesh := range n.all() {
+		all = append(all, mesh.Footprint())
+	}
+	return Union(all...)
+}
+
+// Refines tells whether a container of that name says more about its pod than the sandbox does, to any mesh that the
+// node knows.
+func (n Node) Refines(container string) bool {
+	refines := func(mesh Mesh) bool { return mesh.Refines(container) }
+	return slices.ContainsFunc(n.Meshes, refines) || slices.ContainsFunc(n.Off, refines)
+}
+
+// Left tells whether a mesh that is switched off would enrol the pod, which may have had its rules before that.
+func (n Node) Left(pod Pod) bool {
+	return slices.ContainsFunc(n.Off, func(mesh Mesh) bool { return mesh.Decide(pod).Action == Enrol })
+}
+
+// Writers returns the node with those meshes only, switched off or not, whose rules the plan holds.
+func (n Node) Writers(plan Plan) Node {
+	n.Meshes, n.Off = slices.DeleteFunc(n.all(), func(mesh Mesh) bool { return !mesh.Footprint().wrote(plan) }), nil
+	return n
+}
+
+// mostMeshes is how many meshes a node has that decides about a pod outside of them all without an allocation.
+const mostMeshes = 8
+
+// Decide asks each mesh about what the node's policies let the pod ask for, and rejects what they forbid, what more
+// than one mesh claims, and what the node cannot protect.
+func (n Node) Decide(pod Pod) Decision {
+	var room [mostMeshes]Decision
+	answers := room[:0]
+	r := n.request(pod)
+	for _, mesh := range n.Meshes {
+		answers = append(answers, r.ask(mesh))
+	}
+	d := choose(answers)
+	if d.Action != Enrol {
+		return d
+	}
+	reject := func(reason Reason, detail string) Decision {
+		d.Account.step(string(Rejected) + " (" + string(reason) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account}
+	}
+	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
+		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
+			"configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
+	}
+	return d
+}
+
+// noMesh is the detail of a pod that no mesh says more about than that it was not injected.
+const noMesh = "no injector of a mesh that is enabled here has marked the pod"
+
+// choose returns the answer of the one mesh that claims the pod. A pod that several claim is rejected. Of one that
+// none claims, the first answer counts that says more than that the pod was not injected.
+func choose(answers []Decision) Decision {
+	claim, rivals, telling := -1, 0, 0
+	for i := range answers {
+		d := &answers[i]
+		if d.Action != Skip && claim < 0 {
+			claim = i
+		}
+		if d.rivals() {
+			rivals++
+		}
+		if answers[telling].Reason == ReasonNotInjected && d.Reason != ReasonNotInjected {
+			telling = i
+		}
+	}
+	switch {
+	case claim >= 0 && rivals > 1:
+		return accounted(answers, -1, Decision{Action: Rejected, Reason: ReasonTwoMeshes, Detail: contested(answers)})
+	case claim >= 0:
+		return accounted(answers, claim, answers[claim])
+	case len(answers) == 0:
+		return Decision{Action: Skip, Reason: ReasonNotInjected, Detail: noMesh}
+	case len(answers) == 1 || slices.ContainsFunc(answers, func(d Decision) bool { return d.Reason != answers[telling].Reason }):
+		return accounted(answers, telling, answers[telling])
+	}
+	d := Decision{Action: Skip, Reason: answers[telling].Reason, Detail: answers[telling].Detail} // of each mesh
+	if d.Reason == ReasonNotInjected {
+		d.Detail = noMesh
+	}
+	return accounted(answers, -1, d)
+}
+
+// rivals tells whether a mesh has rules for the pod: by the node, or by an init container of its own, which would put
+// them on top of another mesh's.
+func (d Decision) rivals() bool { return d.Action != Skip || d.Reason == ReasonInitContainer }
+
+// contested says who claims a pod, why, and what to do.
+func contested(answers []Decision) string {
+	var names, claims []string
+	for _, d := range answers {
+		if !d.rivals() {
+			continue
+		}
+		names = append(names, d.Mesh)
+		claims = append(claims, fmt.Sprintf("%s (%s: %s)", d.Mesh, d.Reason, d.Detail))
+	}
+	return fmt.Sprintf("%s claim the pod, and the rules of one would go on top of the other's: %s. Let one of them have it, "+
+		"and switch off the others for this pod: their injection, or the selector of a static profile",
+		strings.Join(names, " and "), strings.Join(claims, "; "))
+}

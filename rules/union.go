@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"reflect"
+	"slices"
+)
+
+// Union returns what tells the rules of several meshes from others'. What two of them have is in it once.
+func Union(footprints ...Footprint) Footprint {
+	var u Footprint
+	for _, f := range footprints {
+		if slices.ContainsFunc(u.Parts, func(known Footprint) bool { return reflect.DeepEqual(known, f) }) {
+			continue
+		}
+		u.Parts = append(u.Parts, f)
+		u.Chains, u.Marks, u.Comments = join(u.Chains, f.Chains), join(u.Marks, f.Marks), join(u.Comments, f.Comments)
+		u.Routes, u.Loopback = join(u.Routes, f.Routes), join(u.Loopback, f.Loopback)
+		if u.Reroute == "" { // of one mesh
+			u.Reroute = f.Reroute
+		}
+	}
+	if len(u.Parts) == 1 {
+		return u.Parts[0]
+	}
+	return u
+}
+
+func join[T comparable](known, more []T) []T {
+	for _, item := range more {
+		if !slices.Contains(known, item) {
+			known = append(known, item)
+		}
+	}
+	return known
+}
+
+// in narrows a union to the meshes that have a chain or a comment in the table: another's marks are not ours there.
+func (f Footprint) in(t Table) Footprint {
+	if f.Parts == nil {
+		return f
+	}
+	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.present(t) })...)
+}
+
+// present tells whether a table holds one of our chains or comments.
+func (f Footprint) present(t Table) bool {
+	return slices.ContainsFunc(t.Chains, func(c Chain) bool { return f.chain(c) || slices.ContainsFunc(c.Rules, f.comments) })
+}
+
+// Of narrows a union to the meshes whose rules the plan holds.
+func (f Footprint) Of(plan Plan) Footprint {
+	if f.Parts == nil {
+		return f
+	}
+	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.wrote(plan) })...)
+}
+
+// wrote tells whether a plan holds a mesh's rules. The chains of IPv6 that is to be reset are every mesh's.
+func (f Footprint) wrote(plan Plan) bool {
+	f.Chains = slices.DeleteFunc(slices.Clone(f.Chains), func(name string) bool { return name == ChainBlockIn || name == ChainBlockOut })
+	for _, rs := range plan.Rulesets() {
+		if slices.ContainsFunc(rs.Tables, f.present) {
+			return true
+		}
+	}
+	return false
+}
