@@ -14,14 +14,17 @@ import (
 
 // list is an array of tables.
 type list struct {
-	add  func() map[string]setter // appends an element and returns its keys, by their names within it
-	must string                   // the key that every element has to have
+	// add appends an element and returns its keys, by their names within it, and what finds problems between them when
+	// all are read, by key; "" is the whole element.
+	add  func() (keys map[string]setter, check func() map[string]string)
+	must []string // the keys that every element has to have
 }
 
 // lists has every array of tables, as keys has every key.
 func lists(c *Config) map[string]list {
 	return map[string]list{
-		"annotations": {must: "annotation", add: func() map[string]setter {
+		"static": staticProfiles(c),
+		"annotations": {must: []string{"annotation"}, add: func() (map[string]setter, func() map[string]string) {
 			c.Annotations = append(c.Annotations, rules.AnnotationPolicy{Otherwise: rules.Refuse})
 			p := &c.Annotations[len(c.Annotations)-1]
 			return map[string]setter{
@@ -29,7 +32,7 @@ func lists(c *Config) map[string]list {
 				"namespaces": texts(&p.Namespaces, pattern),
 				"allow":      texts(&p.Allow, allowed),
 				"otherwise":  text(&p.Otherwise, oneOf([]rules.Otherwise{rules.Refuse, rules.Ignore, rules.Permit})),
-			}
+			}, func() map[string]string { return nil }
 		}},
 	}
 }

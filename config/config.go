@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
@@ -15,7 +16,11 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/kuma"
+	"github.com/meshnetd/meshnetd/rules/linkerd"
+	"github.com/meshnetd/meshnetd/rules/static"
 )
 
 // Reference is the documented configuration file, which says what Default returns.
@@ -39,7 +44,12 @@ type Config struct {
 	NRI             NRI
 	Log             Log
 	Metrics         Metrics
+	Mesh            Mesh
 	Istio           istio.Defaults
+	Consul          consul.Defaults
+	Kuma            kuma.Defaults
+	Linkerd         linkerd.Defaults
+	Static          []static.Profile  // of sidecars that no mesh injects
 	Origin          map[string]string // where the file sets a key, as "FILE:LINE"; nothing for what it leaves to its default
 }
 
@@ -99,7 +109,14 @@ var (
 
 // Default returns the configuration of an empty file.
 func Default() Config {
-	return Config{
+	c := unsaid()
+	c.inherit()
+	return c
+}
+
+// unsaid is the configuration before the meshes have what is said of all of them.
+func unsaid() Config {
+	c := Config{
 		Backend:         "auto",
 		RuntimeHandlers: []string{"", "runc", "crun", "youki"},
 		ProxyIdentity:   IdentityRefuse,
@@ -109,8 +126,14 @@ func Default() Config {
 		StatusSocket:    "/run/meshnetd/meshnetd.sock",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
 		Log:             Log{Level: "info", Format: "auto"},
+		Mesh:            Mesh{Enabled: slices.Clone(Meshes)},
 		Istio:           istio.Standard(),
+		Consul:          consul.Standard(),
+		Kuma:            kuma.Standard(),
+		Linkerd:         linkerd.Standard(),
 	}
+	c.Consul.WithoutIPv6, c.Kuma.WithoutIPv6, c.Linkerd.WithoutIPv6 = "", "", ""
+	return c
 }
 
 // Load reads and checks a file. Its error is a Problems where the file could be read.
@@ -125,7 +148,7 @@ func Load(path string) (Config, error) {
 // keys lists every key with what it sets. It is the schema: a key that is not here is unknown.
 func keys(c *Config) map[string]setter {
 	i := &c.Istio
-	return map[string]setter{
+	all := map[string]setter{
 		"backend":            text(&c.Backend, oneOf(Backends)),
 		"ipv6":               text(&i.IPv6, oneOf([]istio.IPv6{istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block})),
 		"exclude_namespaces": texts(&i.ExcludeNamespaces, namespaceName),
@@ -161,30 +184,46 @@ func keys(c *Config) map[string]setter {
 		"istio.owner_groups_exclude": groups(&i.OwnerGroupsExclude, false),
 		"istio.loopback_cidr":        loopback(&i.Loopback),
 	}
+	maps.Copy(all, meshKeys(c))
+	return all
 }
 
-// check finds what is wrong between keys, and says it of the later one.
-func (c Config) check() map[string]string {
+// check finds what is wrong between keys, and says it of the later one, or of that which the file has.
+func (c Config) check(lines map[string]int) map[string]string {
 	problems := map[string]string{}
 	ports := []struct {
 		key  string
 		port uint16
 	}{{"istio.outbound_port", c.Istio.OutboundPort}, {"istio.inbound_port", c.Istio.InboundPort},
-		{"istio.tunnel_port", c.Istio.TunnelPort}, {"istio.dns_port", c.Istio.DNSPort}}
+		{"istio.tunnel_port", c.Istio.TunnelPort}, {"istio.dns_port", c.Istio.DNSPort},
+		{"linkerd.outbound_port", c.Linkerd.OutboundPort}, {"linkerd.inbound_port", c.Linkerd.InboundPort}}
 	for i, later := range ports {
 		for _, earlier := range ports[:i] {
-			if earlier.port == later.port {
-				problems[later.key] = fmt.Sprintf("%d is %s already: two listeners cannot share a port", later.port, earlier.key)
+			if earlier.port == later.port && table(earlier.key) == table(later.key) {
+				said, other := later.key, earlier.key
+				if lines[said] == 0 {
+					said, other = other, said
+				}
+				problems[said] = fmt.Sprintf("%d is %s already: two listeners cannot share a port", later.port, other)
 			}
 		}
 	}
 	if c.StatusSocket != "" && c.Metrics.Address == "unix:"+c.StatusSocket {
 		problems["metrics.address"] = "is status_socket already, which answers for metrics, too: leave it empty"
 	}
+	if len(c.Mesh.Enabled)+len(c.Static) == 0 {
+		problems["mesh.enabled"] = "an empty list would leave every pod without its rules: there is no [[static]] profile either"
+	}
 	if len(c.RuntimeHandlers) == 0 {
 		problems["runtime_handlers"] = `an empty list would refuse every pod of the mesh; "" is the runtime's default handler`
 	}
 	return problems
+}
+
+// table is the table that a key is in.
+func table(key string) string {
+	name, _, _ := strings.Cut(key, ".")
+	return name
 }
 
 func oneOf[T ~string](values []T) func(string) error {

@@ -13,6 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/kuma"
+	"github.com/meshnetd/meshnetd/rules/linkerd"
+	"github.com/meshnetd/meshnetd/rules/static"
 )
 
 var compare = cmp.Options{cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(Config{}, "Origin")}
@@ -69,13 +73,17 @@ func TestReferenceExampleOfEveryList(t *testing.T) {
 			}
 		}
 		got, err := Parse("reference.toml", text.String())
-		if err != nil || len(got.Annotations) != 1 {
-			t.Fatalf("%s: the example gives %+v, %v", name, got.Annotations, err)
+		if found := map[string]int{"annotations": len(got.Annotations), "static": len(got.Static)}; err != nil || found[name] != 1 {
+			t.Fatalf("%s: the example gives %v, %v", name, found, err)
 		}
-		for key := range list.add() {
+		keys, _ := list.add()
+		for key := range keys {
 			if !documented[key] || !strings.Contains(Reference, "\n# "+key+" ") {
 				t.Errorf("%s: key %s is not in the example and its explanation", name, key)
 			}
+		}
+		if name != "annotations" {
+			continue
 		}
 		if want := c.Annotations[0].Otherwise; got.Annotations[0].Otherwise != want || want != rules.Refuse {
 			t.Errorf("%s: the example says otherwise = %q, the default is %q", name, got.Annotations[0].Otherwise, want)
@@ -115,6 +123,28 @@ invalid_drop = true
 owner_groups = [7, 8]
 owner_groups_exclude = [9]
 loopback_cidr = "127.0.0.0/8"
+[mesh]
+enabled = ["linkerd", "consul"]
+[consul]
+exclude_namespaces = ["c"]
+ipv6 = "capture"
+[kuma]
+exclude_namespaces = ["d"]
+ipv6 = "mesh"
+[linkerd]
+exclude_namespaces = ["e"]
+ipv6 = ""
+inbound_port = 10
+outbound_port = 11
+control_port = 12
+admin_port = 13
+proxy_uid = 14
+proxy_gid = 15
+skip_inbound = [16, "17-18"]
+skip_outbound = ["19"]
+redirect_ports = [20]
+api_server = []
+proxy_ipv6 = true
 [[annotations]]
 annotation = "a/b"
 [[annotations]]
@@ -122,6 +152,35 @@ annotation = "c/*"
 namespaces = ["shop", "team-*"]
 allow = ["", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"]
 otherwise = "ignore"
+[[static]]
+name = "first"
+namespaces = ["shop-*"]
+labels = ["l", "m=n=o", "p="]
+annotations = ["a/b=c"]
+mode = "TPROXY"
+proxy_uid = 30
+proxy_gid = 31
+proxy_containers = ["x", "y"]
+proxy_ipv6 = true
+ipv6 = "capture"
+dns_port = 32
+inbound_port = 33
+include_inbound_ports = [34]
+exclude_inbound_ports = ["35-36"]
+outbound_port = 37
+include_outbound_ports = [38]
+exclude_outbound_ports = [39]
+include_outbound_cidrs = ["10.0.0.0/8"]
+exclude_outbound_cidrs = ["fd00::/8", "10.1.0.0/16"]
+exclude_interfaces = ["eth1"]
+exempt_uids = [0, 40]
+[[static]]
+name = "second"
+labels = ["l"]
+mode = "REDIRECT"
+proxy_uid = 50
+proxy_containers = ["x"]
+dns_port = 51
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +198,21 @@ otherwise = "ignore"
 	i.DNSCapture, i.DualStack, i.InvalidDrop = true, true, true
 	i.OwnerGroups, i.OwnerGroupsExclude = []uint32{7, 8}, []uint32{9}
 	i.Loopback = netip.MustParsePrefix("127.0.0.0/8")
+	want.Static = []static.Profile{{Name: "first", Namespaces: []string{"shop-*"}, Labels: []static.Term{{Key: "l", Any: true}, {Key: "m", Value: "n=o"}, {Key: "p"}},
+		Annotations: []static.Term{{Key: "a/b", Value: "c"}}, ExcludeNamespaces: []string{"a", "b"}, TProxy: true, UID: 30, GID: 31, Proxies: []string{"x", "y"},
+		ProxyIPv6: true, WithoutIPv6: rules.IPv6Capture, DNSPort: 32, InboundPort: 33, Inbound: []rules.PortRange{{First: 34, Last: 34}},
+		InboundExclude: []rules.PortRange{{First: 35, Last: 36}}, OutboundPort: 37, OutboundPorts: []rules.PortRange{{First: 38, Last: 38}},
+		OutboundPortsExclude: []rules.PortRange{{First: 39, Last: 39}}, Outbound: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		OutboundExclude:   []netip.Prefix{netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("10.1.0.0/16")},
+		ExcludeInterfaces: []string{"eth1"}, ExemptUIDs: []uint32{0, 40}},
+		{Name: "second", Labels: []static.Term{{Key: "l", Any: true}}, ExcludeNamespaces: []string{"a", "b"}, UID: 50, Proxies: []string{"x"}, DNSPort: 51,
+			WithoutIPv6: rules.IPv6Block}}
+	want.Mesh.Enabled = []string{"linkerd", "consul"}
+	want.Consul = consul.Defaults{ExcludeNamespaces: []string{"a", "b", "c"}, WithoutIPv6: rules.IPv6Capture}
+	want.Kuma = kuma.Defaults{ExcludeNamespaces: []string{"a", "b", "d"}, WithoutIPv6: rules.IPv6Mesh}
+	want.Linkerd = linkerd.Defaults{ExcludeNamespaces: []string{"a", "b", "e"}, WithoutIPv6: rules.IPv6Block,
+		InboundPort: 10, OutboundPort: 11, ControlPort: 12, AdminPort: 13, UID: 14, GID: 15, ProxyIPv6: true, RedirectPorts: []uint16{20},
+		SkipInbound: []rules.PortRange{{First: 16, Last: 16}, {First: 17, Last: 18}}, SkipOutbound: []rules.PortRange{{First: 19, Last: 19}}}
 	if diff := cmp.Diff(want, got, compare); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -187,32 +261,43 @@ bad.toml:15: nope: unknown key`
 func TestProblemsOfOneKind(t *testing.T) {
 	const noAddress = " is neither an IP address with a port, such as 127.0.0.1:15990 or [::1]:15990, nor unix: and an absolute path"
 	for name, tt := range map[string]struct{ file, want string }{
-		"syntax":            {"backend = \nx = 1\n", "f.toml:1: backend: not TOML: expected value but found '\\n' instead"},
-		"broken first key":  {"\"\\", "f.toml:1: not TOML: invalid escape in string '\\\x00'"},
-		"duplicate":         {"backend = \"auto\"\nbackend = \"auto\"\n", "f.toml:2: backend: not TOML: Key 'backend' has already been defined."},
-		"value as table":    {"nri = 3\n", "f.toml:1: nri: is a table: write [nri]"},
-		"dotted table":      {"\n\nfoo.bar = 3\n", "f.toml:3: foo: unknown key"},
-		"shared port":       {"[istio]\noutbound_port = 15006\ninbound_port = 15006\n", "f.toml:3: istio.inbound_port: 15006 is istio.outbound_port already: two listeners cannot share a port"},
-		"port of a default": {"istio.tunnel_port = 15006\n", "f.toml:1: istio.tunnel_port: 15006 is istio.inbound_port already: two listeners cannot share a port"},
-		"namespace":         {"exclude_namespaces = [\"kube-*\", \"ok\", \" a\"]\n", "f.toml:1: exclude_namespaces: \"kube-*\" is no name of a namespace; there are no patterns here; \" a\" is no name of a namespace; there are no patterns here"},
-		"inline tables":     {"\nannotations = [{annotation = \"a\"}]\n", "f.toml:2: annotations: is an array of tables: write [[annotations]] for each"},
-		"one table":         {"[annotations]\nannotation = \"a\"\n", "f.toml:1: annotations: is an array of tables: write [[annotations]] for each"},
-		"dotted list":       {"\nannotations.allow = []\n", "f.toml:2: annotations: is an array of tables: write [[annotations]] for each"},
-		"nested list":       {"[[annotations.x]]\n", "f.toml:1: annotations: is an array of tables: write [[annotations]] for each"},
-		"no duration":       {"audit_interval = \"30\"\n", "f.toml:1: audit_interval: \"30\": not a duration such as 30s or 5m"},
-		"number as time":    {"audit_interval = 30\n", "f.toml:1: audit_interval: incompatible types: TOML value has type int64; destination has type string"},
-		"too often":         {"audit_interval = \"999ms\"\n", "f.toml:1: audit_interval: \"999ms\": not between 1s and 24h"},
-		"too seldom":        {"audit_interval = \"24h1s\"\n", "f.toml:1: audit_interval: \"24h1s\": not between 1s and 24h"},
-		"identity":          {"proxy_identity = \"allow\"\n", "f.toml:1: proxy_identity: \"allow\" is none of refuse, report, off"},
-		"drift":             {"on_drift = \"stop\"\n", "f.toml:1: on_drift: \"stop\" is none of repair, report"},
-		"sockets":           {"cri_socket = \"unix:///a\"\nstatus_socket = \"a\"\n", "f.toml:1: cri_socket: \"unix:///a\" is not an absolute path\nf.toml:2: status_socket: \"a\" is not an absolute path"},
-		"log format":        {"log.format = \"syslog\"\n", "f.toml:1: log.format: \"syslog\" is none of auto, journal, text, json"},
-		"metrics on status": {"\nmetrics.address = \"unix:/run/meshnetd/meshnetd.sock\"\n", "f.toml:2: metrics.address: is status_socket already, which answers for metrics, too: leave it empty"},
-		"metrics by path":   {"metrics.address = \"unix:run/m.sock\"\n", "f.toml:1: metrics.address: \"run/m.sock\" is not an absolute path"},
-		"metrics by name":   {"metrics.address = \"localhost:15990\"\n", "f.toml:1: metrics.address: \"localhost:15990\"" + noAddress},
-		"metrics on a port": {"metrics.address = \":15990\"\n", "f.toml:1: metrics.address: \":15990\"" + noAddress},
-		"metrics anywhere":  {"metrics.address = \"127.0.0.1:0\"\n", "f.toml:1: metrics.address: \"127.0.0.1:0\"" + noAddress},
-		"no handler":        {"runtime_handlers = []\n", "f.toml:1: runtime_handlers: an empty list would refuse every pod of the mesh; \"\" is the runtime's default handler"},
+		"syntax":             {"backend = \nx = 1\n", "f.toml:1: backend: not TOML: expected value but found '\\n' instead"},
+		"broken first key":   {"\"\\", "f.toml:1: not TOML: invalid escape in string '\\\x00'"},
+		"duplicate":          {"backend = \"auto\"\nbackend = \"auto\"\n", "f.toml:2: backend: not TOML: Key 'backend' has already been defined."},
+		"value as table":     {"nri = 3\n", "f.toml:1: nri: is a table: write [nri]"},
+		"dotted table":       {"\n\nfoo.bar = 3\n", "f.toml:3: foo: unknown key"},
+		"shared port":        {"[istio]\noutbound_port = 15006\ninbound_port = 15006\n", "f.toml:3: istio.inbound_port: 15006 is istio.outbound_port already: two listeners cannot share a port"},
+		"port of a default":  {"istio.tunnel_port = 15006\n", "f.toml:1: istio.tunnel_port: 15006 is istio.inbound_port already: two listeners cannot share a port"},
+		"namespace":          {"exclude_namespaces = [\"kube-*\", \"ok\", \" a\"]\n", "f.toml:1: exclude_namespaces: \"kube-*\" is no name of a namespace; there are no patterns here; \" a\" is no name of a namespace; there are no patterns here"},
+		"inline tables":      {"\nannotations = [{annotation = \"a\"}]\n", "f.toml:2: annotations: is an array of tables: write [[annotations]] for each"},
+		"one table":          {"[annotations]\nannotation = \"a\"\n", "f.toml:1: annotations: is an array of tables: write [[annotations]] for each"},
+		"dotted list":        {"\nannotations.allow = []\n", "f.toml:2: annotations: is an array of tables: write [[annotations]] for each"},
+		"nested list":        {"[[annotations.x]]\n", "f.toml:1: annotations: is an array of tables: write [[annotations]] for each"},
+		"no duration":        {"audit_interval = \"30\"\n", "f.toml:1: audit_interval: \"30\": not a duration such as 30s or 5m"},
+		"number as time":     {"audit_interval = 30\n", "f.toml:1: audit_interval: incompatible types: TOML value has type int64; destination has type string"},
+		"too often":          {"audit_interval = \"999ms\"\n", "f.toml:1: audit_interval: \"999ms\": not between 1s and 24h"},
+		"too seldom":         {"audit_interval = \"24h1s\"\n", "f.toml:1: audit_interval: \"24h1s\": not between 1s and 24h"},
+		"identity":           {"proxy_identity = \"allow\"\n", "f.toml:1: proxy_identity: \"allow\" is none of refuse, report, off"},
+		"drift":              {"on_drift = \"stop\"\n", "f.toml:1: on_drift: \"stop\" is none of repair, report"},
+		"sockets":            {"cri_socket = \"unix:///a\"\nstatus_socket = \"a\"\n", "f.toml:1: cri_socket: \"unix:///a\" is not an absolute path\nf.toml:2: status_socket: \"a\" is not an absolute path"},
+		"log format":         {"log.format = \"syslog\"\n", "f.toml:1: log.format: \"syslog\" is none of auto, journal, text, json"},
+		"metrics on status":  {"\nmetrics.address = \"unix:/run/meshnetd/meshnetd.sock\"\n", "f.toml:2: metrics.address: is status_socket already, which answers for metrics, too: leave it empty"},
+		"metrics by path":    {"metrics.address = \"unix:run/m.sock\"\n", "f.toml:1: metrics.address: \"run/m.sock\" is not an absolute path"},
+		"metrics by name":    {"metrics.address = \"localhost:15990\"\n", "f.toml:1: metrics.address: \"localhost:15990\"" + noAddress},
+		"metrics on a port":  {"metrics.address = \":15990\"\n", "f.toml:1: metrics.address: \":15990\"" + noAddress},
+		"metrics anywhere":   {"metrics.address = \"127.0.0.1:0\"\n", "f.toml:1: metrics.address: \"127.0.0.1:0\"" + noAddress},
+		"unknown mesh":       {"\n[mesh]\nenabled = [\"istio\", \"isto\"]\n", "f.toml:3: mesh.enabled: \"isto\" is none of istio, consul, kuma, linkerd"},
+		"no mesh":            {"mesh.enabled = []\n", "f.toml:1: mesh.enabled: an empty list would leave every pod without its rules: there is no [[static]] profile either"},
+		"mesh twice":         {"mesh.enabled = [\"kuma\", \"istio\", \"kuma\"]\n", "f.toml:1: mesh.enabled: \"kuma\" is there twice"},
+		"linkerd's ports":    {"[linkerd]\noutbound_port = 4143\n", "f.toml:2: linkerd.outbound_port: 4143 is linkerd.inbound_port already: two listeners cannot share a port"},
+		"same port as Istio": {"[linkerd]\nproxy_gid = -1\ninbound_port = 15001\n", "f.toml:2: linkerd.proxy_gid: -1 is not between 0 and 4294967294"},
+		"ipv6 of a mesh":     {"[consul]\nipv6 = \"drop\"\n", "f.toml:2: consul.ipv6: \"drop\" is none of mesh, capture, block"},
+		"ranges":             {"[linkerd]\nskip_inbound = [1, \"2-1\"]\n", "f.toml:2: linkerd.skip_inbound: \"2-1\" is no port and no range of ports such as \"8000-8010\""},
+		"a range of ports":   {"[linkerd]\nredirect_ports = [\"1-2\"]\n", "f.toml:2: linkerd.redirect_ports: 1 to 2 is not a port from 1 to 65535"},
+		"no port":            {"[linkerd]\nredirect_ports = [0]\n", "f.toml:2: linkerd.redirect_ports: 0 is not a port from 1 to 65535"},
+		"excluded by a mesh": {"[kuma]\nexclude_namespaces = [\"A\"]\n", "f.toml:2: kuma.exclude_namespaces: \"A\" is no name of a namespace; there are no patterns here"},
+		"key of two tables":  {"[kuma]\nproxy_uid = 1\n", "f.toml:2: kuma.proxy_uid: unknown key: did you mean istio.proxy_uid?"},
+		"no handler":         {"runtime_handlers = []\n", "f.toml:1: runtime_handlers: an empty list would refuse every pod of the mesh; \"\" is the runtime's default handler"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse("f.toml", tt.file)
@@ -220,67 +305,6 @@ func TestProblemsOfOneKind(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
 		})
-	}
-}
-
-// Each table's problems are at the lines of that table, whatever the others have there, and come with the
-// problems of the rest of the file.
-func TestProblemsOfAnnotations(t *testing.T) {
-	const file = `catch_up = "maybe"
-
-[[annotations]]
-annotation = "a["
-allow = ["9100-9000", "70000-70001", "-", "10.0.0.0/33", "10.0.0.0/08", " x", "1,2", "80"]
-
-[nri]
-index = "1"
-
-[[annotations]] # has nothing
-[[annotations]]
-otherwise = "no"
-alow = []
-text = """
-[[annotations]]
-annotation = "not a table"
-"""
-annotation = ""
-namespaces = ["ok", "team-["]
-
-[[annotations]]
-allow = 80
-otherwise = 3
-annotation = ["a"]
-[annotations.namespaces]
-a = 1
-[log]
-level = "loud"
-`
-	_, err := Parse("bad.toml", file)
-	noPattern := ` is no pattern: not empty, * and ? stand for anything but a slash, [a-z] for one of a set, \ takes away their meaning`
-	want := `bad.toml:1: catch_up: "maybe" is none of apply, report, stop
-bad.toml:4: annotations[0].annotation: "a["` + noPattern + `
-bad.toml:5: annotations[0].allow: "9100-9000" is no range of ports: 0 to 65535, the first not above the last; ` +
-		`"70000-70001" is no range of ports: 0 to 65535, the first not above the last; ` +
-		`"-" is no range of ports: 0 to 65535, the first not above the last; ` +
-		`"10.0.0.0/33" is not a CIDR such as 10.0.0.0/8; "10.0.0.0/08" is not a CIDR such as 10.0.0.0/8; ` +
-		`" x" is no single item: values are split at commas and trimmed; "1,2" is no single item: values are split at commas and trimmed
-bad.toml:8: nri.index: "1" is not two digits
-bad.toml:10: annotations[1]: has no annotation
-bad.toml:12: annotations[2].otherwise: "no" is none of refuse, ignore, allow
-bad.toml:13: annotations[2].alow: unknown key
-bad.toml:17: annotations[2].text: unknown key
-bad.toml:18: annotations[2].annotation: ""` + noPattern + `
-bad.toml:19: annotations[2].namespaces: "team-["` + noPattern + `
-bad.toml:22: annotations[3].allow: incompatible types: TOML value has type int64; destination has type slice
-bad.toml:23: annotations[3].otherwise: incompatible types: TOML value has type int64; destination has type string
-bad.toml:24: annotations[3].annotation: incompatible types: TOML value has type []any; destination has type string
-bad.toml:25: annotations[3].namespaces: incompatible types: TOML value has type map[string]any; destination has type slice
-bad.toml:28: log.level: "loud" is none of debug, info, warn, error`
-	if err == nil {
-		t.Fatal("accepted")
-	}
-	if diff := cmp.Diff(want, err.Error()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -11,7 +11,9 @@ import (
 func TestOrigin(t *testing.T) {
 	for text, want := range map[string]map[string]string{
 		"":                   nil,
-		"ipv6 = \"block\"\n": {"ipv6": "a.toml:1"},
+		"ipv6 = \"block\"\n": {"ipv6": "a.toml:1", "consul.ipv6": "a.toml:1", "kuma.ipv6": "a.toml:1", "linkerd.ipv6": "a.toml:1"},
+		"ipv6 = \"block\"\nkuma.ipv6 = \"mesh\"\n":                            {"ipv6": "a.toml:1", "consul.ipv6": "a.toml:1", "kuma.ipv6": "a.toml:2", "linkerd.ipv6": "a.toml:1"},
+		"kuma.ipv6 = \"mesh\"\n":                                              {"kuma.ipv6": "a.toml:1"},
 		"# a comment\n\nistio.dns_capture = true\n[log]\nlevel = \"debug\"\n": {"istio.dns_capture": "a.toml:3", "log.level": "a.toml:5"},
 		"[istio]\n\nowner_groups = [\n 1,\n 2]\nproxy_uid = 5\n[[annotations]]\nannotation = \"x\"\n": {
 			"istio.owner_groups": "a.toml:3", "istio.proxy_uid": "a.toml:6"},

@@ -44,7 +44,7 @@ func (ps Problems) Error() string {
 // Parse reads and checks the text of a configuration file; file is its name in messages. Its error is
 // Problems, all of them.
 func Parse(file, text string) (Config, error) {
-	config := Default()
+	config := unsaid()
 	r := reader{file: file, keys: keys(&config), lists: lists(&config), lines: map[string]int{}}
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(text, &top)
@@ -59,7 +59,8 @@ func Parse(file, text string) (Config, error) {
 	r.meta = meta
 	r.table("", top)
 	r.elements(text)
-	for key, problem := range config.check() {
+	inherited := config.inherit()
+	for key, problem := range config.check(r.lines) {
 		r.problems = append(r.problems, Problem{File: file, Line: r.lines[key], Key: key, What: problem})
 	}
 	if len(r.problems) > 0 {
@@ -69,6 +70,11 @@ func Parse(file, text string) (Config, error) {
 		return Config{}, r.problems
 	}
 	config.Origin = r.origin()
+	for _, key := range inherited {
+		if place, said := config.Origin["ipv6"]; said {
+			config.Origin[key] = place
+		}
+	}
 	return config, nil
 }
 
@@ -180,11 +186,14 @@ func lastElement(text, name string) (last *element, before string) {
 }
 
 func (r *reader) element(name string, e element, list list) {
-	keys := list.add()
+	keys, check := list.add()
 	r.lines[name] = e.line
-	if _, ok := e.values[list.must]; !ok {
-		r.report(name, "has no "+list.must)
+	for _, must := range list.must {
+		if _, ok := e.values[must]; !ok {
+			r.report(name, "has no "+must)
+		}
 	}
+	sound := len(r.problems)
 	for last, value := range e.values {
 		key := name + "." + last
 		r.lines[key] = line(e.meta, value)
@@ -194,6 +203,16 @@ func (r *reader) element(name string, e element, list list) {
 		} else if err := set(e.meta, value); err != nil {
 			r.report(key, plain(err))
 		}
+	}
+	if len(r.problems) > sound {
+		return // what a bad value leads to is no news
+	}
+	for key, problem := range check() {
+		at := strings.TrimSuffix(name+"."+key, ".")
+		if r.lines[at] == 0 {
+			r.lines[at] = e.line
+		}
+		r.report(at, problem)
 	}
 }
 
@@ -209,8 +228,11 @@ func (r *reader) isTable(key string) bool {
 // meant suggests the table that a key belongs to, which is the most common mistake.
 func (r *reader) meant(key string) string {
 	last := key[strings.LastIndex(key, ".")+1:]
+	if _, known := r.keys[last]; known {
+		return ": did you mean " + last + "?"
+	}
 	for _, known := range sortedKeys(r.keys) {
-		if known == last || strings.HasSuffix(known, "."+last) {
+		if strings.HasSuffix(known, "."+last) {
 			return ": did you mean " + known + "?"
 		}
 	}
@@ -266,6 +288,16 @@ func plain(err error) string {
 func decoded[T any](raw *T, store func() error) setter {
 	return func(meta toml.MetaData, value toml.Primitive) error {
 		if err := meta.PrimitiveDecode(value, raw); err != nil {
+			return err
+		}
+		return store()
+	}
+}
+
+// then stores what another setter has read.
+func then(read setter, store func() error) setter {
+	return func(meta toml.MetaData, value toml.Primitive) error {
+		if err := read(meta, value); err != nil {
 			return err
 		}
 		return store()

@@ -173,7 +173,7 @@ func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err e
 
 // decide is the pure part: no system call is made for a pod outside the mesh.
 func (e *Enforcer) decide(o *Outcome) {
-	if o.node.Mesh == nil {
+	if o.node.Meshes == nil {
 		o.node = e.policy.Load().Node
 	}
 	if err := recovered.Call(func() error { o.Decision = o.node.Decide(o.Pod); return nil }); err != nil {
@@ -266,7 +266,7 @@ func (e *Enforcer) plan(ns entered, o *Outcome) error {
 	return err
 }
 
-// nothing is the plan of a namespace without rules of ours.
+// nothing is the plan of a namespace without rules of ours, whatever mesh they are for.
 func (e *Enforcer) nothing() rules.Plan {
-	return rules.Plan{Footprint: e.policy.Load().Node.Mesh.Footprint()}
+	return rules.Plan{Footprint: e.policy.Load().Node.Footprint()}
 }

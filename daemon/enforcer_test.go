@@ -81,7 +81,7 @@ func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
 		t.Fatal(err)
 	}
 	r := &recorder{}
-	node := rules.Node{Mesh: istio.Mesh{Defaults: istio.Standard()}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}
 	return New(standard(node), host, f, r.record), r
 }
 
@@ -282,7 +282,7 @@ func (brokenMesh) Decide(rules.Pod) rules.Decision { panic("broken mesh") }
 
 func TestPanicInTheDecision(t *testing.T) {
 	e, r := newEnforcer(t, firewall{})
-	e.SetPolicy(standard(rules.Node{Mesh: brokenMesh{}}))
+	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{brokenMesh{}}}))
 	o := e.Enforce(t.Context(), SandboxStarted, meshed("/run/netns/x"))
 	if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), "broken mesh") {
 		t.Errorf("got %s, %v", o.Result, o.Error())

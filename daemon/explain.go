@@ -21,7 +21,7 @@ func (e *Enforcer) Explain(id string) (Sandbox, rules.Decision, bool) {
 		return Sandbox{}, rules.Decision{}, false
 	}
 	node := sb.node
-	if node.Mesh == nil { // nobody has decided yet
+	if node.Meshes == nil { // nobody has decided yet
 		node = e.policy.Load().Node
 	}
 	return sb, node.Explain(sb.Pod), true

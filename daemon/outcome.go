@@ -6,6 +6,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -113,6 +114,9 @@ func (o *Outcome) end() {
 // planned is the only way to give an outcome a plan.
 func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 
+// podsOwn are the reasons that whoever writes the pod can mend.
+var podsOwn = []rules.Reason{rules.ReasonBadInput, rules.ReasonForbidden, rules.ReasonTwoMeshes}
+
 // Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and
 // what to do next.
 func (o Outcome) Error() error {
@@ -121,7 +125,7 @@ func (o Outcome) Error() error {
 	case Protected, Skipped, Unprotected:
 	case Refused:
 		next := "Ask who runs the node"
-		if o.Impostor != "" || o.Decision.Reason == rules.ReasonBadInput || o.Decision.Reason == rules.ReasonForbidden {
+		if o.Impostor != "" || slices.Contains(podsOwn, o.Decision.Reason) {
 			next = "Mend the pod; it starts with the next try"
 		}
 		if o.Container != "" {

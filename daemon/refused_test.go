@@ -13,13 +13,12 @@ import (
 )
 
 // refusedLate is a pod that ran before the daemon came, and asks for what cannot be.
-func refusedLate(t *testing.T, e *Enforcer) rules.Pod {
+func refusedLate(t *testing.T, e *Enforcer) {
 	t.Helper()
 	pod := sandbox(t, "a")
 	pod.Containers = []rules.Container{{Name: "app", Running: true}}
 	pod.Annotations["traffic.sidecar.istio.io/includeInboundPorts"] = "http"
 	e.Synchronize(limited(t, 10*time.Second), []rules.Pod{pod})
-	return pod
 }
 
 // Such a pod is named once and stays named: it keeps nobody waiting, and nobody repeats it.

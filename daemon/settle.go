@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,9 +59,15 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		}
 		e.remember(o, StateExempt, "")
 		return nil
+	case e.left(*o):
+		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
+			return err
+		}
+		e.sandboxes.forget(o.Pod.SandboxID)
+		return nil
 	case o.Result == Refused && o.Trigger == Takeover:
 		outdated, err := e.certified(ctx, ns, o)
-		if err == nil && !outdated && !(known.refused() && known.Detail == o.Err.Error()) {
+		if err == nil && !outdated && (!known.refused() || known.Detail != o.Err.Error()) {
 			e.remember(o, StateUnprotected, "") // it stays so until its author or the configuration changes
 		}
 		return err
@@ -85,6 +92,12 @@ func (e *Enforcer) shownByContainers(o Outcome) bool {
 	o.Pod.Containers, o.Result = nil, ""
 	e.decide(&o)
 	return o.undecided()
+}
+
+// left tells whether a pod that is taken over is outside every mesh, and may have the rules of one that was switched
+// off since: it keeps them, and they are looked after.
+func (e *Enforcer) left(o Outcome) bool {
+	return o.Result == Skipped && o.node.Left(o.Pod)
 }
 
 // overtaken refuses a proxy that comes to run as a container does which was let through before it: rules
@@ -161,6 +174,9 @@ func found(o Outcome) Outcome {
 
 // make applies the plan, and proves by reading the kernel that it is there.
 func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
+	if err := e.succeed(ctx, ns, o); err != nil {
+		return err
+	}
 	if err := e.apply(ctx, ns, o); err != nil {
 		return err
 	}
@@ -234,23 +250,18 @@ func (e *Enforcer) still(ctx context.Context, ns entered, before reading) readin
 // them. A pod with NET_ADMIN can write a label too; so this is asked only of a pod that is taken over, and
 // while another meshnetd runs.
 func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool, error) {
-	footprint := e.nothing().Footprint
 	seen, err := e.read(ctx, ns)
 	if err != nil {
 		return false, err
 	}
-	var label string
-	var own rules.Plan
-	if label, err = ns.routes.Label(); err == nil && label != "" {
-		own, err = ns.routes.Own(footprint)
-	}
+	label, err := ns.routes.Label()
 	if err != nil || label == "" {
 		return false, err
 	}
-	if own.V4, own.V6, err = e.firewall.Own(ctx, ns.Namespace, footprint); err != nil {
+	own, err := e.own(ctx, ns)
+	if err != nil {
 		return false, err
 	}
-	own.Footprint = footprint
 	if own.Rules() == 0 || own.Key() != label {
 		return false, nil
 	}
@@ -261,11 +272,14 @@ func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool,
 	return true, nil
 }
 
-// believe makes the decision about a pod one for the rules that it has: these say whose traffic they let
-// pass. What the configuration forbids by now is no reason against them.
+// believe makes the decision about a pod one for the rules that it has: the meshes that have written them decide, and
+// the rules say whose traffic they let pass. What the configuration forbids by now, or what it switched off, is no
+// reason against them.
 func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
-	if o.Decision.Action != rules.Enrol {
-		o.node.Annotations = nil
+	writers := o.node.Writers(plan)
+	wrote := func(mesh rules.Mesh) bool { return mesh.Name() == o.Decision.Mesh }
+	if o.Decision.Action != rules.Enrol || !slices.ContainsFunc(writers.Meshes, wrote) {
+		o.node, o.node.Annotations = writers, nil
 		again := *o
 		again.Result, again.Err = "", nil
 		e.decide(&again)
@@ -305,10 +319,10 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 
 // refining returns the containers that say more about their pod, with what they can say.
 func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
-	mesh := e.policy.Load().Node.Mesh
+	node := &e.policy.Load().Node
 	var refining []rules.Container
 	for _, c := range containers {
-		if mesh.Refines(c.Name) {
+		if node.Refines(c.Name) {
 			refining = append(refining, rules.Container{Name: c.Name, Args: c.Args, Env: c.Env, UID: c.UID, GID: c.GID})
 		}
 	}

@@ -61,7 +61,7 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 	o := begin(Takeover, pod)
 	e.decide(&o)
-	if (o.Result == Skipped && !e.shownByContainers(o)) || pod.NetNS == "" {
+	if (o.Result == Skipped && !e.shownByContainers(o) && !e.left(o)) || pod.NetNS == "" {
 		return false // there will be nothing to remember
 	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {

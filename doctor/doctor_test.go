@@ -263,6 +263,7 @@ func TestNode(t *testing.T) {
 		{"private", func(f *Facts) { f.Node.NetNSMount.Propagation = "private" }, Info, "netns-propagation", "/run, on which /run/netns lies, is private", "make-rshared /run"},
 		{"unseen", func(f *Facts) { f.Node.NetNSMount.Propagation = "" }, Warning, "netns-propagation", "could not be seen", "as root"},
 		{"alone", func(*Facts) {}, OK, "cni-redirect", "No CNI plugin of a mesh", ""},
+		{"consul-cni", chained("bridge", "consul-cni"), Warning, "cni-redirect", "consul-cni is in the chain of CNI plugins (number 2 of 2): Consul's own", "mesh.enabled"},
 		{"istio-cni", chained("bridge", "istio-cni"), Warning, "cni-redirect", "istio-cni is in the chain of CNI plugins (number 2 of 2)", "pilot.cni.enabled=true"},
 		{"linkerd-cni", chained("linkerd-cni"), Warning, "cni-redirect", "Linkerd", "10-net.conflist"},
 		{"kuma-cni", chained("kuma-cni"), Warning, "cni-redirect", "Kuma", ""},

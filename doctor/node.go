@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 )
@@ -32,12 +33,13 @@ func judgePropagation(f Facts) []Finding {
 // meshes are the CNI plugins that redirect a pod's traffic, by type.
 var meshes = map[string]string{
 	"istio-cni":   "Istio's own, which writes the rules that meshnetd writes",
-	"linkerd-cni": "Linkerd's, which redirects to another proxy",
-	"kuma-cni":    "Kuma's, which redirects to another proxy",
+	"linkerd-cni": "Linkerd's own, which writes the rules that meshnetd writes",
+	"kuma-cni":    "Kuma's own, which writes the rules that meshnetd writes",
+	"consul-cni":  "Consul's own, which writes the rules that meshnetd writes",
 }
 
 // MeshPlugins returns the types of CNI plugins that would do meshnetd's work.
-func MeshPlugins() []string { return []string{"istio-cni", "kuma-cni", "linkerd-cni"} }
+func MeshPlugins() []string { return []string{"istio-cni", "kuma-cni", "linkerd-cni", "consul-cni"} }
 
 func judgeCNI(f Facts) []Finding {
 	n := f.Node
@@ -59,10 +61,15 @@ func judgeCNI(f Facts) []Finding {
 			if i > 0 {
 				used = " The runtime takes the first file by name only, which this is not."
 			}
+			remedy := "Uninstall it where pods are meshnetd's, so that its entry is out of " + filepath.Base(network.File) +
+				", and keep its injector as it is; or leave its mesh out of mesh.enabled."
+			if plugin == "istio-cni" {
+				remedy = fmt.Sprintf("Uninstall it where pods are meshnetd's: for Istio, remove the chart istio-cni or its node agent, which takes the entry out of %s. "+
+					"Keep pilot.cni.enabled=true.", filepath.Base(network.File))
+			}
 			found = append(found, warning("cni-redirect", network.File, "%s is in the chain of CNI plugins (number %d of %d): %s.%s",
 				plugin, at+1, len(network.Plugins), what, used).
-				do("Uninstall it where pods are meshnetd's: for Istio, remove the chart istio-cni or its node agent, which takes the entry out of %s. "+
-					"Keep pilot.cni.enabled=true.", filepath.Base(network.File)))
+				do("%s", remedy))
 		}
 	}
 	if len(found) == 0 {

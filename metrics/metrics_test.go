@@ -18,7 +18,7 @@ import (
 
 func full() State {
 	return State{Connected: true, Ready: true, Runtime: &Runtime{"containerd", "v2\xff", "best effort"}, Backend: "iptables",
-		Sandboxes: map[string]int{"protected": 3, "failing": 0}, Audit: &Audit{time.Unix(1000, 500e6), 1500 * time.Millisecond},
+		Sandboxes: map[string]int{"protected": 3, "failing": 0}, IPv6Around: map[string]int{"linkerd": 2, "kuma": 0}, Audit: &Audit{time.Unix(1000, 500e6), 1500 * time.Millisecond},
 		Interval: 30 * time.Second, Audited: 2500 * time.Millisecond, LinesLost: 7, Rejected: true, Reloaded: time.Unix(2000, 0)}
 }
 
@@ -70,6 +70,7 @@ func TestEveryValue(t *testing.T) {
 		"meshnetd_session_connected 1", "meshnetd_ready 1", `meshnetd_backend_info{backend="iptables"} 1`,
 		`meshnetd_runtime_info{name="containerd",tier="best effort",version="v2?"} 1`,
 		`meshnetd_sandboxes{state="protected"} 3`, `meshnetd_sandboxes{state="failing"} 0`,
+		`meshnetd_sandboxes_ipv6_around{mesh="linkerd"} 2`, `meshnetd_sandboxes_ipv6_around{mesh="kuma"} 0`,
 		"meshnetd_audit_last_timestamp_seconds 1000.5", "meshnetd_audit_duration_seconds 1.5", "meshnetd_audit_interval_seconds 30",
 		"meshnetd_audit_age_seconds 2.5", "meshnetd_log_dropped_total 7", "meshnetd_config_last_reload_successful 0",
 		"meshnetd_config_last_reload_success_timestamp_seconds 2000",
@@ -157,7 +158,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %q", name, f.GetHelp())
 		}
 	}
-	if n != 19 {
+	if n != 20 {
 		t.Errorf("%d metrics", n)
 	}
 }

@@ -16,9 +16,11 @@ type State struct {
 	Runtime   *Runtime // of the last session; nil before the first
 	Backend   string   // what writes the rules
 	Sandboxes map[string]int
-	Audit     *Audit        // the last one; nil before the first
-	Interval  time.Duration // of the auditor
-	Audited   time.Duration // how long ago that was, or the daemon began
+	// IPv6Around is how many pods have IPv6 that goes around their proxy, by mesh; 0 of a mesh where none has.
+	IPv6Around map[string]int
+	Audit      *Audit        // the last one; nil before the first
+	Interval   time.Duration // of the auditor
+	Audited    time.Duration // how long ago that was, or the daemon began
 
 	LinesLost int64 // of the log, since the start
 
@@ -48,6 +50,7 @@ var (
 	runtimes  = desc("runtime_info", "Always 1; the labels say which runtime it is, and how far the promise holds with it.", "name", "version", "tier")
 	backend   = desc("backend_info", "Always 1; the label says what writes the rules.", "backend")
 	sandboxes = desc("sandboxes", "Pods of the mesh on this node, by what is known of them.", "state")
+	around    = desc("sandboxes_ipv6_around", "Pods whose IPv6 goes around their proxy, which does not speak it, by mesh.", "mesh")
 	age       = desc("audit_age_seconds", "Time since the auditor last came around, or since the start.")
 	last      = desc("audit_last_timestamp_seconds", "When the auditor last came around.")
 	took      = desc("audit_duration_seconds", "Time that the last pass of the auditor took, without its pauses.")
@@ -59,7 +62,7 @@ var (
 
 // Describe names the metrics.
 func (r *reading) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connected, ready, runtimes, backend, sandboxes, age, last, took, interval, linesLost, reloaded, reloadedT} {
+	for _, d := range []*prometheus.Desc{connected, ready, runtimes, backend, sandboxes, around, age, last, took, interval, linesLost, reloaded, reloadedT} {
 		to <- d
 	}
 }
@@ -81,6 +84,9 @@ func (r *reading) Collect(to chan<- prometheus.Metric) {
 	gauge(backend, 1, s.Backend)
 	for state, n := range s.Sandboxes {
 		gauge(sandboxes, float64(n), state)
+	}
+	for mesh, n := range s.IPv6Around {
+		gauge(around, float64(n), mesh)
 	}
 	gauge(age, s.Audited.Seconds())
 	gauge(interval, s.Interval.Seconds())

@@ -26,6 +26,7 @@ const (
 	Different Result = "different" // it does not
 	Repaired  Result = "repaired"  // it did not, and does now
 	Exempt    Result = "exempt"    // the pod is to have no rules, and has none
+	Gone      Result = "gone"      // the sandbox has ended: its network namespace is not there any more
 	Failed    Result = "failed"    // it could not be told, or not be repaired
 )
 
@@ -36,7 +37,7 @@ type Verdict struct {
 	Rules       int          `json:"rules"`       // of the plan
 	Plan        string       `json:"plan"`        // its key
 	Took        Milliseconds `json:"tookMilliseconds"`
-	Detail      string       `json:"detail,omitempty"` // why it failed, or there are no rules
+	Detail      string       `json:"detail,omitempty"` // why it failed, is gone, or there are no rules
 }
 
 func (v Verdict) complete() Verdict {

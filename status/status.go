@@ -93,6 +93,7 @@ type Event struct {
 	Namespace string    `json:"namespace"`
 	Name      string    `json:"name"`
 	Sandbox   string    `json:"sandbox"` // its id
+	Mesh      string    `json:"mesh"`    // "" where the reason is not one mesh's
 	Reason    string    `json:"reason"`
 	Message   string    `json:"message"`
 }

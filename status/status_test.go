@@ -29,9 +29,9 @@ func full() Status {
 		Connected: true, Since: at(10, 2), Synchronized: true,
 		Pods:   Counts{"unprotected": 1, "protected": 2, "outdated": 1},
 		Events: map[string]int{"pod_protected": 14, "pod_late": 1},
-		Recent: []Event{{at(9, 0), "pod_blocked", "shop", "six-events-ago", "f", "bad-input", "not shown"}, {at(11, 0), "pod_protected", "default", "web", "0123", "injected", "annotation sidecar.istio.io/status is present"},
-			{at(12, 0), "pod_late", "default", "web", "0123", "injected", "m"}, {at(12, 1), "pod_late", "default", "web", "0123", "injected", "m"}, {at(12, 2), "pod_late", "default", "web", "0123", "injected", "m"},
-			{at(13, 0), "pod_unprotected", "shop", "a-pod-with-a-longer-name", "abc", "bad-input", "quotes:\n\x1b[31mred"}},
+		Recent: []Event{{at(9, 0), "pod_blocked", "shop", "six-events-ago", "f", "istio", "bad-input", "not shown"}, {at(11, 0), "pod_protected", "default", "web", "0123", "istio", "injected", "annotation sidecar.istio.io/status is present"},
+			{at(12, 0), "pod_late", "default", "web", "0123", "istio", "injected", "m"}, {at(12, 1), "pod_late", "default", "web", "0123", "istio", "injected", "m"}, {at(12, 2), "pod_late", "default", "web", "0123", "istio", "injected", "m"},
+			{at(13, 0), "pod_unprotected", "shop", "a-pod-with-a-longer-name", "abc", "", "bad-input", "quotes:\n\x1b[31mred"}},
 		Audit: &Audit{Last: at(20, 0), Took: Milliseconds(12345678 * time.Nanosecond), Pods: 3, Drifted: 1},
 		Sandboxes: []Sandbox{{
 			Namespace: "default", Name: "web", ID: "0123456789abcdef0123456789abcdef", State: "protected", Reason: "injected",

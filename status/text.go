@@ -28,9 +28,9 @@ func (s Status) Text(w io.Writer, now time.Time) {
 	_ = t.Flush() // whoever reads has gone
 	if last := s.Recent[max(0, len(s.Recent)-mostShown):]; len(last) > 0 {
 		fmt.Fprintln(w)
-		row(t, "LAST EVENTS", "EVENT", "POD", "REASON", "MESSAGE")
+		row(t, "LAST EVENTS", "EVENT", "POD", "MESH", "REASON", "MESSAGE")
 		for _, e := range last {
-			row(t, moment(e.Time), e.Event, e.Namespace+"/"+e.Name, e.Reason, e.Message)
+			row(t, moment(e.Time), e.Event, e.Namespace+"/"+e.Name, e.Mesh, e.Reason, e.Message)
 		}
 		_ = t.Flush()
 	}
@@ -38,9 +38,9 @@ func (s Status) Text(w io.Writer, now time.Time) {
 		return
 	}
 	fmt.Fprintln(w)
-	row(t, "POD", "OUTCOME", "REASON", "PLAN", "BACKEND", "AGE", "TOOK", "DRIFT", "SANDBOX", "DETAIL")
+	row(t, "POD", "OUTCOME", "MESH", "REASON", "PLAN", "BACKEND", "AGE", "TOOK", "DRIFT", "SANDBOX", "DETAIL")
 	for _, sb := range s.Sandboxes {
-		row(t, sb.Namespace+"/"+sb.Name, sb.State, sb.Reason, short(sb.Plan), sb.Backend, ago(now, sb.Since), took(sb.Took),
+		row(t, sb.Namespace+"/"+sb.Name, sb.State, sb.Mesh, sb.Reason, short(sb.Plan), sb.Backend, ago(now, sb.Since), took(sb.Took),
 			sb.Drift.text(now), short(sb.ID), sb.news())
 	}
 	_ = t.Flush()

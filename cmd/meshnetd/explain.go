@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -98,7 +98,7 @@ func explain(v view, interfaces []rules.Interface) status.Explanation {
 			x.Settings = append(x.Settings, status.Setting{Name: s.Name, Value: s.Value, Source: s.Source})
 		}
 	}
-	if intent, ok := v.Decision.Intent.(istio.Intent); ok && v.Decision.Action == rules.Enrol {
+	if intent, ok := v.Decision.Intent.(rules.Leaky); ok && v.Decision.Action == rules.Enrol {
 		for _, gap := range intent.Gaps(v.Plan, interfaces) {
 			x.NotCaptured = append(x.NotCaptured, status.Gap{What: gap.What, Trace: traceArguments(gap.Packet, interfaces)})
 		}
@@ -124,13 +124,10 @@ func traceArguments(p *rules.Packet, interfaces []rules.Interface) []string {
 	if name != from.Out {
 		words = append(words, "--iface", name)
 	}
-	if usual.in {
-		return words // whoever sends it
-	}
-	if p.UID != defaultID {
+	if !usual.in && p.UID != defaultID {
 		words = append(words, "--uid", fmt.Sprint(p.UID))
 	}
-	if p.GID != defaultID {
+	if !usual.in && p.GID != defaultID {
 		words = append(words, "--gid", fmt.Sprint(p.GID))
 	}
 	if p.Source.Addr() != from.Source.Addr() {
@@ -148,7 +145,7 @@ func printDocument[T any](w io.Writer, document T) error {
 
 func printExplanation(w io.Writer, x status.Explanation) error {
 	var out strings.Builder
-	fmt.Fprintf(&out, "pod %s/%s\ndecision: %s (%s: %s)\n", x.Namespace, x.Name, x.Action, x.Reason, x.Detail)
+	fmt.Fprintf(&out, "pod %s/%s\nmesh: %s\ndecision: %s (%s: %s)\n", x.Namespace, x.Name, cmp.Or(x.Mesh, "-"), x.Action, x.Reason, x.Detail)
 	for _, note := range x.Notes {
 		fmt.Fprintf(&out, "note: %s\n", note)
 	}

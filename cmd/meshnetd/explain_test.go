@@ -7,7 +7,6 @@ package main
 import (
 	"encoding/json"
 	"math/rand/v2"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,57 +53,57 @@ func TestExplain(t *testing.T) {
 // and what is printed ends outside of the proxy.
 func TestGapsAreShownByTheirCommands(t *testing.T) {
 	shown := 0
-	check := func(name string, v view, interfaces []rules.Interface) {
-		t.Helper()
-		x := explain(v, interfaces)
-		gaps := v.Decision.Intent.(istio.Intent).Gaps(v.Plan, interfaces)
-		for i, told := range x.NotCaptured {
-			if told.Trace == nil {
-				if p := gaps[i].Packet; p.State != rules.StateEstablished {
-					t.Errorf("%s: %q has no command", name, told.What)
-				}
-				continue
-			}
-			q, err := parseTrace(told.Trace)
-			if err != nil {
-				t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
-			}
-			got, _, err := q.packet(interfaces)
-			if err != nil {
-				t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
-			}
-			want := *gaps[i].Packet
-			want.State = rules.StateNew
-			got.Out, want.Out = outOf(got), outOf(want)
-			if q.in {
-				got.Source, want.Source = netip.AddrPort{}, netip.AddrPort{}
-			}
-			if got != want {
-				t.Fatalf("%s: %q: %v is %+v, want %+v", name, told.What, told.Trace, got, want)
-			}
-			w, err := q.answer(scene{pod: name, plan: v.Plan, interfaces: interfaces})
-			if err != nil || w.End.Kind != string(rules.Leaves) && w.End.Kind != string(rules.Delivered) {
-				t.Fatalf("%s: %q: %v ends %v, %v", name, told.What, told.Trace, w.End, err)
-			}
-			shown++
-		}
-	}
 	cases, err := recorded.Cases()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range cases {
-		v := view{Pod: c.Pod(), Decision: rules.Node{Mesh: istio.Mesh{Defaults: istio.Standard()}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.planned(c.Pod().IPs)
-		check(c.Name, v, assumed(c.Pod().IPs))
+		v := view{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.planned(c.Pod().IPs)
+		shown += shownByCommands(t, c.Name, v, assumed(c.Pod().IPs))
 	}
 	for seed := range uint64(500) {
 		s := generate.Draw(rand.New(rand.NewPCG(seed, 11)))
-		v := view{Pod: s.Pod, Decision: rules.Node{Mesh: s.Mesh, RuntimeHandlers: []string{""}}.Explain(s.Pod)}.planned(s.Pod.IPs)
-		check("drawn", v, s.Interfaces)
+		v := view{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}}.Explain(s.Pod)}.planned(s.Pod.IPs)
+		shown += shownByCommands(t, "drawn", v, s.Interfaces)
 	}
 	if shown < 4000 {
 		t.Errorf("only %d gaps", shown)
 	}
+}
+
+// shownByCommands returns how many gaps of a pod are shown by their commands.
+func shownByCommands(t *testing.T, name string, v view, interfaces []rules.Interface) (shown int) {
+	t.Helper()
+	x := explain(v, interfaces)
+	gaps := v.Decision.Intent.(rules.Leaky).Gaps(v.Plan, interfaces)
+	for i, told := range x.NotCaptured {
+		if told.Trace == nil {
+			if p := gaps[i].Packet; p.State != rules.StateEstablished {
+				t.Errorf("%s: %q has no command", name, told.What)
+			}
+			continue
+		}
+		q, err := parseTrace(told.Trace)
+		if err != nil {
+			t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
+		}
+		got, _, err := q.packet(interfaces)
+		if err != nil {
+			t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
+		}
+		want := *gaps[i].Packet
+		want.State = rules.StateNew
+		got.Out, want.Out = outOf(got), outOf(want)
+		if got != want {
+			t.Fatalf("%s: %q: %v is %+v, want %+v", name, told.What, told.Trace, got, want)
+		}
+		w, err := q.answer(scene{pod: name, plan: v.Plan, interfaces: interfaces})
+		if err != nil || w.End.Kind != string(rules.Leaves) && w.End.Kind != string(rules.Delivered) {
+			t.Fatalf("%s: %q: %v ends %v, %v", name, told.What, told.Trace, w.End, err)
+		}
+		shown++
+	}
+	return shown
 }
 
 // outOf is the interface that a sent packet is asked about where it leaves the pod; an inbound one has none.
@@ -141,7 +140,7 @@ func TestExplainAskedOfADaemon(t *testing.T) {
 	if code != 0 {
 		t.Errorf("exit %d: %v", code, err)
 	}
-	if diff := cmp.Diff("pod shop/cart\ndecision: redirect (injected: quotes [31m)\nnote: kept\n\nhow it was decided\n   1. one\n\n"+
+	if diff := cmp.Diff("pod shop/cart\nmesh: -\ndecision: redirect (injected: quotes [31m)\nnote: kept\n\nhow it was decided\n   1. one\n\n"+
 		"settings, and where they come from\n  tproxy  true  annotation a\n\n"+
 		"what does not go through the proxy; `meshnetd trace` with the arguments below each shows it\n  - UDP\n      udp '[::1]:53'\n\n"+
 		"iptables, table nat\n  -A OUTPUT -j ISTIO_OUTPUT\n      reason\n\nroutes and addresses\n  ip rule add fwmark 1337 lookup 133\n"+

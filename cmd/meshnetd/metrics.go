@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/metrics"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 	"github.com/meshnetd/meshnetd/systemd/journal"
 )
@@ -54,16 +55,11 @@ func (w *watch) lineLost() { w.linesLost.Add(1) }
 
 // state puts together what the metrics tell beside what they count. The queue may be nil.
 func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
-	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, LinesLost: w.linesLost.Load()}
+	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, IPv6Around: map[string]int{}, LinesLost: w.linesLost.Load()}
 	if queue != nil {
 		s.LinesLost += queue.Lost()
 	}
-	for _, state := range daemon.States {
-		s.Sandboxes[string(state)] = 0
-	}
-	for _, sb := range e.Sandboxes() {
-		s.Sandboxes[string(sb.State)]++
-	}
+	count(&s, e.Sandboxes())
 	w.mu.Lock()
 	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.configuredAt
 	if rt := w.runtime; rt != nil {
@@ -77,6 +73,24 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 	}
 	s.Audited = time.Since(begun)
 	return s
+}
+
+// count tells the pods of the mesh by what is known of them, and those whose IPv6 goes around their proxy.
+func count(s *metrics.State, all []daemon.Sandbox) {
+	for _, state := range daemon.States {
+		s.Sandboxes[string(state)] = 0
+	}
+	for _, sb := range all {
+		s.Sandboxes[string(sb.State)]++
+		if sb.Decision.Action != rules.Enrol {
+			continue
+		}
+		around := 0
+		if sb.Plan.WithoutIPv6 == rules.IPv6Mesh {
+			around = 1
+		}
+		s.IPv6Around[sb.Decision.Mesh] += around
+	}
 }
 
 // pages are what is served to those who watch the daemon.

@@ -126,6 +126,22 @@ func TestHooksAreMeasured(t *testing.T) {
 	}
 }
 
+// Pods whose IPv6 goes around their proxy are told by mesh; those that have no rules to go around are not.
+func TestIPv6AroundIsCounted(t *testing.T) {
+	sandbox := func(mesh string, action rules.Action, way rules.WithoutIPv6) daemon.Sandbox {
+		return daemon.Sandbox{State: daemon.StateProtected, Decision: rules.Decision{Mesh: mesh, Action: action}, Plan: rules.Plan{WithoutIPv6: way}}
+	}
+	s := metrics.State{Sandboxes: map[string]int{}, IPv6Around: map[string]int{}}
+	count(&s, []daemon.Sandbox{sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Block),
+		sandbox("kuma", rules.Enrol, rules.IPv6Capture), sandbox("kuma", rules.Enrol, ""), sandbox("istio", rules.Rejected, rules.IPv6Mesh)})
+	if diff := cmp.Diff(map[string]int{"linkerd": 2, "kuma": 0}, s.IPv6Around); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if s.Sandboxes["protected"] != 6 || s.Sandboxes["pending"] != 0 || len(s.Sandboxes) != len(daemon.States) {
+		t.Errorf("%v", s.Sandboxes)
+	}
+}
+
 func TestStateIsTold(t *testing.T) {
 	w, e, m := idle(t)
 	state := []string{"meshnetd_session_connected", "meshnetd_ready", "meshnetd_runtime_info", "meshnetd_backend_info", "meshnetd_config_last_reload_successful",

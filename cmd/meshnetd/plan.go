@@ -3,11 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,7 +17,11 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/manifest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/kuma"
+	"github.com/meshnetd/meshnetd/rules/linkerd"
+	"github.com/meshnetd/meshnetd/rules/static"
 )
 
 func podFlag(c *cobra.Command) *string {
@@ -84,8 +90,24 @@ func planCommand() *cobra.Command {
 	return c
 }
 
+// node asks the meshes that are switched on, and knows the rules of all.
 func node(cfg config.Config) rules.Node {
-	return rules.Node{Mesh: istio.Mesh{Defaults: cfg.Istio}, RuntimeHandlers: cfg.RuntimeHandlers, Annotations: cfg.Annotations, Origin: cfg.Origin}
+	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, Annotations: cfg.Annotations, Origin: cfg.Origin}
+	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
+		linkerd.Mesh{Defaults: cfg.Linkerd}} {
+		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {
+			n.Meshes = append(n.Meshes, mesh)
+		} else {
+			n.Off = append(n.Off, mesh)
+		}
+	}
+	for _, profile := range cfg.Static {
+		n.Meshes = append(n.Meshes, static.Mesh{Profile: profile})
+	}
+	if len(cfg.Static) == 0 { // the rules of those that were there before are known by their chains
+		n.Off = append(n.Off, static.Mesh{Profile: static.Nobodys})
+	}
+	return n
 }
 
 // view is what plan shows.
@@ -137,7 +159,7 @@ func impostors(policy config.Identity, v view) []string {
 
 func printText(c *cobra.Command, v view) error {
 	var out strings.Builder
-	fmt.Fprintf(&out, "pod %s\ndecision: %s (%s: %s)\n", v.Pod, v.Decision.Action, v.Decision.Reason, v.Decision.Detail)
+	fmt.Fprintf(&out, "pod %s\nmesh: %s\ndecision: %s (%s: %s)\n", v.Pod, cmp.Or(v.Decision.Mesh, "-"), v.Decision.Action, v.Decision.Reason, v.Decision.Detail)
 	for _, note := range v.Plan.Notes {
 		fmt.Fprintf(&out, "note: %s\n", note)
 	}

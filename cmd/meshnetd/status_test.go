@@ -206,7 +206,7 @@ func TestRecent(t *testing.T) {
 	record := w.counting(func(daemon.Outcome) { counted++ })
 	outcome := func(i int) daemon.Outcome {
 		return daemon.Outcome{Result: daemon.Failed, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
-			Decision: rules.Decision{Reason: rules.ReasonInjected, Detail: "d"}}
+			Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected, Detail: "d"}}
 	}
 	for i := range 3 {
 		record(outcome(i))
@@ -223,7 +223,7 @@ func TestRecent(t *testing.T) {
 	}
 	e := w.recent.all()[0]
 	e.Time = time.Time{}
-	if diff := cmp.Diff(status.Event{Event: "pod_blocked", Namespace: "shop", Name: "0", Sandbox: "id", Reason: "injected", Message: "broken"}, e); diff != "" {
+	if diff := cmp.Diff(status.Event{Event: "pod_blocked", Namespace: "shop", Name: "0", Sandbox: "id", Mesh: "istio", Reason: "injected", Message: "broken"}, e); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for i := range mostRecent + 7 {

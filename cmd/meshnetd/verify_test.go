@@ -70,11 +70,13 @@ var (
 	repaired = status.Verdict{Result: status.Repaired, Rules: 21, Differences: []string{"missing: a"}}
 	exempt   = status.Verdict{Result: status.Exempt, Detail: "a gateway"}
 	failed   = status.Verdict{Result: status.Failed, Detail: "broken"}
+	gone     = status.Verdict{Result: status.Gone, Detail: "network namespace does not exist"}
 )
 
 func TestVerifyPods(t *testing.T) {
 	socket := daemonWith(t,
-		pod("default", "gone", "0123aa", told{verify: failed, repair: failed}),
+		pod("default", "broken", "0123aa", told{verify: failed, repair: failed}),
+		pod("default", "ended", "0123bb", told{verify: gone, repair: gone}),
 		pod("default", "web", "4567aa", told{verify: whole, repair: whole, plan: status.Plan{NetNS: "/nowhere", Key: "other"}}),
 		pod("shop", "cart", "89abaa", told{verify: differs, repair: repaired}),
 		pod("shop", "gateway", "89abcc", told{verify: exempt, repair: exempt}),
@@ -92,7 +94,9 @@ func TestVerifyPods(t *testing.T) {
 		{"shop/cart", exitDifference, "missing: a\nunexpected: b\n", "2 differences"},
 		{"shop/cart --repair", 0, "missing: a\nrepaired: the kernel holds the plan: 21 rules\n", ""},
 		{"default/web --repair", 0, "the kernel holds the plan: 21 rules\n", ""},
-		{"default/gone", exitFailed, "", "default/gone: broken"},
+		{"default/broken", exitFailed, "", "default/broken: broken"},
+		{"default/ended", exitFailed, "", "default/ended: network namespace does not exist"},
+		{"default/ended --repair", exitFailed, "", "default/ended: network namespace does not exist"},
 		{"cdefbb", exitDifference, "missing: a\nunexpected: b\n", "2 differences"},
 		{"cdefbb --repair", exitFailed, "", "shop/twice: broken"},
 		{"shop/twice", exitFailed, "", "shop/twice is not one sandbox but 2; name one by its id: cdefaa (shop/twice, protected), cdefbb (shop/twice, protected)"},
@@ -101,7 +105,7 @@ func TestVerifyPods(t *testing.T) {
 		{"web", exitFailed, "", "a pod is named NAMESPACE/POD"},
 		{"--all", exitFailed, "default/web: the kernel holds the plan: 21 rules\nshop/cart: missing: a\nshop/cart: unexpected: b\n" +
 			"shop/gateway: nothing to verify: a gateway\nshop/twice: the kernel holds the plan: 21 rules\nshop/twice: missing: a\nshop/twice: unexpected: b\n",
-			"default/gone: broken"},
+			"default/broken: broken"}, // and nothing of the one that has ended
 		{"--traffic default/web", exitFailed, "", "default/web: the daemon's plan is other, and what it told of it"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

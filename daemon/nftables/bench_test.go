@@ -187,7 +187,7 @@ func verified(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 func started(b *testing.B, tables Tables) *speed.Peer {
 	mesh := istio.Mesh{Defaults: istio.Standard()}
 	mesh.Defaults.DualStack = true
-	node := rules.Node{Mesh: mesh, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{mesh}, RuntimeHandlers: []string{""}}
 	e := daemon.New(daemon.Policy{Node: node}, nil, tables, func(daemon.Outcome) {})
 	ips := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
 	n := 0
