@@ -99,18 +99,21 @@ func verdictLines(v status.Verdict) []string {
 		return v.Differences
 	case status.Repaired:
 		return append(v.Differences, fmt.Sprintf("repaired: the kernel holds the plan: %d rules", v.Rules))
-	case status.Failed:
+	case status.Failed, status.Gone:
 	}
 	return nil
 }
 
 // failure is why nothing is known of the pod; "" where something is.
 func (one answer) failure() string {
-	if one.Error == "" && one.Verdict != nil && one.Verdict.Result == status.Failed {
+	if one.Error == "" && one.Verdict != nil && (one.Verdict.Result == status.Failed || one.ended()) {
 		return one.Verdict.Detail
 	}
 	return one.Error
 }
+
+// ended tells whether the sandbox has ended meanwhile, of which the daemon hears with its next audit.
+func (one answer) ended() bool { return one.Verdict != nil && one.Verdict.Result == status.Gone }
 
 // end prints what is left to print, and says how the command ends.
 func (a *answers) end() error {

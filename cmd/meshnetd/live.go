@@ -6,8 +6,10 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -43,6 +45,9 @@ func verdict(o daemon.Outcome) status.Verdict {
 	switch {
 	case o.Err != nil:
 		v.Result, v.Detail = status.Failed, o.Err.Error()
+		if errors.Is(o.Err, netns.ErrGone) || errors.Is(o.Err, daemon.ErrUnknown) {
+			v.Result = status.Gone
+		}
 	case o.Decision.Action != rules.Enrol:
 		v.Result, v.Detail = status.Exempt, o.Decision.Detail
 	}

@@ -34,7 +34,7 @@ func (r *recent) add(o daemon.Outcome) {
 		message = o.Impostor
 	}
 	r.ring[r.seen%mostRecent] = status.Event{Time: time.Now(), Event: event, Namespace: o.Pod.Namespace, Name: o.Pod.Name,
-		Sandbox: o.Pod.SandboxID, Reason: string(o.Decision.Reason), Message: message}
+		Sandbox: o.Pod.SandboxID, Mesh: o.Decision.Mesh, Reason: string(o.Decision.Reason), Message: message}
 	r.seen++
 }
 

@@ -135,8 +135,8 @@ func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error
 		one := answer{Namespace: sb.Namespace, Name: sb.Name, ID: sb.ID, NetNS: sb.NetNS}
 		err := look(ctx, socket, sb, &one)
 		cancel()
-		if f.all && errors.Is(err, status.ErrUnknown) {
-			continue // it ended meanwhile
+		if f.all && (errors.Is(err, status.ErrUnknown) || one.ended()) {
+			continue
 		}
 		if err != nil {
 			one.Error = err.Error()
