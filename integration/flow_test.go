@@ -60,7 +60,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := rules.Node{Mesh: istio.Mesh{Defaults: defaults}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
 	return daemon.New(daemon.Policy{Node: node}, host, firewall, func(daemon.Outcome) {})
 }
 

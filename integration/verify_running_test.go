@@ -80,6 +80,13 @@ func TestVerifyRunningPods(t *testing.T) {
 				t.Errorf("the app noticed: %+v, %v", events, err)
 			}
 		}
+		ended := runPod(t, l, "ended", injected())
+		if err := ended.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if all := expect(0, "default/other: the kernel holds the plan", "", "--all"); strings.Contains(all, "ended") {
+			t.Errorf("a pod that has ended counts:\n%s", all)
+		}
 		if left := tracked(t, pod.NetNS()); len(left) > 0 {
 			t.Errorf("the kernel remembers %v", left)
 		}

@@ -79,7 +79,7 @@ func (n *node) close() {
 
 // enforcer returns a flow that has seen no pod yet.
 func (n *node) enforcer(w writer, defaults istio.Defaults) *daemon.Enforcer {
-	node := rules.Node{Mesh: istio.Mesh{Defaults: defaults}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
 	return daemon.New(daemon.Policy{Node: node}, n.host, w, func(daemon.Outcome) {})
 }
 

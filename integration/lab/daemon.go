@@ -24,6 +24,7 @@ type Line struct {
 	Message string    `json:"msg"`
 	Pod     string    `json:"pod"`
 	Reason  string    `json:"reason"`
+	Mesh    string    `json:"mesh"`
 	Note    string    `json:"note"`
 	Rules   int       `json:"rules"`
 	Changed bool      `json:"changed"`

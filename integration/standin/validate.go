@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strconv"
@@ -16,11 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// validation is what Istio's istio-validation container asks of a pod, step by step: a connection over lo to a
-// loopback address that is not the app's must come to one of the proxy's ports, and remember its port.
+// validation is what Istio's istio-validation container and Kuma's kuma-validation ask of a pod, step by step: a
+// connection over lo to a loopback address that is not the app's must come to one of the proxy's ports, and remember
+// its port.
 type validation struct {
 	local, probe netip.Addr
-	ports        [2]int // the proxy's, of which one at least must be free
+	ports        []int // the proxy's, of which one at least must be free
 	probePort    uint16
 }
 
@@ -29,18 +31,30 @@ func runValidate(ctx context.Context, args []string, out *journal) error {
 	outbound := flags.Int("outbound", 15001, "the proxy's outbound port")
 	inbound := flags.Int("inbound", 15006, "the proxy's inbound port")
 	probe := flags.Uint("probe", 15002, "port that is dialled")
+	mesh := flags.String("mesh", "istio", "whose validation: istio, kuma or linkerd")
 	six := flags.Bool("ipv6", false, "ask over IPv6")
 	timeout := flags.Duration("timeout", 5*time.Second, "limit for all of it")
-	if _, err := parseMixed(flags, args, 0, "validate [--outbound P] [--inbound P] [--probe P] [--ipv6] [--timeout D]"); err != nil {
+	if _, err := parseMixed(flags, args, 0, "validate [--mesh M] [--outbound P] [--inbound P] [--probe P] [--ipv6] [--timeout D]"); err != nil {
 		return err
 	}
-	v := validation{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.6"), [2]int{*outbound, *inbound}, uint16(*probe)}
+	v := validation{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.6"), []int{*outbound, *inbound}, uint16(*probe)}
 	if *six {
 		v.local, v.probe = netip.IPv6Loopback(), netip.MustParseAddr("::6")
 	}
+	validate := v.run
+	switch *mesh {
+	case "istio":
+	case "kuma": // which listens where inbound traffic goes only, and dials any high port
+		v.ports, v.probePort = []int{*inbound}, uint16(20000+rand.IntN(40000))
+		validate = v.run
+	case "linkerd":
+		validate = answers{port: 4140, six: *six}.run
+	default:
+		return fmt.Errorf("--mesh %q is not istio, kuma or linkerd", *mesh)
+	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
-	e, err := v.run(ctx)
+	e, err := validate(ctx)
 	if err != nil {
 		out.write(event{Event: "failed", Error: err.Error()})
 		return errReported
