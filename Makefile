@@ -7,7 +7,7 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build package image manifests demo test test-unit test-systemd test-kube bench faults soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image manifests compatibility demo test test-unit test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ image: ## build the container image for amd64 and arm64, into build/image
 manifests: ## render the plain Kubernetes manifests from the Helm chart
 	rendered=$$(packaging/helm/render.sh $(BUILD)) && echo "$$rendered" >packaging/kubernetes/meshnetd.yaml
 
+compatibility: ## write docs/compatibility.md from the version table and the tests' pins
+	$(GO) test ./docs -run TestCompatibility -update
+
 demo: deps build ## protect a pod on a real containerd, and show it on one screen
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
@@ -37,18 +40,23 @@ test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may
 	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -count=1 -p 1 -timeout 40m ./...
 
 test-unit: ## run the tests that need neither root nor a runtime
-	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging ./packaging/sbom ./systemd/...
+	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging ./packaging/sbom ./systemd/... ./docs
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -count=1 -v -timeout 20m ./integration/systemd
 
-test-kube: deps ## run a Kubernetes, install the chart with the image, and show what tenants see
+# What runs on a Kubernetes needs: the runtime, Kubernetes, and two builds of the image, for upgrades.
+KUBE = MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes \
+	MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar MESHNETD_NEXT_IMAGE=$(abspath $(BUILD))/image-next/meshnetd.tar
+
+kube: deps
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	integration/kube/build.sh $(BUILD)/kubernetes
-	VERSION=kube GO="$(GO)" packaging/image/build.sh $(BUILD)/image-kube
-	MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes \
-		MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar $(GO) test -count=1 -v -timeout 20m ./integration/kube
+	for version in kube next; do VERSION=$$version GO="$(GO)" packaging/image/build.sh $(BUILD)/image-$$version || exit 1; done
+
+test-kube: kube ## run a Kubernetes, install the chart with the image, and show what tenants see
+	$(KUBE) $(GO) test -count=1 -v -timeout 30m ./integration/kube
 
 # ONLY=hook,packet runs these sections; without it all are run.
 bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run
@@ -57,6 +65,10 @@ bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and th
 	$(GO) build -o $(BUILD)/bench ./integration/bench
 	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin \
 		-inside $(BUILD)/nftables.test -only "$(ONLY)"
+
+bench-kube: kube ## measure pods from their creation to Running, with meshnetd, without, and with an init container
+	$(KUBE) MESHNETD_NUMBERS=$(abspath $(BUILD))/numbers.txt $(GO) test -count=1 -timeout 30m ./integration/kube -run TestNumbers
+	@cat $(BUILD)/numbers.txt
 
 faults: deps runtimes build ## break everything meshnetd needs, and print what went around the mesh
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin

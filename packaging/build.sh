@@ -45,7 +45,7 @@ install -m 644 config/reference.toml "$stage/meshnetd.toml"
 install -m 644 systemd/meshnetd.service "$stage/"
 install -m 644 systemd/*.catalog "$stage/catalog/"
 install -m 644 packaging/README.md "$stage/share/"
-for dir in containerd crio istio admission systemd grafana prometheus; do
+for dir in containerd crio istio admission taint systemd grafana prometheus; do
 	mkdir "$stage/share/$dir"
 	install -m 644 "packaging/$dir"/* "$stage/share/$dir/"
 done

@@ -38,7 +38,7 @@ func exported(t *testing.T) map[string]series {
 			states[string(s)] = 1
 		}
 		return metrics.State{Runtime: &metrics.Runtime{Name: "containerd", Version: "v1", Tier: string(nriplugin.BestEffort)}, Backend: "iptables",
-			Sandboxes: states, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
+			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
 	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventSkipped, daemon.EventBlocked,
 		daemon.EventUnprotected, daemon.EventStopped, daemon.EventImpostor, daemon.EventDrift, daemon.EventRepaired} {

@@ -36,6 +36,8 @@ type Options struct {
 	Binaries string
 	// Lab is the containerd. NRI's validator should be on.
 	Lab lab.Options
+	// KubeletArgs are more arguments of the kubelet.
+	KubeletArgs []string
 	// Log receives progress lines; nil discards them.
 	Log io.Writer
 }

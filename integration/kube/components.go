@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,32 +147,59 @@ func (c *Cluster) startKubelet(ctx context.Context) error {
 	if err := errors.Join(os.Mkdir(c.path("static"), 0o755), os.WriteFile(c.path("kubelet.yaml"), []byte(config), 0o600)); err != nil {
 		return fmt.Errorf("write the kubelet's configuration: %w", err)
 	}
-	return c.launch(ctx, "kubelet", filepath.Join(c.opts.Binaries, "kubelet"), []string{
-		"--config", c.path("kubelet.yaml"), "--kubeconfig", c.path("kubeconfig"), "--root-dir", c.path("kubelet"),
-		"--cert-dir", c.path("kubelet-certs"), "--hostname-override", Node, "--node-ip", address,
-	}, func(ctx context.Context) error {
+	return c.launchKubelet(ctx, func(ctx context.Context) error {
 		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Ready", "node/"+Node, "--timeout=1s")
 		return err
 	})
 }
 
+func (c *Cluster) launchKubelet(ctx context.Context, ready func(context.Context) error) error {
+	address, err := c.bridgeAddress()
+	if err != nil {
+		return err
+	}
+	return c.launch(ctx, "kubelet", filepath.Join(c.opts.Binaries, "kubelet"), append([]string{
+		"--config", c.path("kubelet.yaml"), "--kubeconfig", c.path("kubeconfig"), "--root-dir", c.path("kubelet"),
+		"--cert-dir", c.path("kubelet-certs"), "--hostname-override", Node, "--node-ip", address,
+	}, c.opts.KubeletArgs...), ready)
+}
+
 // bridgeAddress is where the API server reaches the kubelet: an address that is the node's own and leads nowhere else.
 // The kubelet takes none of the loopback interface.
 func (c *Cluster) bridgeAddress() (string, error) {
-	bridge, err := net.InterfaceByName(c.lab.Bridge())
+	all, err := c.bridgeAddresses()
 	if err != nil {
-		return "", fmt.Errorf("find the lab's bridge: %w", err)
+		return "", err
 	}
-	addresses, err := bridge.Addrs()
-	if err != nil {
-		return "", fmt.Errorf("find the lab's bridge: %w", err)
-	}
-	for _, address := range addresses {
-		if prefix, ok := address.(*net.IPNet); ok && prefix.IP.To4() != nil {
-			return prefix.IP.String(), nil
+	for _, addr := range all {
+		if addr.Is4() {
+			return addr.String(), nil
 		}
 	}
 	return "", fmt.Errorf("bridge %s has no IPv4 address", c.lab.Bridge())
+}
+
+// bridgeAddresses are the node's addresses that pods reach it by.
+func (c *Cluster) bridgeAddresses() ([]netip.Addr, error) {
+	bridge, err := net.InterfaceByName(c.lab.Bridge())
+	if err != nil {
+		return nil, fmt.Errorf("find the lab's bridge: %w", err)
+	}
+	addresses, err := bridge.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("find the lab's bridge: %w", err)
+	}
+	var all []netip.Addr
+	for _, address := range addresses {
+		prefix, err := netip.ParsePrefix(address.String())
+		if err != nil {
+			return nil, fmt.Errorf("find the lab's bridge: %w", err)
+		}
+		if addr := prefix.Addr(); !addr.IsLinkLocalUnicast() {
+			all = append(all, addr)
+		}
+	}
+	return all, nil
 }
 
 // writeKey makes the key by which accounts' tokens are signed.

@@ -9,9 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -84,4 +87,49 @@ func (s *story) admission(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 	}
+}
+
+// What without-validation.yaml adds to Istio's own template takes istio-validation out of a pod, and nothing else. The
+// merge is that of the injector: a strategic merge patch of a Pod.
+func (s *story) withoutValidation(t *testing.T) {
+	var values struct {
+		SidecarInjectorWebhook struct {
+			Templates        map[string]string
+			DefaultTemplates []string `yaml:"defaultTemplates"`
+		} `yaml:"sidecarInjectorWebhook"`
+	}
+	text, err := os.ReadFile(filepath.Join(root(t), "packaging", "istio", "without-validation.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	overlay := values.SidecarInjectorWebhook.Templates["meshnetd"]
+	if want := []string{"sidecar", "meshnetd"}; !slices.Equal(values.SidecarInjectorWebhook.DefaultTemplates, want) || overlay == "" {
+		t.Fatalf("templates %v, of which one is\n%s", values.SidecarInjectorWebhook.DefaultTemplates, overlay)
+	}
+	injected := meshed("injected", "")
+	file := filepath.Join(t.TempDir(), "pod.yaml")
+	if err := os.WriteFile(file, []byte(injected), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := s.kubectl(t, "patch", "--local", "-f", file, "--type=strategic", "--patch", overlay, "-o", "yaml")
+	line, rest, _ := strings.Cut(injected[strings.Index(injected, "    - {name: istio-validation"):], "\n")
+	if diff := cmp.Diff(parsed(t, strings.Replace(injected, line+"\n", "", 1)), parsed(t, got)); diff != "" || rest == "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	s.apply(t, got)
+	s.ready(t, "injected")
+	s.byTheProxy(t, "injected")
+	s.kubectl(t, "-n", "shop", "delete", "pod", "injected", "--now")
+}
+
+func parsed(t *testing.T, text string) map[string]any {
+	t.Helper()
+	var value map[string]any
+	if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+		t.Fatal(err)
+	}
+	return value
 }

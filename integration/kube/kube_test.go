@@ -28,10 +28,11 @@ func options(t *testing.T) Options {
 		Lab: lab.Options{Version: lab.Containerd24, Binaries: runtimes, DefaultValidator: true, DualStack: true, Log: t.Output()}}
 }
 
-// start runs a cluster for the test.
-func start(t *testing.T) *Cluster {
+// start runs a cluster for the test, whose kubelet has these arguments too.
+func start(t *testing.T, kubelet ...string) *Cluster {
 	t.Helper()
 	opts := options(t)
+	opts.KubeletArgs = kubelet
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	c, err := Start(ctx, opts)

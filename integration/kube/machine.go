@@ -49,15 +49,9 @@ func (c *Cluster) cgroup() string { return "/" + filepath.Base(c.lab.Dir()) }
 
 // makeCgroups makes it in each hierarchy there is: the kubelet makes what is below its root, not the root.
 func (c *Cluster) makeCgroups() error {
-	const mounted = "/sys/fs/cgroup"
-	var mount syscall.Statfs_t
-	if err := syscall.Statfs(mounted, &mount); err != nil {
-		return fmt.Errorf("find the machine's cgroups: %w", err)
-	}
-	hierarchies := []string{mounted}
-	const cgroup2 = 0x63677270 // CGROUP2_SUPER_MAGIC
-	if mount.Type != cgroup2 {
-		hierarchies, _ = filepath.Glob(mounted + "/*")
+	hierarchies, err := cgroupHierarchies()
+	if err != nil {
+		return err
 	}
 	for _, hierarchy := range hierarchies {
 		if err := os.Mkdir(hierarchy+c.cgroup(), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -65,6 +59,20 @@ func (c *Cluster) makeCgroups() error {
 		}
 	}
 	return nil
+}
+
+// cgroupHierarchies returns where they are mounted.
+func cgroupHierarchies() ([]string, error) {
+	const mounted = "/sys/fs/cgroup"
+	var mount syscall.Statfs_t
+	if err := syscall.Statfs(mounted, &mount); err != nil {
+		return nil, fmt.Errorf("find the machine's cgroups: %w", err)
+	}
+	const cgroup2 = 0x63677270 // CGROUP2_SUPER_MAGIC
+	if mount.Type == cgroup2 {
+		return []string{mounted}, nil
+	}
+	return filepath.Glob(mounted + "/*")
 }
 
 // removeLinks removes the links to containers' logs, from where all kubelets have them.

@@ -5,8 +5,11 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
+	"testing"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
@@ -66,4 +69,38 @@ spec:
 func fill(name, annotation, manifest string) string {
 	return strings.NewReplacer("NAME", name, "IMAGE", lab.Image, "ANNOTATION", annotation,
 		"PROXY", security(1337), "APP", security(1000)).Replace(manifest)
+}
+
+// after puts more behind a line of a manifest, which must have it.
+func after(t *testing.T, manifest, line, more string) string {
+	t.Helper()
+	if !strings.Contains(manifest, line) {
+		t.Fatalf("no %q in\n%s", line, manifest)
+	}
+	return strings.Replace(manifest, line, line+more, 1)
+}
+
+// dualStack has the proxy say that it speaks both families.
+func dualStack(t *testing.T, manifest string) string {
+	t.Helper()
+	return after(t, manifest, "args: [proxy, --passthrough]", `, env: [{name: ISTIO_DUAL_STACK, value: "true"}]`)
+}
+
+// podIPs returns the addresses of a pod of the shop.
+func (s *story) podIPs(t *testing.T, pod string) []netip.Addr {
+	t.Helper()
+	var status struct {
+		Status struct{ PodIPs []struct{ IP netip.Addr } }
+	}
+	if err := json.Unmarshal([]byte(s.kubectl(t, "-n", "shop", "get", "pod", pod, "-o", "json")), &status); err != nil {
+		t.Fatal(err)
+	}
+	var all []netip.Addr
+	for _, ip := range status.Status.PodIPs {
+		all = append(all, ip.IP)
+	}
+	if len(all) != 2 {
+		t.Fatalf("%s has the addresses %v, want one of each family", pod, all)
+	}
+	return all
 }

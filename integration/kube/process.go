@@ -89,7 +89,11 @@ func (p *process) stop() error {
 	case <-p.exited:
 		return nil
 	case <-time.After(stopGrace):
+		return p.kill()
 	}
+}
+
+func (p *process) kill() error {
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill %s: %w", p.name, err)
 	}

@@ -7,9 +7,12 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,17 +33,23 @@ func TestStory(t *testing.T) {
 	t.Run("manifests", s.manifests)
 	t.Run("privileges", s.privileges)
 	t.Run("first connection", s.firstConnection)
+	t.Run("two families", s.twoFamilies)
+	t.Run("init container", s.initContainer)
+	t.Run("without validation", s.withoutValidation)
 	t.Run("bad annotation", s.badAnnotation)
 	t.Run("workloads", s.workloads)
 	t.Run("host network", s.hostNetwork)
 	t.Run("absent", s.absent)
+	t.Run("stuck", s.stuck)
 	t.Run("upgrade", s.upgrades)
+	t.Run("power", s.power)
 	t.Run("admission", s.admission) // last: it stays
 }
 
 type story struct {
-	c    *Cluster
-	helm string
+	c      *Cluster
+	helm   string
+	client *http.Client // of the API server; nil before its first use
 }
 
 func root(t *testing.T) string {
@@ -61,39 +70,65 @@ func helmTool(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// install imports the image of MESHNETD_IMAGE, tagged "kube", and installs the chart.
+// install installs the chart in a namespace of its own.
 func (s *story) install(t *testing.T) {
 	t.Helper()
-	if err := s.c.Import(t.Context(), os.Getenv("MESHNETD_IMAGE")); err != nil {
-		t.Fatal(err)
-	}
-	s.kubectl(t, "create", "namespace", "meshnetd-system")
-	s.kubectl(t, "label", "namespace", "meshnetd-system", "pod-security.kubernetes.io/enforce=privileged")
-	s.upgrade(t, "kube")
+	s.images(t)
+	s.namespace(t)
+	s.upgrade(t)
 }
 
-// upgrade installs the chart with an image's tag, and waits until the runtime has it as a plugin.
-func (s *story) upgrade(t *testing.T, tag string) {
+// images imports two builds of the image, of the versions and tags "kube" and "next".
+func (s *story) images(t *testing.T) {
+	t.Helper()
+	for _, image := range []string{"MESHNETD_IMAGE", "MESHNETD_NEXT_IMAGE"} {
+		if err := s.c.Import(t.Context(), os.Getenv(image)); err != nil {
+			t.Fatalf("%s: %v", image, err)
+		}
+	}
+}
+
+func (s *story) namespace(t *testing.T) {
+	t.Helper()
+	s.kubectl(t, "create", "namespace", "meshnetd-system")
+	s.kubectl(t, "label", "namespace", "meshnetd-system", "pod-security.kubernetes.io/enforce=privileged")
+}
+
+// upgrade installs the chart with the first image, and waits until the runtime has it as a plugin.
+func (s *story) upgrade(t *testing.T) {
 	t.Helper()
 	begin := time.Now()
-	if err := s.release(t.Context(), root(t), tag); err != nil {
+	if err := s.release(t.Context(), root(t), "kube"); err != nil {
 		t.Fatal(err)
 	}
 	s.wait(t, "nri_connected", "-n", "meshnetd-system", "logs", "ds/meshnetd")
-	t.Logf("meshnetd %s installed in %s", tag, time.Since(begin).Round(time.Millisecond))
+	t.Logf("meshnetd installed in %s", time.Since(begin).Round(time.Millisecond))
 }
 
 // release is what an operator does. It returns when every node has the image.
 func (s *story) release(ctx context.Context, root, tag string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	out, err := s.c.Helm(ctx, s.helm, "upgrade", "--install", "meshnetd", filepath.Join(root, "packaging", "helm", "meshnetd"),
-		"--namespace", "meshnetd-system", "--wait", "--timeout", "90s", "--set", "image.tag="+tag, "--set", "image.pullPolicy=Never",
-		"--set", "nri.directory="+s.c.Lab().Dir(), "--set", "netns.directories={"+s.c.NetNSDir()+"}")
+	out, err := s.c.Helm(ctx, s.helm, append(s.command(root, s.values(tag)), "--install", "--wait", "--timeout", "90s")...)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	return nil
+}
+
+// command upgrades the release to these values.
+func (s *story) command(root string, values map[string]string) []string {
+	args := []string{"upgrade", "meshnetd", filepath.Join(root, "packaging", "helm", "meshnetd"), "--namespace", "meshnetd-system"}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		args = append(args, "--set", key+"="+values[key])
+	}
+	return args
+}
+
+// values are those of this node.
+func (s *story) values(tag string) map[string]string {
+	return map[string]string{"image.tag": tag, "image.pullPolicy": "Never",
+		"nri.directory": s.c.Lab().Dir(), "netns.directories": "{" + s.c.NetNSDir() + "}"}
 }
 
 // The app's first act is a connection, and the proxy gets it; the kubelet's probe gets by the proxy to the app.
@@ -135,7 +170,7 @@ func (s *story) absent(t *testing.T) {
 		"jsonpath={.status.initContainerStatuses[*].containerID}{.status.containerStatuses[*].containerID}"); started != "" {
 		t.Errorf("containers of the mesh ran without meshnetd: %s", started)
 	}
-	s.upgrade(t, "kube")
+	s.upgrade(t)
 	s.ready(t, "waits")
 	s.byTheProxy(t, "waits")
 	s.kubectl(t, "-n", "shop", "delete", "pod", "waits", "plain", "--now")

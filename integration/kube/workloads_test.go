@@ -5,6 +5,8 @@
 package kube
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +51,41 @@ func (s *story) hostNetwork(t *testing.T) {
 		t.Errorf("meshnetd has something to do with it:\n%s", status)
 	}
 	s.kubectl(t, "delete", "namespace", "node")
+}
+
+// The proxy speaks both families, and both are the proxy's in both directions.
+func (s *story) twoFamilies(t *testing.T) {
+	pod := after(t, meshed("families", ""), "  containers:\n", fill("", "", `
+    - {name: app6, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "[2001:db8::10]:443"], securityContext: APP}
+    - {name: web6, image: IMAGE, imagePullPolicy: Never, args: [serve, "[::]:8080", app], securityContext: APP}
+`[1:]))
+	s.apply(t, dualStack(t, pod))
+	s.ready(t, "families")
+	s.byTheProxy(t, "families")
+	if said := s.kubectl(t, "-n", "shop", "logs", "families", "-c", "app6"); !strings.Contains(said, `"reply":"outbound original_dst=[2001:db8::10]:443"`) {
+		t.Errorf("the app's IPv6 connection ended elsewhere: %s", said)
+	}
+	for _, addr := range s.podIPs(t, "families") {
+		target := netip.AddrPortFrom(addr, 8080)
+		s.apply(t, strings.Replace(plain("client"), "[pause]", fmt.Sprintf("[connect, tcp, %q]", target), 1))
+		s.wait(t, `"reply":"app peer=`, "-n", "shop", "logs", "client") // the proxy passes it on
+		s.kubectl(t, "-n", "shop", "delete", "pod", "client", "--now")
+		s.wait(t, fmt.Sprintf(`"original_dst":"%s"`, target), "-n", "shop", "logs", "families", "-c", "istio-proxy")
+	}
+	s.kubectl(t, "-n", "shop", "delete", "pod", "families", "--now")
+}
+
+// With a native sidecar an init container of the pod's own comes after the proxy, and is of the mesh already.
+func (s *story) initContainer(t *testing.T) {
+	s.apply(t, after(t, meshed("prepared", ""), "args: [proxy, --passthrough], securityContext: "+security(1337)+"}\n",
+		fill("", "", `    - {name: prepare, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "203.0.113.10:443", --exit], securityContext: APP}
+`)))
+	s.ready(t, "prepared")
+	if said := s.kubectl(t, "-n", "shop", "logs", "prepared", "-c", "prepare"); !strings.Contains(said, `"reply":"outbound original_dst=203.0.113.10:443"`) {
+		t.Errorf("the init container's connection ended elsewhere: %s", said)
+	}
+	s.byTheProxy(t, "prepared")
+	s.kubectl(t, "-n", "shop", "delete", "pod", "prepared", "--now")
 }
 
 // workload makes the pod a template of something that makes pods.
