@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package docs holds what is written for operators. Its tests hold the pages to the program.
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/nriplugin"
+)
+
+// compatibility.md is what the version table says of each version there may be, and what the tests are pinned to.
+func TestCompatibility(t *testing.T) {
+	var page strings.Builder
+	page.WriteString(`# Compatibility
+
+Written by a test from meshnetd's version table and from what the tests are pinned to (` + "`make compatibility`" + `). The tiers are
+explained in the README; "guaranteed" and "reduced" hold only where the runtime's validator is on ([install](install.md)).
+
+| Runtime | Tier | A refused pod ends at | meshnetd sees the user of a container | Run by the tests |
+|---|---|---|---|---|
+`)
+	tested := pins(t)
+	for _, r := range []struct {
+		name   string
+		minors [][2]int
+	}{{"containerd", between(1, 6, 7, between(2, 0, 4, nil))}, {"CRI-O", between(1, 28, 37, nil)}} {
+		for _, part := range partsOf(t, r.name, r.minors) {
+			fmt.Fprintf(&page, "| %s %s | %s | %s | %s | %s |\n", r.name, part.text(), part.tier, part.refuses, part.tells, part.tested(tested[r.name]))
+		}
+	}
+	page.WriteString("\nNewer versions than the last of a row count as that row. A runtime that is not in the table is used as \"best effort\".\n\n")
+	page.WriteString("| Beside it | Run by the tests |\n|---|---|\n")
+	for _, what := range []string{"Kubernetes", "CNI plugins", "Helm"} {
+		fmt.Fprintf(&page, "| %s | %s |\n", what, strings.Join(tested[what], ", "))
+	}
+	page.WriteString("\nThe image is built for amd64 and arm64. The tests run on the machine's own kind of processor, and nobody ran arm64.\n")
+	golden.Check(t, "../compatibility.md", page.String())
+}
+
+// between returns the minor versions of a major one, before others.
+func between(major, first, last int, more [][2]int) [][2]int {
+	var all [][2]int
+	for minor := first; minor <= last; minor++ {
+		all = append(all, [2]int{major, minor})
+	}
+	return append(all, more...)
+}
+
+// mostPatches is more than any minor version has.
+const mostPatches = 60
+
+// part is a run of versions that are treated alike.
+type part struct {
+	first, last          [3]int
+	tier, refuses, tells string
+}
+
+func partsOf(t *testing.T, name string, minors [][2]int) []part {
+	t.Helper()
+	var parts []part
+	for _, minor := range minors {
+		for patch := range mostPatches {
+			v := [3]int{minor[0], minor[1], patch}
+			next := judge(name, v)
+			if n := len(parts); n > 0 && parts[n-1].same(next) {
+				parts[n-1].last = v
+				continue
+			}
+			parts = append(parts, next)
+		}
+	}
+	if len(parts) < 4 {
+		t.Fatalf("%s: only %d kinds of versions", name, len(parts))
+	}
+	return parts
+}
+
+func judge(name string, v [3]int) part {
+	p := part{first: v, last: v, tier: "refused at start", refuses: "-", tells: "-"}
+	rt, err := nriplugin.Identify(strings.ToLower(strings.ReplaceAll(name, "-", "")), fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]))
+	if err != nil {
+		return p
+	}
+	p.tier, p.refuses, p.tells = string(rt.Tier), "its sandbox", "no"
+	if rt.RefuseLate {
+		p.refuses = "its first container"
+	}
+	if rt.TellsUser {
+		p.tells = "yes"
+	}
+	return p
+}
+
+func (p part) same(other part) bool {
+	return p.tier == other.tier && p.refuses == other.refuses && p.tells == other.tells
+}
+
+// text names the versions: whole minor versions without their patches.
+func (p part) text() string {
+	first := fmt.Sprintf("%d.%d", p.first[0], p.first[1])
+	if p.first[2] > 0 {
+		first += fmt.Sprintf(".%d", p.first[2])
+	}
+	last := fmt.Sprintf("%d.%d", p.last[0], p.last[1])
+	if p.last[2] < mostPatches-1 {
+		last += fmt.Sprintf(".%d", p.last[2])
+		if p.first[2] == 0 {
+			first += ".0"
+		}
+	}
+	if first == last {
+		return first
+	}
+	if strings.HasPrefix(first, last+".") {
+		return first + " and newer of " + last
+	}
+	return first + " to " + last
+}
+
+// tested returns which of the versions that the tests run are among the part's.
+func (p part) tested(versions []string) string {
+	var own []string
+	for _, version := range versions {
+		var v [3]int
+		if _, err := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); err == nil && !less(v, p.first) && !less(p.last, v) {
+			own = append(own, version)
+		}
+	}
+	if own == nil {
+		return "no"
+	}
+	return strings.Join(own, ", ")
+}
+
+func less(a, b [3]int) bool {
+	for i := range a {
+		if a[i] != b[i] {
+			return a[i] < b[i]
+		}
+	}
+	return false
+}
+
+// pins returns the versions that the tests are built from.
+func pins(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	for _, pin := range []struct{ what, file, module string }{
+		{"containerd", "integration/runtimes/containerd-1.7/go.mod", `github\.com/containerd/containerd`},
+		{"containerd", "integration/runtimes/containerd-2.4/go.mod", `github\.com/containerd/containerd/v2`},
+		{"CNI plugins", "integration/runtimes/cni/go.mod", `github\.com/containernetworking/plugins`},
+		{"Kubernetes", "integration/kube/kubernetes/go.mod", `k8s\.io/kubernetes`},
+		{"Helm", "packaging/helm/tool.sh", `helm\.sh/helm/v3/cmd/helm`},
+	} {
+		text, err := os.ReadFile(filepath.Join("..", pin.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(pin.module + `[ @]v(\d+\.\d+\.\d+)`).FindSubmatch(text)
+		if found == nil {
+			t.Fatalf("%s does not pin %s", pin.file, pin.module)
+		}
+		all[pin.what] = append(all[pin.what], string(found[1]))
+	}
+	return all
+}
