@@ -47,13 +47,17 @@ func First(p rules.Packet) bool { return (p.State == 0 || p.State == rules.State
 
 // WithoutIPv6 is a family that has no rules. because says why the proxy does not speak it.
 func (g *Gaps) WithoutIPv6(because string) {
+	g.OnlyIPv4(" (" + because + `); ipv6 = "capture" or "block" in the configuration changes that`)
+}
+
+// OnlyIPv4 is WithoutIPv6 with other words after "its proxy speaks only IPv4".
+func (g *Gaps) OnlyIPv4(words string) {
 	if g.Ruled(rules.IPv6) {
 		return
 	}
 	what := "IPv6, all of it: the pod had no IPv6 address that others can reach when its rules were made, so there are none for it"
 	if g.Has(rules.IPv6) {
-		what = fmt.Sprintf("IPv6, all of it: the pod has %s, and its proxy speaks only IPv4 (%s); ipv6 = \"capture\" or \"block\" "+
-			"in the configuration changes that", g.Own(rules.IPv6), because)
+		what = fmt.Sprintf("IPv6, all of it: the pod has %s, and its proxy speaks only IPv4%s", g.Own(rules.IPv6), words)
 	}
 	packet := g.Sent(rules.IPv6, rules.TCP, g.Outside(rules.IPv6), g.FreePort())
 	g.all = append(g.all, rules.Gap{What: what, Packet: &packet, Covers: func(p rules.Packet) bool { return p.Family() == rules.IPv6 && First(p) }})
@@ -235,13 +239,14 @@ const someClient, someUser = 40000, 1000 // that no setting has to do with
 
 // Sent is a packet of somebody who is not the proxy.
 func (g *Gaps) Sent(family rules.Family, protocol string, to netip.Addr, port uint16) rules.Packet {
-	free := func(id uint32) uint32 {
-		for id == g.UID || id == g.GID || slices.Contains(g.IDs, id) {
+	other := func(proxys uint32) uint32 {
+		id := uint32(someUser)
+		for id == proxys || slices.Contains(g.IDs, id) {
 			id++
 		}
 		return id
 	}
-	p := rules.Packet{Direction: rules.Outbound, Protocol: protocol, Out: g.leads(), Socket: true, UID: free(someUser), GID: free(someUser),
+	p := rules.Packet{Direction: rules.Outbound, Protocol: protocol, Out: g.leads(), Socket: true, UID: other(g.UID), GID: other(g.GID),
 		Source: netip.AddrPortFrom(g.Own(family), someClient), Destination: netip.AddrPortFrom(to, port)}
 	if to.IsLoopback() {
 		p.Source = netip.AddrPortFrom(to, someClient)

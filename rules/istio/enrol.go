@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/account"
 )
 
 // What the injector and its users write on a pod.
@@ -43,35 +44,36 @@ var buildPodKeys = []string{"openshift.io/deployer-pod-for.name", "openshift.io/
 var proxyOnlyTemplates = []string{"gateway", "grpc-agent", "grpc-simple"}
 
 // Decide follows Istio's CNI plugin, as far as the facts about the pod allow.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
+func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil, nil) }
 
-func (m Mesh) decide(pod rules.Pod, r *recorder) rules.Decision {
+func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decision {
 	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		r.step(string(action), " (", string(reason), "): ", detail)
-		return rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
+		s.Decided(d)
+		return d
 	}
-	if reason, detail := m.outside(pod, r); reason != "" {
+	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	names, err := statusContainers(pod.Annotations[keyStatus])
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
-	if len(names) > 0 {
-		r.list("annotation "+keyStatus+" lists ", names)
+	if s != nil && len(names) > 0 {
+		s.Add("annotation ", keyStatus, " lists ", strings.Join(names, ", "))
 	}
-	if reason, detail := sidecarMissing(pod, names, r); reason != "" {
+	if reason, detail := sidecarMissing(pod, names, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
 	proxies := proxyContainers(names)
-	intent, err := m.intent(pod, proxies, r)
+	intent, err := m.intent(pod, proxies, from)
 	if errors.Is(err, errInterceptionNone) {
 		return decide(rules.Skip, rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
 	}
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
-	r.step("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
+	s.Add("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
 	reason, detail := rules.ReasonInjected, "annotation "+keyStatus+" is present"
 	if _, injected := pod.Annotations[keyStatus]; !injected {
 		reason, detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`
@@ -84,34 +86,34 @@ func (m Mesh) decide(pod rules.Pod, r *recorder) rules.Decision {
 }
 
 // outside returns why a pod does not belong to the mesh, or "".
-func (m Mesh) outside(pod rules.Pod, r *recorder) (rules.Reason, string) {
+func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 	if pod.HostNetwork {
 		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
 	}
-	r.step("the pod is not known to share the node's network namespace")
+	s.Add("the pod is not known to share the node's network namespace")
 	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
 		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
 	}
-	r.step("namespace ", pod.Namespace, " is not one of exclude_namespaces")
+	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces")
 	for _, key := range buildPodKeys {
 		if _, ok := pod.Annotations[key]; ok {
 			return rules.ReasonBuildPod, "annotation " + key + " marks a pod of OpenShift's own"
 		}
 	}
-	r.step("no annotation of OpenShift's deployer and build pods")
+	s.Add("no annotation of OpenShift's deployer and build pods")
 	_, injected := pod.Annotations[keyStatus]
 	switch {
 	case injected:
-		r.step("annotation ", keyStatus, " is present: the injector has been here")
+		s.Add("annotation ", keyStatus, " is present: the injector has been here")
 	case pod.Annotations[keyOptIn] == "true":
-		r.step("annotation ", keyOptIn, ` is "true"`)
+		s.Add("annotation ", keyOptIn, ` is "true"`)
 	default:
 		return rules.ReasonNotInjected, "no annotation " + keyStatus
 	}
 	if place, disabled := injectDisabled(pod); disabled {
 		return rules.ReasonInjectDisabled, place + " is false"
 	}
-	r.step("neither label nor annotation ", keyInject, " is false")
+	s.Add("neither label nor annotation ", keyInject, " is false")
 	return "", ""
 }
 
@@ -127,14 +129,14 @@ func injectDisabled(pod rules.Pod) (place string, disabled bool) {
 
 // sidecarMissing looks for the sidecar among the pod's containers, and as long as those are not all known,
 // among the names that the injector wrote down.
-func sidecarMissing(pod rules.Pod, injected []string, r *recorder) (rules.Reason, string) {
+func sidecarMissing(pod rules.Pod, injected []string, s *account.Steps) (rules.Reason, string) {
 	if slices.Contains(injected, containerInit) || pod.Container(containerInit) != nil {
 		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
 	}
-	r.step("no init container ", containerInit, " that would set the pod up")
+	s.Add("no init container ", containerInit, " that would set the pod up")
 	proxy := pod.Container(containerProxy)
 	if proxy != nil {
-		return notSidecar(pod, *proxy, r)
+		return notSidecar(pod, *proxy, s)
 	}
 	if pod.Complete {
 		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
@@ -142,21 +144,21 @@ func sidecarMissing(pod rules.Pod, injected []string, r *recorder) (rules.Reason
 	if len(injected) > 0 && !slices.Contains(injected, containerProxy) {
 		return rules.ReasonNoProxy, "annotation " + keyStatus + " names no container " + containerProxy
 	}
-	r.step("container ", containerProxy, " is not known yet: it may be a sidecar")
-	return notSidecarTemplate(pod, r)
+	s.Add("container ", containerProxy, " is not known yet: it may be a sidecar")
+	return notSidecarTemplate(pod, s)
 }
 
 // notSidecar returns why the proxy of the pod needs no redirection, or "".
-func notSidecar(pod rules.Pod, proxy rules.Container, r *recorder) (rules.Reason, string) {
+func notSidecar(pod rules.Pod, proxy rules.Container, s *account.Steps) (rules.Reason, string) {
 	if disabled, err := strconv.ParseBool(proxy.Env["DISABLE_ENVOY"]); err == nil && disabled {
 		return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (DISABLE_ENVOY)"
 	}
 	switch kind := proxyKind(proxy.Args); kind {
 	case "":
-		r.step("container ", containerProxy, " does not say what it runs: it may be a sidecar")
-		return notSidecarTemplate(pod, r)
+		s.Add("container ", containerProxy, " does not say what it runs: it may be a sidecar")
+		return notSidecarTemplate(pod, s)
 	case "sidecar":
-		r.step("container ", containerProxy, " runs a sidecar")
+		s.Add("container ", containerProxy, " runs a sidecar")
 		return "", ""
 	default:
 		return rules.ReasonNotSidecar, "container " + containerProxy + " is a " + kind
@@ -180,7 +182,7 @@ func proxyKind(args []string) string {
 // agent has a slash in it.
 func isAgent(word string) bool { return strings.Contains(word, "/") || word == agent }
 
-func notSidecarTemplate(pod rules.Pod, r *recorder) (rules.Reason, string) {
+func notSidecarTemplate(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 	templates := strings.Split(pod.Annotations[keyTemplates], ",")
 	for i := range templates {
 		templates[i] = strings.TrimSpace(templates[i])
@@ -190,7 +192,7 @@ func notSidecarTemplate(pod rules.Pod, r *recorder) (rules.Reason, string) {
 			return rules.ReasonNotSidecar, "annotation " + keyTemplates + " names " + name
 		}
 	}
-	r.step("annotation ", keyTemplates, " names no gateway and no proxyless client")
+	s.Add("annotation ", keyTemplates, " names no gateway and no proxyless client")
 	return "", ""
 }
 

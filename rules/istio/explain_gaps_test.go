@@ -3,12 +3,14 @@
 package istio_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
@@ -39,6 +41,30 @@ func TestGapsAreTrue(t *testing.T) {
 				x.seed = seed
 				t.Fatalf("%q is not shown by its packet (covered: %v)\n%s", gap.What, gap.Covers(*gap.Packet), x.way())
 			}
+		}
+	}
+}
+
+// The packet that shows a gap has nothing to do with the ranges that other settings name.
+func TestGapsAreShownOutOfNamedRanges(t *testing.T) {
+	for _, tt := range []struct{ key, ranges, what, want string }{
+		{"excludeOutboundIPRanges", "203.0.113.0/24", "outbound port 15020, TCP and UDP: excluded", "10.244.1.7 to 198.51.100.10:15020"},
+		{"includeOutboundIPRanges", "203.0.113.0/24,198.51.100.0/24", "outbound TCP to anything but 203.0.113.0/24, 198.51.100.0/24: only what is included is captured", "10.244.1.7 to 8.8.8.8:8080"},
+		{"excludeOutboundIPRanges", "127.0.0.0/8", "outbound to 127.0.0.0/8: excluded", "10.244.1.7 to 127.0.0.0:8080"},
+	} {
+		d := mesh.Decide(injected("traffic.sidecar.istio.io/"+tt.key, tt.ranges))
+		plan, err := d.Planner(only4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := d.Intent.(istio.Intent).Gaps(plan, []rules.Interface{{Name: "eth0", Addresses: only4}})
+		i := slices.IndexFunc(all, func(gap rules.Gap) bool { return gap.What == tt.what })
+		if i < 0 {
+			t.Errorf("%s %s: not said: %s", tt.key, tt.ranges, tt.what)
+			continue
+		}
+		if got := fmt.Sprintf("%s to %s", all[i].Packet.Source.Addr(), all[i].Packet.Destination); got != tt.want {
+			t.Errorf("%s: shown from %s, want %s", tt.what, got, tt.want)
 		}
 	}
 }

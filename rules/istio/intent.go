@@ -71,12 +71,12 @@ type Intent struct {
 	Loopback    netip.Prefix `json:"loopback"`
 
 	notes []string
-	from  *recorder // while the values are read, where somebody asks for their sources
+	from  sources // while the values are read, where somebody asks for their sources
 }
 
 // intent reads annotations, then what the pod's containers say, which is the mesh's last word. proxies are
 // those that the injector added.
-func (m Mesh) intent(pod rules.Pod, proxies []string, from *recorder) (Intent, error) {
+func (m Mesh) intent(pod rules.Pod, proxies []string, from sources) (Intent, error) {
 	d := m.Defaults
 	in := Intent{
 		OutboundPort: d.OutboundPort, InboundPort: d.InboundPort, TunnelPort: d.TunnelPort, DNSPort: d.DNSPort,
@@ -138,7 +138,7 @@ func (m Mesh) intent(pod rules.Pod, proxies []string, from *recorder) (Intent, e
 type annotations struct {
 	values map[string]string
 	err    error
-	from   *recorder
+	from   sources
 }
 
 // gives notes that an annotation that is there gave these fields their values.
