@@ -34,11 +34,11 @@ func (o object) at(keys ...string) any {
 	return value
 }
 
-func tool(t *testing.T) string {
+func tool(t *testing.T, name string) string {
 	t.Helper()
-	out, err := exec.Command("./tool.sh", "../../build").Output()
+	out, err := exec.Command("./tool.sh", "../../build", name).Output()
 	if err != nil {
-		t.Fatalf("build helm: %v", err)
+		t.Fatalf("build %s: %v", name, err)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -46,18 +46,27 @@ func tool(t *testing.T) string {
 // render renders the chart with values, YAML.
 func render(t *testing.T, values string, args ...string) ([]object, error) {
 	t.Helper()
+	out, err := renderText(t, values, args...)
+	if err != nil {
+		return nil, err
+	}
+	return decode(t, out), nil
+}
+
+func renderText(t *testing.T, values string, args ...string) ([]byte, error) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "values.yaml")
 	if err := os.WriteFile(file, []byte(values), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	cmd := exec.Command(tool(t), append([]string{"template", "meshnetd", "meshnetd", "--namespace", "mesh", "--kube-version", "1.36.0", "-f", file}, args...)...)
+	cmd := exec.Command(tool(t, "helm"), append([]string{"template", "meshnetd", "meshnetd", "--namespace", "mesh", "--kube-version", "1.36.0", "-f", file}, args...)...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, errors.New(stderr.String())
 	}
-	return decode(t, out), nil
+	return out, nil
 }
 
 func decode(t *testing.T, text []byte) []object {
@@ -100,7 +109,7 @@ func find(t *testing.T, objects []object, kind string) object {
 
 func TestLint(t *testing.T) {
 	for _, values := range []string{"values.yaml", "values-openshift.yaml"} {
-		cmd := exec.Command(tool(t), "lint", "--strict", "--kube-version", "1.36.0", "meshnetd", "-f", filepath.Join("meshnetd", values))
+		cmd := exec.Command(tool(t, "helm"), "lint", "--strict", "--kube-version", "1.36.0", "meshnetd", "-f", filepath.Join("meshnetd", values))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", values, err, out)
 		}
