@@ -81,14 +81,18 @@ type InputError struct {
 	Problem string
 }
 
-// longestValue is how many bytes of a value are shown: a Kubernetes event has room for 1024 in all.
-const longestValue = 80
+// How many bytes are shown of a value, and of what is wrong with it, which may quote the value: a Kubernetes event has
+// room for 1024 in all, and each of the kubelet's attempts is another.
+const longestValue, longestProblem = 80, 400
 
 // Error names the place, the value and what is wrong with it.
 func (e *InputError) Error() string {
-	value := e.Value
-	if len(value) > longestValue {
-		value = strings.ToValidUTF8(value[:longestValue], "") + "..."
+	return fmt.Sprintf("%s: %q: %s", e.Place, shortened(e.Value, longestValue), shortened(e.Problem, longestProblem))
+}
+
+func shortened(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return fmt.Sprintf("%s: %q: %s", e.Place, value, e.Problem)
+	return strings.ToValidUTF8(text[:most], "") + "..."
 }

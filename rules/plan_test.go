@@ -3,7 +3,9 @@
 package rules_test
 
 import (
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -68,6 +70,15 @@ func TestPod(t *testing.T) {
 	}
 	if c := pod.Container("other"); c != nil {
 		t.Errorf("got %+v", c)
+	}
+}
+
+// What a pod's author writes is quoted in an event and in the log, at each attempt: at most so much of it.
+func TestInputErrorIsBounded(t *testing.T) {
+	long := strings.Repeat("ü", 100_000)
+	err := &rules.InputError{Place: "annotation a", Value: long, Problem: "item 1, " + long + ", is no port"}
+	if text := err.Error(); len(text) > 700 || !utf8.ValidString(text) || !strings.Contains(text, "item 1") || !strings.HasSuffix(text, "...") {
+		t.Errorf("%d bytes: %q", len(text), text)
 	}
 }
 

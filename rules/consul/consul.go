@@ -8,11 +8,16 @@
 // are here. From 0.19 on it writes a table of nf_tables, inet consul_tproxy, with chains of the same names and the
 // same rules in the same order, so that one plan says both: rules of 0.18, written by iptables or its netlink
 // dialect, have 0.18's names and places; written natively, they stand in a table of nf_tables, as 0.19's do, which is
-// ours by name as every mesh's is. 0.19's two differ from 0.18's in three points that mean nothing here:
+// ours by name as every mesh's is, has a chain for each family where 0.19 has one for both, and is asked one step
+// before 0.19's. 0.19's two differ from 0.18's in these points, which mean nothing here:
 //   - IPv6 returns first where the pod is not dual-stack: such a plan has no IPv6 rules.
 //   - Without an address of Consul's DNS, but with a port, dual-stack redirects lookups of 127.0.0.1 too, and not of
 //     ::1 only. Consul's injector never leaves out the address.
-//   - Names of services are looked up in the node's files. They are refused here.
+//   - With an address of Consul's DNS, but without a port, lookups by IPv4 of a dual-stack pod meet the target too.
+//     It is an IPv6 address, and the kernel passes over it.
+//   - Excluded ranges of the family that the rules are not for are no failure. Here they are left out, too.
+//   - Ports may also be ranges with a dash. They are refused here; so are those with an open end and names of services,
+//     which both take.
 package consul
 
 import (
@@ -115,5 +120,8 @@ func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 		return rules.ReasonInterceptionNone, "no annotation " + keyTransparent + ": the pod asks for no redirection"
 	}
 	s.Add("annotation ", keyTransparent, " is present: the pod asks for redirection")
+	if _, said := pod.Annotations[keyConfig]; !said {
+		return rules.ReasonInitContainer, "no annotation " + keyConfig + ": the injector is not in CNI mode, and an init container sets the pod up"
+	}
 	return "", ""
 }

@@ -117,7 +117,7 @@ func TestConfiguration(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct{ config, problem string }{
-		{``, "is missing or empty"},
+		{``, "is empty"},
 		{`null`, "not a JSON object"},
 		{`[]`, "not a JSON object"},
 		{`"x"`, "not a JSON object"},
@@ -209,7 +209,7 @@ func TestDecide(t *testing.T) {
 		{"nothing", rules.Pod{}, rules.Skip, rules.ReasonNotInjected},
 		{"not injected", without("connect-inject-status"), rules.Skip, rules.ReasonNotInjected},
 		{"no transparent proxy", without("transparent-proxy-status"), rules.Skip, rules.ReasonInterceptionNone},
-		{"not in CNI mode", without("redirect-traffic-config"), rules.Rejected, rules.ReasonBadInput},
+		{"not in CNI mode", without("redirect-traffic-config"), rules.Skip, rules.ReasonInitContainer},
 		{"host network", with(func(p *rules.Pod) { p.HostNetwork = true }), rules.Skip, rules.ReasonHostNetwork},
 		{"namespace", with(func(p *rules.Pod) { p.Namespace = "consul" }), rules.Skip, rules.ReasonNamespaceExcluded},
 	} {

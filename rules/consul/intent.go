@@ -49,7 +49,7 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	}
 	text := pod.Annotations[keyConfig]
 	if text == "" {
-		return Intent{}, refuse(keyConfig, text, "is missing or empty: the injector writes it where it is in CNI mode")
+		return Intent{}, refuse(keyConfig, text, "is empty: the injector writes it where it is in CNI mode")
 	}
 	if problem := in.read(text); problem != "" {
 		return Intent{}, refuse(keyConfig, text, problem)

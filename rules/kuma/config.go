@@ -42,7 +42,16 @@ import (
 // storeFirewalld, iptablesExecutables, redirect.*.insertRedirectInsteadOfAppend (ours come first in any case),
 // redirect.dns.resolvConfigPath, log.level, and the rest of ebpf. Any other key is refused unless it is null: it may
 // change what the others mean.
+//
+// Reading takes little time whatever a pod's author writes there: YAML's directives (%TAG) cost the square of their number,
+// and the runtime waits.
 func (in *Intent) read(text string) (problem string) {
+	switch {
+	case len(text) > longestConfig:
+		return fmt.Sprintf("is %d bytes long, and the control plane's are a tenth of %d", len(text), longestConfig)
+	case directive.MatchString(text):
+		return "has a line that begins with %, which no setting needs"
+	}
 	var root yaml.Node
 	d := yaml.NewDecoder(strings.NewReader(text))
 	if err := d.Decode(&root); err != nil {

@@ -5,6 +5,7 @@ package kuma
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -55,6 +56,12 @@ type Network struct {
 	Interface string       `json:"interface"`
 	Prefix    netip.Prefix `json:"prefix"`
 }
+
+// longestConfig is how many bytes a configuration may have. Real ones have about 1500.
+const longestConfig = 16 << 10
+
+// directive is a line such as %TAG; YAML has more line breaks than one.
+var directive = regexp.MustCompile("(^|[\n\r\u0085\u2028\u2029\ufeff])%")
 
 func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	in := Intent{

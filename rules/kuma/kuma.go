@@ -7,6 +7,7 @@ package kuma
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/account"
@@ -59,6 +60,8 @@ func (Mesh) Footprint() rules.Footprint {
 const (
 	keyInjected = "kuma.io/sidecar-injected"
 	keyConfig   = "traffic.kuma.io/transparent-proxy-config"
+	keyNetworks = "k8s.v1.cni.cncf.io/networks" // has networkCNI wherever the control plane is in CNI mode
+	networkCNI  = "kuma-cni"
 
 	containerProxy      = "kuma-sidecar"
 	containerInit       = "kuma-init"
@@ -76,6 +79,10 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	}
 	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
+	}
+	if _, said := pod.Annotations[keyConfig]; !said && !strings.Contains(pod.Annotations[keyNetworks], networkCNI) {
+		return decide(rules.Skip, rules.ReasonInitContainer, "neither annotation "+keyConfig+" nor "+keyNetworks+": "+networkCNI+
+			", so that init container "+containerInit+" sets the pod up")
 	}
 	intent, err := m.intent(pod)
 	if err != nil {

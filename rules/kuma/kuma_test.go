@@ -207,6 +207,10 @@ func TestRefused(t *testing.T) {
 	}
 	for _, tt := range []struct{ config, problem string }{
 		{"", "is missing or empty"},
+		{strings.Repeat("# more\n", 16<<10/7+1), "is 16387 bytes long"},
+		{"%TAG !a! a\n---\ncniMode: true", "begins with %"},
+		{"# a\r%TAG !a! a\n---\ncniMode: true", "begins with %"},
+		{"\ufeff%TAG !a! a\n---\ncniMode: true", "begins with %"},
 		{"# nothing", "not"},
 		{"[]", "the configuration (line 1) is not an object"},
 		{"text", "is not an object"},
@@ -319,7 +323,11 @@ func TestDecide(t *testing.T) {
 		{"says nothing of CNI mode", injected("{}"), rules.Skip, rules.ReasonInitContainer},
 		{"init container", containers("kuma-init", "kuma-sidecar"), rules.Skip, rules.ReasonInitContainer},
 		{"no proxy", containers("app"), rules.Skip, rules.ReasonNoProxy},
-		{"no configuration", with(func(p *rules.Pod) { delete(p.Annotations, "traffic.kuma.io/transparent-proxy-config") }), rules.Rejected, rules.ReasonBadInput},
+		{"no configuration", with(func(p *rules.Pod) { delete(p.Annotations, "traffic.kuma.io/transparent-proxy-config") }), rules.Skip, rules.ReasonInitContainer},
+		{"no configuration, in CNI mode", with(func(p *rules.Pod) {
+			delete(p.Annotations, "traffic.kuma.io/transparent-proxy-config")
+			p.Annotations["k8s.v1.cni.cncf.io/networks"] = "kuma-cni"
+		}), rules.Rejected, rules.ReasonBadInput},
 		{"host network", with(func(p *rules.Pod) { p.HostNetwork = true }), rules.Skip, rules.ReasonHostNetwork},
 		{"the control plane's namespace", with(func(p *rules.Pod) { p.Namespace = "kuma-system" }), rules.Skip, rules.ReasonNamespaceExcluded},
 	} {
