@@ -97,7 +97,7 @@ fuzz: ## run every fuzz test for a minute
 lint: ## run golangci-lint, which also holds the import arrows
 	$(GO) run $(GOLANGCI_LINT) run
 
-runtimes: ## build the pinned containerd 2.4 and 1.7 and CNI plugins into build/
+runtimes: ## build the pinned containerd 2.4 and 1.7, CNI plugins and Consul's library into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes
 
 deps: ## install the Debian packages that tests and demo need

@@ -7,7 +7,13 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,6 +21,8 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -27,9 +35,41 @@ func consulPod(config string, dualStack bool) rules.Pod {
 		"consul.hashicorp.com/dual-stack": fmt.Sprint(dualStack), "consul.hashicorp.com/redirect-traffic-config": config}}
 }
 
-// The library of Consul's own CNI plugin, version 0.18.1, leaves the same lines in the kernel as ours. Ranges of ports
-// are left out, which it hands to iptables as they are, and so are ranges of addresses in a dual-stack pod, one family
-// of which it fails on.
+// consulCase is what Consul's injector says of a pod.
+type consulCase struct {
+	config    string // without the keys that it must have
+	dualStack bool
+}
+
+func (c consulCase) text() string {
+	return `{"ProxyUserID":"5995","ProxyInboundPort":20000` + c.config + `}`
+}
+
+func (c consulCase) plan(t *testing.T) rules.Plan {
+	t.Helper()
+	return meshtest.Plan(t, consul.Mesh{Defaults: consul.Standard()}, consulPod(c.text(), c.dualStack))
+}
+
+// consulCases are those that both versions of the library can do. Ranges of ports are left out, which 0.18 hands to
+// iptables as they are, and so are ranges of addresses in a dual-stack pod, one family of which it fails on.
+var consulCases = map[string]consulCase{
+	"nothing said":               {"", false},
+	"excluded ports":             {`,"ExcludeInboundPorts":["20200","20300","20400"],"ExcludeOutboundPorts":["80","443"]`, false},
+	"excluded ranges":            {`,"ExcludeOutboundCIDRs":["10.1.2.3/8","192.0.2.1","198.51.100.0/24"]`, false},
+	"extra users":                {`,"ExcludeUIDs":["5996","0","1000"]`, false},
+	"lookups at a port":          {`,"ConsulDNSIP":"127.0.0.1","ConsulDNSPort":8600`, false},
+	"lookups at a port only":     {`,"ConsulDNSPort":8600`, false},
+	"lookups at an address":      {`,"ConsulDNSIP":"10.0.0.10"`, false},
+	"another outbound port":      {`,"ProxyOutboundPort":15002`, false},
+	"everything":                 {`,"ConsulDNSIP":"127.0.0.1","ConsulDNSPort":8600,"ExcludeInboundPorts":["20200"],"ExcludeOutboundPorts":["80"],"ExcludeOutboundCIDRs":["10.0.0.0/8"],"ExcludeUIDs":["5996"]`, false},
+	"dual stack":                 {"", true},
+	"dual stack, lookups":        {`,"ConsulDNSIP":"::1","ConsulDNSPort":8600`, true},
+	"dual stack, by a port only": {`,"ConsulDNSPort":8600`, true},
+	"dual stack, by an address":  {`,"ConsulDNSIP":"fd00::10"`, true},
+	"dual stack, exclusions":     {`,"ExcludeInboundPorts":["20200","20300"],"ExcludeOutboundPorts":["80","443"],"ExcludeUIDs":["5996","0"]`, true},
+}
+
+// The library of Consul's own CNI plugin, version 0.18.1, leaves the same lines in the kernel as ours.
 func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 	nstest.Require(t, "iptables", "ip6tables", "iptables-save", "ip6tables-save")
 	isolated, err := netns.Isolate()
@@ -37,40 +77,22 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	for name, tt := range map[string]struct {
-		config    string // without the keys that it must have
-		dualStack bool
-	}{
-		"nothing said":              {"", false},
-		"excluded ports":            {`,"ExcludeInboundPorts":["20200","20300","20400"],"ExcludeOutboundPorts":["80","443"]`, false},
-		"excluded ranges":           {`,"ExcludeOutboundCIDRs":["10.1.2.3/8","192.0.2.1","198.51.100.0/24"]`, false},
-		"extra users":               {`,"ExcludeUIDs":["5996","0","1000"]`, false},
-		"lookups at a port":         {`,"ConsulDNSIP":"127.0.0.1","ConsulDNSPort":8600`, false},
-		"lookups at a port only":    {`,"ConsulDNSPort":8600`, false},
-		"lookups at an address":     {`,"ConsulDNSIP":"10.0.0.10"`, false},
-		"another outbound port":     {`,"ProxyOutboundPort":15002`, false},
-		"everything":                {`,"ConsulDNSIP":"127.0.0.1","ConsulDNSPort":8600,"ExcludeInboundPorts":["20200"],"ExcludeOutboundPorts":["80"],"ExcludeOutboundCIDRs":["10.0.0.0/8"],"ExcludeUIDs":["5996"]`, false},
-		"dual stack":                {"", true},
-		"dual stack, lookups":       {`,"ConsulDNSIP":"::1","ConsulDNSPort":8600`, true},
-		"dual stack, by an address": {`,"ConsulDNSIP":"fd00::10"`, true},
-		"dual stack, exclusions":    {`,"ExcludeInboundPorts":["20200","20300"],"ExcludeOutboundPorts":["80","443"],"ExcludeUIDs":["5996","0"]`, true},
-	} {
+	for name, c := range consulCases {
 		t.Run(name, func(t *testing.T) {
-			config := `{"ProxyUserID":"5995","ProxyInboundPort":20000` + tt.config + `}`
 			theirs := nstest.New(t)
 			var cfg iptables.Config
-			if err := json.Unmarshal([]byte(config), &cfg); err != nil {
+			if err := json.Unmarshal([]byte(c.text()), &cfg); err != nil {
 				t.Fatal(err)
 			}
 			cfg.NetNS = theirs.Path
-			if err := iptables.Setup(cfg, tt.dualStack); err != nil {
+			if err := iptables.Setup(cfg, c.dualStack); err != nil {
 				t.Fatal(err)
 			}
 			want := shown(t, theirs, "")
 			if len(want) < 6 {
 				t.Fatalf("too few rules: %q", want)
 			}
-			plan := meshtest.Plan(t, consul.Mesh{Defaults: consul.Standard()}, consulPod(config, tt.dualStack))
+			plan := c.plan(t)
 			for _, variant := range variants {
 				ours := nstest.New(t)
 				firewall, err := backend.Find(t.Context(), variant, false, isolated)
@@ -88,56 +110,263 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 	}
 }
 
-// Version 0.19 of the library writes a table of nf_tables. It asks for a later Go than go.mod has, and a module can
-// have one version of it only, so that it cannot be imported: what it was seen to leave stands here. The same packets
-// that end by our rules where they should do so by its table.
-func TestConsulsTableDoesTheSame(t *testing.T) {
+// writeConsulsTable lets version 0.19.0 of the library write its table of nf_tables. A module can have one version of
+// it only, so that it is in a program of its own, which integration/runtimes/build.sh builds.
+func writeConsulsTable(t *testing.T, ns *nstest.Namespace, config string, dualStack bool) {
+	t.Helper()
 	nstest.Require(t, "nft")
+	binaries, err := lab.FindBinaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(binaries, "consul-0.19", "consul-0.19")
+	if _, err := os.Stat(program); err != nil {
+		if os.Getenv("MESHNETD_REQUIRE") == "1" {
+			t.Fatalf("needs Consul's library (make runtimes builds it): %v", err)
+		}
+		t.Skipf("needs Consul's library (make runtimes builds it): %v", err)
+	}
+	ns.RunInput(t, config, program, fmt.Sprintf("-dual-stack=%t", dualStack))
+}
+
+// What nft lists of the library's table and of ours is the same, as far as a packet of either family can come in it,
+// but for these lines of the library: what we have instead, or "".
+var (
+	inEveryTable = map[string]string{ // ours comes before whatever stands where iptables has its chains
+		"output: type nat hook output priority -100; policy accept;":         "output: type nat hook output priority -101; policy accept;",
+		"prerouting: type nat hook prerouting priority -100; policy accept;": "prerouting: type nat hook prerouting priority -101; policy accept;",
+	}
+	inOneTable = map[string]map[string]string{
+		// Without an address both loopbacks are meant, where 0.18 means ::1. The injector never leaves it out.
+		"dual stack, by a port only": {
+			"ip output: ip daddr 127.0.0.1 udp dport 53 jump CONSUL_DNS_REDIRECT":               "",
+			"ip output: ip daddr 127.0.0.1 tcp dport 53 jump CONSUL_DNS_REDIRECT":               "",
+			"ip CONSUL_DNS_REDIRECT: ip daddr 127.0.0.1 udp dport 53 dnat ip to 127.0.0.1:8600": "",
+			"ip CONSUL_DNS_REDIRECT: ip daddr 127.0.0.1 tcp dport 53 dnat ip to 127.0.0.1:8600": "",
+		},
+		// IPv4 meets a target of IPv6, and the kernel passes over it.
+		"dual stack, by an address": {
+			"ip output: udp dport 53 jump CONSUL_DNS_REDIRECT":          "",
+			"ip output: tcp dport 53 jump CONSUL_DNS_REDIRECT":          "",
+			"ip CONSUL_DNS_REDIRECT: udp dport 53 dnat ip6 to fd00::10": "",
+			"ip CONSUL_DNS_REDIRECT: tcp dport 53 dnat ip6 to fd00::10": "",
+		},
+	}
+)
+
+// The library's version 0.19.0 leaves the same lines as we do natively; and packets for everybody and everything that
+// our plan speaks of end by its table where the plan says.
+func TestConsulsLibraryLeavesTheSameTable(t *testing.T) {
+	isolated, err := netns.Isolate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(isolated.Close)
+	firewall, err := backend.Find(t.Context(), backend.NFTables, false, isolated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := maps.Clone(consulCases)
+	maps.Copy(cases, map[string]consulCase{
+		"ranges of ports":         {`,"ExcludeInboundPorts":["8080:8090","20200"],"ExcludeOutboundPorts":["3000:3010","80"]`, false},
+		"ranges of both families": {`,"ExcludeOutboundCIDRs":["10.1.2.3/8","fd00::1/8"]`, false},
+		"dual stack, everything":  {`,"ConsulDNSIP":"::1","ConsulDNSPort":8600,"ExcludeInboundPorts":["20200"],"ExcludeOutboundPorts":["80"],"ExcludeOutboundCIDRs":["10.0.0.0/8","fd00::/8"],"ExcludeUIDs":["5996"]`, true},
+	})
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			plan, theirs, ours := c.plan(t), nstest.New(t), nstest.New(t)
+			theirs.Peer(t, "10.9.0.0/24", "fd09::/64")
+			writeConsulsTable(t, theirs, c.text(), c.dualStack)
+			if _, err := firewall.Apply(t.Context(), opened(t, ours), plan); err != nil {
+				t.Fatal(err)
+			}
+			known := maps.Clone(inEveryTable)
+			maps.Copy(known, inOneTable[name])
+			var want []string
+			for _, line := range listed(t, theirs) {
+				instead, differs := known[line]
+				if !differs {
+					instead = line
+				}
+				delete(known, line)
+				if instead != "" {
+					want = append(want, instead)
+				}
+			}
+			if len(known) > 0 {
+				t.Errorf("lines that the library is known to leave, but does not: %q", slices.Sorted(maps.Keys(known)))
+			}
+			if diff := cmp.Diff(want, listed(t, ours)); diff != "" {
+				t.Errorf("(-theirs +ours):\n%s", diff)
+			}
+			checks, err := traffic.Run(t.Context(), opened(t, theirs), plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(traffic.Summary(checks))
+			if traffic.Counts(checks)[traffic.Right] < 8 {
+				t.Errorf("too little was proved: %s", traffic.Summary(checks))
+			}
+			for _, c := range checks {
+				if c.Verdict == traffic.Wrong {
+					t.Error(c)
+				}
+			}
+		})
+	}
+}
+
+// listed returns the one table that nft lists in the namespace, as packets of IPv4 and of IPv6 meet it: a line for
+// each rule of each chain that they can come to, with the chain's name, or its hook's. Two tables that say the same
+// in other words have the same lines:
+//   - What asks for the other family is left out, and what only asks for this one is not asked, so that a chain for
+//     both families is as one for each. What follows where all return is left out too.
+//   - What a chain goes to for good stands in its place. The family and the table that we put before names are cut off.
+//   - A rule with a set is one rule for each element, without its comment.
+//   - Neighbours that return are sorted: whichever comes first, the packet returns.
+func listed(t *testing.T, ns *nstest.Namespace) []string {
+	t.Helper()
+	text := ns.Run(t, "nft", "-n", "-s", "list", "ruleset")
+	if tables := len(nftTable.FindAllString(text, -1)); tables != 1 {
+		t.Fatalf("%d tables, want one:\n%s", tables, text)
+	}
+	v := view{sets: map[string][]string{}, chains: map[string][]string{}}
+	for _, m := range nftSet.FindAllStringSubmatch(text, -1) {
+		v.sets[m[1]] = strings.FieldsFunc(m[2], func(r rune) bool { return strings.ContainsRune(", \t\n", r) })
+	}
+	bases := map[string]string{} // by what they say of themselves
+	for _, m := range nftChain.FindAllStringSubmatch(text, -1) {
+		for line := range strings.Lines(nftComment.ReplaceAllString(m[2], "")) {
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, "type ") {
+				bases[line] = m[1]
+				continue
+			}
+			v.chains[m[1]] = append(v.chains[m[1]], line)
+		}
+	}
+	var lines []string
+	for _, says := range slices.Sorted(maps.Keys(bases)) {
+		hook := strings.Fields(says)[3]
+		lines = append(lines, hook+": "+says)
+		for _, f := range [][2]string{{"ip", "2"}, {"ip6", "10"}} {
+			v.family, v.number = f[0], f[1]
+			lines = append(lines, v.from(bases[says], hook)...)
+		}
+	}
+	return lines
+}
+
+var (
+	nftTable   = regexp.MustCompile(`(?m)^table `)
+	nftSet     = regexp.MustCompile(`\tset (\S+) \{[^{]*elements = \{([^}]*)\}`)
+	nftChain   = regexp.MustCompile(`(?s)\tchain (\S+) \{\n(.*?)\t\}\n`)
+	nftComment = regexp.MustCompile(` comment "[^"]*"`)
+	nftElement = regexp.MustCompile(`@\S+`)
+)
+
+// view is a table as packets of one family meet it.
+type view struct {
+	sets, chains   map[string][]string
+	family, number string // as nft and the kernel know it
+}
+
+// from returns the lines of a chain, and of those that it jumps to behind them.
+func (v view) from(chain, name string) []string {
+	var lines, next []string
+	short := func(chain string) string { return strings.TrimPrefix(chain, v.family+"-nat-") }
+	for _, rule := range v.rules(chain) {
+		if condition, to, jumps := strings.Cut(rule, "jump "); jumps {
+			rule = condition + "jump " + short(to)
+			if !slices.Contains(next, to) {
+				next = append(next, to)
+			}
+		}
+		lines = append(lines, v.family+" "+name+": "+rule)
+	}
+	sortReturns(lines)
+	for _, to := range next {
+		lines = append(lines, v.from(to, short(to))...)
+	}
+	return lines
+}
+
+// rules returns what a chain says of the family.
+func (v view) rules(chain string) []string {
+	var rules []string
+	for _, rule := range v.chains[chain] {
+		if asked, ok := strings.CutPrefix(rule, "meta nfproto "); ok {
+			number, then, _ := strings.Cut(asked, " ")
+			if number != v.number {
+				continue
+			}
+			rule = then
+		}
+		if family, _, _ := strings.Cut(rule, " "); family != v.family && (family == "ip" || family == "ip6") {
+			continue
+		}
+		if rule == "return" {
+			break
+		}
+		if to, ok := strings.CutPrefix(rule, "goto "); ok {
+			return append(rules, v.rules(to)...)
+		}
+		set := nftElement.FindString(rule)
+		if set == "" {
+			rules = append(rules, rule)
+			continue
+		}
+		for _, element := range v.sets[set[1:]] {
+			rules = append(rules, strings.Replace(rule, set, element, 1))
+		}
+	}
+	return rules
+}
+
+func sortReturns(lines []string) {
+	returns := func(line string) bool { return strings.HasSuffix(line, " return") }
+	for i := 0; i < len(lines); i++ {
+		first := i
+		for i < len(lines) && returns(lines[i]) {
+			i++
+		}
+		slices.Sort(lines[first:i])
+	}
+}
+
+// Packets of every class end by the library's table where they should by our rules.
+func TestConsulsTableDoesTheSame(t *testing.T) {
 	m := classedMeshes()[1]
 	if m.name != "consul" {
 		t.Fatal(m.name)
 	}
 	for _, s := range classScenes {
-		unless, lookups, to := "meta nfproto ipv6 return", "ip daddr 127.0.0.1", "ip to 127.0.0.1:8600"
-		if s.Family == rules.IPv6 {
-			unless, lookups, to = "", "ip6 daddr ::1", "ip6 to [::1]:8600"
-		}
-		table := fmt.Sprintf(`table inet consul_tproxy {
-	chain CONSUL_PROXY_REDIRECT { meta l4proto tcp redirect to :15001; }
-	chain CONSUL_PROXY_IN_REDIRECT { meta l4proto tcp redirect to :20000; }
-	chain CONSUL_DNS_REDIRECT {
-		%[2]s udp dport 53 dnat %[3]s
-		%[2]s tcp dport 53 dnat %[3]s
-	}
-	chain CONSUL_PROXY_OUTPUT {
-		meta skuid 5996 return
-		tcp dport 3306 return
-		meta skuid 5995 return
-		ip daddr 127.0.0.1 return
-		ip6 daddr ::1 return
-		jump CONSUL_PROXY_REDIRECT
-	}
-	chain CONSUL_PROXY_INBOUND {
-		tcp dport 20200 return
-		meta l4proto tcp jump CONSUL_PROXY_IN_REDIRECT
-	}
-	chain CONSUL_NAT_OUTPUT {
-		type nat hook output priority -100
-		%[1]s
-		%[2]s udp dport 53 jump CONSUL_DNS_REDIRECT
-		%[2]s tcp dport 53 jump CONSUL_DNS_REDIRECT
-		meta l4proto tcp jump CONSUL_PROXY_OUTPUT
-	}
-	chain CONSUL_NAT_PREROUTING {
-		type nat hook prerouting priority -100
-		%[1]s
-		meta l4proto tcp jump CONSUL_PROXY_INBOUND
+		config, dualStack := m.annotations(s.Family)["consul.hashicorp.com/redirect-traffic-config"], s.Family == rules.IPv6
+		h := newHouse(t, m.probe)
+		writeConsulsTable(t, h.pod, config, dualStack)
+		h.classes(t, m, s, meshtest.Plan(t, m.mesh, consulPod(config, dualStack)))
 	}
 }
-`, unless, lookups, to)
-		h := newHouse(t, m.probe)
-		h.pod.RunInput(t, table, "nft", "-f", "-")
-		plan := meshtest.Plan(t, m.mesh, consulPod(m.annotations(s.Family)["consul.hashicorp.com/redirect-traffic-config"], s.Family == rules.IPv6))
-		h.classes(t, m, s, plan)
+
+// What becomes of a lookup by IPv4 where the library's lines for a dual-stack pod are others than ours.
+func TestConsulsTableOfDualStackDiffers(t *testing.T) {
+	for name, want := range map[string]struct{ theirs, ours string }{
+		"dual stack, by a port only": {"redirected 8600", "delivered 53"},
+		"dual stack, by an address":  {"delivered 53", "delivered 53"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, h := consulCases[name], newHouse(t, 20200)
+			writeConsulsTable(t, h.pod, c.text(), c.dualStack)
+			lookup := classScenes[0].Sent(app, rules.UDP, classScenes[0].Loopback, 53)
+			if got := h.hall.send(t.Context(), h.inPod, lookup); got != heardAt(want.theirs) {
+				t.Errorf("by the library's table: %s, want %s", got, heardAt(want.theirs))
+			}
+			path, err := c.plan(t).Trace(lookup, classInterfaces)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := meshtest.End(path.End); got != want.ours {
+				t.Errorf("by our rules: %s, want %s", got, want.ours)
+			}
+		})
 	}
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds the container runtimes the tests run against: build.sh DEST [NAME...]
-# NAME is one of containerd-2.4, containerd-1.7, cni; all of them by default.
+# Builds the container runtimes, and what else of others, the tests run against: build.sh DEST [NAME...]
+# NAME is one of containerd-2.4, containerd-1.7, cni, consul-0.19; all of them by default.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,11 +15,18 @@ fail() {
 build_set() {
 	local name=$1 dest=$2
 	local dir="$here/$name" out="$dest/$name"
-	[[ -f "$dir/go.mod" ]] || fail "unknown set '$name' (want containerd-2.4, containerd-1.7 or cni)"
+	[[ -f "$dir/go.mod" ]] || fail "unknown set '$name' (want containerd-2.4, containerd-1.7, cni or consul-0.19)"
 
-	# The stamp ties the programs to their pins, this script and the compiler.
+	# Consul's library asks for a later Go than go.mod does: that one, which the module proxy has, builds it.
+	case $name in consul-*)
+		local -x GOTOOLCHAIN
+		GOTOOLCHAIN=go$(awk '$1 == "go" {print $2}' "$dir/go.mod")
+		;;
+	esac
+
+	# The stamp ties the programs to their pins and sources, this script and the compiler.
 	local want tools tool
-	want=$({ cat "$dir/go.mod" "$dir/go.sum" "${BASH_SOURCE[0]}"; go version; } | sha256sum | cut -d' ' -f1)
+	want=$({ cat "$dir"/* "${BASH_SOURCE[0]}"; go version; } | sha256sum | cut -d' ' -f1)
 	if [[ -f "$out/.stamp" && $(<"$out/.stamp") == "$want" ]]; then
 		echo "$name: up to date"
 		return
@@ -47,12 +54,12 @@ build_program() {
 		-ldflags "-s -w -X $module/version.Version=$version" -o "$out" "$tool")
 }
 
-[[ $# -ge 1 ]] || fail "usage: build.sh DEST [containerd-2.4|containerd-1.7|cni]..."
+[[ $# -ge 1 ]] || fail "usage: build.sh DEST [containerd-2.4|containerd-1.7|cni|consul-0.19]..."
 command -v go >/dev/null || fail "go is not in PATH"
 mkdir -p "$1"
 dest=$(cd "$1" && pwd)
 shift
-[[ $# -gt 0 ]] || set -- containerd-2.4 containerd-1.7 cni
+[[ $# -gt 0 ]] || set -- containerd-2.4 containerd-1.7 cni consul-0.19
 for name in "$@"; do
 	build_set "$name" "$dest"
 done
