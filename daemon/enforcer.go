@@ -143,12 +143,12 @@ func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context
 	return o
 }
 
-// Verify compares the kernel with the pod's plan, an empty one for a pod that is skipped, and changes
-// nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
+// Verify compares the kernel with the pod's plan, for a pod that is skipped one without rules of any enabled mesh, and
+// changes nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
 func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	o := begin(ByHand, pod)
 	e.decide(&o)
-	if o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
+	if o.Err != nil || e.setsItselfUp(&o) || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
 	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
@@ -162,11 +162,11 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	})
 }
 
-// Remove takes out of a namespace what meshnetd put in, and nothing else. It says whether there was
-// anything.
+// Remove takes out of a namespace what meshnetd put in, and nothing else: by the label, where the rules that it names
+// are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
 	o := e.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
-		return e.visit(ctx, o, func(ns entered) error { return e.clear(ctx, ns, o) })
+		return e.visit(ctx, o, func(ns entered) error { return e.remove(ctx, ns, o) })
 	})
 	return o.Changed, o.Err
 }
@@ -251,7 +251,7 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error
 // plan builds the plan from the addresses the manifest names, else from those in the namespace.
 func (e *Enforcer) plan(ns entered, o *Outcome) error {
 	if o.Decision.Action != rules.Enrol {
-		o.planned(e.nothing())
+		o.planned(rules.Plan{Footprint: e.enabled()})
 		return nil
 	}
 	ips := o.Pod.IPs
@@ -264,9 +264,4 @@ func (e *Enforcer) plan(ns entered, o *Outcome) error {
 	plan, err := o.Decision.Planner(ips)
 	o.planned(plan)
 	return err
-}
-
-// nothing is the plan of a namespace without rules of ours, whatever mesh they are for.
-func (e *Enforcer) nothing() rules.Plan {
-	return rules.Plan{Footprint: e.policy.Load().Node.Footprint()}
 }

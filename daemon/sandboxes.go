@@ -25,7 +25,7 @@ const (
 	StateUnprotected State = "unprotected" // runs without its rules, and is left so
 	StatePending     State = "pending"     // was there before meshnetd, and has not been looked at yet, or could not be
 	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
-	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to
+	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to, or sets itself up
 )
 
 // States are all of them.
@@ -137,10 +137,15 @@ func (s *sandboxes) amend(id string, change func(*Sandbox)) {
 	}
 }
 
-func (s *sandboxes) forget(id string) {
+func (s *sandboxes) forget(id string) { s.forgetIf(id, func(Sandbox) bool { return true }) }
+
+// forgetIf forgets a sandbox of which something is still so.
+func (s *sandboxes) forgetIf(id string, so func(Sandbox) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byID, id)
+	if so(s.byID[id]) {
+		delete(s.byID, id)
+	}
 }
 
 // keep forgets all sandboxes but these.
@@ -186,6 +191,22 @@ func users(containers ...rules.Container) []rules.Container {
 	for _, c := range containers {
 		if c.UID != nil || c.GID != nil {
 			all = append(all, rules.Container{Name: c.Name, UID: c.UID, GID: c.GID})
+		}
+	}
+	return all
+}
+
+// refining returns the containers that say more about their pod, with what they can say.
+func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
+	return saying(containers, e.policy.Load().Node.Refines)
+}
+
+// saying returns the containers of those names, with what they can say about their pod.
+func saying(containers []rules.Container, named func(string) bool) []rules.Container {
+	var all []rules.Container
+	for _, c := range containers {
+		if named(c.Name) {
+			all = append(all, rules.Container{Name: c.Name, Args: c.Args, Env: c.Env, UID: c.UID, GID: c.GID})
 		}
 	}
 	return all

@@ -52,13 +52,14 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		o.node = known.node
 	}
 	e.decide(o)
-	switch {
-	case e.shownByContainers(*o):
-		if err := e.clear(ctx, ns, o); err != nil {
+	if e.setsItselfUp(o) {
+		if stays, err := e.asItIs(ns, o, known); err != nil || stays {
 			return err
 		}
-		e.remember(o, StateExempt, "")
-		return nil
+	}
+	switch {
+	case e.shownByContainers(*o):
+		return e.exempt(ctx, ns, o)
 	case e.left(*o):
 		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
 			return err
@@ -82,16 +83,6 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	}
 	o.Refined = o.Known && known.key != o.key
 	return e.protect(ctx, ns, o, known)
-}
-
-// shownByContainers tells whether only its containers show that a pod is to be left alone.
-func (e *Enforcer) shownByContainers(o Outcome) bool {
-	if o.Result != Skipped || len(o.Pod.Containers) == 0 {
-		return false
-	}
-	o.Pod.Containers, o.Result = nil, ""
-	e.decide(&o)
-	return o.undecided()
 }
 
 // left tells whether a pod that is taken over is outside every mesh, and may have the rules of one that was switched
@@ -250,12 +241,12 @@ func (e *Enforcer) still(ctx context.Context, ns entered, before reading) readin
 // them. A pod with NET_ADMIN can write a label too; so this is asked only of a pod that is taken over, and
 // while another meshnetd runs.
 func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool, error) {
-	seen, err := e.read(ctx, ns)
-	if err != nil {
+	label, err := ns.routes.Label()
+	if err != nil || label == "" { // before anything else can fail: most pods of others end here
 		return false, err
 	}
-	label, err := ns.routes.Label()
-	if err != nil || label == "" {
+	seen, err := e.read(ctx, ns)
+	if err != nil {
 		return false, err
 	}
 	own, err := e.own(ctx, ns)
@@ -309,49 +300,14 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 		detail = o.Err.Error()
 	}
 	pod := o.Pod
-	pod.Containers = e.refining(pod.Containers)
+	if o.Decision.Reason != rules.ReasonInitContainer { // which those containers show that say no more than this
+		pod.Containers = e.refining(pod.Containers)
+	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, Drift: sb.Drift, node: o.node,
 			running: sb.running, generation: generation, Backend: o.Backend}
 	})
-}
-
-// refining returns the containers that say more about their pod, with what they can say.
-func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
-	node := &e.policy.Load().Node
-	var refining []rules.Container
-	for _, c := range containers {
-		if node.Refines(c.Name) {
-			refining = append(refining, rules.Container{Name: c.Name, Args: c.Args, Env: c.Env, UID: c.UID, GID: c.GID})
-		}
-	}
-	return refining
-}
-
-// clear takes the rules out of the namespace.
-func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome) error {
-	o.planned(e.nothing())
-	seen, held, err := e.held(ctx, ns, o)
-	if err != nil {
-		return err
-	}
-	if !held {
-		if err := e.apply(ctx, ns, o); err != nil {
-			return err
-		}
-		diffs, err := e.differences(ctx, ns, o)
-		if err != nil {
-			return err
-		}
-		if len(diffs) > 0 {
-			return fmt.Errorf("the rules could not be taken out: %s", strings.Join(diffs, "; "))
-		}
-		if !o.Changed {
-			e.learn(ctx, ns, o, seen)
-		}
-	}
-	return ns.routes.SetLabel("")
 }
 
 func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {

@@ -26,16 +26,16 @@ const (
 // of the node meanwhile.
 func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	e.sandboxes.keep(pods)
-	expected := make([]bool, len(pods))
+	pending := make([]bool, len(pods))
 	for i, pod := range pods { // before any event can come: what their containers say is told only once
-		expected[i] = e.expect(pod)
+		pending[i] = e.expect(pod)
 	}
 	queue := make(chan int)
 	var workers sync.WaitGroup
 	for range takeoverWorkers {
 		workers.Go(func() {
 			for i := range queue {
-				if known, _ := e.sandboxes.get(pods[i].SandboxID); !expected[i] || known.State == StatePending {
+				if known, _ := e.sandboxes.get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
 					e.conclude(e.takeOver(context.Background(), pods[i]))
 				} // else an event or the auditor came first
 			}
@@ -56,36 +56,76 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	}
 }
 
-// expect remembers a pod that is to be taken over, with what its containers say. It returns whether the pod
-// is new.
+// expect remembers a pod that is to be taken over, with what its containers say. Nothing is decided yet: the runtime
+// waits, and a decision takes as long as the pod's author likes. It returns whether the pod is new.
 func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
-	o := begin(Takeover, pod)
-	e.decide(&o)
-	if (o.Result == Skipped && !e.shownByContainers(o) && !e.left(o)) || pod.NetNS == "" {
+	if pod.NetNS == "" {
 		return false // there will be nothing to remember
 	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
-			*sb = Sandbox{Pod: pod, State: StatePending, Decision: o.Decision, Since: time.Now()}
+			*sb = Sandbox{Pod: pod, State: StatePending, Since: time.Now()}
 			sb.Pod.Containers = nil
 		}
-		pending = sb.State == StatePending
+		said := e.refining(pod.Containers)
+		if pending = sb.State == StatePending; pending {
+			said, sb.Decision = saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
+		}
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
-		sb.Pod.Containers = overlay(sb.Pod.Containers, e.refining(pod.Containers))
+		sb.Pod.Containers = overlay(sb.Pod.Containers, said)
 		sb.Users = overlay(sb.Users, users(pod.Containers...))
 	})
 	return pending
 }
 
-// takeOver looks at one pod.
+// undecided tells whether nobody has decided yet about a sandbox that is to be taken over. It is known with all of its
+// containers then.
+func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision.Action == "" }
+
+// takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten.
 func (e *Enforcer) takeOver(ctx context.Context, pod rules.Pod) Outcome {
 	ctx, cancel := context.WithTimeout(ctx, takeoverTimeout)
 	defer cancel()
 	o := begin(Takeover, pod)
-	if known, expected := e.sandboxes.get(pod.SandboxID); expected {
+	known, expected := e.sandboxes.get(pod.SandboxID)
+	if known.undecided() {
+		o.Pod.Containers = known.Pod.Containers
+	}
+	if !expected || known.undecided() {
+		if o = e.try(ctx, o, e.foresee); !o.undecided() {
+			o.end()
+			return o
+		}
+	}
+	if known, expected = e.sandboxes.get(pod.SandboxID); expected {
 		o.Running, o.Pod.Containers = known.running, nil // they are in what is known, and events may have added to it
 	}
 	return e.enforce(ctx, o)
+}
+
+// foresee decides by all of a pod's containers. There is a result for a pod outside the mesh; of any other, those
+// containers are kept that count later.
+func (e *Enforcer) foresee(_ context.Context, o *Outcome) error {
+	e.decide(o)
+	id := o.Pod.SandboxID
+	switch {
+	case o.Result == Failed:
+		return nil
+	case o.Result == Skipped && !e.shownByContainers(*o) && !e.left(*o):
+		e.sandboxes.forgetIf(id, Sandbox.undecided)
+		return nil
+	}
+	said := o.Pod.Containers
+	if !e.setsItselfUp(o) {
+		said = e.refining(said)
+	}
+	e.sandboxes.amend(id, func(sb *Sandbox) {
+		if sb.undecided() {
+			sb.Decision, sb.Pod.Containers = o.Decision, said
+		}
+	})
+	o.Result, o.Err = "", nil
+	return nil
 }
 
 // conclude records what became of a pod that was taken over, or stops it as the configuration says.

@@ -80,6 +80,11 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 		o.enter(StageDecide)
 		o.Pod, o.Known = known.Pod, known.enrolled()
 		e.decide(o)
+		if e.setsItselfUp(o) {
+			if stays, err := e.asItIs(ns, o, known); err != nil || stays {
+				return err
+			}
+		}
 		switch {
 		case o.Decision.Action == rules.Enrol:
 			if err := e.plan(ns, o); err != nil {
@@ -90,11 +95,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 			o.Decision, o.node = known.Decision, known.node
 			o.planned(known.Plan)
 		case e.shownByContainers(*o):
-			if err := e.clear(ctx, ns, o); err != nil {
-				return err
-			}
-			e.remember(o, StateExempt, "")
-			return nil
+			return e.exempt(ctx, ns, o)
 		default:
 			return nil
 		}
