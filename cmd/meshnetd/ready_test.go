@@ -5,8 +5,6 @@
 package main
 
 import (
-	"context"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,25 +15,7 @@ import (
 // daemonSaying answers with that status alone.
 func daemonSaying(t *testing.T, s status.Status) (socket string) {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "meshnetd.sock")
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- status.Serve(ctx, socket, func() status.Status { return s }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		_, err := status.Read(t.Context(), socket)
-		if err == nil {
-			return socket
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	return serving(t, func() status.Status { return s })
 }
 
 // A probe is told yes only when the runtime has accepted the daemon and the pods that were there are taken over.

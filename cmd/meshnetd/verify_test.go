@@ -41,12 +41,16 @@ func pod(namespace, name, id string, l told) status.Sandbox {
 // daemonWith serves these sandboxes until the test ends.
 func daemonWith(t *testing.T, sandboxes ...status.Sandbox) (socket string) {
 	t.Helper()
+	return serving(t, func() status.Status { return status.Status{Version: "v1", Sandboxes: sandboxes} })
+}
+
+// serving answers on a socket of its own until the test ends.
+func serving(t *testing.T, answer func() status.Status) (socket string) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "meshnetd.sock")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() {
-		done <- status.Serve(ctx, socket, func() status.Status { return status.Status{Version: "v1", Sandboxes: sandboxes} })
-	}()
+	go func() { done <- status.Serve(ctx, socket, answer) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

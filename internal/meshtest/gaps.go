@@ -3,11 +3,34 @@
 package meshtest
 
 import (
+	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
+
+// DrawnGaps holds Gaps against drawn pods of a mesh, each with packets that are drawn for it.
+func DrawnGaps(t testing.TB, draw func(*rand.Rand) (rules.Mesh, rules.Pod), packet func(*rand.Rand, Scene, rules.Decision) rules.Packet) {
+	t.Helper()
+	both := []netip.Addr{Scenes[0].Own, Scenes[1].Own}
+	for seed := range uint64(800) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		mesh, pod := draw(random)
+		pod.IPs = [][]netip.Addr{both, both[:1], both[1:]}[random.IntN(3)]
+		d := mesh.Decide(pod)
+		var packets []rules.Packet
+		for range 60 {
+			p := packet(random, Scenes[random.IntN(2)], d)
+			if p.Direction == rules.Inbound && random.IntN(4) == 0 {
+				p = Forwarded(p)
+			}
+			packets = append(packets, p)
+		}
+		Gaps(t, d, Plan(t, mesh, pod), packets)
+	}
+}
 
 // Gaps holds for what an intent says goes around its proxy: the packet that shows it does, nothing of it is captured,
 // and whatever goes around is said.

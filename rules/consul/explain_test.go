@@ -109,22 +109,10 @@ func TestExplainSteps(t *testing.T) {
 
 // What is said to go around the proxy does, what is captured is not said to, and all that goes around is said.
 func TestGaps(t *testing.T) {
-	for seed := range uint64(600) {
-		random := rand.New(rand.NewPCG(seed, 2))
-		m, pod := draw(random)
-		pod.IPs = pick(random, both, both[:1], both[1:])
-		d := m.Decide(pod)
-		in := d.Intent.(consul.Intent)
-		var packets []packet
-		for range 60 {
-			p := drawPacket(random, meshtest.Scenes[random.IntN(2)], in)
-			if p.Direction == rules.Inbound && random.IntN(4) == 0 {
-				p = meshtest.Forwarded(p)
-			}
-			packets = append(packets, p)
-		}
-		meshtest.Gaps(t, d, meshtest.Plan(t, m, pod), packets)
-	}
+	meshtest.DrawnGaps(t, func(random *rand.Rand) (rules.Mesh, rules.Pod) { return draw(random) },
+		func(random *rand.Rand, s scene, d rules.Decision) packet {
+			return drawPacket(random, s, d.Intent.(consul.Intent))
+		})
 }
 
 // Lookups at a port of an address that is not the pod's leave it, and that is said; those at its own do not.

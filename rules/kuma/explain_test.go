@@ -133,25 +133,14 @@ func TestExplainSteps(t *testing.T) {
 
 // What is said to go around the proxy does, what is captured is not said to, and all that goes around is said.
 func TestGaps(t *testing.T) {
-	for seed := range uint64(600) {
-		random := rand.New(rand.NewPCG(seed, 2))
-		m, pod := drawNetworks(random)
-		pod.IPs = pick(random, both, both[:1], both[1:])
-		d := m.Decide(pod)
-		in := d.Intent.(kuma.Intent)
-		var packets []packet
-		for range 60 {
-			p := drawPacket(random, meshtest.Scenes[random.IntN(2)], in)
+	meshtest.DrawnGaps(t, func(random *rand.Rand) (rules.Mesh, rules.Pod) { return drawNetworks(random) },
+		func(random *rand.Rand, s scene, d rules.Decision) packet {
+			p := drawPacket(random, s, d.Intent.(kuma.Intent))
 			if p.Direction == rules.Inbound && random.IntN(3) == 0 {
 				p = behind(p)
 			}
-			if p.Direction == rules.Inbound && random.IntN(4) == 0 {
-				p = meshtest.Forwarded(p)
-			}
-			packets = append(packets, p)
-		}
-		meshtest.Gaps(t, d, meshtest.Plan(t, m, pod), packets)
-	}
+			return p
+		})
 }
 
 // Nobody pays for an explanation that nobody asked for.

@@ -141,24 +141,13 @@ func end(e rules.End) string {
 
 // What is said to go around the proxy does, what is captured is not said to, and all that goes around is said.
 func TestGaps(t *testing.T) {
-	for seed := range uint64(800) {
-		random := rand.New(rand.NewPCG(seed, 3))
+	meshtest.DrawnGaps(t, func(random *rand.Rand) (rules.Mesh, rules.Pod) {
 		p := draw(random)
-		if p.InboundPort == 0 && p.OutboundPort == 0 && p.DNSPort == 0 {
-			continue // no configuration has it
+		for p.InboundPort == 0 && p.OutboundPort == 0 && p.DNSPort == 0 { // no configuration has it
+			p = draw(random)
 		}
-		var packets []packet
-		for range 60 {
-			x := drawPacket(random, meshtest.Scenes[random.IntN(2)], p)
-			if x.Direction == rules.Inbound && random.IntN(4) == 0 {
-				x = meshtest.Forwarded(x)
-			}
-			packets = append(packets, x)
-		}
-		pod, mesh := selected(), static.Mesh{Profile: p}
-		pod.IPs = pick(random, both, both[:1], both[1:])
-		meshtest.Gaps(t, mesh.Decide(pod), meshtest.Plan(t, mesh, pod), packets)
-	}
+		return static.Mesh{Profile: p}, selected()
+	}, func(random *rand.Rand, s scene, d rules.Decision) packet { return drawPacket(random, s, d.Intent.(static.Profile)) })
 }
 
 // expected says in the words of the reference what becomes of a packet.
