@@ -147,7 +147,9 @@ func TestGaps(t *testing.T) {
 			p = draw(random)
 		}
 		return static.Mesh{Profile: p}, selected()
-	}, func(random *rand.Rand, s scene, d rules.Decision) packet { return drawPacket(random, s, d.Intent.(static.Profile)) })
+	}, func(random *rand.Rand, s scene, d rules.Decision) packet {
+		return drawPacket(random, s, d.Intent.(static.Profile))
+	})
 }
 
 // expected says in the words of the reference what becomes of a packet.
