@@ -39,8 +39,21 @@ func (r Result) Problems() []string {
 	return problems
 }
 
-// Print writes results as a Markdown table, a row for each fault.
+// Print writes results as two Markdown tables, a row for each fault and a row for each attack.
 func Print(out io.Writer, results []Result) {
+	attack := func(r Result) bool { return r.Row.Attacker }
+	accidents := slices.DeleteFunc(slices.Clone(results), attack)
+	attacks := slices.DeleteFunc(slices.Clone(results), func(r Result) bool { return !attack(r) })
+	if len(accidents) > 0 {
+		printTable(out, "fault", accidents)
+	}
+	if len(attacks) > 0 {
+		fmt.Fprintln(out)
+		printTable(out, "attack", attacks)
+	}
+}
+
+func printTable(out io.Writer, what string, results []Result) {
 	var versions []lab.Version
 	var faults []string
 	for _, r := range results {
@@ -51,7 +64,7 @@ func Print(out io.Writer, results []Result) {
 			faults = append(faults, r.Row.Fault)
 		}
 	}
-	head, rule := "| fault |", "|---|"
+	head, rule := "| "+what+" |", "|---|"
 	for _, v := range versions {
 		head += fmt.Sprintf(" %s: the kubelet saw | around the mesh | by the proxy |", v)
 		rule += "---|--:|--:|"

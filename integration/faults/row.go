@@ -31,6 +31,8 @@ type Row struct {
 	Everywhere bool
 	// Programs is set where the fault is one of the iptables programs: the daemon is told to use them.
 	Programs bool
+	// Attacker is set where somebody does it on purpose: the row stands in the second table.
+	Attacker bool
 	// Hole is set where packets are known to go around the mesh whatever meshnetd does.
 	Hole bool
 

@@ -50,8 +50,8 @@ func kernelRows() []Row {
 	}
 }
 
-// Rows returns every fault.
-func Rows() []Row { return slices.Concat(daemonRows(), runtimeRows(), kernelRows()) }
+// Rows returns every fault, then every attack.
+func Rows() []Row { return slices.Concat(daemonRows(), runtimeRows(), kernelRows(), attacks()) }
 
 // Rows returns the faults that are some on this runtime.
 func (w *World) Rows() []Row {
