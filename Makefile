@@ -7,7 +7,7 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build package image manifests compatibility demo test test-unit test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image manifests docs demo test test-unit test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,8 @@ image: ## build the container image for amd64 and arm64, into build/image
 manifests: ## render the plain Kubernetes manifests from the Helm chart
 	rendered=$$(packaging/helm/render.sh $(BUILD)) && echo "$$rendered" >packaging/kubernetes/meshnetd.yaml
 
-compatibility: ## write docs/compatibility.md from the version table and the tests' pins
-	$(GO) test ./docs -run TestCompatibility -update
+docs: ## write the pages that come from the code: commands, configuration, compatibility
+	$(GO) test ./docs ./cmd/meshnetd -run 'Test[A-Za-z]*Page$$' -update
 
 demo: deps build ## protect a pod on a real containerd, and show it on one screen
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni

@@ -16,12 +16,12 @@ import (
 )
 
 // compatibility.md is what the version table says of each version there may be, and what the tests are pinned to.
-func TestCompatibility(t *testing.T) {
+func TestCompatibilityPage(t *testing.T) {
 	var page strings.Builder
 	page.WriteString(`# Compatibility
 
-Written by a test from meshnetd's version table and from what the tests are pinned to (` + "`make compatibility`" + `). The tiers are
-explained in the README; "guaranteed" and "reduced" hold only where the runtime's validator is on ([install](install.md)).
+Written by a test from meshnetd's version table and from what the tests are pinned to (` + "`make docs`" + `). The tiers are
+explained in [guarantee](guarantee.md); "guaranteed" and "reduced" hold only where the runtime's validator is on ([install](install.md)).
 
 | Runtime | Tier | A refused pod ends at | meshnetd sees the user of a container | Run by the tests |
 |---|---|---|---|---|

@@ -63,26 +63,48 @@ func events(t *testing.T) []string {
 
 // What a page points at is there, also within a page.
 func TestLinks(t *testing.T) {
-	pages, err := filepath.Glob("*.md")
-	if err != nil || len(pages) < 5 {
-		t.Fatalf("%d pages, %v", len(pages), err)
-	}
 	link := regexp.MustCompile(`\]\(([^)]+)\)`)
-	for _, page := range pages {
+	for _, page := range written(t) {
 		for _, found := range link.FindAllStringSubmatch(read(t, page), -1) {
 			file, anchor, _ := strings.Cut(found[1], "#")
 			if strings.Contains(file, "://") {
 				continue
 			}
+			to := page
 			if file != "" {
-				if _, err := os.Stat(file); err != nil {
-					t.Errorf("%s: %v", page, err)
-				}
-			} else if !strings.Contains(read(t, page), "\n### "+anchor+"\n") {
-				t.Errorf("%s has no part %s", page, anchor)
+				to = filepath.Join(filepath.Dir(page), file)
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: %v", page, err)
+			} else if anchor != "" && !slices.Contains(anchors(read(t, to)), anchor) {
+				t.Errorf("%s: %s has no part %s", page, to, anchor)
 			}
 		}
 	}
+}
+
+// written returns every page of the repository.
+func written(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"../*.md", "*.md", "../packaging/*.md"} {
+		pages, err := filepath.Glob(pattern)
+		if err != nil || len(pages) == 0 {
+			t.Fatalf("%d pages %s, %v", len(pages), pattern, err)
+		}
+		all = append(all, pages...)
+	}
+	return all
+}
+
+// anchors returns by which names the headings of a page can be pointed at.
+func anchors(page string) []string {
+	var all []string
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^a-z0-9_ -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		all = append(all, strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
 }
 
 // The sentences by which an author or an operator finds the page are the program's own.

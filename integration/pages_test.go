@@ -22,25 +22,34 @@ import (
 // figures are what differs from run to run: the timeline's and the decision's microseconds.
 var figures = regexp.MustCompile(`(?m)^ +\d+  |decided in \d+`)
 
-// readme returns the module's directory and the text of its README.
-func readme(t *testing.T) (root, text string) {
+// pages returns the module's directory and the texts of the pages that match a pattern there.
+func pages(t *testing.T, patterns ...string) (root, text string) {
 	t.Helper()
 	root, err := lab.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := os.ReadFile(filepath.Join(root, "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%d pages %s, %v", len(files), pattern, err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += string(content)
+		}
 	}
-	return root, string(content)
+	return root, text
 }
 
-// Every transcript of the README is what its command prints today.
-func TestReadmeTranscripts(t *testing.T) {
-	root, text := readme(t)
+// Every transcript of the README and the pages is what its command prints today.
+func TestTranscripts(t *testing.T) {
+	root, text := pages(t, "*.md", "docs/*.md")
 	blocks := regexp.MustCompile("(?s)```console\n\\$ ([^\n]+)\n(.*?)```").FindAllStringSubmatch(text, -1)
-	if len(blocks) < 2 {
+	if len(blocks) < 3 {
 		t.Fatalf("%d transcripts found", len(blocks))
 	}
 	for _, block := range blocks {
@@ -48,13 +57,13 @@ func TestReadmeTranscripts(t *testing.T) {
 		t.Run(command, func(t *testing.T) {
 			got := transcript(t, root, strings.Fields(command))
 			if diff := cmp.Diff(figures.ReplaceAllString(want, ""), figures.ReplaceAllString(got, "")); diff != "" {
-				t.Errorf("(-README +today):\n%s", diff)
+				t.Errorf("(-page +today):\n%s", diff)
 			}
 		})
 	}
 }
 
-// transcript runs a command of the README and returns its standard output.
+// transcript runs a command of a page and returns its standard output.
 func transcript(t *testing.T, root string, words []string) string {
 	t.Helper()
 	meshnetd, err := binary()
@@ -91,10 +100,10 @@ func demo(t *testing.T, root, meshnetd string) *exec.Cmd {
 	return exec.Command(program, "-runtimes", l.Binaries(), "-meshnetd", meshnetd, "-standin", path)
 }
 
-// The README has a row for each fault, and no packet in it where none is allowed: counts differ from run to run,
-// these do not.
-func TestReadmeFaults(t *testing.T) {
-	_, text := readme(t)
+// The page has a row for each fault and each attack, and no packet in it where none is allowed: counts differ from run
+// to run, these do not.
+func TestFaultsPage(t *testing.T) {
+	_, text := pages(t, "docs/guarantee.md")
 	rows := map[string][]string{}
 	for line := range strings.SplitSeq(text, "\n") {
 		if cells := strings.Split(line, " | "); len(cells) == 7 && strings.HasPrefix(line, "| ") {
@@ -114,7 +123,7 @@ func TestReadmeFaults(t *testing.T) {
 		delete(rows, row.Fault)
 	}
 	for fault := range rows {
-		if fault != "fault" && !strings.HasPrefix(fault, "---") {
+		if fault != "fault" && fault != "attack" && !strings.HasPrefix(fault, "---") {
 			t.Errorf("%q is no fault that is played", fault)
 		}
 	}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// mostReadme is what one reads before deciding whether to go on.
+const mostReadme = 7000 // bytes
+
+// The README is short, and its two commands are those of the Makefile; CI runs the second.
+func TestReadme(t *testing.T) {
+	page := read(t, "../README.md")
+	if len(page) > mostReadme {
+		t.Errorf("%d bytes, of %d at most", len(page), mostReadme)
+	}
+	for _, target := range []string{"demo", "test"} {
+		if !strings.Contains(page, "\n    make "+target+" ") || !strings.Contains(read(t, "../Makefile"), "\n"+target+":") {
+			t.Errorf("make %s is not in the README, or not in the Makefile", target)
+		}
+	}
+	if ci := read(t, "../.ci/run"); !strings.HasSuffix(ci, "\nmake test\n") {
+		t.Errorf("CI does not end with the README's `make test`:\n%s", ci)
+	}
+}
+
+// The index leads to every page.
+func TestIndex(t *testing.T) {
+	index := read(t, "README.md")
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		if page != "README.md" && !strings.Contains(index, "]("+page+")") {
+			t.Errorf("README.md does not name %s", page)
+		}
+	}
+}
+
+// What `make` is told to do on a page, and what meshnetd is, exists.
+func TestTargets(t *testing.T) {
+	makefile, commands := read(t, "../Makefile"), read(t, "commands.md")
+	for _, page := range written(t) {
+		text := read(t, page)
+		for _, found := range regexp.MustCompile("(?:`|    )make ([a-z-]+)").FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(makefile, "\n"+found[1]+":") {
+				t.Errorf("%s: there is no make %s", page, found[1])
+			}
+		}
+		for _, found := range regexp.MustCompile("(?:`|    )meshnetd ([a-z]+)").FindAllStringSubmatch(text, -1) {
+			if found[1] != "is" && !strings.Contains(commands, "\n## meshnetd "+found[1]+"\n") { // "meshnetd is being stopped" is said
+				t.Errorf("%s: there is no meshnetd %s", page, found[1])
+			}
+		}
+	}
+}
+
+// No fact stands on two pages: a line that does would be changed on one of them only.
+func TestNoFactTwice(t *testing.T) {
+	const short = 60 // a line of a transcript or a table may say the same by chance
+	seen := map[string]string{}
+	for _, page := range written(t) {
+		for line := range strings.Lines(read(t, page)) {
+			line = strings.TrimSpace(line)
+			if len(line) < short || strings.HasPrefix(line, "helm upgrade") || strings.HasPrefix(line, "kubectl label") {
+				continue
+			}
+			if other := seen[line]; other != "" && other != page {
+				t.Errorf("%s and %s say both: %s", other, page, line)
+			}
+			seen[line] = page
+		}
+	}
+}
+
+// A field of the journal is an attribute of the log, and a path of the socket is one that it serves.
+func TestOperate(t *testing.T) {
+	page := read(t, "operate.md")
+	fields := regexp.MustCompile("`(?:MESHNETD)?_([A-Z_]+)`").FindAllStringSubmatch(page, -1)
+	if len(fields) < 10 {
+		t.Fatalf("only %d fields: %v", len(fields), fields)
+	}
+	for _, field := range fields {
+		if key := strings.ToLower(field[1]); key != "namespace" && !somewhere(t, "../daemon", `"`+key+`"`) && !somewhere(t, "../nriplugin", `"`+key+`"`) {
+			t.Errorf("%s: nothing is logged under %q", field[0], key)
+		}
+	}
+	for _, path := range []string{"GET /v1/status", "/v1/sandboxes/ID/plan", "/explain", "GET /v1/sandboxes/ID/verify", "/repair", "POST /v1/reload"} {
+		if !strings.Contains(page, path) || !somewhere(t, "../status", path[strings.LastIndex(path, "/"):]) {
+			t.Errorf("%s is not on the page, or not served", path)
+		}
+	}
+}
