@@ -41,6 +41,7 @@ type Config struct {
 	Annotations     []rules.AnnotationPolicy // first match counts
 	CRISocket       string                   // path; "" is the runtime's usual one
 	StatusSocket    string                   // path; "" is none
+	LockDir         string                   // path of a directory that is root's alone
 	NRI             NRI
 	Log             Log
 	Metrics         Metrics
@@ -124,6 +125,7 @@ func unsaid() Config {
 		OnDrift:         DriftRepair,
 		AuditInterval:   30 * time.Second,
 		StatusSocket:    "/run/meshnetd/meshnetd.sock",
+		LockDir:         "/run/meshnetd-locks",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
 		Log:             Log{Level: "info", Format: "auto"},
 		Mesh:            Mesh{Enabled: slices.Clone(Meshes)},
@@ -161,6 +163,7 @@ func keys(c *Config) map[string]setter {
 		"audit_interval":     parsed(&c.AuditInterval, interval),
 		"cri_socket":         text(&c.CRISocket, absoluteOrNone),
 		"status_socket":      text(&c.StatusSocket, absoluteOrNone),
+		"lock_dir":           text(&c.LockDir, absolute),
 
 		"nri.socket": text(&c.NRI.Socket, absolute),
 		"nri.name":   text(&c.NRI.Name, pluginName),

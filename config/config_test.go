@@ -106,6 +106,7 @@ on_drift = "report"
 audit_interval = "1m30s"
 cri_socket = "/run/cri.sock"
 status_socket = ""
+lock_dir = "/run/other"
 nri = { socket = "/run/x.sock", name = "other", index = "42" }
 log.level = "debug"
 log.format = "json"
@@ -187,7 +188,7 @@ dns_port = 51
 	}
 	want := Config{Backend: "iptables-legacy", RuntimeHandlers: []string{"kata"}, HostNetNS: "/host/proc/1/ns/net",
 		ProxyIdentity: IdentityReport, CatchUp: CatchUpStop, ReplaceOutdated: true, OnDrift: DriftReport,
-		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "",
+		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "", LockDir: "/run/other",
 		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
 			Namespaces: []string{"shop", "team-*"}, Allow: []string{"", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"}}},
 		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"},
@@ -281,6 +282,7 @@ func TestProblemsOfOneKind(t *testing.T) {
 		"drift":              {"on_drift = \"stop\"\n", "f.toml:1: on_drift: \"stop\" is none of repair, report"},
 		"sockets":            {"cri_socket = \"unix:///a\"\nstatus_socket = \"a\"\n", "f.toml:1: cri_socket: \"unix:///a\" is not an absolute path\nf.toml:2: status_socket: \"a\" is not an absolute path"},
 		"log format":         {"log.format = \"syslog\"\n", "f.toml:1: log.format: \"syslog\" is none of auto, journal, text, json"},
+		"locks":              {"lock_dir = \"\"\n", "f.toml:1: lock_dir: \"\" is not an absolute path"},
 		"metrics on status":  {"\nmetrics.address = \"unix:/run/meshnetd/meshnetd.sock\"\n", "f.toml:2: metrics.address: is status_socket already, which answers for metrics, too: leave it empty"},
 		"metrics by path":    {"metrics.address = \"unix:run/m.sock\"\n", "f.toml:1: metrics.address: \"run/m.sock\" is not an absolute path"},
 		"metrics by name":    {"metrics.address = \"localhost:15990\"\n", "f.toml:1: metrics.address: \"localhost:15990\"" + noAddress},

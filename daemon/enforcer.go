@@ -59,6 +59,7 @@ type Enforcer struct {
 	Others func() bool
 
 	host      []netns.ID
+	locks     *netns.Locks
 	firewall  Firewall
 	record    func(Outcome)
 	policy    atomic.Pointer[Policy]
@@ -68,10 +69,10 @@ type Enforcer struct {
 	reloaded  chan struct{}             // tells the auditor that its interval is another one
 }
 
-// New returns an Enforcer that has seen no pod yet. record is called once for every outcome, and must not
-// block.
-func New(policy Policy, host []netns.ID, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, firewall: firewall, reloaded: make(chan struct{}, 1)}
+// New returns an Enforcer that has seen no pod yet. It never touches the host's namespaces, and enters another one with
+// its lock held. record is called once for every outcome, and must not block.
+func New(policy Policy, host []netns.ID, locks *netns.Locks, firewall Firewall, record func(Outcome)) *Enforcer {
+	e := &Enforcer{host: host, locks: locks, firewall: firewall, reloaded: make(chan struct{}, 1)}
 	e.record = e.sandboxes.counting(record)
 	e.SetPolicy(policy)
 	return e
@@ -230,7 +231,7 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error
 	}
 	defer ns.Close()
 	o.NetNS, o.Backend = ns.ID(), e.firewall.Name(ns)
-	unlock, err := ns.Lock(ctx)
+	unlock, err := e.locks.Lock(ctx, ns)
 	if err != nil {
 		return err
 	}

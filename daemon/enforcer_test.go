@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,9 +81,14 @@ func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	locks, err := netns.MakeLocks(filepath.Join(t.TempDir(), "locks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(locks.Close)
 	r := &recorder{}
 	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}
-	return New(standard(node), host, f, r.record), r
+	return New(standard(node), host, locks, f, r.record), r
 }
 
 func standard(node rules.Node) Policy {

@@ -274,6 +274,8 @@ func TestNode(t *testing.T) {
 		{"no look", func(f *Facts) { f.Node.CNIErr = errRoot }, Warning, "cni-redirect", "permission", "as root"},
 		{"installed", func(f *Facts) { f.Node.CNIPrograms = []string{"/opt/cni/bin/istio-cni"} }, Info, "cni-programs", "/opt/cni/bin/istio-cni", "Remove"},
 		{"one daemon", func(*Facts) {}, OK, "other-daemon", "No second", ""},
+		{"locks", func(f *Facts) { f.Node.LocksErr = errOther }, Broken, "locks", "does not start: something else", "lock_dir"},
+		{"locks of others", func(f *Facts) { f.Node.LocksErr = errRoot }, Warning, "other-daemon", "could not be seen", "as root"},
 		{"two daemons", func(f *Facts) { f.Node.Daemons = true }, Warning, "other-daemon", "More than one", "systemctl stop"},
 	})
 }

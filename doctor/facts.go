@@ -129,7 +129,9 @@ type Node struct {
 	Networks    []Network
 	CNIErr      error
 	CNIPrograms []string // of other meshes, that are installed
-	Daemons     bool     // more than one meshnetd runs
+	LockDir     string
+	LocksErr    error // why its locks cannot be used
+	Daemons     bool  // more than one meshnetd runs
 }
 
 // Mount is the mount that a directory lies on.

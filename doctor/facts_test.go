@@ -35,7 +35,7 @@ func good() Facts {
 		NRI: NRI{Plugins: []string{"20-other"}},
 		Kernel: Kernel{Release: "6.12.0", Trials: []Trial{{Backend: "iptables"}, {Backend: "iptables-exec"}, {Backend: "nftables"}},
 			Chosen: "iptables", Modules: []string{"nf_tables", "nft_compat"}, IPTables: []string{"iptables-nft 1.8.9"}},
-		Node: Node{NetNSMount: Mount{Dir: "/run/netns", Point: "/run", Propagation: "shared"},
+		Node: Node{LockDir: "/run/meshnetd-locks", NetNSMount: Mount{Dir: "/run/netns", Point: "/run", Propagation: "shared"},
 			Networks: []Network{{File: "/etc/cni/net.d/10-net.conflist", Plugins: []string{"bridge", "portmap"}}}},
 		Daemon: Daemon{Socket: "/run/meshnetd/meshnetd.sock", Installed: true,
 			Status: status.Status{Version: "v1.2.0", Started: noon, Connected: true, Synchronized: true,
@@ -56,7 +56,7 @@ func bad() Facts {
 	f.NRI = NRI{Err: errNo, Plugins: []string{"10-meshnetd", "meshnetd"}}
 	f.Canary = &Canary{Created: true, Left: []string{"sandbox abc: no answer", "container def: no answer"}}
 	f.Kernel = Kernel{Release: "4.4.0", Err: errors.New("nothing can write rules"), Missing: []string{"nf_tables", "nft_compat"}, LegacyTables: []string{"nat"}}
-	f.Node = Node{HostErr: errOther, Daemons: true, CNIPrograms: []string{"/opt/cni/bin/istio-cni"},
+	f.Node = Node{HostErr: errOther, LockDir: "/run/meshnetd-locks", Daemons: true, CNIPrograms: []string{"/opt/cni/bin/istio-cni"},
 		NetNSMount: Mount{Dir: "/run/netns", Point: "/", Propagation: "private"},
 		Networks:   []Network{{File: "/etc/cni/net.d/10-net.conflist", Plugins: []string{"bridge", "istio-cni"}}}}
 	f.Daemon.Status = status.Status{Version: "v1.1.0", Started: noon}

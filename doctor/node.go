@@ -3,7 +3,9 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 )
@@ -87,9 +89,15 @@ func judgeCNIPrograms(f Facts) []Finding {
 }
 
 func judgeDaemons(f Facts) []Finding {
-	if !f.Node.Daemons {
-		return []Finding{ok("other-daemon", "/proc/net/unix", "No second meshnetd runs.")}
+	switch {
+	case errors.Is(f.Node.LocksErr, fs.ErrPermission):
+		return []Finding{warning("other-daemon", f.Node.LockDir, "Whether a second meshnetd runs could not be seen: %v.", f.Node.LocksErr).do("Run doctor as root.")}
+	case f.Node.LocksErr != nil:
+		return []Finding{broken("locks", f.Node.LockDir, "meshnetd does not start: %v.", f.Node.LocksErr).
+			do("Take away what is there; meshnetd makes it anew. Or name another directory by lock_dir.")}
+	case !f.Node.Daemons:
+		return []Finding{ok("other-daemon", f.Node.LockDir, "No second meshnetd runs.")}
 	}
-	return []Finding{warning("other-daemon", "/proc/net/unix", "More than one meshnetd runs, as in the middle of a rolling update.").
+	return []Finding{warning("other-daemon", f.Node.LockDir, "More than one meshnetd runs, as in the middle of a rolling update.").
 		do("Where none is under way, end one: systemctl stop meshnetd, or take the node out of the DaemonSet.")}
 }

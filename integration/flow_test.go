@@ -6,6 +6,7 @@ package integration
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -60,8 +61,13 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	if err != nil {
 		t.Fatal(err)
 	}
+	locks, err := netns.MakeLocks(filepath.Join(t.TempDir(), "locks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(locks.Close)
 	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
-	return daemon.New(daemon.Policy{Node: node}, host, firewall, func(daemon.Outcome) {})
+	return daemon.New(daemon.Policy{Node: node}, host, locks, firewall, func(daemon.Outcome) {})
 }
 
 // protect takes a pod through the flow and expects it to be protected.

@@ -48,7 +48,12 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
-	enforcer, err := newEnforcer(cfg, firewall, func(daemon.Outcome) {})
+	locks, err := netns.MakeLocks(cfg.LockDir)
+	if err != nil {
+		return &exit{exitFailed, err}
+	}
+	defer locks.Close()
+	enforcer, err := newEnforcer(cfg, locks, firewall, func(daemon.Outcome) {})
 	if err != nil {
 		return &exit{exitFailed, err}
 	}

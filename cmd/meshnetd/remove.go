@@ -57,6 +57,11 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 		return false, err
 	}
 	defer isolated.Close()
+	locks, err := netns.MakeLocks(cfg.LockDir)
+	if err != nil {
+		return false, err
+	}
+	defer locks.Close()
 	names := []string{backend.IPTables, xtables.NFT, xtables.Legacy} // each nf_tables one removes what others wrote there
 	if cfg.Backend != backend.Auto {
 		names = []string{cfg.Backend}
@@ -68,7 +73,7 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 			missing = append(missing, err)
 			continue
 		}
-		enforcer, err := newEnforcer(cfg, firewall, func(daemon.Outcome) {})
+		enforcer, err := newEnforcer(cfg, locks, firewall, func(daemon.Outcome) {})
 		if err != nil {
 			return changed, err
 		}

@@ -70,10 +70,15 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	tell(log, firewall)
 	watch := newWatch(firewall.Chosen())
+	locks, err := netns.MakeLocks(cfg.LockDir)
+	if err != nil {
+		return &exit{exitFailed, err}
+	}
+	defer locks.Close()
 	var enforcer *daemon.Enforcer
 	meter := metrics.New(buildVersion(), stages(), func() metrics.State { return watch.state(enforcer, queue) })
 	record, flush := daemon.Log(log, watch.lineLost)
-	enforcer, err = newEnforcer(cfg, firewall, watch.counting(metered(meter, record)))
+	enforcer, err = newEnforcer(cfg, locks, firewall, watch.counting(metered(meter, record)))
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
@@ -91,12 +96,12 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	if cfg.Metrics.Address != "" {
 		go serveMetrics(ctx, cfg.Metrics.Address, pages, log)
 	}
-	leave, err := netns.Announce()
+	leave, err := locks.Announce()
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
 	defer leave()
-	enforcer.Others = netns.Others
+	enforcer.Others = locks.Others
 	reload.on(ctx, hangup)
 	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,
@@ -135,12 +140,12 @@ func tell(log *slog.Logger, b *backend.Backend) {
 	}
 }
 
-func newEnforcer(cfg config.Config, firewall daemon.Firewall, record func(daemon.Outcome)) (*daemon.Enforcer, error) {
+func newEnforcer(cfg config.Config, locks *netns.Locks, firewall daemon.Firewall, record func(daemon.Outcome)) (*daemon.Enforcer, error) {
 	host, err := netns.Host(cfg.HostNetNS)
 	if err != nil {
 		return nil, err
 	}
-	return daemon.New(policy(cfg), host, firewall, record), nil
+	return daemon.New(policy(cfg), host, locks, firewall, record), nil
 }
 
 func policy(cfg config.Config) daemon.Policy {

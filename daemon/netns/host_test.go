@@ -75,7 +75,7 @@ func TestLockIsNotThePodsToHold(t *testing.T) {
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := ns.Lock(t.Context())
+	unlock, err := makeLocks(t).Lock(t.Context(), ns)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,14 +7,12 @@
 package netns
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -200,36 +198,6 @@ func (n *Namespace) Path() string { return n.path }
 
 // Close releases the namespace.
 func (n *Namespace) Close() { _ = n.handle.Close() }
-
-// Lock keeps other meshnetd processes out of the namespace until the returned function is called: a
-// daemon that is being replaced, or `meshnetd apply`. Waiting ends with ctx.
-//
-// The lock is the name of an abstract socket in the namespace of this process. A file lock on the
-// namespace itself would be open to every process in the pod.
-func (n *Namespace) Lock(ctx context.Context) (unlock func(), err error) {
-	name := &unix.SockaddrUnix{Name: fmt.Sprintf("@meshnetd/%d:%d", n.id.Dev, n.id.Ino)}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", n.path, err)
-	}
-	const pause = 2 * time.Millisecond
-	for {
-		err := unix.Bind(fd, name)
-		if err == nil {
-			return func() { _ = unix.Close(fd) }, nil
-		}
-		if !errors.Is(err, unix.EADDRINUSE) {
-			_ = unix.Close(fd)
-			return nil, fmt.Errorf("lock %s: %w", n.path, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = unix.Close(fd)
-			return nil, fmt.Errorf("lock %s: another meshnetd is working on this namespace: %w", n.path, ctx.Err())
-		case <-time.After(pause):
-		}
-	}
-}
 
 // Do calls fn on a thread that is in the namespace. fn must not start goroutines that are to be there
 // too. A panic in fn is returned as an error. The thread comes home afterwards, or is ended. Within fn, Do

@@ -5,7 +5,6 @@
 package netns
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -179,13 +178,14 @@ func TestNothingLeaksOver1000Rounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer isolated.Close()
+	locks := makeLocks(t)
 	round := func(i int) {
 		ns, err := Open(path, host)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ns.Close()
-		unlock, err := ns.Lock(t.Context())
+		unlock, err := locks.Lock(t.Context(), ns)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,30 +222,6 @@ func TestNothingLeaksOver1000Rounds(t *testing.T) {
 		delete(found, home)
 		return len(found) == 0
 	})
-}
-
-func TestLockExcludes(t *testing.T) {
-	ns := openNew(t)
-	unlock, err := ns.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := Open(ns.Path(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := other.Lock(soon); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("got %v, want to wait in vain", err)
-	}
-	unlock()
-	again, err := other.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
 }
 
 // Programs that are started on the isolated thread see an empty nsswitch.conf, in the pod's network;

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/integration/speed"
@@ -188,7 +190,12 @@ func started(b *testing.B, tables Tables) *speed.Peer {
 	mesh := istio.Mesh{Defaults: istio.Standard()}
 	mesh.Defaults.DualStack = true
 	node := rules.Node{Meshes: []rules.Mesh{mesh}, RuntimeHandlers: []string{""}}
-	e := daemon.New(daemon.Policy{Node: node}, nil, tables, func(daemon.Outcome) {})
+	locks, err := netns.MakeLocks(filepath.Join(b.TempDir(), "locks"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(locks.Close)
+	e := daemon.New(daemon.Policy{Node: node}, nil, locks, tables, func(daemon.Outcome) {})
 	ips := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
 	n := 0
 	return inFresh(b, "5_hook", func(s sandbox) error {

@@ -52,12 +52,29 @@ func Facts(ctx context.Context, o Options) doctor.Facts {
 	f.Node.NetNSMount = t.mountOf(1, f.Settings.NetNSDir)
 	f.Node.Networks, f.Node.CNIErr = t.networks(f.Settings.CNIDir)
 	f.Node.CNIPrograms = t.meshPrograms(f.Settings.CNIPrograms)
-	f.Node.Daemons = netns.Others()
+	f.Node.LockDir = f.Config.Values.LockDir
+	f.Node.Daemons, f.Node.LocksErr = locks(f.Node.LockDir)
 	f.Daemon = daemon(ctx, t, f.Config.Values.StatusSocket, f.Settings.NetNSDir)
 	if o.Canary && f.Runtime.Socket != "" {
 		f.Canary = canary(ctx, t.path(f.Runtime.Socket), o.CanaryImage)
 	}
 	return f
+}
+
+// locks tells whether more than one daemon runs. The daemon makes a directory that is missing.
+func locks(dir string) (others bool, err error) {
+	l, err := netns.OpenLocks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if os.Geteuid() != 0 { // the owner that it has for root would be a wrong one for anybody else
+		err = fs.ErrPermission
+	}
+	if err != nil {
+		return false, err
+	}
+	defer l.Close()
+	return l.Others(), nil
 }
 
 // ownConfig reads meshnetd's configuration, or has the built-in values where that fails.

@@ -7,6 +7,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/daemon"
@@ -23,6 +25,8 @@ type node struct {
 	namespaces
 	isolated *netns.Isolated
 	host     []netns.ID
+	dir      string // of the locks
+	locks    *netns.Locks
 	backends []writer
 }
 
@@ -46,6 +50,12 @@ func (b *bench) ready() (*node, error) {
 	}
 	b.node = n
 	if n.host, err = netns.Host(""); err != nil {
+		return nil, err
+	}
+	if n.dir, err = os.MkdirTemp("", "meshnetd-bench-"); err != nil {
+		return nil, err
+	}
+	if n.locks, err = netns.MakeLocks(filepath.Join(n.dir, "locks")); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{backend.IPTables, backend.NFTables, xtables.NFT, xtables.Legacy} {
@@ -75,12 +85,16 @@ func firstLine(err error) error {
 func (n *node) close() {
 	n.end()
 	n.isolated.Close()
+	if n.locks != nil {
+		n.locks.Close()
+	}
+	_ = os.RemoveAll(n.dir)
 }
 
 // enforcer returns a flow that has seen no pod yet.
 func (n *node) enforcer(w writer, defaults istio.Defaults) *daemon.Enforcer {
 	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
-	return daemon.New(daemon.Policy{Node: node}, n.host, w, func(daemon.Outcome) {})
+	return daemon.New(daemon.Policy{Node: node}, n.host, n.locks, w, func(daemon.Outcome) {})
 }
 
 // dualStack is a mesh whose proxies speak IPv6 too, so that both families have rules.

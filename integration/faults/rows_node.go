@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,8 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
 // runtimeRows are what can happen to the runtime.
@@ -211,22 +212,28 @@ func told(verb string) func(context.Context, *stage) error {
 
 func mendPrograms(_ context.Context, s *stage) error { return s.programs.obey() }
 
-// lockHeld takes the lock of each namespace before meshnetd can, by the name that two daemons agree on.
+// lockHeld takes the lock of each namespace before meshnetd can, as another meshnetd would that hangs in it.
 func lockHeld(ctx context.Context, s *stage) error {
 	return s.hook(ctx, "holder", before, &plugin{runPod: func(sandbox *api.PodSandbox) error {
 		path, err := pathOf(sandbox)
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			return fmt.Errorf("stat %s: %w", path, err)
-		}
-		lock, err := net.ListenPacket("unixgram", fmt.Sprintf("@meshnetd/%d:%d", st.Dev, st.Ino))
+		ns, err := netns.Open(path, nil)
 		if err != nil {
-			return fmt.Errorf("hold the lock of %s: %w", path, err)
+			return err
 		}
-		s.later(func() { _ = lock.Close() })
+		defer ns.Close()
+		locks, err := netns.OpenLocks(s.lab.LockDir())
+		if err != nil {
+			return err
+		}
+		defer locks.Close()
+		unlock, err := locks.Lock(ctx, ns)
+		if err != nil {
+			return err
+		}
+		s.later(unlock)
 		return nil
 	}})
 }

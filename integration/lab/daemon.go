@@ -48,13 +48,16 @@ type Daemon struct {
 	news  chan struct{} // closed and replaced with each line
 }
 
+// LockDir is where the lab's daemons have their locks.
+func (l *Lab) LockDir() string { return l.path("locks") }
+
 // RunDaemon starts the meshnetd program for the lab's runtime and waits until it is connected. config is
 // more text for its configuration file, which says already how to reach the runtime and to log
 // everything as JSON. The daemon runs until Terminate or Kill.
 func (l *Lab) RunDaemon(ctx context.Context, program, config string) (*Daemon, error) {
 	file := filepath.Join(l.dir, "meshnetd.toml")
-	text := fmt.Sprintf("nri.socket = %q\ncri_socket = %q\nstatus_socket = %q\nlog.format = \"json\"\nlog.level = \"debug\"\n%s",
-		l.NRISocket(), l.Socket(), l.path("meshnetd.sock"), config)
+	text := fmt.Sprintf("nri.socket = %q\ncri_socket = %q\nstatus_socket = %q\nlock_dir = %q\nlog.format = \"json\"\nlog.level = \"debug\"\n%s",
+		l.NRISocket(), l.Socket(), l.path("meshnetd.sock"), l.LockDir(), config)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("run meshnetd: %w", err)
 	}

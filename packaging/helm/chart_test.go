@@ -199,12 +199,14 @@ func TestDaemonSet(t *testing.T) {
 		"volumes": {pod["volumes"], list{
 			dict{"name": "config", "configMap": dict{"name": "meshnetd"}},
 			dict{"name": "run", "emptyDir": dict{"medium": "Memory", "sizeLimit": "1Mi"}},
+			dict{"name": "locks", "hostPath": dict{"path": "/run/meshnetd-locks", "type": "DirectoryOrCreate"}},
 			dict{"name": "nri", "hostPath": dict{"path": "/var/run/nri", "type": "DirectoryOrCreate"}},
 			dict{"name": "netns-0", "hostPath": dict{"path": "/var/run/netns", "type": "DirectoryOrCreate"}},
 			dict{"name": "netns-1", "hostPath": dict{"path": "/run/netns", "type": "DirectoryOrCreate"}}}},
 		"mounts": {container["volumeMounts"], list{
 			dict{"name": "config", "mountPath": "/etc/meshnetd", "readOnly": true},
 			dict{"name": "run", "mountPath": "/run/meshnetd"},
+			dict{"name": "locks", "mountPath": "/run/meshnetd-locks"},
 			dict{"name": "nri", "mountPath": "/var/run/nri", "readOnly": true},
 			dict{"name": "netns-0", "mountPath": "/var/run/netns", "readOnly": true, "mountPropagation": "HostToContainer"},
 			dict{"name": "netns-1", "mountPath": "/run/netns", "readOnly": true, "mountPropagation": "HostToContainer"}}},
