@@ -39,6 +39,7 @@ type Config struct {
 	OnDrift         OnDrift
 	AuditInterval   time.Duration            // in which every protected namespace is read once
 	Annotations     []rules.AnnotationPolicy // first match counts
+	Budget          rules.Budget             // of a pod
 	CRISocket       string                   // path; "" is the runtime's usual one
 	StatusSocket    string                   // path; "" is none
 	LockDir         string                   // path of a directory that is root's alone
@@ -128,6 +129,7 @@ func unsaid() Config {
 		LockDir:         "/run/meshnetd-locks",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
 		Log:             Log{Level: "info", Format: "auto"},
+		Budget:          rules.StandardBudget(),
 		Mesh:            Mesh{Enabled: slices.Clone(Meshes)},
 		Istio:           istio.Standard(),
 		Consul:          consul.Standard(),
@@ -171,6 +173,10 @@ func keys(c *Config) map[string]setter {
 
 		"log.level":  text(&c.Log.Level, oneOf(Levels)),
 		"log.format": text(&c.Log.Format, oneOf(Formats)),
+
+		"budget.bytes": number(&c.Budget.Bytes, 1<<10, 256<<10),
+		"budget.items": number(&c.Budget.Items, 16, 4096),
+		"budget.rules": number(&c.Budget.Rules, 128, 8192),
 
 		"metrics.address": text(&c.Metrics.Address, metricsAddress),
 

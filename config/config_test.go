@@ -111,6 +111,7 @@ nri = { socket = "/run/x.sock", name = "other", index = "42" }
 log.level = "debug"
 log.format = "json"
 metrics.address = "[::1]:15990"
+budget = { bytes = 2048, items = 17, rules = 129 }
 [istio]
 outbound_port = 1
 inbound_port = 2
@@ -193,7 +194,9 @@ dns_port = 51
 			Namespaces: []string{"shop", "team-*"}, Allow: []string{"", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"}}},
 		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"},
 		Metrics: Metrics{Address: "[::1]:15990"}}
+	want.Budget = rules.Budget{Bytes: 2048, Items: 17, Rules: 129}
 	i := &want.Istio
+	i.Budget = want.Budget
 	i.IPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
 	i.OutboundPort, i.InboundPort, i.TunnelPort, i.DNSPort, i.UID, i.GID = 1, 2, 3, 4, 5, 6
 	i.DNSCapture, i.DualStack, i.InvalidDrop = true, true, true
@@ -209,9 +212,9 @@ dns_port = 51
 		{Name: "second", Labels: []static.Term{{Key: "l", Any: true}}, ExcludeNamespaces: []string{"a", "b"}, UID: 50, Proxies: []string{"x"}, DNSPort: 51,
 			WithoutIPv6: rules.IPv6Block}}
 	want.Mesh.Enabled = []string{"linkerd", "consul"}
-	want.Consul = consul.Defaults{ExcludeNamespaces: []string{"a", "b", "c"}, WithoutIPv6: rules.IPv6Capture}
-	want.Kuma = kuma.Defaults{ExcludeNamespaces: []string{"a", "b", "d"}, WithoutIPv6: rules.IPv6Mesh}
-	want.Linkerd = linkerd.Defaults{ExcludeNamespaces: []string{"a", "b", "e"}, WithoutIPv6: rules.IPv6Block,
+	want.Consul = consul.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "c"}, WithoutIPv6: rules.IPv6Capture}
+	want.Kuma = kuma.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "d"}, WithoutIPv6: rules.IPv6Mesh}
+	want.Linkerd = linkerd.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "e"}, WithoutIPv6: rules.IPv6Block,
 		InboundPort: 10, OutboundPort: 11, ControlPort: 12, AdminPort: 13, UID: 14, GID: 15, ProxyIPv6: true, RedirectPorts: []uint16{20},
 		SkipInbound: []rules.PortRange{{First: 16, Last: 16}, {First: 17, Last: 18}}, SkipOutbound: []rules.PortRange{{First: 19, Last: 19}}}
 	if diff := cmp.Diff(want, got, compare); diff != "" {

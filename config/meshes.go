@@ -46,9 +46,10 @@ func meshKeys(c *Config) map[string]setter {
 	}
 }
 
-// inherit gives the meshes what is said of all of them: the namespaces besides their own, and what becomes of IPv6
-// where they say nothing. It returns the keys that have the value of ipv6.
+// inherit gives the meshes what is said of all of them: a pod's budget, the namespaces besides their own, and what becomes
+// of IPv6 where they say nothing. It returns the keys that have the value of ipv6.
 func (c *Config) inherit() (keys []string) {
+	c.Istio.Budget, c.Consul.Budget, c.Kuma.Budget, c.Linkerd.Budget = c.Budget, c.Budget, c.Budget, c.Budget
 	for _, mesh := range []struct {
 		name     string
 		excluded *[]string

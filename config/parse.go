@@ -335,7 +335,7 @@ func boolean(target *bool) setter {
 	return decoded(target, func() error { return nil })
 }
 
-func number[T uint16 | uint32](target *T, least, most int64) setter {
+func number[T uint16 | uint32 | int](target *T, least, most int64) setter {
 	var raw int64
 	return decoded(&raw, func() error {
 		if raw < least || raw > most {

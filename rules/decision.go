@@ -41,6 +41,7 @@ const (
 	ReasonOtherNetNS        Reason = "other-netns"        // a container is to run outside its sandbox's namespace
 	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
 	ReasonTwoMeshes         Reason = "two-meshes"         // more than one mesh claims the pod
+	ReasonOverBudget        Reason = "over-budget"        // asks for more bytes, items or rules than the node's configuration allows a pod
 )
 
 // Decision is the pure answer to "what about this pod?". Plan is called with the pod's addresses once a

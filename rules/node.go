@@ -14,6 +14,7 @@ type Node struct {
 	Off             []Mesh             // not asked: rules of theirs that running pods have are known all the same
 	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
+	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
 }
 
@@ -70,6 +71,9 @@ func (n Node) Decide(pod Pod) Decision {
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
 		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
 			"configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
+	}
+	if problem := n.Budget.exceededBy(d); problem != "" {
+		return reject(ReasonOverBudget, problem)
 	}
 	return d
 }

@@ -43,7 +43,14 @@ func (p *Plan) Unspoken(address netip.Addr, because string, way WithoutIPv6) {
 func (p Plan) Rulesets() []Ruleset { return []Ruleset{p.V4.of(IPv4), p.V6.of(IPv6)} }
 
 // Rules counts the rules of both families.
-func (p Plan) Rules() int { return len(p.all()) }
+func (p Plan) Rules() (n int) {
+	for _, rs := range []Ruleset{p.V4, p.V6} {
+		for _, t := range rs.Tables {
+			n += t.rules()
+		}
+	}
+	return n
+}
 
 // Ruleset is the tables of one family: what a plan wants, or what iptables-save showed.
 type Ruleset struct {

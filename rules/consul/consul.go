@@ -34,6 +34,7 @@ type Mesh struct{ Defaults Defaults }
 // Defaults are what the pod's annotations do not say.
 type Defaults struct {
 	ExcludeNamespaces []string
+	Budget            rules.Budget
 	WithoutIPv6       rules.WithoutIPv6 // of a pod that is not dual-stack
 }
 
@@ -85,6 +86,10 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	}
 	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
+	}
+	asks := wishes(pod)
+	if problem := m.Defaults.Budget.Exceeded(asks[:]...); problem != "" {
+		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {

@@ -38,6 +38,11 @@ type Intent struct {
 
 const outboundPort = 15001 // where nobody says another one
 
+// wishes are what intent reads. Each key of the configuration counts as an item.
+func wishes(pod rules.Pod) [2]rules.Wish {
+	return [...]rules.Wish{rules.List("annotation", keyConfig, pod.Annotations[keyConfig]), rules.Text("annotation", keyDualStack, pod.Annotations[keyDualStack])}
+}
+
 func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	in := Intent{OutboundPort: outboundPort, WithoutIPv6: m.Defaults.WithoutIPv6}
 	switch text := pod.Annotations[keyDualStack]; text {

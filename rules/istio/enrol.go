@@ -55,6 +55,12 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
+	overBudget := func(problem string) rules.Decision {
+		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
+	}
+	if problem := m.Defaults.Budget.Exceeded(marks(pod)...); problem != "" {
+		return overBudget(problem)
+	}
 	names, err := statusContainers(pod.Annotations[keyStatus])
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
@@ -65,11 +71,14 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	if reason, detail := sidecarMissing(pod, names, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
-	proxies := proxyContainers(names)
-	intent, err := m.intent(pod, proxies, from)
-	if errors.Is(err, errInterceptionNone) {
+	if pod.Annotations[keyMode] == modeNone {
 		return decide(rules.Skip, rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
 	}
+	if problem := m.Defaults.Budget.Exceeded(wishes(pod)...); problem != "" {
+		return overBudget(problem)
+	}
+	proxies := proxyContainers(names)
+	intent, err := m.intent(pod, proxies, from)
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -35,8 +34,6 @@ const (
 
 // The agent's own ports: merged metrics, readiness, Envoy's metrics. Never captured inbound.
 var agentPorts = []uint16{15020, 15021, 15090}
-
-var errInterceptionNone = errors.New("interceptionMode NONE")
 
 // Intent is what the mesh wants for one pod, every default filled in.
 type Intent struct {
@@ -91,10 +88,8 @@ func (m Mesh) intent(pod rules.Pod, proxies []string, from sources) (Intent, err
 	case modeRedirect:
 	case modeTProxy:
 		in.TProxy = true
-	case modeNone:
-		return Intent{}, errInterceptionNone
 	default:
-		a.fail(keyMode, mode, "want REDIRECT, TPROXY or NONE")
+		a.fail(keyMode, mode, "want "+modeRedirect+", "+modeTProxy+" or "+modeNone)
 	}
 	in.InboundAll, in.Inbound = a.portsOrAll(keyIncludeInbound, "*")
 	a.gives(keyIncludeInbound, "inboundAll", "inboundPorts")

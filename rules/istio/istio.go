@@ -17,6 +17,7 @@ type Mesh struct{ Defaults Defaults }
 // Defaults are the values of a pod that says nothing else.
 type Defaults struct {
 	ExcludeNamespaces []string
+	Budget            rules.Budget
 
 	OutboundPort uint16 // MeshConfig.proxyListenPort
 	InboundPort  uint16 // MeshConfig.proxyInboundListenPort

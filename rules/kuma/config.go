@@ -46,10 +46,7 @@ import (
 // Reading takes little time whatever a pod's author writes there: YAML's directives (%TAG) cost the square of their number,
 // and the runtime waits.
 func (in *Intent) read(text string) (problem string) {
-	switch {
-	case len(text) > longestConfig:
-		return fmt.Sprintf("is %d bytes long, and the control plane's are a tenth of %d", len(text), longestConfig)
-	case directive.MatchString(text):
+	if directive.MatchString(text) {
 		return "has a line that begins with %, which no setting needs"
 	}
 	var root yaml.Node

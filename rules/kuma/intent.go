@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -57,8 +58,17 @@ type Network struct {
 	Prefix    netip.Prefix `json:"prefix"`
 }
 
-// longestConfig is how many bytes a configuration may have. Real ones have about 1500.
-const longestConfig = 16 << 10
+// wish counts what intent reads. An item of a list has a comma before the next, or a dash before itself, with a blank or
+// a line break behind it, of which YAML has some beyond ASCII; what stands in quotes may count as more.
+func wish(config string) rules.Wish {
+	w := rules.List("annotation", keyConfig, config)
+	for i := 1; i < len(config); i++ {
+		if config[i-1] == '-' && (config[i] <= ' ' || config[i] >= utf8.RuneSelf) {
+			w.Items++
+		}
+	}
+	return w
+}
 
 // directive is a line such as %TAG; YAML has more line breaks than one.
 var directive = regexp.MustCompile("(^|[\n\r\u0085\u2028\u2029\ufeff])%")

@@ -19,6 +19,7 @@ type Mesh struct{ Defaults Defaults }
 // Defaults are what the pod's annotations do not say.
 type Defaults struct {
 	ExcludeNamespaces []string
+	Budget            rules.Budget
 	WithoutIPv6       rules.WithoutIPv6 // of a pod whose ipFamilyMode is ipv4
 }
 
@@ -83,6 +84,9 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	if _, said := pod.Annotations[keyConfig]; !said && !strings.Contains(pod.Annotations[keyNetworks], networkCNI) {
 		return decide(rules.Skip, rules.ReasonInitContainer, "neither annotation "+keyConfig+" nor "+keyNetworks+": "+networkCNI+
 			", so that init container "+containerInit+" sets the pod up")
+	}
+	if problem := m.Defaults.Budget.Exceeded(wish(pod.Annotations[keyConfig])); problem != "" {
+		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {

@@ -87,6 +87,15 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	return in, in.check()
 }
 
+// wishes are what intent reads.
+func wishes(pod rules.Pod) (all [9]rules.Wish) {
+	for i, key := range [...]string{keySkipOutbound, keySkipInbound, keySkipSubnets, keyUID, keyGID, keyInboundPort, keyOutboundPort,
+		keyControlPort, keyAdminPort} {
+		all[i] = rules.List("annotation", key, pod.Annotations[key])
+	}
+	return all
+}
+
 // inboundSkips returns every port that is not redirected inbound.
 func (in Intent) inboundSkips() []rules.PortRange {
 	return slices.Concat([]rules.PortRange{{First: in.AdminPort, Last: in.AdminPort}, {First: in.ControlPort, Last: in.ControlPort}}, in.SkipInbound)

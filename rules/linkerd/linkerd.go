@@ -20,6 +20,7 @@ type Mesh struct{ Defaults Defaults }
 // Defaults are the values of a pod that says nothing else.
 type Defaults struct {
 	ExcludeNamespaces []string
+	Budget            rules.Budget
 
 	InboundPort  uint16
 	OutboundPort uint16
@@ -89,6 +90,10 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	}
 	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
+	}
+	asks := wishes(pod)
+	if problem := m.Defaults.Budget.Exceeded(asks[:]...); problem != "" {
+		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {

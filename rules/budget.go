@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Budget is how much a pod may ask for. It is counted before anything is read, so that a pod that asks for more costs
+// nobody anything. A field that is 0 is that of StandardBudget.
+type Budget struct {
+	Bytes int // of what decides: the annotations that the pod's mesh reads, and what it reads of its own containers
+	Items int // of the lists in it
+	Rules int // of a plan that follows, with both families
+}
+
+// StandardBudget is what an empty configuration allows.
+func StandardBudget() Budget { return Budget{Bytes: 16 << 10, Items: 256, Rules: 400} }
+
+func (b Budget) orStandard() Budget {
+	standard := StandardBudget()
+	return Budget{cmp.Or(b.Bytes, standard.Bytes), cmp.Or(b.Items, standard.Items), cmp.Or(b.Rules, standard.Rules)}
+}
+
+// Wish is something that a pod says about itself and that its mesh would read, counted.
+type Wish struct {
+	Kind, Name string // such as "annotation" and its key
+	Bytes      int
+	Items      int
+}
+
+// Text is a wish without a list.
+func Text(kind, name, value string) Wish { return Wish{Kind: kind, Name: name, Bytes: len(value)} }
+
+// List is one whose items have commas between them, and perhaps in them: they count as more then.
+func List(kind, name, value string) Wish {
+	w := Text(kind, name, value)
+	if value != "" {
+		w.Items = 1 + strings.Count(value, ",")
+	}
+	return w
+}
+
+// Exceeded says what is over the budget, "" where nothing is.
+func (b Budget) Exceeded(wishes ...Wish) (problem string) {
+	b = b.orStandard()
+	bytes, items := 0, 0
+	for _, w := range wishes {
+		bytes, items = bytes+w.Bytes, items+w.Items
+		if bytes > b.Bytes {
+			return w.over("bytes", w.Bytes, bytes, b.Bytes)
+		}
+		if items > b.Items {
+			return w.over("items", w.Items, items, b.Items)
+		}
+	}
+	return ""
+}
+
+func (w Wish) over(what string, own, sum, most int) string {
+	text := fmt.Sprintf("%s %s has %d %s", w.Kind, w.Name, own, what)
+	if sum > own {
+		text += fmt.Sprintf(", %d with what else decides about the pod", sum)
+	}
+	return text + fmt.Sprintf(": more than the %d that the node's configuration allows a pod (budget.%s)", most, what)
+}
+
+// anyFamily stands for the addresses of a pod that may come to have those of both families.
+var anyFamily = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}
+
+// exceededBy says whether the rules of an enrolled pod are over the budget, whatever addresses it comes to have. They are
+// made to be counted: no more than a few follow from an item.
+func (b Budget) exceededBy(d Decision) (problem string) {
+	most := b.orStandard().Rules
+	plan, err := d.Planner(anyFamily)
+	if n := plan.Rules(); err == nil && n > most {
+		return fmt.Sprintf("what the pod asks for takes %d rules: more than the %d that the node's configuration allows a pod (budget.rules)", n, most)
+	}
+	return ""
+}

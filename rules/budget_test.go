@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules_test
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/internal/meshtest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/istio/recorded"
+	"github.com/meshnetd/meshnetd/rules/kuma"
+	"github.com/meshnetd/meshnetd/rules/linkerd"
+)
+
+// within returns a node that allows no more than that.
+func within(b rules.Budget) rules.Node {
+	i, c, k, l := istio.Standard(), consul.Standard(), kuma.Standard(), linkerd.Standard()
+	i.Budget, c.Budget, k.Budget, l.Budget = b, b, b, b
+	return rules.Node{RuntimeHandlers: []string{""}, Budget: b, Meshes: []rules.Mesh{istio.Mesh{Defaults: i}, consul.Mesh{Defaults: c},
+		kuma.Mesh{Defaults: k}, linkerd.Mesh{Defaults: l}}}
+}
+
+// list returns so many ports that no range has two of, with commas between them.
+func list(n int, quote string) string {
+	ports := make([]string, n)
+	for i := range ports {
+		ports[i] = fmt.Sprintf("%s%d%s", quote, 10000+2*i%50000, quote)
+	}
+	return strings.Join(ports, ",")
+}
+
+// Each way in which a pod asks for a list, with the items that the pod has besides.
+var longLists = map[string]struct {
+	pod    func(items string) rules.Pod
+	quote  string
+	others int
+}{
+	"istio, inbound": {pod: func(items string) rules.Pod {
+		return injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/includeInboundPorts", items)
+	}},
+	"istio, outbound": {pod: func(items string) rules.Pod {
+		return injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", items)
+	}},
+	"istio, groups": {pod: func(items string) rules.Pod {
+		pod := injectedBy([]string{"istio"})
+		pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE": items}}}
+		return pod
+	}},
+	"consul": {quote: `"`, others: 3, pod: func(items string) rules.Pod {
+		return injectedBy([]string{"consul"}, "consul.hashicorp.com/redirect-traffic-config",
+			`{"ProxyUserID":"5995","ProxyInboundPort":20000,"ExcludeUIDs":[`+items+`],"ExcludeInboundPorts":null}`)
+	}},
+	"kuma": {pod: func(items string) rules.Pod {
+		return injectedBy([]string{"kuma"}, "traffic.kuma.io/transparent-proxy-config", "redirect: {inbound: {excludePorts: ["+items+"]}}\ncniMode: true")
+	}},
+	"kuma, lines": {others: 1, pod: func(items string) rules.Pod {
+		return injectedBy([]string{"kuma"}, "traffic.kuma.io/transparent-proxy-config",
+			"cniMode: true\nredirect:\n  inbound:\n    excludePorts:\n    - "+strings.ReplaceAll(items, ",", "\n    - "))
+	}},
+	"linkerd, inbound": {pod: func(items string) rules.Pod {
+		return injectedBy([]string{"linkerd"}, "config.linkerd.io/skip-inbound-ports", items)
+	}},
+}
+
+// A pod may ask for what the budget has, and not for one item, byte or rule more; it is told both numbers.
+func TestBudgetsEdge(t *testing.T) {
+	const most = 100
+	for name, tt := range longLists {
+		t.Run(name, func(t *testing.T) {
+			edge, above := tt.pod(list(most-tt.others, tt.quote)), tt.pod(list(most-tt.others+1, tt.quote))
+			d := within(rules.Budget{Items: most}).Decide(edge)
+			if d.Action != rules.Enrol {
+				t.Fatalf("%s: %s", d.Reason, d.Detail)
+			}
+			refused(t, within(rules.Budget{Items: most}).Decide(above), "101 items", "more than the 100 ", "budget.items")
+
+			bytes := sort.Search(1<<20, func(n int) bool { return within(rules.Budget{Bytes: n + 1}).Decide(edge).Action == rules.Enrol })
+			refused(t, within(rules.Budget{Bytes: bytes}).Decide(edge), fmt.Sprint(bytes+1), fmt.Sprintf("more than the %d ", bytes), "budget.bytes")
+
+			plan, err := d.Planner(meshtest.Addresses("10.244.1.7", "fd00::7"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := sort.Search(1<<20, func(n int) bool { return within(rules.Budget{Rules: n + 1}).Decide(edge).Action == rules.Enrol })
+			refused(t, within(rules.Budget{Rules: n}).Decide(edge), fmt.Sprintf("takes %d rules", n+1), fmt.Sprintf("more than the %d ", n), "budget.rules")
+			if plan.Rules() > n+1 {
+				t.Errorf("has %d rules", plan.Rules())
+			}
+		})
+	}
+}
+
+func refused(t *testing.T, d rules.Decision, parts ...string) {
+	t.Helper()
+	if d.Action != rules.Rejected || d.Reason != rules.ReasonOverBudget || d.Planner != nil {
+		t.Errorf("%s (%s): %.200s", d.Action, d.Reason, d.Detail)
+	}
+	for _, part := range parts {
+		if !strings.Contains(d.Detail, part) {
+			t.Errorf("%.300q has no %q", d.Detail, part)
+		}
+	}
+}
+
+// What injectors write is far within the standard budget: a tenth of its bytes, a sixteenth of its items, a fifth of its rules.
+func TestStandardBudgetIsFarAbove(t *testing.T) {
+	standard := rules.StandardBudget()
+	tight := within(rules.Budget{Bytes: standard.Bytes / 10, Items: standard.Items / 16, Rules: standard.Rules / 5})
+	cases, err := recorded.Cases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		if d := tight.Decide(c.Pod()); d.Action != rules.Enrol {
+			t.Errorf("%s: %s", c.Name, d.Detail)
+		}
+	}
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import "github.com/meshnetd/meshnetd/rules"
+
+// marks are what tells whether the pod has a sidecar to redirect to.
+func marks(pod rules.Pod) []rules.Wish {
+	return []rules.Wish{rules.Text(annotation, keyStatus, pod.Annotations[keyStatus]),
+		rules.Text(annotation, keyTemplates, pod.Annotations[keyTemplates])}
+}
+
+const annotation = "annotation"
+
+// What intent reads of the annotations, and what of the proxy's environment.
+var (
+	listKeys = []string{keyIncludeOutboundIPs, keyExcludeOutboundIPs, keyIncludeInbound, keyExcludeInbound, keyIncludeOutbound,
+		keyExcludeOutbound, keyExcludeInterfaces}
+	textKeys  = []string{keyMode, keyOverrides, keyOptInPort, keyOptInUserID, keyOptInGroupID}
+	listNames = []string{envOwnerGroups, envOwnerGroupsExclude}
+	textNames = []string{envDNSCapture, envDualStack, envInvalidDrop, envLoopback}
+)
+
+// wishes are what the pod asks for: the marks, and what intent reads.
+func wishes(pod rules.Pod) []rules.Wish {
+	all := append(make([]rules.Wish, 0, 24), marks(pod)...)
+	for _, key := range listKeys {
+		all = append(all, rules.List(annotation, key, pod.Annotations[key]))
+	}
+	for _, key := range []string{keyRerouteInterfaces, keyKubevirtInterfaces} {
+		w := rules.List(annotation, key, pod.Annotations[key])
+		w.Items *= max(1, rules.List(annotation, keyIncludeOutboundIPs, pod.Annotations[keyIncludeOutboundIPs]).Items) // a rule for each range
+		all = append(all, w)
+	}
+	for _, key := range textKeys {
+		all = append(all, rules.Text(annotation, key, pod.Annotations[key]))
+	}
+	for _, name := range []string{containerValidation, containerProxy} {
+		c := pod.Container(name)
+		if c == nil {
+			continue
+		}
+		arguments := rules.Wish{Kind: "container " + name, Name: "arguments"}
+		for _, arg := range c.Args {
+			arguments.Bytes += len(arg) + 1
+		}
+		all = append(all, arguments)
+	}
+	if proxy := pod.Container(containerProxy); proxy != nil {
+		const environment = "container " + containerProxy + " environment"
+		for _, name := range listNames {
+			all = append(all, rules.List(environment, name, proxy.Env[name]))
+		}
+		for _, name := range textNames {
+			all = append(all, rules.Text(environment, name, proxy.Env[name]))
+		}
+	}
+	return all
+}
