@@ -28,21 +28,29 @@ func explainCommand() *cobra.Command {
 			"Exit 0 for a pod that is redirected or left alone; 1 no such pod, no daemon, or no right to ask it; 2 wrong command\n" +
 			"line or configuration; 3 the pod is refused.",
 		Example: "  meshnetd explain shop/cart-7d4b9\n  meshnetd explain -f pod.yaml --config meshnetd.toml\n" +
-			"  meshnetd explain shop/cart-7d4b9 --json | jq -r '.notCaptured[].what'",
+			"  meshnetd explain shop/cart-7d4b9 --json | jq -r '.notCaptured[].what'\n" +
+			"  meshnetd explain -f pod.yaml -o svg --packet 'tcp 203.0.113.10:443' >pod.svg",
 		Args: cobra.MaximumNArgs(1),
 	}
 	file := c.Flags().StringP("file", "f", "", "Pod manifest `POD`, YAML or JSON; - is standard input; without a daemon")
 	asJSON := c.Flags().Bool("json", false, "print the explanation as JSON")
+	output := c.Flags().StringP("output", "o", "text", "`FORMAT`: text, json, svg (a picture of the rules) or dot (the same, for Graphviz)")
+	packet := c.Flags().String("packet", "", "light up the way of this `PACKET` in the picture: the arguments of meshnetd trace, such as \"tcp 203.0.113.10:443\"")
 	ask := askingFlags(c)
+	c.MarkFlagsMutuallyExclusive("json", "output")
+	completeWords(c, "output", "text", "json", "svg", "dot")
 	c.ValidArgsFunction = ask.pods
 	c.RunE = func(c *cobra.Command, args []string) error {
-		x, err := ask.explanation(c, *file, args)
+		if *asJSON {
+			*output = "json"
+		}
+		print, err := explaining(*output, *packet)
 		if err != nil {
 			return err
 		}
-		print := printExplanation
-		if *asJSON {
-			print = printDocument[status.Explanation]
+		x, err := ask.explanation(c, *file, args)
+		if err != nil {
+			return err
 		}
 		if err := print(c.OutOrStdout(), x); err != nil {
 			return err
@@ -57,31 +65,45 @@ func explainCommand() *cobra.Command {
 
 var errWhichPod = errors.New("name a pod as NAMESPACE/POD, as in `meshnetd explain shop/cart`, or a manifest by -f, and not both")
 
-func (a asking) explanation(c *cobra.Command, file string, args []string) (status.Explanation, error) {
+// explained is an explanation, and the pod's interfaces for who asks for them.
+type explained struct {
+	status.Explanation
+	interfaces func() ([]rules.Interface, error)
+}
+
+func (a asking) explanation(c *cobra.Command, file string, args []string) (x explained, err error) {
 	switch {
 	case (file == "") != (len(args) == 1):
-		return status.Explanation{}, errWhichPod
+		return x, errWhichPod
 	case file != "" && *a.socket != "":
-		return status.Explanation{}, errors.New("--socket is the daemon's, and -f goes without one")
+		return x, errors.New("--socket is the daemon's, and -f goes without one")
 	case file != "":
 		cfg, err := loadConfig(*a.config)
 		if err != nil {
-			return status.Explanation{}, err
+			return x, err
 		}
 		pod, err := readPod(c, file)
 		if err != nil {
-			return status.Explanation{}, err
+			return x, err
 		}
 		v := view{Pod: pod, Decision: node(cfg).Explain(pod)}.planned(pod.IPs).noting(cfg)
-		return explain(v, assumed(pod.IPs)).Complete(), nil
+		x.Explanation = explain(v, assumed(pod.IPs)).Complete()
+		x.interfaces = func() ([]rules.Interface, error) { return assumed(pod.IPs), nil }
+		return x, nil
 	}
 	socket, sb, err := a.sandbox(c.Context(), args[0])
 	if err != nil {
-		return status.Explanation{}, err
+		return x, err
 	}
-	x, err := status.Explain(c.Context(), socket, sb.ID)
-	if err != nil {
+	if x.Explanation, err = status.Explain(c.Context(), socket, sb.ID); err != nil {
 		return x, &exit{exitFailed, err}
+	}
+	x.interfaces = func() ([]rules.Interface, error) {
+		told, err := status.ReadPlan(c.Context(), socket, sb.ID)
+		if err != nil {
+			return nil, err
+		}
+		return interfacesOf(told)
 	}
 	return x, nil
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/pflag"
+
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -27,6 +29,29 @@ const (
 
 var errTraceWords = errors.New("want a pod, a protocol and where the packet goes, as in `meshnetd trace shop/cart tcp 203.0.113.10:443`; " +
 	"with -f POD the name is left out")
+
+// flags are those that say more about the packet.
+func (q *question) flags(flags *pflag.FlagSet) {
+	flags.BoolVar(&q.in, "in", false, "a packet that arrives from a peer")
+	flags.Bool("out", false, "a packet that a process of the pod sends (default)")
+	flags.StringVar(&q.uid, "uid", "", fmt.Sprintf("user `ID` of the process that sends (default %d)", defaultID))
+	flags.StringVar(&q.gid, "gid", "", fmt.Sprintf("group `ID` of the process that sends (default %d)", defaultID))
+	flags.StringVar(&q.iface, "iface", "", "`NAME` of the interface by which the packet leaves or arrives (default: that of the pod's address)")
+	flags.StringVar(&q.source, "src", "", "`ADDRESS[:PORT]` that it comes from (default: the pod's own, or a peer's for --in)")
+}
+
+// asked reads the arguments of `meshnetd trace` from one text.
+func asked(text string) (q question, err error) {
+	flags := pflag.NewFlagSet("packet", pflag.ContinueOnError)
+	q.flags(flags)
+	if err := flags.Parse(strings.Fields(text)); err != nil {
+		return q, fmt.Errorf("--packet %q: %w", text, err)
+	}
+	if _, err = q.words(flags.Args(), "-"); err != nil {
+		return q, fmt.Errorf("--packet %q: %w", text, err)
+	}
+	return q, nil
+}
 
 // words takes the arguments apart: the pod's name, where no file says who it is, a protocol and a destination.
 func (q *question) words(args []string, file string) (pod string, err error) {

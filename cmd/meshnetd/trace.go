@@ -31,12 +31,7 @@ func traceCommand() *cobra.Command {
 	}
 	var q question
 	file := c.Flags().StringP("file", "f", "", "Pod manifest `POD`, YAML or JSON; - is standard input; without a daemon")
-	c.Flags().BoolVar(&q.in, "in", false, "a packet that arrives from a peer")
-	out := c.Flags().Bool("out", false, "a packet that a process of the pod sends (default)")
-	c.Flags().StringVar(&q.uid, "uid", "", fmt.Sprintf("user `ID` of the process that sends (default %d)", defaultID))
-	c.Flags().StringVar(&q.gid, "gid", "", fmt.Sprintf("group `ID` of the process that sends (default %d)", defaultID))
-	c.Flags().StringVar(&q.iface, "iface", "", "`NAME` of the interface by which the packet leaves or arrives (default: that of the pod's address)")
-	c.Flags().StringVar(&q.source, "src", "", "`ADDRESS[:PORT]` that it comes from (default: the pod's own, or a peer's for --in)")
+	q.flags(c.Flags())
 	asJSON := c.Flags().Bool("json", false, "print the way as JSON")
 	ask := askingFlags(c)
 	c.MarkFlagsMutuallyExclusive("in", "out")
@@ -54,7 +49,6 @@ func traceCommand() *cobra.Command {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
-		_ = out // says what is so without it
 		pod, err := q.words(args, *file)
 		if err != nil {
 			return err
@@ -165,19 +159,11 @@ type end struct {
 }
 
 func (q question) answer(s scene) (way, error) {
-	packet, assumptions, err := q.packet(s.interfaces)
+	path, assumptions, err := q.path(s.plan, s.interfaces)
 	if err != nil {
 		return way{}, err
 	}
-	interfaces := s.interfaces
-	if packet.Direction == rules.Inbound {
-		interfaces = reached(interfaces, packet)
-	}
-	path, err := s.plan.Trace(packet, interfaces)
-	if err != nil {
-		return way{}, &exit{exitFailed, err}
-	}
-	w := way{Pod: s.pod, Packet: path.Packet.String(), Assumed: append([]string{}, assumptions...), Notes: append([]string{}, s.about(packet)...), Steps: []step{}}
+	w := way{Pod: s.pod, Packet: path.Packet.String(), Assumed: append([]string{}, assumptions...), Notes: append([]string{}, s.about(path.Packet)...), Steps: []step{}}
 	for _, met := range path.Steps {
 		one := step{Table: met.Table, Chain: met.Chain, Number: met.Index, Note: met.Note}
 		if met.Table != "" {
@@ -188,6 +174,21 @@ func (q question) answer(s scene) (way, error) {
 	w.End = end{Kind: string(path.End.Kind), Text: ending(path), Port: path.End.Port, To: path.End.To.String(), Original: path.End.Original.String(),
 		Interface: path.End.Interface, Zone: path.End.Zone, ConnMark: path.End.ConnMark}
 	return w, nil
+}
+
+// path traces the packet, and says what had to be assumed.
+func (q question) path(plan rules.Plan, interfaces []rules.Interface) (path rules.Path, assumptions []string, err error) {
+	packet, assumptions, err := q.packet(interfaces)
+	if err != nil {
+		return path, nil, err
+	}
+	if packet.Direction == rules.Inbound {
+		interfaces = reached(interfaces, packet)
+	}
+	if path, err = plan.Trace(packet, interfaces); err != nil {
+		return path, nil, &exit{exitFailed, err}
+	}
+	return path, assumptions, nil
 }
 
 // about says what of the pod has to be known for this packet.
