@@ -9,21 +9,24 @@ import (
 	"errors"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
 // AuditTimeout bounds what the auditor does to one pod; no runtime waits for it.
-const AuditTimeout = 10 * time.Second
+const AuditTimeout = fair.LongestLook
 
 // heartbeat is how long a pause of the auditor may be without a sign of it.
 const heartbeat = 10 * time.Second
 
-// Audit is one pass over all sandboxes.
+// Audit is what the auditor did in one interval, and until nobody was waiting for it who had not used up its time.
 type Audit struct {
 	Ended   time.Time
 	Took    time.Duration // without the pauses between sandboxes
 	Pods    int           // whose rules were read
 	Drifted int           // of them, how many had other rules than when they were verified
+
+	began time.Time
 }
 
 // LastAudit returns the last pass that was finished; false if there was none.
@@ -35,51 +38,48 @@ func (e *Enforcer) LastAudit() (Audit, bool) {
 	return *last, true
 }
 
-// Audit reads the rules of every protected sandbox once in each interval, spread over it, until ctx ends,
-// and tries again where something failed. It is also what notices that a sandbox is gone: runtimes do not
-// always say so.
+// Audit reads the rules of every protected sandbox once in each interval, counted from when that was last looked at,
+// until ctx ends, and tries again where something failed. It is also what notices that a sandbox is gone: runtimes do
+// not always say so.
 func (e *Enforcer) Audit(ctx context.Context) {
+	pass := Audit{began: time.Now()}
 	for ctx.Err() == nil {
-		all := e.sandboxes.all()
-		pause := e.policy.Load().AuditInterval / time.Duration(len(all)+1)
-		var pass Audit
-		whole := e.pause(ctx, pause)
-		for _, sandbox := range all {
-			if !whole {
-				break
+		e.hear()
+		now, interval := time.Now(), e.policy.Load().AuditInterval
+		id, turn, comes := e.sandboxes.next(now, interval)
+		ends := pass.began.Add(interval)
+		if seen := id == "" || turn.Missed > 0 || !turn.Looked.Before(pass.began); seen && !now.Before(ends) {
+			done := pass
+			done.Ended = now
+			e.audit.Store(&done)
+			pass, ends = Audit{began: now}, now.Add(interval)
+		}
+		if id == "" {
+			if !comes.IsZero() && comes.Before(ends) {
+				ends = comes
 			}
-			began := time.Now()
-			e.auditOne(ctx, sandbox.Pod.SandboxID, &pass)
-			pass.Took += time.Since(began)
-			whole = e.pause(ctx, pause)
+			e.pause(ctx, ends.Sub(now))
+			continue
 		}
-		if whole {
-			pass.Ended = time.Now()
-			e.audit.Store(&pass)
-		}
+		e.auditOne(ctx, id, &pass)
+		pass.Took += time.Since(now)
 	}
 }
 
-// pause waits; false means that the pass is to be given up: the daemon ends, or has another interval.
-func (e *Enforcer) pause(ctx context.Context, pause time.Duration) bool {
-	for {
-		now := time.Now()
-		e.heard.Store(&now)
-		part := min(pause, heartbeat)
-		timer := time.NewTimer(part)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return false
-		case <-e.reloaded:
-			timer.Stop()
-			return false
-		case <-timer.C:
-		}
-		if pause -= part; pause <= 0 {
-			return true
-		}
+// pause waits, and not for long: sandboxes may have come. It ends at once where the interval is another one.
+func (e *Enforcer) pause(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(min(pause, heartbeat))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-e.reloaded:
+	case <-timer.C:
 	}
+}
+
+func (e *Enforcer) hear() {
+	now := time.Now()
+	e.heard.Store(&now)
 }
 
 // AuditorHeard returns when the auditor last went on, which a sound one does every 20 seconds at least; false before
@@ -97,15 +97,20 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	if !ok {
 		return
 	}
+	ctx, cancel := context.WithTimeout(running, known.turn.Length(e.policy.Load().AuditInterval, e.sandboxes.count()))
+	defer cancel()
 	var o Outcome
 	switch {
 	case known.unsettled():
-		o = e.takeOver(running, known.Pod)
+		o = e.takeOver(ctx, known.Pod)
 	case known.enrolled():
 		pass.Pods++
-		o = e.reread(running, known)
+		o = e.reread(ctx, known)
 	default:
 		e.forgetIfGone(known)
+		return
+	}
+	if o.undecided() {
 		return
 	}
 	if o.Drifted {
@@ -128,9 +133,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 }
 
 // reread looks at a sandbox that is protected, or should be.
-func (e *Enforcer) reread(running context.Context, known Sandbox) Outcome {
-	ctx, cancel := context.WithTimeout(running, AuditTimeout)
-	defer cancel()
+func (e *Enforcer) reread(ctx context.Context, known Sandbox) Outcome {
 	pod := known.Pod
 	pod.Containers = nil // they are in what is known, and events may add to it
 	o := begin(Audited, pod)
@@ -150,6 +153,7 @@ func (e *Enforcer) reread(running context.Context, known Sandbox) Outcome {
 }
 
 func (e *Enforcer) forgetIfGone(known Sandbox) {
+	e.sandboxes.looked(known.Pod.SandboxID, false)
 	ns, err := netns.Open(known.Pod.NetNS, e.host)
 	if err == nil {
 		ns.Close()

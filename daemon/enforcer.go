@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,7 @@ type Enforcer struct {
 	record    func(Outcome)
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
+	sharing   sharing
 	audit     atomic.Pointer[Audit]
 	heard     atomic.Pointer[time.Time] // of the auditor
 	reloaded  chan struct{}             // tells the auditor that its interval is another one
@@ -72,7 +74,7 @@ type Enforcer struct {
 // New returns an Enforcer that has seen no pod yet. It never touches the host's namespaces, and enters another one with
 // its lock held. record is called once for every outcome, and must not block.
 func New(policy Policy, host []netns.ID, locks *netns.Locks, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, locks: locks, firewall: firewall, reloaded: make(chan struct{}, 1)}
+	e := &Enforcer{host: host, locks: locks, firewall: firewall, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}}
 	e.record = e.sandboxes.counting(record)
 	e.SetPolicy(policy)
 	return e
@@ -108,16 +110,15 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 
 func begin(trigger Trigger, pod rules.Pod) Outcome {
 	now := time.Now()
-	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now}
+	waited := trigger == SandboxStarted || trigger == ContainerCreated || trigger == ContainerValidated
+	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now, waited: waited}
 }
 
 func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case that no time is left for another
 	if !ok {
-		if e.decide(&o); e.shownByContainers(o) {
-			o.Result = ""
-		}
+		o = e.first(ctx, o)
 	}
 	if o.undecided() {
 		o = e.try(ctx, o, e.settle)
@@ -126,10 +127,29 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	return o
 }
 
+// first decides about a pod of which nothing is known. Most pods of a node end here, and take no goroutine.
+func (e *Enforcer) first(ctx context.Context, o Outcome) Outcome {
+	decide := func(_ context.Context, o *Outcome) error {
+		if e.decide(o); e.shownByContainers(*o) {
+			o.Result = ""
+		}
+		return nil
+	}
+	if !light(o.Pod) {
+		return e.within(ctx, o, decide)
+	}
+	_ = decide(ctx, &o) // it has none
+	return o
+}
+
 // try does the work within ctx. A sandbox for which it fails is not relied on any more; what its containers
-// said is kept.
+// said is kept. There is no result where the auditor is to come back.
 func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
 	o = e.within(ctx, o, work)
+	if e.sandboxes.looked(o.Pod.SandboxID, o.overrun) && !o.waited && o.Trigger != ByHand {
+		o.Result, o.Err = "", nil
+		return o // nothing is known yet: the auditor comes back to it, with more time
+	}
 	if (o.Result != Failed && o.Result != Refused) || errors.Is(o.Err, context.Canceled) {
 		return o // also where the daemon is being stopped
 	}
@@ -192,28 +212,6 @@ func (e *Enforcer) decide(o *Outcome) {
 	case rules.Rejected:
 		o.Result, o.Err = Refused, errors.New(o.Decision.Detail)
 	}
-}
-
-// within runs work with a hard stop: netlink and programs do not honour contexts. A panic is an error.
-func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	done := make(chan Outcome, 1)
-	go func(o Outcome) {
-		if err := recovered.Call(func() error { return work(ctx, &o) }); err != nil {
-			o.Result, o.Err = Failed, err
-		}
-		done <- o
-	}(o)
-	select {
-	case o = <-done:
-	case <-ctx.Done():
-		select { // what is done is done, even if the time is up as well
-		case o = <-done:
-		default:
-			o.overdue()
-			o.Result, o.Err = Failed, fmt.Errorf("not finished in time: %w", ctx.Err())
-		}
-	}
-	return o
 }
 
 // entered is a namespace that the flow's thread is in.

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
@@ -108,34 +109,38 @@ func limited(t *testing.T, limit time.Duration) context.Context {
 	return ctx
 }
 
-// The runtime gets its answer in time from a firewall that hangs and honours no context; the late worker
-// finishes, keeps others out meanwhile, and the next try works.
+// The runtime gets its answer in time from a firewall that hangs and honours no context; the late worker keeps others
+// out meanwhile, and the next try works.
 func TestAnswerInTime(t *testing.T) {
-	release := make(chan struct{})
-	var hang atomic.Bool
-	hang.Store(true)
-	e, r := newEnforcer(t, firewall{apply: func(context.Context) (bool, error) {
-		if hang.Load() {
-			<-release
-		}
-		return true, nil
-	}})
 	pod := meshed(nstest.New(t).Path)
-	o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod)
-	if o.Result != Failed || o.Stage != StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) {
-		t.Fatalf("got %s in %s, %v", o.Result, o.Stage, o.Err)
-	}
-	hang.Store(false)
-	if o := e.Enforce(limited(t, 50*time.Millisecond), SandboxStarted, pod); o.Result != Failed {
-		t.Fatalf("while the first is still at work: got %s, %v", o.Result, o.Err)
-	}
-	close(release)
-	if o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, pod); o.Result != Protected {
-		t.Fatalf("after it: got %s, %v", o.Result, o.Err)
-	}
-	if n := r.count(); n != 3 {
-		t.Errorf("%d outcomes recorded for 3 tries", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var hang atomic.Bool
+		hang.Store(true)
+		e, r := newEnforcer(t, firewall{apply: func(context.Context) (bool, error) {
+			if hang.Load() {
+				<-release
+			}
+			return true, nil
+		}})
+		o, held := start(t, e, pod)
+		if o.Result != Failed || o.Stage != StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) || held != hookTime {
+			t.Fatalf("got %s in %s after %s, %v", o.Result, o.Stage, held, o.Err)
+		}
+		hang.Store(false)
+		time.Sleep(time.Minute)
+		if o, held := start(t, e, pod); o.Result != Failed || held != 0 {
+			t.Fatalf("while the first is still at work: got %s after %s, %v", o.Result, held, o.Err)
+		}
+		close(release)
+		synctest.Wait()
+		if o, _ := start(t, e, pod); o.Result != Protected {
+			t.Fatalf("after it: got %s, %v", o.Result, o.Err)
+		}
+		if n := r.count(); n != 3 {
+			t.Errorf("%d outcomes recorded for 3 tries", n)
+		}
+	})
 }
 
 func TestFailuresAreNeverProtected(t *testing.T) {

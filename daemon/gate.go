@@ -51,7 +51,9 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) {
 	known, ok := e.sandboxes.get(pod.SandboxID)
 	if known.State == StatePending {
-		e.conclude(e.takeOver(ctx, pod))
+		o := begin(Takeover, pod)
+		o.waited = true
+		e.conclude(e.takenOver(ctx, o))
 		known, ok = e.sandboxes.get(pod.SandboxID)
 	}
 	return known, ok

@@ -5,8 +5,10 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -78,15 +80,30 @@ type Outcome struct {
 	Began       time.Time
 	Took        time.Duration
 
-	node    rules.Node // that decided
-	key     string     // of the plan
-	entered time.Time  // the stage
+	node    rules.Node             // that decided
+	key     string                 // of the plan
+	entered time.Time              // the stage
+	now     *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
+	waited  bool                   // a runtime waits for it, and every pod of the node with it
+	overrun bool                   // its time was up, and it was not for others that it waited
 }
 
 // enter begins a stage, and ends the one before it.
 func (o *Outcome) enter(stage Stage) {
 	o.leave(time.Now())
 	o.Stage = stage
+	if o.now != nil {
+		o.now.Store(&stage)
+	}
+}
+
+// step begins a stage unless nobody waits for it any more.
+func (o *Outcome) step(ctx context.Context, stage Stage) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("given up before stage %s: %w", stage, err)
+	}
+	o.enter(stage)
+	return nil
 }
 
 // leave counts the time until now for the stage.

@@ -6,11 +6,13 @@ package daemon
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -46,6 +48,7 @@ type Sandbox struct {
 	Drift    Drift
 
 	key        string     // of the plan
+	turn       fair.Turn  // to be looked at again
 	node       rules.Node // that decided
 	running    bool       // one of its containers had been started when it was taken over
 	generation string     // of its rules when they were last verified; "" where they changed meanwhile
@@ -61,6 +64,25 @@ func (s Sandbox) unsettled() bool { return s.State == StatePending || s.refused(
 
 // Key returns the key of the plan.
 func (s Sandbox) Key() string { return s.key }
+
+// in returns an error where the path of the sandbox leads to another namespace than it did. One that was never
+// entered has no other.
+func (s Sandbox) in(ns entered) error {
+	if s.NetNS != (netns.ID{}) && s.NetNS != ns.ID() {
+		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
+	}
+	return nil
+}
+
+// keeps is in for those who are told by the runtime that the sandbox is still there: it has the namespace that it had,
+// and no other one gets its rules.
+func (s Sandbox) keeps(ns entered) error {
+	if s.in(ns) != nil {
+		return fmt.Errorf("%s is %s, and this sandbox has %s, which a sandbox never changes: something else was put there. "+
+			"Remove the pod, so that a new one is made", ns.Path(), ns.ID(), s.NetNS)
+	}
+	return nil
+}
 
 // Drift is how often a sandbox's rules were found changed since this process knows it.
 type Drift struct {
@@ -167,6 +189,38 @@ func (s *sandboxes) all() []Sandbox {
 		return cmp.Or(cmp.Compare(a.Pod.Namespace, b.Pod.Namespace), cmp.Compare(a.Pod.Name, b.Pod.Name),
 			cmp.Compare(a.Pod.SandboxID, b.Pod.SandboxID))
 	})
+}
+
+// next returns the sandbox whose turn it is, or "" and when the next one's comes, or the zero time where there is none.
+func (s *sandboxes) next(now time.Time, interval time.Duration) (id string, turn fair.Turn, comes time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other, sb := range s.byID {
+		due := sb.turn.Due(interval)
+		if due.After(now) {
+			if comes.IsZero() || due.Before(comes) {
+				comes = due
+			}
+		} else if id == "" || sb.turn.Before(turn) {
+			id, turn = other, sb.turn
+		}
+	}
+	return id, turn, comes
+}
+
+// looked ends the sandbox's turn, and tells whether it is the first one in a row that used up its time.
+func (s *sandboxes) looked(id string, overran bool) (first bool) {
+	s.amend(id, func(sb *Sandbox) {
+		first = overran && sb.turn.Missed == 0
+		sb.turn = sb.turn.After(overran, time.Now())
+	})
+	return first
+}
+
+func (s *sandboxes) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byID)
 }
 
 // learn remembers that a namespace with this fingerprint held the plan.

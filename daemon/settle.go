@@ -23,8 +23,12 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 		// Read again: with the lock held, nobody learns more about this pod meanwhile.
 		known, _ := e.sandboxes.get(o.Pod.SandboxID)
 		o.Known = known.enrolled()
-		if o.Trigger == Audited && known.NetNS != ns.ID() {
-			return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
+		same := known.keeps
+		if o.Trigger == Audited {
+			same = known.in
+		}
+		if err := same(ns); err != nil {
+			return err
 		}
 		return e.settleIn(ctx, ns, o, known)
 	})
@@ -40,7 +44,9 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 }
 
 func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
-	o.enter(StageDecide)
+	if err := o.step(ctx, StageDecide); err != nil {
+		return err
+	}
 	if o.Known && o.Trigger != Takeover && known.said(o.Pod.Containers) {
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
 		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
@@ -181,7 +187,9 @@ func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
 // inspect tells whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
 // nothing but the label.
 func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole bool, err error) {
-	o.enter(StageVerify)
+	if err := o.step(ctx, StageVerify); err != nil {
+		return false, err
+	}
 	seen, held, err := e.held(ctx, ns, o)
 	if err != nil {
 		return false, err
@@ -191,6 +199,9 @@ func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole b
 			return false, err
 		}
 		seen = e.learn(ctx, ns, o, seen)
+	}
+	if err := ctx.Err(); err != nil { // what nobody waits for is not recorded either
+		return false, fmt.Errorf("verified too late: %w", err)
 	}
 	return true, e.protected(ns, o, seen.generation)
 }
@@ -306,12 +317,14 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, Drift: sb.Drift, node: o.node,
-			running: sb.running, generation: generation, Backend: o.Backend}
+			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
 	})
 }
 
 func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
-	o.enter(StageApply)
+	if err := o.step(ctx, StageApply); err != nil {
+		return err
+	}
 	changed, err := e.firewall.Apply(ctx, ns.Namespace, o.Plan)
 	if err != nil {
 		return err
@@ -322,7 +335,9 @@ func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
 }
 
 func (e *Enforcer) differences(ctx context.Context, ns entered, o *Outcome) ([]string, error) {
-	o.enter(StageVerify)
+	if err := o.step(ctx, StageVerify); err != nil {
+		return nil, err
+	}
 	found, err := e.firewall.Verify(ctx, ns.Namespace, o.Plan)
 	if err != nil {
 		return nil, err

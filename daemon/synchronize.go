@@ -5,6 +5,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,13 +13,14 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 const (
 	takeoverWorkers = 4
-	takeoverTimeout = 10 * time.Second // for one pod; no runtime waits for it
-	stopTimeout     = time.Minute      // for one sandbox to be stopped over CRI
+	takeoverTimeout = 2 * time.Second // for one pod; who needs more is left to the auditor, which has patience
+	stopTimeout     = time.Minute     // for one sandbox to be stopped over CRI
 )
 
 // Synchronize takes the pods that exist already through the same flow, and forgets all others. It returns
@@ -36,14 +38,14 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 		workers.Go(func() {
 			for i := range queue {
 				if known, _ := e.sandboxes.get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
-					e.conclude(e.takeOver(context.Background(), pods[i]))
+					e.conclude(e.takeOverSoon(pods[i]))
 				} // else an event or the auditor came first
 			}
 		})
 	}
 	done := make(chan struct{})
 	go func() {
-		for i := range pods {
+		for _, i := range byWeight(pods) {
 			queue <- i
 		}
 		close(queue)
@@ -56,6 +58,16 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	}
 }
 
+// byWeight returns the indices of pods, those first about which little is said: they are soon done.
+func byWeight(pods []rules.Pod) []int {
+	weights, order := make([]int, len(pods)), make([]int, len(pods))
+	for i, pod := range pods {
+		weights[i], order[i] = weight(pod), i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(weights[a], weights[b]) })
+	return order
+}
+
 // expect remembers a pod that is to be taken over, with what its containers say. Nothing is decided yet: the runtime
 // waits, and a decision takes as long as the pod's author likes. It returns whether the pod is new.
 func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
@@ -64,7 +76,8 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
-			*sb = Sandbox{Pod: pod, State: StatePending, Since: time.Now()}
+			now := time.Now()
+			*sb = Sandbox{Pod: pod, State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
 			sb.Pod.Containers = nil
 		}
 		said := e.refining(pod.Containers)
@@ -82,17 +95,25 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 // containers then.
 func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision.Action == "" }
 
+func (e *Enforcer) takeOverSoon(pod rules.Pod) Outcome {
+	ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
+	defer cancel()
+	return e.takeOver(ctx, pod)
+}
+
 // takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten.
 func (e *Enforcer) takeOver(ctx context.Context, pod rules.Pod) Outcome {
-	ctx, cancel := context.WithTimeout(ctx, takeoverTimeout)
-	defer cancel()
-	o := begin(Takeover, pod)
+	return e.takenOver(ctx, begin(Takeover, pod))
+}
+
+func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
+	pod := o.Pod
 	known, expected := e.sandboxes.get(pod.SandboxID)
 	if known.undecided() {
 		o.Pod.Containers = known.Pod.Containers
 	}
 	if !expected || known.undecided() {
-		if o = e.try(ctx, o, e.foresee); !o.undecided() {
+		if o = e.try(ctx, o, e.foresee); !o.undecided() || o.overrun {
 			o.end()
 			return o
 		}
@@ -130,6 +151,9 @@ func (e *Enforcer) foresee(_ context.Context, o *Outcome) error {
 
 // conclude records what became of a pod that was taken over, or stops it as the configuration says.
 func (e *Enforcer) conclude(o Outcome) {
+	if o.undecided() {
+		return // the auditor comes back to it
+	}
 	if o.gone() {
 		e.sandboxes.forget(o.Pod.SandboxID)
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -116,13 +115,4 @@ func (e *Enforcer) mend(ctx context.Context, ns entered, o *Outcome, known Sandb
 		o.Differences = found
 	}
 	return err
-}
-
-// in returns an error where the path of the sandbox leads to another namespace than it did. One that was never
-// entered has no other.
-func (s Sandbox) in(ns entered) error {
-	if s.NetNS != (netns.ID{}) && s.NetNS != ns.ID() {
-		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
-	}
-	return nil
 }

@@ -42,6 +42,7 @@ const (
 	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
 	ReasonTwoMeshes         Reason = "two-meshes"         // more than one mesh claims the pod
 	ReasonOverBudget        Reason = "over-budget"        // asks for more bytes, items or rules than the node's configuration allows a pod
+	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 
 // Decision is the pure answer to "what about this pod?". Plan is called with the pod's addresses once a

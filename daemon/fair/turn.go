@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fair
+
+import "time"
+
+// LongestLook is how long a look at one pod may take, where nobody waits for it.
+const LongestLook = 10 * time.Second
+
+const (
+	leastLong   = 2 * time.Second // however short the interval is
+	leastShort  = 50 * time.Millisecond
+	longestWait = time.Hour // of who used up its time, where the interval is shorter
+)
+
+// Turn says when it is a pod's turn to be looked at again, and for how long.
+//
+// A look is short: all pods together take half an interval at most, even if each takes all that it may. Who needs more
+// is looked at once more when nobody else is waiting, for longer, and if that is not enough, with growing pauses. So a
+// pod is looked at within two intervals, whatever others do: one until its turn, half of one for the short looks of all
+// others, and half of one for the long look that may just have begun.
+type Turn struct {
+	Looked time.Time // when the last look ended
+	Missed int       // looks in a row that used up their time
+}
+
+// Due returns when the turn comes.
+func (t Turn) Due(interval time.Duration) time.Time {
+	pause := interval
+	switch {
+	case t.Missed == 1:
+		pause = 0
+	case t.Missed > 1:
+		for i := 1; i < t.Missed && pause < longestWait; i++ {
+			pause *= 2
+		}
+		pause = max(interval, min(pause, longestWait))
+	}
+	return t.Looked.Add(pause)
+}
+
+// Before tells whether it is t's turn before the other's, where that of both has come.
+func (t Turn) Before(other Turn) bool {
+	if t.Missed != other.Missed {
+		return t.Missed < other.Missed
+	}
+	return t.Looked.Before(other.Looked)
+}
+
+// Length returns how long the look may take on a node with so many pods to look at.
+func (t Turn) Length(interval time.Duration, pods int) time.Duration {
+	long := min(max(interval/2, leastLong), LongestLook)
+	if t.Missed > 0 {
+		return long
+	}
+	return min(max(interval/time.Duration(2*(pods+1)), leastShort), long)
+}
+
+// After returns the turn after a look.
+func (t Turn) After(overran bool, now time.Time) Turn {
+	if overran {
+		return Turn{now, t.Missed + 1}
+	}
+	return Turn{now, 0}
+}

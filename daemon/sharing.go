@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/recovered"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// sharing sees to it that no pod takes the time of others.
+type sharing struct {
+	ledger  fair.Ledger
+	workers fair.Workers
+	seed    maphash.Seed // of the hashes of what pods wish
+}
+
+// account is whose time a pod's work takes. The kubelet tries again in another sandbox.
+func account(pod rules.Pod) string { return cmp.Or(pod.UID, pod.SandboxID, pod.NetNS) }
+
+// within runs work with a hard stop: netlink and programs do not honour contexts. A panic is an error. A pod that used
+// up its time is not worked for at once, and no time of the runtime is taken by what cannot be decided in a part of it.
+func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
+	if o.waited && e.sharing.refuses(&o, time.Now()) {
+		return o
+	}
+	job, err := e.sharing.workers.Begin(account(o.Pod), o.Pod.Namespace)
+	if err != nil {
+		o.overdue()
+		o.Result, o.Err, o.overrun = Failed, fmt.Errorf("not begun: %w", err), true
+		return o
+	}
+	ctx, slow, cancel := e.sharing.slice(ctx, o)
+	defer cancel()
+	o.now = new(atomic.Pointer[Stage])
+	o.now.Store(&o.Stage)
+	done := make(chan Outcome, 1)
+	go func(o Outcome) {
+		defer job.End()
+		if err := recovered.Call(func() error { return work(ctx, &o) }); err != nil {
+			o.Result, o.Err = Failed, err
+		}
+		done <- o
+	}(o)
+	for waiting := true; waiting; {
+		select {
+		case o = <-done:
+			e.sharing.inTime(o)
+			return o
+		case <-slow:
+			slow, waiting = nil, *o.now.Load() != StageDecide
+		case <-ctx.Done():
+			waiting = false
+		}
+	}
+	select { // what is done is done, even if the time is up as well
+	case o = <-done:
+		return o
+	default:
+	}
+	job.Abandon()
+	return e.sharing.overran(ctx, o)
+}
+
+// slice returns how much of the runtime's time a pod gets, and what tells that a decision has had its part of it.
+func (s *sharing) slice(ctx context.Context, o Outcome) (_ context.Context, slow <-chan time.Time, _ context.CancelFunc) {
+	deadline, limited := ctx.Deadline()
+	if !o.waited || !limited {
+		ctx, cancel := context.WithCancel(ctx)
+		return ctx, nil, cancel
+	}
+	now := time.Now()
+	share := s.ledger.Share(o.Pod.Namespace, deadline.Sub(now), now)
+	ctx, cancel := context.WithDeadline(ctx, now.Add(share))
+	timer := time.NewTimer(fair.ForDecision(share))
+	return ctx, timer.C, func() { timer.Stop(); cancel() }
+}
+
+// overran makes the outcome of work that is given up. To wait for a namespace is nobody's fault.
+func (s *sharing) overran(ctx context.Context, o Outcome) Outcome {
+	stage := *o.now.Load()
+	cause := ctx.Err()
+	if cause == nil {
+		cause = context.DeadlineExceeded
+	}
+	o.overdue()
+	o.Result, o.Err = Failed, fmt.Errorf("not finished in time: %w", cause)
+	if !errors.Is(cause, context.DeadlineExceeded) || stage == StageEnter {
+		return o
+	}
+	o.overrun = true
+	if o.waited {
+		now := time.Now()
+		why := fmt.Sprintf("it used up its time (%s, in stage %s)", now.Sub(o.Began).Round(time.Millisecond), stage)
+		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.wishes(o.Pod), why, now)
+	}
+	return o
+}
+
+func (s *sharing) inTime(o Outcome) {
+	if o.waited && o.Result == Protected {
+		s.ledger.InTime(account(o.Pod))
+	}
+}
+
+// refuses tells whether the pod used up its time a short while ago, and makes the outcome of it.
+func (s *sharing) refuses(o *Outcome, now time.Time) bool {
+	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.wishes(o.Pod) }, now)
+	if !refused {
+		return false
+	}
+	o.Stage = StageBudget
+	o.Decision.Action, o.Decision.Reason = rules.Rejected, rules.ReasonOverTime
+	o.Result, o.Err = Refused, fmt.Errorf("%s, and all pods of the node would wait for it again. It is looked at once more after %s, "+
+		"or when its annotations or containers change: shorten their lists of ports and ranges; where they are short, the node is too slow",
+		why, till.UTC().Format(time.DateTime+"Z"))
+	return true
+}
+
+// wishes is a hash of all that decides about a pod.
+func (s *sharing) wishes(pod rules.Pod) uint64 {
+	var h maphash.Hash
+	h.SetSeed(s.seed)
+	text := func(all ...string) {
+		for _, t := range all {
+			for _, part := range [...]string{strconv.Itoa(len(t)), ":", t} {
+				_, _ = h.WriteString(part) // which never fails
+			}
+		}
+	}
+	table := func(all map[string]string) {
+		for _, key := range slices.Sorted(maps.Keys(all)) {
+			text(key, all[key])
+		}
+		text("")
+	}
+	table(pod.Labels)
+	table(pod.Annotations)
+	for _, c := range pod.Containers {
+		text(c.Name)
+		text(c.Args...)
+		table(c.Env)
+		for _, id := range []*int64{c.UID, c.GID} {
+			if id != nil {
+				text(strconv.FormatInt(*id, 10))
+			}
+		}
+	}
+	return h.Sum64()
+}
+
+// light tells whether so little is said about a pod that no decision about it takes long.
+func light(pod rules.Pod) bool { return weight(pod) <= 8<<10 }
+
+// weight is how many bytes decide about a pod.
+func weight(pod rules.Pod) (bytes int) {
+	table := func(all map[string]string) {
+		for key, value := range all {
+			bytes += len(key) + len(value)
+		}
+	}
+	table(pod.Labels)
+	table(pod.Annotations)
+	for _, c := range pod.Containers {
+		table(c.Env)
+		for _, arg := range c.Args {
+			bytes += len(arg)
+		}
+	}
+	return bytes
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// The clocks of these tests are fake: what takes long is a wait, and costs nothing.
+
+const hookTime = 1700 * time.Millisecond // that a runtime leaves
+
+// faked calls fn where the clock is a fake one, and waits for what it left behind.
+func faked(t *testing.T, fn func(*testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour)
+		fn(t)
+	})
+}
+
+// ask is a hook: it returns the outcome and how long the runtime, and with it the node, was held up.
+func ask(t *testing.T, hook func(context.Context) Outcome) (Outcome, time.Duration) {
+	t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), hookTime)
+	defer cancel()
+	o := hook(ctx)
+	return o, time.Since(began)
+}
+
+func start(t *testing.T, e *Enforcer, pod rules.Pod) (Outcome, time.Duration) {
+	t.Helper()
+	return ask(t, func(ctx context.Context) Outcome { return e.Enforce(ctx, SandboxStarted, pod) })
+}
+
+// laboriousMesh is Istio, and takes long to decide about pods that say a lot.
+type laboriousMesh struct {
+	istio.Mesh
+	takes time.Duration
+}
+
+func (m laboriousMesh) Decide(pod rules.Pod) rules.Decision {
+	if !light(pod) {
+		time.Sleep(m.takes)
+	}
+	return m.Mesh.Decide(pod)
+}
+
+// laborious returns a pod whose wishes a laboriousMesh takes long for.
+func laborious(uid string) rules.Pod {
+	pod := meshed("/nowhere")
+	pod.UID, pod.Name, pod.Namespace = uid, uid, "hostile"
+	pod.Annotations = map[string]string{"sidecar.istio.io/status": "{}", "example.com/much": strings.Repeat("8080,", 4<<10)}
+	return pod
+}
+
+// A decision has a part of the runtime's time, however long it takes. The next try costs nothing, until the pod's
+// wishes change or a pause is over, and then little.
+func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
+	faked(t, func(t *testing.T) {
+		e, _ := newEnforcer(t, newMemory())
+		e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 3 * time.Second}} })
+		pod := laborious("one")
+		for _, tt := range []struct {
+			what   string
+			before time.Duration
+			change func()
+			want   Result
+			held   time.Duration
+		}{
+			{"the first try", 0, func() {}, Failed, hookTime / 8},
+			{"the next try", 0, func() { pod.SandboxID = "another" }, Refused, 0},
+			{"a container", 0, func() {}, Refused, 0},
+			{"while it is still at work", 0, func() { pod.Annotations["more"] = "" }, Failed, 0},
+			{"with other wishes", 3 * time.Second, func() { pod.Annotations["more"] = "yes" }, Failed, hookTime / 64},
+			{"the next try", 0, func() {}, Refused, 0},
+			{"in the pause", 19 * time.Second, func() {}, Refused, 0},
+			{"after the pause", 2 * time.Second, func() {}, Failed, hookTime / 64},
+			{"the next try", 0, func() {}, Refused, 0},
+		} {
+			time.Sleep(tt.before)
+			tt.change()
+			o, held := start(t, e, pod)
+			if tt.what == "a container" {
+				o, held = ask(t, func(ctx context.Context) Outcome { return e.Admit(ctx, pod, app) })
+			}
+			if o.Result != tt.want || held != tt.held || o.Stage != StageBudget || o.Error() == nil {
+				t.Errorf("%s: %s in %s, held up for %s, want %s: %v", tt.what, o.Result, o.Stage, held, tt.held, o.Error())
+			}
+			if o.Result == Refused && (o.Decision.Reason != rules.ReasonOverTime || !strings.Contains(o.Error().Error(), "it used up its time") ||
+				!strings.Contains(o.Error().Error(), "or when its annotations or containers change")) {
+				t.Errorf("%s: %s, %v", tt.what, o.Decision.Reason, o.Error())
+			}
+		}
+	})
+}
+
+// Twenty pods whose decisions never end, each tried every ten seconds in a new sandbox, hold a node up for little of an
+// hour, and less if they come from one namespace, also where they are made anew each time.
+func TestHowLongHostilePodsHoldTheNodeUp(t *testing.T) {
+	for name, tt := range map[string]struct {
+		namespace, uid func(pod, try int) string
+		most           time.Duration
+	}{
+		"of twenty namespaces":       {func(pod, _ int) string { return fmt.Sprint("ns", pod) }, func(pod, _ int) string { return fmt.Sprint(pod) }, 40 * time.Second},
+		"of one":                     {func(int, int) string { return "ns" }, func(pod, _ int) string { return fmt.Sprint(pod) }, 10 * time.Second},
+		"of one, and made anew each": {func(int, int) string { return "ns" }, func(pod, try int) string { return fmt.Sprint(pod, "-", try) }, 60 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			faked(t, func(t *testing.T) {
+				e, _ := newEnforcer(t, newMemory())
+				e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 2 * time.Second}} })
+				var sum time.Duration
+				for try := range 360 {
+					for i := range 20 {
+						pod := laborious(tt.uid(i, try))
+						pod.Namespace, pod.SandboxID = tt.namespace(i, try), fmt.Sprint("sandbox", i, "-", try)
+						o, held := start(t, e, pod)
+						if sum += held; o.Error() == nil {
+							t.Fatal("let through")
+						}
+					}
+					time.Sleep(10 * time.Second)
+				}
+				if t.Logf("held up for %s of an hour", sum); sum > tt.most {
+					t.Errorf("more than %s", tt.most)
+				}
+			})
+		})
+	}
+}
+
+// To refuse a pod from memory costs little, whatever it wishes.
+func TestARefusalFromMemoryIsCheap(t *testing.T) {
+	e, _ := newEnforcer(t, newMemory())
+	pod := laborious("one")
+	pod.Annotations["more"] = strings.Repeat("8080,", 50_000)
+	e.sharing.ledger.Overran("one", "hostile", e.sharing.wishes(pod), "it used up its time", time.Now())
+	result := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if o := e.Enforce(b.Context(), SandboxStarted, pod); o.Decision.Reason != rules.ReasonOverTime {
+				b.Fatal(o.Err)
+			}
+		}
+	})
+	if t.Log(result, result.MemString()); result.AllocedBytesPerOp() > 16<<10 {
+		t.Errorf("%d bytes", result.AllocedBytesPerOp())
+	}
+}
+
+// sticky is a memory whose namespaces can be made slow: a look into them takes that long, whoever waits for it.
+type sticky struct {
+	*memory
+	mu    sync.Mutex
+	slow  map[netns.ID]time.Duration
+	looks int // into slow ones
+}
+
+func (s *sticky) wait(ns *netns.Namespace) {
+	s.mu.Lock()
+	takes := s.slow[ns.ID()]
+	if takes > 0 {
+		s.looks++
+	}
+	s.mu.Unlock()
+	if takes > 0 {
+		time.Sleep(takes)
+	}
+}
+
+// looked returns how often somebody looked into a slow namespace.
+func (s *sticky) looked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.looks
+}
+
+func (s *sticky) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
+	s.wait(ns)
+	return s.memory.Generation(ctx, ns)
+}
+
+func (s *sticky) Fingerprint(ctx context.Context, ns *netns.Namespace) (string, string, error) {
+	s.wait(ns)
+	return s.memory.Fingerprint(ctx, ns)
+}
+
+func (s *sticky) slowDown(t *testing.T, pods []rules.Pod, takes time.Duration) {
+	t.Helper()
+	for _, pod := range pods {
+		id := identity(t, pod.NetNS)
+		s.mu.Lock()
+		s.slow[id] = takes
+		s.mu.Unlock()
+	}
+}
+
+// crowd is so many pods of a namespace, each with a network namespace.
+func crowd(t *testing.T, namespace string, n int) (pods []rules.Pod) {
+	t.Helper()
+	for i := range n {
+		pod := meshed(nstest.New(t).Path)
+		pod.Namespace, pod.Name = namespace, fmt.Sprint(namespace, i)
+		pod.SandboxID, pod.UID = pod.Name, pod.Name
+		pods = append(pods, pod)
+	}
+	return pods
+}
+
+// repaired waits until the sandbox's namespace holds rules again, and returns how long it did not.
+func (m *memory) repaired(t *testing.T, pod rules.Pod) time.Duration {
+	t.Helper()
+	began := time.Now()
+	m.put(t, pod.NetNS, rules.Plan{})
+	for m.holds(t, pod.NetNS).Rules() == 0 {
+		if time.Since(began) > time.Hour {
+			t.Fatal("never repaired")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// audited runs the auditor while fn does, on a node with these pods.
+func audited(t *testing.T, e *Enforcer, pods []rules.Pod, fn func()) {
+	t.Helper()
+	for _, pod := range pods {
+		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
+			t.Fatal(o.Err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var auditor sync.WaitGroup
+	auditor.Go(func() { e.Audit(ctx) })
+	fn()
+	stop()
+	auditor.Wait()
+}
+
+// What is changed is found within an interval, at whatever moment, also in a pod that was just started.
+func TestTheAuditorComesWithinAnInterval(t *testing.T) {
+	pods := crowd(t, "honest", 20)
+	late := crowd(t, "late", 10)
+	faked(t, func(t *testing.T) {
+		m := newMemory()
+		e, _ := newEnforcer(t, m)
+		interval := e.policy.Load().AuditInterval
+		worst := time.Duration(0)
+		audited(t, e, pods, func() {
+			for i, pod := range slices.Concat(pods, late) {
+				time.Sleep(time.Duration(i) * 1700 * time.Millisecond)
+				e.Enforce(t.Context(), SandboxStarted, pod) // what is known is looked at once more
+				time.Sleep(time.Duration(i) * 13 * time.Millisecond)
+				worst = max(worst, m.repaired(t, pod))
+			}
+			if last, ok := e.LastAudit(); !ok || last.Pods < len(pods) || time.Since(last.Ended) > interval {
+				t.Errorf("last pass: %+v, %v", last, ok)
+			}
+		})
+		if t.Logf("at worst after %s", worst); worst > interval+20*time.Millisecond {
+			t.Errorf("the auditor took %s", worst)
+		}
+	})
+}
+
+// Whatever hostile pods do, an innocent pod's rules are repaired within two intervals. They are looked at ever more
+// seldom, and what they leave behind stays bounded.
+func TestTheAuditorIsFair(t *testing.T) {
+	honest, hostile := crowd(t, "honest", 50), crowd(t, "hostile", 20)
+	for i := range hostile {
+		hostile[i].Namespace = fmt.Sprint("hostile", i)
+	}
+	faked(t, func(t *testing.T) {
+		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		e, r := newEnforcer(t, m)
+		interval := e.policy.Load().AuditInterval
+		var waits []time.Duration
+		audited(t, e, slices.Concat(honest, hostile), func() {
+			m.slowDown(t, hostile, 25*time.Second)
+			for i, pod := range honest {
+				time.Sleep(time.Duration(i%7) * 3100 * time.Millisecond)
+				waits = append(waits, m.repaired(t, pod))
+			}
+			began, looks := time.Now(), m.looked()
+			time.Sleep(20 * time.Minute)
+			if n := (m.looked() - looks) / len(hostile); n > 4 {
+				t.Errorf("each hostile pod was looked at %d times in %s", n, time.Since(began))
+			}
+			m.slowDown(t, hostile, 0)
+			for _, pod := range hostile {
+				if known, _ := e.Sandbox(pod.SandboxID); known.State != StateFailing {
+					t.Errorf("%s is %s", pod.Name, known.State)
+				}
+			}
+			time.Sleep(time.Hour)
+			for _, pod := range hostile {
+				if known, _ := e.Sandbox(pod.SandboxID); known.State != StateProtected {
+					t.Errorf("%s is never looked at again: %s", pod.Name, known.State)
+				}
+			}
+		})
+		if worst := slices.Max(waits); worst > 2*interval {
+			t.Errorf("an innocent pod waited %s; all: %v", worst, waits)
+		} else {
+			t.Logf("at worst after %s", worst)
+		}
+		for _, o := range r.outcomes {
+			if strings.HasPrefix(o.Pod.Namespace, "honest") && o.Result == Failed {
+				t.Errorf("%s: %v", o.Pod.Name, o.Err)
+			}
+		}
+	})
+}
+
+// Pods that take long keep a takeover from no other.
+func TestTheTakeoverIsFair(t *testing.T) {
+	honest, hostile := crowd(t, "honest", 20), crowd(t, "hostile", 8)
+	for i := range hostile {
+		hostile[i].Annotations["example.com/much"] = strings.Repeat("8080,", 4<<10)
+	}
+	faked(t, func(t *testing.T) {
+		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		e, _ := newEnforcer(t, m)
+		m.slowDown(t, hostile, time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), hookTime)
+		defer cancel()
+		e.Synchronize(ctx, slices.Concat(hostile, honest))
+		for _, pod := range honest {
+			if known, _ := e.Sandbox(pod.SandboxID); known.State != StateProtected {
+				t.Errorf("%s is %s when the runtime goes on", pod.Name, known.State)
+			}
+		}
+		time.Sleep(5 * takeoverTimeout)
+		for _, pod := range hostile {
+			if known, _ := e.Sandbox(pod.SandboxID); known.State != StatePending {
+				t.Errorf("%s is %s", pod.Name, known.State)
+			}
+		}
+	})
+}
+
+// Work that nobody waits for any more ends at its next step, and is bounded meanwhile: by pod, and by namespace, so that
+// those of others go on.
+func TestAbandonedWorkIsBounded(t *testing.T) {
+	hostile, honest := crowd(t, "hostile", 8), crowd(t, "honest", 1)
+	faked(t, func(t *testing.T) {
+		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		e, _ := newEnforcer(t, m)
+		m.slowDown(t, hostile, time.Minute)
+		refused := 0
+		for _, pod := range hostile {
+			if o, held := start(t, e, pod); held == 0 && strings.Contains(o.Error().Error(), "are still at work") {
+				refused++
+			}
+		}
+		if refused != len(hostile)-4 {
+			t.Errorf("%d of %d were not begun", refused, len(hostile))
+		}
+		if o, held := start(t, e, honest[0]); o.Result != Protected || held > 0 {
+			t.Errorf("an innocent pod: %s after %s, %v", o.Result, held, o.Error())
+		}
+		before, _ := m.count()
+		time.Sleep(2 * time.Minute)
+		if now, _ := m.count(); now != before+4 {
+			t.Errorf("abandoned work went on: %d calls", now-before)
+		}
+		m.slowDown(t, hostile, 0)
+		for _, pod := range hostile {
+			if o, _ := start(t, e, pod); o.Result != Protected {
+				t.Errorf("when all is well again: %v", o.Error())
+			}
+		}
+	})
+}
+
+// A sandbox keeps the namespace that it has, whoever asks.
+func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
+	for trigger, look := range map[Trigger]func(*Enforcer, rules.Pod) Outcome{
+		SandboxStarted:     func(e *Enforcer, pod rules.Pod) Outcome { return e.Enforce(t.Context(), SandboxStarted, pod) },
+		ContainerCreated:   func(e *Enforcer, pod rules.Pod) Outcome { return e.Admit(t.Context(), pod, app) },
+		ContainerValidated: func(e *Enforcer, pod rules.Pod) Outcome { return e.Validate(t.Context(), pod, app) },
+		ByHand:             func(e *Enforcer, pod rules.Pod) Outcome { return e.Enforce(t.Context(), ByHand, pod) },
+		Takeover:           func(e *Enforcer, pod rules.Pod) Outcome { return e.takeOver(t.Context(), pod) },
+	} {
+		for _, state := range []State{StateProtected, StateUnprotected, StateFailing} {
+			m := newMemory()
+			e, _ := newEnforcer(t, m)
+			pod := sandbox(t, "web")
+			if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
+				t.Fatal(o.Err)
+			}
+			e.sandboxes.amend("web", func(sb *Sandbox) { sb.State = state })
+			before := identity(t, pod.NetNS)
+			moved := pod
+			moved.NetNS = nstest.New(t).Path
+			o := look(e, moved)
+			if o.Err == nil || !strings.Contains(o.Err.Error(), "which a sandbox never changes") || errors.Is(o.Err, netns.ErrGone) {
+				t.Errorf("%s, %s: %s, %v", trigger, state, o.Result, o.Err)
+			}
+			if known, _ := e.Sandbox("web"); known.NetNS != before || known.Pod.NetNS != pod.NetNS {
+				t.Errorf("%s, %s: it has %s now", trigger, state, known.NetNS)
+			}
+			if m.holds(t, moved.NetNS).Rules() != 0 {
+				t.Errorf("%s, %s: rules were written there", trigger, state)
+			}
+		}
+	}
+}
