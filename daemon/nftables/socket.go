@@ -129,9 +129,15 @@ func (c *netfilter) roomFor(length int) error {
 	if length < usual {
 		return nil
 	}
-	// Twice, since the kernel counts its own bookkeeping too. The limit of the machine does not hold for the
-	// host's administrator.
-	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*length); err != nil {
+	// Twice, since the kernel counts its own bookkeeping too. The limit of the machine, net.core.wmem_max, does not
+	// hold for the host's administrator, only for that of a user namespace.
+	err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*length)
+	if errors.Is(err, unix.EPERM) && unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 2*length) == nil {
+		if room, _ := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF); room >= 2*length {
+			return nil
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("room to send %d bytes to nf_tables: %w", length, err)
 	}
 	return nil

@@ -273,6 +273,7 @@ func halfOpen(t *testing.T) int {
 
 // What a kernel would answer that does not look at signatures is taken back.
 func TestTakenBack(t *testing.T) {
+	nstest.RequireRoot(t) // XDP
 	ns := joined(t)
 	if err := ns.Do(func() error {
 		fd := listen(t, "0.0.0.0:8080")

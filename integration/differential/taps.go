@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 // sighting is a packet that a tap has seen.
@@ -47,10 +50,27 @@ type rawTap struct {
 // tapBuffer holds more than any batch can send.
 const tapBuffer = 16 << 20
 
+// requireTaps skips a test where a user's sockets cannot hold what a batch sends.
+func requireTaps(t testing.TB) {
+	t.Helper()
+	const batch = 1 << 20
+	fd, err := open(unix.AF_INET, unix.SOCK_DGRAM, 0, option{unix.SOL_SOCKET, unix.SO_RCVBUF, batch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if room, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF); !nstest.Root() && (err != nil || room < batch) {
+		nstest.Lack(t, "a kernel whose net.core.rmem_max is 1 MB")
+	}
+}
+
 func (s *stack) openTaps() (*taps, error) {
 	t := &taps{packet: -1, names: map[int]string{}, buffer: make([]byte, 65536)}
 	err := s.do(func() (err error) {
 		big := option{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, tapBuffer}
+		if !nstest.Root() {
+			big.name = unix.SO_RCVBUF // no more than net.core.rmem_max
+		}
 		for _, protocol := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			for family, info := range map[int]option{unix.AF_INET: {unix.SOL_IP, unix.IP_PKTINFO, 1}, unix.AF_INET6: {unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}} {
 				fd, err := open(family, unix.SOCK_RAW, protocol, big, info)

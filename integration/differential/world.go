@@ -80,6 +80,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	nstest.Require(t, "nft")
+	requireTaps(t)
 	pod, peer := nstest.New(t), nstest.New(t)
 	w := &world{pod: newStack(t, pod.Path), peer: newStack(t, peer.Path), path: pod.Path, index: map[string]int{}}
 	both := map[string]string{"ipv4/ip_local_port_range": "62000 64000", // apart from those that packets are given

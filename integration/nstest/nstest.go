@@ -8,6 +8,7 @@ package nstest
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,22 +30,32 @@ type Namespace struct {
 // failure: nothing is skipped silently.
 func Require(t testing.TB, programs ...string) {
 	t.Helper()
-	missing := ""
 	if os.Geteuid() != 0 {
-		missing = "root"
+		Lack(t, cmp.Or(os.Getenv(stage), "a TestMain with nstest.Main, or root"))
 	}
 	for _, program := range append(programs, "ip", "nsenter") {
 		if _, err := exec.LookPath(program); err != nil {
-			missing = program
+			Lack(t, program+" (make deps installs programs)")
 		}
 	}
-	switch {
-	case missing == "":
-	case os.Getenv("MESHNETD_REQUIRE") == "1":
-		t.Fatalf("needs %s (make deps installs programs)", missing)
-	default:
-		t.Skipf("needs %s (make deps installs programs; make test runs as root)", missing)
+}
+
+// RequireRoot is Require for what the kernel lets root of the whole system do only.
+func RequireRoot(t testing.TB, programs ...string) {
+	t.Helper()
+	Require(t, programs...)
+	if !Root() {
+		Lack(t, "root of the whole system (make test)")
 	}
+}
+
+// Lack ends a test for want of something.
+func Lack(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("MESHNETD_REQUIRE") == "1" {
+		t.Fatal("needs " + what)
+	}
+	t.Skip("needs " + what)
 }
 
 // New makes a namespace with these addresses on eth0, the other end of which is in the namespace that
