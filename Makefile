@@ -33,11 +33,10 @@ demo: deps build ## protect a pod on a real containerd, and show it on one scree
 	$(GO) build -o $(BUILD)/demo ./integration/demo
 	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
-# -p 1: the tests of the lab compare the whole machine before and after.
 test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may be skipped
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd
-	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -count=1 -p 1 -timeout 40m ./...
+	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -count=1 -timeout 40m ./...
 
 test-unit: ## run the tests that need neither root nor a runtime
 	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging ./packaging/sbom ./systemd/... ./docs

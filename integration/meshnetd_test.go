@@ -7,7 +7,6 @@ package integration
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 // binary builds meshnetd once, with the race detector.
@@ -42,11 +42,9 @@ func labOptions(t *testing.T, version lab.Version) lab.Options {
 		t.Fatal(err)
 	}
 	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
+	nstest.RequireRoot(t)
 	if err := opts.Check(); err != nil {
-		if os.Getenv("MESHNETD_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
+		nstest.Lack(t, "a runtime: "+err.Error())
 	}
 	return opts
 }

@@ -26,6 +26,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		ctx := testContext(t)
 		opts := options(t, version)
 		opts.DualStack = true
+		ownTemp(t)
 		before := traces(t, "")
 		l := startLab(ctx, t, opts)
 		for _, spec := range []lab.PodSpec{{Name: "a"}, {Name: "b"}, {Name: "host", HostNetwork: true}} {
@@ -48,6 +49,7 @@ func TestCloseWithoutContainerd(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, version lab.Version) {
 		ctx := testContext(t)
 		opts := options(t, version)
+		ownTemp(t)
 		before := traces(t, "")
 		l := startLab(ctx, t, opts)
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "orphan"})
@@ -66,6 +68,7 @@ func TestCloseWithoutContainerd(t *testing.T) {
 
 func TestFailedStartLeavesNothing(t *testing.T) {
 	opts := options(t, lab.Containerd24)
+	ownTemp(t)
 	before := traces(t, "")
 	broken := opts
 	broken.Snapshotter = "no-such-snapshotter"
@@ -84,6 +87,17 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		t.Errorf("Start with a cancelled context: error = %v, want %v", err, context.Canceled)
 	}
 	expectNoTraces(t, "", before)
+}
+
+// ownTemp keeps the directories of labs that other packages run out of sight. The rest of the machine is this one's.
+func ownTemp(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ml") // shorter than t.TempDir, for the sockets in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Setenv("TMPDIR", dir)
 }
 
 // expectNoTraces waits until the machine looks as before: the kernel takes a
@@ -124,8 +138,12 @@ func traces(t *testing.T, dir string) map[string]bool {
 	for line := range strings.Lines(read(t, "/proc/self/mountinfo")) {
 		found["mount "+strings.Fields(line)[4]] = true
 	}
+	cgroup := "mlab-none"
+	if dir != "" {
+		cgroup = filepath.Base(dir) // they are the only thing that other labs have here too
+	}
 	for _, pattern := range []string{
-		filepath.Join(os.TempDir(), "mlab-*"), "/sys/fs/cgroup/*/mlab-*", "/sys/fs/cgroup/mlab-*",
+		filepath.Join(os.TempDir(), "mlab-*"), "/sys/fs/cgroup/*/" + cgroup, "/sys/fs/cgroup/" + cgroup,
 		"/run/containerd", "/run/containerd/*", "/run/containerd/s/*", "/run/netns/*", "/run/nri",
 		"/var/lib/cni", "/var/lib/cni/results/*", "/var/lib/containerd", "/opt/containerd", "/opt/cni", "/opt/nri",
 		"/etc/containerd", "/etc/cni", "/etc/nri",

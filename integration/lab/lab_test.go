@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 // testLimit bounds one test; a lab is ready in about a second.
@@ -35,11 +36,9 @@ func options(t *testing.T, version lab.Version) lab.Options {
 		t.Fatal(err)
 	}
 	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
+	nstest.RequireRoot(t)
 	if err := opts.Check(); err != nil {
-		if os.Getenv("MESHNETD_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
+		nstest.Lack(t, "a runtime: "+err.Error())
 	}
 	return opts
 }
