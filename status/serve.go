@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -27,7 +26,6 @@ const (
 
 	requestLimit  = 2 * time.Second // for a client to say what it wants
 	answerLimit   = 5 * time.Second // for a client to take the answer, from when it has said that
-	mostClients   = 16              // at once; the next one waits
 	takeoverLimit = 2 * time.Second // for a daemon that has the socket to prove that it is meshnetd
 )
 
@@ -56,7 +54,8 @@ func Serve(ctx context.Context, socket string, read func() Status, pages ...Page
 // answerOn answers until ctx ends, and returns nil then. No client holds up another one, or the daemon, for long.
 func answerOn(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
-		Handler:           handler,
+		Handler:           attending(handler),
+		ConnContext:       withClient,
 		ReadHeaderTimeout: requestLimit,
 		ReadTimeout:       requestLimit,
 		WriteTimeout:      answerLimit,
@@ -67,7 +66,7 @@ func answerOn(ctx context.Context, listener net.Listener, handler http.Handler) 
 	// A client in the middle of an answer asks again: the daemon's end must not wait for it.
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	err := server.Serve(&limited{Listener: listener, taken: make(chan struct{}, mostClients), done: ctx.Done()})
+	err := server.Serve(newPlaces(listener, ctx.Done()))
 	_ = server.Close() // its connections, which the first one may still be at
 	if ctx.Err() != nil {
 		return nil
@@ -205,37 +204,4 @@ func replaceable(ctx context.Context, socket, key string) error {
 		return fmt.Errorf("somebody listens who does not answer as meshnetd does: %w: name another place by %s", err, key)
 	}
 	return nil
-}
-
-// limited is a listener with a bound on the connections there are at once, so that no client can use up the
-// daemon's file descriptors. The server waits for Accept before it closes its connections: a wait for a place
-// must end with the context, too.
-type limited struct {
-	net.Listener
-	taken chan struct{}
-	done  <-chan struct{}
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.taken <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.taken
-		return nil, err
-	}
-	return &counted{Conn: conn, release: sync.OnceFunc(func() { <-l.taken })}, nil
-}
-
-type counted struct {
-	net.Conn
-	release func()
-}
-
-func (c *counted) Close() error {
-	defer c.release()
-	return c.Conn.Close()
 }

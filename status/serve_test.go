@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -347,39 +346,4 @@ func TestEndWithClients(t *testing.T) {
 			t.Fatal("a client was answered after the end")
 		}
 	}
-}
-
-// pipes is a listener on which there is always somebody.
-type pipes struct{ net.Listener }
-
-func (pipes) Accept() (net.Conn, error) {
-	server, client := net.Pipe()
-	return server, client.Close()
-}
-
-func TestClientsAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := &limited{Listener: pipes{}, taken: make(chan struct{}, 2)}
-		var accepted []net.Conn
-		go func() {
-			for range 3 {
-				conn, err := l.Accept()
-				if err != nil {
-					t.Error(err)
-				}
-				accepted = append(accepted, conn)
-			}
-		}()
-		synctest.Wait()
-		if len(accepted) != 2 {
-			t.Fatalf("%d clients at once, want 2", len(accepted))
-		}
-		first := accepted[0]
-		first.Close()
-		first.Close() // gives one place back, however often it is closed
-		synctest.Wait()
-		if len(accepted) != 3 || len(l.taken) != 2 {
-			t.Errorf("%d clients, %d places taken", len(accepted), len(l.taken))
-		}
-	})
 }
