@@ -9,7 +9,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,9 +55,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		go queue.Run()
 		defer func() { _ = queue.Close(flushTimeout) }() // nobody reads what it would say
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // a node's memory is dearer than what little time collecting takes here
-	}
+	memory := boundMemory(os.DirFS("/"))
 	isolated, err := netns.Isolate()
 	if err != nil {
 		return &exit{exitFailed, err}
@@ -109,7 +106,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		Synced: func(rt nriplugin.Runtime) { meter.SessionChanged(); watch.synced(rt) },
 		Lost:   func(err error) { meter.SessionChanged(); watch.lost(err) }}
 	log.Info("ready to connect to the runtime", "event", "daemon_ready", "version", buildVersion(),
-		"backend", firewall.Chosen(), "socket", cfg.NRI.Socket)
+		"backend", firewall.Chosen(), "socket", cfg.NRI.Socket, memory)
 	if err := plugin.Run(ctx); err != nil {
 		return &exit{exitFailed, err}
 	}
