@@ -69,7 +69,7 @@ func TestRooms(t *testing.T) {
 
 // exists looks for a room at the top, or below one that has rooms.
 func exists(room string) bool {
-	for _, house := range []string{".", "rules", "daemon", "doctor", "systemd"} {
+	for _, house := range []string{".", "rules", "daemon", "doctor", "status", "systemd"} {
 		if info, err := os.Stat(filepath.Join("..", house, room)); err == nil && info.IsDir() {
 			return true
 		}

@@ -41,6 +41,12 @@ func TestExplainAndTraceARunningPod(t *testing.T) {
 	if err := json.Unmarshal([]byte(ask("explain", "default/web", "--json")), &why); err != nil {
 		t.Fatal(err)
 	}
+	if page := ask("report"); !strings.Contains(page, "default/web") || !strings.Contains(page, "every pod of the mesh holds its rules") {
+		t.Errorf("the report has no pod that holds its rules:\n%s", page)
+	}
+	if svg := ask("explain", "default/web", "-o", "svg", "--packet", "tcp 203.0.113.7:80"); !strings.Contains(svg, "outbound listener, port 15001") {
+		t.Errorf("the picture does not end at the proxy:\n%s", svg)
+	}
 	sources := map[string]string{}
 	for _, s := range why.Settings {
 		sources[s.Name] = s.Value + " from " + s.Source

@@ -73,7 +73,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), readyCommand(), explainCommand(), traceCommand(), reloadCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), readyCommand(), explainCommand(), traceCommand(), reportCommand(), reloadCommand(), doctorCommand(), versionCommand())
 	c.AddCommand(pagesCommands()...)
 	return c
 }
