@@ -47,7 +47,8 @@ type hooks struct {
 
 	mu       sync.Mutex
 	runtime  Runtime
-	accepted bool // the runtime has agreed to what it was asked for: it began to synchronize
+	asked    bool // the runtime was told which events are wanted
+	accepted bool // the runtime has agreed to what it was asked for, and has told which pods there are
 	aborted  bool
 	fatal    error          // why this runtime cannot be used
 	stopping bool           // no new work
@@ -68,6 +69,7 @@ func (h *hooks) Configure(_ context.Context, _, name, version string) (api.Event
 	if h.runtime.guessed && h.runtime.String() == h.declined {
 		h.runtime = h.runtime.withoutValidation()
 	}
+	h.asked = true
 	return h.runtime.events(), nil
 }
 
@@ -174,14 +176,20 @@ func (h *hooks) guard(what string, do func() error) (err error) {
 // declines returns the runtime where the cause of a session that never began may be that it was asked for
 // validation without being known to have it: it then closes the connection without a word. Else it
 // returns "".
-func (h *hooks) declines(err error) string {
+func (h *hooks) declines(gone bool) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	gone := errors.Is(err, errClosed) || errors.Is(err, ttrpc.ErrClosed)
 	if gone && h.runtime.guessed && h.runtime.Validates && !h.accepted {
 		return h.runtime.String()
 	}
 	return ""
+}
+
+// untold tells whether the runtime was to tell its pods next, and has not.
+func (h *hooks) untold() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked && !h.accepted
 }
 
 func (h *hooks) known() Runtime {

@@ -5,6 +5,7 @@ package nriplugin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -81,12 +82,11 @@ func TestWaitingIsSaidOnce(t *testing.T) {
 	noLeaks(t)
 	socket := socketPath(t)
 	conns := listen(t, socket)
-	p := run(t, socket, &pods{}, func(p *Plugin) { p.registration = 5 * time.Millisecond })
+	p := run(t, socket, &pods{})
 	for range 5 {
-		conn := receive(t, "an attempt", conns)
-		t.Cleanup(func() { _ = conn.Close() })
+		_ = receive(t, "an attempt", conns).Close()
 	}
-	if waiting := p.log.of("nri_waiting"); len(waiting) != 1 || !strings.Contains(waiting[0]["error"], "no answer within 5ms") {
+	if waiting := p.log.of("nri_waiting"); len(waiting) != 1 || !strings.Contains(waiting[0]["error"], "closed") {
 		t.Errorf("logged %v", waiting)
 	}
 }
@@ -113,43 +113,35 @@ func TestUnsupportedRuntime(t *testing.T) {
 	}
 }
 
-// The runtime accepts the connection, and that is all.
+// The runtime accepts the connection, and that is all: it is waited for, and the wait can be ended.
 func TestSilentRuntime(t *testing.T) {
-	for name, registration := range map[string]time.Duration{"stopped": 0, "watchdog": 20 * time.Millisecond} {
-		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
-			socket := socketPath(t)
-			conns := listen(t, socket)
-			p := run(t, socket, &pods{}, func(p *Plugin) { p.registration = registration })
-			conn := receive(t, "a connection", conns)
-			defer conn.Close()
-			if _, err := conn.Read(make([]byte, 1)); err != nil { // it has begun to register
-				t.Fatal(err)
-			}
-			if registration != 0 {
-				next := receive(t, "another connection", conns)
-				defer next.Close()
-			}
-			stopPromptly(t, p)
-		})
+	noLeaks(t)
+	socket := socketPath(t)
+	conns := listen(t, socket)
+	p := run(t, socket, &pods{})
+	conn := receive(t, "a connection", conns)
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); err != nil { // it has begun to register
+		t.Fatal(err)
 	}
+	stopPromptly(t, p)
 }
 
 // The connection ends between Register and Configure, where the stub waits for ever.
 func TestClosedAfterRegister(t *testing.T) {
-	for name, registration := range map[string]time.Duration{"stopped": 0, "watchdog": 20 * time.Millisecond} {
-		t.Run(name, func(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stopped %t", stopped), func(t *testing.T) {
 			noLeaks(t)
 			socket := socketPath(t)
 			conns := listen(t, socket)
-			p := run(t, socket, &pods{}, func(p *Plugin) { p.registration = registration })
+			p := run(t, socket, &pods{})
 			last := &lastWords{Conn: receive(t, "a connection", conns)}
 			last.left.Store(2) // header and body of the answer to RegisterPlugin
 			raw := &rawRuntime{}
 			raw.serve(t, last)
 			receive(t, "the registration", raw.registered)
 			eventually(t, "the end of the connection", func() bool { return last.left.Load() <= 0 })
-			if registration != 0 {
+			if !stopped {
 				eventually(t, "the failure logged", func() bool { return len(p.log.of("nri_waiting")) == 1 })
 				// The plugin is as good as new.
 				next := &rawRuntime{}
@@ -283,8 +275,8 @@ func TestExplain(t *testing.T) {
 		stale:                           "is the runtime running?",
 	} {
 		p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Log: slog.New(slog.DiscardHandler)}
-		if _, err := p.session(t.Context()); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), socket) {
-			t.Errorf("%s: %v, want %q", socket, err, want)
+		if e := p.session(t.Context(), &pace{}); e.stage != away || e.err == nil || !strings.Contains(e.err.Error(), want) || !strings.Contains(e.err.Error(), socket) {
+			t.Errorf("%s: %v, want %q", socket, e.err, want)
 		}
 	}
 	p := &Plugin{Socket: stale}

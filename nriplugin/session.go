@@ -5,14 +5,13 @@
 package nriplugin
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -45,91 +44,96 @@ type Plugin struct {
 	Pods   Enforcer
 	Log    *slog.Logger
 	Synced func(Runtime) // called when a session is ready; may be nil
+	Waits  func(Waiting) // called when there is no session, with why; may be nil
 	Lost   func(error)   // called when a session that was ready ends, with ctx's error where it was stopped; may be nil
 
-	declined     string        // the unknown runtime that refused in the last session to be asked for validation
-	registration time.Duration // how long a registration may take; 0 is registrationTimeout
+	declined string                               // the unknown runtime that refused in the last session to be asked for validation
+	said     string                               // what was logged last of why there is no session
+	after    func(time.Duration) <-chan time.Time // the clock; nil is the system's
 }
 
 const (
-	registrationTimeout = 10 * time.Second // the runtime gives 5 s to a whole registration
-	firstPause          = 100 * time.Millisecond
-	longestPause        = 5 * time.Second
-	lastAnswer          = 50 * time.Millisecond // for answers given but not yet sent when a session is stopped
+	queueNotice = 3 * time.Second       // a runtime that is free needs a moment
+	lastAnswer  = 50 * time.Millisecond // for answers given but not yet sent when a session is stopped
 )
 
 // Run holds sessions with the runtime, one after the other and without end, until ctx ends or the
 // runtime turns out to be one that cannot be used.
 func (p *Plugin) Run(ctx context.Context) error {
-	pause := firstPause
-	said := ""
+	var pace pace
 	for {
-		began := time.Now()
-		ready, err := p.session(ctx)
-		if ready && p.Lost != nil {
-			p.Lost(err)
+		e := p.session(ctx, &pace)
+		if e.stage == ready && p.Lost != nil {
+			p.Lost(e.err)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		var unsupported *Unsupported
-		if errors.As(err, &unsupported) {
-			return err
+		if errors.As(e.err, &unsupported) {
+			return e.err
 		}
-		if time.Since(began) > longestPause { // a runtime that throws us out at once is not to be bothered
-			pause = firstPause
-		}
-		if ready {
-			said = ""
+		pause := pace.next(e)
+		if e.stage == ready {
+			p.said = ""
 			p.Log.Warn("connection to the runtime lost; containers start without meshnetd until it is back, unless the runtime requires the plugin",
-				"event", "nri_lost", "error", err)
-		} else if kind := kindOf(err); kind != said { // the same failure again is no news
-			said = kind
-			p.Log.Warn("no session with the runtime yet; trying on", "event", "nri_waiting", "error", err)
+				"event", "nri_lost", "error", e.err)
+		} else {
+			p.tell(pace.why(e, pause))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pause/2 + rand.N(pause/2+1)):
+		case <-p.clock(pause):
 		}
-		pause = min(2*pause, longestPause)
 	}
 }
 
-// unregistered is a registration that failed: which of several errors comes out of a closed connection
-// first is chance.
-type unregistered struct {
-	socket string
-	err    error
-}
-
-// Error names the socket and the cause.
-func (u *unregistered) Error() string {
-	return fmt.Sprintf("register with the runtime at %s: %v", u.socket, u.err)
-}
-
-// Unwrap returns the cause.
-func (u *unregistered) Unwrap() error { return u.err }
-
-// kindOf tells failures apart that are worth a line each.
-func kindOf(err error) string {
-	var u *unregistered
-	if errors.As(err, &u) {
-		return "registration"
+// tell says why there is no session. The same cause again is no news in the log, where which of several errors comes
+// out of a closed connection first is chance.
+func (p *Plugin) tell(w Waiting) {
+	if p.Waits != nil {
+		p.Waits(w)
 	}
-	return err.Error()
+	kind := string(w.Cause)
+	if w.Cause == NoSocket || w.Cause == RuntimeGone {
+		kind = w.Why.Error()
+	}
+	if kind == p.said {
+		return
+	}
+	p.said = kind
+	if w.Cause == Unsynchronized || w.Cause == RuntimeGone {
+		p.Log.Error("no session: the runtime does not get through telling its pods; containers of the mesh wait, or start without meshnetd where "+
+			"the runtime does not require it", "event", "nri_not_synchronized", "error", w.Why)
+		return
+	}
+	p.Log.Warn("no session with the runtime yet; trying on", "event", "nri_waiting", "error", w.Why)
 }
 
-// session connects, serves until the connection is lost or ctx ends, and says whether it was ever ready.
-// The stub is made anew: after a failure it keeps its dead connection.
-func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
+func (p *Plugin) clock(d time.Duration) <-chan time.Time {
+	if p.after != nil {
+		return p.after(d)
+	}
+	return time.After(d)
+}
+
+// session connects, serves until the connection is lost or ctx ends, and says how far it came. The stub is made anew:
+// after a failure it keeps its dead connection.
+func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
+	began := time.Now()
+	defer func() { e.lasted = time.Since(began) }()
 	dialled, err := (&net.Dialer{}).DialContext(ctx, "unix", p.Socket)
 	if err != nil {
-		return false, p.explain(err)
+		return ended{err: p.explain(err)}
 	}
 	conn := &watchedConn{Conn: dialled, lost: make(chan struct{})}
 	defer conn.Close()
-
+	e.socket, _ = os.Stat(p.Socket) // what cannot be seen is another one
+	if e.err = pace.allow(e.socket); e.err != nil {
+		return e
+	}
+	e.stage = connected
 	synced := make(chan Runtime, 1)
 	h := &hooks{pods: p.Pods, log: p.Log, declined: p.declined}
 	p.declined = ""
@@ -139,24 +143,26 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 	var once sync.Once
 	s, err := stub.New(h, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithConnection(conn),
 		stub.WithOnClose(func() { once.Do(func() { close(closed) }) }), stub.WithLogger(quiet{p.Log}),
-		stub.WithTTRPCOptions([]ttrpc.ClientOpts{tellRegistered(registered)},
+		stub.WithTTRPCOptions([]ttrpc.ClientOpts{register(registered)},
 			[]ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(h.configureOnce)}),
-		// Runtimes with NRI 0.12.4 and newer then refuse a pod where we fail to answer; older ones do not look.
-		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: true}))
+		// Runtimes with NRI 0.12.4 and newer then refuse a pod where we fail to answer, and throw us out as older ones do:
+		// were we kept, a daemon that hangs would refuse each pod of the node. Those of the mesh wait for the required plugin.
+		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: false}))
 	if err != nil {
-		return false, fmt.Errorf("NRI stub: %w", err)
+		e.err = fmt.Errorf("NRI stub: %w", err)
+		return e
 	}
 	h.timeout = s.RequestTimeout
 	if err := p.start(ctx, s, h, conn, registered); err != nil {
-		if fatal := h.unusable(); fatal != nil {
-			return false, fatal
+		if e.err = h.unusable(); e.err == nil {
+			p.fail(&e, h, err)
 		}
-		return false, p.failed(h, err)
+		return e
 	}
 	for {
 		select {
 		case rt := <-synced:
-			ready = true
+			e.stage = ready
 			p.Log.Log(ctx, rt.level(), "connected to the runtime", "event", "nri_connected", "runtime", rt.Name, "version", rt.Version,
 				"nri", s.RuntimeNRIVersion(), "request_timeout", s.RequestTimeout(), "tier", rt.Tier, "why", rt.Why,
 				"refuse_late", rt.RefuseLate, "validates", rt.Validates, "tells_user", rt.TellsUser, "limits", strings.Join(rt.Limits, " "))
@@ -164,47 +170,57 @@ func (p *Plugin) session(ctx context.Context) (ready bool, err error) {
 				p.Synced(rt)
 			}
 		case <-closed:
-			if !ready {
-				return false, p.failed(h, errClosed)
+			if e.stage == ready {
+				e.err = errors.New("connection closed")
+			} else {
+				p.fail(&e, h, errClosed)
 			}
-			return true, errors.New("connection closed")
+			return e
 		case <-ctx.Done():
 			h.drain()
 			time.Sleep(lastAnswer) // there is no way to ask the stub whether an answer has left
 			s.Stop()
-			return ready, ctx.Err()
+			e.err = ctx.Err()
+			return e
 		}
 	}
 }
 
-// failed says why there was no session. What an unknown runtime may have declined it is not asked for in
+// fail says why there was no session. What an unknown runtime may have declined it is not asked for in
 // the next one only: the connection can have ended for another reason.
-func (p *Plugin) failed(h *hooks, err error) error {
-	if p.declined = h.declines(err); p.declined != "" {
+func (p *Plugin) fail(e *ended, h *hooks, err error) {
+	gone := isGone(err)
+	if p.declined = h.declines(gone); p.declined != "" {
 		err = fmt.Errorf("%w, and may not know validation: it is tried without", err)
+	} else if gone && h.untold() {
+		e.stage, err = configured, errUnsynchronized
 	}
-	return &unregistered{p.Socket, err}
+	e.err = fmt.Errorf("register with the runtime at %s: %w", p.Socket, err)
 }
 
-// start registers. The stub waits for the runtime's Configure without a limit, and does not notice that
-// the connection is gone; a watchdog ends the wait by the call that does not come.
+// isGone tells whether the runtime closed the connection.
+func isGone(err error) bool { return errors.Is(err, errClosed) || errors.Is(err, ttrpc.ErrClosed) }
+
+// start registers, and waits for as long as the connection is open: the runtime takes plugins one after the other, and
+// who connects anew is the last again. The stub does not notice that the connection is gone while it waits for the
+// runtime's Configure; then the call that does not come is made here.
 func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn *watchedConn, registered <-chan struct{}) error {
 	started := make(chan error, 1)
 	// The stub's context ends its handlers, which are to be finished when we are told to stop.
 	go func() { started <- s.Start(context.WithoutCancel(ctx)) }()
-	limit := cmp.Or(p.registration, registrationTimeout)
-	watchdog := time.NewTimer(limit)
-	defer watchdog.Stop()
+	notice := p.clock(queueNotice)
 	var why error
-	select {
-	case err := <-started:
-		return err
-	case <-watchdog.C:
-		why = fmt.Errorf("no answer within %s", limit)
-	case <-conn.lost:
-		why = errClosed
-	case <-ctx.Done():
-		why = ctx.Err()
+	for why == nil {
+		select {
+		case err := <-started:
+			return err
+		case <-notice:
+			p.tell(Waiting{Queue, errQueue})
+		case <-conn.lost:
+			why = errClosed
+		case <-ctx.Done():
+			why = ctx.Err()
+		}
 	}
 	configured := h.abort()
 	_ = conn.Close()
@@ -240,12 +256,13 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// tellRegistered closes a channel when the runtime has answered the registration, the stub's only request.
-func tellRegistered(registered chan<- struct{}) ttrpc.ClientOpts {
+// register takes the stub's own limit from its only request, and closes a channel when the runtime has answered it.
+func register(registered chan<- struct{}) ttrpc.ClientOpts {
 	var once sync.Once
 	return ttrpc.WithUnaryClientInterceptor(func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response,
 		_ *ttrpc.UnaryClientInfo, call ttrpc.Invoker) error {
-		err := call(ctx, req, resp)
+		req.TimeoutNano = 0
+		err := call(context.WithoutCancel(ctx), req, resp)
 		if err == nil && resp.GetStatus().GetCode() == 0 {
 			once.Do(func() { close(registered) })
 		}
