@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/nriplugin"
 )
 
 func judgeConfig(f Facts) []Finding {
@@ -68,9 +69,11 @@ func judgeSession(f Facts) []Finding {
 	switch {
 	case f.Daemon.Err != nil:
 		return nil
+	case !s.Connected && s.Waiting != nil:
+		return []Finding{broken("daemon-connected", f.Daemon.Socket, "meshnetd has no session with the runtime: %s.", s.Waiting.Why).do("%s", untie(s.Waiting.Cause))}
 	case !s.Connected:
 		return []Finding{broken("daemon-connected", f.Daemon.Socket, "meshnetd has no session with the runtime.").
-			do("See what nri-enabled and nri-socket say; journalctl -u meshnetd -e says why it was closed.")}
+			do("%s", untie(""))}
 	case !s.Synchronized:
 		return []Finding{warning("daemon-connected", f.Daemon.Socket, "meshnetd is connected, and has not taken over all pods that were there before.").
 			do("Wait a moment and ask again; meshnetd status says which pods are pending.")}
@@ -81,6 +84,18 @@ func judgeSession(f Facts) []Finding {
 			do("meshnetd status names them; meshnetd verify --all --repair gives them their rules."))
 	}
 	return found
+}
+
+// untie says what ends a wait for the runtime.
+func untie(cause string) string {
+	switch nriplugin.Cause(cause) {
+	case nriplugin.Queue:
+		return "Nothing, where it is over in a minute. Else see who holds connections to the NRI socket (ss -xp) and end what says nothing."
+	case nriplugin.Unsynchronized, nriplugin.RuntimeGone:
+		return "Find containers with megabytes of environment or arguments, remove their pods, and restart meshnetd:\n" +
+			`for c in $(crictl ps -aq); do echo "$(crictl inspect $c | wc -c) $c"; done | sort -n | tail`
+	}
+	return "See what nri-enabled and nri-socket say; journalctl -u meshnetd -e says why it was closed."
 }
 
 func told(f Facts) string {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/status"
 )
 
 func TestReports(t *testing.T) {
@@ -284,6 +285,11 @@ func TestDaemon(t *testing.T) {
 	down := func(err error) func(*Facts) {
 		return func(f *Facts) { f.Daemon = Daemon{Socket: "/s", Err: err} }
 	}
+	waiting := func(cause string) func(*Facts) {
+		return func(f *Facts) {
+			f.Daemon.Status.Connected, f.Daemon.Status.Waiting = false, &status.Waiting{Cause: cause, Why: "because"}
+		}
+	}
 	process := func(change func(*Process)) func(*Facts) {
 		return func(f *Facts) { change(f.Daemon.Process) }
 	}
@@ -303,6 +309,10 @@ func TestDaemon(t *testing.T) {
 		{"no socket", func(f *Facts) { down(errNo)(f); f.Daemon.Socket, f.Daemon.Installed = "", true }, Info, "daemon-running", "status_socket is empty", "Set"},
 		{"connected", func(*Facts) {}, OK, "daemon-connected", `tier "guaranteed"`, ""},
 		{"not connected", func(f *Facts) { f.Daemon.Status.Connected = false }, Broken, "daemon-connected", "no session", "nri-socket"},
+		{"no socket yet", waiting("socket"), Broken, "daemon-connected", "no session with the runtime: because.", "nri-socket"},
+		{"in the queue", waiting("queue"), Broken, "daemon-connected", "because", "ss -xp"},
+		{"too large", waiting("synchronize"), Broken, "daemon-connected", "because", "crictl inspect"},
+		{"ends the runtime", waiting("runtime_gone"), Broken, "daemon-connected", "because", "crictl inspect"},
 		{"not synchronized", func(f *Facts) { f.Daemon.Status.Synchronized = false }, Warning, "daemon-connected", "not taken over", "Wait"},
 		{"unprotected", func(f *Facts) { f.Daemon.Status.Pods = map[string]int{"unprotected": 2} }, Warning, "daemon-pods", "2 pods", "--repair"},
 		{"same version", func(*Facts) {}, OK, "daemon-version", "one version", ""},

@@ -17,7 +17,7 @@ import (
 )
 
 func full() State {
-	return State{Connected: true, Ready: true, Runtime: &Runtime{"containerd", "v2\xff", "best effort"}, Backend: "iptables",
+	return State{Connected: true, Ready: true, Waiting: map[string]bool{"queue": true, "socket": false}, Runtime: &Runtime{"containerd", "v2\xff", "best effort"}, Backend: "iptables",
 		Sandboxes: map[string]int{"protected": 3, "failing": 0}, IPv6Around: map[string]int{"linkerd": 2, "kuma": 0}, Audit: &Audit{time.Unix(1000, 500e6), 1500 * time.Millisecond},
 		Interval: 30 * time.Second, Audited: 2500 * time.Millisecond, LinesLost: 7, Rejected: true, Reloaded: time.Unix(2000, 0)}
 }
@@ -67,7 +67,7 @@ func TestEveryValue(t *testing.T) {
 		`meshnetd_stage_seconds_count{stage="enter"} 0`,
 		`meshnetd_hook_seconds_sum{result="protected",trigger="sandbox"} 0.5`,
 		"meshnetd_session_changes_total 2", "meshnetd_drift_total 1", "meshnetd_drift_repaired_total 1",
-		"meshnetd_session_connected 1", "meshnetd_ready 1", `meshnetd_backend_info{backend="iptables"} 1`,
+		"meshnetd_session_connected 1", "meshnetd_ready 1", `meshnetd_session_waiting{cause="queue"} 1`, `meshnetd_session_waiting{cause="socket"} 0`, `meshnetd_backend_info{backend="iptables"} 1`,
 		`meshnetd_runtime_info{name="containerd",tier="best effort",version="v2?"} 1`,
 		`meshnetd_sandboxes{state="protected"} 3`, `meshnetd_sandboxes{state="failing"} 0`,
 		`meshnetd_sandboxes_ipv6_around{mesh="linkerd"} 2`, `meshnetd_sandboxes_ipv6_around{mesh="kuma"} 0`,
@@ -158,7 +158,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %q", name, f.GetHelp())
 		}
 	}
-	if n != 20 {
+	if n != 21 {
 		t.Errorf("%d metrics", n)
 	}
 }

@@ -13,8 +13,9 @@ import (
 type State struct {
 	Connected bool // there is a session with the runtime
 	Ready     bool
-	Runtime   *Runtime // of the last session; nil before the first
-	Backend   string   // what writes the rules
+	Waiting   map[string]bool // why there is no session, by each cause there is
+	Runtime   *Runtime        // of the last session; nil before the first
+	Backend   string          // what writes the rules
 	Sandboxes map[string]int
 	// IPv6Around is how many pods have IPv6 that goes around their proxy, by mesh; 0 of a mesh where none has.
 	IPv6Around map[string]int
@@ -47,6 +48,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	connected = desc("session_connected", "1 while there is a session with the runtime.")
 	ready     = desc("ready", "1 while every new pod is protected, and those that were there before are taken over.")
+	waiting   = desc("session_waiting", "1 while this is the cause that there is no session with the runtime.", "cause")
 	runtimes  = desc("runtime_info", "Always 1; the labels say which runtime it is, and how far the promise holds with it.", "name", "version", "tier")
 	backend   = desc("backend_info", "Always 1; the label says what writes the rules.", "backend")
 	sandboxes = desc("sandboxes", "Pods of the mesh on this node, by what is known of them.", "state")
@@ -62,7 +64,7 @@ var (
 
 // Describe names the metrics.
 func (r *reading) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connected, ready, runtimes, backend, sandboxes, around, age, last, took, interval, linesLost, reloaded, reloadedT} {
+	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, age, last, took, interval, linesLost, reloaded, reloadedT} {
 		to <- d
 	}
 }
@@ -78,6 +80,9 @@ func (r *reading) Collect(to chan<- prometheus.Metric) {
 	s := r.state()
 	gauge(connected, number(s.Connected))
 	gauge(ready, number(s.Ready))
+	for cause, is := range s.Waiting {
+		gauge(waiting, number(is), cause)
+	}
 	if rt := s.Runtime; rt != nil {
 		gauge(runtimes, 1, rt.Name, rt.Version, rt.Tier)
 	}

@@ -37,7 +37,11 @@ func exported(t *testing.T) map[string]series {
 		for _, s := range daemon.States {
 			states[string(s)] = 1
 		}
-		return metrics.State{Runtime: &metrics.Runtime{Name: "containerd", Version: "v1", Tier: string(nriplugin.BestEffort)}, Backend: "iptables",
+		causes := map[string]bool{}
+		for _, c := range nriplugin.Causes {
+			causes[string(c)] = true
+		}
+		return metrics.State{Waiting: causes, Runtime: &metrics.Runtime{Name: "containerd", Version: "v1", Tier: string(nriplugin.BestEffort)}, Backend: "iptables",
 			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
 	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventSkipped, daemon.EventBlocked,

@@ -28,6 +28,7 @@ type Status struct {
 	Rejected     string         `json:"configurationRejected,omitempty"` // why the configuration on disk is not in force
 	Connected    bool           `json:"connected"`                       // there is a session with the runtime
 	Since        time.Time      `json:"since,omitzero"`                  // when the session began, or the last one was lost
+	Waiting      *Waiting       `json:"waiting,omitempty"`               // why there is no session; nil where there is one, or nothing was tried yet
 	Synchronized bool           `json:"synchronized"`                    // the pods that were there before the session are taken over
 	Pods         Counts         `json:"pods"`
 	Events       map[string]int `json:"events"`          // by the name of the event, since the start
@@ -47,6 +48,12 @@ type Runtime struct {
 	Validates bool     `json:"validates"` // it asks again when every plugin has had its say
 	TellsUser bool     `json:"tellsUser"` // it says as which user a container runs
 	Limits    []string `json:"limits"`    // sentences for the operator
+}
+
+// Waiting is why there is no session with the runtime.
+type Waiting struct {
+	Cause string `json:"cause"` // a word: socket, queue, registration, synchronize, runtime_gone
+	Why   string `json:"why"`   // sentences for the operator
 }
 
 // Counts is how many pods there are of each kind: "protected", "unprotected", "outdated".

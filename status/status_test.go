@@ -26,7 +26,7 @@ func full() Status {
 			Name: "containerd", Version: "v2.2.9", Tier: "guaranteed", Why: "it validates containers, and a refused sandbox is taken back",
 			Validates: true, TellsUser: false, Limits: []string{"the user of a container is not told", "another limit"},
 		},
-		Connected: true, Since: at(10, 2), Synchronized: true,
+		Connected: true, Since: at(10, 2), Synchronized: true, Waiting: &Waiting{"queue", "waiting in the runtime's queue"},
 		Pods:   Counts{"unprotected": 1, "protected": 2, "outdated": 1},
 		Events: map[string]int{"pod_protected": 14, "pod_late": 1},
 		Recent: []Event{{at(9, 0), "pod_blocked", "shop", "six-events-ago", "f", "istio", "bad-input", "not shown"}, {at(11, 0), "pod_protected", "default", "web", "0123", "istio", "injected", "annotation sidecar.istio.io/status is present"},

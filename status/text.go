@@ -98,6 +98,9 @@ func (s Status) summary() [][]string {
 	} else {
 		lines = append(lines, []string{"runtime", "not known yet, " + session})
 	}
+	if w := s.Waiting; w != nil && !s.Connected {
+		lines = append(lines, []string{"waiting", w.Why})
+	}
 	if s.Rejected != "" {
 		lines = append(lines, []string{"configuration", "what is on disk is bad and not in force: " + s.Rejected})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/metrics"
+	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 	"github.com/meshnetd/meshnetd/systemd/journal"
@@ -55,13 +56,17 @@ func (w *watch) lineLost() { w.linesLost.Add(1) }
 
 // state puts together what the metrics tell beside what they count. The queue may be nil.
 func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
-	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, IPv6Around: map[string]int{}, LinesLost: w.linesLost.Load()}
+	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, IPv6Around: map[string]int{}, LinesLost: w.linesLost.Load(),
+		Waiting: map[string]bool{}}
 	if queue != nil {
 		s.LinesLost += queue.Lost()
 	}
 	count(&s, e.Sandboxes())
 	w.mu.Lock()
 	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.configuredAt
+	for _, cause := range nriplugin.Causes {
+		s.Waiting[string(cause)] = cause == w.waiting.Cause
+	}
 	if rt := w.runtime; rt != nil {
 		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier)}
 	}

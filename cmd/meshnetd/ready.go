@@ -45,6 +45,9 @@ func readyCommand() *cobra.Command {
 // unready returns why a daemon that says this of itself does not protect its node, and what to look at. The sentence
 // stays the same while nothing changes: the kubelet makes an event of each other one.
 func unready(s status.Status, now time.Time) error {
+	if !s.Connected && s.Waiting != nil {
+		return fmt.Errorf("not ready: no session with the runtime since %s: %s", earlier(s).UTC().Format(time.RFC3339), plainLines(s.Waiting.Why))
+	}
 	if !s.Connected {
 		return fmt.Errorf("not ready: no session with the runtime since %s: look at the log for nri_waiting or nri_lost, and run meshnetd doctor on the node",
 			earlier(s).UTC().Format(time.RFC3339))

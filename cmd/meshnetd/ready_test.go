@@ -33,6 +33,7 @@ func TestReady(t *testing.T) {
 		"ready":            {status.Status{Connected: true, Since: now, Runtime: runtime, Sandboxes: []status.Sandbox{settled}}, 0, "ready: connected to containerd v2.4.2, tier guaranteed\n"},
 		"never connected":  {status.Status{Started: start}, exitFailed, "no session with the runtime since 2026-11-21T10:00:00Z: look at"},
 		"session lost":     {status.Status{Started: start, Since: start.Add(time.Hour), Runtime: runtime}, exitFailed, "no session with the runtime since 2026-11-21T11:00:00Z: look at"},
+		"in the queue":     {status.Status{Started: start, Waiting: &status.Waiting{Cause: "queue", Why: "waiting in the runtime's queue\n"}}, exitFailed, "since 2026-11-21T10:00:00Z: waiting in the runtime's queue"},
 		"being taken over": {status.Status{Connected: true, Since: now, Runtime: runtime, Sandboxes: []status.Sandbox{settled, waiting, waiting}}, exitFailed, "not taken over yet: 2, such as shop/cart"},
 		// It is named for ever, and holds up nothing for ever.
 		"one broken pod": {status.Status{Connected: true, Since: now.Add(-takeoverPatience), Sandboxes: []status.Sandbox{waiting}}, 0, "ready: connected\n"},

@@ -104,6 +104,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,
 		Pods: pods{enforcer, meter}, Log: log,
 		Synced: func(rt nriplugin.Runtime) { meter.SessionChanged(); watch.synced(rt) },
+		Waits:  watch.waits,
 		Lost:   func(err error) { meter.SessionChanged(); watch.lost(err) }}
 	log.Info("ready to connect to the runtime", "event", "daemon_ready", "version", buildVersion(),
 		"backend", firewall.Chosen(), "socket", cfg.NRI.Socket, memory)

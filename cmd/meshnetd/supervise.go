@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/systemd/notify"
 )
 
@@ -114,6 +115,9 @@ func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
 		if n := counts[c.state]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, c.text))
 		}
+	}
+	if w.waiting.Why != nil && w.waiting.Cause != nriplugin.NoSocket {
+		parts = append(parts, w.waiting.Why.Error())
 	}
 	if w.rejected != nil {
 		parts = append(parts, "the configuration on disk is bad and not in force: "+w.rejected.Error())

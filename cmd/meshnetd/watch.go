@@ -27,6 +27,7 @@ type watch struct {
 	runtime   *nriplugin.Runtime // of the last session; nil before the first
 	connected bool
 	since     time.Time
+	waiting   nriplugin.Waiting // why there is no session, where that is known
 	events    map[string]int
 	recent    recent
 	rejected  error // why the configuration that was read last is not in force; nil where it is
@@ -63,7 +64,7 @@ func (w *watch) counting(record func(daemon.Outcome)) func(daemon.Outcome) {
 func (w *watch) synced(rt nriplugin.Runtime) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.runtime, w.connected, w.since = &rt, true, time.Now()
+	w.runtime, w.connected, w.since, w.waiting = &rt, true, time.Now(), nriplugin.Waiting{}
 	w.poke()
 }
 
@@ -71,6 +72,14 @@ func (w *watch) lost(error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.connected, w.since = false, time.Now()
+	w.poke()
+}
+
+// waits remembers why there is no session.
+func (w *watch) waits(why nriplugin.Waiting) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting = why
 	w.poke()
 }
 
@@ -115,6 +124,9 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	if rt := w.runtime; rt != nil {
 		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
 			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
+	}
+	if w.waiting.Why != nil {
+		s.Waiting = &status.Waiting{Cause: string(w.waiting.Cause), Why: w.waiting.Why.Error()}
 	}
 	if w.rejected != nil {
 		s.Rejected = w.rejected.Error()

@@ -25,6 +25,7 @@ var messageIDs = map[string]string{
 	"nri_connected":        "1cff284fada665ac41ee9a9675ddafde",
 	"nri_lost":             "915df5172e4b1082d8264adb02c8bd4e",
 	"nri_waiting":          "5d9557b2d3a9b8800dd3cdd505d8bbc2",
+	"nri_not_synchronized": "99a533e41d47468a9a35fbd41d0debaa",
 	"nri_panic":            "2fb417e75216b0fe04c232fc26a6037d",
 	"nri_stub":             "252c352878ec11821f6cf07aa2e58dd8",
 	"config_reloaded":      "46f1e626b94bed2e65ef98291f4c7ee1",
