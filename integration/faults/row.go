@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
@@ -43,6 +44,9 @@ type Row struct {
 type stage struct {
 	*World
 	daemon *lab.Daemon // the one that the fault is about; nil where Absent is set
+
+	hostile []string     // sandboxes of an attacker
+	ends    atomic.Int64 // of the runtime, where it is supervised
 
 	mu      sync.Mutex
 	plugins []*plugin

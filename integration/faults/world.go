@@ -118,18 +118,24 @@ istio.dual_stack = true
 
 // runDaemon starts meshnetd with the obedient programs, and waits until it is connected.
 func (w *World) runDaemon(ctx context.Context) (*lab.Daemon, error) {
+	return w.startDaemon(ctx, "nri_connected")
+}
+
+// startDaemon starts meshnetd with the obedient programs, and waits for an event of its own.
+func (w *World) startDaemon(ctx context.Context, event string) (*lab.Daemon, error) {
 	config := daemonConfig
 	if w.backend != "" {
 		config = fmt.Sprintf("backend = %q\n", w.backend) + config
 	}
-	d, err := w.lab.RunDaemon(ctx, w.programs.launcher, config)
+	d, err := w.lab.StartDaemon(w.programs.launcher, config)
 	if err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.daemons = append(w.daemons, d)
-	return d, nil
+	w.mu.Unlock()
+	_, err = d.Wait(ctx, func(l lab.Line) bool { return l.Event == event })
+	return d, err
 }
 
 // killDaemons ends all daemons, and returns what they wrote.

@@ -34,6 +34,7 @@ type Line struct {
 	Version string    `json:"version"`
 	Backend string    `json:"backend"`
 	Limits  string    `json:"limits"`
+	Error   string    `json:"error"`
 }
 
 // Daemon is a running meshnetd.
@@ -51,10 +52,23 @@ type Daemon struct {
 // LockDir is where the lab's daemons have their locks.
 func (l *Lab) LockDir() string { return l.path("locks") }
 
-// RunDaemon starts the meshnetd program for the lab's runtime and waits until it is connected. config is
-// more text for its configuration file, which says already how to reach the runtime and to log
-// everything as JSON. The daemon runs until Terminate or Kill.
+// RunDaemon is StartDaemon, and waits until the daemon is connected.
 func (l *Lab) RunDaemon(ctx context.Context, program, config string) (*Daemon, error) {
+	d, err := l.StartDaemon(program, config)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.Wait(ctx, func(l Line) bool { return l.Event == "nri_connected" }); err != nil {
+		d.Kill()
+		return nil, err
+	}
+	return d, nil
+}
+
+// StartDaemon starts the meshnetd program for the lab's runtime. config is more text for its configuration
+// file, which says already how to reach the runtime and to log everything as JSON. The daemon runs until
+// Terminate or Kill.
+func (l *Lab) StartDaemon(program, config string) (*Daemon, error) {
 	file := filepath.Join(l.dir, "meshnetd.toml")
 	text := fmt.Sprintf("nri.socket = %q\ncri_socket = %q\nstatus_socket = %q\nlock_dir = %q\nlog.format = \"json\"\nlog.level = \"debug\"\n%s",
 		l.NRISocket(), l.Socket(), l.path("meshnetd.sock"), l.LockDir(), config)
@@ -78,10 +92,6 @@ func (l *Lab) RunDaemon(ctx context.Context, program, config string) (*Daemon, e
 		d.err = d.cmd.Wait()
 		close(d.exited)
 	}()
-	if _, err := d.Wait(ctx, func(l Line) bool { return l.Event == "nri_connected" }); err != nil {
-		d.Kill()
-		return nil, err
-	}
 	return d, nil
 }
 
