@@ -52,7 +52,8 @@ func judgeRequired(f Facts) []Finding {
 		}
 	}
 	if slices.Contains(v.Required, name) || slices.Contains(v.Required, index+"-"+name) {
-		return []Finding{ok("validator-required", f.Settings.File, "The runtime requires meshnetd for every container of the node.")}
+		return []Finding{ok("validator-required", f.Settings.File, "The runtime requires meshnetd for every container of the node. "+
+			"While meshnetd is away, a pod that asks for it as well says: required plugins %q not present; that is one plugin, on two lists.", name+","+name)}
 	}
 	return []Finding{info("validator-required", f.Settings.File, "The runtime requires meshnetd for no container by itself: pods wait for it that have "+
 		"the annotation %s: '[%q]'.", requiredAnnotation, name).

@@ -3,10 +3,20 @@
 package packaging
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
+	"github.com/google/cel-go/ext"
 
 	"github.com/meshnetd/meshnetd/config"
 )
@@ -43,11 +53,11 @@ type object struct {
 	Metadata   struct{ Name string }
 }
 
-func readPolicy(t *testing.T) policy {
+func readPolicy(t *testing.T, file string) policy {
 	t.Helper()
 	var p policy
 	var b binding
-	if n := decodeAll(t, "admission/required-plugin.yaml", &p, &b); n != 2 {
+	if n := decodeAll(t, file, &p, &b); n != 2 {
 		t.Fatalf("%d documents, want a policy and its binding", n)
 	}
 	for kind, o := range map[string]object{"ValidatingAdmissionPolicy": p.object, "ValidatingAdmissionPolicyBinding": b.object} {
@@ -58,9 +68,8 @@ func readPolicy(t *testing.T) policy {
 	if b.Spec.PolicyName != p.Metadata.Name || len(b.Spec.ValidationActions) != 1 || b.Spec.ValidationActions[0] != "Deny" {
 		t.Errorf("the binding does not deny by this policy: %+v", b.Spec)
 	}
-	rules := p.Spec.MatchConstraints.ResourceRules
-	if p.Spec.FailurePolicy != "Fail" || len(rules) != 1 || len(rules[0].Operations) != 2 || rules[0].Resources[0] != "pods" {
-		t.Errorf("does not hold for each new or changed pod: %s %+v", p.Spec.FailurePolicy, rules)
+	if p.Spec.FailurePolicy != "Fail" {
+		t.Errorf("what cannot be judged is let through: %s", p.Spec.FailurePolicy)
 	}
 	return p
 }
@@ -79,7 +88,7 @@ func compile(t *testing.T, p policy) program {
 		cel.Variable("object", cel.DynType), cel.Variable("oldObject", cel.DynType),
 		cel.Variable("namespaceObject", cel.DynType),
 		cel.Variable("variables", cel.MapType(cel.StringType, cel.DynType)),
-		cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateHomogeneousAggregateLiterals()),
+		ext.Strings(), cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateHomogeneousAggregateLiterals()),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -148,23 +157,25 @@ func (a annotations) with(more ...string) annotations {
 	return all
 }
 
-func metadata(field string, values map[string]string) map[string]any {
-	if values == nil {
-		return map[string]any{"metadata": map[string]any{"name": "x"}}
+// pod is an object of the API server, as far as the policies look at it.
+func pod(kind string, labels, annotations map[string]string) map[string]any {
+	meta := map[string]any{"name": "x"}
+	if labels != nil {
+		meta["labels"] = labels
 	}
-	return map[string]any{"metadata": map[string]any{"name": "x", field: values}}
+	if annotations != nil {
+		meta["annotations"] = annotations
+	}
+	return map[string]any{"kind": kind, "metadata": meta}
 }
 
-func review(labels map[string]string, before, pod annotations) map[string]any {
-	request := map[string]any{
-		"object":          metadata("annotations", pod),
-		"oldObject":       nil,
-		"namespaceObject": metadata("labels", labels),
-	}
+// review asks about a new pod, or with before about another one in its place.
+func review(namespace map[string]string, before, after annotations) map[string]any {
+	request := map[string]any{"object": pod("Pod", nil, after), "oldObject": nil, "namespaceObject": pod("Namespace", namespace, nil)}
 	if before != nil {
-		request["oldObject"] = metadata("annotations", before)
+		request["oldObject"] = pod("Pod", nil, before)
 		if len(before) == 0 {
-			request["oldObject"] = metadata("annotations", nil)
+			request["oldObject"] = pod("Pod", nil, nil)
 		}
 	}
 	return request
@@ -176,7 +187,7 @@ func TestAdmissionPolicy(t *testing.T) {
 		scoped   = requiredPlugins + "/pod"
 		tolerate = "tolerate-missing-nri-plugins.noderesource.dev"
 
-		override, missing, removed = 0, 1, 2 // the validations
+		override, missing, changed = 0, 1, 2 // the validations
 	)
 	var (
 		meshed  = map[string]string{"istio-injection": "enabled"}
@@ -187,7 +198,7 @@ func TestAdmissionPolicy(t *testing.T) {
 		bare = annotations{status: "{}"}
 		good = bare.with(requiredPlugins, `["meshnetd"]`)
 	)
-	p := compile(t, readPolicy(t))
+	p := compile(t, readPolicy(t, "admission/required-plugin.yaml"))
 	for name, c := range map[string]struct {
 		labels      map[string]string
 		before, pod annotations
@@ -235,9 +246,12 @@ func TestAdmissionPolicy(t *testing.T) {
 		"update that empties it":           {labels: meshed, before: good, pod: bare.with(requiredPlugins, `[]`), denied: []int{missing}},
 		"update that overrides":            {labels: meshed, before: good, pod: good.with(scoped, `[]`), denied: []int{override}},
 		"update that changes an override":  {labels: meshed, before: good.with(scoped, `["a"]`), pod: good.with(scoped, `[]`), denied: []int{override}},
+		"update that leaves in part":       {labels: meshed, before: good, pod: good.with("sidecar.istio.io/inject", "false"), denied: []int{changed}},
+		"update that excludes":             {labels: meshed, before: good, pod: good.with("traffic.sidecar.istio.io/excludeOutboundPorts", "443"), denied: []int{changed}},
+		"update that enrols":               {labels: nil, before: annotations{"a": "b"}, pod: good, denied: []int{changed}},
 		"update that mends":                {labels: meshed, before: bare.with(scoped, `[]`), pod: good},
-		"update that leaves the mesh":      {labels: meshed, before: good, pod: good.with(status, ""), denied: []int{removed}},
-		"update that leaves it altogether": {labels: nil, before: good, pod: none, denied: []int{missing, removed}},
+		"update that leaves the mesh":      {labels: meshed, before: good, pod: good.with(status, ""), denied: []int{changed}},
+		"update that leaves it altogether": {labels: nil, before: good, pod: none, denied: []int{missing, changed}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := p.denied(t, review(c.labels, c.before, c.pod))
@@ -258,11 +272,141 @@ func TestAdmissionPolicy(t *testing.T) {
 	}
 }
 
+// Every mesh that meshnetd enrols pods of by default is covered, with whatever decides about them, and a pod outside
+// may change what it likes.
+func TestAdmissionCoversMeshes(t *testing.T) {
+	p := compile(t, readPolicy(t, "admission/required-plugin.yaml"))
+	marks := map[string]struct{ annotations, labels map[string]string }{
+		"istio":          {annotations: map[string]string{"sidecar.istio.io/status": "{}"}},
+		"istio, opt-in":  {annotations: map[string]string{"istio-pod-network-controller/initialize": "true"}},
+		"consul":         {annotations: map[string]string{"consul.hashicorp.com/connect-inject-status": "injected", "consul.hashicorp.com/transparent-proxy-status": "enabled", "consul.hashicorp.com/redirect-traffic-config": `{"ProxyUserID":"5995","ProxyInboundPort":20000,"ProxyOutboundPort":15001}`}},
+		"kuma":           {annotations: map[string]string{"kuma.io/sidecar-injected": "true", "traffic.kuma.io/transparent-proxy-config": "cniMode: true"}},
+		"kuma, networks": {annotations: map[string]string{"kuma.io/sidecar-injected": "true", "k8s.v1.cni.cncf.io/networks": "kuma-cni"}},
+		"linkerd":        {annotations: map[string]string{"linkerd.io/proxy-version": "edge-26.1.1"}, labels: map[string]string{"linkerd.io/control-plane-ns": "linkerd"}},
+	}
+	for _, mesh := range config.Meshes {
+		if _, ok := marks[mesh]; !ok {
+			t.Errorf("nothing is known of pods of %s", mesh)
+		}
+	}
+	for name, m := range marks {
+		t.Run(name, func(t *testing.T) {
+			ask := func(before any, after map[string]any) []int {
+				return p.denied(t, map[string]any{"object": after, "oldObject": before, "namespaceObject": pod("Namespace", nil, nil)})
+			}
+			good := annotations(m.annotations).with(requiredPlugins, `["meshnetd"]`)
+			created := pod("Pod", m.labels, good)
+			if got := ask(nil, pod("Pod", m.labels, m.annotations)); !slices.Equal(got, []int{1}) {
+				t.Errorf("without the annotation: denied by %v", got)
+			}
+			if got := ask(nil, created); len(got) > 0 {
+				t.Errorf("with it: denied by %v", got)
+			}
+			if got := ask(created, pod("Pod", m.labels, good.with("example.com/a", "b"))); len(got) > 0 {
+				t.Errorf("changed elsewhere: denied by %v", got)
+			}
+			for _, key := range deciding(t) {
+				if got := ask(created, pod("Pod", m.labels, good.with(key, "x"))); !slices.Contains(got, 2) {
+					t.Errorf("annotation %s is not frozen: denied by %v", key, got)
+				}
+				if got := ask(pod("Pod", nil, annotations{"a": "b"}), pod("Pod", nil, annotations{"a": "b"}.with(key, "x"))); len(got) > 0 && !slices.Contains(got, 2) {
+					t.Errorf("annotation %s of a pod outside: denied by %v", key, got)
+				}
+				if got := ask(nil, pod("Binding", nil, annotations{key: "x"})); !slices.Equal(got, []int{3}) {
+					t.Errorf("annotation %s by a binding: denied by %v", key, got)
+				}
+			}
+			for _, key := range []string{"sidecar.istio.io/inject", "linkerd.io/control-plane-ns", "linkerd.io/control-plane-component"} {
+				labels := annotations(m.labels).with(key, "x")
+				if got := ask(created, pod("Pod", labels, good)); !slices.Equal(got, []int{2}) {
+					t.Errorf("label %s is not frozen: denied by %v", key, got)
+				}
+				if got := ask(nil, pod("Binding", map[string]string{key: "x"}, nil)); !slices.Equal(got, []int{3}) {
+					t.Errorf("label %s by a binding: denied by %v", key, got)
+				}
+			}
+			for key := range m.annotations {
+				if got := ask(created, pod("Pod", m.labels, good.with(key, ""))); !slices.Contains(got, 2) {
+					t.Errorf("annotation %s can be removed: denied by %v", key, got)
+				}
+			}
+		})
+	}
+	if got := p.denied(t, map[string]any{"object": pod("Binding", nil, nil), "oldObject": nil, "namespaceObject": pod("Namespace", nil, nil)}); len(got) > 0 {
+		t.Errorf("an ordinary binding: denied by %v", got)
+	}
+}
+
+// deciding returns the keys of annotations that the meshes' code reads.
+func deciding(t *testing.T) (keys []string) {
+	t.Helper()
+	name := regexp.MustCompile(`^(key|prefix)`)
+	for _, mesh := range config.Meshes {
+		files, err := parser.ParseDir(token.NewFileSet(), filepath.Join("..", "rules", mesh), func(f fs.FileInfo) bool {
+			return !strings.HasSuffix(f.Name(), "_test.go")
+		}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := len(keys)
+		for _, file := range files[mesh].Files {
+			prefix := ""
+			ast.Inspect(file, func(n ast.Node) bool {
+				spec, ok := n.(*ast.ValueSpec)
+				if !ok || len(spec.Values) != 1 || !name.MatchString(spec.Names[0].Name) {
+					return true
+				}
+				value := ""
+				ast.Inspect(spec.Values[0], func(n ast.Node) bool {
+					switch n := n.(type) {
+					case *ast.Ident:
+						if n.Name == "prefix" {
+							value += prefix
+						}
+					case *ast.BasicLit:
+						text, err := strconv.Unquote(n.Value)
+						if err == nil {
+							value += text
+						}
+					}
+					return true
+				})
+				if spec.Names[0].Name == "prefix" {
+					prefix = value
+				} else if strings.Contains(value, "/") {
+					keys = append(keys, value)
+				}
+				return true
+			})
+		}
+		if len(keys) == before {
+			t.Errorf("no key was found in the code of %s", mesh)
+		}
+	}
+	return append(keys, "openshift.io/deployer-pod-for.name", "openshift.io/build.name")
+}
+
 // The policy's message tells a pod's author what to do.
 func TestAdmissionMessages(t *testing.T) {
-	for i, v := range readPolicy(t).Spec.Validations {
-		if v.Message == "" || v.Reason != "Forbidden" {
-			t.Errorf("validation %d: message %q, reason %q", i, v.Message, v.Reason)
+	for file, resources := range map[string][]string{
+		"admission/required-plugin.yaml": {"pods", "pods/status", "pods/binding", "bindings"},
+		"admission/bounded-pods.yaml":    {"pods", "pods/status", "pods/ephemeralcontainers", "pods/binding", "bindings"},
+	} {
+		p := readPolicy(t, file)
+		for i, v := range p.Spec.Validations {
+			if v.Message == "" || v.Reason != "Forbidden" {
+				t.Errorf("%s: validation %d: message %q, reason %q", file, i, v.Message, v.Reason)
+			}
+		}
+		var matched []string
+		for _, r := range p.Spec.MatchConstraints.ResourceRules {
+			matched = append(matched, r.Resources...)
+			if !slices.Contains(r.Operations, "CREATE") {
+				t.Errorf("%s: %v are not looked at when they are made", file, r.Resources)
+			}
+		}
+		if !slices.Equal(matched, resources) {
+			t.Errorf("%s holds for %v, want %v", file, matched, resources)
 		}
 	}
 }

@@ -173,7 +173,9 @@ func TestStateIsTold(t *testing.T) {
 		t.Errorf("readyz: %d %q", code, body)
 	}
 	w.lost(nil)
-	want("lost", "meshnetd_session_connected 0", "meshnetd_ready 0", `meshnetd_runtime_info{name="containerd",tier="guaranteed",version="v2?"} 1`)
+	w.waits(nriplugin.Waiting{Cause: nriplugin.Queue, Why: errors.New("waiting")})
+	state = append(state, "meshnetd_session_waiting")
+	want("lost", "meshnetd_session_connected 0", "meshnetd_ready 0", `meshnetd_session_waiting{cause="queue"} 1`, `meshnetd_session_waiting{cause="socket"} 0`, `meshnetd_runtime_info{name="containerd",tier="guaranteed",version="v2?"} 1`)
 }
 
 func TestLinesThatTheJournalLeftOut(t *testing.T) {
