@@ -114,6 +114,7 @@ func TestSentences(t *testing.T) {
 		{"meshnetd is being stopped on this node", "../nriplugin"},
 		{"is not a port", "../rules"},
 		{"not present", "../integration/packaging_test.go"},
+		{`required plugins "meshnetd,meshnetd" not present`, "../integration/packaging_test.go"},
 	} {
 		if !strings.Contains(page, said.sentence) || !somewhere(t, said.file, said.sentence) {
 			t.Errorf("%q is not on the page, or not in %s any more", said.sentence, said.file)

@@ -84,8 +84,10 @@ func TestPackaging(t *testing.T) {
 		for _, pod := range pods {
 			refused(t, pod, `required plugin "meshnetd" not present`)
 		}
+		both := runPod(t, l, "both", map[string]string{"required-plugins.noderesource.dev": `["meshnetd"]`})
+		refused(t, both, `required plugins "meshnetd,meshnetd" not present`)
 		p := connect(t, l)
-		for _, pod := range pods {
+		for _, pod := range append(pods, both) {
 			started(t, pod)
 		}
 		p.move(true)

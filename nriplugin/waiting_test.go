@@ -232,9 +232,9 @@ func TestBehindSilentNeighbours(t *testing.T) {
 	if w := receive(t, "why it waits", p.waits); w.Cause != Queue || !errors.Is(w.Why, errQueue) {
 		t.Errorf("it waits: %s, %v", w.Cause, w.Why)
 	}
+	rt.connected(t)
+	receive(t, "Synced", p.synced)
 	if logged := p.log.of("nri_waiting"); len(logged) != 1 || !strings.Contains(logged[0]["error"], "waiting in the runtime's queue") {
 		t.Errorf("logged %v", logged)
 	}
-	rt.connected(t)
-	receive(t, "Synced", p.synced)
 }
