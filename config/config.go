@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,6 +35,8 @@ type Config struct {
 	RuntimeHandlers []string // handlers whose sandboxes use the node's kernel for their network
 	HostNetNS       string   // path of the host's network namespace; "" where this process can tell
 	ProxyIdentity   Identity
+	IdentityExempt  []string // patterns of path.Match for namespaces where nobody looks for ProxyIdentity
+	ProxyImages     []string // patterns of path.Match for the image of a proxy; none is any image
 	CatchUp         CatchUp
 	ReplaceOutdated bool // rules that another version or configuration wrote, and that are whole, are replaced
 	OnDrift         OnDrift
@@ -64,6 +67,14 @@ const (
 	IdentityReport Identity = "report"
 	IdentityOff    Identity = "off"
 )
+
+// In returns how it is in a namespace, where some are exempt.
+func (i Identity) In(namespace string, exempt []string) Identity {
+	if slices.ContainsFunc(exempt, func(pattern string) bool { ok, err := path.Match(pattern, namespace); return ok && err == nil }) {
+		return IdentityOff
+	}
+	return i
+}
 
 // CatchUp says what happens to a pod that runs without its rules when meshnetd first sees it.
 type CatchUp string
@@ -120,7 +131,7 @@ func Default() Config {
 func unsaid() Config {
 	c := Config{
 		Backend:         "auto",
-		RuntimeHandlers: []string{"", "runc", "crun", "youki"},
+		RuntimeHandlers: []string{"", "runc", "crun", "youki", "nvidia", "nvidia-cdi", "nvidia-legacy", "high-performance"},
 		ProxyIdentity:   IdentityRefuse,
 		CatchUp:         CatchUpApply,
 		OnDrift:         DriftRepair,
@@ -153,19 +164,21 @@ func Load(path string) (Config, error) {
 func keys(c *Config) map[string]setter {
 	i := &c.Istio
 	all := map[string]setter{
-		"backend":            text(&c.Backend, oneOf(Backends)),
-		"ipv6":               text(&i.IPv6, oneOf([]istio.IPv6{istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block})),
-		"exclude_namespaces": texts(&i.ExcludeNamespaces, namespaceName),
-		"runtime_handlers":   texts(&c.RuntimeHandlers, nil),
-		"host_netns":         text(&c.HostNetNS, absoluteOrNone),
-		"proxy_identity":     text(&c.ProxyIdentity, oneOf([]Identity{IdentityRefuse, IdentityReport, IdentityOff})),
-		"catch_up":           text(&c.CatchUp, oneOf([]CatchUp{CatchUpApply, CatchUpReport, CatchUpStop})),
-		"replace_outdated":   boolean(&c.ReplaceOutdated),
-		"on_drift":           text(&c.OnDrift, oneOf([]OnDrift{DriftRepair, DriftReport})),
-		"audit_interval":     parsed(&c.AuditInterval, interval),
-		"cri_socket":         text(&c.CRISocket, absoluteOrNone),
-		"status_socket":      text(&c.StatusSocket, absoluteOrNone),
-		"lock_dir":           text(&c.LockDir, absolute),
+		"backend":               text(&c.Backend, oneOf(Backends)),
+		"ipv6":                  text(&i.IPv6, oneOf([]istio.IPv6{istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block})),
+		"exclude_namespaces":    texts(&i.ExcludeNamespaces, namespaceName),
+		"runtime_handlers":      texts(&c.RuntimeHandlers, nil),
+		"host_netns":            text(&c.HostNetNS, absoluteOrNone),
+		"proxy_identity":        text(&c.ProxyIdentity, oneOf([]Identity{IdentityRefuse, IdentityReport, IdentityOff})),
+		"proxy_identity_exempt": texts(&c.IdentityExempt, pattern),
+		"proxy_images":          texts(&c.ProxyImages, pattern),
+		"catch_up":              text(&c.CatchUp, oneOf([]CatchUp{CatchUpApply, CatchUpReport, CatchUpStop})),
+		"replace_outdated":      boolean(&c.ReplaceOutdated),
+		"on_drift":              text(&c.OnDrift, oneOf([]OnDrift{DriftRepair, DriftReport})),
+		"audit_interval":        parsed(&c.AuditInterval, interval),
+		"cri_socket":            text(&c.CRISocket, absoluteOrNone),
+		"status_socket":         text(&c.StatusSocket, absoluteOrNone),
+		"lock_dir":              text(&c.LockDir, absolute),
 
 		"nri.socket": text(&c.NRI.Socket, absolute),
 		"nri.name":   text(&c.NRI.Name, pluginName),

@@ -100,6 +100,8 @@ exclude_namespaces = ["a", "b"]
 host_netns = "/host/proc/1/ns/net"
 runtime_handlers = ["kata"]
 proxy_identity = "report"
+proxy_identity_exempt = ["kserve-*", "ml"]
+proxy_images = ["registry.example/istio/proxyv2:*"]
 catch_up = "stop"
 replace_outdated = true
 on_drift = "report"
@@ -188,7 +190,8 @@ dns_port = 51
 		t.Fatal(err)
 	}
 	want := Config{Backend: "iptables-legacy", RuntimeHandlers: []string{"kata"}, HostNetNS: "/host/proc/1/ns/net",
-		ProxyIdentity: IdentityReport, CatchUp: CatchUpStop, ReplaceOutdated: true, OnDrift: DriftReport,
+		ProxyIdentity: IdentityReport, IdentityExempt: []string{"kserve-*", "ml"}, ProxyImages: []string{"registry.example/istio/proxyv2:*"},
+		CatchUp: CatchUpStop, ReplaceOutdated: true, OnDrift: DriftReport,
 		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "", LockDir: "/run/other",
 		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
 			Namespaces: []string{"shop", "team-*"}, Allow: []string{"", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"}}},
@@ -281,6 +284,8 @@ func TestProblemsOfOneKind(t *testing.T) {
 		"number as time":     {"audit_interval = 30\n", "f.toml:1: audit_interval: incompatible types: TOML value has type int64; destination has type string"},
 		"too often":          {"audit_interval = \"999ms\"\n", "f.toml:1: audit_interval: \"999ms\": not between 1s and 24h"},
 		"too seldom":         {"audit_interval = \"24h1s\"\n", "f.toml:1: audit_interval: \"24h1s\": not between 1s and 24h"},
+		"exempt":             {"proxy_identity_exempt = [\"[\"]\n", "f.toml:1: proxy_identity_exempt: \"[\" is no pattern: not empty, * and ? stand for anything but a slash, [a-z] for one of a set, \\ takes away their meaning"},
+		"images":             {"proxy_images = [\"\"]\n", "f.toml:1: proxy_images: \"\" is no pattern: not empty, * and ? stand for anything but a slash, [a-z] for one of a set, \\ takes away their meaning"},
 		"identity":           {"proxy_identity = \"allow\"\n", "f.toml:1: proxy_identity: \"allow\" is none of refuse, report, off"},
 		"drift":              {"on_drift = \"stop\"\n", "f.toml:1: on_drift: \"stop\" is none of repair, report"},
 		"sockets":            {"cri_socket = \"unix:///a\"\nstatus_socket = \"a\"\n", "f.toml:1: cri_socket: \"unix:///a\" is not an absolute path\nf.toml:2: status_socket: \"a\" is not an absolute path"},

@@ -44,6 +44,7 @@ type Firewall interface {
 type Policy struct {
 	Node            rules.Node
 	ProxyIdentity   config.Identity
+	IdentityExempt  []string // namespaces where nobody looks for ProxyIdentity
 	CatchUp         config.CatchUp
 	ReplaceOutdated bool
 	OnDrift         config.OnDrift

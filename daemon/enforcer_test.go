@@ -94,7 +94,7 @@ func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
 
 func standard(node rules.Node) Policy {
 	c := config.Default()
-	return Policy{Node: node, ProxyIdentity: c.ProxyIdentity, CatchUp: c.CatchUp, OnDrift: c.OnDrift, AuditInterval: c.AuditInterval}
+	return Policy{Node: node, ProxyIdentity: c.ProxyIdentity, IdentityExempt: c.IdentityExempt, CatchUp: c.CatchUp, OnDrift: c.OnDrift, AuditInterval: c.AuditInterval}
 }
 
 func meshed(path string) rules.Pod {

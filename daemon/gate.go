@@ -87,9 +87,14 @@ func (s Sandbox) said(news []rules.Container) bool {
 	return true
 }
 
+// identity returns what becomes of a pod's containers that run as the proxy without being it.
+func (p Policy) identity(pod rules.Pod) config.Identity {
+	return p.ProxyIdentity.In(pod.Namespace, p.IdentityExempt)
+}
+
 // identify finds containers that run as the proxy without being it: their traffic goes around the mesh.
 func (e *Enforcer) identify(o Outcome, c rules.Container) Outcome {
-	policy := e.policy.Load().ProxyIdentity
+	policy := e.policy.Load().identity(o.Pod)
 	if o.Result != Protected || policy == config.IdentityOff {
 		return o
 	}

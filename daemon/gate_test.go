@@ -26,7 +26,7 @@ func sandbox(t *testing.T, id string) rules.Pod {
 }
 
 func container(name string, uid int64) rules.Container {
-	return rules.Container{Name: name, UID: &uid, GID: &uid, Args: []string{"proxy", "sidecar"}}
+	return rules.Container{Name: name, UID: &uid, GID: &uid, Args: []string{"/usr/local/bin/pilot-agent", "proxy", "sidecar"}}
 }
 
 var app = container("app", 1000)

@@ -239,12 +239,12 @@ func (s *sandboxes) proves(e evidence) bool {
 	return s.verified[e]
 }
 
-// users keeps of containers as whom they run.
+// users keeps of containers as whom they run, and what shows whether they are the proxy.
 func users(containers ...rules.Container) []rules.Container {
 	var all []rules.Container
 	for _, c := range containers {
 		if c.UID != nil || c.GID != nil {
-			all = append(all, rules.Container{Name: c.Name, UID: c.UID, GID: c.GID})
+			all = append(all, c.Identity())
 		}
 	}
 	return all

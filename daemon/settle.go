@@ -101,7 +101,7 @@ func (e *Enforcer) left(o Outcome) bool {
 // for that proxy would let this container go around the mesh.
 func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
 	was, is := known.Decision.Proxy, o.Decision.Proxy
-	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().ProxyIdentity != config.IdentityRefuse {
+	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().identity(o.Pod) != config.IdentityRefuse {
 		return
 	}
 	for _, c := range known.Users {

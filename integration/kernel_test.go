@@ -227,7 +227,7 @@ func TestRefusals(t *testing.T) {
 		"namespace vanished": {meshed("/run/netns/gone-for-good"), daemon.Failed, "the sandbox is gone"},
 		"not a namespace":    {meshed("/dev/null"), daemon.Failed, "is not a network namespace"},
 		"kata": {func() rules.Pod { p := meshed(ns.Path); p.RuntimeHandler = "kata"; return p }(), daemon.Refused,
-			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: rules on the node would not see what its sandboxes send. Ask who runs the node`},
+			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are. Ask who runs the node`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := e.Enforce(within(t, 10*time.Second), daemon.SandboxStarted, tt.pod)

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -38,10 +39,11 @@ type metadata struct {
 }
 
 type spec struct {
-	HostNetwork     bool            `yaml:"hostNetwork"`
-	SecurityContext securityContext `yaml:"securityContext"`
-	InitContainers  []container     `yaml:"initContainers"`
-	Containers      []container     `yaml:"containers"`
+	HostNetwork     bool        `yaml:"hostNetwork"`
+	RuntimeClass    string      `yaml:"runtimeClassName"`
+	SecurityContext podSecurity `yaml:"securityContext"`
+	InitContainers  []container `yaml:"initContainers"`
+	Containers      []container `yaml:"containers"`
 }
 
 type status struct {
@@ -55,6 +57,7 @@ type podIP struct {
 
 type container struct {
 	Name            string          `yaml:"name"`
+	Image           string          `yaml:"image"`
 	Command         []string        `yaml:"command"`
 	Args            []string        `yaml:"args"`
 	Env             []variable      `yaml:"env"`
@@ -70,6 +73,13 @@ type variable struct {
 type securityContext struct {
 	RunAsUser  *id `yaml:"runAsUser"`
 	RunAsGroup *id `yaml:"runAsGroup"`
+}
+
+// podSecurity is what a pod says for all of its containers.
+type podSecurity struct {
+	securityContext    `yaml:",inline"`
+	FSGroup            *id  `yaml:"fsGroup"`
+	SupplementalGroups []id `yaml:"supplementalGroups"`
 }
 
 // id is a user or group id, as wide as Kubernetes takes it.
@@ -161,6 +171,9 @@ func (d document) pod() rules.Pod {
 		Labels:      d.Metadata.Labels,
 		Annotations: d.Metadata.Annotations,
 		HostNetwork: d.Spec.HostNetwork,
+
+		// The name of the class, which is its handler's as a rule: the manifest does not have more.
+		RuntimeHandler: d.Spec.RuntimeClass,
 	}
 	if pod.Namespace == "" {
 		pod.Namespace = "default"
@@ -184,14 +197,37 @@ func (d document) pod() rules.Pod {
 }
 
 // container returns what a runtime would tell of the container, as far as that does not depend on its image.
-func (c container) container(pod securityContext) rules.Container {
+func (c container) container(pod podSecurity) rules.Container {
 	env := map[string]string{}
 	for _, e := range c.Env {
 		if e.ValueFrom.IsZero() { // else the manifest does not hold its value
 			env[e.Name] = e.Value
 		}
 	}
-	return rules.Container{Name: c.Name, Args: slices.Concat(c.Command, c.Args), Env: env,
-		UID: cmp.Or(c.SecurityContext.RunAsUser, pod.RunAsUser).value(),
-		GID: cmp.Or(c.SecurityContext.RunAsGroup, pod.RunAsGroup).value()}
+	return rules.Container{Name: c.Name, Image: qualified(c.Image), Args: slices.Concat(c.Command, c.Args),
+		Headless: len(c.Command) == 0 && len(c.Args) > 0, Env: env,
+		UID:    cmp.Or(c.SecurityContext.RunAsUser, pod.RunAsUser).value(),
+		GID:    cmp.Or(c.SecurityContext.RunAsGroup, pod.RunAsGroup).value(),
+		Groups: pod.groups()}
+}
+
+// qualified returns the name of an image that says its registry, or "": what a runtime makes of a shorter one is not
+// known.
+func qualified(image string) string {
+	if registry, _, ok := strings.Cut(image, "/"); !ok || !strings.ContainsAny(registry, ".:") {
+		return ""
+	}
+	return image
+}
+
+// groups returns the additional groups of every container of the pod.
+func (p podSecurity) groups() []uint32 {
+	var all []uint32
+	for _, group := range p.SupplementalGroups {
+		all = append(all, uint32(group))
+	}
+	if p.FSGroup != nil {
+		all = append(all, uint32(*p.FSGroup))
+	}
+	return all
 }

@@ -48,7 +48,7 @@ const (
 
 // containerOf keeps what the flow needs of a container, as the runtime and the plugins before us made it.
 func containerOf(container *api.Container) rules.Container {
-	c := rules.Container{Name: container.GetName(), Args: container.GetArgs(), Env: environment(container.GetEnv())}
+	c := rules.Container{Name: container.GetName(), Image: container.GetImage().GetName(), Args: container.GetArgs(), Env: environment(container.GetEnv())}
 	for _, names := range []map[string]string{container.GetLabels(), container.GetAnnotations()} {
 		if c.Name == "" { // CRI-O fills it from an annotation, and not in every version
 			c.Name = names[containerName]
@@ -56,7 +56,7 @@ func containerOf(container *api.Container) rules.Container {
 	}
 	if user := container.GetUser(); user != nil { // none is not root: the runtime does not tell
 		uid, gid := int64(user.GetUid()), int64(user.GetGid())
-		c.UID, c.GID = &uid, &gid
+		c.UID, c.GID, c.Groups = &uid, &gid, user.GetAdditionalGids()
 	}
 	state := container.GetState()
 	c.Running = state == api.ContainerState_CONTAINER_RUNNING || state == api.ContainerState_CONTAINER_PAUSED

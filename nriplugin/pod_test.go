@@ -23,6 +23,8 @@ func TestContainerOf(t *testing.T) {
 		{"empty", &api.Container{}, rules.Container{}},
 		{"root is told", &api.Container{User: &api.User{}}, rules.Container{UID: &zero, GID: &zero}},
 		{"a large user", &api.Container{User: &api.User{Uid: 4294967294}}, rules.Container{UID: &uid, GID: &zero}},
+		{"groups", &api.Container{User: &api.User{Uid: 4294967294, AdditionalGids: []uint32{0, 1337}}}, rules.Container{UID: &uid, GID: &zero, Groups: []uint32{0, 1337}}},
+		{"image", &api.Container{Image: &api.Image{Name: "registry.example/a:1", Digest: "sha256:00"}}, rules.Container{Image: "registry.example/a:1"}},
 		{"created", &api.Container{State: api.ContainerState_CONTAINER_CREATED}, rules.Container{}},
 		{"running", &api.Container{State: api.ContainerState_CONTAINER_RUNNING}, rules.Container{Running: true}},
 		{"paused has been started", &api.Container{State: api.ContainerState_CONTAINER_PAUSED}, rules.Container{Running: true}},

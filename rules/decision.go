@@ -58,12 +58,6 @@ type Decision struct {
 	Account *Account // of a decision by Explain only
 }
 
-// Proxy is whose traffic a pod's rules let pass.
-type Proxy struct {
-	UID, GID   uint32
-	Containers []string // the containers that may run as either
-}
-
 // Mesh knows what one service mesh's labels and annotations mean.
 type Mesh interface {
 	// Name returns the mesh's name, such as "istio".

@@ -23,7 +23,7 @@ func (tollbooth) Decide(pod rules.Pod) rules.Decision {
 		return rules.Decision{Action: rules.Skip, Reason: rules.ReasonNotInjected, Detail: "tollbooth's injector has not marked the pod"}
 	}
 	return rules.Decision{Mesh: "tollbooth", Action: rules.Enrol, Reason: rules.ReasonInjected, Detail: "tollbooth's injector has marked the pod",
-		Proxy:   rules.Proxy{UID: 4000, GID: rules.NoID, Containers: []string{"tollbooth"}},
+		Proxy:   rules.Proxy{UID: 4000, GID: rules.NoID, Containers: []rules.Sidecar{{Name: "tollbooth", Command: []string{"tollboothd"}}}},
 		Planner: func([]netip.Addr) (rules.Plan, error) { return tollboothPlan(), nil }}
 }
 

@@ -13,6 +13,7 @@ type Node struct {
 	Meshes          []Mesh             // asked about every pod, in this order
 	Off             []Mesh             // not asked: rules of theirs that running pods have are known all the same
 	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
+	ProxyImages     []string           // patterns of path.Match for the image of a proxy; none is any image
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
 	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
@@ -70,11 +71,12 @@ func (n Node) Decide(pod Pod) Decision {
 	}
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
 		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
-			"configuration: rules on the node would not see what its sandboxes send", pod.RuntimeHandler))
+			"configuration: what its sandboxes send may not pass the node's kernel, where the rules are", pod.RuntimeHandler))
 	}
 	if problem := n.Budget.exceededBy(d); problem != "" {
 		return reject(ReasonOverBudget, problem)
 	}
+	d.Proxy.Images = n.ProxyImages
 	return d
 }
 

@@ -207,7 +207,7 @@ func TestPolicyOutcomes(t *testing.T) {
 		{name: "a handler that cannot be", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Ignore)},
 			pod:    func() rules.Pod { p := asking(keyStatus, "{}", keyOutPorts, "25"); p.RuntimeHandler = "kata"; return p }(),
 			action: rules.Rejected, reason: rules.ReasonRuntimeHandler,
-			detail: `runtime handler "kata" is not one of runtime_handlers in the node's configuration: rules on the node would not see what its sandboxes send`},
+			detail: `runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := maps.Clone(tt.pod.Annotations)
@@ -244,43 +244,5 @@ func TestPolicyOutcomes(t *testing.T) {
 				t.Error("a pod without addresses got a plan")
 			}
 		})
-	}
-}
-
-func TestImpostor(t *testing.T) {
-	id := func(n int64) *int64 { return &n }
-	d := rules.Decision{Action: rules.Enrol, Proxy: rules.Proxy{UID: 1337, GID: 1338, Containers: []string{"istio-proxy"}}}
-	sentence := func(runs, give string) string {
-		return "container app runs as " + runs + ", as the proxy does: what it sends would go around the mesh. Give it another " + give +
-			", or ask who runs the node to allow it (proxy_identity in the configuration)"
-	}
-	for _, tt := range []struct {
-		name string
-		c    rules.Container
-		want string
-	}{
-		{"unknown", rules.Container{Name: "app"}, ""},
-		{"others", rules.Container{Name: "app", UID: id(1000), GID: id(1000)}, ""},
-		{"each other's", rules.Container{Name: "app", UID: id(1338), GID: id(1337)}, ""},
-		{"user", rules.Container{Name: "app", UID: id(1337), GID: id(0)}, sentence("user 1337", "runAsUser")},
-		{"user, group unknown", rules.Container{Name: "app", UID: id(1337)}, sentence("user 1337", "runAsUser")},
-		{"group", rules.Container{Name: "app", UID: id(0), GID: id(1338)}, sentence("group 1338", "runAsGroup")},
-		{"both", rules.Container{Name: "app", UID: id(1337), GID: id(1338)}, sentence("user 1337 and group 1338", "runAsUser and runAsGroup")},
-		{"more than 32 bits", rules.Container{Name: "app", UID: id(1<<32 + 1337)}, ""},
-		{"the proxy", rules.Container{Name: "istio-proxy", UID: id(1337), GID: id(1338)}, ""},
-	} {
-		if got := d.Impostor(tt.c); got != tt.want {
-			t.Errorf("%s: got  %q\nwant %q", tt.name, got, tt.want)
-		}
-	}
-	for _, action := range []rules.Action{rules.Skip, rules.Rejected} {
-		d.Action = action
-		if got := d.Impostor(rules.Container{Name: "app", UID: id(1337)}); got != "" {
-			t.Errorf("%s: %q", action, got)
-		}
-	}
-	noProxy := rules.Decision{Action: rules.Enrol, Proxy: rules.Proxy{UID: 1337, GID: 1337}}
-	if noProxy.Impostor(rules.Container{Name: "istio-proxy", UID: id(1337)}) == "" {
-		t.Error("a name that the injector did not write down is nobody's proof")
 	}
 }

@@ -26,7 +26,7 @@ func explainCommand() *cobra.Command {
 			"a container's argument or environment, a line of the configuration, or the built-in default), what of the pod's traffic\n" +
 			"does not go through its proxy, with a command that shows it, and each rule with its reason.\n\n" +
 			"Exit 0 for a pod that is redirected or left alone; 1 no such pod, no daemon, or no right to ask it; 2 wrong command\n" +
-			"line or configuration; 3 the pod is refused.",
+			"line or configuration; 3 the pod, or a container of it, is refused.",
 		Example: "  meshnetd explain shop/cart-7d4b9\n  meshnetd explain -f pod.yaml --config meshnetd.toml\n" +
 			"  meshnetd explain shop/cart-7d4b9 --json | jq -r '.notCaptured[].what'\n" +
 			"  meshnetd explain -f pod.yaml -o svg --packet 'tcp 203.0.113.10:443' >pod.svg",
@@ -55,7 +55,7 @@ func explainCommand() *cobra.Command {
 		if err := print(c.OutOrStdout(), x); err != nil {
 			return err
 		}
-		if x.Action == string(rules.Rejected) {
+		if x.refused {
 			return &exit{exitRefused, errSaid}
 		}
 		return nil
@@ -65,9 +65,11 @@ func explainCommand() *cobra.Command {
 
 var errWhichPod = errors.New("name a pod as NAMESPACE/POD, as in `meshnetd explain shop/cart`, or a manifest by -f, and not both")
 
-// explained is an explanation, and the pod's interfaces for who asks for them.
+// explained is an explanation, whether the pod or a container of it is refused, and the pod's interfaces for who asks
+// for them.
 type explained struct {
 	status.Explanation
+	refused    bool
 	interfaces func() ([]rules.Interface, error)
 }
 
@@ -87,7 +89,7 @@ func (a asking) explanation(c *cobra.Command, file string, args []string) (x exp
 			return x, err
 		}
 		v := view{Pod: pod, Decision: node(cfg).Explain(pod)}.planned(pod.IPs).noting(cfg)
-		x.Explanation = explain(v, assumed(pod.IPs)).Complete()
+		x.Explanation, x.refused = explain(v, assumed(pod.IPs)).Complete(), v.refused()
 		x.interfaces = func() ([]rules.Interface, error) { return assumed(pod.IPs), nil }
 		return x, nil
 	}
@@ -98,6 +100,7 @@ func (a asking) explanation(c *cobra.Command, file string, args []string) (x exp
 	if x.Explanation, err = status.Explain(c.Context(), socket, sb.ID); err != nil {
 		return x, &exit{exitFailed, err}
 	}
+	x.refused = x.Action == string(rules.Rejected)
 	x.interfaces = func() ([]rules.Interface, error) {
 		told, err := status.ReadPlan(c.Context(), socket, sb.ID)
 		if err != nil {

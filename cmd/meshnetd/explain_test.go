@@ -34,7 +34,7 @@ func TestExplain(t *testing.T) {
 		{"block", "around.yaml", "block.toml", 0},
 		{"outside", "outside.yaml", "default.toml", 0},
 		{"refused", "refused.yaml", "default.toml", exitRefused},
-		{"policy-ignored", "policy.yaml", "policy-ignored.toml", 0},
+		{"policy-ignored", "policy.yaml", "policy-ignored.toml", exitRefused},
 		{"policy-forbidden", "policy.yaml", "policy-forbidden.toml", exitRefused},
 	} {
 		for format, flags := range map[string][]string{"text": nil, "json": {"--json"}} {

@@ -58,7 +58,7 @@ func planCommand() *cobra.Command {
 		Long: "Needs no privileges and runs on any system. `meshnetd explain -f POD` says more: where each setting comes from, and\n" +
 			"what is not captured.\n\n" +
 			"Exit 0 for a plan or a pod that is left alone; 1 the manifest cannot be read; 2 wrong command line or configuration;\n" +
-			"3 the pod would be refused.",
+			"3 the pod, or a container of it, would be refused.",
 		Example: "  meshnetd plan -f pod.yaml\n  kubectl get pod cart -n shop -o yaml | meshnetd plan -f - -o restore",
 		Args:    cobra.NoArgs,
 	}
@@ -82,7 +82,7 @@ func planCommand() *cobra.Command {
 		if err := print(c, v); err != nil {
 			return err
 		}
-		if v.Decision.Action == rules.Rejected {
+		if v.refused() {
 			return &exit{exitRefused, errSaid}
 		}
 		return nil
@@ -92,7 +92,7 @@ func planCommand() *cobra.Command {
 
 // node asks the meshes that are switched on, and knows the rules of all.
 func node(cfg config.Config) rules.Node {
-	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin}
+	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin}
 	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
 		linkerd.Mesh{Defaults: cfg.Linkerd}} {
 		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {
@@ -115,6 +115,7 @@ type view struct {
 	Pod      rules.Pod
 	Decision rules.Decision
 	Plan     rules.Plan
+	Refused  []string // those of the plan's notes that say which containers the daemon would refuse
 }
 
 func makePlan(cfg config.Config, pod rules.Pod) view {
@@ -134,27 +135,41 @@ func (v view) planned(ips []netip.Addr) view {
 	return v
 }
 
-// noting adds what the daemon would say of containers that run as the proxy.
-func (v view) noting(cfg config.Config) view {
-	if v.Decision.Action == rules.Enrol {
-		v.Plan.Notes = append(v.Plan.Notes, impostors(cfg.ProxyIdentity, v)...)
-	}
-	return v
-}
+// refused tells whether the daemon would refuse the pod, or a container of it.
+func (v view) refused() bool { return v.Decision.Action == rules.Rejected || len(v.Refused) > 0 }
 
-// impostors says what the daemon would do with containers that run as the proxy without being it.
-func impostors(policy config.Identity, v view) []string {
-	fate := map[config.Identity]string{
-		config.IdentityRefuse: "would be refused",
-		config.IdentityReport: "would be created, and reported",
-	}[policy]
-	var notes []string
+// noting adds what a manifest does not say for sure, and what the daemon would do with containers that run as the
+// proxy without being it.
+func (v view) noting(cfg config.Config) view {
+	if class := v.Pod.RuntimeHandler; class != "" && v.Decision.Action != rules.Skip {
+		v.Plan.Notes = append(v.Plan.Notes, fmt.Sprintf("runtimeClassName %s is taken for the name of its handler: kubectl get runtimeclass %s", class, class))
+	}
+	if v.Decision.Action != rules.Enrol {
+		return v
+	}
+	policy := cfg.ProxyIdentity.In(v.Pod.Namespace, cfg.IdentityExempt)
+	var fate string
+	switch {
+	case cfg.ProxyIdentity == config.IdentityOff:
+		return v
+	case policy == config.IdentityRefuse:
+		fate = fmt.Sprintf("would be refused (proxy_identity = %q)", policy)
+	case policy == config.IdentityReport:
+		fate = fmt.Sprintf("would be created, and reported (proxy_identity = %q)", policy)
+	default:
+		fate = fmt.Sprintf("would be created, since proxy_identity_exempt has namespace %s", v.Pod.Namespace)
+	}
 	for _, c := range v.Pod.Containers {
-		if why := v.Decision.Impostor(c); why != "" && fate != "" {
-			notes = append(notes, fmt.Sprintf("%s (proxy_identity = %q): %s", fate, policy, why))
+		why := v.Decision.Impostor(c)
+		if why == "" {
+			continue
+		}
+		v.Plan.Notes = append(v.Plan.Notes, fate+": "+why)
+		if policy == config.IdentityRefuse {
+			v.Refused = append(v.Refused, fate+": "+why)
 		}
 	}
-	return notes
+	return v
 }
 
 func printText(c *cobra.Command, v view) error {
@@ -195,6 +210,11 @@ func printRestore(c *cobra.Command, v view) error {
 	if v.Decision.Action != rules.Enrol {
 		_, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s: %s\n", v.Decision.Action, v.Decision.Detail)
 		return err
+	}
+	for _, note := range v.Refused {
+		if _, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s\n", note); err != nil {
+			return err
+		}
 	}
 	for _, set := range v.Plan.Rulesets() {
 		if _, err := fmt.Fprintf(c.OutOrStdout(), "# %s\n%s", set.Family, set); err != nil {

@@ -54,7 +54,7 @@ func TestPlan(t *testing.T) {
 		{"outside", "outside.yaml", "default.toml", 0, ""},
 		{"refused", "refused.yaml", "default.toml", exitRefused, ""},
 		{"no-address", "no-address.yaml", "default.toml", exitRefused, ""},
-		{"policy-ignored", "policy.yaml", "policy-ignored.toml", 0, ""},
+		{"policy-ignored", "policy.yaml", "policy-ignored.toml", exitRefused, ""},
 		{"policy-forbidden", "policy.yaml", "policy-forbidden.toml", exitRefused, ""},
 	} {
 		for _, format := range []string{"text", "restore", "json"} {
@@ -72,21 +72,63 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// The containers that run as the proxy are named unless nobody looks.
+// A container that runs as the proxy is named unless nobody looks, and refused as the daemon refuses it.
 func TestPlanImpostors(t *testing.T) {
-	for policy, want := range map[string]string{
-		"":                              "note: would be refused (proxy_identity = \"refuse\"): container app runs as user 1337, as the proxy does",
-		"proxy_identity = \"report\"\n": "note: would be created, and reported (proxy_identity = \"report\"): container app runs as user 1337",
-		"proxy_identity = \"off\"\n":    "",
+	const as = "container app runs as user 1337, as the proxy does"
+	for policy, want := range map[string]struct {
+		note string
+		code int
+	}{
+		"":                                   {"note: would be refused (proxy_identity = \"refuse\"): " + as, exitRefused},
+		"proxy_identity = \"report\"\n":      {"note: would be created, and reported (proxy_identity = \"report\"): " + as, 0},
+		"proxy_identity = \"off\"\n":         {"", 0},
+		"proxy_identity_exempt = [\"s*\"]\n": {"note: would be created, since proxy_identity_exempt has namespace shop: " + as, 0},
+		"proxy_identity_exempt = [\"s\"]\n":  {"note: would be refused (proxy_identity = \"refuse\"): " + as, exitRefused},
 	} {
 		path := filepath.Join(t.TempDir(), "meshnetd.toml")
 		if err := os.WriteFile(path, []byte(policy), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		code, out, err := execute(t, "", "plan", "-f", testdata("policy.yaml"), "--config", path)
-		if code != 0 || err != nil || !strings.Contains(out, want) || strings.Count(out, "proxy_identity = ") != min(len(want), 1) {
-			t.Errorf("%q: exit %d, %v: not %q in:\n%s", policy, code, err, want, out)
+		for _, verb := range []string{"plan", "explain"} {
+			code, out, _ := execute(t, "", verb, "-f", testdata("policy.yaml"), "--config", path)
+			if code != want.code || !strings.Contains(out, want.note) || strings.Count(out, "note: would be ") != min(len(want.note), 1) {
+				t.Errorf("%s %q: exit %d, not %q in:\n%s", verb, policy, code, want.note, out)
+			}
 		}
+	}
+}
+
+// Pods that users of Istio and OpenShift have reported.
+func TestPlanReported(t *testing.T) {
+	for name, want := range map[string]struct {
+		code  int
+		notes []string
+	}{
+		"init-as-proxy": {exitRefused, []string{"container download-model runs as user 1337, as the proxy does"}},
+		"same-uid":      {exitRefused, []string{"container app runs as user 1000820000, as the proxy does"}},
+		"pod-as-proxy": {exitRefused, []string{"container app runs as user 1337 and group 1337, as the proxy does",
+			"container worker has the proxy's group 1337 among its additional groups, as a pod's fsGroup or supplementalGroups make it"}},
+		"runtime-class": {0, []string{"runtimeClassName nvidia is taken for the name of its handler"}},
+	} {
+		for _, output := range []string{"text", "json", "restore"} {
+			code, out, _ := execute(t, "", "plan", "-f", testdata("identity-"+name+".yaml"), "-o", output, "--config", testdata("default.toml"))
+			if code != want.code || strings.Count(out, "note: ") != len(want.notes) && output == "text" {
+				t.Errorf("%s: exit %d:\n%s", name, code, out)
+			}
+			for _, note := range want.notes {
+				if output != "restore" && !strings.Contains(out, note) {
+					t.Errorf("%s: not %q in:\n%s", name, note, out)
+				}
+			}
+		}
+	}
+	path := filepath.Join(t.TempDir(), "meshnetd.toml")
+	if err := os.WriteFile(path, []byte("runtime_handlers = [\"\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ := execute(t, "", "plan", "-f", testdata("identity-runtime-class.yaml"), "--config", path)
+	if code != exitRefused || !strings.Contains(out, `reject (runtime-handler: runtime handler "nvidia"`) || !strings.Contains(out, "is taken for the name of its handler") {
+		t.Errorf("a handler that is not listed: exit %d:\n%s", code, out)
 	}
 }
 

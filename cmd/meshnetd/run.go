@@ -147,7 +147,7 @@ func newEnforcer(cfg config.Config, locks *netns.Locks, firewall daemon.Firewall
 }
 
 func policy(cfg config.Config) daemon.Policy {
-	return daemon.Policy{Node: node(cfg), ProxyIdentity: cfg.ProxyIdentity, CatchUp: cfg.CatchUp,
+	return daemon.Policy{Node: node(cfg), ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
 		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, AuditInterval: cfg.AuditInterval}
 }
 

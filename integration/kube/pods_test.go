@@ -39,8 +39,8 @@ spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
   initContainers:
-    - {name: istio-validation, image: IMAGE, imagePullPolicy: Never, args: [validate], securityContext: PROXY}
-    - {name: istio-proxy, image: IMAGE, imagePullPolicy: Never, restartPolicy: Always, args: [proxy, --passthrough], securityContext: PROXY}
+    - {name: istio-validation, image: IMAGE, imagePullPolicy: Never, command: [/usr/local/bin/pilot-agent, istio-iptables], args: [validate], securityContext: PROXY}
+    - {name: istio-proxy, image: IMAGE, imagePullPolicy: Never, restartPolicy: Always, command: [/usr/local/bin/pilot-agent], args: [proxy, --passthrough], securityContext: PROXY}
   containers:
     - {name: app, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "203.0.113.10:443"], securityContext: APP}
     - name: web

@@ -15,10 +15,14 @@ import (
 // ContainerSpec describes a container. Only Name is required.
 type ContainerSpec struct {
 	Name string
+	// Command is the program, and what comes before Args. If empty, it is what a mesh's injector gives to a container
+	// of that name, and the stand-in for any other.
+	Command []string
 	// Args are the arguments of the stand-in program, "pause" if empty.
 	Args []string
-	// User and Group are the ids the container runs as.
+	// User and Group are the ids the container runs as, and Groups additional ones.
 	User, Group int64
+	Groups      []int64
 	// Env entries have the form NAME=value.
 	Env []string
 	// Capabilities are added to the runtime's default ones: "NET_ADMIN".
@@ -74,6 +78,10 @@ func (p *Pod) containerConfig(spec ContainerSpec) (*criv1.ContainerConfig, error
 	if err != nil {
 		return nil, err
 	}
+	command := spec.Command
+	if len(command) == 0 {
+		command = commands[spec.Name]
+	}
 	options := p.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	labels := map[string]string{
 		"io.kubernetes.container.name": spec.Name,
@@ -92,6 +100,7 @@ func (p *Pod) containerConfig(spec ContainerSpec) (*criv1.ContainerConfig, error
 	return &criv1.ContainerConfig{
 		Metadata:    &criv1.ContainerMetadata{Name: spec.Name, Attempt: spec.Attempt},
 		Image:       &criv1.ImageSpec{Image: Image},
+		Command:     command,
 		Args:        spec.Args,
 		Envs:        env,
 		Labels:      labels,
@@ -100,10 +109,11 @@ func (p *Pod) containerConfig(spec ContainerSpec) (*criv1.ContainerConfig, error
 		Linux: &criv1.LinuxContainerConfig{
 			Resources: &criv1.LinuxContainerResources{},
 			SecurityContext: &criv1.LinuxContainerSecurityContext{
-				NamespaceOptions: options,
-				Capabilities:     &criv1.Capability{AddCapabilities: spec.Capabilities},
-				RunAsUser:        &criv1.Int64Value{Value: spec.User},
-				RunAsGroup:       &criv1.Int64Value{Value: spec.Group},
+				NamespaceOptions:   options,
+				Capabilities:       &criv1.Capability{AddCapabilities: spec.Capabilities},
+				RunAsUser:          &criv1.Int64Value{Value: spec.User},
+				RunAsGroup:         &criv1.Int64Value{Value: spec.Group},
+				SupplementalGroups: spec.Groups,
 			},
 		},
 	}, nil

@@ -11,10 +11,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -85,7 +87,16 @@ type descriptor struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// WriteImage writes an OCI image layout whose only file is the program.
+// commands are what the injector's containers of each mesh run: the stand-in is found under these names too.
+var commands = map[string][]string{
+	"istio-proxy":      {"/usr/local/bin/pilot-agent"},
+	"istio-validation": {"/usr/local/bin/pilot-agent"},
+	"consul-dataplane": {"/usr/local/bin/dumb-init", "/usr/local/bin/consul-dataplane"},
+	"kuma-sidecar":     {"/usr/bin/kuma-dp", "run"},
+	"linkerd-proxy":    {"/usr/lib/linkerd/linkerd2-proxy-identity"},
+}
+
+// WriteImage writes an OCI image layout whose only file is the program, under several names.
 func WriteImage(path string, program []byte) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
@@ -129,6 +140,13 @@ func programLayer(program []byte) ([]byte, error) {
 	var layer bytes.Buffer
 	w := &layoutWriter{tar: tar.NewWriter(&layer)}
 	w.file("standin", program)
+	programs := map[string]bool{}
+	for _, command := range commands {
+		programs[command[0]] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(programs)) {
+		w.link(name[1:], "standin")
+	}
 	if err := w.close(); err != nil {
 		return nil, err
 	}
@@ -148,6 +166,12 @@ func (w *layoutWriter) file(name string, data []byte) {
 	header := &tar.Header{Name: name, Mode: 0o755, Size: int64(len(data)), Typeflag: tar.TypeReg}
 	if w.err = w.tar.WriteHeader(header); w.err == nil {
 		_, w.err = io.Copy(w.tar, bytes.NewReader(data))
+	}
+}
+
+func (w *layoutWriter) link(name, to string) {
+	if w.err == nil {
+		w.err = w.tar.WriteHeader(&tar.Header{Name: name, Linkname: to, Mode: 0o755, Typeflag: tar.TypeLink})
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path"
+	"slices"
 	"syscall"
 )
 
@@ -38,7 +40,7 @@ func main() {
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	mode := "pause"
-	if len(args) > 0 {
+	if args = ownArgs(args); len(args) > 0 {
 		mode, args = args[0], args[1:]
 	}
 	out := &journal{w: stdout}
@@ -71,6 +73,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	default:
 		return fmt.Errorf("unknown mode %q (want pause, connect, dial, echo, envoy, flood, lookup, names, proxy, serve, talk or validate)", mode)
 	}
+}
+
+// ownArgs leaves out what a mesh's own program, as which this one is called, has before its arguments.
+func ownArgs(args []string) []string {
+	for len(args) > 0 && slices.Contains([]string{"istio-iptables", "run", "consul-dataplane"}, path.Base(args[0])) {
+		args = args[1:]
+	}
+	return args
 }
 
 // parseMixed accepts flags before, between and after the positional

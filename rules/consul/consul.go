@@ -23,6 +23,7 @@ package consul
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/account"
@@ -69,11 +70,22 @@ const (
 	keyMesh        = prefix + "mesh-inject-status"
 	keyTransparent = prefix + "transparent-proxy-status"
 	keyConfig      = prefix + "redirect-traffic-config"
-	keyDualStack   = prefix + "dual-stack" // injectors that do not know of it leave it out, which is "false"
+	keyVersion     = prefix + "connect-k8s-version" // the injector's; very old ones do not write it
+	keyDualStack   = prefix + "dual-stack"          // injectors that do not know of it leave it out, which is "false"
 )
 
-// The containers that may run as the proxy.
-var proxyContainers = []string{"consul-dataplane", "envoy-sidecar"}
+// The containers that run as the proxy: injectors before 1.0 have Envoy itself in it.
+var (
+	dataplane = []rules.Sidecar{{Name: "consul-dataplane", Command: []string{"dumb-init", "consul-dataplane"}}}
+	envoy     = []rules.Sidecar{{Name: "envoy-sidecar", Command: []string{"envoy"}}}
+)
+
+func sidecars(pod rules.Pod) []rules.Sidecar {
+	if strings.HasPrefix(strings.TrimPrefix(pod.Annotations[keyVersion], "v"), "0.") {
+		return envoy
+	}
+	return dataplane
+}
 
 // Decide follows Consul's CNI plugin.
 func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
@@ -98,7 +110,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	s.Add("annotation ", keyConfig, " says what is to be redirected, and contradicts nothing")
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyTransparent+" is present")
 	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: proxyContainers}
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: sidecars(pod)}
 	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }

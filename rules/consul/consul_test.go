@@ -230,9 +230,25 @@ func TestProxy(t *testing.T) {
 	pod := injected(minimal(`,"ExcludeUIDs":["5996"]`))
 	d := mesh.Decide(pod)
 	d.Proxy = d.Proxy.Of(meshtest.Plan(t, mesh, pod))
-	for name, impostor := range map[string]bool{"consul-dataplane": false, "envoy-sidecar": false, "app": true} {
-		if got := d.Impostor(rules.Container{Name: name, UID: id(5995), GID: id(0)}); (got != "") != impostor {
-			t.Errorf("%s as the proxy: %q", name, got)
+	dataplane, envoy := []string{"/usr/local/bin/dumb-init", "/usr/local/bin/consul-dataplane", "-addresses"}, []string{"envoy", "--config-path"}
+	for _, tt := range []struct {
+		version, name string
+		args          []string
+		impostor      bool
+	}{
+		{"", "app", nil, true},
+		{"", "consul-dataplane", dataplane, false},
+		{"v1.8.1", "consul-dataplane", dataplane, false},
+		{"v1.8.1", "consul-dataplane", envoy, true},
+		{"v1.8.1", "envoy-sidecar", envoy, true},
+		{"", "envoy-sidecar", envoy, true},
+		{"v0.49.8", "envoy-sidecar", envoy, false},
+		{"0.49.8", "envoy-sidecar", dataplane, true},
+		{"v0.49.8", "consul-dataplane", dataplane, true},
+	} {
+		pod.Annotations["consul.hashicorp.com/connect-k8s-version"] = tt.version
+		if got := mesh.Decide(pod).Impostor(rules.Container{Name: tt.name, Args: tt.args, UID: id(5995), GID: id(0)}); (got != "") != tt.impostor {
+			t.Errorf("%s with %q of injector %s as the proxy: %q", tt.name, tt.args, tt.version, got)
 		}
 	}
 	if got := d.Impostor(rules.Container{Name: "consul-connect-inject-init", UID: id(5996), GID: id(5996)}); got != "" {

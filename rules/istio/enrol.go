@@ -77,8 +77,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	if problem := m.Defaults.Budget.Exceeded(wishes(pod)...); problem != "" {
 		return overBudget(problem)
 	}
-	proxies := proxyContainers(names)
-	intent, err := m.intent(pod, proxies, from)
+	intent, err := m.intent(pod, names, from)
 	if err != nil {
 		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
 	}
@@ -89,7 +88,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	}
 	d := decide(rules.Enrol, reason, detail)
 	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: proxies}
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: sidecars(names)}
 	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }
@@ -205,14 +204,23 @@ func notSidecarTemplate(pod rules.Pod, s *account.Steps) (rules.Reason, string) 
 	return "", ""
 }
 
-// proxyContainers returns which containers are the injector's own: those that it wrote down, or where it
-// wrote down none, all that it could have added.
-func proxyContainers(injected []string) []string {
-	own := []string{containerProxy, containerValidation}
-	if len(injected) == 0 {
-		return own
+// proxies are the injector's containers that run as the proxy.
+var proxies = []rules.Sidecar{
+	{Name: containerProxy, Command: []string{agent, "proxy"}},
+	{Name: containerValidation, Command: []string{agent, iptables}},
+}
+
+// sidecars returns those of the proxies that the injector wrote down. Where it wrote down nothing, it is an old one,
+// which adds the proxy alone.
+func sidecars(injected []string) []rules.Sidecar {
+	first, end := 0, len(proxies)
+	if len(injected) > 0 && !slices.Contains(injected, containerProxy) {
+		first++
 	}
-	return slices.DeleteFunc(own, func(name string) bool { return !slices.Contains(injected, name) })
+	if !slices.Contains(injected, containerValidation) {
+		end--
+	}
+	return proxies[first:end]
 }
 
 // statusContainers returns the names of the containers that the injector added. Istio itself asks only

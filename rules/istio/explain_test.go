@@ -244,7 +244,7 @@ func TestExplainSteps(t *testing.T) {
 			"the pod is not known to share the node's network namespace", "namespace shop is not one of exclude_namespaces",
 			"no annotation of OpenShift's deployer and build pods", "skip (not-injected): no annotation sidecar.istio.io/status"}},
 		"another runtime": {rules.Node{RuntimeHandlers: []string{"runc"}}, injected(), []string{"",
-			`reject (runtime-handler): runtime handler "" is not one of runtime_handlers in the node's configuration: rules on the node would not see what its sandboxes send`}},
+			`reject (runtime-handler): runtime handler "" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are`}},
 		"a policy that refuses": {rules.Node{Annotations: []rules.AnnotationPolicy{{Annotation: "*/excludeOutboundPorts", Otherwise: rules.Refuse}}},
 			injected("traffic.sidecar.istio.io/excludeOutboundPorts", "22"), []string{"", `reject (forbidden): annotation traffic.sidecar.istio.io/excludeOutboundPorts: "22" ` +
 				"is not allowed in namespace shop by the node's configuration, which allows nothing"}},

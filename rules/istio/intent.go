@@ -73,7 +73,7 @@ type Intent struct {
 
 // intent reads annotations, then what the pod's containers say, which is the mesh's last word. proxies are
 // those that the injector added.
-func (m Mesh) intent(pod rules.Pod, proxies []string, from sources) (Intent, error) {
+func (m Mesh) intent(pod rules.Pod, injected []string, from sources) (Intent, error) {
 	d := m.Defaults
 	in := Intent{
 		OutboundPort: d.OutboundPort, InboundPort: d.InboundPort, TunnelPort: d.TunnelPort, DNSPort: d.DNSPort,
@@ -124,7 +124,7 @@ func (m Mesh) intent(pod rules.Pod, proxies []string, from sources) (Intent, err
 	if a.err != nil {
 		return Intent{}, a.err
 	}
-	err := in.refine(pod, proxies)
+	err := in.refine(pod, injected)
 	in.from = nil
 	return in, err
 }

@@ -226,15 +226,15 @@ func TestUsersRejected(t *testing.T) {
 
 func TestProxyContainers(t *testing.T) {
 	const key = "sidecar.istio.io/status"
-	both := []string{"istio-proxy", "istio-validation"}
+	both := []rules.Sidecar{{Name: "istio-proxy", Command: []string{"pilot-agent", "proxy"}}, {Name: "istio-validation", Command: []string{"pilot-agent", "istio-iptables"}}}
 	for _, tt := range []struct {
 		status string
-		want   []string
+		want   []rules.Sidecar
 	}{
 		{status, both},
 		{statusNative, both},
-		{"true", both},
-		{"{}", both},
+		{"true", both[:1]},
+		{"{}", both[:1]},
 		{`{"containers":["istio-proxy"],"initContainers":null}`, both[:1]},
 		{`{"containers":["istio-proxy","other"]}`, both[:1]},
 		{`{"containers":["other"],"initContainers":["istio-validation"]}`, both[1:]},
@@ -247,7 +247,7 @@ func TestProxyContainers(t *testing.T) {
 		}
 	}
 	optIn := rules.Pod{Annotations: map[string]string{"istio-pod-network-controller/initialize": "true"}}
-	if diff := cmp.Diff(rules.Proxy{UID: 1337, GID: 1337, Containers: both}, mesh.Decide(optIn).Proxy); diff != "" {
+	if diff := cmp.Diff(rules.Proxy{UID: 1337, GID: 1337, Containers: both[:1]}, mesh.Decide(optIn).Proxy); diff != "" {
 		t.Errorf("opt-in (-want +got):\n%s", diff)
 	}
 	if got := mesh.Decide(rules.Pod{}).Proxy; got.Containers != nil {

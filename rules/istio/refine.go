@@ -28,11 +28,11 @@ const (
 // say, in that order: each knows better than the one before. A runtime tells the containers one by one, so
 // that either may not be known yet: what only it could say is then as the node's configuration has it. A
 // validation container that the injector did not add is not heard.
-func (in *Intent) refine(pod rules.Pod, proxies []string) error {
+func (in *Intent) refine(pod rules.Pod, injected []string) error {
 	if err := in.applyOverrides(pod.Annotations[keyOverrides]); err != nil {
 		return err
 	}
-	if validation := pod.Container(containerValidation); validation != nil && slices.Contains(proxies, containerValidation) {
+	if validation := pod.Container(containerValidation); validation != nil && (len(injected) == 0 || slices.Contains(injected, containerValidation)) {
 		// It runs as the user that the proxy is to run as, so that the rules let it pass.
 		if err := in.applyUser(*validation); err != nil {
 			return err

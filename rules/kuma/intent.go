@@ -44,6 +44,21 @@ type Direction struct {
 	RangeExclude []netip.Prefix `json:"rangesExcluded"`
 }
 
+// proxies are the injector's containers that run as the proxy.
+var proxies = []rules.Sidecar{
+	{Name: containerProxy, Command: []string{"kuma-dp", "run"}},
+	{Name: containerValidation, Command: []string{"kumactl", "install", "transparent-proxy-validator"}},
+}
+
+// sidecars returns those of the proxies that the pod has: the injector has the rules validated where inbound traffic
+// is captured.
+func (in Intent) sidecars() []rules.Sidecar {
+	if in.Inbound.Enabled {
+		return proxies
+	}
+	return proxies[:1]
+}
+
 // User is a user, or several, whose traffic to some ports goes around the proxy.
 type User struct {
 	Protocol    string            `json:"protocol"`

@@ -100,7 +100,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	s.Add("it says cniMode: true, so that the control plane counts on somebody on the node")
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyInjected+` is "true"`)
 	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: []string{containerProxy, containerValidation}}
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: intent.sidecars()}
 	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
 	return d
 }

@@ -346,9 +346,25 @@ func TestProxy(t *testing.T) {
 	pod := injected("cniMode: true\nredirect: {outbound: {excludePortsForUIDs: ['22:1001', '22:2000-3000']}}")
 	d := mesh.Decide(pod)
 	d.Proxy = d.Proxy.Of(meshtest.Plan(t, mesh, pod))
-	for name, impostor := range map[string]bool{"kuma-sidecar": false, "kuma-validation": false, "app": true} {
-		if got := d.Impostor(rules.Container{Name: name, UID: id(5678), GID: id(0)}); (got != "") != impostor {
-			t.Errorf("%s as the proxy: %q", name, got)
+	as := func(name string, args ...string) rules.Container {
+		return rules.Container{Name: name, Args: args, UID: id(5678), GID: id(0)}
+	}
+	gateway := mesh.Decide(injected("cniMode: true\nredirect: {inbound: {enabled: false}}"))
+	for _, tt := range []struct {
+		d         rules.Decision
+		container rules.Container
+		impostor  bool
+	}{
+		{d, as("app"), true},
+		{d, as("kuma-sidecar", "/usr/bin/kuma-dp", "run", "--log-level=info"), false},
+		{d, as("kuma-sidecar", "/bin/sh", "run"), true},
+		{d, as("kuma-validation", "/usr/bin/kumactl", "install", "transparent-proxy-validator", "--config-file=/tmp/.kumactl"), false},
+		{d, as("kuma-validation", "/usr/bin/kumactl", "install", "transparent-proxy"), true},
+		{gateway, as("kuma-sidecar", "kuma-dp", "run"), false},
+		{gateway, as("kuma-validation", "/usr/bin/kumactl", "install", "transparent-proxy-validator"), true}, // which its injector does not add
+	} {
+		if got := tt.d.Impostor(tt.container); (got != "") != tt.impostor {
+			t.Errorf("%s with %q as the proxy: %q", tt.container.Name, tt.container.Args, got)
 		}
 	}
 	if got := d.Impostor(rules.Container{Name: "app", UID: id(1001)}); got != "" {

@@ -74,10 +74,13 @@ const (
 	labelComponent    = "linkerd.io/control-plane-component" // on the control plane's own only
 	keyVersion        = "linkerd.io/proxy-version"           // on every pod that has a proxy
 
-	containerProxy     = "linkerd-proxy"
-	containerInit      = "linkerd-init"
-	containerValidator = "linkerd-network-validator"
+	containerProxy = "linkerd-proxy"
+	containerInit  = "linkerd-init"
 )
+
+// sidecars are the injector's containers that run as the proxy. linkerd-network-validator does not: it asks as an app
+// whether the rules are there.
+var sidecars = []rules.Sidecar{{Name: containerProxy, Command: []string{"linkerd2-proxy-identity"}}}
 
 // Decide follows Linkerd's CNI plugin, with what the pod itself says in place of its containers.
 func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
@@ -102,7 +105,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	s.Add("the annotations say what is to be redirected, and contradict nothing")
 	d := decide(rules.Enrol, rules.ReasonInjected, "label "+labelControlPlane+" and annotation "+keyVersion+" are present")
 	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: []string{containerProxy, containerValidator}}
+	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: sidecars}
 	if intent.GID != 0 {
 		d.Proxy.GID = intent.GID
 	}

@@ -262,7 +262,9 @@ func TestProxy(t *testing.T) {
 		{"app", injected(), rules.Container{Name: "app", UID: id(1000), GID: id(0)}, false},
 		{"the proxy's user", injected(), rules.Container{Name: "app", UID: id(2102)}, true},
 		{"the proxy", injected(), rules.Container{Name: "linkerd-proxy", UID: id(2102)}, false},
-		{"the validator", injected(), rules.Container{Name: "linkerd-network-validator", UID: id(2102)}, false},
+		{"the proxy's program", injected(), rules.Container{Name: "linkerd-proxy", Args: []string{"/usr/lib/linkerd/linkerd2-proxy-identity"}, UID: id(2102)}, false},
+		{"another program", injected(), rules.Container{Name: "linkerd-proxy", Args: []string{"/bin/sh", "linkerd2-proxy-identity"}, UID: id(2102)}, true},
+		{"the validator, which asks as an app", injected(), rules.Container{Name: "linkerd-network-validator", UID: id(2102)}, true},
 		{"the proxy's group", injected("proxy-gid", "2104"), rules.Container{Name: "app", GID: id(2104)}, true},
 		{"no group", injected("proxy-gid", "0"), rules.Container{Name: "app", GID: id(0)}, false},
 	} {

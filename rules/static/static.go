@@ -121,9 +121,12 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	p := m.Profile
 	d := decide(rules.Enrol, rules.ReasonSelected, "static profile "+p.Name+" of the node's configuration selects the pod")
 	d.Intent = p
-	d.Proxy = rules.Proxy{UID: p.UID, GID: rules.NoID, Containers: p.Proxies}
+	d.Proxy = rules.Proxy{UID: p.UID, GID: rules.NoID}
 	if p.GID != 0 {
 		d.Proxy.GID = p.GID
+	}
+	for _, name := range p.Proxies {
+		d.Proxy.Containers = append(d.Proxy.Containers, rules.Sidecar{Name: name})
 	}
 	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return p.plan(ips, Mesh{}.Footprint()) }
 	return d
