@@ -113,6 +113,50 @@ func TestProxyIdentityIsRefused(t *testing.T) {
 	runContainer(t, pod, "other", "pause")
 }
 
+// A name of the injector's is nobody's proof, and a group is the proxy's by a setgid file too: what a pod's author writes
+// to become the proxy is refused, and without any of it nobody is let past the proxy.
+func TestImpostorsAreRefused(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	daemon := runDaemon(t, l, `proxy_images = ["`+lab.Image+`"]`)
+	peer := runPod(t, l, "peer", nil)
+	runServer(t, peer, "8080", "around the mesh")
+	target := peer.IP().String() + ":8080"
+	pod := runPod(t, l, "web", injected())
+	attempt := []string{"connect", "tcp4", target}
+	for _, spec := range []lab.ContainerSpec{
+		{Name: "istio-proxy", Command: []string{"/standin"}, Args: attempt, User: proxy, Group: proxy},
+		{Name: "istio-validation", Command: []string{"/standin"}, Args: attempt, User: proxy, Group: proxy},
+		{Name: "envoy-sidecar", Args: attempt, User: proxy, Group: proxy},
+		{Name: "kuma-validation", Args: attempt, User: app, Group: proxy},
+		{Name: "linkerd-network-validator", Args: attempt, User: proxy, Group: app},
+		{Name: "setgid", Args: attempt, User: app, Group: app, Groups: []int64{proxy}},
+	} {
+		_, err := pod.RunContainer(within(t, 20*time.Second), spec)
+		if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+spec.Name+" of pod default/web") {
+			t.Errorf("%s: got %v", spec.Name, err)
+		}
+	}
+	daemon.event(t, "pod_blocked", "default/web")
+	runProxy(t, pod)
+	c, err := pod.RunContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "app", Args: append(attempt, "--exit"), User: app, Group: app, Groups: []int64{1336}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.WaitEvent(within(t, 10*time.Second), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
+		t.Errorf("an honest container reached %q, %v", e.Reply, err)
+	}
+}
+
+// Where the node names the images of proxies, another one is not the proxy.
+func TestImagesOfProxies(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	runDaemon(t, l, `proxy_images = ["registry.example/istio/proxyv2:*"]`)
+	pod := runPod(t, l, "web", injected())
+	if _, err := pod.CreateContainer(within(t, 20*time.Second), proxyContainer); err == nil || !strings.Contains(err.Error(), "is none of proxy_images") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // What the node forbids is refused with its reason, or counts as absent.
 func TestForbiddenAnnotations(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
