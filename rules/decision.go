@@ -81,10 +81,16 @@ type InputError struct {
 // room for 1024 in all, and each of the kubelet's attempts is another.
 const longestValue, longestProblem = 80, 400
 
+// longestDetail is how many bytes a decision says about itself: the sentence around it names the pod and its container.
+const longestDetail = 700
+
 // Error names the place, the value and what is wrong with it.
 func (e *InputError) Error() string {
 	return fmt.Sprintf("%s: %q: %s", e.Place, shortened(e.Value, longestValue), shortened(e.Problem, longestProblem))
 }
+
+// Short is a text of the pod as a note quotes it.
+func Short(text string) string { return shortened(text, longestValue) }
 
 func shortened(text string, most int) string {
 	if len(text) <= most {

@@ -52,6 +52,9 @@ func (n Node) Explain(pod Pod) Decision {
 	if d.Account == nil { // of a node without meshes
 		return d
 	}
+	for i, step := range d.Account.Steps {
+		d.Account.Steps[i] = shortened(step, longestDetail)
+	}
 	for i := range d.Account.Settings {
 		s := &d.Account.Settings[i]
 		switch place := origin[s.Key]; {

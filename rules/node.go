@@ -55,6 +55,12 @@ const mostMeshes = 8
 // Decide asks each mesh about what the node's policies let the pod ask for, and rejects what they forbid, what more
 // than one mesh claims, and what the node cannot protect.
 func (n Node) Decide(pod Pod) Decision {
+	d := n.decide(pod)
+	d.Detail = shortened(d.Detail, longestDetail)
+	return d
+}
+
+func (n Node) decide(pod Pod) Decision {
 	var room [mostMeshes]Decision
 	answers := room[:0]
 	r := n.request(pod)

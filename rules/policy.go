@@ -32,9 +32,37 @@ const (
 
 // violation is one annotation of a pod that a policy does not allow.
 type violation struct {
-	key     string
-	problem string
-	ignored bool
+	key, item string
+	tooLong   int // how many bytes it has, where they are more than a policy reads
+	policy    AnnotationPolicy
+	namespace string
+}
+
+func (v violation) ignored() bool { return v.policy.Otherwise == Ignore }
+
+// String says what is not allowed, and what is.
+func (v violation) String() string {
+	what := fmt.Sprintf("%q is not allowed", shortened(v.item, longestValue))
+	if v.tooLong > 0 {
+		what = fmt.Sprintf("%d bytes are more than is read, and so not allowed,", v.tooLong)
+	}
+	return shortened(fmt.Sprintf("annotation %s: %s in namespace %s by the node's configuration, which allows %s",
+		shortened(v.key, longestValue), what, v.namespace, v.policy.allowed()), longestProblem)
+}
+
+// mostViolations is how many are said of a pod.
+const mostViolations = 3
+
+// said returns the first of them, each with what becomes of it, and how many there are besides.
+func said(all []violation, fate string) []string {
+	var words []string
+	for _, v := range all[:min(len(all), mostViolations)] {
+		words = append(words, v.String()+fate)
+	}
+	if more := len(all) - mostViolations; more > 0 {
+		words = append(words, fmt.Sprintf("and %d annotations more%s", more, fate))
+	}
+	return words
 }
 
 // request is what the meshes are asked about a pod.
@@ -68,21 +96,24 @@ func (r *request) ask(mesh Mesh) Decision {
 	if asked.Action == Skip && d.Action == Skip {
 		return asked
 	}
-	var refused, notes []string
+	var refused, ignored []violation
 	for _, v := range r.found {
-		switch {
-		case !v.ignored:
-			refused = append(refused, v.problem)
-		case d.Action == Skip:
-			refused = append(refused, v.problem+"; it is not ignored, because the pod would not belong to the mesh without it")
-		default:
-			notes = append(notes, v.problem+"; it is ignored")
+		if v.ignored() {
+			ignored = append(ignored, v)
+		} else {
+			refused = append(refused, v)
 		}
 	}
-	if len(refused) > 0 {
-		asked.Account.step(string(Rejected) + " (" + string(ReasonForbidden) + "): " + strings.Join(refused, "; "))
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: ReasonForbidden, Detail: strings.Join(refused, "; "), Intent: asked.Intent, Account: asked.Account}
+	words := said(refused, "")
+	if d.Action == Skip {
+		words = append(words, said(ignored, "; it is not ignored, because the pod would not belong to the mesh without it")...)
 	}
+	if len(words) > 0 {
+		detail := shortened(strings.Join(words, "; "), longestDetail)
+		asked.Account.step(string(Rejected) + " (" + string(ReasonForbidden) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: ReasonForbidden, Detail: detail, Intent: asked.Intent, Account: asked.Account}
+	}
+	notes := said(ignored, "; it is ignored")
 	d.Account.first(notes)
 	return d.noting(notes)
 }
@@ -103,24 +134,29 @@ func (d Decision) noting(notes []string) Decision {
 	return d
 }
 
-// violations returns the annotations that the node does not allow, by key.
+// violations returns the annotations that the node does not allow, by key. What is longer than a pod's whole budget is not
+// read, and not allowed.
 func (n Node) violations(pod Pod) []violation {
 	if len(n.Annotations) == 0 {
 		return nil
 	}
+	most := n.Budget.orStandard().Bytes
 	var found []violation
-	for _, key := range slices.Sorted(maps.Keys(pod.Annotations)) {
+	for key, value := range pod.Annotations {
 		i := slices.IndexFunc(n.Annotations, func(p AnnotationPolicy) bool { return p.matches(key, pod.Namespace) })
 		if i < 0 || n.Annotations[i].Otherwise == Permit {
 			continue
 		}
-		policy := n.Annotations[i]
-		if item, ok := policy.forbidden(pod.Annotations[key]); ok {
-			found = append(found, violation{key: key, ignored: policy.Otherwise == Ignore, problem: fmt.Sprintf(
-				"annotation %s: %q is not allowed in namespace %s by the node's configuration, which allows %s",
-				key, item, pod.Namespace, policy.allowed())})
+		v := violation{key: key, policy: n.Annotations[i], namespace: pod.Namespace}
+		if len(value) > most {
+			v.tooLong = len(value)
+			found = append(found, v)
+		} else if item, ok := v.policy.forbidden(value); ok {
+			v.item = item
+			found = append(found, v)
 		}
 	}
+	slices.SortFunc(found, func(a, b violation) int { return strings.Compare(a.key, b.key) })
 	return found
 }
 
@@ -137,9 +173,14 @@ func matches(pattern, name string) bool {
 
 // forbidden returns the first item of a value that is not allowed. An empty value is one empty item.
 func (p AnnotationPolicy) forbidden(value string) (item string, found bool) {
+	entries := make([]allowance, len(p.Allow))
+	for i, text := range p.Allow {
+		entries[i] = allow(text)
+	}
 	for item := range strings.SplitSeq(value, ",") {
 		item = strings.TrimSpace(item)
-		if !slices.ContainsFunc(p.Allow, func(entry string) bool { return within(item, entry) }) {
+		asked := allow(item)
+		if !slices.ContainsFunc(entries, func(entry allowance) bool { return asked.within(entry) }) {
 			return item, true
 		}
 	}
@@ -157,21 +198,31 @@ func (p AnnotationPolicy) allowed() string {
 	return strings.Join(words, ", ")
 }
 
-// within tells whether an item is an entry of the allowed, or a port or CIDR within it.
-func within(item, entry string) bool {
-	if item == entry {
+// allowance is an item or an entry of the allowed: a word, and the ports or the prefix that it stands for.
+type allowance struct {
+	word   string
+	ports  PortRange
+	isPort bool
+	prefix netip.Prefix // the zero one is none
+}
+
+func allow(word string) allowance {
+	a := allowance{word: word}
+	if a.ports, a.isPort = ParsePortRange(word); !a.isPort && strings.Contains(word, "/") {
+		a.prefix, _ = netip.ParsePrefix(word)
+	}
+	return a
+}
+
+// within tells whether an item is an entry, or a port or CIDR within it. A range of ports is in none but itself.
+func (a allowance) within(entry allowance) bool {
+	switch {
+	case a.word == entry.word:
 		return true
+	case a.isPort:
+		return !strings.Contains(a.word, "-") && entry.isPort && entry.ports.Contains(a.ports.First)
 	}
-	if port, err := strconv.ParseUint(item, 10, 16); err == nil {
-		r, ok := ParsePortRange(entry)
-		return ok && r.First <= uint16(port) && uint16(port) <= r.Last
-	}
-	prefix, err := netip.ParsePrefix(item)
-	if err != nil {
-		return false
-	}
-	wider, err := netip.ParsePrefix(entry)
-	return err == nil && wider.Bits() <= prefix.Bits() && wider.Contains(prefix.Addr())
+	return a.prefix.IsValid() && entry.prefix.IsValid() && entry.prefix.Bits() <= a.prefix.Bits() && entry.prefix.Contains(a.prefix.Addr())
 }
 
 // PortRange is the ports from First to Last.
