@@ -77,7 +77,7 @@ func compile(plan rules.Plan) (native, error) {
 			return native{}, err
 		}
 	}
-	c := compiler{room: make(wire, 0, 16<<10), depths: map[string]int{}}
+	c := compiler{room: make(wire, 0, 16<<10), depths: map[string]int{}, names: map[string]string{}, made: map[setKind]int{}}
 	for _, at := range nativeHooks {
 		if err := c.base(sets, at); err != nil {
 			return native{}, err
@@ -105,8 +105,10 @@ func knownHooks(set rules.Ruleset) error {
 // compiler collects what the table is to hold.
 type compiler struct {
 	native
-	room   wire           // where expressions are written, one rule behind the other
-	depths map[string]int // of the chains that are done, by their names; 0 while one is being done
+	room   wire              // where expressions are written, one rule behind the other
+	depths map[string]int    // of the chains that are done, by their names; 0 while one is being done
+	names  map[string]string // of the sets, by what they hold
+	made   map[setKind]int   // how many sets there are
 }
 
 // base makes the base chain for a built-in one, with a rule for each family whose plan begins there. What

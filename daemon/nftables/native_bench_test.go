@@ -21,11 +21,12 @@ func withLists(t testing.TB, n int) rules.Plan {
 	var ranges, outbound, inbound []string
 	for i := range n {
 		ranges = append(ranges, fmt.Sprintf("10.%d.%d.0/25", i/250, i%250), fmt.Sprintf("fd00:%x::/33", 2*i+1))
-		outbound = append(outbound, fmt.Sprint(20000+i))
-		inbound = append(inbound, fmt.Sprint(30000+i))
+		outbound = append(outbound, fmt.Sprint(20000+2*i))
+		inbound = append(inbound, fmt.Sprint(30000+2*i))
 	}
 	defaults := istio.Standard()
 	defaults.DualStack = true
+	defaults.Budget = rules.Budget{Bytes: 1 << 20, Items: 1 << 14, Rules: 1 << 16}
 	return plans.Of(t, defaults, rules.Pod{Name: "lists", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")},
 		Annotations: map[string]string{"sidecar.istio.io/status": "{}",
 			"traffic.sidecar.istio.io/excludeOutboundIPRanges": strings.Join(ranges, ","),

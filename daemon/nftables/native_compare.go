@@ -115,11 +115,14 @@ func (n native) state() (s state, err error) {
 			return s, err
 		}
 	}
+	elements := map[string][]message{} // by the set
+	for _, m := range messages[unix.NFT_MSG_NEWSETELEM] {
+		set := string(listOf(m))
+		elements[set] = append(elements[set], m)
+	}
 	for _, set := range s.sets {
 		held := object{family: set.family, table: set.table, chain: set.chain}
-		of := func(m message) bool { return bytes.Equal(listOf(m), set.chain) }
-		list := slices.DeleteFunc(slices.Clone(messages[unix.NFT_MSG_NEWSETELEM]), func(m message) bool { return !of(m) })
-		if held.text, err = elementsText(list); err != nil {
+		if held.text, err = elementsText(elements[string(set.chain)]); err != nil {
 			return s, err
 		}
 		s.elements = append(s.elements, held)
@@ -272,6 +275,10 @@ func without(list, other []object) (rest []object) {
 }
 
 func (d *comparison) sets(have, want state, sets []nativeSet) {
+	made := make(map[string]nativeSet, len(sets))
+	for _, s := range sets {
+		made[s.name] = s
+	}
 	d.pairs(ofNative(have.sets), want.sets, func(set, kind string, h, w object) {
 		if kind == "" && !same(h, w) {
 			kind = "changed"
@@ -279,16 +286,16 @@ func (d *comparison) sets(have, want state, sets []nativeSet) {
 		if kind != "" {
 			d.add("", kind, "set "+set)
 		}
-		i := slices.IndexFunc(sets, func(s nativeSet) bool { return s.name == set })
-		if i < 0 || kind == "missing" {
+		s, ours := made[set]
+		if !ours || kind == "missing" {
 			return
 		}
 		missing, unexpected := apart(h.of(have.elements), w.of(want.elements))
 		for _, e := range missing {
-			d.add("", "missing", fmt.Sprintf("%s in set %s", sets[i].show(e), set))
+			d.add("", "missing", fmt.Sprintf("%s in set %s", s.show(e), set))
 		}
 		for _, e := range unexpected {
-			d.add("", "unexpected", fmt.Sprintf("%s in set %s", sets[i].show(e), set))
+			d.add("", "unexpected", fmt.Sprintf("%s in set %s", s.show(e), set))
 		}
 	})
 }

@@ -185,7 +185,7 @@ func (t *translation) askList(m rules.Match, values []rules.Match) (ask, error) 
 	switch m.(type) {
 	case rules.SourcePort:
 		load = func(w *wire) { payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, sourcePort, 2) }
-	case rules.DestinationPort:
+	case rules.DestinationPort, rules.DestinationPorts:
 		load = func(w *wire) { payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, destinationPort, 2) }
 	case rules.Source:
 		load = func(w *wire) { loadAddress(w, t.family, false) }

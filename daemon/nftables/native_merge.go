@@ -6,6 +6,8 @@ package nftables
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -15,9 +17,10 @@ import (
 // line is a rule, or several in one that differ in one condition only. It does what they do one after the
 // other.
 type line struct {
-	rules.Rule                      // the first of them
-	list       int                  // which condition differs; -1 where there is one rule only
-	values     map[rules.Match]bool // what stands in its place in any of the rules
+	rules.Rule                     // the first of them
+	list       int                 // which condition differs; -1 where there is one rule only
+	values     map[any]rules.Match // what stands in its place in any of the rules, by what it is looked up by
+	wide       bool                // one of them stands for more than one that a packet may have
 }
 
 // merged makes lines of the rules of a chain. A rule joins an earlier one across those between that leave it
@@ -33,10 +36,14 @@ func merged(chain []rules.Rule, once func(rules.Target) bool) []*line {
 	return lines
 }
 
+// How many lines a rule is compared with at most, and with how many values of a line where each has to be looked at: a
+// plan with more is translated as well, into more rules.
+const mostLines, mostValues = 16, 256
+
 // joins adds a rule to one of the lines. Where once is true, a packet that meets the rule's target a second
 // time is not changed by it any more: only then may rules overlap that become one, or change places.
 func joins(lines []*line, r rules.Rule, once bool) bool {
-	for _, l := range slices.Backward(lines) {
+	for _, l := range slices.Backward(lines[max(0, len(lines)-mostLines):]) {
 		if place, ok := l.differs(r); ok && (once || place >= 0 && l.apart(r.Match[place], place)) {
 			l.add(r, place)
 			return true
@@ -59,7 +66,7 @@ func (l *line) differs(r rules.Rule) (place int, ok bool) {
 		if equal(m, l.Match[i]) {
 			continue
 		}
-		if place >= 0 && place != i || !sameList(m, l.Match[i]) {
+		if place >= 0 && place != i || !sameList(m, l.Match[i]) || !sameProtocol(l.Match, m, l.Match[i]) {
 			return -1, false
 		}
 		place = i
@@ -72,30 +79,49 @@ func (l *line) add(r rules.Rule, place int) {
 		return // the same rule again
 	}
 	if l.list < 0 {
-		l.list, l.values = place, map[rules.Match]bool{l.Match[place]: true}
+		l.list, l.values = place, map[any]rules.Match{}
+		l.take(l.Match[place])
 	}
-	l.values[r.Match[place]] = true
+	l.take(r.Match[place])
 }
 
-// apart tells whether no packet that has the value there has one of the line's.
-func (l *line) apart(value rules.Match, place int) bool {
-	if _, ranges := addressOf(value); !ranges {
-		return !l.has(value, place)
+func (l *line) take(value rules.Match) {
+	l.values[lookedUpBy(value)] = value
+	l.wide = l.wide || several(value)
+}
+
+func lookedUpBy(m rules.Match) any {
+	if list, ok := m.(rules.DestinationPorts); ok {
+		return fmt.Sprint(list)
 	}
-	for _, other := range l.listAt(place) {
+	return m
+}
+
+// several tells whether a condition stands for more than one value that a packet may have.
+func several(m rules.Match) bool {
+	switch m.(type) {
+	case rules.Source, rules.Destination, rules.DestinationPorts:
+		return true
+	}
+	return false
+}
+
+// apart tells whether no packet that has the value there has one of the line's. It need not see every such case.
+func (l *line) apart(value rules.Match, place int) bool {
+	switch {
+	case place != l.list:
+		return excluding(value, l.Match[place])
+	case !l.wide && !several(value):
+		return l.values[value] == nil
+	case len(l.values) > mostValues:
+		return false
+	}
+	for _, other := range l.values {
 		if !excluding(value, other) {
 			return false
 		}
 	}
-	return place == l.list || excluding(value, l.Match[place])
-}
-
-// has tells whether one of the rules has the value there.
-func (l *line) has(value rules.Match, place int) bool {
-	if place == l.list {
-		return l.values[value]
-	}
-	return equal(l.Match[place], value)
+	return true
 }
 
 // listAt returns the values that the rules have there, in no order; nil where they differ in another place.
@@ -103,11 +129,7 @@ func (l *line) listAt(place int) []rules.Match {
 	if place != l.list {
 		return nil
 	}
-	values := make([]rules.Match, 0, len(l.values))
-	for value := range l.values {
-		values = append(values, value)
-	}
-	return values
+	return slices.Collect(maps.Values(l.values))
 }
 
 // excludes tells whether no packet meets both the line and the rule: they differ in something that no rule
@@ -132,11 +154,19 @@ func excluding(a, b rules.Match) bool {
 	if pa, pb := protocolOf(a), protocolOf(b); pa != "" && pb != "" && pa != pb {
 		return true
 	}
-	if ra, ok := addressOf(a); ok && sameList(a, b) {
+	switch {
+	case !sameList(a, b):
+		return false
+	case !several(a) && !several(b):
+		return a != b
+	}
+	if ra, ok := addressOf(a); ok {
 		rb, _ := addressOf(b)
 		return !ra.Overlaps(rb)
 	}
-	return sameList(a, b) && a != b
+	return !slices.ContainsFunc(destinationsOf(a), func(ra rules.PortRange) bool {
+		return slices.ContainsFunc(destinationsOf(b), func(rb rules.PortRange) bool { return ra.First <= rb.Last && rb.First <= ra.Last })
+	})
 }
 
 // sameList tells whether both are conditions on the same thing, of a kind that a set can stand for: what a
@@ -144,8 +174,17 @@ func excluding(a, b rules.Match) bool {
 func sameList(a, b rules.Match) bool {
 	switch a := a.(type) {
 	case rules.DestinationPort:
-		b, ok := b.(rules.DestinationPort)
-		return ok && a.Protocol == b.Protocol && !a.Not && !b.Not
+		if b, ok := b.(rules.DestinationPort); ok {
+			return a.Protocol == b.Protocol && !a.Not && !b.Not
+		}
+		_, ok := b.(rules.DestinationPorts)
+		return ok && !a.Not
+	case rules.DestinationPorts:
+		if b, ok := b.(rules.DestinationPort); ok {
+			return !b.Not
+		}
+		_, ok := b.(rules.DestinationPorts)
+		return ok
 	case rules.SourcePort:
 		b, ok := b.(rules.SourcePort)
 		return ok && a.Protocol == b.Protocol
@@ -163,6 +202,14 @@ func sameList(a, b rules.Match) bool {
 		return ok && !a.Not && !b.Not
 	}
 	return false
+}
+
+// sameProtocol tells whether a list of ports, which may be any protocol's, and a port of one stand under that protocol.
+func sameProtocol(all []rules.Match, a, b rules.Match) bool {
+	if several(a) == several(b) {
+		return true
+	}
+	return slices.Contains(all, rules.Match(rules.Protocol(protocolOf(a)+protocolOf(b))))
 }
 
 // equal compares two conditions.
@@ -234,6 +281,17 @@ func protocolOf(m rules.Match) string {
 		return m.Protocol
 	}
 	return ""
+}
+
+// destinationsOf returns the destination ports of a condition.
+func destinationsOf(m rules.Match) []rules.PortRange {
+	switch m := m.(type) {
+	case rules.DestinationPort:
+		return []rules.PortRange{{First: m.Port, Last: m.Port}}
+	case rules.DestinationPorts:
+		return m
+	}
+	return nil
 }
 
 // addressOf returns the prefix of a condition on an address.

@@ -53,24 +53,27 @@ func (e setElement) compare(other setElement) int { return bytes.Compare(e.key, 
 
 // set makes a set, or finds one that holds the same, and returns its name.
 func (c *compiler) set(kind setKind, elements []setElement) string {
-	number := 1
-	for _, s := range c.sets {
-		if s.setKind != kind {
-			continue
-		}
-		if slices.EqualFunc(s.elements, elements, func(a, b setElement) bool { return a.end == b.end && bytes.Equal(a.key, b.key) }) {
-			return s.name
-		}
-		number++
+	content := fmt.Sprint(kind.name, elements)
+	name, made := c.names[content]
+	if !made {
+		c.made[kind]++
+		name = fmt.Sprintf("%s-%d", kind.name, c.made[kind])
+		c.names[content] = name
+		c.sets = append(c.sets, nativeSet{setKind: kind, name: name, elements: elements})
 	}
-	s := nativeSet{setKind: kind, name: fmt.Sprintf("%s-%d", kind.name, number), elements: elements}
-	c.sets = append(c.sets, s)
-	return s.name
+	return name
 }
 
 // setOf returns what a set of these values is. All are of the same kind.
 func setOf(values []rules.Match) (setKind, []setElement) {
 	kind, elements := ports, make([]setElement, 0, len(values))
+	if slices.ContainsFunc(values, func(m rules.Match) bool { _, ok := m.(rules.DestinationPorts); return ok }) {
+		var list []rules.PortRange
+		for _, m := range values {
+			list = append(list, destinationsOf(m)...)
+		}
+		return portIntervals(list)
+	}
 	var prefixes []netip.Prefix
 	for _, m := range values {
 		switch m := m.(type) {

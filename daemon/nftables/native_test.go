@@ -135,6 +135,11 @@ func (d draw) rules(b *rules.Builder, family rules.Family, table, chain, hook st
 			case rules.DestinationPort:
 				m.Port = d.port()
 				row[i] = m
+				if !m.Not && d.one(2) {
+					row[i] = rules.DestinationPorts{d.ports()}
+				}
+			case rules.DestinationPorts:
+				row[i] = rules.DestinationPorts{d.ports(), d.ports()}[:1+d.IntN(2)]
 			case rules.Destination:
 				m.Prefix = d.prefix(family)
 				row[i] = m
