@@ -125,10 +125,13 @@ func (b *Builder) Append(table, chain, why string, target Target, match ...Match
 	c.Rules = append(c.Rules, Rule{Match: match, Target: target, Why: why})
 }
 
-// Prepend adds a rule at the head of a chain.
-func (b *Builder) Prepend(table, chain, why string, target Target, match ...Match) {
+// Prepend adds rules at the head of a chain.
+func (b *Builder) Prepend(table, chain string, first ...Rule) {
+	if len(first) == 0 {
+		return
+	}
 	c := b.chain(table, chain)
-	c.Rules = slices.Insert(c.Rules, 0, Rule{Match: match, Target: target, Why: why})
+	c.Rules = slices.Concat(first, c.Rules)
 }
 
 // Ruleset returns what was collected, tables and chains sorted by name.

@@ -19,7 +19,7 @@ func TestBuilder(t *testing.T) {
 	b.Append("nat", "POSTROUTING", "", rules.Return)
 	b.Append("nat", "OUTPUT", "", rules.Drop)
 	b.Append("nat", "OUR_A", "", rules.Return)
-	b.Prepend("nat", "OUTPUT", "", rules.Return)
+	b.Prepend("nat", "OUTPUT", rules.Rule{Target: rules.Return})
 	b.Append("nat", "PREROUTING", "", rules.Return)
 	rs := b.Ruleset(rules.IPv6)
 

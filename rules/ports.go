@@ -2,6 +2,12 @@
 
 package rules
 
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
 // mostNumbers is how many ports one DestinationPorts has room for; a range takes two.
 const mostNumbers = 15
 
@@ -20,4 +26,91 @@ func PortLists(ports []PortRange) (lists []DestinationPorts) {
 		room -= numbers
 	}
 	return lists
+}
+
+// asWritten is how long a list is at most that stays as its mesh writes it, but for what it has twice. Of a longer one,
+// ports and ranges become one that overlap or follow each other: a packet meets one of the new ones where it met one of
+// the old, and they all do the same to it.
+const asWritten = 15
+
+// MergePorts returns the ports of a list in as few ranges as that, each where the first of its own stood.
+func MergePorts(list []PortRange) []PortRange {
+	return merged(Unique(list), func(a, b PortRange) int { return cmp.Compare(a.First, b.First) },
+		func(a, b PortRange) (PortRange, bool) {
+			return PortRange{a.First, max(a.Last, b.Last)}, int(b.First) <= int(a.Last)+1
+		})
+}
+
+// MergePrefixes is MergePorts for addresses: what another prefix holds goes, and two halves become one.
+func MergePrefixes(list []netip.Prefix) []netip.Prefix {
+	return merged(Unique(list), func(a, b netip.Prefix) int {
+		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	}, func(a, b netip.Prefix) (netip.Prefix, bool) {
+		whole := netip.PrefixFrom(a.Addr(), a.Bits()-1)
+		if a.Bits() == b.Bits() && whole.IsValid() && whole.Contains(b.Addr()) {
+			return whole.Masked(), true
+		}
+		return a, a.Contains(b.Addr())
+	})
+}
+
+// merged joins what can be joined of a list longer than asWritten: in order, each with what lies before it.
+func merged[T any](list []T, order func(a, b T) int, join func(a, b T) (T, bool)) []T {
+	if len(list) <= asWritten {
+		return list
+	}
+	type part struct {
+		of    T
+		place int
+	}
+	parts := make([]part, len(list))
+	for i, of := range list {
+		parts[i] = part{of, i}
+	}
+	slices.SortStableFunc(parts, func(a, b part) int { return order(a.of, b.of) })
+	var joined []part
+	for _, p := range parts {
+		for len(joined) > 0 {
+			last := joined[len(joined)-1]
+			of, ok := join(last.of, p.of)
+			if !ok {
+				break
+			}
+			p, joined = part{of, min(last.place, p.place)}, joined[:len(joined)-1]
+		}
+		joined = append(joined, p)
+	}
+	slices.SortFunc(joined, func(a, b part) int { return cmp.Compare(a.place, b.place) })
+	all := make([]T, len(joined))
+	for i, p := range joined {
+		all[i] = p.of
+	}
+	return all
+}
+
+// Unique returns a list without what it has a second time.
+func Unique[T comparable](list []T) []T {
+	seen := make(map[T]bool, len(list))
+	return slices.DeleteFunc(slices.Clone(list), func(item T) bool {
+		twice := seen[item]
+		seen[item] = true
+		return twice
+	})
+}
+
+// Ports returns single ports as ranges.
+func Ports(list []uint16) []PortRange {
+	all := make([]PortRange, len(list))
+	for i, port := range list {
+		all[i] = PortRange{port, port}
+	}
+	return all
+}
+
+// ToPorts matches packets of a protocol to ports; what names the protocol itself stands in the rule as well.
+func ToPorts(protocol string, r PortRange) Match {
+	if r.First == r.Last {
+		return DestinationPort{Protocol: protocol, Port: r.First}
+	}
+	return DestinationPorts{r}
 }

@@ -79,10 +79,10 @@ func (in Intent) lookups(b *rules.Builder, family rules.Family) {
 // outboundKept is what goes around the proxy.
 func (in Intent) outboundKept(family rules.Family) []rules.Selection {
 	var kept []rules.Selection
-	for _, uid := range slices.Backward(in.UIDsExclude) {
+	for _, uid := range slices.Backward(rules.Unique(in.UIDsExclude)) {
 		kept = append(kept, rules.Selection{Why: fmt.Sprintf("user %d is excluded", uid), Match: []rules.Match{rules.OwnerUID{ID: uid}}})
 	}
-	for _, prefix := range slices.Backward(rules.OfFamily(in.RangesExclude, family)) {
+	for _, prefix := range slices.Backward(rules.MergePrefixes(rules.OfFamily(in.RangesExclude, family))) {
 		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination{Prefix: prefix}}})
 	}
 	kept = append(kept, keptPorts("outbound", in.OutboundExclude)...)
@@ -94,12 +94,8 @@ func (in Intent) inboundKept() []rules.Selection { return keptPorts("inbound", i
 // keptPorts has one rule for each port, as Consul has. A range is multiport's, where Consul writes --dport 8080:8090:
 // versions of iptables differ in what they make of that.
 func keptPorts(direction string, ports []rules.PortRange) (kept []rules.Selection) {
-	for _, r := range slices.Backward(ports) {
-		match := rules.Match(rules.DestinationPort{Protocol: rules.TCP, Port: r.First})
-		if r.First != r.Last {
-			match = rules.DestinationPorts{r}
-		}
-		kept = append(kept, rules.Selection{Why: direction + " port " + r.String() + " is excluded", Match: []rules.Match{tcp, match}})
+	for _, r := range slices.Backward(rules.MergePorts(ports)) {
+		kept = append(kept, rules.Selection{Why: direction + " port " + r.String() + " is excluded", Match: []rules.Match{tcp, rules.ToPorts(rules.TCP, r)}})
 	}
 	return kept
 }

@@ -148,7 +148,7 @@ func (g *gaps) outbound() {
 	add := func(p rules.Packet, covers account.Covers, what string, args ...any) {
 		g.Add(p, func(p rules.Packet) bool { return account.Out(p) && account.TCP(p) && !g.lookup(p) && covers(p) }, what, args...)
 	}
-	for _, uid := range deduplicate(g.in.UIDsExclude) {
+	for _, uid := range rules.Unique(g.in.UIDsExclude) {
 		p := sent
 		p.UID = uid
 		add(p, func(p rules.Packet) bool { return p.Socket && p.UID == uid }, "what user %d sends by TCP: excluded", uid)
@@ -193,9 +193,4 @@ func (g *gaps) inbound() {
 		g.Add(g.Arrives(g.Family(), rules.TCP, g.Own(g.Family()), account.PortOf(r)),
 			func(p rules.Packet) bool { return !account.Out(p) && account.TCP(p) && account.To(p, r) }, "inbound TCP to port %s: excluded", r)
 	}
-}
-
-func deduplicate(ids []uint32) []uint32 {
-	ids = slices.Sorted(slices.Values(ids))
-	return slices.Compact(ids)
 }

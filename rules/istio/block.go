@@ -26,22 +26,22 @@ func (b *builder) blockOutbound() {
 		b.Append(filter, chainBlockOut, why, rules.Return, append(match, tcp)...)
 	}
 	keep("what stays in the pod is the app's own business", rules.OutInterface(lo))
-	for _, name := range b.ExcludeInterfaces {
+	for _, name := range rules.Unique(b.ExcludeInterfaces) {
 		keep("interface "+name+" is excluded", rules.OutInterface(name))
 	}
 	keep("a connection that was let in or out before", rules.StateRelated|rules.StateEstablished)
-	for _, port := range b.OutboundPortsExclude {
-		keep(fmt.Sprintf("outbound port %d is excluded", port), to(port))
+	for _, ports := range merged(b.OutboundPortsExclude) {
+		keep(fmt.Sprintf("outbound port %s is excluded", ports), to(ports))
 	}
 	keep("the proxy's own traffic", rules.OwnerUID{ID: b.UID})
 	keep("the proxy's own traffic", rules.OwnerGID{ID: b.GID})
 	if b.OwnerGroups == nil {
-		for _, id := range b.OwnerGroupsExclude {
+		for _, id := range rules.Unique(b.OwnerGroupsExclude) {
 			keep(fmt.Sprintf("group %d is excluded", id), rules.OwnerGID{ID: id})
 		}
 	} else {
 		var none []rules.Match
-		for _, id := range b.OwnerGroups {
+		for _, id := range rules.Unique(b.OwnerGroups) {
 			none = append(none, rules.OwnerGID{ID: id, Not: true})
 		}
 		keep("only the included groups are captured", none...)
@@ -49,8 +49,8 @@ func (b *builder) blockOutbound() {
 	for _, prefix := range b.ofFamily(b.OutboundExclude) {
 		keep("range "+prefix.String()+" is excluded", rules.Destination{Prefix: prefix})
 	}
-	for _, port := range b.OutboundPorts {
-		b.Append(filter, chainBlockOut, fmt.Sprintf("outbound port %d belongs to the mesh", port), reset, tcp, to(port))
+	for _, ports := range merged(b.OutboundPorts) {
+		b.Append(filter, chainBlockOut, fmt.Sprintf("outbound port %s belongs to the mesh", ports), reset, tcp, to(ports))
 	}
 	if b.OutboundAll {
 		b.Append(filter, chainBlockOut, "everything else belongs to the mesh", reset, tcp)
@@ -68,19 +68,19 @@ func (b *builder) blockInbound() {
 		b.Append(filter, chainBlockIn, why, rules.Return, append(match, tcp)...)
 	}
 	keep("what stays in the pod is the app's own business", rules.InInterface(lo))
-	for _, name := range b.ExcludeInterfaces {
+	for _, name := range rules.Unique(b.ExcludeInterfaces) {
 		keep("interface "+name+" is excluded", rules.InInterface(name))
 	}
 	keep("answers to what the pod was let to ask", rules.StateRelated|rules.StateEstablished)
-	keep("the proxy listens on the tunnel port itself", to(b.TunnelPort))
+	keep("the proxy listens on the tunnel port itself", toPort(b.TunnelPort))
 	if b.InboundAll {
-		for _, port := range b.InboundExclude {
-			keep(portWhy(port), to(port))
+		for _, ports := range merged(b.InboundExclude) {
+			keep(portWhy(ports), to(ports))
 		}
 		b.Append(filter, chainBlockIn, "every other port belongs to the mesh", rules.RejectReset{}, tcp)
 		return
 	}
-	for _, port := range b.Inbound {
-		b.Append(filter, chainBlockIn, fmt.Sprintf("port %d belongs to the mesh", port), rules.RejectReset{}, tcp, to(port))
+	for _, ports := range merged(b.Inbound) {
+		b.Append(filter, chainBlockIn, fmt.Sprintf("port %s belongs to the mesh", ports), rules.RejectReset{}, tcp, to(ports))
 	}
 }

@@ -120,7 +120,7 @@ func (b *builder) exceptInterfaces() {
 		tables = []string{nat, mangle}
 	}
 	for _, table := range tables {
-		for _, name := range b.ExcludeInterfaces {
+		for _, name := range rules.Unique(b.ExcludeInterfaces) {
 			why := "interface " + name + " is excluded"
 			b.Append(table, prerouting, why, rules.Return, rules.InInterface(name))
 			b.Append(table, output, why, rules.Return, rules.OutInterface(name))
@@ -129,35 +129,33 @@ func (b *builder) exceptInterfaces() {
 }
 
 // rerouteInterfaces treats what a virtual machine or container inside the pod sends as the pod's own
-// outbound traffic. The last of the prepended rules ends up first.
+// outbound traffic. Istio puts each rule before those that are there already, so that the last one ends up first.
 func (b *builder) rerouteInterfaces() {
-	for _, name := range b.RerouteInterfaces {
-		b.Prepend(nat, prerouting, "nothing from "+name+" is inbound traffic", rules.Return, rules.InInterface(name))
+	var first []rules.Rule
+	interfaces := rules.Unique(b.RerouteInterfaces)
+	for _, name := range interfaces {
+		first = append(first, rules.Rule{Why: "nothing from " + name + " is inbound traffic", Target: rules.Return, Match: []rules.Match{rules.InInterface(name)}})
 	}
 	redirect := func(name string, match ...rules.Match) {
-		b.Prepend(nat, prerouting, "what comes from "+name+" is outbound traffic of the workload",
-			rules.Jump(chainRedirect), append(match, rules.InInterface(name))...)
+		first = append(first, rules.Rule{Why: "what comes from " + name + " is outbound traffic of the workload", Target: rules.Jump(chainRedirect),
+			Match: append(match, rules.InInterface(name))})
 	}
 	if b.OutboundAll {
-		for _, name := range b.RerouteInterfaces {
+		for _, name := range interfaces {
 			redirect(name)
 		}
 	}
 	for _, prefix := range b.ofFamily(b.Outbound) {
-		for _, name := range b.RerouteInterfaces {
+		for _, name := range interfaces {
 			redirect(name, rules.Destination{Prefix: prefix})
 		}
 	}
+	slices.Reverse(first)
+	b.Prepend(nat, prerouting, first...)
 }
 
 func (b *builder) ofFamily(prefixes []netip.Prefix) []netip.Prefix {
-	var own []netip.Prefix
-	for _, p := range prefixes {
-		if p.Addr().Is6() == (b.family == rules.IPv6) {
-			own = append(own, p)
-		}
-	}
-	return own
+	return rules.MergePrefixes(rules.OfFamily(prefixes, b.family))
 }
 
 func (b *builder) dropInvalid() {
@@ -171,7 +169,7 @@ func (b *builder) dropInvalid() {
 
 func (b *builder) inbound() {
 	tcp := rules.Protocol(rules.TCP)
-	b.Append(nat, chainInbound, "the proxy listens on the tunnel port itself", rules.Return, tcp, to(b.TunnelPort))
+	b.Append(nat, chainInbound, "the proxy listens on the tunnel port itself", rules.Return, tcp, toPort(b.TunnelPort))
 	b.Append(nat, chainRedirect, "to the proxy's outbound listener", rules.Redirect{Port: b.OutboundPort}, tcp)
 	b.Append(nat, chainInRedirect, "to the proxy's inbound listener", rules.Redirect{Port: b.InboundPort}, tcp)
 	if !b.capturesInbound() {
@@ -187,22 +185,24 @@ func (b *builder) inbound() {
 	}
 	b.Append(table, prerouting, "what arrives by TCP is inbound traffic", rules.Jump(chainInbound), tcp)
 	if b.InboundAll {
-		for _, port := range b.InboundExclude {
-			b.Append(table, chainInbound, portWhy(port), rules.Return, tcp, to(port))
+		for _, ports := range merged(b.InboundExclude) {
+			b.Append(table, chainInbound, portWhy(ports), rules.Return, tcp, to(ports))
 		}
 		b.captureInbound("every other port is captured", tcp)
 		return
 	}
-	for _, port := range b.Inbound {
-		b.captureInbound(fmt.Sprintf("port %d is captured", port), tcp, to(port))
+	for _, ports := range merged(b.Inbound) {
+		b.captureInbound(fmt.Sprintf("port %s is captured", ports), tcp, to(ports))
 	}
 }
 
-func portWhy(port uint16) string {
-	if slices.Contains(agentPorts, port) {
-		return fmt.Sprintf("port %d is the mesh agent's own", port)
+func merged(ports []uint16) []rules.PortRange { return rules.MergePorts(rules.Ports(ports)) }
+
+func portWhy(ports rules.PortRange) string {
+	if ports.First == ports.Last && slices.Contains(agentPorts, ports.First) {
+		return fmt.Sprintf("port %s is the mesh agent's own", ports)
 	}
-	return fmt.Sprintf("inbound port %d is excluded", port)
+	return fmt.Sprintf("inbound port %s is excluded", ports)
 }
 
 func (b *builder) captureInbound(why string, match ...rules.Match) {
@@ -217,11 +217,10 @@ func (b *builder) captureInbound(why string, match ...rules.Match) {
 
 func (b *builder) outbound() {
 	b.Append(nat, output, "what the pod sends is outbound traffic", rules.Jump(chainOutput))
-	for _, port := range b.OutboundPortsExclude {
-		why := fmt.Sprintf("outbound port %d is excluded", port)
-		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.TCP), to(port))
-		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.UDP),
-			rules.DestinationPort{Protocol: rules.UDP, Port: port})
+	for _, ports := range merged(b.OutboundPortsExclude) {
+		why := fmt.Sprintf("outbound port %s is excluded", ports)
+		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.TCP), to(ports))
+		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.UDP), rules.ToPorts(rules.UDP, ports))
 	}
 	b.Append(nat, chainOutput, "the proxy passes an inbound connection on to the app", rules.Return,
 		rules.OutInterface(lo), rules.Source{Prefix: b.passthrough})
@@ -240,9 +239,9 @@ func (b *builder) outbound() {
 	for _, prefix := range b.ofFamily(b.OutboundExclude) {
 		b.Append(nat, chainOutput, "range "+prefix.String()+" is excluded", rules.Return, rules.Destination{Prefix: prefix})
 	}
-	for _, port := range b.OutboundPorts {
-		b.Append(nat, chainOutput, fmt.Sprintf("outbound port %d is captured", port), rules.Jump(chainRedirect),
-			rules.Protocol(rules.TCP), to(port))
+	for _, ports := range merged(b.OutboundPorts) {
+		b.Append(nat, chainOutput, fmt.Sprintf("outbound port %s is captured", ports), rules.Jump(chainRedirect),
+			rules.Protocol(rules.TCP), to(ports))
 	}
 	if b.OutboundAll {
 		b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
@@ -283,14 +282,14 @@ func (in Intent) capturesLoopback() bool {
 
 func (b *builder) ownerGroups() {
 	if b.OwnerGroups == nil {
-		for _, id := range b.OwnerGroupsExclude {
+		for _, id := range rules.Unique(b.OwnerGroupsExclude) {
 			b.Append(nat, chainOutput, fmt.Sprintf("group %d is excluded", id), rules.Return, rules.OwnerGID{ID: id})
 		}
 		return
 	}
 	var none []rules.Match
 	var names []string
-	for _, id := range b.OwnerGroups {
+	for _, id := range rules.Unique(b.OwnerGroups) {
 		none = append(none, rules.OwnerGID{ID: id, Not: true})
 		names = append(names, fmt.Sprint(id))
 	}
@@ -333,13 +332,14 @@ func (b *builder) tproxyMarks() {
 	}
 	b.Append(mangle, output, "the app answers on a connection that carries the mark", rules.RestoreMark{}, tcp,
 		rules.ConnMark{Mark: inboundMark})
-	b.Prepend(mangle, chainInbound, "the app calls its own pod: not the proxy's business", rules.Return,
-		rules.InInterface(lo), tcp, rules.PacketMark{Mark: outboundMark, Not: true})
-	b.Prepend(mangle, chainInbound, "the proxy passes an inbound connection on to the app", rules.Return,
-		rules.InInterface(lo), rules.Source{Prefix: b.passthrough}, tcp)
-	b.Prepend(mangle, chainInbound, "already marked by the proxy", rules.Return, tcp, marked)
+	b.Prepend(mangle, chainInbound,
+		rules.Rule{Why: "already marked by the proxy", Target: rules.Return, Match: []rules.Match{tcp, marked}},
+		rules.Rule{Why: "the proxy passes an inbound connection on to the app", Target: rules.Return,
+			Match: []rules.Match{rules.InInterface(lo), rules.Source{Prefix: b.passthrough}, tcp}},
+		rules.Rule{Why: "the app calls its own pod: not the proxy's business", Target: rules.Return,
+			Match: []rules.Match{rules.InInterface(lo), tcp, rules.PacketMark{Mark: outboundMark, Not: true}}})
 }
 
-func to(port uint16) rules.DestinationPort {
-	return rules.DestinationPort{Protocol: rules.TCP, Port: port}
-}
+func to(ports rules.PortRange) rules.Match { return rules.ToPorts(rules.TCP, ports) }
+
+func toPort(port uint16) rules.Match { return to(rules.PortRange{First: port, Last: port}) }

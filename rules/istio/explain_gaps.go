@@ -69,7 +69,7 @@ func (g *gaps) otherProtocols() {
 }
 
 func (g *gaps) outbound() {
-	for _, port := range deduplicate(g.in.OutboundPortsExclude) {
+	for _, port := range rules.Unique(g.in.OutboundPortsExclude) {
 		g.Add(g.sent(rules.TCP, port), func(p rules.Packet) bool { return g.apps(p) && p.Destination.Port() == port },
 			"outbound port %d, TCP and UDP: excluded", port)
 	}
@@ -243,7 +243,7 @@ func (g *gaps) inbound() {
 		g.Add(at(g.Family(), g.FreePort()), func(p rules.Packet) bool { return arriving(p) && !slices.Contains(g.in.Inbound, p.Destination.Port()) }, "%s", what)
 	} else {
 		for _, port := range g.in.InboundExclude {
-			g.Add(at(g.Family(), port), func(p rules.Packet) bool { return arriving(p) && p.Destination.Port() == port }, "inbound TCP: %s", portWhy(port))
+			g.Add(at(g.Family(), port), func(p rules.Packet) bool { return arriving(p) && p.Destination.Port() == port }, "inbound TCP: %s", portWhy(rules.PortRange{First: port, Last: port}))
 		}
 	}
 	if g.in.InboundAll && slices.Contains(g.in.InboundExclude, g.in.TunnelPort) || !g.in.InboundAll && !slices.Contains(g.in.Inbound, g.in.TunnelPort) {

@@ -5,7 +5,6 @@ package istio
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -95,7 +94,7 @@ func (m Mesh) intent(pod rules.Pod, injected []string, from sources) (Intent, er
 	a.gives(keyIncludeInbound, "inboundAll", "inboundPorts")
 	in.InboundExclude = a.ports(keyExcludeInbound, defaultExcludedPort,
 		`"*" would exclude every port: set `+keyIncludeInbound+` to "" to capture nothing inbound`)
-	in.InboundExclude = deduplicate(append(in.InboundExclude, agentPorts...))
+	in.InboundExclude = rules.Unique(append(in.InboundExclude, agentPorts...))
 	a.gives(keyExcludeInbound, "inboundPortsExcluded")
 	in.OutboundAll, in.Outbound = a.prefixesOrAll(keyIncludeOutboundIPs, "*")
 	a.gives(keyIncludeOutboundIPs, "outboundAll", "outboundRanges")
@@ -278,14 +277,4 @@ func largest(bits int) uint64 {
 		return 1<<32 - 2
 	}
 	return 1<<bits - 1
-}
-
-func deduplicate(ports []uint16) []uint16 {
-	var unique []uint16
-	for _, port := range ports {
-		if !slices.Contains(unique, port) {
-			unique = append(unique, port)
-		}
-	}
-	return unique
 }

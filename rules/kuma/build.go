@@ -5,6 +5,7 @@ package kuma
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -114,8 +115,8 @@ func (b *builder) inbound() {
 
 // captured has one selection for each port, or one for all.
 func (d Direction) captured() (all []rules.Selection) {
-	for _, port := range d.Include {
-		all = append(all, rules.Selection{Why: fmt.Sprintf("port %d is captured", port), Match: []rules.Match{to(port)}})
+	for _, ports := range rules.MergePorts(rules.Ports(d.Include)) {
+		all = append(all, rules.Selection{Why: fmt.Sprintf("port %s is captured", ports), Match: []rules.Match{to(ports)}})
 	}
 	if len(d.Include) == 0 {
 		all = []rules.Selection{{Why: "everything else is captured"}}
@@ -123,17 +124,17 @@ func (d Direction) captured() (all []rules.Selection) {
 	return all
 }
 
-func to(port uint16) rules.Match { return rules.DestinationPort{Protocol: rules.TCP, Port: port} }
+func to(ports rules.PortRange) rules.Match { return rules.ToPorts(rules.TCP, ports) }
 
 func (in Intent) inboundKept(family rules.Family) (kept []rules.Selection) {
-	for _, prefix := range rules.OfFamily(in.Inbound.RangeExclude, family) {
+	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.Inbound.RangeExclude, family)) {
 		kept = append(kept, rules.Selection{Why: "source " + prefix.String() + " is excluded", Match: []rules.Match{rules.Source{Prefix: prefix}}})
 	}
 	return append(kept, in.Inbound.portsKept()...)
 }
 
 func (in Intent) outboundKept(family rules.Family) (kept []rules.Selection) {
-	for _, prefix := range rules.OfFamily(in.Outbound.RangeExclude, family) {
+	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.Outbound.RangeExclude, family)) {
 		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination{Prefix: prefix}}})
 	}
 	return append(kept, in.Outbound.portsKept()...)
@@ -143,17 +144,27 @@ func (d Direction) portsKept() (kept []rules.Selection) {
 	if len(d.Include) > 0 {
 		return nil
 	}
-	for _, port := range d.Exclude {
-		kept = append(kept, rules.Selection{Why: fmt.Sprintf("port %d is excluded", port), Match: []rules.Match{tcp, to(port)}})
+	for _, ports := range rules.MergePorts(rules.Ports(d.Exclude)) {
+		kept = append(kept, rules.Selection{Why: fmt.Sprintf("port %s is excluded", ports), Match: []rules.Match{tcp, to(ports)}})
 	}
 	return kept
 }
 
 // users leaves out what some users send to some ports, lookups included.
 func (b *builder) users() {
-	for _, u := range b.Users {
+	for _, u := range distinct(b.Users) {
 		b.add(nat, output, "user", u.why(), rules.Return, append([]rules.Match{rules.Protocol(u.Protocol)}, u.match()...)...)
 	}
+}
+
+// distinct returns users without those that are there a second time.
+func distinct(users []User) []User {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(users), func(u User) bool {
+		twice := seen[u.String()]
+		seen[u.String()] = true
+		return twice
+	})
 }
 
 func (u User) match() []rules.Match {
@@ -225,13 +236,13 @@ func (b *builder) zones() {
 func (in Intent) block() rules.Ruleset {
 	var out, into rules.Blocked
 	if in.Outbound.Enabled {
-		for _, u := range in.Users {
+		for _, u := range distinct(in.Users) {
 			if u.Protocol == rules.TCP {
 				out.Kept = append(out.Kept, rules.Selection{Why: u.why(), Match: u.match()})
 			}
 		}
 		if in.DNSCapture {
-			out.Kept = append(out.Kept, rules.Selection{Why: "the proxy answers no lookups by TCP", Match: []rules.Match{to(53)}})
+			out.Kept = append(out.Kept, rules.Selection{Why: "the proxy answers no lookups by TCP", Match: []rules.Match{lookup(rules.TCP)}})
 		}
 		out.Kept = append(append(out.Kept, withoutTCP(in.outboundKept(rules.IPv6))...),
 			rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}})

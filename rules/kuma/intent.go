@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -115,12 +114,17 @@ func (in Intent) check() (problem string) {
 	if in.Inbound.Port == in.Outbound.Port {
 		return "redirect.inbound.port and redirect.outbound.port are the same: the listeners cannot share a port"
 	}
-	for i, n := range in.Networks {
-		if slices.ContainsFunc(in.Networks[:i], func(o Network) bool {
-			return o.Interface == n.Interface && o.Prefix.Addr().Is4() == n.Prefix.Addr().Is4()
-		}) {
+	type place struct {
+		name string
+		is4  bool
+	}
+	seen := map[place]bool{}
+	for _, n := range in.Networks {
+		at := place{n.Interface, n.Prefix.Addr().Is4()}
+		if seen[at] {
 			return fmt.Sprintf("redirect.vnet.networks: interface %s is there twice", n.Interface)
 		}
+		seen[at] = true
 	}
 	return ""
 }

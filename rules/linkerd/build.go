@@ -56,7 +56,7 @@ func (in Intent) outbound(b *builder) {
 
 func (in Intent) inbound(b *builder, family rules.Family) {
 	b.skip(chainRedirect, "inbound", in.inboundSkips())
-	for _, prefix := range rules.OfFamily(in.SkipSources, family) { // Linkerd's plugin fails on one of the other family
+	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.SkipSources, family)) { // Linkerd's plugin fails on one of the other family
 		b.add(chainRedirect, "ignore-subnet-"+prefix.String(), "source "+prefix.String()+" is skipped", rules.Return, rules.Source{Prefix: prefix})
 	}
 	for _, port := range in.RedirectPorts {
@@ -71,40 +71,21 @@ func (in Intent) inbound(b *builder, family rules.Family) {
 
 // skip leaves ports alone, so many in one rule as it has room for.
 func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
-	for _, part := range chunks(ports) {
+	for _, part := range rules.PortLists(rules.MergePorts(ports)) {
 		words := make([]string, len(part))
 		for i, r := range part {
 			words[i] = strings.Replace(r.String(), "-", ":", 1)
 		}
 		list := strings.Join(words, ",")
-		b.add(chain, "ignore-port-"+list, direction+" ports "+list+" are skipped", rules.Return, tcp, rules.DestinationPorts(part))
+		b.add(chain, "ignore-port-"+list, direction+" ports "+list+" are skipped", rules.Return, tcp, part)
 	}
-}
-
-// mostNumbers is what one rule can hold of ports; a range has two.
-const mostNumbers = 15
-
-func chunks(ports []rules.PortRange) (parts [][]rules.PortRange) {
-	room := 0
-	for _, r := range ports {
-		numbers := 1
-		if r.First != r.Last {
-			numbers = 2
-		}
-		if room < numbers {
-			parts, room = append(parts, nil), mostNumbers
-		}
-		parts[len(parts)-1] = append(parts[len(parts)-1], r)
-		room -= numbers
-	}
-	return parts
 }
 
 // block answers IPv6 with a reset where redirect would have captured it.
 func (in Intent) block() rules.Ruleset {
 	skipped := func(direction string, ports []rules.PortRange) (kept []rules.Selection) {
-		for _, part := range chunks(ports) {
-			kept = append(kept, rules.Selection{Why: direction + " ports are skipped", Match: []rules.Match{rules.DestinationPorts(part)}})
+		for _, part := range rules.PortLists(rules.MergePorts(ports)) {
+			kept = append(kept, rules.Selection{Why: direction + " ports are skipped", Match: []rules.Match{part}})
 		}
 		return kept
 	}
@@ -116,7 +97,7 @@ func (in Intent) block() rules.Ruleset {
 		out.Kept = append(out.Kept, rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerGID{ID: in.GID}}})
 	}
 	into := rules.Blocked{Kept: skipped("inbound", in.inboundSkips())}
-	for _, prefix := range rules.OfFamily(in.SkipSources, rules.IPv6) {
+	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.SkipSources, rules.IPv6)) {
 		into.Kept = append(into.Kept, rules.Selection{Why: "source " + prefix.String() + " is skipped", Match: []rules.Match{rules.Source{Prefix: prefix}}})
 	}
 	for _, port := range in.RedirectPorts {

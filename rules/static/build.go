@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/account"
 )
 
 const (
@@ -172,7 +173,7 @@ func (p Profile) exempt() []rules.Selection {
 	if p.GID != 0 {
 		add("the proxy's own traffic never comes back to it", rules.OwnerGID{ID: p.GID})
 	}
-	for _, id := range p.ExemptUIDs {
+	for _, id := range rules.Unique(p.ExemptUIDs) {
 		add(fmt.Sprintf("user %d is exempt", id), rules.OwnerUID{ID: id})
 	}
 	for _, name := range p.ExcludeInterfaces {
@@ -205,28 +206,17 @@ func (p Profile) outboundCaptured(family rules.Family) []rules.Selection {
 }
 
 func byPorts(ports []rules.PortRange, why string) (all []rules.Selection) {
-	for _, list := range rules.PortLists(ports) {
-		all = append(all, rules.Selection{Why: fmt.Sprintf(why, words(list)), Match: []rules.Match{list}})
+	for _, list := range rules.PortLists(rules.MergePorts(ports)) {
+		all = append(all, rules.Selection{Why: fmt.Sprintf(why, account.List(list)), Match: []rules.Match{list}})
 	}
 	return all
 }
 
 func byRanges(prefixes []netip.Prefix, family rules.Family, why string) (all []rules.Selection) {
-	for _, prefix := range rules.OfFamily(prefixes, family) {
+	for _, prefix := range rules.MergePrefixes(rules.OfFamily(prefixes, family)) {
 		all = append(all, rules.Selection{Why: fmt.Sprintf(why, prefix), Match: []rules.Match{rules.Destination{Prefix: prefix}}})
 	}
 	return all
-}
-
-func words(ports []rules.PortRange) string {
-	var text string
-	for i, r := range ports {
-		if i > 0 {
-			text += ", "
-		}
-		text += r.String()
-	}
-	return text
 }
 
 // block answers IPv6 with a reset where redirect would have captured it.
