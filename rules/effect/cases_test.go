@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/internal/meshtest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+var addresses = meshtest.Addresses("10.99.0.2", "fd00:99::2")
+
+var interfaces = []rules.Interface{{Name: "eth0", Addresses: addresses}}
+
+func istioPlan(t testing.TB, annotations ...string) rules.Plan {
+	t.Helper()
+	pod := rules.Pod{Namespace: "shop", Name: "web", IPs: addresses, Annotations: map[string]string{
+		"sidecar.istio.io/status": `{"initContainers":["istio-validation","istio-proxy"],"containers":null}`}, Containers: []rules.Container{
+		{Name: "istio-validation"}, {Name: "istio-proxy", Args: []string{"proxy", "sidecar"}}}}
+	for i := 0; i+1 < len(annotations); i += 2 {
+		pod.Annotations[annotations[i]] = annotations[i+1]
+	}
+	return meshtest.Plan(t, istio.Mesh{Defaults: istio.Standard()}, pod)
+}
+
+// edited returns a plan with the lines of its IPv4 tables changed, as iptables-save prints them: "-A CHAIN ...".
+func edited(t testing.TB, plan rules.Plan, edit func(string) string) rules.Plan {
+	t.Helper()
+	var text strings.Builder
+	for _, table := range plan.V4.Tables {
+		fmt.Fprintf(&text, "*%s\n", table.Name)
+		for _, c := range table.Chains {
+			fmt.Fprintf(&text, ":%s %s\n", c.Name, map[bool]string{true: "ACCEPT", false: "-"}[c.Builtin])
+		}
+		for _, c := range table.Chains {
+			for _, r := range c.Rules {
+				fmt.Fprintf(&text, "-A %s %s\n", c.Name, r)
+			}
+		}
+		text.WriteString("COMMIT\n")
+	}
+	changed := edit(text.String())
+	if changed == text.String() {
+		t.Fatalf("the edit does nothing to\n%s", changed)
+	}
+	var err error
+	if plan.V4, err = rules.ParseSave(rules.IPv4, strings.NewReader(changed)); err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+func compared(plan, have rules.Plan) Result {
+	pod := NewPod(interfaces)
+	return Compare(pod, OfPlan(pod, plan, rules.IPv4), OfPlan(pod, have, rules.IPv4))
+}
+
+// What a change of rules means, with the packet that shows it.
+func TestChanges(t *testing.T) {
+	plan := istioPlan(t, "traffic.sidecar.istio.io/excludeInboundPorts", "15020,15090")
+	replace := func(from, to string) func(string) string {
+		return func(s string) string { return strings.ReplaceAll(s, from, to) }
+	}
+	before := func(line, more string) func(string) string { return replace(line+"\n", more+"\n"+line+"\n") }
+	table := func(text string) func(string) string { return func(s string) string { return s + text } }
+	const jump, capture = "-A OUTPUT -j ISTIO_OUTPUT", "-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT"
+	for name, tt := range map[string]struct {
+		edit func(string) string
+		want Answer
+		says string // of the first difference
+	}{
+		"a comment on a rule": {replace(capture, "-A ISTIO_INBOUND -p tcp -m comment --comment x -j ISTIO_IN_REDIRECT"), Equal, ""},
+		"ports swapped": {func(s string) string {
+			return strings.NewReplacer("INBOUND -p tcp -m tcp --dport 15020", "INBOUND -p tcp -m tcp --dport 15090", "INBOUND -p tcp -m tcp --dport 15090", "INBOUND -p tcp -m tcp --dport 15020").Replace(s)
+		}, Equal, ""},
+		"a chain with another name":     {replace("ISTIO_IN_REDIRECT", "OTHER_IN"), Equal, ""},
+		"ports by multiport":            {replace("-A ISTIO_INBOUND -p tcp -m tcp --dport 15020 -j RETURN\n", "-A ISTIO_INBOUND -p tcp -m multiport --dports 15020,15090 -j RETURN\n"), Equal, ""},
+		"a redirect without a jump":     {replace("-A ISTIO_OUTPUT -j ISTIO_REDIRECT", "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001"), Equal, ""},
+		"a mark in mangle":              {table("*mangle\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -j MARK --set-xmark 0x1/0xffffffff\nCOMMIT\n"), Equal, ""},
+		"an accept before ours":         {before(jump, "-A OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT"), Less, "tcp 198.51.100.1:40000 to 203.0.113.9:443 of uid 1000 gid 1000: the plan gives it to port 15001, the kernel lets it leave"},
+		"a user let out":                {before("-A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN", "-A ISTIO_OUTPUT -m owner --uid-owner 1000 -j RETURN"), Less, "of uid 1000"},
+		"a range let in":                {before(capture, "-A ISTIO_INBOUND -s 10.99.0.0/24 -j RETURN"), Less, "the kernel delivers it to"},
+		"another port":                  {replace("--to-ports 15001", "--to-ports 15011"), Less, "the kernel gives it to port 15011"},
+		"nothing is left":               {func(string) string { return "" }, Less, ""},
+		"an unknown target":             {before(jump, "-A OUTPUT -p tcp -j TARPIT"), CannotTell, "cannot be known"},
+		"an unknown condition":          {before(jump, "-A OUTPUT -m quota --quota 5 -j ACCEPT"), CannotTell, ""},
+		"an unknown condition at last":  {replace("-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n", "-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n-A OUTPUT -p udp -m quota --quota 5 -j ACCEPT\n"), More, ""},
+		"an excluded port is captured":  {replace("-A ISTIO_INBOUND -p tcp -m tcp --dport 15090 -j RETURN\n", ""), More, "the plan delivers it to"},
+		"dropped by filter":             {table("*filter\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -m tcp --dport 25 -j DROP\nCOMMIT\n"), More, "the kernel drops it"},
+		"translated by somebody before": {before(jump, "-A OUTPUT -p tcp -m tcp --dport 443 -j DNAT --to-destination 203.0.113.1"), Less, "for 203.0.113.1:443"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := compared(plan, edited(t, plan, tt.edit))
+			if r.Answer != tt.want {
+				t.Fatalf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
+			}
+			if tt.says != "" && (len(r.Differences) == 0 || !strings.Contains(r.Differences[0].String(), tt.says)) {
+				t.Errorf("got %v, want %q", r.Differences, tt.says)
+			}
+		})
+	}
+}
+
+// Base chains of others beside the plan's, whatever wrote them.
+func TestOthersBeside(t *testing.T) {
+	plan := istioPlan(t)
+	tcp443 := []Condition{{Field: Protocol, Set: Single(N(6))}, {Field: DestinationPort, Set: Single(N(443))}}
+	elsewhere := Action{Verb: DNAT, Value: Address(netip.MustParseAddr("203.0.113.1"))}
+	for name, tt := range map[string]struct {
+		base Base
+		want Answer
+	}{
+		"nat that accepts, first":      {Base{Hook: Output, Kind: NAT, Priority: -110, Chain: &Chain{Rules: []Rule{{Actions: []Action{{Verb: Accept}}}}}}, Equal},
+		"nat that translates, first":   {Base{Hook: Output, Kind: NAT, Priority: -110, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{elsewhere}}}}}, Less},
+		"nat that translates, last":    {Base{Hook: Output, Kind: NAT, Priority: -90, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{elsewhere}}}}}, More},
+		"nat of the same priority":     {Base{Hook: Output, Kind: NAT, Priority: -100, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{elsewhere}}}}}, CannotTell},
+		"notrack early":                {Base{Hook: Output, Priority: -350, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{{Verb: NoTrack}}}}}}, Less},
+		"notrack too late":             {Base{Hook: Output, Priority: -150, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{{Verb: NoTrack}}}}}}, Equal},
+		"something unknown that drops": {Base{Hook: Output, Priority: 0, Chain: &Chain{Rules: []Rule{{Unknown: "limit", Actions: []Action{{Verb: Drop}}}}}}, More},
+		"a policy of drop":             {Base{Hook: Input, Priority: 0, Drop: true, Chain: &Chain{}}, More},
+		"an unknown that redirects":    {Base{Hook: Output, Kind: NAT, Priority: -110, Chain: &Chain{Rules: []Rule{{Unknown: "time", Actions: []Action{{Verb: Redirect, Port: 9}}}}}}, CannotTell},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := NewPod(interfaces)
+			have := OfPlan(pod, plan, rules.IPv4)
+			have.Add(tt.base)
+			if r := Compare(pod, OfPlan(pod, plan, rules.IPv4), have); r.Answer != tt.want {
+				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
+			}
+		})
+	}
+}
+
+// Istio's native TPROXY lets packets to the app while the proxy does not listen, iptables' drops them.
+func TestWhileTheProxyIsAway(t *testing.T) {
+	plan := istioPlan(t, "sidecar.istio.io/interceptionMode", "TPROXY")
+	pod := NewPod(interfaces)
+	have := OfPlan(pod, plan, rules.IPv4)
+	soften := func(c *Chain) {
+		for i, r := range c.Rules {
+			if k := slices.IndexFunc(r.Actions, func(a Action) bool { return a.Verb == TProxy }); k >= 0 {
+				a := r.Actions[k]
+				a.Stops = false
+				c.Rules[i].Actions = []Action{a, {Verb: SetMark, Value: a.Value}, {Verb: Accept}}
+			}
+		}
+	}
+	for _, h := range have.hooks {
+		for _, b := range h {
+			soften(b.Chain)
+			for _, r := range b.Rules {
+				for _, a := range r.Actions {
+					if a.Chain != nil {
+						soften(a.Chain)
+						for _, r := range a.Chain.Rules {
+							for _, a := range r.Actions {
+								if a.Chain != nil {
+									soften(a.Chain)
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	r := Compare(pod, OfPlan(pod, plan, rules.IPv4), have)
+	if r.Answer != LessWhileAway || !strings.Contains(r.Differences[0].String(), "while the proxy does not listen") {
+		t.Errorf("got %s: %v", r.Answer, r.Differences)
+	}
+}
+
+// Work beyond the limit is given up: jumps in jumps in jumps, ten in each of sixteen chains.
+func TestTooMuchWork(t *testing.T) {
+	plan := istioPlan(t)
+	have := plan
+	filter := rules.Table{Name: "filter", Chains: []rules.Chain{{Name: "OUTPUT", Builtin: true, Rules: []rules.Rule{{Target: rules.Jump("C0")}}}}}
+	for i := range 14 {
+		c := rules.Chain{Name: fmt.Sprint("C", i)}
+		for k := range 10 {
+			next := rules.Jump(fmt.Sprint("C", i+1))
+			c.Rules = append(c.Rules, rules.Rule{Match: []rules.Match{rules.Protocol("tcp"), rules.DestinationPort{Protocol: "tcp", Port: uint16(1000 + k)}}, Target: next},
+				rules.Rule{Match: []rules.Match{rules.Source{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", k))}}, Target: next})
+		}
+		filter.Chains = append(filter.Chains, c)
+	}
+	filter.Chains = append(filter.Chains, rules.Chain{Name: "C14"})
+	have.V4.Tables = append(slices.Clone(have.V4.Tables), filter)
+	if r := compared(plan, have); r.Answer != CannotTell || r.Work < Limit || r.Work > 2*Limit {
+		t.Errorf("got %s after %d steps", r.Answer, r.Work)
+	}
+}
+
+// A pod that has its address on lo and no interface yet.
+func TestOnlyLoopback(t *testing.T) {
+	plan := istioPlan(t)
+	pod := NewPod([]rules.Interface{{Name: "lo", Addresses: addresses}})
+	have := edited(t, plan, func(s string) string {
+		return strings.Replace(s, "-A OUTPUT -j ISTIO_OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT\n-A OUTPUT -j ISTIO_OUTPUT", 1)
+	})
+	if r := Compare(pod, OfPlan(pod, plan, rules.IPv4), OfPlan(pod, have, rules.IPv4)); r.Answer != Less {
+		t.Errorf("got %s", r.Answer)
+	}
+}
+
+func BenchmarkCompare(b *testing.B) {
+	var ports, ranges []string
+	for i := range 40 {
+		ports = append(ports, fmt.Sprint(3000+7*i))
+	}
+	for i := range 200 {
+		ranges = append(ranges, fmt.Sprintf("%d.%d.%d.0/24", 20+i%50, i/4%256, i*7%256))
+	}
+	for name, plan := range map[string]rules.Plan{
+		"default": istioPlan(b),
+		"tproxy, 40 ports": istioPlan(b, "sidecar.istio.io/interceptionMode", "TPROXY", "traffic.sidecar.istio.io/excludeInboundPorts", strings.Join(ports, ","),
+			"traffic.sidecar.istio.io/excludeOutboundPorts", strings.Join(ports, ",")),
+		"200 ranges": istioPlan(b, "traffic.sidecar.istio.io/excludeOutboundIPRanges", strings.Join(ranges, ",")),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if r := compared(plan, plan); r.Answer != Equal {
+					b.Fatal(r.Answer)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Answer is what the rules of a namespace are beside those of a plan.
+type Answer uint8
+
+// The answers, the worst last.
+const (
+	Equal Answer = iota
+	// More: nothing goes around that the plan takes or stops, and something is taken or stopped that it lets be.
+	More
+	// LessWhileAway: what the plan stops while the proxy does not listen gets by then, and at no other time.
+	LessWhileAway
+	CannotTell
+	Less
+)
+
+// String returns the answer in words.
+func (a Answer) String() string {
+	switch a {
+	case Equal:
+		return "equal"
+	case More:
+		return "takes more"
+	case LessWhileAway:
+		return "takes less while the proxy does not listen"
+	case CannotTell:
+		return "cannot be told"
+	case Less:
+		return "takes less"
+	}
+	return "no answer"
+}
+
+// Difference is a set of packets that end otherwise, shown by one of them.
+type Difference struct {
+	Answer     Answer
+	Remembered bool // they end the same, but their connections are left with what those that follow show
+	Followed   bool // of connections that have different marks on the two sides by now
+	Away       bool // while nobody listens where TPROXY gives packets to
+	Witness    rules.Packet
+	Other      string // the protocol, where the witness is neither TCP nor UDP
+	Plan, Have string // what becomes of it, in words
+	weight     int
+}
+
+// Result is what came of a comparison.
+type Result struct {
+	Answer      Answer
+	Differences []Difference // one of each kind, the worst first, by its most usual packet
+	Work        int
+}
+
+// Limit is how much work a comparison may be: less than a second's. Beyond it the answer is CannotTell.
+const Limit = 500_000
+
+// Compare sends every packet that a pod can have through the plan's side and the other one. The plan's has nothing
+// unknown in it.
+func Compare(p *Pod, plan, have *Side) Result { return compareWithin(p, plan, have, Limit) }
+
+func compareWithin(p *Pod, plan, have *Side, limit int) Result {
+	c := comparison{pod: p, limit: limit, kinds: map[difference]int{}, sets: map[string]Set{}}
+	orders, all := have.orders()
+	var answer Answer
+	for i, side := range orders {
+		if !c.through(plan, side) {
+			return Result{Answer: CannotTell, Work: c.Work}
+		}
+		switch {
+		case i == 0:
+			answer = c.Answer
+		case answer != c.Answer: // it depends on which of the chains was there first
+			answer = max(min(answer, c.Answer), CannotTell)
+		}
+	}
+	if c.Answer = answer; !all {
+		c.Answer = max(answer, CannotTell)
+	}
+	slices.SortStableFunc(c.Differences, func(a, b Difference) int {
+		if a.Answer != b.Answer {
+			return int(b.Answer) - int(a.Answer)
+		}
+		return a.weight - b.weight
+	})
+	return c.Result
+}
+
+// comparison is one that is under way.
+type comparison struct {
+	Result
+	pod   *Pod
+	limit int
+	kinds map[difference]int // where the difference of a kind is
+	away  bool
+
+	// Of one order of chains:
+	later []memory
+	asked map[memory]bool
+	sets  map[string]Set           // of memories, by their key
+	zones map[[2]uint16]Difference // the plan's and the other side's of the same packets: their numbers mean nothing
+}
+
+// difference is what makes two differences one kind.
+type difference struct {
+	answer     Answer
+	plan, have kind
+	inbound    bool
+	remembered bool
+}
+
+// memory is what connections are left with by the two sides, where that differs: what follows is compared with one on
+// the plan's side and the other on the other's. The protocols are those of the packets.
+type memory struct {
+	plan, have      ref
+	marks, protocol string // sets, by their key
+}
+
+// mostMemories bounds what is followed; beyond it the answer is CannotTell.
+const mostMemories = 64
+
+// through compares what becomes of all packets, and reports whether the limit let it.
+func (c *comparison) through(plan, have *Side) bool {
+	c.Answer, c.later, c.asked, c.zones = Equal, nil, map[memory]bool{}, map[[2]uint16]Difference{}
+	start := starts(c.pod, plan.six)
+	for _, f := range start {
+		if !c.from(plan, have, f, f) {
+			return false
+		}
+	}
+	if have.tproxies() || plan.tproxies() {
+		c.away = true
+		defer func() { c.away = false }()
+		for _, f := range start {
+			if f.box[CTState].has(N(fresh)) && !c.from(plan, have, f, f) {
+				return false
+			}
+		}
+		c.away = false
+	}
+	for len(c.later) > 0 {
+		m := c.later[0]
+		c.later = c.later[1:]
+		for _, f := range start {
+			if !f.box[CTState].has(N(established)) {
+				continue
+			}
+			f.box[ConnMark], f.box[Protocol] = c.sets[m.marks], c.sets[m.protocol]
+			other := f
+			f.connMark, other.connMark = m.plan, m.have
+			if !c.from(plan, have, f, other) {
+				return false
+			}
+		}
+	}
+	c.separated()
+	return true
+}
+
+// from compares what becomes of the packets of one start, which the other side may know with other marks.
+func (c *comparison) from(plan, have *Side, start, other flow) bool {
+	ends, ok := c.walk(plan, start)
+	if !ok {
+		return false
+	}
+	for _, wanted := range ends {
+		other.box = wanted.box
+		found, ok := c.walk(have, other)
+		if !ok {
+			return false
+		}
+		for _, got := range found {
+			for _, p := range align(wanted, got) {
+				c.judge(p, plan.six, start.connMark != other.connMark)
+			}
+		}
+	}
+	return true
+}
+
+// walk returns where a flow ends on a side; false where that is more work than is left.
+func (c *comparison) walk(side *Side, f flow) ([]flow, bool) {
+	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, away: c.away}
+	if f.inbound {
+		w.inbound([]flow{f})
+	} else {
+		w.outbound([]flow{f})
+	}
+	c.Work += w.work
+	return merge(w.ended), !w.over()
+}
+
+// judge compares two ends of the packets of one box.
+func (c *comparison) judge(p pair, six, followed bool) {
+	answer := verdict(p.plan, p.have)
+	switch {
+	case answer == Less && p.have.maybe:
+		answer = CannotTell
+	case answer == Less && c.away:
+		answer = LessWhileAway
+	}
+	remembered := false
+	if answer < LessWhileAway && !p.plan.stopped() && !p.have.stopped() && p.have.kind != unknown {
+		remembered = c.remember(p, six, followed)
+		if remembered {
+			answer = CannotTell
+		}
+	}
+	c.Answer = max(c.Answer, answer)
+	if answer == Equal {
+		return
+	}
+	d := c.show(p, six, followed || remembered)
+	d.Answer, d.Remembered, d.Followed = answer, remembered, followed
+	k := difference{answer, p.plan.kind, p.have.kind, p.plan.inbound, remembered}
+	if i, ok := c.kinds[k]; !ok {
+		c.kinds[k] = len(c.Differences)
+		c.Differences = append(c.Differences, d)
+	} else if d.weight < c.Differences[i].weight {
+		c.Differences[i] = d
+	}
+}
+
+// remember notes what connections of packets with the same end are left with by the two sides, and reports whether that
+// differs in a way that is not followed.
+func (c *comparison) remember(p pair, six, followed bool) bool {
+	a, b := p.plan, p.have
+	if at := [2]uint16{a.zone, b.zone}; !c.away && !followed {
+		d := c.show(p, six, true)
+		if known, ok := c.zones[at]; !ok || d.weight < known.weight {
+			d.Remembered = true
+			c.zones[at] = d
+		}
+	}
+	if a.untracked != b.untracked {
+		return true
+	}
+	if sameRef(&b.box, a.connMark, b.connMark) {
+		return false
+	}
+	m := memory{a.connMark, b.connMark, b.box[ConnMark].key(), b.box[Protocol].key()}
+	if c.asked[m] {
+		return false
+	}
+	if len(c.asked) == mostMemories {
+		return true
+	}
+	c.asked[m], c.sets[m.marks], c.sets[m.protocol] = true, b.box[ConnMark], b.box[Protocol]
+	c.later = append(c.later, m)
+	return false
+}
+
+// separated compares the zones of connections. Where the plan keeps apart what the other side does not, a packet of one
+// connection may be taken for another's that uses the same ports, and go its way; where that keeps more apart, answers
+// are not recognised, which lets nothing around.
+func (c *comparison) separated() {
+	for side, answer := range []Answer{Less, More} {
+		for at, d := range c.zones {
+			for other := range c.zones {
+				if at[1-side] == other[1-side] && at[side] != other[side] && at[0] != at[1] {
+					d.Answer = answer
+					c.Answer = max(c.Answer, answer)
+					c.Differences = append(c.Differences, d)
+					break
+				}
+			}
+		}
+	}
+}
+
+// pair is two ends of the same packets.
+type pair struct{ plan, have flow }
+
+// align cuts a box so that every ref of the two ends is the same on all of it, or on none.
+func align(plan, have flow) []pair {
+	parts := []pair{{plan, have}}
+	for _, refs := range [][2]ref{{plan.connMark, have.connMark}, {plan.dst, have.dst}, {plan.dport, have.dport}} {
+		a, b := refs[0], refs[1]
+		if a.isGiven() == b.isGiven() {
+			continue
+		}
+		if a.isGiven() {
+			a, b = b, a
+		}
+		var out []pair
+		for _, p := range parts {
+			same := p.have.box[a.from].And(Single(b.c))
+			if same.Empty() || same.equal(p.have.box[a.from]) {
+				out = append(out, p)
+				continue
+			}
+			x, y := p, p
+			x.have.box[a.from], y.have.box[a.from] = same, p.have.box[a.from].Without(same)
+			out = append(out, x, y)
+		}
+		parts = out
+	}
+	return parts
+}
+
+// sameRef reports whether two refs are one value on all of a box.
+func sameRef(b *box, x, y ref) bool {
+	if x == y {
+		return true
+	}
+	fixed := func(r ref) (Number, bool) {
+		if r.isGiven() {
+			return r.c, true
+		}
+		s := b[r.from].spans
+		return s[0].First, len(s) == 1 && s[0].First == s[0].Last
+	}
+	a, ok := fixed(x)
+	c, ok2 := fixed(y)
+	return ok && ok2 && a == c
+}
+
+func (f *flow) taken() bool   { return f.kind == redirected || f.kind == tproxied }
+func (f *flow) stopped() bool { return f.kind == dropped || f.kind == reset }
+
+// verdict compares two ends. What the plan takes must be taken by the same listener, or stopped; what it stops must be
+// stopped or taken.
+func verdict(plan, have flow) Answer {
+	switch {
+	case plan.kind == unknown, have.kind == unknown && (plan.taken() || plan.stopped()):
+		return CannotTell
+	case sameEnd(plan, have):
+		return Equal
+	case have.stopped():
+		return More
+	case plan.taken(), plan.stopped() && !have.taken():
+		return Less
+	}
+	return More // what the plan lets be, somebody does something to
+}
+
+func sameEnd(plan, have flow) bool {
+	if plan.kind != have.kind {
+		return false
+	}
+	b := &have.box
+	switch plan.kind {
+	case redirected: // which address of the pod it is does not matter to a listener on all
+		return sameRef(b, plan.dport, have.dport)
+	case leaves:
+		return sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst) && sameRef(b, plan.route, have.route)
+	case tproxied, delivered:
+		return plan.listener == have.listener && sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst)
+	case underWay, dropped, reset, unknown:
+	}
+	return true
+}

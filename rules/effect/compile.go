@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// OfPlan returns the side of a plan's rules of one family, with its routes and addresses.
+func OfPlan(p *Pod, plan rules.Plan, family rules.Family) *Side {
+	rs := plan.V4
+	if family == rules.IPv6 {
+		rs = plan.V6
+	}
+	s := NewSide(p, family, plan.Routes, plan.Loopback)
+	s.AddTables(p, rs)
+	return s
+}
+
+// Where the kernel asks the built-in chains of iptables' tables (the registrations of net/ipv4/netfilter/iptable_*.c).
+var tables = map[string]struct {
+	priority int
+	kind     Kind
+}{
+	"raw": {-300, Filter}, "mangle": {-150, Filter}, "nat": {-100, NAT}, "filter": {0, Filter}, "security": {50, Filter},
+}
+
+var builtin = map[string]Hook{"PREROUTING": Prerouting, "INPUT": Input, "FORWARD": Forward, "OUTPUT": Output, "POSTROUTING": Postrouting}
+
+// AddTables adds tables of iptables, whose built-in chains accept what their rules do not decide.
+func (s *Side) AddTables(p *Pod, rs rules.Ruleset) {
+	var bases []Base
+	for _, t := range rs.Tables {
+		made := map[string]*Chain{}
+		for _, chain := range t.Chains {
+			made[chain.Name] = &Chain{Name: t.Name + " " + chain.Name}
+		}
+		for _, chain := range t.Chains {
+			for _, r := range chain.Rules {
+				made[chain.Name].Rules = append(made[chain.Name].Rules, p.rule(rs.Family, r, made))
+			}
+			at, known := tables[t.Name]
+			if hook, ok := builtin[chain.Name]; ok && known {
+				b := Base{Chain: made[chain.Name], Hook: hook, Kind: at.kind, Priority: at.priority}
+				switch {
+				case at.kind == NAT && (hook == Input || hook == Postrouting):
+					b.Priority = 100
+				case t.Name == "mangle" && hook == Output:
+					b.Kind = Route
+				}
+				bases = append(bases, b)
+			}
+		}
+	}
+	s.Add(bases...)
+}
+
+// Add adds base chains with all that their rules lead to. The chains are the side's from then on.
+func (s *Side) Add(bases ...Base) {
+	j := joiner{done: map[*Chain]bool{}, pure: map[*Chain]bool{}}
+	for _, b := range bases {
+		j.shorten(b.Chain)
+		s.hooks[b.Hook] = append(s.hooks[b.Hook], b)
+	}
+	for _, list := range s.hooks {
+		slices.SortStableFunc(list, func(a, b Base) int { return cmp.Compare(a.Priority, b.Priority) })
+	}
+}
+
+func (p *Pod) rule(family rules.Family, r rules.Rule, chains map[string]*Chain) Rule {
+	var out Rule
+	for _, m := range r.Match {
+		conditions, ok := p.Conditions(family, m)
+		if !ok {
+			out.Unknown = r.String()
+		}
+		out.Conditions = append(out.Conditions, conditions...)
+	}
+	if _, foreign := r.Target.(rules.Foreign); foreign {
+		out.Unknown = r.String()
+	}
+	out.Actions = []Action{Act(family, r.Target, chains)}
+	return out
+}
+
+// protocols are the numbers of those that rules name.
+var protocols = map[string]uint64{rules.TCP: 6, rules.UDP: 17}
+
+var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // that xt_multiport looks for ports in
+
+// prefixOf returns the addresses that a rule's prefix stands for. One of no bits is any address whatever its family.
+func prefixOf(p netip.Prefix, six bool) Set {
+	switch {
+	case p.Bits() == 0:
+		return every(six)
+	case p.Addr().Is6() != six:
+		return Set{}
+	}
+	return Prefix(p)
+}
+
+// Interfaces returns the numbers of the interfaces that a name stands for: with a + at its end all that begin so.
+func (p *Pod) Interfaces(pattern string) Set {
+	prefix, wild := strings.CutSuffix(pattern, "+")
+	if !wild {
+		return Single(N(p.number(pattern)))
+	}
+	var all []uint64
+	for i, name := range p.names {
+		if strings.HasPrefix(name, prefix) {
+			all = append(all, uint64(i))
+		}
+	}
+	return Values(all...)
+}
+
+func negated(not bool, universe, s Set) Set {
+	if not {
+		return universe.Without(s)
+	}
+	return s
+}
+
+// Conditions returns what a match asks of a packet of the family; false where it is not understood.
+func (p *Pod) Conditions(family rules.Family, m rules.Match) (conditions []Condition, understood bool) {
+	six := family == rules.IPv6
+	is := func(f Field, s Set) Condition { return Condition{Field: f, Set: s} }
+	proto := func(name string) Condition { return is(Protocol, Single(N(protocols[name]))) }
+	switch m := m.(type) {
+	case rules.Protocol:
+		conditions = []Condition{proto(string(m))}
+	case rules.Source:
+		conditions = []Condition{is(Source, prefixOf(m.Prefix, six))}
+	case rules.Destination:
+		conditions = []Condition{is(Destination, negated(m.Not, every(six), prefixOf(m.Prefix, six)))}
+	case rules.InInterface:
+		conditions = []Condition{is(In, p.Interfaces(string(m)))}
+	case rules.OutInterface:
+		conditions = []Condition{is(Out, p.Interfaces(string(m)))}
+	case rules.SourcePort:
+		conditions = []Condition{proto(m.Protocol), is(SourcePort, Single(N(uint64(m.Port))))}
+	case rules.DestinationPort:
+		conditions = []Condition{proto(m.Protocol), is(DestinationPort, negated(m.Not, every16, Single(N(uint64(m.Port)))))}
+	case rules.NotDestinationPorts:
+		ports := make([]uint64, len(m))
+		for i, port := range m {
+			ports[i] = uint64(port)
+		}
+		conditions = []Condition{is(Protocol, ported), is(DestinationPort, every16.Without(Values(ports...)))}
+	case rules.DestinationPorts:
+		spans := make([]Span, len(m))
+		for i, r := range m {
+			spans[i] = Span{N(uint64(r.First)), N(uint64(r.Last))}
+		}
+		conditions = []Condition{is(Protocol, ported), is(DestinationPort, Union(spans...))}
+	case rules.OwnerUID:
+		conditions = []Condition{{UID, negated(m.Not, every32, Single(N(uint64(m.ID)))), m.Not}}
+	case rules.OwnerUIDs:
+		conditions = []Condition{is(UID, Between(uint64(m.First), uint64(m.Last)))}
+	case rules.OwnerGID:
+		conditions = []Condition{{GID, negated(m.Not, every32, Single(N(uint64(m.ID)))), m.Not}}
+	case rules.CTState:
+		conditions = []Condition{is(CTState, states(m))}
+	case rules.PacketMark:
+		conditions = []Condition{is(Mark, negated(m.Not, every32, Single(N(uint64(m.Mark)))))}
+	case rules.ConnMark: // a packet of no connection has no mark of one, not even 0
+		conditions = []Condition{is(CTState, tracked), is(ConnMark, Single(N(uint64(m.Mark))))}
+	case rules.Comment:
+	default:
+		return nil, false
+	}
+	return conditions, true
+}
+
+// The connection states as values of CTState.
+const (
+	invalid     = uint64(rules.StateInvalid)
+	fresh       = uint64(rules.StateNew)
+	related     = uint64(rules.StateRelated)
+	established = uint64(rules.StateEstablished)
+	untracked   = uint64(rules.StateUntracked)
+)
+
+var (
+	tracked = Values(fresh, related, established)
+	first   = Values(fresh, related) // nat is asked
+)
+
+func states(m rules.CTState) Set {
+	var all []uint64
+	for _, state := range []uint64{invalid, fresh, related, established, untracked} {
+		if uint64(m)&state != 0 {
+			all = append(all, state)
+		}
+	}
+	return Values(all...)
+}
+
+// Act returns what a target does with packets of the family. Its jumps lead to the chains.
+func Act(family rules.Family, t rules.Target, chains map[string]*Chain) Action {
+	switch t := t.(type) {
+	case rules.Verdict:
+		switch t {
+		case rules.Accept:
+			return Action{Verb: Accept}
+		case rules.Drop:
+			return Action{Verb: Drop}
+		case rules.Return:
+			return Action{Verb: Return}
+		}
+	case rules.Jump:
+		return Action{Verb: Jump, Chain: chains[string(t)]}
+	case rules.Redirect:
+		return Action{Verb: Redirect, Port: t.Port}
+	case rules.DNAT:
+		if t.To.Is6() == (family == rules.IPv6) {
+			return Action{Verb: DNAT, Value: Address(t.To), Port: t.Port}
+		}
+	case rules.TProxy:
+		return Action{Verb: TProxy, Port: t.Port, Value: N(uint64(t.Mark)), Stops: true}
+	case rules.SetMark:
+		return Action{Verb: SetMark, Value: N(uint64(t))}
+	case rules.SaveMark:
+		return Action{Verb: SaveMark}
+	case rules.RestoreMark:
+		return Action{Verb: RestoreMark}
+	case rules.CTZone:
+		return Action{Verb: Zone, Value: N(uint64(t))}
+	case rules.RejectReset:
+		return Action{Verb: Reset}
+	}
+	return Action{Verb: Unknown}
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"hash/maphash"
+	"slices"
+)
+
+// merge makes one flow of those that are in the same state and differ in one field only, as long as there are any.
+func merge(flows []flow) []flow {
+	if len(flows) < 2 {
+		return flows
+	}
+	sums := make([]uint64, len(flows)) // of the state and all fields
+	for i := range flows {
+		sums[i] = maphash.Comparable(seed, flows[i].state)
+		for x := range flows[i].box {
+			sums[i] ^= mixed(x, flows[i].box[x].hash)
+		}
+	}
+	flows = slices.Clone(flows)
+	for unchanged, x := 0, 0; unchanged < int(fields) && len(flows) > 1; x = (x + 1) % int(fields) {
+		before := len(flows)
+		flows, sums = mergedBy(Field(x), flows, sums)
+		if unchanged++; len(flows) < before {
+			unchanged = 1
+		}
+	}
+	return flows
+}
+
+// mergedBy merges the flows that differ in the field x only.
+func mergedBy(x Field, flows []flow, sums []uint64) ([]flow, []uint64) {
+	at := make(map[uint64]int, len(flows))
+	var more map[int][]Span // what is to be added to a flow's field, put in order once at the end
+	k := 0
+	for i := range flows {
+		rest := sums[i] ^ mixed(int(x), flows[i].box[x].hash)
+		if j, ok := at[rest]; ok && flows[j].state == flows[i].state && sameBut(x, &flows[j].box, &flows[i].box) {
+			if more == nil {
+				more = map[int][]Span{}
+			}
+			more[j] = append(more[j], flows[i].box[x].spans...)
+			continue
+		}
+		at[rest] = k
+		flows[k], sums[k] = flows[i], sums[i]
+		k++
+	}
+	for i, spans := range more {
+		sums[i] ^= mixed(int(x), flows[i].box[x].hash)
+		flows[i].box[x] = Union(append(spans, flows[i].box[x].spans...)...)
+		sums[i] ^= mixed(int(x), flows[i].box[x].hash)
+	}
+	return flows[:k], sums[:k]
+}
+
+var seed = maphash.MakeSeed()
+
+func mixed(x int, hash uint64) uint64 {
+	hash = (hash + uint64(x+1)*0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9
+	return hash ^ hash>>29
+}
+
+func sameBut(x Field, a, b *box) bool {
+	for y := range a {
+		if Field(y) != x && !a[y].equal(b[y]) {
+			return false
+		}
+	}
+	return true
+}

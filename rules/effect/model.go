@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package effect judges packet-filter rules by what becomes of packets, exactly: it sends sets of packets through two
+// sides of rules, the wanted plan and what a namespace holds, and compares where they end. A set is a box: one set of
+// values for each field of a packet as it enters. A condition of a rule cuts a box in two; where a box ends, all of its
+// packets end. So "equal" is a proof within the model, not the absence of a counterexample.
+//
+// What it does not see: ingress, egress, tc, XDP, cgroup hooks and XFRM; who answers after SNAT; routing rules beside
+// those of the plan, which are taken to be the same on both sides.
+package effect
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Field is something of a packet as it enters. What changes on its way, such as a mark that a rule sets, is a ref.
+type Field int8
+
+// The fields.
+const (
+	Protocol Field = iota
+	Source
+	Destination
+	SourcePort
+	DestinationPort
+	UID
+	GID
+	In
+	Out // the interface that leads to the destination, where that is not the pod's own
+	Mark
+	ConnMark
+	CTState     // one bit of rules.CTState
+	Transparent // of a connection that exists: 1 where its socket is a transparent one
+	fields
+)
+
+// box is the packets that have in each field one of its values.
+type box [fields]Set
+
+// ref is a value that a packet has now: that of one of its fields, or one that it was given.
+type ref struct {
+	from Field // given: a value
+	c    Number
+}
+
+const constant Field = -1
+
+func given(v uint64) ref       { return givenNumber(N(v)) }
+func givenNumber(v Number) ref { return ref{constant, v} }
+func entered(f Field) ref      { return ref{from: f} }
+func (r ref) isGiven() bool    { return r.from == constant }
+
+// state is what all packets of a flow have in common on their way.
+type state struct {
+	inbound, socket, owned bool // socket: rules see the owner here; owned: it had one when it entered
+	in, out, route         ref  // the interfaces that rules see, and the one that leads on
+	mark, connMark         ref
+	dst, dport             ref
+	ct                     ref // the state that rules see
+	seenConnMark           ref
+	before                 ref // the mark where a chain of kind route began
+
+	zoned, looped, natDst, natSrc, redirected, held, untracked bool
+
+	listener, zone uint16
+	maybe          bool // a condition that is not understood has decided on the way
+	kind           kind // of the end
+}
+
+// flow is a box of packets that are at the same point of their way.
+type flow struct {
+	state
+	box
+}
+
+// kind is what becomes of packets.
+type kind uint8
+
+const (
+	underWay kind = iota
+	delivered
+	redirected
+	tproxied
+	dropped
+	reset
+	leaves
+	unknown // something that is not understood has it
+)
+
+// Condition holds for packets that have now a value of the set in the field.
+type Condition struct {
+	Field Field
+	Set   Set
+	// Bare is set where a condition on the owner holds for packets without a socket, as a negated one of iptables does.
+	Bare bool
+}
+
+// Rule does its actions one after the other where all conditions hold.
+type Rule struct {
+	Conditions []Condition
+	Unknown    string // a condition that is not understood, and may hold or not; "" is none
+	Actions    []Action
+}
+
+// Verb is what an action does.
+type Verb uint8
+
+// The verbs.
+const (
+	Nothing Verb = iota
+	Accept
+	Drop
+	Return
+	Jump
+	Goto
+	Redirect
+	DNAT
+	TProxy
+	SetMark
+	SaveMark
+	RestoreMark
+	Zone
+	NoTrack
+	Reset
+	Unknown // anything may come of it
+)
+
+// Action is one thing that a rule does.
+type Action struct {
+	Verb  Verb
+	Chain *Chain // of Jump and Goto; nil is one that nobody knows
+	Port  uint16 // of Redirect, DNAT (0 leaves it) and TProxy
+	Value Number // the address of DNAT; the mark or zone that is set, by TProxy too
+	Stops bool   // of TProxy: it marks the packet and ends the base chain, as iptables' does; in nft a verdict follows
+}
+
+// Chain is rules in their order.
+type Chain struct {
+	Name  string
+	Rules []Rule
+}
+
+// Kind is how the kernel asks a base chain.
+type Kind uint8
+
+// The kinds.
+const (
+	Filter Kind = iota
+	NAT
+	Route
+)
+
+// Hook is where the kernel asks a base chain.
+type Hook uint8
+
+// The hooks.
+const (
+	Prerouting Hook = iota
+	Input
+	Forward
+	Output
+	Postrouting
+	hooks
+)
+
+// Base is a chain that the kernel asks by itself.
+type Base struct {
+	*Chain
+	Hook     Hook
+	Kind     Kind
+	Priority int
+	Drop     bool // its policy
+}
+
+// Pod is what both sides have in common: the interfaces of a pod.
+type Pod struct {
+	names      []string // by their numbers: 0 is no interface, 1 is lo
+	interfaces []numbered
+	others     Set // interfaces that packets come and go by, lo not among them
+}
+
+type numbered struct {
+	number    uint64
+	addresses []netip.Addr
+}
+
+const none, loopback = 0, 1 // interfaces by number
+
+// NewPod returns a pod with these interfaces.
+func NewPod(interfaces []rules.Interface) *Pod {
+	p := &Pod{names: []string{"", "lo"}}
+	var others []uint64
+	for _, i := range interfaces {
+		k := p.number(i.Name)
+		at := slices.IndexFunc(p.interfaces, func(x numbered) bool { return x.number == k })
+		if at < 0 {
+			p.interfaces = append(p.interfaces, numbered{number: k})
+			at = len(p.interfaces) - 1
+		}
+		p.interfaces[at].addresses = append(p.interfaces[at].addresses, i.Addresses...)
+		if k != loopback {
+			others = append(others, k)
+		}
+	}
+	if len(others) == 0 { // one that is not there yet
+		others = []uint64{p.number("eth0")}
+	}
+	p.others = Values(others...)
+	return p
+}
+
+// number numbers an interface. A name that no interface has gets a number, too: it may be that of one which comes later.
+func (p *Pod) number(name string) uint64 {
+	if i := slices.Index(p.names, name); i >= 0 {
+		return uint64(i)
+	}
+	p.names = append(p.names, name)
+	return uint64(len(p.names) - 1)
+}
+
+// Side is the rules of one family that packets of a pod can meet, and the routing that goes with them.
+type Side struct {
+	six   bool
+	hooks [hooks][]Base // by priority
+	marks Set           // that a route leads to the pod itself
+	local Set           // addresses of the pod
+}
+
+// NewSide returns a side without rules, with the routes and loopback addresses of a plan.
+func NewSide(p *Pod, family rules.Family, routes []rules.PolicyRoute, addresses []netip.Prefix) *Side {
+	s := &Side{six: family == rules.IPv6}
+	local := loopback4
+	if s.six {
+		local = loopback6
+	}
+	all := slices.Clone(local.spans)
+	add := func(a netip.Addr) {
+		if a.Is6() == s.six {
+			all = append(all, Span{Address(a), Address(a)})
+		}
+	}
+	for _, i := range p.interfaces {
+		for _, a := range i.addresses {
+			add(a)
+		}
+	}
+	for _, prefix := range addresses {
+		add(prefix.Addr())
+	}
+	s.local = Union(all...)
+	for _, r := range routes {
+		if r.Family == family {
+			s.marks = s.marks.Or(Single(N(uint64(r.Mark))))
+		}
+	}
+	return s
+}
+
+var (
+	loopback4 = Prefix(netip.MustParsePrefix("127.0.0.0/8"))
+	loopback6 = Single(N(1))
+
+	every8, every16, every32 = Between(0, 255), Between(0, 65535), Between(0, 1<<32-1)
+	every128                 = inOrder([]Span{{Number{}, Number{^uint64(0), ^uint64(0)}}})
+)
+
+// every returns all addresses of a family.
+func every(six bool) Set {
+	if six {
+		return every128
+	}
+	return every32
+}
+
+// orders returns the side with the chains of one hook and one priority in every order: the kernel asks the one that was
+// made last first, which cannot be read from it. all is false where there are too many.
+func (s *Side) orders() (sides []*Side, all bool) {
+	const most = 8
+	sides = []*Side{s}
+	for h := range s.hooks {
+		for i := range s.hooks[h] {
+			for j := i + 1; j < len(s.hooks[h]); j++ {
+				a, b := s.hooks[h][i], s.hooks[h][j]
+				if a.Priority != b.Priority || (a.Kind == NAT) != (b.Kind == NAT) {
+					continue
+				}
+				for _, o := range slices.Clone(sides) {
+					if len(sides) == most {
+						return sides, false
+					}
+					other := *o
+					other.hooks[h] = slices.Clone(o.hooks[h])
+					other.hooks[h][i], other.hooks[h][j] = o.hooks[h][j], o.hooks[h][i]
+					sides = append(sides, &other)
+				}
+			}
+		}
+	}
+	return sides, true
+}
+
+// tproxies reports whether any rule hands packets to a listener that may not be there.
+func (s *Side) tproxies() bool {
+	seen := map[*Chain]bool{}
+	var in func(*Chain) bool
+	in = func(c *Chain) bool {
+		if c == nil || seen[c] {
+			return false
+		}
+		seen[c] = true
+		return slices.ContainsFunc(c.Rules, func(r Rule) bool {
+			return slices.ContainsFunc(r.Actions, func(a Action) bool { return a.Verb == TProxy || in(a.Chain) })
+		})
+	}
+	for _, h := range s.hooks {
+		if slices.ContainsFunc(h, func(b Base) bool { return in(b.Chain) }) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio/generate"
+)
+
+// damaged changes a few rules at random: some changes mean nothing.
+func damaged(random *rand.Rand, rs rules.Ruleset) rules.Ruleset {
+	rs.Tables = slices.Clone(rs.Tables)
+	for ti := range rs.Tables {
+		rs.Tables[ti].Chains = slices.Clone(rs.Tables[ti].Chains)
+		for ci := range rs.Tables[ti].Chains {
+			rs.Tables[ti].Chains[ci].Rules = slices.Clone(rs.Tables[ti].Chains[ci].Rules)
+		}
+	}
+	for range 1 + random.IntN(3) {
+		t := &rs.Tables[random.IntN(len(rs.Tables))]
+		c := &t.Chains[random.IntN(len(t.Chains))]
+		if len(c.Rules) == 0 {
+			continue
+		}
+		i, j := random.IntN(len(c.Rules)), random.IntN(len(c.Rules))
+		switch random.IntN(6) {
+		case 0:
+			c.Rules = slices.Delete(c.Rules, i, i+1)
+		case 1:
+			c.Rules[i], c.Rules[j] = c.Rules[j], c.Rules[i]
+		case 2:
+			c.Rules = slices.Insert(c.Rules, j, c.Rules[i])
+		case 3:
+			c.Rules[i].Match = slices.Clone(c.Rules[i].Match)
+			if k := len(c.Rules[i].Match); k > 0 {
+				c.Rules[i].Match = slices.Delete(c.Rules[i].Match, k-1, k)
+			}
+		case 4:
+			c.Rules = slices.Insert(c.Rules, i, rules.Rule{Target: rules.Return, Match: c.Rules[j].Match})
+		case 5: // the same in other words
+			c.Rules = slices.Insert(c.Rules, i, rules.Rule{Target: rules.Jump("EMPTY"), Match: c.Rules[j].Match})
+			if _, ok := t.Chain("EMPTY"); !ok {
+				t.Chains = append(t.Chains, rules.Chain{Name: "EMPTY"})
+			}
+		}
+	}
+	return rs
+}
+
+// Of no damaged plan that is said to be equal or to take more does any packet go around, and each witness is as it is
+// said.
+func TestPairs(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, uint64(draws(t, 4))))
+	counts := map[Answer]int{}
+	replayed := 0
+	total := draws(t, 120)
+	for i := range total {
+		s := generate.Draw(random)
+		other := s.Plan
+		family, rs, damage := rules.IPv4, s.Plan.V4, &other.V4
+		if rs.Empty() || !s.Plan.V6.Empty() && random.IntN(2) == 0 {
+			family, rs, damage = rules.IPv6, s.Plan.V6, &other.V6
+		}
+		if rs.Empty() {
+			continue
+		}
+		*damage = damaged(random, rs)
+		pod := NewPod(s.Interfaces)
+		r := Compare(pod, OfPlan(pod, s.Plan, family), OfPlan(pod, other, family))
+		counts[r.Answer]++
+		for _, d := range r.Differences {
+			if d.Other != "" || d.Followed || d.Away {
+				continue
+			}
+			was, err := s.Plan.Trace(d.Witness, s.Interfaces)
+			now, err2 := other.Trace(d.Witness, s.Interfaces)
+			if err == nil && err2 == nil && was.End == now.End {
+				t.Fatalf("not so: %s\n%s%s", d, was, now)
+			}
+			replayed++
+		}
+		var all []rules.Packet
+		if i%8 == 0 { // they take long to find
+			all = append(generate.Witnesses(rs, s.Interfaces), generate.Witnesses(*damage, s.Interfaces)...)
+		}
+		for range 300 {
+			p := s.Packet(random)
+			if k := random.IntN(len(all) + 1); k < len(all) {
+				p = all[k]
+			}
+			if p.Family() == family {
+				holdsFor(t, p, s, other, r.Answer)
+			}
+		}
+	}
+	if counts[Equal] == 0 || counts[More] == 0 || counts[Less] < total/10 || replayed < total/2 {
+		t.Errorf("too few of some kind: %v, %d witnesses", counts, replayed)
+	}
+}
+
+// holdsFor fails where a packet shows that an answer is wrong.
+func holdsFor(t *testing.T, p rules.Packet, s generate.Setting, other rules.Plan, answer Answer) {
+	t.Helper()
+	was, err := s.Plan.Trace(p, s.Interfaces)
+	now, err2 := other.Trace(p, s.Interfaces)
+	if err != nil || err2 != nil {
+		return
+	}
+	wanted := was.End.Kind != rules.Leaves && was.End.Kind != rules.Delivered
+	around := now.End.Kind == rules.Leaves || now.End.Kind == rules.Delivered
+	if wanted && around && answer != Less || answer == Equal && (was.End.Kind != now.End.Kind || was.End.Port != now.End.Port) {
+		t.Fatalf("%s, but %s\n%s", answer, was, now)
+	}
+}

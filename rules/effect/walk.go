@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+// walker sends flows through the chains of one side.
+type walker struct {
+	side  *Side
+	pod   *Pod
+	limit int // of work
+	work  int
+	ended []flow
+	away  bool // nobody listens where TPROXY gives packets to
+}
+
+func (w *walker) over() bool { return w.work > w.limit }
+
+// cut divides a flow by a condition on what its packets have now.
+func (w *walker) cut(f flow, r ref, s Set) (hit, miss []flow) {
+	w.work++
+	if r.isGiven() {
+		if s.has(r.c) {
+			return []flow{f}, nil
+		}
+		return nil, []flow{f}
+	}
+	inside := f.box[r.from].And(s)
+	w.work += len(inside.spans) / 8
+	switch {
+	case inside.Empty():
+		return nil, []flow{f}
+	case inside.equal(f.box[r.from]):
+		return []flow{f}, nil
+	}
+	out := f
+	out.box[r.from] = f.box[r.from].Without(s)
+	f.box[r.from] = inside
+	return []flow{f}, []flow{out}
+}
+
+// now tells where packets have what a condition asks for.
+func (f *flow) now(x Field) ref {
+	switch x {
+	case In:
+		return f.in
+	case Out:
+		return f.out
+	case Mark:
+		return f.mark
+	case ConnMark:
+		return f.seenConnMark
+	case Destination:
+		return f.dst
+	case DestinationPort:
+		return f.dport
+	case CTState:
+		return f.ct
+	case Protocol, Source, SourcePort, UID, GID, Transparent:
+	}
+	return entered(x)
+}
+
+// ownerless reports whether a condition asks for an owner where no packet of the flow has one.
+func (f *flow) ownerless(c *Condition) bool { return (c.Field == UID || c.Field == GID) && !f.socket }
+
+// misses reports whether the conditions hold for no packet of a flow, which is so of most rules and flows.
+func (w *walker) misses(f *flow, conditions []Condition) bool {
+	w.work++
+	for i := range conditions {
+		c := &conditions[i]
+		if f.ownerless(c) {
+			if !c.Bare {
+				return true
+			}
+			continue
+		}
+		switch r := f.now(c.Field); {
+		case r.isGiven():
+			if !c.Set.has(r.c) {
+				return true
+			}
+		case !f.box[r.from].meets(c.Set):
+			return true
+		}
+	}
+	return false
+}
+
+// ask divides a flow by all conditions of a rule.
+func (w *walker) ask(f flow, conditions []Condition) (hits, misses []flow) {
+	hits = []flow{f}
+	for i := range conditions {
+		c := &conditions[i]
+		var still []flow
+		for _, h := range hits {
+			switch {
+			case !h.ownerless(c):
+				in, out := w.cut(h, h.now(c.Field), c.Set)
+				still, misses = append(still, in...), append(misses, out...)
+			case c.Bare:
+				still = append(still, h)
+			default:
+				misses = append(misses, h)
+			}
+		}
+		hits = still
+	}
+	return hits, misses
+}
+
+// deepest is how many chains can lead into each other (NFT_JUMP_STACK_SIZE); the kernel takes no more.
+const deepest = 16
+
+// chain returns the flows that come out of a chain at its end or by a return, and those that the base chain has no
+// more to say to.
+func (w *walker) chain(flows []flow, c *Chain, hook Hook, depth int) (on, stopped []flow) {
+	if c == nil || depth > deepest {
+		w.endAll(flows, unknown)
+		return nil, nil
+	}
+	for i := range c.Rules {
+		if len(flows) == 0 || w.over() {
+			break
+		}
+		var out outcome
+		flows, out = w.rule(flows, &c.Rules[i], hook, depth)
+		on, stopped = append(on, out.returned...), append(stopped, out.stopped...)
+	}
+	return merge(append(on, flows...)), merge(stopped)
+}
+
+// outcome is what becomes of flows by a rule, those apart that end.
+type outcome struct{ next, returned, stopped []flow }
+
+// rule returns the flows that come to the next rule.
+func (w *walker) rule(flows []flow, r *Rule, hook Hook, depth int) (rest []flow, out outcome) {
+	first := 0
+	for first < len(flows) && w.misses(&flows[first], r.Conditions) {
+		first++
+	}
+	if first == len(flows) {
+		return flows, out
+	}
+	rest = append(make([]flow, 0, len(flows)+2), flows[:first]...)
+	hits := make([]flow, 0, len(flows)-first)
+	for i := first; i < len(flows); i++ {
+		if i > first && w.misses(&flows[i], r.Conditions) {
+			rest = append(rest, flows[i])
+			continue
+		}
+		hit, miss := w.ask(flows[i], r.Conditions)
+		rest, hits = append(rest, miss...), append(hits, hit...)
+	}
+	if r.Unknown != "" { // it holds, or it does not
+		for i := range hits {
+			hits[i].maybe = true
+		}
+		rest = append(rest, hits...)
+	}
+	out = w.act(merge(hits), r.Actions, hook, depth)
+	rest = append(rest, out.next...)
+	if len(rest) > len(flows) {
+		rest = merge(rest)
+	}
+	return rest, out
+}
+
+// act does what a rule says to the flows that it matches.
+func (w *walker) act(flows []flow, actions []Action, hook Hook, depth int) (out outcome) {
+	for i := range actions {
+		if len(flows) == 0 {
+			break
+		}
+		a := &actions[i]
+		switch a.Verb {
+		case Nothing:
+		case Accept:
+			out.stopped = append(out.stopped, flows...)
+			return out
+		case Return:
+			out.returned = append(out.returned, flows...)
+			return out
+		case Drop:
+			w.endAll(flows, dropped)
+			return out
+		case Reset:
+			w.endAll(flows, reset)
+			return out
+		case Unknown:
+			w.endAll(flows, unknown)
+			return out
+		case Goto:
+			on, stopped := w.chain(flows, a.Chain, hook, depth+1)
+			out.returned, out.stopped = append(out.returned, on...), append(out.stopped, stopped...)
+			return out
+		case Jump:
+			on, stopped := w.chain(flows, a.Chain, hook, depth+1)
+			flows, out.stopped = on, append(out.stopped, stopped...)
+		case Redirect:
+			for _, f := range flows {
+				out.stopped = append(out.stopped, w.redirect(f, a.Port, hook)...)
+			}
+			return out
+		case DNAT:
+			out.stopped = append(out.stopped, translated(flows, a)...)
+			return out
+		case TProxy:
+			taken, passed := w.tproxy(flows, a)
+			out.next = append(out.next, passed...)
+			if flows = taken; a.Stops {
+				out.stopped = append(out.stopped, taken...)
+				return out
+			}
+		case SetMark, SaveMark, RestoreMark, Zone, NoTrack:
+			var changed []flow
+			for _, f := range flows {
+				changed = append(changed, w.set(f, a)...)
+			}
+			flows = changed
+		}
+	}
+	out.next = append(out.next, flows...)
+	return out
+}
+
+func (w *walker) endAll(flows []flow, k kind) {
+	for _, f := range flows {
+		w.end(f, k)
+	}
+}
+
+// end keeps of a flow's state only what is asked of an end, so that more of them are one.
+func (w *walker) end(f flow, k kind) {
+	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
+	if k != dropped && k != reset && k != unknown {
+		last.dst, last.dport, last.listener = f.dst, f.dport, f.listener
+		last.connMark, last.zone, last.untracked = f.connMark, f.zone, f.untracked
+	}
+	if k == leaves {
+		last.route = f.route
+	}
+	w.ended = append(w.ended, flow{last, f.box})
+}
+
+// base asks a base chain.
+func (w *walker) base(flows []flow, b Base) []flow {
+	on, stopped := w.chain(flows, b.Chain, b.Hook, 0)
+	if b.Drop {
+		w.endAll(on, dropped)
+		on = nil
+	}
+	return merge(append(on, stopped...))
+}
+
+// pass asks the base chains of a hook whose priorities are from first up to last, those of nat apart.
+func (w *walker) pass(flows []flow, hook Hook, first, last int) []flow {
+	for _, b := range w.side.hooks[hook] {
+		if b.Kind != NAT && b.Priority >= first && b.Priority < last && len(flows) > 0 && !w.over() {
+			flows = w.base(flows, b)
+		}
+	}
+	return flows
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// starts are all packets, in sets that have in common how they enter and whether their connection exists.
+func starts(p *Pod, six bool) []flow {
+	zero := Single(N(0))
+	all := box{Protocol: Between(1, 255), Source: every(six), Destination: every(six).Without(zero), SourcePort: every16, DestinationPort: every16,
+		UID: every32, GID: every32, In: zero, Out: p.others, Mark: every32}
+	entry := state{in: given(none), out: given(none), route: given(none), mark: entered(Mark), connMark: entered(ConnMark), dst: entered(Destination), dport: entered(DestinationPort)}
+	var out []flow
+	for _, existing := range []bool{false, true} {
+		f := flow{entry, all}
+		f.box[CTState], f.box[ConnMark], f.box[Transparent] = Values(invalid, fresh, untracked), zero, zero
+		if existing {
+			f.box[CTState], f.box[ConnMark], f.box[Transparent] = Values(related, established), every32, Values(0, 1)
+		}
+		sent, kernels, received := f, f, f
+		sent.socket, sent.owned = true, true
+		kernels.box[UID], kernels.box[GID] = zero, zero
+		received.inbound = true
+		received.box[UID], received.box[GID], received.box[Mark], received.box[In] = zero, zero, zero, p.others
+		out = append(out, sent, kernels, received)
+	}
+	return out
+}
+
+// show finds the most usual packet of a pair, and says what becomes of it.
+func (c *comparison) show(p pair, six, memory bool) Difference {
+	d := Difference{Away: c.away}
+	d.Witness, d.Other, d.weight = witness(c.pod, six, p.have)
+	if memory || c.away {
+		d.weight += 50
+	}
+	d.Plan, d.Have = p.plan.words(six, &d.Witness), p.have.words(six, &d.Witness)
+	if memory {
+		d.Plan, d.Have = d.Plan+p.plan.memory(&d.Witness), d.Have+p.have.memory(&d.Witness)
+	}
+	return d
+}
+
+// usual are the values that a witness has where its box lets it, the most usual first.
+func usual(p *Pod, six, inbound bool) [fields][]Number {
+	address := func(four, six6 string) Number {
+		if six {
+			four = six6
+		}
+		return Address(netip.MustParseAddr(four))
+	}
+	numbers := func(values ...uint64) (all []Number) {
+		for _, v := range values {
+			all = append(all, N(v))
+		}
+		return all
+	}
+	u := [fields][]Number{
+		Protocol: numbers(6, 17), Source: {address("198.51.100.1", "2001:db8:1::1")}, Destination: {address("203.0.113.9", "2001:db8::9")},
+		SourcePort: numbers(40000), DestinationPort: numbers(443, 80, 8080), UID: numbers(1000, 0), GID: numbers(1000, 0), Mark: numbers(0),
+		ConnMark: numbers(0), CTState: numbers(fresh, established, invalid, related, untracked), Transparent: numbers(0),
+	}
+	for _, i := range p.interfaces {
+		for _, a := range i.addresses {
+			if a.Is6() == six {
+				u[Destination], u[Source] = append(u[Destination], Address(a)), append(u[Source], Address(a))
+			}
+		}
+	}
+	u[Destination] = append(u[Destination], address("127.0.0.1", "::1"))
+	if inbound { // what is forwarded comes after what is for the pod
+		u[Destination] = append(u[Destination][1:], u[Destination][0])
+	}
+	return u
+}
+
+// witness returns a packet of a flow, and how unusual it is.
+func witness(p *Pod, six bool, f flow) (packet rules.Packet, other string, weight int) {
+	u := usual(p, six, f.inbound)
+	var v [fields]Number
+	for x := range v {
+		v[x] = f.box[x].spans[0].First
+		rank := slices.IndexFunc(u[x], f.box[x].has)
+		if rank >= 0 {
+			v[x] = u[x][rank]
+		} else if Field(x) != In && Field(x) != Out {
+			rank = 10
+		}
+		if Field(x) == CTState || Field(x) == Mark || Field(x) == Protocol { // what nobody sees in daily life
+			rank *= 3
+		}
+		weight += max(rank, 0)
+	}
+	if f.inbound {
+		packet.Direction, packet.In = rules.Inbound, p.names[v[In].lo]
+	} else if !f.owned {
+		weight += 20
+	}
+	packet.Protocol = rules.TCP
+	switch v[Protocol].lo {
+	case protocols[rules.TCP]:
+	case protocols[rules.UDP]:
+		packet.Protocol = rules.UDP
+	default:
+		other = fmt.Sprintf("protocol %d", v[Protocol].lo)
+	}
+	packet.Source = netip.AddrPortFrom(v[Source].address(six), uint16(v[SourcePort].lo))
+	packet.Destination = netip.AddrPortFrom(v[Destination].address(six), uint16(v[DestinationPort].lo))
+	packet.Out, packet.Socket = p.names[v[Out].lo], f.owned
+	if packet.Socket {
+		packet.UID, packet.GID = uint32(v[UID].lo), uint32(v[GID].lo)
+	}
+	packet.Mark, packet.ConnMark = uint32(v[Mark].lo), uint32(v[ConnMark].lo)
+	packet.State, packet.Transparent = rules.CTState(v[CTState].lo), v[Transparent].lo == 1
+	return packet, other, weight
+}
+
+// String says what becomes of the witness on either side.
+func (d Difference) String() string {
+	when := ""
+	if d.Away {
+		when = ", while the proxy does not listen,"
+	}
+	text := d.Witness.String()
+	if d.Other != "" {
+		text = d.Other + strings.TrimPrefix(text, d.Witness.Protocol)
+	}
+	return fmt.Sprintf("%s: the plan%s %s, the kernel %s", text, when, d.Plan, d.Have)
+}
+
+func (r ref) of(p *rules.Packet) Number {
+	switch {
+	case r.isGiven():
+		return r.c
+	case r.from == Destination:
+		return Address(p.Destination.Addr())
+	case r.from == DestinationPort:
+		return N(uint64(p.Destination.Port()))
+	case r.from == Mark:
+		return N(uint64(p.Mark))
+	case r.from == ConnMark:
+		return N(uint64(p.ConnMark))
+	}
+	return Number{}
+}
+
+// words says where a packet of the flow ends.
+func (f *flow) words(six bool, p *rules.Packet) string {
+	to := netip.AddrPortFrom(f.dst.of(p).address(six), uint16(f.dport.of(p).lo))
+	switch f.kind {
+	case redirected:
+		return fmt.Sprintf("gives it to port %d", to.Port())
+	case tproxied:
+		return fmt.Sprintf("gives it to port %d by TPROXY", f.listener)
+	case delivered:
+		return fmt.Sprintf("delivers it to %s", to)
+	case leaves:
+		if to == p.Destination {
+			return "lets it leave"
+		}
+		return fmt.Sprintf("lets it leave for %s", to)
+	case dropped:
+		return "drops it"
+	case reset:
+		return "resets it"
+	case underWay, unknown:
+	}
+	return "does with it what cannot be known"
+}
+
+func (f *flow) memory(p *rules.Packet) string {
+	text := fmt.Sprintf(" with zone %d and connmark %#x", f.zone, f.connMark.of(p).lo)
+	if f.untracked {
+		text += " untracked"
+	}
+	return text
+}
+
+// key is a text that tells a set from every other.
+func (s Set) key() string {
+	b := make([]byte, 0, 32*len(s.spans))
+	for _, x := range s.spans {
+		for _, v := range [...]uint64{x.First.hi, x.First.lo, x.Last.hi, x.Last.lo} {
+			b = binary.BigEndian.AppendUint64(b, v)
+		}
+	}
+	return string(b)
+}
