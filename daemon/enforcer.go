@@ -19,6 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Firewall writes and reads packet-filter rules of a namespace.
@@ -30,6 +31,9 @@ type Firewall interface {
 	Apply(context.Context, *netns.Namespace, rules.Plan) (changed bool, err error)
 	// Verify reads the kernel and returns every way in which it does not hold the plan.
 	Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules.Difference, error)
+	// Effect compares what becomes of packets by all that the namespace holds, whoever wrote it, with what becomes of
+	// them by the plan. have is the plan's routes and addresses that are there.
+	Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error)
 	// Own reads the rules of the footprint that the namespace holds, those of another plan too.
 	Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error)
 	// Fingerprint reads the kernel and returns a short text: equal ones mean equal rules, in two
@@ -178,8 +182,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 			if err := e.plan(ns, o); err != nil {
 				return err
 			}
-			o.Differences, err = e.differences(ctx, ns, o)
-			return err
+			return e.compare(ctx, ns, o)
 		})
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -46,6 +47,10 @@ func (f firewall) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules
 		return nil, nil
 	}
 	return f.verify()
+}
+
+func (f firewall) Effect(context.Context, *netns.Namespace, rules.Plan, rules.Plan, []rules.Interface) (effect.Result, error) {
+	return effect.Result{}, nil
 }
 
 func (f firewall) Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error) {

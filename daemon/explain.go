@@ -35,21 +35,28 @@ func (e *Enforcer) Interfaces(sb Sandbox) ([]rules.Interface, error) {
 	}
 	defer ns.Close()
 	var all []rules.Interface
-	err = ns.Do(func() error {
-		links, err := net.Interfaces()
-		if err != nil {
-			return fmt.Errorf("list the interfaces of %s: %w", ns.Path(), err)
-		}
-		for _, link := range links {
-			addrs, err := link.Addrs()
-			if err != nil {
-				return fmt.Errorf("list the addresses of %s in %s: %w", link.Name, ns.Path(), err)
-			}
-			all = append(all, rules.Interface{Name: link.Name, Addresses: addresses(addrs)})
-		}
-		return nil
+	err = ns.Do(func() (err error) {
+		all, err = interfacesHere()
+		return err
 	})
 	return all, err
+}
+
+// interfacesHere reads the interfaces of the thread's namespace.
+func interfacesHere() ([]rules.Interface, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list the pod's interfaces: %w", err)
+	}
+	var all []rules.Interface
+	for _, link := range links {
+		addrs, err := link.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("list the addresses of the pod's %s: %w", link.Name, err)
+		}
+		all = append(all, rules.Interface{Name: link.Name, Addresses: addresses(addrs)})
+	}
+	return all, nil
 }
 
 func addresses(found []net.Addr) []netip.Addr {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // memory is a Firewall that holds its rules in memory, for real namespaces. Any of its calls can be made
@@ -76,6 +77,17 @@ func (m *memory) Verify(_ context.Context, ns *netns.Namespace, plan rules.Plan)
 		diffs = append(diffs, rules.Diff(m.plans[ns.ID()].Rulesets()[i], want, plan.Footprint)...)
 	}
 	return diffs, nil
+}
+
+func (m *memory) Effect(_ context.Context, ns *netns.Namespace, plan, _ rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+	done, err := m.call()
+	defer done()
+	for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
+		pod := effect.NewPod(interfaces)
+		one := effect.Compare(pod, effect.OfPlan(pod, plan, family), effect.OfPlan(pod, m.plans[ns.ID()], family))
+		r.Answer, r.Differences = max(r.Answer, one.Answer), append(r.Differences, one.Differences...)
+	}
+	return r, err
 }
 
 func (m *memory) Own(_ context.Context, ns *netns.Namespace, _ rules.Footprint) (v4, v6 rules.Ruleset, err error) {

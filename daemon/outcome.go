@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Result is how a pod ended.
@@ -63,15 +64,16 @@ type Outcome struct {
 	Decision    rules.Decision
 	Plan        rules.Plan
 	Result      Result
-	Changed     bool     // the kernel was changed
-	Running     bool     // of Takeover: one of its containers had been started
-	Known       bool     // its rules had been verified before
-	Refined     bool     // its rules are other ones than before: a container said more about it
-	Outdated    bool     // protected by the whole rules of another version or configuration
-	Drifted     bool     // its rules had been verified and were found changed
-	Stopped     bool     // its sandbox was stopped over CRI
-	Impostor    string   // why the container goes around the mesh; "" is not
-	Differences []string // how the kernel does not hold the plan, or did not before it was changed
+	Changed     bool          // the kernel was changed
+	Running     bool          // of Takeover: one of its containers had been started
+	Known       bool          // its rules had been verified before
+	Refined     bool          // its rules are other ones than before: a container said more about it
+	Outdated    bool          // protected by the whole rules of another version or configuration
+	Drifted     bool          // its rules had been verified and were found changed
+	Stopped     bool          // its sandbox was stopped over CRI
+	Impostor    string        // why the container goes around the mesh; "" is not
+	Differences []string      // how the kernel does not hold the plan, or did not before it was changed
+	Effect      effect.Result // of Verify and Compare: what becomes of packets beside what the plan says
 	Stage       Stage
 	Spent       [len(Stages)]time.Duration // in each of Stages
 	NetNS       netns.ID                   // zero where it was not entered

@@ -36,16 +36,32 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 		case known.State == StatePending:
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
-		return e.visit(ctx, o, func(ns entered) (err error) {
+		return e.visit(ctx, o, func(ns entered) error {
 			if err := known.in(ns); err != nil {
 				return err
 			}
-			o.Differences, err = e.differences(ctx, ns, o)
-			return err
+			return e.compare(ctx, ns, o)
 		})
 	})
 	o.end()
 	return o
+}
+
+// compare reads the kernel rule by rule, and judges what it does to packets.
+func (e *Enforcer) compare(ctx context.Context, ns entered, o *Outcome) (err error) {
+	if o.Differences, err = e.differences(ctx, ns, o); err != nil || o.Plan.Rules() == 0 {
+		return err
+	}
+	interfaces, err := interfacesHere()
+	if err != nil {
+		return err
+	}
+	have, err := ns.routes.Own(o.Plan.Footprint)
+	if err != nil {
+		return err
+	}
+	o.Effect, err = e.firewall.Effect(ctx, ns.Namespace, o.Plan, have, interfaces)
+	return err
 }
 
 // Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with

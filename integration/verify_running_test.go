@@ -69,6 +69,12 @@ func TestVerifyRunningPods(t *testing.T) {
 		}
 		expect(0, "repaired: the kernel holds the plan", "", "--repair", "default/web")
 		d.event(t, "drift_repaired", "default/web")
+		// The plan's rules are whole, and somebody else's table decides before them.
+		inNetNS(t, pod.NetNS(), "nft", "add table inet other; add chain inet other c { type nat hook output priority -110; }; "+
+			"add rule inet other c tcp dport 443 dnat ip to 203.0.113.1")
+		expect(4, "by what becomes of packets: takes less\n  tcp", "1 differences", "default/web")
+		inNetNS(t, pod.NetNS(), "nft", "delete table inet other")
+		expect(0, "the kernel holds the plan", "", "default/web")
 		if document := expect(0, `"result": "whole"`, "", "--all", "--json"); !strings.Contains(document, `"netns": "`+pod.NetNS()+`"`) {
 			t.Errorf("says\n%s", document)
 		}

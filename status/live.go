@@ -33,9 +33,11 @@ const (
 // Verdict is what a look at a sandbox found.
 type Verdict struct {
 	Result      Result       `json:"result"`
-	Differences []string     `json:"differences"` // before the repair
-	Rules       int          `json:"rules"`       // of the plan
-	Plan        string       `json:"plan"`        // its key
+	Differences []string     `json:"differences"`       // before the repair
+	Effect      string       `json:"effect,omitempty"`  // what the rules do beside the plan, such as "takes less"; of Verify only
+	Packets     []string     `json:"packets,omitempty"` // of those that show it, one of a kind
+	Rules       int          `json:"rules"`             // of the plan
+	Plan        string       `json:"plan"`              // its key
 	Took        Milliseconds `json:"tookMilliseconds"`
 	Detail      string       `json:"detail,omitempty"` // why it failed, is gone, or there are no rules
 }

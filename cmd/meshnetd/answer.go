@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/daemon/traffic"
@@ -54,7 +55,7 @@ func (a *answers) add(one answer) error {
 	a.all = append(a.all, one)
 	a.different += traffic.Counts(one.checks)[traffic.Wrong]
 	if v := one.Verdict; v != nil && v.Result == status.Different {
-		a.different += len(v.Differences)
+		a.different += max(1, len(v.Differences))
 	}
 	if a.json {
 		return nil
@@ -96,12 +97,24 @@ func verdictLines(v status.Verdict) []string {
 	case status.Exempt:
 		return []string{"nothing to verify: " + v.Detail}
 	case status.Different:
-		return v.Differences
+		return append(slices.Clone(v.Differences), effectLines(v)...)
 	case status.Repaired:
 		return append(v.Differences, fmt.Sprintf("repaired: the kernel holds the plan: %d rules", v.Rules))
 	case status.Failed, status.Gone:
 	}
 	return nil
+}
+
+// effectLines say what the rules that are there do to packets beside the plan, which their words do not tell.
+func effectLines(v status.Verdict) []string {
+	if v.Effect == "" {
+		return nil
+	}
+	lines := []string{"by what becomes of packets: " + v.Effect}
+	for _, p := range v.Packets {
+		lines = append(lines, "  "+p)
+	}
+	return lines
 }
 
 // failure is why nothing is known of the pod; "" where something is.

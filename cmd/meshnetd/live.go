@@ -11,6 +11,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -22,9 +23,23 @@ type live struct {
 
 // Verify implements status.Live.
 func (l live) Verify(ctx context.Context) status.Verdict {
-	o := l.Compare(ctx, l.id)
+	return compared(l.Compare(ctx, l.id))
+}
+
+// mostPackets are shown of those that end otherwise than the plan says.
+const mostPackets = 3
+
+// compared is the verdict of a comparison: by the rules' words, and by what they do.
+func compared(o daemon.Outcome) status.Verdict {
 	v := verdict(o)
-	if o.Err == nil && len(o.Differences) > 0 {
+	if o.Err != nil || o.Plan.Rules() == 0 && len(o.Differences) == 0 {
+		return v
+	}
+	v.Effect = o.Effect.Answer.String()
+	for _, d := range o.Effect.Differences[:min(len(o.Effect.Differences), mostPackets)] {
+		v.Packets = append(v.Packets, d.String())
+	}
+	if len(o.Differences) > 0 || o.Effect.Answer > effect.More {
 		v.Result = status.Different
 	}
 	return v

@@ -87,7 +87,7 @@ func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) err
 			return failure(o)
 		}
 		one := answer{Namespace: pod.Namespace, Name: pod.Name, NetNS: f.netns}
-		switch v := verdict(o); {
+		switch v := compared(o); {
 		case o.Decision.Reason == rules.ReasonInitContainer:
 			one.Verdict = &v
 		case f.traffic:
@@ -95,9 +95,8 @@ func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) err
 				return &exit{exitFailed, err}
 			}
 		default: // a pod that is left alone is to have nothing of ours
-			v.Result = status.Whole
-			if len(o.Differences) > 0 {
-				v.Result = status.Different
+			if v.Result != status.Different {
+				v.Result = status.Whole
 			}
 			one.Verdict = &v
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // What can be asked for.
@@ -185,6 +186,15 @@ func (b *Backend) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pl
 		return nil, err
 	}
 	return p.Verify(ctx, ns, plan)
+}
+
+// Effect implements daemon.Firewall.
+func (b *Backend) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return effect.Result{}, err
+	}
+	return p.Effect(ctx, ns, plan, have, interfaces)
 }
 
 // Own implements daemon.Firewall.

@@ -6,6 +6,7 @@ package nftables
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -230,27 +231,43 @@ func before(key []byte) []byte {
 }
 
 // Effect compares what becomes of a pod's packets by all that nf_tables holds in the namespace, whoever wrote it, with
-// what becomes of them by the plan. have is the plan's routes and addresses that the namespace has. Tables of
-// iptables-legacy are not seen.
-func Effect(ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+// what becomes of them by the plan. have is the plan's routes and addresses that the namespace has.
+func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+	if err := ctx.Err(); err != nil {
+		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
+	}
 	err = ns.Do(func() error {
-		return look(func(s state, _ []byte) error {
-			r = effect.Result{}
-			for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
-				pod := effect.NewPod(interfaces)
-				wanted, held := effect.OfPlan(pod, plan, family), effect.NewSide(pod, family, have.Routes, have.Loopback)
-				if err := s.addTo(held, pod, family); err != nil {
-					return err
-				}
-				one := effect.Compare(pod, wanted, held)
-				r.Answer, r.Work = max(r.Answer, one.Answer), r.Work+one.Work
-				r.Differences = append(r.Differences, one.Differences...)
-			}
-			return nil
-		})
+		if r, err = judge(plan, have, interfaces); err != nil || !have.V4.Empty() || !have.V6.Empty() {
+			return err
+		}
+		old, err := Legacy()
+		if len(old) > 0 { // which of two kinds of tables decides depends on which was there first
+			r.Answer = max(r.Answer, effect.CannotTell)
+		}
+		return err
 	})
 	if err != nil {
 		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
 	}
 	return r, nil
+}
+
+// judge does it in the namespace of the calling thread. Rules of have are tables of iptables-legacy.
+func judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+	err = look(func(s state, _ []byte) error {
+		r = effect.Result{}
+		for _, old := range have.Rulesets() {
+			pod := effect.NewPod(interfaces)
+			wanted, held := effect.OfPlan(pod, plan, old.Family), effect.NewSide(pod, old.Family, have.Routes, have.Loopback)
+			held.AddTables(pod, old)
+			if err := s.addTo(held, pod, old.Family); err != nil {
+				return err
+			}
+			one := effect.Compare(pod, wanted, held)
+			r.Answer, r.Work = max(r.Answer, one.Answer), r.Work+one.Work
+			r.Differences = append(r.Differences, one.Differences...)
+		}
+		return nil
+	})
+	return r, err
 }

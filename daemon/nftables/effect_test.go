@@ -25,7 +25,8 @@ var addresses = []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAdd
 
 func (s sandbox) effect(t testing.TB, plan rules.Plan, interfaces []rules.Interface) effect.Result {
 	t.Helper()
-	r, err := Effect(s.ns, plan, plan, interfaces)
+	have := rules.Plan{Routes: plan.Routes, Loopback: plan.Loopback}
+	r, err := Tables{}.Effect(t.Context(), s.ns, plan, have, interfaces)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Tables writes and reads rules with one variant of iptables, nft or legacy.
@@ -95,6 +96,24 @@ func (t *Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 		})
 	}
 	return append(append(diffs[0], diffs[1]...), more...), err
+}
+
+// Effect compares what becomes of packets by all that the namespace holds with what becomes of them by the plan.
+func (t *Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+	if t.variant.legacy {
+		err := t.eachFamily(plan, func(want rules.Ruleset) (err error) {
+			of := &have.V4
+			if want.Family == rules.IPv6 {
+				of = &have.V6
+			}
+			*of, err = t.save(ctx, ns, want.Family)
+			return err
+		})
+		if err != nil {
+			return effect.Result{}, err
+		}
+	}
+	return unseen.Effect(ctx, ns, plan, have, interfaces)
 }
 
 // eachFamily calls fn for both rule sets at once, that of IPv6 only where ip6tables works. A plan that
