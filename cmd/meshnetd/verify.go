@@ -30,9 +30,12 @@ func verifyCommand() *cobra.Command {
 		Short: "Compare pods, or a network namespace, with what they are to hold",
 		Long: "Asks the running daemon to read a pod's rules from the kernel and to compare them with the pod's plan; with\n" +
 			"--netns and -f does it without a daemon. --repair brings the rules to what the daemon's configuration says today.\n" +
+			"Then it is judged what all tables that are there, whoever wrote them, do to packets beside the plan: the same, more, less,\n" +
+			"or what cannot be told, with packets that show it.\n" +
 			"--traffic sends the packets that show what the kernel does, which also finds what others put beside the rules;\n" +
 			"no connection comes of them, neither for the app nor for the proxy.\n\n" +
-			"Exit 0 when all is as it should be, or is repaired; 4 with a line for each difference; 1 failed; 2 wrong command line\n" +
+			"Exit 0 when all is as it should be, or is repaired; 4 with a line for each difference,\n" +
+			"and where packets go around that the plan takes, or that cannot be told; 1 failed; 2 wrong command line\n" +
 			"or, with --netns, configuration;\n" +
 			"3 the pod of -f is refused. What is not provable is said, and is no difference.",
 		Example: "  meshnetd verify shop/cart-7d4b9\n  meshnetd verify --all --repair\n  meshnetd verify --traffic shop/cart-7d4b9\n" +
