@@ -98,7 +98,7 @@ func traced(e rules.End) string {
 func TestAsTraced(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	packets := 0
-	total := draws(t, 40)
+	total := draws(t, 20)
 	for range total {
 		s := generate.Draw(random)
 		if random.IntN(8) == 0 {

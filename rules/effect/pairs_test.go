@@ -57,7 +57,7 @@ func TestPairs(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, uint64(draws(t, 4))))
 	counts := map[Answer]int{}
 	replayed := 0
-	total := draws(t, 120)
+	total := draws(t, 60)
 	for i := range total {
 		s := generate.Draw(random)
 		other := s.Plan
