@@ -212,11 +212,25 @@ func TestBehindSilentNeighbours(t *testing.T) {
 	socket := socketPath(t)
 	rt := startRuntime(t, socket, "containerd", "v2.4.2", meshed("old"))
 	for range 2 {
-		conn, err := net.Dial("unix", socket)
+		first, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		again := make(chan net.Conn, 1)
+		go func() { // thrown out, it comes again
+			_, _ = first.Read(make([]byte, 1))
+			_ = first.Close()
+			second, err := net.Dial("unix", socket)
+			if err != nil {
+				t.Error(err)
+			}
+			again <- second
+		}()
+		defer func() {
+			if second := <-again; second != nil {
+				_ = second.Close()
+			}
+		}()
 	}
 	notice := make(chan time.Time)
 	p := run(t, socket, &pods{}, func(p *Plugin) {

@@ -52,7 +52,9 @@ func kernelRows() []Row {
 }
 
 // Rows returns every fault, then every attack.
-func Rows() []Row { return slices.Concat(daemonRows(), runtimeRows(), kernelRows(), attacks()) }
+func Rows() []Row {
+	return slices.Concat(daemonRows(), runtimeRows(), queueRows(), kernelRows(), attacks())
+}
 
 // Rows returns the faults that are some on this runtime.
 func (w *World) Rows() []Row {
