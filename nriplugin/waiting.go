@@ -38,7 +38,7 @@ var (
 		"register; others that connected to the NRI socket and say nothing are before meshnetd")
 	errUnsynchronized = errors.New("the runtime closed the connection before it had told which pods there are; it tells four pods and " +
 		"four containers in one message of at most 4 MiB, so that the likely cause is containers with megabytes of environment or " +
-		"arguments: meshnetd stays away until they are gone, and docs/troubleshooting.md says how to find them")
+		"arguments: no plugin can connect until they are gone, and docs/troubleshooting.md says how to find them")
 	errRestarted = errors.New("the runtime was started anew")
 	errRest      = errors.New("the runtime is back, and left alone for a while")
 )
