@@ -59,6 +59,8 @@ func every(family rules.Family, network string, any netip.Addr) rules.Ruleset {
 		out("nat", rules.Return, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: more})
 		out("nat", rules.Return, rules.Destination{Prefix: netip.PrefixFrom(address, int(more%100)/4)})
 	}
+	out("nat", rules.Return, tcp, rules.DestinationPorts{{First: 22, Last: 22}, {First: 7000, Last: 7010}}, rules.OwnerUIDs{First: 1, Last: 5})
+	out("nat", rules.DNAT{To: address.Next(), Port: 53}, udp, port(rules.UDP, false), rules.Comment("meshnetd/try"))
 	out("nat", rules.Redirect{Port: 1}, udp, port(rules.UDP, false))
 	out("nat", rules.Redirect{Port: 2}, tcp)
 	in("nat", rules.Redirect{Port: 3}, rules.InInterface("eth0"), tcp)
