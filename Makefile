@@ -27,7 +27,8 @@ manifests: ## render the plain Kubernetes manifests from the Helm chart
 docs: ## write the pages that come from the code: commands, configuration, compatibility
 	$(GO) test ./docs ./cmd/meshnetd -run 'Test[A-Za-z]*Page$$' -update
 
-demo: deps build ## protect a pod on a real containerd, and show it on one screen
+# RECORD=docs writes the pictures of this run.
+demo: deps build ## show what meshnetd is for, on a real containerd, in less than a minute
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
 	$(GO) build -o $(BUILD)/demo ./integration/demo

@@ -20,7 +20,7 @@ import (
 )
 
 // figures are what differs from run to run: the timeline's and the decision's microseconds.
-var figures = regexp.MustCompile(`(?m)^ +\d+  |decided in \d+`)
+var figures = regexp.MustCompile(`(?m)^ +\d+ µs|decided in \d+`)
 
 // pages returns the module's directory and the texts of the pages that match a pattern there.
 func pages(t *testing.T, patterns ...string) (root, text string) {
