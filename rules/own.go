@@ -67,20 +67,19 @@ func (f Footprint) mark(own []ownership, c Chain, t Table) {
 // reroutedAtTheHead counts the exceptions at the head of a chain that stand before those of excluded
 // interfaces: rerouted ones are written first.
 func reroutedAtTheHead(c Chain, excluded []string) int {
-	var head []string
+	const end = "\n" // which is in no name; strings looks for the last place in one go
+	var names strings.Builder
+	names.WriteString(end)
 	for _, r := range c.Rules {
 		iface, exception := r.interfaceReturn()
 		if !exception {
 			break
 		}
-		head = append(head, iface)
+		names.WriteString(iface + end)
 	}
-	for n := len(head) - len(excluded); n >= 0; n-- {
-		if slices.Equal(head[n:n+len(excluded)], excluded) {
-			return n
-		}
-	}
-	return 0
+	head := names.String()
+	last := strings.LastIndex(head, end+strings.Join(append(excluded, ""), end))
+	return strings.Count(head[:max(last, 0)], end)
 }
 
 // excludedInterfaces returns the interfaces of the exceptions before the last anchor of OUTPUT.

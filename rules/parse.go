@@ -19,6 +19,7 @@ func ParseSave(family Family, r io.Reader) (Ruleset, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), 1<<20)
 	var table *Table
+	chains := map[string]int{} // of the table, by their names
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
 		if line == "" || line[0] == '#' {
@@ -36,6 +37,7 @@ func ParseSave(family Family, r io.Reader) (Ruleset, error) {
 			}
 			rs.Tables = append(rs.Tables, Table{Name: name})
 			table = &rs.Tables[len(rs.Tables)-1]
+			clear(chains)
 			continue
 		}
 		if table == nil {
@@ -50,13 +52,14 @@ func ParseSave(family Family, r io.Reader) (Ruleset, error) {
 			if len(fields) < 2 {
 				return fail("chain without policy")
 			}
-			if _, ok := table.Chain(fields[0]); ok {
+			if _, ok := chains[fields[0]]; ok {
 				return fail("second chain of that name")
 			}
+			chains[fields[0]] = len(table.Chains)
 			table.Chains = append(table.Chains, Chain{Name: fields[0], Builtin: fields[1] != "-"})
 			continue
 		}
-		if !table.appendRule(line) {
+		if !table.appendRule(line, chains) {
 			return fail("not a rule of a chain of this table")
 		}
 	}
@@ -71,7 +74,7 @@ func ParseSave(family Family, r io.Reader) (Ruleset, error) {
 }
 
 // appendRule adds a line "-A CHAIN RULE", counters in front of it ignored, to a declared chain.
-func (t *Table) appendRule(line string) bool {
+func (t *Table) appendRule(line string, chains map[string]int) bool {
 	if strings.HasPrefix(line, "[") {
 		_, line, _ = strings.Cut(line, " ")
 	}
@@ -80,8 +83,8 @@ func (t *Table) appendRule(line string) bool {
 		return false
 	}
 	chain, text, _ := strings.Cut(rest, " ")
-	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == chain })
-	if i < 0 {
+	i, ok := chains[chain]
+	if !ok {
 		return false
 	}
 	t.Chains[i].Rules = append(t.Chains[i].Rules, ParseRule(text))

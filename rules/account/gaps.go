@@ -22,7 +22,16 @@ type Gaps struct {
 	Ranges []netip.Prefix
 	IDs    []uint32
 
-	all []rules.Gap
+	all   []rules.Gap
+	drawn drawn
+}
+
+// drawn is what was chosen for packets, once: by the first of the candidates for an address, by the id that it is not.
+type drawn struct {
+	free      uint16
+	named     *[1 << 16]bool // the ports that settings name
+	addresses map[string]netip.Addr
+	ids       map[uint32]uint32
 }
 
 // Covers tells whether a packet is part of a gap.
@@ -180,23 +189,29 @@ func (g *Gaps) Own(family rules.Family) netip.Addr {
 // Outside returns an address elsewhere, out of the named ranges where that can be: one that is nobody's (RFC 5737,
 // RFC 3849), or some other for pods whose ranges have these.
 func (g *Gaps) Outside(family rules.Family) netip.Addr {
-	return g.unnamed(family, map[rules.Family][]string{
+	return g.unnamed(map[rules.Family][]string{
 		rules.IPv4: {"203.0.113.10", "198.51.100.10", "8.8.8.8", "100.64.0.10"},
 		rules.IPv6: {"2001:db8:1::10", "2620:fe::fe", "fd12::10"}}[family])
 }
 
-func (g *Gaps) unnamed(family rules.Family, texts []string) netip.Addr {
-	var all []netip.Addr
-	for _, text := range texts {
-		all = append(all, netip.MustParseAddr(text))
+func (g *Gaps) unnamed(texts []string) netip.Addr {
+	addr, known := g.drawn.addresses[texts[0]]
+	if known {
+		return addr
 	}
-	ranges := rules.OfFamily(g.Ranges, family)
-	for _, addr := range all {
-		if !slices.ContainsFunc(ranges, func(prefix netip.Prefix) bool { return prefix.Contains(addr) }) {
-			return addr
+	addr = netip.MustParseAddr(texts[0])
+	for _, text := range texts {
+		other := netip.MustParseAddr(text)
+		if !slices.ContainsFunc(g.Ranges, func(prefix netip.Prefix) bool { return prefix.Contains(other) }) {
+			addr = other
+			break
 		}
 	}
-	return all[0]
+	if g.drawn.addresses == nil {
+		g.drawn.addresses = map[string]netip.Addr{}
+	}
+	g.drawn.addresses[texts[0]] = addr
+	return addr
 }
 
 // Name returns "IPv4" or "IPv6".
@@ -220,13 +235,34 @@ func PortOf(r rules.PortRange) uint16 { return max(r.First, min(r.Last, 1)) }
 
 // FreePort returns a port that no setting names, where there is one, and none of these in any case.
 func (g *Gaps) FreePort(not ...uint16) uint16 {
+	if len(not) > 0 {
+		return g.freePort(not)
+	}
+	if g.drawn.free == 0 {
+		g.drawn.free = g.freePort(nil)
+	}
+	return g.drawn.free
+}
+
+func (g *Gaps) freePort(not []uint16) uint16 {
+	if g.drawn.named == nil {
+		g.drawn.named = &[1 << 16]bool{53: true}
+		for _, r := range rules.MergePorts(g.Ports) {
+			for port := int(r.First); port <= int(r.Last); port++ {
+				g.drawn.named[port] = true
+			}
+		}
+	}
+	excluded := map[uint16]bool{}
+	for _, port := range not {
+		excluded[port] = true
+	}
 	const usual = 8080
-	named := append([]rules.PortRange{{First: 53, Last: 53}}, g.Ports...)
 	fallback := uint16(0)
 	for port := uint16(usual); port != 0; port++ {
 		switch {
-		case slices.Contains(not, port):
-		case !slices.ContainsFunc(named, func(r rules.PortRange) bool { return r.Contains(port) }):
+		case excluded[port]:
+		case !g.drawn.named[port]:
 			return port
 		case fallback == 0:
 			fallback = port
@@ -239,14 +275,7 @@ const someClient, someUser = 40000, 1000 // that no setting has to do with
 
 // Sent is a packet of somebody who is not the proxy.
 func (g *Gaps) Sent(family rules.Family, protocol string, to netip.Addr, port uint16) rules.Packet {
-	other := func(proxys uint32) uint32 {
-		id := uint32(someUser)
-		for id == proxys || slices.Contains(g.IDs, id) {
-			id++
-		}
-		return id
-	}
-	p := rules.Packet{Direction: rules.Outbound, Protocol: protocol, Out: g.leads(), Socket: true, UID: other(g.UID), GID: other(g.GID),
+	p := rules.Packet{Direction: rules.Outbound, Protocol: protocol, Out: g.leads(), Socket: true, UID: g.otherThan(g.UID), GID: g.otherThan(g.GID),
 		Source: netip.AddrPortFrom(g.Own(family), someClient), Destination: netip.AddrPortFrom(to, port)}
 	if to.IsLoopback() {
 		p.Source = netip.AddrPortFrom(to, someClient)
@@ -254,9 +283,29 @@ func (g *Gaps) Sent(family rules.Family, protocol string, to netip.Addr, port ui
 	return p
 }
 
+// otherThan returns an id that is neither the proxy's nor one that settings name.
+func (g *Gaps) otherThan(proxys uint32) uint32 {
+	if id, known := g.drawn.ids[proxys]; known {
+		return id
+	}
+	named := map[uint32]bool{proxys: true}
+	for _, id := range g.IDs {
+		named[id] = true
+	}
+	id := uint32(someUser)
+	for named[id] {
+		id++
+	}
+	if g.drawn.ids == nil {
+		g.drawn.ids = map[uint32]uint32{}
+	}
+	g.drawn.ids[proxys] = id
+	return id
+}
+
 // Arrives is a packet of a peer.
 func (g *Gaps) Arrives(family rules.Family, protocol string, to netip.Addr, port uint16) rules.Packet {
-	from := g.unnamed(family, map[rules.Family][]string{
+	from := g.unnamed(map[rules.Family][]string{
 		rules.IPv4: {"192.0.2.99", "203.0.113.99", "8.8.8.8"}, rules.IPv6: {"2001:db8::99", "2620:fe::99", "fd12::99"}}[family])
 	return rules.Packet{Direction: rules.Inbound, Protocol: protocol, In: g.leads(), Out: g.leads(),
 		Source: netip.AddrPortFrom(from, someClient), Destination: netip.AddrPortFrom(to, port)}
