@@ -46,11 +46,11 @@ func MergePrefixes(list []netip.Prefix) []netip.Prefix {
 	return merged(Unique(list), func(a, b netip.Prefix) int {
 		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	}, func(a, b netip.Prefix) (netip.Prefix, bool) {
-		whole := netip.PrefixFrom(a.Addr(), a.Bits()-1)
-		if a.Bits() == b.Bits() && whole.IsValid() && whole.Contains(b.Addr()) {
-			return whole.Masked(), true
+		if a.Contains(b.Addr()) { // also where only bits differ that do not count
+			return a, true
 		}
-		return a, a.Contains(b.Addr())
+		whole := netip.PrefixFrom(a.Addr(), a.Bits()-1)
+		return whole.Masked(), a.Bits() == b.Bits() && whole.IsValid() && whole.Contains(b.Addr())
 	})
 }
 

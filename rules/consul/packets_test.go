@@ -196,9 +196,9 @@ func draw(random *rand.Rand) (consul.Mesh, rules.Pod) {
 		}
 	}
 	dualStack := random.IntN(2) == 0
-	maybe("ExcludeInboundPorts", `["20200","20300"]`, `["0:65535"]`, `["8080"]`, `["80:90","8080"]`)
-	maybe("ExcludeOutboundPorts", `["3306"]`, `["80","443"]`, `["1:79","81"]`, `["53"]`)
-	maybe("ExcludeOutboundCIDRs", `["198.51.100.0/24"]`, `["0.0.0.0/0"]`, `["fd00::/8","10.96.0.10"]`, `["::/0"]`)
+	maybe("ExcludeInboundPorts", `["20200","20300"]`, `["0:65535"]`, `["8080"]`, `["80:90","8080"]`, meshtest.LongList(random, ":"))
+	maybe("ExcludeOutboundPorts", `["3306"]`, `["80","443"]`, `["1:79","81"]`, `["53"]`, meshtest.LongList(random, ":"))
+	maybe("ExcludeOutboundCIDRs", `["198.51.100.0/24"]`, `["0.0.0.0/0"]`, `["fd00::/8","10.96.0.10"]`, `["::/0"]`, meshtest.LongRanges(random))
 	maybe("ExcludeUIDs", `["5996","5997"]`, `["0"]`, `["5995"]`)
 	maybe("ProxyOutboundPort", `15002`, `0`)
 	addresses := []string{`"10.0.0.10"`}

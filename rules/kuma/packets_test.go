@@ -245,9 +245,9 @@ func draw(random *rand.Rand) (kuma.Mesh, rules.Pod) {
 	maybe("    ", "skipConntrackZoneSplit", "true", "false")
 	for _, direction := range []string{"inbound", "outbound"} {
 		config.WriteString("  " + direction + ":\n    enabled: " + pick(random, "true", "true", "true", "false") + "\n")
-		maybe("    ", "includePorts", "[]", "[80, 8080]", "[443]")
-		maybe("    ", "excludePorts", "[]", "[9001, 80]", "[8080, 22]", "[53]")
-		maybe("    ", "excludePortsForIPs", "[198.51.100.0/24]", "['0.0.0.0/0']", "['fd00::/8,10.244.2.9']", "['::/0']")
+		maybe("    ", "includePorts", "[]", "[80, 8080]", "[443]", meshtest.LongList(random, ""))
+		maybe("    ", "excludePorts", "[]", "[9001, 80]", "[8080, 22]", "[53]", meshtest.LongList(random, ""))
+		maybe("    ", "excludePortsForIPs", "[198.51.100.0/24]", "['0.0.0.0/0']", "['fd00::/8,10.244.2.9']", "['::/0']", meshtest.LongRanges(random))
 	}
 	maybe("    ", "excludePortsForUIDs", "[1000]", "['tcp:22,80:1001-1005']", "['53:0-2000', 'udp:53:5678']", "['udp:80,443:0-2000']", "['8000-9000:1000']")
 	without := pick(random, rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block)

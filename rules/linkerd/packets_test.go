@@ -178,9 +178,9 @@ func draw(random *rand.Rand) (linkerd.Mesh, rules.Pod) {
 			pod.Annotations["config.linkerd.io/"+key] = pick(random, values...)
 		}
 	}
-	maybe("skip-outbound-ports", "25", "0-65535", "80,443,8000-8010", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,80,90-100", "0")
-	maybe("skip-inbound-ports", "22", "0-1023", "80", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,80")
-	maybe("skip-subnets", "10.0.0.0/8", "0.0.0.0/0", "fd00::/8,10.244.2.9/32", "::/0")
+	maybe("skip-outbound-ports", "25", "0-65535", "80,443,8000-8010", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,80,90-100", "0", bare(meshtest.LongList(random, "-")))
+	maybe("skip-inbound-ports", "22", "0-1023", "80", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,80", bare(meshtest.LongList(random, "-")))
+	maybe("skip-subnets", "10.0.0.0/8", "0.0.0.0/0", "fd00::/8,10.244.2.9/32", "::/0", bare(meshtest.LongRanges(random)))
 	maybe("proxy-uid", "2103", "1000")
 	maybe("proxy-gid", "3000", "0", "4000")
 	maybe("proxy-inbound-port", "80")
@@ -190,6 +190,9 @@ func draw(random *rand.Rand) (linkerd.Mesh, rules.Pod) {
 	}
 	return linkerd.Mesh{Defaults: defaults}, pod
 }
+
+// bare is a list as an annotation has it.
+func bare(list string) string { return strings.NewReplacer("[", "", "]", "", `"`, "").Replace(list) }
 
 func drawPacket(random *rand.Rand, s scene, in linkerd.Intent) packet {
 	port := pick(random, 80, 443, 25, 22, 4191, 4190, 4567, 6443, 8005, 8011, in.InboundPort, in.OutboundPort, 0, 65535)

@@ -90,7 +90,8 @@ func pod(random *rand.Rand) rules.Pod {
 			annotations[key] = value
 		}
 	}
-	list := func(from []uint16) string { return join(some(random, from)) }
+	list := func(from []uint16) string { return join(long(random, some(random, from), run)) }
+	cidrs := func() string { return strings.Join(long(random, some(random, ranges), halves), ",") }
 	orAll := func(list string) string {
 		if flip(random) {
 			return "*"
@@ -102,8 +103,8 @@ func pod(random *rand.Rand) rules.Pod {
 	set("traffic.sidecar.istio.io/excludeInboundPorts", list(ports))
 	set("traffic.sidecar.istio.io/includeOutboundPorts", list(ports))
 	set("traffic.sidecar.istio.io/excludeOutboundPorts", list(ports))
-	set("traffic.sidecar.istio.io/includeOutboundIPRanges", orAll(strings.Join(some(random, ranges), ",")))
-	set("traffic.sidecar.istio.io/excludeOutboundIPRanges", strings.Join(some(random, ranges), ","))
+	set("traffic.sidecar.istio.io/includeOutboundIPRanges", orAll(cidrs()))
+	set("traffic.sidecar.istio.io/excludeOutboundIPRanges", cidrs())
 	set("traffic.sidecar.istio.io/excludeInterfaces", strings.Join(some(random, interfaces), ","))
 	set("istio.io/reroute-virtual-interfaces", strings.Join(some(random, interfaces), ","))
 	p := rules.Pod{Namespace: "shop", Name: "cart", Annotations: annotations}
@@ -154,6 +155,37 @@ func some[T any](random *rand.Rand, values []T) []T {
 	list := []T{}
 	for range random.IntN(4) {
 		list = append(list, pick(random, values...))
+	}
+	return list
+}
+
+// long makes a list now and then so long that it is merged, of more values in any order.
+func long[T any](random *rand.Rand, list []T, more func(*rand.Rand) []T) []T {
+	if random.IntN(8) > 0 {
+		return list
+	}
+	list = append(list, more(random)...)
+	random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list
+}
+
+// run is a row of ports, with those in it that other lists name.
+func run(random *rand.Rand) (list []uint16) {
+	first := pick(random, 70, 430, 15000, 65535-19)
+	for i := range 20 {
+		if random.IntN(6) > 0 {
+			list = append(list, uint16(first+i))
+		}
+	}
+	return list
+}
+
+// halves are prefixes that lie side by side and in each other, around addresses that packets have.
+func halves(random *rand.Rand) (list []string) {
+	for i := range 20 {
+		if random.IntN(6) > 0 {
+			list = append(list, pick(random, fmt.Sprintf("10.244.%d.0/24", i), fmt.Sprintf("10.%d.0.0/16", 240+i%8), fmt.Sprintf("fd00:10:24%x::/48", i%8)))
+		}
 	}
 	return list
 }
