@@ -32,7 +32,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"hook", (*bench).hook}, {"ratio", (*bench).ratio}, {"gate", (*bench).gate}, {"packet", (*bench).packet},
-		{"pod", (*bench).pod}, {"memory", (*bench).memory}, {"burst", (*bench).burst},
+		{"pod", (*bench).pod}, {"memory", (*bench).memory}, {"burst", (*bench).burst}, {"hostile", (*bench).hostile},
 	}
 }
 
