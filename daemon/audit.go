@@ -127,7 +127,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	case failed && o.Err.Error() == known.Detail: // that was said before
 	case known.unsettled():
 		e.conclude(o)
-	case failed || o.Drifted || o.Changed || known.State == StateFailing:
+	case failed || o.Drifted || o.Changed || o.Readdressed || known.State == StateFailing:
 		e.record(o)
 	} // else it is as it was, or somebody wrote there without changing what counts
 }

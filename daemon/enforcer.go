@@ -250,21 +250,3 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error
 		return fn(entered{ns, routes})
 	})
 }
-
-// plan builds the plan from the addresses the manifest names, else from those in the namespace.
-func (e *Enforcer) plan(ns entered, o *Outcome) error {
-	if o.Decision.Action != rules.Enrol {
-		o.planned(rules.Plan{Footprint: e.enabled()})
-		return nil
-	}
-	ips := o.Pod.IPs
-	if len(ips) == 0 {
-		var err error
-		if ips, err = ns.routes.Addresses(); err != nil {
-			return err
-		}
-	}
-	plan, err := o.Decision.Planner(ips)
-	o.planned(plan)
-	return err
-}

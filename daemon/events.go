@@ -12,12 +12,14 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 // The events of pods. Scripts rely on these words.
 const (
 	EventProtected   = "pod_protected"   // its rules were read from the kernel before its first container
 	EventRefined     = "pod_refined"     // one of its containers said more about it, and its rules were replaced
+	EventReaddressed = "pod_readdressed" // its addresses are other ones, and so are its rules, or what goes around them
 	EventLate        = "pod_late"        // it ran without its rules; it has them now
 	EventOutdated    = "pod_outdated"    // it has the whole rules of another version or configuration, and keeps them
 	EventSkipped     = "pod_skipped"     // not touched
@@ -61,6 +63,8 @@ func (o Outcome) protectedEvent() string {
 		return EventImpostor
 	case o.Changed && o.Running:
 		return EventLate
+	case o.Readdressed && !o.Drifted:
+		return EventReaddressed
 	case o.Trigger == Audited || o.Drifted:
 		return EventRepaired
 	case o.Outdated:
@@ -131,6 +135,8 @@ func (o Outcome) level() slog.Level {
 	switch event := o.Event(); {
 	case event == EventSkipped || o.gone():
 		return slog.LevelDebug
+	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
+		return slog.LevelWarn
 	case event == EventLate || event == EventImpostor || event == EventRepaired || event == EventStopped:
 		return slog.LevelWarn
 	case o.Err != nil:
@@ -152,6 +158,11 @@ func (o Outcome) message() string {
 		return "the pod ran without its rules; its sandbox was stopped so that a new one is made (catch_up)"
 	case EventImpostor:
 		return o.Impostor
+	case EventReaddressed:
+		if o.Plan.WithoutIPv6 == rules.IPv6Mesh {
+			return "the pod got an IPv6 address, and its IPv6 goes around the mesh"
+		}
+		return "the pod has other addresses than before, and the rules for them"
 	case EventRepaired:
 		return "the pod has its rules again"
 	}

@@ -26,7 +26,7 @@ func elsewheresPlan(t *testing.T, pod rules.Pod) rules.Plan {
 	t.Helper()
 	other := linkerd.Standard()
 	other.SkipOutbound = []rules.PortRange{{First: 4567, Last: 4568}}
-	plan, err := linkerd.Mesh{Defaults: other}.Decide(pod).Planner(nil)
+	plan, err := linkerd.Mesh{Defaults: other}.Decide(pod).Planner(rules.Network{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func (e *Enforcer) news(o Outcome) {
 	if errors.Is(o.Err, context.Canceled) {
 		return // the daemon is being stopped, and the next one is asked again
 	}
-	if o.Changed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.Known) {
+	if o.Changed || o.Readdressed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.Known) {
 		e.record(o)
 	}
 }
@@ -180,7 +180,11 @@ func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err 
 		}
 		defer routes.Close()
 		moved, err := routes.Verify(known.Plan)
-		intact = err == nil && len(moved) == 0
+		if err != nil || len(moved) > 0 {
+			return err
+		}
+		now, err := network(entered{ns, routes}, known.Pod)
+		intact = err == nil && now.Equal(known.network)
 		return err
 	})
 	return intact, err

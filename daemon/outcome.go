@@ -68,6 +68,7 @@ type Outcome struct {
 	Running     bool          // of Takeover: one of its containers had been started
 	Known       bool          // its rules had been verified before
 	Refined     bool          // its rules are other ones than before: a container said more about it
+	Readdressed bool          // its addresses are other ones, and so are its rules, or what goes around them
 	Outdated    bool          // protected by the whole rules of another version or configuration
 	Drifted     bool          // its rules had been verified and were found changed
 	Stopped     bool          // its sandbox was stopped over CRI
@@ -84,6 +85,7 @@ type Outcome struct {
 
 	node    rules.Node             // that decided
 	key     string                 // of the plan
+	network rules.Network          // that it was made for
 	entered time.Time              // the stage
 	now     *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
 	waited  bool                   // a runtime waits for it, and every pod of the node with it

@@ -47,11 +47,12 @@ type Sandbox struct {
 	Backend  string            // what wrote its rules
 	Drift    Drift
 
-	key        string     // of the plan
-	turn       fair.Turn  // to be looked at again
-	node       rules.Node // that decided
-	running    bool       // one of its containers had been started when it was taken over
-	generation string     // of its rules when they were last verified; "" where they changed meanwhile
+	key        string        // of the plan
+	network    rules.Network // that it was made for
+	turn       fair.Turn     // to be looked at again
+	node       rules.Node    // that decided
+	running    bool          // one of its containers had been started when it was taken over
+	generation string        // of its rules when they were last verified; "" where they changed meanwhile
 }
 
 // refused tells whether the sandbox ran when it was taken over, and must not.
@@ -64,6 +65,9 @@ func (s Sandbox) unsettled() bool { return s.State == StatePending || s.refused(
 
 // Key returns the key of the plan.
 func (s Sandbox) Key() string { return s.key }
+
+// Network returns what the plan was made for.
+func (s Sandbox) Network() rules.Network { return s.network }
 
 // in returns an error where the path of the sandbox leads to another namespace than it did. One that was never
 // entered has no other.

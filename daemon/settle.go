@@ -51,6 +51,9 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
 		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
 		o.Pod.NetNS = path
+		if err := e.readdress(ns, o, known); err != nil {
+			return err
+		}
 		return e.protect(ctx, ns, o, known)
 	}
 	o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
@@ -121,6 +124,9 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 		o.Running = known.State == StateUnprotected && known.running
 		return e.make(ctx, ns, o)
 	case ContainerValidated, Takeover, Audited:
+		if o.Known && o.key != known.key { // by its addresses: nobody has changed its rules
+			return e.make(ctx, ns, o)
+		}
 	}
 	if whole, err := e.inspect(ctx, ns, o); err != nil || whole {
 		return err
@@ -268,7 +274,10 @@ func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool,
 		return false, nil
 	}
 	e.believe(o, own)
-	o.planned(own)
+	if o.network, err = network(ns, o.Pod); err != nil {
+		return false, err
+	}
+	o.planned(own.Around(o.network))
 	o.Result, o.Err, o.Outdated, o.Differences = Protected, nil, true, nil
 	e.remember(o, StateOutdated, e.still(ctx, ns, seen).generation)
 	return true, nil
@@ -315,7 +324,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 		pod.Containers = e.refining(pod.Containers)
 	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
-		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, NetNS: o.NetNS, Since: time.Now(),
+		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, network: o.network, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, Drift: sb.Drift, node: o.node,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
 	})

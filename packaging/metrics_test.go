@@ -45,7 +45,7 @@ func exported(t *testing.T) map[string]series {
 			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
 	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventSkipped, daemon.EventBlocked,
-		daemon.EventUnprotected, daemon.EventStopped, daemon.EventImpostor, daemon.EventDrift, daemon.EventRepaired} {
+		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventDrift, daemon.EventRepaired} {
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(rules.ReasonInjected), Mesh: "istio"})
 	}
 	for _, trigger := range []daemon.Trigger{daemon.SandboxStarted, daemon.ContainerCreated, daemon.ContainerValidated} {

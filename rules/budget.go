@@ -68,8 +68,8 @@ func (w Wish) over(what string, own, sum, most int) string {
 	return text + fmt.Sprintf(": more than the %d that the node's configuration allows a pod (budget.%s)", most, what)
 }
 
-// anyFamily stands for the addresses of a pod that may come to have those of both families.
-var anyFamily = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}
+// anyFamily stands for the network of a pod that may come to have addresses of both families.
+var anyFamily = Network{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}}
 
 // exceededBy says whether the rules of an enrolled pod are over the budget, whatever addresses it comes to have. They are
 // made to be counted: no more than a few follow from an item.

@@ -82,7 +82,7 @@ func TestBudgetsEdge(t *testing.T) {
 			bytes := sort.Search(1<<20, func(n int) bool { return within(rules.Budget{Bytes: n + 1}).Decide(edge).Action == rules.Enrol })
 			refused(t, within(rules.Budget{Bytes: bytes}).Decide(edge), fmt.Sprint(bytes+1), fmt.Sprintf("more than the %d ", bytes), "budget.bytes")
 
-			plan, err := d.Planner(meshtest.Addresses("10.244.1.7", "fd00::7"))
+			plan, err := d.Planner(rules.Network{Addresses: meshtest.Addresses("10.244.1.7", "fd00::7")})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,7 +4,6 @@ package rules
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 )
 
@@ -45,7 +44,7 @@ const (
 	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 
-// Decision is the pure answer to "what about this pod?". Plan is called with the pod's addresses once a
+// Decision is the pure answer to "what about this pod?". Planner is called with the pod's network once a
 // namespace has been entered; it is nil unless Action is Enrol.
 type Decision struct {
 	Mesh    string // "" where the reason is not one mesh's
@@ -54,7 +53,7 @@ type Decision struct {
 	Detail  string // one sentence for the pod's author
 	Intent  any    // the mesh's settings for this pod, for explanations
 	Proxy   Proxy  // whose traffic the rules let pass; of Enrol only
-	Planner func(ips []netip.Addr) (Plan, error)
+	Planner func(Network) (Plan, error)
 	Account *Account // of a decision by Explain only
 }
 

@@ -24,7 +24,7 @@ func (tollbooth) Decide(pod rules.Pod) rules.Decision {
 	}
 	return rules.Decision{Mesh: "tollbooth", Action: rules.Enrol, Reason: rules.ReasonInjected, Detail: "tollbooth's injector has marked the pod",
 		Proxy:   rules.Proxy{UID: 4000, GID: rules.NoID, Containers: []rules.Sidecar{{Name: "tollbooth", Command: []string{"tollboothd"}}}},
-		Planner: func([]netip.Addr) (rules.Plan, error) { return tollboothPlan(), nil }}
+		Planner: func(rules.Network) (rules.Plan, error) { return tollboothPlan(), nil }}
 }
 
 func tollboothPlan() rules.Plan {
@@ -41,7 +41,7 @@ func tollboothPlan() rules.Plan {
 func ExampleMesh() {
 	node := rules.Node{Meshes: []rules.Mesh{tollbooth{}}, RuntimeHandlers: []string{""}}
 	decision := node.Decide(rules.Pod{Annotations: map[string]string{"tollbooth.example.com/injected": "true"}})
-	plan, err := decision.Planner(nil)
+	plan, err := decision.Planner(rules.Network{})
 	if err != nil {
 		panic(err)
 	}

@@ -18,12 +18,74 @@ const (
 	IPv6Block   WithoutIPv6 = "block"   // reset, so that clients fall back to IPv4 at once
 )
 
+// Network is what a plan has to know of a pod's network namespace. Addresses are what is there at one moment: they say
+// what the proxy takes for its own, and what goes around it; never that a family needs no rules.
+type Network struct {
+	Addresses  []netip.Addr // of all interfaces; nil where they are not known
+	NoIPv6     bool         // the kernel has no IPv6 for the namespace, whatever is done there
+	NoIPv6OnLo bool         // lo has no IPv6 address, and is given none: it is switched off there
+}
+
+// Equal tells whether nothing is another thing in two looks at a namespace.
+func (n Network) Equal(m Network) bool {
+	return n.NoIPv6 == m.NoIPv6 && n.NoIPv6OnLo == m.NoIPv6OnLo && slices.Equal(n.Addresses, m.Addresses)
+}
+
+// Global returns the addresses that other hosts can reach.
+func (n Network) Global() []netip.Addr {
+	var global []netip.Addr
+	for _, ip := range n.Addresses {
+		ip = ip.Unmap().WithZone("")
+		if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+			global = append(global, ip)
+		}
+	}
+	return global
+}
+
+// ipv6 returns an IPv6 address by which others reach the pod, a global one where there is any: a neighbour needs no more
+// than a link-local one.
+func (n Network) ipv6() (found netip.Addr) {
+	for _, ip := range n.Addresses {
+		ip = ip.Unmap().WithZone("")
+		if ip.Is6() && !ip.IsLoopback() && !ip.IsUnspecified() && (!found.IsValid() || found.IsLinkLocalUnicast()) {
+			found = ip
+		}
+	}
+	return found
+}
+
+// without leaves out the addresses that a plan itself puts on lo.
+func (n Network) without(ours []netip.Prefix) Network {
+	if n.Addresses != nil {
+		n.Addresses = slices.DeleteFunc(slices.Clone(n.Addresses), func(ip netip.Addr) bool {
+			return slices.ContainsFunc(ours, func(p netip.Prefix) bool { return p.Addr() == ip })
+		})
+	}
+	return n
+}
+
+// Around says of a plan without rules of IPv6 what a pod in this network has for it. It is for plans that were read
+// from a kernel.
+func (p Plan) Around(network Network) Plan {
+	p.WithoutIPv6, p.Notes = "", nil
+	if !p.V6.Empty() || network.NoIPv6 {
+		return p
+	}
+	if address := network.without(p.Footprint.Loopback).ipv6(); address.IsValid() {
+		p.WithoutIPv6 = IPv6Mesh
+		p.Notes = []string{"IPv6 goes around the mesh: the pod has " + address.String() + ", and its rules have none for it"}
+	}
+	return p
+}
+
 // Families makes the plan of a pod of both families for a mesh that has the same rules in either, and whose proxy
 // speaks IPv4 in any case.
 type Families struct {
 	Redirect func(Family) Ruleset
-	Block    func() Ruleset // of IPv6
-	Loopback []netip.Prefix // IPv6 addresses on lo that Redirect needs
+	Block    func() Ruleset             // of IPv6
+	Routes   func(Family) []PolicyRoute // that Redirect needs; nil is none
+	Loopback []netip.Prefix             // IPv6 addresses on lo that Redirect needs
 
 	SpeaksIPv6 bool
 	Because    string // who says that it does not, such as `annotation consul.hashicorp.com/dual-stack is "false"`
@@ -32,29 +94,38 @@ type Families struct {
 	Notes      []string
 }
 
-// Plan returns the plan for a pod with these addresses. Nil addresses are unknown ones: the plan is then made for
-// IPv4 and says so. It fails where no address is one that others can reach.
-func (f Families) Plan(ips []netip.Addr, footprint Footprint) (Plan, error) {
+// Plan returns the plan for a pod in this network. Wherever the kernel has IPv6, its rules are there whether the pod
+// has an address of it or not: it may get one at any time, by a router's advertisement or from a second network. It
+// fails where no address is one that others can reach.
+func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
 	p := Plan{Footprint: footprint, Notes: slices.Clone(f.Notes)}
-	global := reachable(ips)
-	if ips != nil && len(global) == 0 {
-		return Plan{}, &InputError{Place: "pod addresses", Value: fmt.Sprint(ips),
+	network = network.without(footprint.Loopback)
+	if network.Addresses != nil && len(network.Global()) == 0 {
+		return Plan{}, &InputError{Place: "pod addresses", Value: fmt.Sprint(network.Addresses),
 			Problem: "no address that others can reach: did the CNI plugins finish?"}
 	}
-	if ips == nil {
+	if network.Addresses == nil {
 		p.Notes = append(p.Notes, "the pod's addresses are not known yet: this is the plan for an IPv4 address")
 	}
-	p.V4 = f.Redirect(IPv4)
-	i := slices.IndexFunc(global, netip.Addr.Is6)
-	if i < 0 {
+	redirect := func(family Family) Ruleset {
+		if f.Routes != nil {
+			p.Routes = append(p.Routes, f.Routes(family)...)
+		}
+		return f.Redirect(family)
+	}
+	p.V4 = redirect(IPv4)
+	if network.NoIPv6 {
 		return p, nil
 	}
 	if !f.SpeaksIPv6 {
-		p.Unspoken(global[i], f.Because, f.Without)
+		p.unspoken(network.ipv6(), f.Because, f.Without)
 	}
 	switch {
 	case f.SpeaksIPv6 || f.Without == IPv6Capture:
-		p.V6, p.Loopback = f.Redirect(IPv6), f.Loopback
+		p.V6 = redirect(IPv6)
+		if !network.NoIPv6OnLo {
+			p.Loopback = f.Loopback
+		}
 	case f.Without == IPv6Block:
 		p.V6 = f.Block()
 		if f.Unblocked != "" {
@@ -62,18 +133,6 @@ func (f Families) Plan(ips []netip.Addr, footprint Footprint) (Plan, error) {
 		}
 	}
 	return p, nil
-}
-
-// reachable drops the addresses that no other host can reach.
-func reachable(ips []netip.Addr) []netip.Addr {
-	var global []netip.Addr
-	for _, ip := range ips {
-		ip = ip.Unmap().WithZone("")
-		if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
-			global = append(global, ip)
-		}
-	}
-	return global
 }
 
 // The chains of IPv6 that is to be reset. They are ours, whatever the mesh.

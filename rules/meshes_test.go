@@ -110,33 +110,42 @@ func TestFamilies(t *testing.T) {
 	reset := func() rules.Ruleset {
 		return rules.Block(rules.IPv6, rules.Blocked{Captured: []rules.Selection{{}}}, rules.Blocked{})
 	}
-	addrs := func(texts ...string) (ips []netip.Addr) {
+	in := func(texts ...string) (n rules.Network) {
 		for _, text := range texts {
-			ips = append(ips, netip.MustParseAddr(text))
+			n.Addresses = append(n.Addresses, netip.MustParseAddr(text))
 		}
-		return ips
+		return n
 	}
 	for name, tt := range map[string]struct {
-		ips     []netip.Addr
+		network rules.Network
 		speaks  bool
 		without rules.WithoutIPv6
 		want    string // of IPv6: "", redirect or reset
 		note    string
 	}{
-		"unknown":             {nil, true, rules.IPv6Mesh, "", "not known yet"},
-		"IPv4":                {addrs("10.0.0.7", "fe80::1%eth0", "::1"), true, rules.IPv6Capture, "", ""},
-		"mapped":              {addrs("::ffff:10.0.0.7"), true, rules.IPv6Capture, "", ""},
-		"spoken":              {addrs("10.0.0.7", "fd00::7"), true, rules.IPv6Block, "redirect", ""},
-		"IPv6 only, spoken":   {addrs("fd00::7"), true, rules.IPv6Block, "redirect", ""},
-		"IPv6 only, unspoken": {addrs("fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is reset: the pod has fd00::7"},
-		"around":              {addrs("fd00::7", "10.0.0.7"), false, rules.IPv6Mesh, "", "IPv6 goes around the mesh: the pod has fd00::7, the proxy speaks only IPv4 (it says so)"},
-		"captured":            {addrs("10.0.0.7", "fd00::7"), false, rules.IPv6Capture, "redirect", "IPv6 is captured although"},
-		"reset":               {addrs("10.0.0.7", "fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is reset: the pod has fd00::7"},
-		"nobody says":         {addrs("10.0.0.7", "fd00::7"), false, "", "", "IPv6 goes around the mesh"},
+		"unknown":                  {rules.Network{}, true, rules.IPv6Mesh, "redirect", "not known yet"},
+		"unknown, reset":           {rules.Network{}, false, rules.IPv6Block, "reset", "IPv6 is reset"},
+		"unknown, around":          {rules.Network{}, false, rules.IPv6Mesh, "", "not known yet"},
+		"no address yet, spoken":   {in("10.0.0.7"), true, rules.IPv6Mesh, "redirect", ""},
+		"no address yet":           {in("10.0.0.7", "::1"), false, rules.IPv6Mesh, "", ""},
+		"no address yet, captured": {in("10.0.0.7"), false, rules.IPv6Capture, "redirect", "IPv6 is captured although"},
+		"no address yet, reset":    {in("::ffff:10.0.0.7"), false, rules.IPv6Block, "reset", "IPv6 is reset: the proxy speaks only IPv4 (it says so)"},
+		"none in the kernel":       {rules.Network{Addresses: in("10.0.0.7").Addresses, NoIPv6: true}, false, rules.IPv6Block, "", ""},
+		"none, spoken":             {rules.Network{Addresses: in("10.0.0.7").Addresses, NoIPv6: true}, true, rules.IPv6Mesh, "", ""},
+		"link-local":               {in("10.0.0.7", "fe80::1%eth0"), false, rules.IPv6Mesh, "", "IPv6 goes around the mesh: the pod has fe80::1, the proxy"},
+		"link-local and global":    {in("10.0.0.7", "fe80::1", "fd00::7"), false, rules.IPv6Mesh, "", "IPv6 goes around the mesh: the pod has fd00::7"},
+		"ours on lo":               {in("10.0.0.7", "::6"), false, rules.IPv6Mesh, "", ""},
+		"spoken":                   {in("10.0.0.7", "fd00::7"), true, rules.IPv6Block, "redirect", ""},
+		"IPv6 only, spoken":        {in("fd00::7"), true, rules.IPv6Block, "redirect", ""},
+		"IPv6 only, unspoken":      {in("fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is reset: the proxy speaks only IPv4"},
+		"around":                   {in("fd00::7", "10.0.0.7"), false, rules.IPv6Mesh, "", "IPv6 goes around the mesh: the pod has fd00::7, the proxy speaks only IPv4 (it says so)"},
+		"captured":                 {in("10.0.0.7", "fd00::7"), false, rules.IPv6Capture, "redirect", "IPv6 is captured although"},
+		"reset":                    {in("10.0.0.7", "fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is reset"},
+		"nobody says":              {in("10.0.0.7", "fd00::7"), false, "", "", "IPv6 goes around the mesh"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := rules.Families{Redirect: one, Block: reset, SpeaksIPv6: tt.speaks, Because: "it says so", Without: tt.without,
-				Loopback: []netip.Prefix{prefix("::6/128")}, Unblocked: "not all"}.Plan(tt.ips, rules.Footprint{})
+				Loopback: []netip.Prefix{prefix("::6/128")}, Unblocked: "not all"}.Plan(tt.network, rules.Footprint{Loopback: []netip.Prefix{prefix("::6/128")}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,7 +155,7 @@ func TestFamilies(t *testing.T) {
 				t.Errorf("IPv6 %q, want %q; notes %q, want %q", got, tt.want, notes, tt.note)
 			}
 			way := rules.WithoutIPv6("")
-			if tt.note != "" && tt.ips != nil {
+			if strings.HasPrefix(tt.note, "IPv6 is") || strings.Contains(tt.note, "around") {
 				way = tt.without
 			}
 			if name == "nobody says" {
@@ -160,8 +169,36 @@ func TestFamilies(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (rules.Families{Redirect: one}).Plan(addrs("fe80::1"), rules.Footprint{}); err == nil {
+	if _, err := (rules.Families{Redirect: one}).Plan(in("fe80::1"), rules.Footprint{}); err == nil {
 		t.Error("a pod that nobody can reach has a plan")
+	}
+}
+
+// A plan puts an address on lo only where lo takes one, and a plan that was read says what it leaves alone.
+func TestNetwork(t *testing.T) {
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 1}, rules.Protocol(rules.TCP))
+	six := rules.Footprint{Loopback: []netip.Prefix{prefix("::6/128")}}
+	four, link := netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fe80::7")
+	f := rules.Families{Redirect: b.Ruleset, SpeaksIPv6: true, Loopback: six.Loopback}
+	p, err := f.Plan(rules.Network{Addresses: []netip.Addr{four}, NoIPv6OnLo: true}, six)
+	if err != nil || len(p.Loopback) > 0 || p.V6.Empty() {
+		t.Errorf("without IPv6 on lo: %v, %v\n%s", p.Loopback, err, p.V6)
+	}
+	bare := rules.Plan{V4: p.V4, Footprint: six}
+	for name, tt := range map[string]struct {
+		plan    rules.Plan
+		network rules.Network
+		want    rules.WithoutIPv6
+	}{
+		"link-local":     {bare, rules.Network{Addresses: []netip.Addr{four, link}}, rules.IPv6Mesh},
+		"none":           {bare, rules.Network{Addresses: []netip.Addr{four, netip.MustParseAddr("::6")}}, ""},
+		"no IPv6":        {bare, rules.Network{Addresses: []netip.Addr{four, link}, NoIPv6: true}, ""},
+		"rules for IPv6": {p, rules.Network{Addresses: []netip.Addr{four, link}}, ""},
+	} {
+		if got := tt.plan.Around(tt.network); got.WithoutIPv6 != tt.want || (len(got.Notes) > 0) != (tt.want != "") {
+			t.Errorf("%s: %q, %q", name, got.WithoutIPv6, got.Notes)
+		}
 	}
 }
 

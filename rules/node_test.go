@@ -66,8 +66,8 @@ func TestOneMeshOfSeveralDecides(t *testing.T) {
 			t.Errorf("%s: %s by %q (%s: %s)", mesh.Name(), d.Action, d.Mesh, d.Reason, d.Detail)
 			continue
 		}
-		plan, err := d.Planner(pod.IPs)
-		own, err2 := alone.Planner(pod.IPs)
+		plan, err := d.Planner(rules.Network{Addresses: pod.IPs})
+		own, err2 := alone.Planner(rules.Network{Addresses: pod.IPs})
 		if err != nil || err2 != nil || plan.Key() != own.Key() {
 			t.Errorf("%s: not the plan that it makes alone: %v, %v", mesh.Name(), err, err2)
 		}

@@ -95,7 +95,7 @@ func planFor(t *testing.T, defaults istio.Defaults, pod rules.Pod) rules.Plan {
 	if d.Action != rules.Enrol {
 		t.Fatalf("%s: %s", d.Action, d.Detail)
 	}
-	plan, err := d.Planner(pod.IPs)
+	plan, err := d.Planner(rules.Network{Addresses: pod.IPs})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,24 +18,28 @@ type Plan struct {
 	Footprint Footprint
 	Notes     []string // what the reader must know, such as traffic that goes around the mesh
 
-	// WithoutIPv6 is what becomes of IPv6 that the proxy does not speak; "" where it speaks it, or the pod has no
-	// IPv6 address that others can reach.
+	// WithoutIPv6 is what becomes of IPv6 that the proxy does not speak; "" where it speaks it, or nothing becomes of
+	// it: the kernel has none, or the pod has no address of it and no rules.
 	WithoutIPv6 WithoutIPv6
 }
 
-// Unspoken says that the pod has an IPv6 address and a proxy that does not speak it, because of something such as
-// "ISTIO_DUAL_STACK is not set", and what becomes of its IPv6: in WithoutIPv6 and in a note.
-func (p *Plan) Unspoken(address netip.Addr, because string, way WithoutIPv6) {
-	note := fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 (%s); "+
-		`ipv6 = "capture" or "block" in the configuration changes that`, address, because)
+// unspoken says that the proxy does not speak IPv6, because of something such as "ISTIO_DUAL_STACK is not set", and
+// what becomes of the pod's IPv6: in WithoutIPv6 and in a note. The address is one that the pod has, if any.
+func (p *Plan) unspoken(address netip.Addr, because string, way WithoutIPv6) {
+	note := "IPv6 is reset: the proxy speaks only IPv4 (" + because + ")"
 	switch way {
+	case IPv6Block:
 	case IPv6Capture:
 		note = "IPv6 is captured although the proxy speaks only IPv4 (" + because + "): connections over IPv6 reach a listener only if the proxy has one"
-	case IPv6Block:
-		note = fmt.Sprintf("IPv6 is reset: the pod has %s, the proxy speaks only IPv4 (%s)", address, because)
-	case IPv6Mesh:
+	default:
+		if !address.IsValid() {
+			return
+		}
+		way = IPv6Mesh
+		note = fmt.Sprintf("IPv6 goes around the mesh: the pod has %s, the proxy speaks only IPv4 (%s); "+
+			`ipv6 = "capture" or "block" in the configuration changes that`, address, because)
 	}
-	p.WithoutIPv6 = cmp.Or(way, IPv6Mesh)
+	p.WithoutIPv6 = way
 	p.Notes = append(p.Notes, note)
 }
 
@@ -65,6 +69,9 @@ func (rs Ruleset) of(f Family) Ruleset {
 
 // Empty tells whether the rule set holds no table.
 func (rs Ruleset) Empty() bool { return len(rs.Tables) == 0 }
+
+// Equal tells whether both hold the same rules.
+func (rs Ruleset) Equal(other Ruleset) bool { return Plan{V6: rs}.Key() == Plan{V6: other}.Key() }
 
 // Table returns the table of that name; a missing one is empty.
 func (rs Ruleset) Table(name string) Table {

@@ -124,8 +124,8 @@ func (d Decision) noting(notes []string) Decision {
 	if planner == nil {
 		return d
 	}
-	d.Planner = func(ips []netip.Addr) (Plan, error) {
-		p, err := planner(ips)
+	d.Planner = func(network Network) (Plan, error) {
+		p, err := planner(network)
 		if err == nil {
 			p.Notes = slices.Concat(notes, p.Notes)
 		}

@@ -229,18 +229,18 @@ func TestPolicyOutcomes(t *testing.T) {
 				t.Errorf("the intent is not that of a pod that has %q:\n%s", tt.as, cmp.Diff(want.Intent, got.Intent, compare, cmp.AllowUnexported(istio.Intent{})))
 			}
 			ips := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
-			have, err := d.Planner(ips)
+			have, err := d.Planner(rules.Network{Addresses: ips})
 			if err != nil {
 				t.Fatal(err)
 			}
-			without, err := want.Planner(ips)
+			without, err := want.Planner(rules.Network{Addresses: ips})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(slices.Concat(tt.notes, without.Notes), have.Notes); diff != "" || have.Key() != without.Key() || len(without.Notes) == 0 {
 				t.Errorf("the key is the same: %t; notes (-want +got):\n%s", have.Key() == without.Key(), diff)
 			}
-			if _, err := d.Planner([]netip.Addr{}); err == nil {
+			if _, err := d.Planner(rules.Network{Addresses: []netip.Addr{}}); err == nil {
 				t.Error("a pod without addresses got a plan")
 			}
 		})

@@ -24,7 +24,7 @@ func TestUnionKeepsTheKeysOfIstiosPods(t *testing.T) {
 	all, alone := everyMesh().Footprint(), istio.Mesh{}.Footprint()
 	for _, c := range cases {
 		pod := c.Pod()
-		plan, err := istios.Decide(pod).Planner(pod.IPs)
+		plan, err := istios.Decide(pod).Planner(rules.Network{Addresses: pod.IPs})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestUnionTakesOutEveryMesh(t *testing.T) {
 	u := everyMesh().Footprint()
 	for _, mesh := range everyMesh().Meshes {
 		pod := injectedBy([]string{mesh.Name()})
-		plan, err := mesh.Decide(pod).Planner([]netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00::7")})
+		plan, err := mesh.Decide(pod).Planner(rules.Network{Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00::7")}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,7 @@ func (a asking) explanation(c *cobra.Command, file string, args []string) (x exp
 		if err != nil {
 			return x, err
 		}
-		v := view{Pod: pod, Decision: node(cfg).Explain(pod)}.planned(pod.IPs).noting(cfg)
+		v := view{Pod: pod, Decision: node(cfg).Explain(pod)}.planned(rules.Network{Addresses: pod.IPs}).noting(cfg)
 		x.Explanation, x.refused = explain(v, assumed(pod.IPs)).Complete(), v.refused()
 		x.interfaces = func() ([]rules.Interface, error) { return assumed(pod.IPs), nil }
 		return x, nil
@@ -139,6 +139,10 @@ func traceArguments(p *rules.Packet, interfaces []rules.Interface) []string {
 	usual := question{protocol: p.Protocol, destination: p.Destination.String(), in: p.Direction == rules.Inbound}
 	words, name := []string{"--out"}, p.Out
 	if usual.in {
+		// Where no address is known of the interface, `trace` takes the destination for the pod's own.
+		if its, _ := own(interfaces, p.Family() == rules.IPv6); !addressed(interfaces, *p) && p.Destination.Addr() != its {
+			return nil
+		}
 		words, name = []string{"--in"}, p.In
 	}
 	words = append(words, usual.protocol, usual.destination)

@@ -58,12 +58,12 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range cases {
-		v := view{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.planned(c.Pod().IPs)
+		v := view{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.planned(rules.Network{Addresses: c.Pod().IPs})
 		shown += shownByCommands(t, c.Name, v, assumed(c.Pod().IPs))
 	}
 	for seed := range uint64(500) {
 		s := generate.Draw(rand.New(rand.NewPCG(seed, 11)))
-		v := view{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}}.Explain(s.Pod)}.planned(s.Pod.IPs)
+		v := view{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}}.Explain(s.Pod)}.planned(rules.Network{Addresses: s.Pod.IPs})
 		shown += shownByCommands(t, "drawn", v, s.Interfaces)
 	}
 	if shown < 4000 {
@@ -78,7 +78,9 @@ func shownByCommands(t *testing.T, name string, v view, interfaces []rules.Inter
 	gaps := v.Decision.Intent.(rules.Leaky).Gaps(v.Plan, interfaces)
 	for i, told := range x.NotCaptured {
 		if told.Trace == nil {
-			if p := gaps[i].Packet; p.State != rules.StateEstablished {
+			p := gaps[i].Packet
+			// Of what arrives by an interface without an address of its family, no words tell whose it is.
+			if unknown := p.Direction == rules.Inbound && !addressed(interfaces, *p); p.State != rules.StateEstablished && !unknown {
 				t.Errorf("%s: %q has no command", name, told.What)
 			}
 			continue

@@ -89,11 +89,13 @@ func (l live) Explain() status.Explanation {
 	sb, d, _ := l.Enforcer.Explain(l.id)
 	interfaces := l.interfaces(sb)
 	v := view{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
-	ips := sb.Pod.IPs
-	if len(ips) == 0 {
-		ips = addressesOf(interfaces)
+	if sb.State != daemon.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
+		network := sb.Network()
+		if network.Addresses == nil { // it was not entered yet
+			network.Addresses = addressesOf(interfaces)
+		}
+		v = v.planned(network)
 	}
-	v = v.planned(ips)
 	return holding(sb, explain(v, interfaces))
 }
 

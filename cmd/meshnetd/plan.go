@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -119,15 +118,15 @@ type view struct {
 }
 
 func makePlan(cfg config.Config, pod rules.Pod) view {
-	return view{Pod: pod, Decision: node(cfg).Decide(pod)}.planned(pod.IPs).noting(cfg)
+	return view{Pod: pod, Decision: node(cfg).Decide(pod)}.planned(rules.Network{Addresses: pod.IPs}).noting(cfg)
 }
 
-// planned adds the plan for these addresses.
-func (v view) planned(ips []netip.Addr) view {
+// planned adds the plan for this network.
+func (v view) planned(network rules.Network) view {
 	if v.Decision.Action != rules.Enrol {
 		return v
 	}
-	plan, err := v.Decision.Planner(ips)
+	plan, err := v.Decision.Planner(network)
 	if err != nil {
 		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, err.Error()
 	}

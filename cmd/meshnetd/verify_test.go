@@ -223,7 +223,7 @@ func TestPlanOverTheSocket(t *testing.T) {
 		if d.Action != rules.Enrol {
 			continue
 		}
-		plan, err := d.Planner(c.Pod().IPs)
+		plan, err := d.Planner(rules.Network{Addresses: c.Pod().IPs})
 		if err != nil {
 			t.Fatal(err)
 		}

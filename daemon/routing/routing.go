@@ -45,21 +45,6 @@ func (h *Handle) Close() { h.nl.Close() }
 // lo is the loopback interface, which is the first of every namespace (LOOPBACK_IFINDEX in net/flow.h).
 var lo = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}
 
-// Addresses returns the addresses of all interfaces, in the order in which the kernel lists them: IPv4
-// before IPv6. Istio's proxy looks at the same list.
-func (h *Handle) Addresses() ([]netip.Addr, error) {
-	if err := h.readAddresses(); err != nil {
-		return nil, err
-	}
-	ips := []netip.Addr{}
-	for _, a := range h.addrs {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok {
-			ips = append(ips, ip.Unmap())
-		}
-	}
-	return ips, nil
-}
-
 func (h *Handle) readAddresses() (err error) {
 	if h.addrs != nil {
 		return nil

@@ -116,5 +116,5 @@ func planOf(defaults istio.Defaults, pod rules.Pod) (rules.Plan, error) {
 	if d.Action != rules.Enrol {
 		return rules.Plan{}, errors.New(d.Detail)
 	}
-	return d.Planner(pod.IPs)
+	return d.Planner(rules.Network{Addresses: pod.IPs})
 }

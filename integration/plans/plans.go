@@ -19,7 +19,7 @@ func Of(t testing.TB, defaults istio.Defaults, pod rules.Pod) rules.Plan {
 	if d.Action != rules.Enrol {
 		t.Fatalf("%s: %s", pod.Name, d.Detail)
 	}
-	plan, err := d.Planner(pod.IPs)
+	plan, err := d.Planner(rules.Network{Addresses: pod.IPs})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func Plan(t testing.TB, mesh rules.Mesh, pod rules.Pod) rules.Plan {
 	if d.Action != rules.Enrol {
 		t.Fatalf("%s (%s): %s", d.Action, d.Reason, d.Detail)
 	}
-	plan, err := d.Planner(pod.IPs)
+	plan, err := d.Planner(rules.Network{Addresses: pod.IPs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func Check(t testing.TB, mesh rules.Mesh, pod rules.Pod) {
 	if _, err := json.Marshal(d.Intent); err != nil {
 		t.Errorf("intent: %v", err)
 	}
-	plan, err := d.Planner(Addresses("10.244.1.7", "fd00:10:244::7"))
+	plan, err := d.Planner(rules.Network{Addresses: Addresses("10.244.1.7", "fd00:10:244::7")})
 	if err != nil {
 		t.Fatalf("no plan for a pod that is enrolled: %v", err)
 	}

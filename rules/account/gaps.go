@@ -64,10 +64,11 @@ func (g *Gaps) OnlyIPv4(words string) {
 	if g.Ruled(rules.IPv6) {
 		return
 	}
-	what := "IPv6, all of it: the pod had no IPv6 address that others can reach when its rules were made, so there are none for it"
-	if g.Has(rules.IPv6) {
-		what = fmt.Sprintf("IPv6, all of it: the pod has %s, and its proxy speaks only IPv4%s", g.Own(rules.IPv6), words)
+	has := "no address of it now, and may get one"
+	if addr, some := g.ipv6(); some {
+		has = addr.String()
 	}
+	what := fmt.Sprintf("IPv6, all of it: the pod has %s, and its proxy speaks only IPv4%s", has, words)
 	packet := g.Sent(rules.IPv6, rules.TCP, g.Outside(rules.IPv6), g.FreePort())
 	g.all = append(g.all, rules.Gap{What: what, Packet: &packet, Covers: func(p rules.Packet) bool { return p.Family() == rules.IPv6 && First(p) }})
 }
@@ -159,6 +160,21 @@ func (g *Gaps) Has(family rules.Family) bool {
 	return slices.ContainsFunc(g.Interfaces, func(i rules.Interface) bool {
 		return slices.ContainsFunc(i.Addresses, func(addr netip.Addr) bool { return global(addr) && FamilyOf(addr) == family })
 	})
+}
+
+// ipv6 returns an IPv6 address of the pod, a global one where there is any; a neighbour reaches a link-local one too.
+func (g *Gaps) ipv6() (addr netip.Addr, some bool) {
+	if g.Has(rules.IPv6) {
+		return g.Own(rules.IPv6), true
+	}
+	for _, i := range g.Interfaces {
+		for _, addr := range i.Addresses {
+			if addr.Is6() && addr.IsLinkLocalUnicast() {
+				return addr, true
+			}
+		}
+	}
+	return addr, false
 }
 
 // FamilyOf returns the family of an address.

@@ -17,11 +17,11 @@ const (
 	tcp        = rules.Protocol(rules.TCP)
 )
 
-func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
 		SpeaksIPv6: in.DualStack, Because: becauseIPv6, Without: in.WithoutIPv6,
-	}.Plan(ips, footprint)
+	}.Plan(network, footprint)
 }
 
 // loopback returns the address that is left alone.

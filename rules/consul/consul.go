@@ -21,7 +21,6 @@
 package consul
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -111,7 +110,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyTransparent+" is present")
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: sidecars(pod)}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
+	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
 	return d
 }
 

@@ -86,7 +86,7 @@ func TestIPv6(t *testing.T) {
 	}{
 		{rules.IPv6Mesh, "leaves 80", "delivered 8080", "delivered 8080", "leaves 3306", `IPv6 goes around the mesh: the pod has fd00:10:244::7`},
 		{rules.IPv6Capture, "redirected 15001", "redirected 20000", "redirected 15001", "leaves 3306", "IPv6 is captured although the proxy speaks only IPv4"},
-		{rules.IPv6Block, "reset", "reset", "delivered 8080", "leaves 3306", "IPv6 is reset: the pod has fd00:10:244::7"},
+		{rules.IPv6Block, "reset", "reset", "delivered 8080", "leaves 3306", "IPv6 is reset: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
 			m := consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: tt.without}}

@@ -11,64 +11,26 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// plan turns the intent into rules for a pod with these addresses. Nil addresses are unknown ones: the
-// plan is then made for IPv4 and says so.
-func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
-	p := rules.Plan{Footprint: footprint, Notes: slices.Clone(in.notes)}
-	global := globalAddresses(ips)
-	if ips != nil && len(global) == 0 {
-		return rules.Plan{}, &rules.InputError{Place: "pod addresses", Value: fmt.Sprint(ips),
-			Problem: "no address that others can reach: did the CNI plugins finish?"}
+// plan turns the intent into rules for a pod in this network.
+func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
+	f := rules.Families{
+		Redirect: func(family rules.Family) rules.Ruleset { return in.builder(family).redirect() },
+		Block:    func() rules.Ruleset { return in.builder(rules.IPv6).block() },
+		Routes:   in.routes, Loopback: []netip.Prefix{passthrough6},
+		SpeaksIPv6: in.speaksIPv6(network), Because: envDualStack + " is not set", Without: in.IPv6,
+		Notes: in.notes,
 	}
-	if ips == nil {
-		p.Notes = append(p.Notes, "the pod's addresses are not known yet: this is the plan for an IPv4 address")
+	if len(in.RerouteInterfaces) > 0 {
+		f.Unblocked = "IPv6 from behind " + strings.Join(in.RerouteInterfaces, ", ") + " is forwarded, not reset"
 	}
-	proxy6, carried6 := in.speaksIPv6(global)
-
-	v4 := builder{Intent: in, family: rules.IPv4, loopback: in.Loopback, passthrough: passthrough4,
-		any: netip.IPv4Unspecified()}
-	p.V4 = v4.redirect()
-	p.Routes = append(p.Routes, in.routes(rules.IPv4)...)
-
-	v6 := builder{Intent: in, family: rules.IPv6, loopback: loopback6, passthrough: passthrough6,
-		any: netip.IPv6Unspecified()}
-	if carried6.IsValid() && !proxy6 {
-		p.Unspoken(carried6, envDualStack+" is not set", in.IPv6)
-	}
-	switch {
-	case proxy6 || (carried6.IsValid() && in.IPv6 == IPv6Capture):
-		p.V6 = v6.redirect()
-		p.Routes = append(p.Routes, in.routes(rules.IPv6)...)
-		p.Loopback = []netip.Prefix{passthrough6}
-	case carried6.IsValid() && in.IPv6 == IPv6Block:
-		p.V6 = v6.block()
-		if len(in.RerouteInterfaces) > 0 {
-			p.Notes = append(p.Notes, "IPv6 from behind "+strings.Join(in.RerouteInterfaces, ", ")+" is forwarded, not reset")
-		}
-	}
-	return p, nil
+	return f.Plan(network, footprint)
 }
 
-// globalAddresses drops what Istio's proxy does not look at either.
-func globalAddresses(ips []netip.Addr) []netip.Addr {
-	var global []netip.Addr
-	for _, ip := range ips {
-		ip = ip.Unmap().WithZone("")
-		if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
-			global = append(global, ip)
-		}
-	}
-	return global
-}
-
-// speaksIPv6 tells whether the proxy speaks IPv6, and which IPv6 address the pod has. Istio goes by the
-// first address that the kernel lists, which is an IPv4 one where there is any; with dual stack by all.
-func (in Intent) speaksIPv6(global []netip.Addr) (bool, netip.Addr) {
-	i := slices.IndexFunc(global, netip.Addr.Is6)
-	if i < 0 {
-		return false, netip.Addr{}
-	}
-	return in.DualStack || !slices.ContainsFunc(global, netip.Addr.Is4), global[i]
+// speaksIPv6 tells whether the proxy does. Istio goes by the first address that the kernel lists, which is an IPv4 one
+// where there is any; with dual stack it speaks both, also where the pod gets its IPv6 address later.
+func (in Intent) speaksIPv6(network rules.Network) bool {
+	global := network.Global()
+	return in.DualStack || len(global) > 0 && !slices.ContainsFunc(global, netip.Addr.Is4)
 }
 
 func (in Intent) routes(family rules.Family) []rules.PolicyRoute {
@@ -88,6 +50,13 @@ type builder struct {
 	loopback    netip.Prefix
 	passthrough netip.Prefix
 	any         netip.Addr
+}
+
+func (in Intent) builder(family rules.Family) *builder {
+	if family == rules.IPv6 {
+		return &builder{Intent: in, family: family, loopback: loopback6, passthrough: passthrough6, any: netip.IPv6Unspecified()}
+	}
+	return &builder{Intent: in, family: family, loopback: in.Loopback, passthrough: passthrough4, any: netip.IPv4Unspecified()}
 }
 
 const (

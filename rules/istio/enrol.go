@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,7 +88,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	d := decide(rules.Enrol, reason, detail)
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: sidecars(names)}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
+	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
 	return d
 }
 

@@ -53,7 +53,7 @@ func TestGapsAreShownOutOfNamedRanges(t *testing.T) {
 		{"excludeOutboundIPRanges", "127.0.0.0/8", "outbound to 127.0.0.0/8: excluded", "10.244.1.7 to 127.0.0.0:8080"},
 	} {
 		d := mesh.Decide(injected("traffic.sidecar.istio.io/"+tt.key, tt.ranges))
-		plan, err := d.Planner(only4)
+		plan, err := d.Planner(rules.Network{Addresses: only4})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,7 @@ func checkDecision(t *testing.T, m istio.Mesh, pod rules.Pod) {
 	if _, err := json.Marshal(d.Intent); err != nil {
 		t.Errorf("intent: %v", err)
 	}
-	plan, err := d.Planner(first4)
+	plan, err := d.Planner(rules.Network{Addresses: first4})
 	if err != nil {
 		t.Fatalf("no plan for a pod that is enrolled: %v", err)
 	}

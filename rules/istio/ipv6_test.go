@@ -15,9 +15,10 @@ import (
 )
 
 const (
+	aroundLL = `IPv6 goes around the mesh: the pod has fe80::1, the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set); ipv6 = "capture" or "block" in the configuration changes that`
 	around   = `IPv6 goes around the mesh: the pod has fd00:10:244::7, the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set); ipv6 = "capture" or "block" in the configuration changes that`
 	captured = `IPv6 is captured although the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set): connections over IPv6 reach a listener only if the proxy has one`
-	blocked  = `IPv6 is reset: the pod has fd00:10:244::7, the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set)`
+	blocked  = `IPv6 is reset: the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set)`
 	unknown  = `the pod's addresses are not known yet: this is the plan for an IPv4 address`
 )
 
@@ -48,11 +49,11 @@ func TestIPv6(t *testing.T) {
 		note      string
 	}{
 		{"v4", only4, false, istio.IPv6Mesh, "none", ""},
-		{"v4", only4, false, istio.IPv6Capture, "none", ""},
-		{"v4", only4, false, istio.IPv6Block, "none", ""},
-		{"v4", only4, true, istio.IPv6Mesh, "none", ""},
-		{"v4", only4, true, istio.IPv6Capture, "none", ""},
-		{"v4", only4, true, istio.IPv6Block, "none", ""},
+		{"v4", only4, false, istio.IPv6Capture, "redirect", captured},
+		{"v4", only4, false, istio.IPv6Block, "block", blocked},
+		{"v4", only4, true, istio.IPv6Mesh, "redirect", ""},
+		{"v4", only4, true, istio.IPv6Capture, "redirect", ""},
+		{"v4", only4, true, istio.IPv6Block, "redirect", ""},
 		{"v6", only6, false, istio.IPv6Mesh, "redirect", ""},
 		{"v6", only6, false, istio.IPv6Capture, "redirect", ""},
 		{"v6", only6, false, istio.IPv6Block, "redirect", ""},
@@ -73,10 +74,12 @@ func TestIPv6(t *testing.T) {
 		{"v6+v4", first6, true, istio.IPv6Capture, "redirect", ""},
 		{"v6+v4", first6, true, istio.IPv6Block, "redirect", ""},
 
-		{"unknown", nil, false, istio.IPv6Block, "none", unknown},
-		{"unknown", nil, true, istio.IPv6Mesh, "none", unknown},
-		{"link-local first", addrs("fe80::1%eth0", "::1", "127.0.0.1", "10.244.1.7"), true, istio.IPv6Block, "none", ""},
-		{"mapped", addrs("::ffff:10.244.1.7"), false, istio.IPv6Block, "none", ""},
+		{"unknown", nil, false, istio.IPv6Mesh, "none", unknown},
+		{"unknown", nil, true, istio.IPv6Mesh, "redirect", unknown},
+		{"link-local first", addrs("fe80::1%eth0", "::1", "127.0.0.1", "10.244.1.7"), true, istio.IPv6Block, "redirect", ""},
+		{"link-local", addrs("10.244.1.7", "fe80::1%eth0"), false, istio.IPv6Mesh, "none", aroundLL},
+		{"link-local", addrs("10.244.1.7", "fe80::1%eth0"), false, istio.IPv6Block, "block", blocked},
+		{"mapped", addrs("::ffff:10.244.1.7"), false, istio.IPv6Block, "block", blocked},
 		{"mapped, then v6", addrs("::ffff:10.244.1.7", "fd00:10:244::7"), false, istio.IPv6Block, "block", blocked},
 		{"link-local v4 first", addrs("169.254.1.1", "fd00:10:244::7"), false, istio.IPv6Block, "redirect", ""},
 		{"v4 twice, then v6", addrs("10.0.0.1", "10.0.0.2", "fd00:10:244::7"), false, istio.IPv6Mesh, "none", around},
@@ -99,7 +102,7 @@ func TestIPv6(t *testing.T) {
 			if tt.note != "" {
 				notes = []string{tt.note}
 			}
-			want := map[string]rules.WithoutIPv6{around: rules.IPv6Mesh, captured: rules.IPv6Capture, blocked: rules.IPv6Block}[tt.note]
+			want := map[string]rules.WithoutIPv6{around: rules.IPv6Mesh, aroundLL: rules.IPv6Mesh, captured: rules.IPv6Capture, blocked: rules.IPv6Block}[tt.note]
 			if plan.WithoutIPv6 != want {
 				t.Errorf("IPv6 that the proxy does not speak: %q, want %q", plan.WithoutIPv6, want)
 			}
@@ -128,7 +131,7 @@ func TestNoAddress(t *testing.T) {
 		"none": {}, "loopback": addrs("127.0.0.1", "::1"), "link-local": addrs("169.254.3.4", "fe80::1%eth0"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			plan, err := mesh.Decide(injected()).Planner(ips)
+			plan, err := mesh.Decide(injected()).Planner(rules.Network{Addresses: ips})
 			if err == nil || !strings.HasPrefix(err.Error(), "pod addresses: ") ||
 				!strings.HasSuffix(err.Error(), "no address that others can reach: did the CNI plugins finish?") {
 				t.Errorf("got %v", err)
@@ -143,14 +146,14 @@ func TestNoAddress(t *testing.T) {
 // A planner is asked more than once, with other addresses: one answer must not show in the next.
 func TestPlannerKeepsNothing(t *testing.T) {
 	d := istio.Mesh{Defaults: istio.Standard()}.Decide(withProxy(injected(excludeInterfaces, "net1"), "INVALID_DROP", "x"))
-	first, err := d.Planner(first4)
+	first, err := d.Planner(rules.Network{Addresses: first4})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Planner(only6); err != nil {
+	if _, err := d.Planner(rules.Network{Addresses: only6}); err != nil {
 		t.Fatal(err)
 	}
-	again, err := d.Planner(first4)
+	again, err := d.Planner(rules.Network{Addresses: first4})
 	if err != nil {
 		t.Fatal(err)
 	}

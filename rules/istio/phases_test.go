@@ -289,8 +289,8 @@ func sameInPieces(t *testing.T, name string, pod rules.Pod) rules.Action {
 		if got.Action != rules.Enrol {
 			continue
 		}
-		want, err := atOnce.Planner(first4)
-		have, err2 := got.Planner(first4)
+		want, err := atOnce.Planner(rules.Network{Addresses: first4})
+		have, err2 := got.Planner(rules.Network{Addresses: first4})
 		if err != nil || err2 != nil {
 			t.Fatal(err, err2)
 		}

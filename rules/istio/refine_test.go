@@ -192,7 +192,7 @@ func TestProxyConfigAnnotationIsNoted(t *testing.T) {
 		IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
 	for _, containers := range [][]rules.Container{nil, {{Name: "istio-proxy"}}} {
 		pod.Containers = containers
-		plan, err := istio.Mesh{Defaults: istio.Standard()}.Decide(pod).Planner(pod.IPs)
+		plan, err := istio.Mesh{Defaults: istio.Standard()}.Decide(pod).Planner(rules.Network{Addresses: pod.IPs})
 		if err != nil {
 			t.Fatal(err)
 		}

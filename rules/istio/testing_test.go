@@ -88,7 +88,7 @@ func planOf(t *testing.T, m istio.Mesh, pod rules.Pod, ips []netip.Addr) rules.P
 	if d.Action != rules.Enrol {
 		t.Fatalf("%s (%s): %s", d.Action, d.Reason, d.Detail)
 	}
-	plan, err := d.Planner(ips)
+	plan, err := d.Planner(rules.Network{Addresses: ips})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,12 +22,12 @@ const (
 	udp        = rules.Protocol(rules.UDP)
 )
 
-func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block, Loopback: []netip.Prefix{passthrough6},
 		SpeaksIPv6: !in.IPv4Only, Because: becauseIPv6, Without: in.WithoutIPv6,
 		Unblocked: in.unblocked(), Notes: in.notes,
-	}.Plan(ips, footprint)
+	}.Plan(network, footprint)
 }
 
 func (in Intent) unblocked() string {

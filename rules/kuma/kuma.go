@@ -101,7 +101,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyInjected+` is "true"`)
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: intent.sidecars()}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
+	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
 	return d
 }
 

@@ -114,7 +114,7 @@ func TestIPv6(t *testing.T) {
 	}{
 		{rules.IPv6Mesh, "leaves 80", "delivered 8080", "leaves 53", `IPv6 goes around the mesh: the pod has fd00:10:244::7`},
 		{rules.IPv6Capture, "redirected 15001", "redirected 15006", "redirected 15053", "IPv6 is captured although the proxy speaks only IPv4"},
-		{rules.IPv6Block, "reset", "reset", "leaves 53", "IPv6 is reset: the pod has fd00:10:244::7"},
+		{rules.IPv6Block, "reset", "reset", "leaves 53", "IPv6 is reset: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
 			m := kuma.Mesh{Defaults: kuma.Defaults{WithoutIPv6: tt.without}}

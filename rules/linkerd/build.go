@@ -4,7 +4,6 @@ package linkerd
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -18,12 +17,12 @@ const (
 	tcp        = rules.Protocol(rules.TCP)
 )
 
-func (in Intent) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
 		SpeaksIPv6: in.ProxyIPv6, Because: becauseIPv6, Without: in.WithoutIPv6,
 		Notes: in.notes,
-	}.Plan(ips, footprint)
+	}.Plan(network, footprint)
 }
 
 // builder writes rules with the comments that Linkerd gives them.

@@ -6,7 +6,6 @@
 package linkerd
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -109,7 +108,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	if intent.GID != 0 {
 		d.Proxy.GID = intent.GID
 	}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return intent.plan(ips, Mesh{}.Footprint()) }
+	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
 	return d
 }
 

@@ -281,10 +281,10 @@ func TestProxy(t *testing.T) {
 func TestAddresses(t *testing.T) {
 	d := mesh.Decide(injected())
 	var input *rules.InputError
-	if _, err := d.Planner(meshtest.Addresses("fe80::1", "127.0.0.1")); !errors.As(err, &input) || input.Place != "pod addresses" {
+	if _, err := d.Planner(rules.Network{Addresses: meshtest.Addresses("fe80::1", "127.0.0.1")}); !errors.As(err, &input) || input.Place != "pod addresses" {
 		t.Errorf("without an address: %v", err)
 	}
-	if plan, err := d.Planner(nil); err != nil || plan.V4.Empty() || !plan.V6.Empty() || len(plan.Notes) != 1 {
+	if plan, err := d.Planner(rules.Network{}); err != nil || plan.V4.Empty() || !plan.V6.Empty() || len(plan.Notes) != 1 {
 		t.Errorf("unknown addresses: %v, %q", err, plan.Notes)
 	}
 }

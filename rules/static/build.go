@@ -23,21 +23,22 @@ const (
 	udp = rules.Protocol(rules.UDP)
 )
 
-func (p Profile) plan(ips []netip.Addr, footprint rules.Footprint) (rules.Plan, error) {
+func (p Profile) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
 	without := p.WithoutIPv6
 	if p.InboundPort == 0 && p.OutboundPort == 0 && without == rules.IPv6Block {
 		without = rules.IPv6Mesh // what is reset is TCP that would be captured, and there is none
 	}
-	plan, err := rules.Families{
-		Redirect: p.redirect, Block: p.block,
+	return rules.Families{
+		Redirect: p.redirect, Block: p.block, Routes: p.routes,
 		SpeaksIPv6: p.ProxyIPv6, Because: p.becauseIPv6(), Without: without,
-	}.Plan(ips, footprint)
-	for _, rs := range plan.Rulesets() {
-		if len(rs.Table(mangle).Chains) > 0 {
-			plan.Routes = append(plan.Routes, route(rs.Family))
-		}
+	}.Plan(network, footprint)
+}
+
+func (p Profile) routes(family rules.Family) []rules.PolicyRoute {
+	if !p.TProxy || p.InboundPort == 0 {
+		return nil
 	}
-	return plan, err
+	return []rules.PolicyRoute{route(family)}
 }
 
 // builder writes the rules of one family.

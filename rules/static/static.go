@@ -128,7 +128,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	for _, name := range p.Proxies {
 		d.Proxy.Containers = append(d.Proxy.Containers, rules.Sidecar{Name: name})
 	}
-	d.Planner = func(ips []netip.Addr) (rules.Plan, error) { return p.plan(ips, Mesh{}.Footprint()) }
+	d.Planner = func(network rules.Network) (rules.Plan, error) { return p.plan(network, Mesh{}.Footprint()) }
 	return d
 }
 

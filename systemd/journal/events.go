@@ -9,6 +9,7 @@ package journal
 var messageIDs = map[string]string{
 	"pod_protected":        "ec16c93ee7837e6bd4b40f62b06589dd",
 	"pod_refined":          "bfd870042954acb75f88e58e44a47030",
+	"pod_readdressed":      "5f1c0d9e7ab34c2f8e61d40b92a7c3e8",
 	"pod_late":             "c707fe2f23c76212b043ee614d234c8b",
 	"pod_outdated":         "99bde795642fff1d8e76351e900b8dfc",
 	"pod_skipped":          "eaf58199c4bd20defd862ceb92d06fc1",

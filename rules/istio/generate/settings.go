@@ -51,7 +51,7 @@ func (s *Setting) Settle() error {
 	if d.Action != rules.Enrol {
 		return fmt.Errorf("%s: %s", d.Action, d.Detail)
 	}
-	plan, err := d.Planner(s.Pod.IPs)
+	plan, err := d.Planner(rules.Network{Addresses: s.Pod.IPs})
 	if err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func planOf(pod rules.Pod) (rules.Plan, error) {
 	if d.Action != rules.Enrol {
 		return rules.Plan{}, fmt.Errorf("%s: %s", d.Action, d.Detail)
 	}
-	return d.Planner(pod.IPs)
+	return d.Planner(rules.Network{Addresses: pod.IPs})
 }
 
 // goldenPlan reads the rules of a plan that is kept as text, and adds what goes with them: addresses on lo

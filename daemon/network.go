@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// plan builds the plan for the namespace as it is now.
+func (e *Enforcer) plan(ns entered, o *Outcome) (err error) {
+	if o.Decision.Action != rules.Enrol {
+		o.planned(rules.Plan{Footprint: e.enabled()})
+		return nil
+	}
+	if o.network, err = network(ns, o.Pod); err != nil {
+		return err
+	}
+	plan, err := o.Decision.Planner(o.network)
+	o.planned(plan)
+	return err
+}
+
+// network reads the namespace, and adds what the runtime or a manifest says: neither knows all of a pod's addresses.
+func network(ns entered, pod rules.Pod) (rules.Network, error) {
+	n, err := ns.routes.Network()
+	for _, ip := range pod.IPs {
+		if !slices.Contains(n.Addresses, ip.Unmap()) {
+			n.Addresses = append(n.Addresses, ip.Unmap())
+		}
+	}
+	return n, err
+}
+
+// readdress makes the plan again where the network is another one than it was made for: a router's advertisement, or
+// somebody in the pod, gives and takes addresses at any time. What comes and goes takes no rules away, and turns none
+// into others: what the proxy speaks was settled when it started. Rules that were found whole stay as they are.
+func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) error {
+	now, err := network(ns, o.Pod)
+	if o.network = now; err != nil || now.Equal(known.network) {
+		return err
+	}
+	plan, err := known.Plan.Around(now), nil
+	if known.State != StateOutdated {
+		plan, err = known.Decision.Planner(now)
+	}
+	if err != nil || !known.Plan.V6.Empty() && !plan.V6.Equal(known.Plan.V6) {
+		return nil // without an address that others reach, its rules are those it had
+	}
+	o.Readdressed = plan.WithoutIPv6 != known.Plan.WithoutIPv6
+	if o.planned(plan); o.key != known.key {
+		o.Readdressed, o.Refined = true, true
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package routing
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// mostAddresses of a family are told. Who has the right to can give a pod any number, and they are remembered.
+const mostAddresses = 32
+
+// Network reads what a plan has to know of the namespace, with the addresses of all interfaces in the order in which
+// the kernel lists them: IPv4 before IPv6. Istio's proxy looks at the same list.
+func (h *Handle) Network() (rules.Network, error) {
+	if err := h.readAddresses(); err != nil {
+		return rules.Network{}, err
+	}
+	n := rules.Network{Addresses: []netip.Addr{}, NoIPv6OnLo: true}
+	kept := map[bool]int{}
+	for _, a := range h.addrs {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		if ip = ip.Unmap(); !ok {
+			continue
+		}
+		if six := ip.Is6(); kept[six] < mostAddresses {
+			n.Addresses = append(n.Addresses, ip)
+			kept[six]++
+		}
+		if ip.Is6() && a.LinkIndex == lo.Index {
+			n.NoIPv6OnLo = false
+		}
+	}
+	has, err := hasIPv6()
+	n.NoIPv6 = !has
+	return n, err
+}
+
+// What linux/netconf.h has for the settings of a whole family.
+const (
+	netconfIndex = 1  // NETCONFA_IFINDEX
+	netconfAll   = -1 // NETCONFA_IFINDEX_ALL
+)
+
+// netconf is struct netconfmsg, padded as netlink wants it.
+type netconf struct{ family byte }
+
+func (netconf) Len() int            { return unix.NLMSG_ALIGNTO }
+func (m netconf) Serialize() []byte { return []byte{m.family, 0, 0, 0} }
+
+// hasIPv6 asks the kernel for its settings of IPv6, of which only a kernel without IPv6 does not know. Whether it is
+// switched off on the interfaces (disable_ipv6) can change at any time. A socket of the family would tell as well, but
+// not in a service that is allowed none.
+func hasIPv6() (bool, error) {
+	request := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
+	request.AddData(netconf{unix.AF_INET6})
+	all := int32(netconfAll)
+	request.AddData(nl.NewRtAttr(netconfIndex, nl.Uint32Attr(uint32(all))))
+	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
+		return false, nil
+	}
+	return false, fmt.Errorf("ask the kernel whether it has IPv6: %w", err)
+}

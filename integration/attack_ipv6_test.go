@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// An app without any capability, and a neighbour, try to get around a proxy that speaks only IPv4: by link-local
+// addresses, and by one that the neighbour's router advertisement gives the pod when its rules are long there. When
+// they were written, the pod had IPv6 switched off, or no address but a link-local one.
+func TestIPv6ByAnAttacker(t *testing.T) {
+	for _, tt := range []struct {
+		mode    istio.IPv6
+		off     bool
+		link    string // what comes of a connection to the neighbour's link-local address
+		out, in string // and of one to its global address, and from it; the error of connect, or the listener
+	}{
+		{istio.IPv6Block, false, "refused", "refused", "refused"},
+		{istio.IPv6Block, true, "refused", "refused", "refused"},
+		// A socket that the zone binds to eth0 cannot be led to the proxy on lo: nobody answers it.
+		{istio.IPv6Capture, false, "timeout", "outbound", "inbound"},
+		{istio.IPv6Capture, true, "timeout", "outbound", "inbound"},
+	} {
+		t.Run(fmt.Sprintf("%s, switched off: %t", tt.mode, tt.off), func(t *testing.T) {
+			forEachBackend(t, func(t *testing.T, variant string) {
+				defaults := istio.Standard()
+				defaults.IPv6 = tt.mode
+				e := newEnforcer(t, variant, defaults)
+				ns := nstest.New(t)
+				if tt.off {
+					disableIPv6(t, ns, "1")
+				}
+				peer := ns.Peer(t, "10.9.0.0/24")
+				pod := meshed(ns.Path)
+				pod.IPs = []netip.Addr{netip.MustParseAddr(pod4)} // as a runtime tells them
+				protect(t, e, pod)
+				disableIPv6(t, ns, "0")
+
+				start(t, ns, proxy, proxy, "proxy").listening(t, proxyListeners...)
+				serve(t, ns, app, "18080", "app")
+				serve(t, peer, root, "19090", "peer")
+				podLink, peerLink := linkLocal(t, ns), linkLocal(t, peer)
+				try := func(from *nstest.Namespace, to netip.Addr, port int, want string) {
+					t.Helper()
+					reply, failure := dial(t, from, app, app, "tcp6", netip.AddrPortFrom(to, uint16(port)).String())
+					if !strings.HasPrefix(reply, want) && !strings.HasSuffix(failure, want) {
+						t.Errorf("to %s: %q, %q, want %s", to, reply, failure, want)
+					}
+				}
+				try(ns, peerLink, 19090, tt.link)
+				try(peer, podLink, 18080, tt.in)
+
+				prefix := netip.MustParsePrefix("fd66::/64")
+				peer.Run(t, "ip", "addr", "add", "fd66::2/64", "dev", "eth0", "nodad")
+				advertise(t, peer, prefix)
+				late := wait(t, ns, prefix.Contains)
+				try(ns, netip.MustParseAddr("fd66::2"), 19090, tt.out)
+				try(peer, late, 18080, tt.in)
+			})
+		})
+	}
+}
+
+func disableIPv6(t *testing.T, ns *nstest.Namespace, to string) {
+	t.Helper()
+	ns.Run(t, "sh", "-c", "echo "+to+" > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo "+to+" > /proc/sys/net/ipv6/conf/default/disable_ipv6; "+
+		"echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done")
+}
+
+// linkLocal waits for the link-local address of eth0, and returns it with its interface.
+func linkLocal(t *testing.T, ns *nstest.Namespace) netip.Addr {
+	t.Helper()
+	return wait(t, ns, netip.Addr.IsLinkLocalUnicast).WithZone("eth0")
+}
+
+// wait returns an address of eth0 that can be used by now.
+func wait(t *testing.T, ns *nstest.Namespace, is func(netip.Addr) bool) netip.Addr {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(10 * time.Second); ; {
+		fields := strings.Fields(ns.Run(t, "ip", "-6", "-o", "addr", "show", "dev", "eth0", "-tentative"))
+		for _, field := range fields {
+			if prefix, err := netip.ParsePrefix(field); err == nil && is(prefix.Addr()) {
+				return prefix.Addr()
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("no such address: %s", fields)
+		}
+	}
+}
+
+// advertise sends a router's advertisement of a prefix from which all neighbours are to make themselves an address
+// (RFC 4861, 4.2 and 4.6.2). It takes no more than to be a neighbour's root.
+func advertise(t *testing.T, ns *nstest.Namespace, prefix netip.Prefix) {
+	t.Helper()
+	message := []byte{134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // the kernel fills in the checksum
+	option := []byte{3, 4, byte(prefix.Bits()), 0xc0}                    // on the link, and for addresses
+	option = append(option, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0) // for an hour
+	option = append(option, prefix.Addr().AsSlice()...)
+	message = append(message, option...)
+
+	inside, err := netns.Open(ns.Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	if err := inside.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+			return err
+		}
+		all := unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(link.Index)}
+		return unix.Sendto(fd, message, 0, &all)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
