@@ -5,9 +5,10 @@ SHELL := /bin/bash
 BUILD := build
 GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 
-.PHONY: help build package image manifests docs demo test test-unit test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image release manifests docs demo test test-unit test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +22,9 @@ package: ## build the deb and the rpm, into build/package
 image: ## build the container image for amd64 and arm64, into build/image
 	VERSION="$(VERSION)" GO="$(GO)" packaging/image/build.sh $(BUILD)/image
 
+release: ## build what a release has, into build/release; the version is CHANGELOG.md's
+	GO="$(GO)" packaging/release.sh $(BUILD)/release
+
 manifests: ## render the plain Kubernetes manifests from the Helm chart
 	rendered=$$(packaging/helm/render.sh $(BUILD)) && echo "$$rendered" >packaging/kubernetes/meshnetd.yaml
 
@@ -32,7 +36,7 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
 	$(GO) build -o $(BUILD)/demo ./integration/demo
-	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin $(if $(RECORD),-record $(RECORD))
 
 test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may be skipped
 	$(GO) vet ./...
@@ -94,8 +98,9 @@ fuzz: ## run every fuzz test for a minute
 	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' . | sed 's/:func /:/' | while IFS=: read -r file name; do \
 		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 60s -fuzzminimizetime 10x || exit 1; done
 
-lint: ## run golangci-lint, which also holds the import arrows
+lint: ## run golangci-lint, which also holds the import arrows, and check the workflow
 	$(GO) run $(GOLANGCI_LINT) run
+	$(GO) run $(ACTIONLINT)
 
 runtimes: ## build the pinned containerd 2.4 and 1.7, CNI plugins and Consul's library into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes

@@ -26,6 +26,12 @@ func TestReadme(t *testing.T) {
 	if ci := read(t, "../.ci/run"); !strings.HasSuffix(ci, "\nmake test\n") {
 		t.Errorf("CI does not end with the README's `make test`:\n%s", ci)
 	}
+	workflow := read(t, "../.github/workflows/ci.yml")
+	for _, command := range []string{"run: make check\n", " make test\n"} {
+		if !strings.Contains(workflow, command) {
+			t.Errorf("the workflow does not run %q", command)
+		}
+	}
 }
 
 // The index leads to every page.
