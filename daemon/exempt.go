@@ -7,7 +7,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -136,7 +135,7 @@ func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome, footprint 
 		return err
 	}
 	if len(diffs) > 0 {
-		return fmt.Errorf("the rules could not be taken out: %s", strings.Join(diffs, "; "))
+		return fmt.Errorf("the rules could not be taken out: %s", some(diffs))
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
@@ -145,10 +144,10 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	}
 	switch {
 	case o.Trigger == ContainerValidated:
-		return fmt.Errorf("the sandbox has lost its rules: %s", strings.Join(o.Differences, "; "))
+		return fmt.Errorf("the sandbox has lost its rules: %s", some(o.Differences))
 	case leave:
 		o.Result = Unprotected
-		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", strings.Join(o.Differences, "; "))
+		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", some(o.Differences))
 		e.remember(o, StateUnprotected, "")
 		return nil
 	case o.Drifted:
@@ -171,7 +170,7 @@ func (e *Enforcer) others() bool {
 // says that it was.
 func found(o Outcome) Outcome {
 	o.Result, o.Took, o.Spent = Unprotected, time.Since(o.Began), [len(Stages)]time.Duration{}
-	o.Err = fmt.Errorf("the pod's rules were changed: %s", strings.Join(o.Differences, "; "))
+	o.Err = fmt.Errorf("the pod's rules were changed: %s", some(o.Differences))
 	return o
 }
 
@@ -185,7 +184,7 @@ func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
 	}
 	whole, err := e.inspect(ctx, ns, o)
 	if err == nil && !whole {
-		err = fmt.Errorf("the kernel does not hold what was written: %s", strings.Join(o.Differences, "; "))
+		err = fmt.Errorf("the kernel does not hold what was written: %s", some(o.Differences))
 	}
 	return err
 }
@@ -341,20 +340,4 @@ func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
 	moved, err := ns.routes.Apply(o.Plan)
 	o.Changed = changed || moved
 	return err
-}
-
-func (e *Enforcer) differences(ctx context.Context, ns entered, o *Outcome) ([]string, error) {
-	if err := o.step(ctx, StageVerify); err != nil {
-		return nil, err
-	}
-	found, err := e.firewall.Verify(ctx, ns.Namespace, o.Plan)
-	if err != nil {
-		return nil, err
-	}
-	var diffs []string
-	for _, d := range found {
-		diffs = append(diffs, d.String())
-	}
-	more, err := ns.routes.Verify(o.Plan)
-	return append(diffs, more...), err
 }

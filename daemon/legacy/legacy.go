@@ -61,14 +61,22 @@ const (
 	verdictOfAccept = -2 // -NF_ACCEPT - 1
 )
 
+// most is how many bytes of all tables are read: whoever has NET_ADMIN in a pod can have any number of rules there.
+const most = 4 << 20
+
+// ErrTooMuch is within the error about tables that are larger than what is read.
+var ErrTooMuch = errors.New("somebody has put more rules of iptables-legacy into the pod's network namespace than meshnetd reads, so that " +
+	"nobody can say what becomes of its traffic: take them out, or NET_ADMIN away from the pod")
+
 // Read returns what the tables of iptables-legacy hold in the network namespace of the calling thread, and
 // nil where they hold nothing: tables without a rule whose policies accept are as good as none. Equal bytes
 // mean equal rules in equal order, and equal policies; counters do not matter. It makes no table.
 func Read() ([]byte, error) {
 	var text []byte
+	left := most
 	for _, b := range []blobs{blobs4, blobs6} {
 		var err error
-		if text, err = b.appendTo(text); err != nil {
+		if text, err = b.appendTo(text, &left); err != nil {
 			return nil, err
 		}
 	}
@@ -84,8 +92,9 @@ type Table struct {
 // Tables returns the tables that hold something.
 func Tables() ([]Table, error) {
 	var tables []Table
+	left := most
 	for _, b := range []blobs{blobs4, blobs6} {
-		err := b.each(func(name, text string) {
+		err := b.each(&left, func(name, text string) {
 			if text != "" {
 				tables = append(tables, Table{b.ip, name})
 			}
@@ -98,8 +107,8 @@ func Tables() ([]Table, error) {
 }
 
 // appendTo appends each table that holds something: its family, and its name and its rules with their lengths.
-func (b blobs) appendTo(text []byte) ([]byte, error) {
-	err := b.each(func(name, rules string) {
+func (b blobs) appendTo(text []byte, left *int) ([]byte, error) {
+	err := b.each(left, func(name, rules string) {
 		if rules == "" {
 			return
 		}
@@ -113,8 +122,8 @@ func (b blobs) appendTo(text []byte) ([]byte, error) {
 }
 
 // each calls fn for each table of the family. The kernel need not know a family that has none. A table is
-// always read whole, so that nothing can change in between.
-func (b blobs) each(fn func(name, rules string)) error {
+// always read whole, so that nothing can change in between. left is how many bytes may still be read.
+func (b blobs) each(left *int, fn func(name, rules string)) error {
 	names, err := b.tables()
 	if err != nil || len(names) == 0 {
 		return err
@@ -129,7 +138,7 @@ func (b blobs) each(fn func(name, rules string)) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	for _, name := range names {
-		rules, err := b.settled(fd, name)
+		rules, err := b.settled(fd, name, left)
 		if err != nil {
 			return fmt.Errorf("legacy table %s: %w", name, err)
 		}
@@ -142,10 +151,10 @@ func (b blobs) each(fn func(name, rules string)) error {
 var errMoved = errors.New("the rules were changed while they were read")
 
 // settled reads a table until it stays as long as it is meanwhile.
-func (b blobs) settled(fd int, name string) (rules string, err error) {
+func (b blobs) settled(fd int, name string, left *int) (rules string, err error) {
 	const tries = 10 // each far shorter than the time in which a program can write rules again
 	for range tries {
-		if rules, err = b.read(fd, name); !errors.Is(err, errMoved) {
+		if rules, err = b.read(fd, name, left); !errors.Is(err, errMoved) {
 			return rules, err
 		}
 	}
@@ -167,13 +176,16 @@ func (b blobs) tables() ([]string, error) {
 }
 
 // read returns all that counts of a table, "" for one that holds nothing.
-func (b blobs) read(fd int, name string) (string, error) {
+func (b blobs) read(fd int, name string, left *int) (string, error) {
 	info := make([]byte, infoLength)
 	copy(info, name)
 	if err := b.get(fd, getInfo, info); err != nil {
 		return "", fmt.Errorf("IPT_SO_GET_INFO: %w", err)
 	}
 	size := binary.NativeEndian.Uint32(info[infoSize:])
+	if int(size) > *left {
+		return "", fmt.Errorf("%w (all of them more than %d bytes)", ErrTooMuch, most)
+	}
 	table := make([]byte, entriesBegin+int(size))
 	copy(table, name)
 	binary.NativeEndian.PutUint32(table[entriesSize:], size)
@@ -184,6 +196,7 @@ func (b blobs) read(fd int, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("IPT_SO_GET_ENTRIES: %w", err)
 	}
+	*left -= int(size)
 	entries := table[entriesBegin:]
 	if err := b.clearCounters(entries); err != nil {
 		return "", err

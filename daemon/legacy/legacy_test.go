@@ -7,8 +7,11 @@ package legacy
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -47,7 +50,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("got %q, %v", names, err)
 	}
 	noFamily := blobs{family: 9999, names: filepath.Join(t.TempDir(), "none")}
-	if err := noFamily.each(func(string, string) {}); err != nil {
+	if err := noFamily.each(new(int), func(string, string) {}); err != nil {
 		t.Errorf("a kernel without the family: %v", err)
 	}
 	if _, err := (blobs{names: t.TempDir()}).tables(); err == nil {
@@ -99,5 +102,44 @@ func TestPolicies(t *testing.T) {
 				t.Errorf("an empty table of %s counts", program)
 			}
 		}
+	}
+}
+
+// Tables that are larger than what is read are not, and nothing of their size is allocated.
+func TestRulesWithoutEnd(t *testing.T) {
+	nstest.Require(t, "iptables-legacy")
+	s := nstest.New(t)
+	ns, err := netns.Open(s.Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	fill := func(table string, bytes int) {
+		const rule = 112 + 40 // struct ipt_entry, and a verdict
+		s.RunInput(t, "*"+table+"\n"+strings.Repeat("-A OUTPUT -s 10.0.0.1 -j ACCEPT\n", bytes/rule)+"COMMIT\n", "iptables-legacy-restore", "--noflush")
+	}
+	var left error
+	look := func() error {
+		return ns.Do(func() error {
+			_, left = Tables()
+			_, err := Read()
+			return err
+		})
+	}
+	fill("mangle", most*2/3)
+	if err := look(); err != nil || left != nil {
+		t.Fatal(err, left)
+	}
+	fill("nat", most*2/3)
+	if err := look(); !errors.Is(err, ErrTooMuch) || !errors.Is(left, ErrTooMuch) || !strings.Contains(err.Error(), "legacy table nat") {
+		t.Errorf("got %v and %v of two tables that are too much together", err, left)
+	}
+	fill("raw", 4*most)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err = look()
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, ErrTooMuch) || used > 5*most {
+		t.Errorf("got %v for %d bytes", err, used)
 	}
 }

@@ -70,7 +70,7 @@ func look(fn func(s state, old []byte) error) error {
 	}
 	defer c.close()
 	s, err := settled(func() (state, error) {
-		c.room = c.room[:0]
+		c.forget()
 		return read(c)
 	})
 	if err != nil {

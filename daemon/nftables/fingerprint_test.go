@@ -322,6 +322,8 @@ func (f *fake) await() error {
 	return nil
 }
 
+func (f *fake) limit() bound { return standard }
+
 func (f *fake) ask(request uint16, _ []byte) ([]message, error) {
 	if request != getGen {
 		f.calls += "d"

@@ -291,13 +291,20 @@ func (d *comparison) sets(have, want state, sets []nativeSet) {
 			return
 		}
 		missing, unexpected := apart(h.of(have.elements), w.of(want.elements))
-		for _, e := range missing {
-			d.add("", "missing", fmt.Sprintf("%s in set %s", s.show(e), set))
-		}
-		for _, e := range unexpected {
-			d.add("", "unexpected", fmt.Sprintf("%s in set %s", s.show(e), set))
-		}
+		d.elements(s, "missing", missing)
+		d.elements(s, "unexpected", unexpected)
 	})
+}
+
+// elements names a few: a set can hold any number of them.
+func (d *comparison) elements(set nativeSet, kind string, list [][]byte) {
+	const named = 16
+	for _, e := range list[:min(len(list), named)] {
+		d.add("", kind, fmt.Sprintf("%s in set %s", set.show(e), set.name))
+	}
+	if more := len(list) - named; more > 0 {
+		d.add("", kind, fmt.Sprintf("%d more in set %s", more, set.name))
+	}
 }
 
 // apart returns the elements that only one of two sets holds.

@@ -25,6 +25,8 @@ type sets struct {
 
 func (s sets) await() error { return nil }
 
+func (s sets) limit() bound { return standard }
+
 func (s sets) ask(request uint16, _ []byte) ([]message, error) {
 	switch {
 	case s.err != nil:

@@ -41,6 +41,9 @@ func readSets(k kernel) (sets, elements []object, err error) {
 	if sets, err = objects(messages, readSet); err != nil {
 		return nil, nil, err
 	}
+	if err := check("sets", len(sets), k.limit().sets); err != nil {
+		return nil, nil, err
+	}
 	for _, s := range sets {
 		var of wire
 		of.text(unix.NFTA_SET_ELEM_LIST_TABLE, nativeTable)

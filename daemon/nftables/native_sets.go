@@ -190,6 +190,12 @@ func (s nativeSet) appendTo(b *batch, id uint32) {
 		w.number(unix.NFTA_SET_DESC_SIZE, uint32(len(s.elements)))
 		w.end(desc)
 	})
+	s.fill(b)
+}
+
+// fill adds the elements to the set.
+func (s nativeSet) fill(b *batch) {
+	about := subject{what: "set " + s.name, table: nativeTable}
 	for rest := s.elements; len(rest) > 0; {
 		b.add(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nativeFamily, about, func(w *wire) {
 			w.text(unix.NFTA_SET_ELEM_LIST_TABLE, nativeTable)

@@ -22,6 +22,7 @@ type netfilter struct {
 	seq     uint32 // of the next request
 	room    []byte // where answers are received, one behind the other
 	longest int    // packet, in bytes
+	most    bound  // of what is read between two calls of forget
 }
 
 const (
@@ -47,13 +48,15 @@ func dialNetfilter() (*netfilter, error) {
 		return nil, fmt.Errorf("short answers of nf_tables: %w", err)
 	}
 	room := rooms.Get().(*[]byte)
-	return &netfilter{fd: fd, seq: 1, room: (*room)[:0], longest: longestPacket}, nil
+	return &netfilter{fd: fd, seq: 1, room: (*room)[:0], longest: longestPacket, most: standard}, nil
 }
 
 // close ends the socket, and with it what was read from it.
 func (c *netfilter) close() {
 	_ = unix.Close(c.fd)
-	rooms.Put(&c.room)
+	if cap(c.room) <= roomKept {
+		rooms.Put(&c.room)
+	}
 }
 
 // rooms are where answers are received and changes are written; what a pod holds fits into a new one.
@@ -61,6 +64,15 @@ var rooms = sync.Pool{New: func() any {
 	room := make([]byte, 0, 4*longestPacket)
 	return &room
 }}
+
+// roomKept bounds what is kept for the next one.
+const roomKept = 1 << 20
+
+// forget gives up what was read.
+func (c *netfilter) forget() { c.room = c.room[:0] }
+
+// limit returns what one look reads at most.
+func (c *netfilter) limit() bound { return c.most }
 
 // await sends a transaction that changes nothing. The kernel takes one at a time, so that the one before
 // it is over when the call returns. There is an answer only if it fails, and the next request gets it.
@@ -165,6 +177,12 @@ func (c *netfilter) ask(request uint16, attributes []byte) ([]message, error) {
 		packet, err := c.receive()
 		if err == nil {
 			err = a.add(packet)
+		}
+		if err == nil {
+			err = errors.Join(check("bytes", len(c.room), c.most.bytes), check("objects", len(a.messages), c.most.objects))
+		}
+		if errors.Is(err, ErrTooMuch) { // what is left of the answer goes with the socket
+			return nil, err
 		}
 		if err != nil {
 			return nil, fmt.Errorf("answer of nf_tables to request %#x: %w", request, err)

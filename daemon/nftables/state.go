@@ -50,6 +50,8 @@ type kernel interface {
 	// ask returns the messages that answer a request, or errMoved. It concerns all families, or what the
 	// attributes of the native table's family name.
 	ask(request uint16, attributes []byte) ([]message, error)
+	// limit is what one look reads at most, of which ask keeps to the bytes and objects.
+	limit() bound
 }
 
 // message is a table, a chain, a rule or a generation.

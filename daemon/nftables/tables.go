@@ -72,7 +72,10 @@ func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan)
 			return err
 		}
 		defer c.close()
-		changed, err = settled(func() (bool, error) { return want.apply(c) })
+		changed, err = settled(func() (bool, error) {
+			c.forget()
+			return want.apply(c)
+		})
 		return err
 	})
 	if err != nil {
@@ -182,7 +185,10 @@ func (t Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Fo
 			return err
 		})
 	})
-	return v4, v6, err
+	if err != nil {
+		return v4, v6, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
+	}
+	return v4, v6, nil
 }
 
 func (s state) own(footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -25,7 +24,7 @@ import (
 // at a time, and for one look at the namespace: what it read counts until it writes there.
 type Handle struct {
 	nl     *netlink.Handle
-	rules  map[rules.Family][]netlink.Rule
+	rules  map[rules.Family][]policy
 	routes map[rules.PolicyRoute]bool
 	addrs  []netlink.Addr // of all interfaces; nil is not read yet
 }
@@ -36,7 +35,7 @@ func Open() (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket for routes: %w", err)
 	}
-	return &Handle{nl: nl, rules: map[rules.Family][]netlink.Rule{}, routes: map[rules.PolicyRoute]bool{}}, nil
+	return &Handle{nl: nl, rules: map[rules.Family][]policy{}, routes: map[rules.PolicyRoute]bool{}}, nil
 }
 
 // Close closes the socket.
@@ -49,7 +48,7 @@ func (h *Handle) readAddresses() (err error) {
 	if h.addrs != nil {
 		return nil
 	}
-	if h.addrs, err = h.nl.AddrList(nil, netlink.FAMILY_ALL); err != nil {
+	if h.addrs, err = listAddresses(); err != nil {
 		return fmt.Errorf("read the pod's addresses: %w", err)
 	}
 	return nil
@@ -212,10 +211,10 @@ func (h *Handle) removeRoute(r rules.PolicyRoute) (changed bool, err error) {
 }
 
 // removeRules takes each rule out by its priority: a rule of somebody else may ask for the same mark and more.
-func (h *Handle) removeRules(r rules.PolicyRoute, found []netlink.Rule) error {
+func (h *Handle) removeRules(r rules.PolicyRoute, found []policy) error {
 	for _, rule := range found {
 		own := policyRule(r)
-		own.Priority = rule.Priority
+		own.Priority = rule.priority
 		if err := h.nl.RuleDel(own); err != nil {
 			return fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
@@ -224,51 +223,31 @@ func (h *Handle) removeRules(r rules.PolicyRoute, found []netlink.Rule) error {
 }
 
 // policyRules returns the policy rules that are nothing but "fwmark MARK lookup TABLE".
-func (h *Handle) policyRules(r rules.PolicyRoute) ([]netlink.Rule, error) {
+func (h *Handle) policyRules(r rules.PolicyRoute) (found []policy, err error) {
 	all, read := h.rules[r.Family]
 	if !read {
-		var err error
-		all, err = h.nl.RuleList(family(r.Family))
-		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		if all, err = listPolicies(r.Family); err != nil {
 			return nil, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
 		}
 		h.rules[r.Family] = all
 	}
-	var found []netlink.Rule
-	for _, rule := range all {
-		if rule.Mark == r.Mark && rule.Table == r.Table && onlyMark(rule) {
-			found = append(found, rule)
+	for _, p := range all {
+		if p.mark == r.Mark && p.table == r.Table {
+			found = append(found, p)
 		}
 	}
 	return found, nil
 }
 
-// onlyMark tells whether a policy rule asks for nothing but a mark, all bits of it.
-func onlyMark(rule netlink.Rule) bool {
-	plain := netlink.NewRule()
-	plain.Family, plain.Mark, plain.Mask, plain.Table = rule.Family, rule.Mark, rule.Mask, rule.Table
-	plain.Priority, plain.Protocol = rule.Priority, rule.Protocol
-	full := rule.Mask == nil || *rule.Mask == 0xffffffff
-	return full && reflect.DeepEqual(&rule, plain)
-}
-
-func (h *Handle) hasRoute(r rules.PolicyRoute) (bool, error) {
+func (h *Handle) hasRoute(r rules.PolicyRoute) (routed bool, err error) {
 	if routed, read := h.routes[r]; read {
 		return routed, nil
 	}
-	found, err := h.nl.RouteListFiltered(family(r.Family), &netlink.Route{Table: r.Table, Type: unix.RTN_LOCAL,
-		LinkIndex: lo.Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_OIF)
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+	if routed, err = listLocalDefault(r); err != nil {
 		return false, fmt.Errorf("%s route list table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
-	h.routes[r] = slices.ContainsFunc(found, func(route netlink.Route) bool {
-		if route.Dst == nil {
-			return true
-		}
-		ones, _ := route.Dst.Mask.Size()
-		return ones == 0
-	})
-	return h.routes[r], nil
+	h.routes[r] = routed
+	return routed, nil
 }
 
 // wrote makes policy rules and routes of the family be read again.

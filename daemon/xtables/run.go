@@ -5,7 +5,6 @@
 package xtables
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 )
 
 // exitError is a program that ran and failed.
@@ -51,7 +51,7 @@ func (t *Tables) run(ctx context.Context, ns *netns.Namespace, tool, input strin
 	}
 	defer lock.Close()
 
-	var stdout, stderr bytes.Buffer
+	stdout, stderr := bounded{most: mostSaid}, bounded{most: mostComplaint}
 	cmd := exec.CommandContext(ctx, tool, args...)
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", // iptables finds modprobe there
@@ -67,14 +67,41 @@ func (t *Tables) run(ctx context.Context, ns *netns.Namespace, tool, input strin
 	if err := t.isolated.Do(ctx, ns, cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", tool, err)
 	}
+	// Somebody may write more rules since they were looked at, and programs read all that there are.
+	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: mostMemory, Max: mostMemory}, nil) // it may have ended
 	if err := cmd.Wait(); err != nil {
+		if stdout.over {
+			return nil, fmt.Errorf("%s: %w (it wrote more than %d bytes)", filepath.Base(tool), nftables.ErrTooMuch, mostSaid)
+		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s took too long and was stopped: %w", filepath.Base(tool), ctx.Err())
 		}
-		said := strings.Join(strings.Fields(stderr.String()), " ")
+		said := strings.Join(strings.Fields(string(stderr.text)), " ")
 		return nil, &exitError{tool: filepath.Base(tool), stderr: said, err: err}
 	}
-	return stdout.Bytes(), nil
+	return stdout.text, nil
+}
+
+// What a program may write, and the memory that it may have: both far above what the rules need that are read otherwise.
+const (
+	mostSaid      = 16 << 20
+	mostComplaint = 4 << 10
+	mostMemory    = 256 << 20
+)
+
+// bounded keeps what a program writes, up to a length. The program then cannot write on, and ends.
+type bounded struct {
+	text []byte
+	most int
+	over bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.over = b.over || len(b.text)+len(p) > b.most; b.over {
+		return 0, nftables.ErrTooMuch
+	}
+	b.text = append(b.text, p...)
+	return len(p), nil
 }
 
 // privateLock returns the file that legacy iptables locks. The node's own lock may be held for long by

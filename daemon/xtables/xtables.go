@@ -138,11 +138,24 @@ func (t *Tables) eachFamily(plan rules.Plan, fn func(rules.Ruleset) error) error
 }
 
 func (t *Tables) save(ctx context.Context, ns *netns.Namespace, family rules.Family) (rules.Ruleset, error) {
+	if err := t.readable(ns); err != nil {
+		return rules.Ruleset{}, err
+	}
 	out, err := t.run(ctx, ns, t.variant.tool(family, "save"), "")
 	if err != nil {
 		return rules.Ruleset{}, err
 	}
 	return rules.ParseSave(family, bytes.NewReader(out))
+}
+
+// readable fails where there is more to read than a program should, which holds all of it in memory that counts as
+// meshnetd's.
+func (t *Tables) readable(ns *netns.Namespace) error {
+	if t.netlink {
+		return nftables.Readable(ns)
+	}
+	_, err := legacyFingerprint(ns)
+	return err
 }
 
 func (t *Tables) restore(ctx context.Context, ns *netns.Namespace, family rules.Family, input string) error {

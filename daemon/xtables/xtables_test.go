@@ -15,7 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -162,5 +164,48 @@ func TestNodeLockIsNotTaken(t *testing.T) {
 	defer cancel()
 	if _, err := Find(ctx, Legacy, isolated); err != nil {
 		t.Error(err)
+	}
+}
+
+// A program that writes without end is not listened to without end, and one that takes memory does not take it all.
+func TestProgramsAreBounded(t *testing.T) {
+	tables := &Tables{isolated: isolate(t)}
+	ns := openNew(t)
+	if out, err := tables.run(t.Context(), ns, "/usr/bin/yes", ""); !errors.Is(err, nftables.ErrTooMuch) || !strings.Contains(err.Error(), "yes") {
+		t.Errorf("%d bytes, %v", len(out), err)
+	}
+	dir := scripts(t, map[string]string{"limit": `until [ "$(ulimit -v)" = 262144 ]; do :; done`, "complain": "yes 1>&2"})
+	if _, err := tables.run(t.Context(), ns, filepath.Join(dir, "limit"), ""); err != nil {
+		t.Error(err)
+	}
+	if _, err := tables.run(t.Context(), ns, filepath.Join(dir, "complain"), ""); err == nil || len(err.Error()) > 2*mostComplaint {
+		t.Errorf("got an error of %d bytes", len(err.Error()))
+	}
+}
+
+// Programs are not asked about a namespace that holds more than anybody reads.
+func TestRulesWithoutEnd(t *testing.T) {
+	isolated := isolate(t)
+	for _, variant := range []string{NFT, Legacy} {
+		tables, err := Find(t.Context(), variant, isolated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := nstest.New(t)
+		ns, err := netns.Open(s.Path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		s.RunInput(t, "*mangle\n"+strings.Repeat("-A OUTPUT -s 10.0.0.1 -j ACCEPT\n", 40_000)+"COMMIT\n", variant+"-restore")
+		for what, look := range map[string]func() error{
+			"apply":  func() error { _, err := tables.Apply(t.Context(), ns, rules.Plan{}); return err },
+			"verify": func() error { _, err := tables.Verify(t.Context(), ns, rules.Plan{}); return err },
+			"own":    func() error { _, _, err := tables.Own(t.Context(), ns, rules.Footprint{}); return err },
+		} {
+			if err := look(); !errors.Is(err, nftables.ErrTooMuch) && !errors.Is(err, legacy.ErrTooMuch) {
+				t.Errorf("%s, %s: got %v", variant, what, err)
+			}
+		}
 	}
 }

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// However much somebody puts into a namespace, little of it is said of it and kept.
+func TestDifferencesWithoutEnd(t *testing.T) {
+	for _, rule := range []string{"-j ACCEPT", strings.Repeat("é", 1<<13)} {
+		litter := make([]rules.Difference, 20_000)
+		for i := range litter {
+			litter[i] = rules.Difference{Table: "nat", Chain: fmt.Sprint("CHAIN", i), Kind: "unexpected", Rule: rule}
+		}
+		e, r := newEnforcer(t, firewall{verify: func() ([]rules.Difference, error) { return litter, nil }})
+		o := e.Enforce(t.Context(), SandboxStarted, meshed(nstest.New(t).Path))
+		kept := 0
+		for _, d := range o.Differences {
+			kept += len(d)
+		}
+		if o.Result != Failed || len(o.Differences) != mostNamed+1 || kept > mostNamed*(mostSaid+100) || !strings.Contains(o.Differences[mostNamed], "19488 more") {
+			t.Errorf("%s, %d differences of %d bytes", o.Result, len(o.Differences), kept)
+		}
+		if text := o.Error().Error(); len(text) > 2*mostSaid || !strings.Contains(text, "CHAIN0") || !strings.Contains(text, "more") {
+			t.Errorf("%d bytes are said: %.300s", len(text), text)
+		}
+		if len(r.outcomes) == 0 {
+			t.Error("nothing was recorded")
+		}
+	}
+}
