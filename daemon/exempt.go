@@ -43,25 +43,30 @@ func (e *Enforcer) setsItselfUp(o *Outcome) bool {
 	return false
 }
 
-// asItIs leaves a pod alone that sets itself up, unless a label says that its rules are ours. One that was there
-// before meshnetd is then looked at as if nobody knew of its init container, as it was when it got them.
-func (e *Enforcer) asItIs(ns entered, o *Outcome, known Sandbox) (stays bool, err error) {
-	if known.State != StateExempt {
-		label, err := ns.routes.Label()
+// asItIs leaves a pod alone whose init container has set it up: where rules of a mesh are in the kernel that capture
+// something, and no label says that they are ours. The container's name shows nothing. A pod that was there before meshnetd
+// is else looked at as if nobody knew of that container, as it was when it got its rules.
+func (e *Enforcer) asItIs(ctx context.Context, ns entered, o *Outcome, known Sandbox) (stays bool, err error) {
+	label, err := ns.routes.Label()
+	if err != nil {
+		return false, err
+	}
+	if label == "" || known.State == StateExempt {
+		own, err := e.own(ctx, ns)
 		if err != nil {
 			return false, err
 		}
-		if label != "" {
-			if o.Trigger == Takeover || known.State == StatePending {
-				o.Pod.Containers = e.refining(o.Pod.Containers)
-				o.Result, o.Err = "", nil
-				e.decide(o)
-			}
-			return false, nil
+		if own.Captures() {
+			e.remember(o, StateExempt, "")
+			return true, nil
 		}
 	}
-	e.remember(o, StateExempt, "")
-	return true, nil
+	if o.Trigger == Takeover || known.State == StatePending || known.State == StateExempt {
+		o.Pod.Containers = e.refining(o.Pod.Containers)
+		o.Result, o.Err = "", nil
+		e.decide(o)
+	}
+	return false, nil
 }
 
 // exempt takes the rules out that a pod had as long as its containers were not known.

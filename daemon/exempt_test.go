@@ -119,6 +119,40 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 	}
 }
 
+// The name of a container sets nothing up: where no rules capture anything, the pod is what its sandbox says.
+func TestInitContainerThatDoesNothing(t *testing.T) {
+	ctx := limited(t, patience)
+	idle := elsewheresPlan(t, ofLinkerd(t, "other"))
+	for i := range idle.V4.Tables {
+		for c := range idle.V4.Tables[i].Chains {
+			if chain := &idle.V4.Tables[i].Chains[c]; chain.Builtin { // nothing leads to the others any more
+				chain.Rules = nil
+			}
+		}
+	}
+	idle.V6 = rules.Ruleset{}
+	for what, plan := range map[string]rules.Plan{"nothing": {}, "chains that nothing leads to": idle} {
+		for policy, want := range map[config.CatchUp]State{config.CatchUpApply: StateProtected, config.CatchUpReport: StateUnprotected} {
+			m := newMemory()
+			pod := sandbox(t, "web")
+			m.put(t, pod.NetNS, plan)
+			e, r := severalMeshes(t, m)
+			e.with(func(p *Policy) { p.CatchUp = policy })
+			pod.Containers = []rules.Container{{Name: "istio-init"}, {Name: "app", Running: true}}
+			for range 2 { // nor does it when that was found out before
+				e.Synchronize(ctx, []rules.Pod{pod})
+				if known, _ := e.sandboxes.get("web"); known.State != want || known.Decision.Action != rules.Enrol {
+					t.Errorf("%s, %s: %q, %s, %v", what, policy, known.State, known.Decision.Detail, r.events())
+				}
+			}
+			auditNow(t, e)
+			if held := m.holds(t, pod.NetNS).Captures(); held != (want == StateProtected) {
+				t.Errorf("%s, %s: rules that capture: %v", what, policy, held)
+			}
+		}
+	}
+}
+
 // A pod that was there before is not written to by a container that comes while it could not be looked at.
 func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	m := newMemory()

@@ -61,7 +61,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	}
 	e.decide(o)
 	if e.setsItselfUp(o) {
-		if stays, err := e.asItIs(ns, o, known); err != nil || stays {
+		if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
 			return err
 		}
 	}

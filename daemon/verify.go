@@ -96,7 +96,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 		o.Pod, o.Known = known.Pod, known.enrolled()
 		e.decide(o)
 		if e.setsItselfUp(o) {
-			if stays, err := e.asItIs(ns, o, known); err != nil || stays {
+			if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
 				return err
 			}
 		}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import "slices"
+
+// Captures tells whether a packet that leaves or enters can come to a rule of the plan that takes it to another listener.
+// Chains that nothing leads to, and rules behind one that takes every packet, are no reason to believe in the others.
+func (p Plan) Captures() bool {
+	return slices.ContainsFunc(p.Rulesets(), func(set Ruleset) bool {
+		return slices.ContainsFunc(set.Tables, func(t Table) bool {
+			seen := map[string]bool{}
+			return t.captures("OUTPUT", seen) || t.captures("PREROUTING", seen)
+		})
+	})
+}
+
+// captures goes through a chain and those that it leads to, each once.
+func (t Table) captures(chain string, seen map[string]bool) bool {
+	if seen[chain] {
+		return false
+	}
+	seen[chain] = true
+	c, _ := t.Chain(chain)
+	for _, r := range c.Rules {
+		switch target := r.Target.(type) {
+		case Redirect, DNAT, TProxy:
+			return true
+		case Jump:
+			if t.captures(string(target), seen) {
+				return true
+			}
+		case Verdict:
+			if len(r.Match) == 0 {
+				return false
+			}
+		}
+	}
+	return false
+}
