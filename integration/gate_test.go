@@ -5,6 +5,7 @@
 package integration
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -129,7 +130,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 		{Name: "envoy-sidecar", Args: attempt, User: proxy, Group: proxy},
 		{Name: "kuma-validation", Args: attempt, User: app, Group: proxy},
 		{Name: "linkerd-network-validator", Args: attempt, User: proxy, Group: app},
-		{Name: "setgid", Args: attempt, User: app, Group: app, Groups: []int64{proxy}},
+		{Name: "setgid", Args: append([]string{"setgid", fmt.Sprint(proxy)}, attempt...), User: app, Group: app, Groups: []int64{proxy}},
 	} {
 		_, err := pod.RunContainer(within(t, 20*time.Second), spec)
 		if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+spec.Name+" of pod default/web") {
@@ -144,6 +145,29 @@ func TestImpostorsAreRefused(t *testing.T) {
 	}
 	if e, err := c.WaitEvent(within(t, 10*time.Second), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
 		t.Errorf("an honest container reached %q, %v", e.Reply, err)
+	}
+}
+
+// What the test before refuses is an attack: where nobody looks, a member of the proxy's group gets around.
+func TestSetgidFilesGoAround(t *testing.T) {
+	l := startLab(t, lab.Containerd24)
+	runDaemon(t, l, `proxy_identity = "off"`)
+	peer := runPod(t, l, "peer", nil)
+	runServer(t, peer, "8080", "around the mesh")
+	pod := runPod(t, l, "web", injected())
+	runProxy(t, pod)
+	for name, want := range map[string]string{"setgid": "around the mesh", "member": "outbound original_dst=" + peer.IP().String() + ":8080"} {
+		args := []string{"connect", "tcp4", peer.IP().String() + ":8080", "--exit"}
+		if name == "setgid" {
+			args = append([]string{"setgid", fmt.Sprint(proxy)}, args...)
+		}
+		c, err := pod.RunContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app, Groups: []int64{proxy}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := c.WaitEvent(within(t, 10*time.Second), "connected"); err != nil || !strings.HasPrefix(e.Reply, want) {
+			t.Errorf("%s reached %q, %v", name, e.Reply, err)
+		}
 	}
 }
 

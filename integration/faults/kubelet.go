@@ -65,14 +65,19 @@ func (w *World) newPod(name string, meshed bool) *pod {
 	if meshed {
 		p.spec.Annotations = lab.Injected(nil)
 	}
+	p.app = &container{spec: lab.ContainerSpec{Name: "app", Args: w.flood(), User: appID, Group: appID}}
+	p.proxy = &container{spec: lab.ContainerSpec{Name: "istio-proxy", Args: []string{"proxy"}, User: proxyID, Group: proxyID,
+		Env: []string{"ISTIO_DUAL_STACK=true"}}}
+	return p
+}
+
+// flood are the arguments of a container that connects to every target, from its first instruction on.
+func (w *World) flood() []string {
 	flood := []string{"flood"}
 	for _, t := range w.targets {
 		flood = append(flood, t.String())
 	}
-	p.app = &container{spec: lab.ContainerSpec{Name: "app", Args: flood, User: appID, Group: appID}}
-	p.proxy = &container{spec: lab.ContainerSpec{Name: "istio-proxy", Args: []string{"proxy"}, User: proxyID, Group: proxyID,
-		Env: []string{"ISTIO_DUAL_STACK=true"}}}
-	return p
+	return flood
 }
 
 // lookAgain is after how many rounds a kubelet looks at a sandbox again. In between it goes by what it has

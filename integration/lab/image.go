@@ -140,6 +140,7 @@ func programLayer(program []byte) ([]byte, error) {
 	var layer bytes.Buffer
 	w := &layoutWriter{tar: tar.NewWriter(&layer)}
 	w.file("standin", program)
+	w.directory("tmp", 0o1777)
 	programs := map[string]bool{}
 	for _, command := range commands {
 		programs[command[0]] = true
@@ -166,6 +167,12 @@ func (w *layoutWriter) file(name string, data []byte) {
 	header := &tar.Header{Name: name, Mode: 0o755, Size: int64(len(data)), Typeflag: tar.TypeReg}
 	if w.err = w.tar.WriteHeader(header); w.err == nil {
 		_, w.err = io.Copy(w.tar, bytes.NewReader(data))
+	}
+}
+
+func (w *layoutWriter) directory(name string, mode int64) {
+	if w.err == nil {
+		w.err = w.tar.WriteHeader(&tar.Header{Name: name + "/", Mode: mode, Typeflag: tar.TypeDir})
 	}
 }
 

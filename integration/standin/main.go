@@ -66,12 +66,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return runProxy(ctx, args, out)
 	case "serve":
 		return runServe(ctx, args, out)
+	case "setgid":
+		return runSetgid(args)
 	case "talk":
 		return runTalk(ctx, args, out)
 	case "validate":
 		return runValidate(ctx, args, out)
 	default:
-		return fmt.Errorf("unknown mode %q (want pause, connect, dial, echo, envoy, flood, lookup, names, proxy, serve, talk or validate)", mode)
+		return fmt.Errorf("unknown mode %q (want pause, connect, dial, echo, envoy, flood, lookup, names, proxy, serve, setgid, talk or validate)", mode)
 	}
 }
 
