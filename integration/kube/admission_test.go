@@ -99,6 +99,9 @@ func TestAdmission(t *testing.T) {
 			t.Fatalf("a pod is not refused with %q: %v", want, err)
 		}
 	}
+	large := strings.Replace(marked("large", "a: b", ""), "args: [pause]", "env: ["+strings.Repeat("{name: A, value: $(B)}, {name: B, value: c}, ", 16)+
+		strings.Repeat("{name: X, value: "+strings.Repeat("x", 10<<10)+"}, ", 20)+"], args: [pause]", 1)
+	must(large, "create", "--dry-run=server", "-f", "-")
 	for name, pod := range pods {
 		for way, attack := range attacks(name, pod.change) {
 			if err := attack(); err == nil || !strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'meshnetd-required-plugin'") {

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// A meshnetd that hangs costs the node one timeout: it is disconnected, pods outside the mesh go on, and those of the
+// mesh wait for it. A runtime with NRI 0.12.4 or newer refuses the pod that it asked about, an older one lets it run.
+func TestHungDaemon(t *testing.T) {
+	root, err := lab.FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := startLabImporting(t, filepath.Join(root, "packaging", "containerd", "meshnetd.toml"))
+	daemon := runDaemon(t, l)
+	meshed := runPod(t, l, "meshed", injected("required-plugins.noderesource.dev", `["meshnetd"]`))
+	if err := syscall.Kill(daemon.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(daemon.PID(), syscall.SIGCONT) })
+	_, err = l.RunPod(within(t, 30*time.Second), lab.PodSpec{Name: "first"})
+	if err != nil && !strings.Contains(err.Error(), "plugin 10-meshnetd failed to handle RunPodSandbox") {
+		t.Errorf("the pod that it was asked about: %v", err)
+	}
+	t.Logf("the pod that it was asked about: %v", err)
+	for _, name := range []string{"second", "third"} {
+		started(t, runPod(t, l, name, nil))
+	}
+	refused(t, meshed, `required plugin "meshnetd" not present`)
+
+	if err := syscall.Kill(daemon.PID(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Poll(within(t, 30*time.Second), func() (bool, error) {
+		return strings.Count(daemon.Log(), `"event":"nri_connected"`) == 2, nil
+	}); err != nil {
+		t.Fatalf("it is not connected again: %v\n%s", err, daemon.Log())
+	}
+	started(t, meshed)
+}
