@@ -84,8 +84,8 @@ func (e explaining) Decide(pod Pod) Decision {
 // step is the decision in a line.
 func (d Decision) step() string { return string(d.Action) + " (" + string(d.Reason) + "): " + d.Detail }
 
-// accounted gives a decision about the answers of several meshes its account, where these have one. It is that of
-// the mesh that decides, or of none.
+// accounted adds the account to a decision that was made from the answers of several meshes: what the others said, then
+// the steps of the mesh that decides. decides is its index, or negative for none.
 func accounted(answers []Decision, decides int, d Decision) Decision {
 	if len(answers) < 2 || answers[0].Account == nil {
 		return d
@@ -103,14 +103,14 @@ func accounted(answers []Decision, decides int, d Decision) Decision {
 	return d
 }
 
-// step adds one, where anybody asked for it.
+// step adds a step, if an account was asked for.
 func (a *Account) step(text string) {
 	if a != nil {
 		a.Steps = append(a.Steps, text)
 	}
 }
 
-// first puts steps before the others.
+// first inserts steps before the others.
 func (a *Account) first(steps []string) {
 	if a != nil {
 		a.Steps = slices.Concat(steps, a.Steps)

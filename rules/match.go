@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Every Match tells whether it holds for a packet as it is at that point of its way, as the kernel does it:
+// Every Match reports whether it holds for a packet as it is at that point of its way, as the kernel does it:
 // net/netfilter/xt_*.c, and net/ipv4/netfilter/ip_tables.c for addresses and interfaces. Without a value to
 // compare, a condition fails, and a negated one of the owner holds.
 

@@ -107,10 +107,10 @@ func (p Packet) check() error {
 	return nil
 }
 
-// tracked tells whether the packet belongs to a connection in the kernel's table.
+// tracked reports whether the packet belongs to a connection in the kernel's table.
 func (p Packet) tracked() bool { return p.State&(StateNew|StateRelated|StateEstablished) != 0 }
 
-// first tells whether nat is asked about the packet.
+// first reports whether nat is asked about the packet.
 func (p Packet) first() bool { return p.State&(StateNew|StateRelated) != 0 }
 
 // Interface is an interface of the pod with its addresses, in the kernel's order: the first of a family is

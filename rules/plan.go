@@ -67,10 +67,10 @@ func (rs Ruleset) of(f Family) Ruleset {
 	return rs
 }
 
-// Empty tells whether the rule set holds no table.
+// Empty reports whether the rule set holds no table.
 func (rs Ruleset) Empty() bool { return len(rs.Tables) == 0 }
 
-// Equal tells whether both hold the same rules.
+// Equal reports whether both hold the same rules.
 func (rs Ruleset) Equal(other Ruleset) bool { return Plan{V6: rs}.Key() == Plan{V6: other}.Key() }
 
 // Table returns the table of that name; a missing one is empty.

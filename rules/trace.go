@@ -11,10 +11,10 @@ import (
 // Trace walks a packet through the plan in a pod that has these interfaces (lo needs no mention), and tells
 // what becomes of it. It assumes that the listeners are there, and that chains of others let pass what the
 // plan does not stop. A rule of somebody else on the way, a rule that the kernel would refuse where it
-// stands, and a packet that cannot be are errors: nothing is guessed.
+// stands, and a packet that cannot exist are errors: nothing is guessed.
 //
 // The order is the kernel's (include/uapi/linux/netfilter_ipv4.h; the IPv6 hooks are the same): raw,
-// connection tracking, mangle, nat of the destination, filter, nat of the source. What the kernel does between them is told where it is done.
+// connection tracking, mangle, nat of the destination, filter, nat of the source.
 func (p Plan) Trace(packet Packet, interfaces []Interface) (Path, error) {
 	if packet.State == 0 {
 		packet.State = StateNew
@@ -111,9 +111,9 @@ func (t *trace) postrouting() error {
 	return t.nat("POSTROUTING")
 }
 
-// loop brings in by lo what was sent by lo. The packet keeps its mark, its connection and its route
-// (drivers/net/loopback.c), so it is neither tracked nor routed a second time, and nat, which has settled
-// the connection when it was sent, is not asked again.
+// loop receives a packet on lo that was sent on lo. It keeps its mark, its connection and its route
+// (drivers/net/loopback.c): it is neither tracked nor routed again, and nat, which was applied when it was sent, does not
+// run again.
 func (t *trace) loop() error {
 	t.note("comes back in by lo")
 	t.looped = true
@@ -175,8 +175,8 @@ func (t *trace) deliver() error {
 	return nil
 }
 
-// forward is ip_forward: what is not the pod's own goes on where the pod forwards. What TPROXY gave to a
-// socket, and no route brings there, goes nowhere.
+// forward is ip_forward: packets to others' addresses, where the pod forwards. A packet that TPROXY gave to a socket,
+// and that no route delivers, is dropped.
 func (t *trace) forward() error {
 	if t.held {
 		t.end(Dropped, "what a socket of the pod has is not forwarded")
@@ -222,8 +222,8 @@ func (t *trace) route() (string, error) {
 	return "", fmt.Errorf("no interface leads to %s: name one, or give the pod that address", t.packet.Destination.Addr())
 }
 
-// local tells whether the destination is an address of the pod. All of 127.0.0.0/8 is, of ::/96 only what
-// stands on lo.
+// local reports whether the destination is an address of the pod. All of 127.0.0.0/8 is, of ::/96 only what
+// is an address of lo.
 func (t *trace) local() bool {
 	dst := t.packet.Destination.Addr().WithZone("")
 	return dst.IsLoopback() ||
@@ -237,7 +237,7 @@ func (t *trace) routedHere() bool {
 	})
 }
 
-// fromOutsideLoopback tells whether a packet that did not come by lo has an address that only lo may have.
+// fromOutsideLoopback reports whether a packet that did not come by lo has an address that only lo may have.
 func (t *trace) fromOutsideLoopback() bool {
 	return t.packet.Source.Addr().IsLoopback() || t.packet.Destination.Addr().IsLoopback()
 }

@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// track asks raw about a packet of which nothing is known yet, and then knows its connection
-// (nf_conntrack_in in net/netfilter/nf_conntrack_core.c).
+// track runs the raw table, before connection tracking, and then looks up the packet's connection (nf_conntrack_in in
+// net/netfilter/nf_conntrack_core.c).
 func (t *trace) track(chain string) error {
 	t.packet.State, t.packet.ConnMark = StateInvalid, 0
 	if err := t.table("raw", chain); err != nil || t.done {
@@ -19,8 +19,8 @@ func (t *trace) track(chain string) error {
 	return nil
 }
 
-// nat is asked once for a connection about its destination, at PREROUTING or OUTPUT, and once about its
-// source, at INPUT or POSTROUTING. Whatever it says to the first packet, nothing included, is how it stays
+// nat runs the nat table. The kernel does so once per connection for its destination, at PREROUTING or OUTPUT, and once
+// for its source, at INPUT or POSTROUTING; what comes of the first packet, be it nothing, holds for the rest
 // (nf_nat_inet_fn in net/netfilter/nf_nat_core.c).
 func (t *trace) nat(chain string) error {
 	settled := &t.destination
@@ -34,7 +34,7 @@ func (t *trace) nat(chain string) error {
 	return t.table("nat", chain)
 }
 
-// tables asks one table after the other, until one of them ends the packet.
+// tables runs one table after the other, until one of them ends the packet.
 func (t *trace) tables(chain string, tables ...string) error {
 	for _, table := range tables {
 		if err := t.table(table, chain); err != nil || t.done {
@@ -44,12 +44,12 @@ func (t *trace) tables(chain string, tables ...string) error {
 	return nil
 }
 
-// verdict is what a chain says to the one that jumped to it.
+// verdict is what a chain returns to the one that jumped to it.
 type verdict uint8
 
 const (
-	goOn verdict = iota // with the next rule
-	stop                // the table has no more to say at this hook, or the packet has ended
+	goOn verdict = iota // continue with the next rule
+	stop                // leave the table at this hook: accepted, or the packet has ended
 )
 
 // table walks a built-in chain; its policy is to accept.
@@ -63,7 +63,7 @@ func (t *trace) table(table, chain string) error {
 	return err
 }
 
-// hook is where in the kernel a table is asked.
+// hook is the place in the kernel at which a table runs.
 type hook struct {
 	table Table
 	name  string // the built-in chain
@@ -115,7 +115,7 @@ func (t *trace) chain(h hook, name string, depth int) (verdict, error) {
 	return goOn, nil
 }
 
-// matches asks every condition of a rule. The owner is known only of what is sent (the hooks of
+// matches reports whether every condition of a rule holds. Only packets that are sent have an owner (the hooks of
 // net/netfilter/xt_owner.c).
 func (t *trace) matches(h hook, r Rule) (bool, error) {
 	for _, m := range r.Match {
@@ -132,7 +132,7 @@ func (t *trace) matches(h hook, r Rule) (bool, error) {
 	return true, nil
 }
 
-// target does what a rule says, jumps and returns apart.
+// target executes a rule's target, except for jumps and returns.
 func (t *trace) target(h hook, target Target) (verdict, string, error) {
 	if !allowed(h, target) {
 		return stop, "", fmt.Errorf("the kernel refuses this target in table %s at %s", h.table.Name, h.name)
@@ -194,8 +194,8 @@ func allowed(h hook, target Target) bool {
 	return true
 }
 
-// zone is kept from the first rule that names one. What came in by lo has its connection already
-// (net/netfilter/xt_CT.c).
+// zone sets the connection's zone, which the first rule that names one decides. A packet that came in by lo has its
+// connection already (net/netfilter/xt_CT.c).
 func (t *trace) zone(zone CTZone) string {
 	if t.looped || t.zoned {
 		return "the zone is chosen already"
@@ -240,8 +240,8 @@ func (t *trace) dnat(to DNAT) (string, error) {
 	return "to " + t.packet.Destination.String(), nil
 }
 
-// primary returns the address that REDIRECT takes: of IPv6 one of the destination's scope where that is
-// link-local, and otherwise a global one first.
+// primary returns the address of an interface that REDIRECT uses: for a link-local IPv6 destination a link-local one,
+// otherwise a global one if there is any.
 func (t *trace) primary(name string) netip.Addr {
 	six, local := t.packet.Family() == IPv6, t.packet.Destination.Addr().IsLinkLocalUnicast()
 	var last netip.Addr

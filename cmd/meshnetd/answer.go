@@ -125,7 +125,7 @@ func (one answer) failure() string {
 	return one.Error
 }
 
-// ended tells whether the sandbox has ended meanwhile, of which the daemon hears with its next audit.
+// ended reports whether the sandbox has ended meanwhile, of which the daemon hears with its next audit.
 func (one answer) ended() bool { return one.Verdict != nil && one.Verdict.Result == status.Gone }
 
 // end prints what is left to print, and says how the command ends.

@@ -134,7 +134,7 @@ func (v view) planned(network rules.Network) view {
 	return v
 }
 
-// refused tells whether the daemon would refuse the pod, or a container of it.
+// refused reports whether the daemon would refuse the pod, or a container of it.
 func (v view) refused() bool { return v.Decision.Action == rules.Rejected || len(v.Refused) > 0 }
 
 // noting adds what a manifest does not say for sure, and what the daemon would do with containers that run as the

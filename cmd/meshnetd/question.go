@@ -279,12 +279,12 @@ func own(interfaces []rules.Interface, six bool) (netip.Addr, bool) {
 	return netip.MustParseAddr("192.0.2.2"), false
 }
 
-// local tells whether an address is one of the pod.
+// local reports whether an address is one of the pod.
 func local(interfaces []rules.Interface, addr netip.Addr) bool {
 	return addr.IsLoopback() || slices.ContainsFunc(interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
 }
 
-// addressed tells whether an address is known of the interface that a packet arrives by, of the packet's family.
+// addressed reports whether an address is known of the interface that a packet arrives by, of the packet's family.
 func addressed(interfaces []rules.Interface, p rules.Packet) bool {
 	return slices.ContainsFunc(interfaces, func(i rules.Interface) bool {
 		return i.Name == p.In && slices.ContainsFunc(i.Addresses, func(addr netip.Addr) bool { return addr.Is6() == p.Destination.Addr().Is6() })

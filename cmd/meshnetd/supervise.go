@@ -68,7 +68,7 @@ func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer,
 	}
 }
 
-// nowReady tells whether the daemon is ready, and systemd does not know it.
+// nowReady reports whether the daemon is ready, and systemd does not know it.
 func (w *watch) nowReady(e *daemon.Enforcer) bool {
 	why := w.ready(e)
 	w.mu.Lock()

@@ -67,7 +67,7 @@ func parseProcess(status string) doctor.Process {
 	return p
 }
 
-// differs tells whether a process has a namespace of its own; one that cannot be seen is taken for init's.
+// differs reports whether a process has a namespace of its own; one that cannot be seen is taken for init's.
 func (t tree) differs(pid int, kind string) bool {
 	first, err := os.Readlink(t.path("/proc/1/ns/" + kind))
 	its, err2 := os.Readlink(t.path("/proc/" + strconv.Itoa(pid) + "/ns/" + kind))

@@ -61,7 +61,7 @@ func Facts(ctx context.Context, o Options) doctor.Facts {
 	return f
 }
 
-// locks tells whether more than one daemon runs. The daemon makes a directory that is missing.
+// locks reports whether more than one daemon runs. The daemon makes a directory that is missing.
 func locks(dir string) (others bool, err error) {
 	l, err := netns.OpenLocks(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -114,7 +114,7 @@ func peer(ctx context.Context, socket string) (pid int, err error) {
 	return pid, err
 }
 
-// listens tells whether somebody listens on a socket. The runtime waits for each plugin that connects in turn, so that
+// listens reports whether somebody listens on a socket. The runtime waits for each plugin that connects in turn, so that
 // the connection is closed at once.
 func listens(ctx context.Context, socket string) error {
 	_, err := peer(ctx, socket)
@@ -129,7 +129,7 @@ func canary(ctx context.Context, socket, image string) *doctor.Canary {
 	return &doctor.Canary{Refused: came.Refused, Created: came.Created, Err: came.Err, Left: came.Left}
 }
 
-// installed tells whether systemd knows meshnetd's unit.
+// installed reports whether systemd knows meshnetd's unit.
 func (t tree) installed() bool {
 	for _, dir := range []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
 		if _, err := os.Stat(t.path(filepath.Join(dir, "meshnetd.service"))); err == nil {

@@ -227,7 +227,7 @@ func word(found map[string]bool, e ast.Expr) bool {
 	return err == nil
 }
 
-// followed tells whether the event is found elsewhere: as a constant, or as the parameter "event".
+// followed reports whether the event is found elsewhere: as a constant, or as the parameter "event".
 func followed(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.Ident:

@@ -18,7 +18,7 @@ import (
 // prefix is that of the fields that are this program's own.
 const prefix = "MESHNETD_"
 
-// Connected tells whether standard error ends in the journal of this machine. JOURNAL_STREAM alone does not say
+// Connected reports whether standard error ends in the journal of this machine. JOURNAL_STREAM alone does not say
 // so: children of a unit have it, too, and may write elsewhere.
 func Connected() bool {
 	connected, err := journal.StderrIsJournalStream()
@@ -41,7 +41,7 @@ func NewHandler(queue *Queue, level slog.Leveler) *Handler {
 	return &Handler{queue: queue, level: level}
 }
 
-// Enabled tells whether records of that level are written.
+// Enabled reports whether records of that level are written.
 func (h *Handler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level.Level() }
 
 // Handle puts the record into the queue. It never waits and never fails: what does not fit is counted there.

@@ -19,7 +19,7 @@ import (
 // idlePause is how often the state is told where no watchdog asks for it.
 const idlePause = 5 * time.Second
 
-// Listening tells whether there is a service manager to tell something to.
+// Listening reports whether there is a service manager to tell something to.
 func Listening() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
 // Pause returns in which intervals Alive is to be called: a third of what the watchdog allows, so that one
