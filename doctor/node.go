@@ -94,7 +94,7 @@ func judgeDaemons(f Facts) []Finding {
 		return []Finding{warning("other-daemon", f.Node.LockDir, "Whether a second meshnetd runs could not be seen: %v.", f.Node.LocksErr).do("Run doctor as root.")}
 	case f.Node.LocksErr != nil:
 		return []Finding{broken("locks", f.Node.LockDir, "meshnetd does not start: %v.", f.Node.LocksErr).
-			do("Take away what is there; meshnetd makes it anew. Or name another directory by lock_dir.")}
+			do("Remove what is there, and meshnetd creates it again. Or name another directory with lock_dir.")}
 	case !f.Node.Daemons:
 		return []Finding{ok("other-daemon", f.Node.LockDir, "No second meshnetd runs.")}
 	}

@@ -111,6 +111,6 @@ func pages(m *metrics.Metrics, w *watch, e *daemon.Enforcer) []status.Page {
 // alone.
 func serveMetrics(ctx context.Context, address string, pages []status.Page, log *slog.Logger) {
 	insist(ctx, func() error { return status.ServePages(ctx, address, pages...) }, func(err error) {
-		log.Error("metrics and health cannot be read there; trying on", "event", "no_metrics", "error", err)
+		log.Error("cannot serve metrics and health on that address; retrying", "event", "no_metrics", "error", err)
 	})
 }

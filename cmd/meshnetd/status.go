@@ -29,7 +29,7 @@ func statusCommand() *cobra.Command {
 		Long: "Prints the runtime, what meshnetd guarantees with it and why, counts, the last events, and a line for each pod of the\n" +
 			"mesh on this node; pods outside the mesh are not listed. The argument, --namespace, --name and --outcome choose among the\n" +
 			"pods, by patterns with * and ?; the rest is of the whole node. --watch asks again every two seconds until it is\n" +
-			"interrupted: on a terminal it draws the table anew, elsewhere it writes one after the other.\n\n" +
+			"interrupted: on a terminal it redraws the table, elsewhere it writes one after the other.\n\n" +
 			"Exit 0, also when no pod is chosen or the watch is interrupted; 1 no daemon, or no right to ask it; 2 wrong command\n" +
 			"line or configuration.",
 		Example: "  meshnetd status\n  meshnetd status 'shop/cart-*'\n  meshnetd status --outcome unprotected,failing\n" +

@@ -188,7 +188,7 @@ func TestScreen(t *testing.T) {
 	if err := s.sorry(nil, errors.New("no\x1b")); err != nil {
 		t.Fatal(err)
 	}
-	want := "\x1b[H\x1b[2Jone\x1b[K\ntoo l\x1b[K\n\x1b[J" + "\x1b[H1\x1b[K\n2\x1b[K\n... a\x1b[K\n\x1b[J" + "\x1b[Hmeshn\x1b[K\ntryin\x1b[K\n\x1b[J"
+	want := "\x1b[H\x1b[2Jone\x1b[K\ntoo l\x1b[K\n\x1b[J" + "\x1b[H1\x1b[K\n2\x1b[K\n... a\x1b[K\n\x1b[J" + "\x1b[Hmeshn\x1b[K\nretry\x1b[K\n\x1b[J"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -152,7 +152,7 @@ const statusPause = 10 * time.Second
 // serveStatus serves the status until ctx ends. That it cannot is no reason to leave pods alone.
 func serveStatus(ctx context.Context, socket string, read func() status.Status, pages []status.Page, log *slog.Logger) {
 	insist(ctx, func() error { return status.Serve(ctx, socket, read, pages...) }, func(err error) {
-		log.Error("the status cannot be asked for; trying on", "event", "no_status", "error", err)
+		log.Error("cannot serve the status socket; retrying", "event", "no_status", "error", err)
 	})
 }
 

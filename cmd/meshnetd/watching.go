@@ -104,7 +104,7 @@ func (s *screen) draw(text string) error {
 // sorry says what went wrong, where the table stays as it is.
 func (s *screen) sorry(aside io.Writer, problem error) error {
 	if _, _, terminal := s.size(); terminal {
-		return s.draw("meshnetd: " + plainLines(problem.Error()) + "\ntrying on\n")
+		return s.draw("meshnetd: " + plainLines(problem.Error()) + "\nretrying\n")
 	}
 	_, err := fmt.Fprintln(aside, "meshnetd:", problem)
 	return err
