@@ -152,16 +152,13 @@ func TestARefusalFromMemoryIsCheap(t *testing.T) {
 	pod := laborious("one")
 	pod.Annotations["more"] = strings.Repeat("8080,", 50_000)
 	e.sharing.ledger.Overran("one", "hostile", e.sharing.wishes(pod), "it used up its time", time.Now())
-	result := testing.Benchmark(func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if o := e.Enforce(b.Context(), SandboxStarted, pod); o.Decision.Reason != rules.ReasonOverTime {
-				b.Fatal(o.Err)
-			}
+	bytes := allocated(func() {
+		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Decision.Reason != rules.ReasonOverTime {
+			t.Fatal(o.Err)
 		}
 	})
-	if t.Log(result, result.MemString()); result.AllocedBytesPerOp() > 16<<10 {
-		t.Errorf("%d bytes", result.AllocedBytesPerOp())
+	if t.Logf("%d bytes allocated for wishes of %d", bytes, weight(pod)); bytes > 32<<10 {
+		t.Error("too many")
 	}
 }
 
