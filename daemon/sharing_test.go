@@ -189,6 +189,11 @@ func (s *sticky) looked() int {
 	return s.looks
 }
 
+func (s *sticky) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
+	s.wait(ns)
+	return s.memory.Apply(ctx, ns, plan)
+}
+
 func (s *sticky) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
 	s.wait(ns)
 	return s.memory.Generation(ctx, ns)
@@ -383,6 +388,72 @@ func TestAbandonedWorkIsBounded(t *testing.T) {
 			if o, _ := start(t, e, pod); o.Result != Protected {
 				t.Errorf("when all is well again: %v", o.Error())
 			}
+		}
+	})
+}
+
+// To wait for a namespace that somebody else works on is nobody's fault: the next try is made.
+func TestWaitingIsNotBlamed(t *testing.T) {
+	pods := crowd(t, "honest", 1)
+	faked(t, func(t *testing.T) {
+		e, _ := newEnforcer(t, newMemory())
+		ns, err := netns.Open(pods[0].NetNS, e.Host())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		unlock, err := e.locks.Lock(t.Context(), ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			o := e.Enforce(ctx, SandboxStarted, pods[0])
+			if cancel(); o.Result != Failed {
+				t.Errorf("%s, %v", o.Result, o.Error())
+			}
+			time.Sleep(time.Second)
+		}
+		unlock()
+		if o, held := start(t, e, pods[0]); o.Result != Protected || held != 0 {
+			t.Errorf("%s after %s, %v", o.Result, held, o.Error())
+		}
+	})
+}
+
+// A pod that takes longer than a short look, and is looked at once more in the same interval, is no news; one that was
+// done in its time has its first pause again.
+func TestASlowPodIsNotAFailingOne(t *testing.T) {
+	pods := crowd(t, "slow", 20)
+	faked(t, func(t *testing.T) {
+		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		e, r := newEnforcer(t, m)
+		audited(t, e, pods, func() {
+			m.slowDown(t, pods, 2*time.Second)
+			time.Sleep(10 * time.Minute)
+		})
+		if n := r.count(); n != len(pods) {
+			t.Errorf("%d outcomes of pods that are only slow: %v", n-len(pods), r.events())
+		}
+		pod := pods[0]
+		for range 3 {
+			m.slowDown(t, pods[:1], time.Minute)
+			m.touch(t, pod.NetNS)
+			if o, held := start(t, e, pod); o.Result != Failed || held != hookTime {
+				t.Errorf("%s after %s, %v", o.Result, held, o.Error())
+			}
+			m.slowDown(t, pods[:1], 0)
+			time.Sleep(2 * time.Minute)
+			if o, _ := start(t, e, pod); o.Result != Protected {
+				t.Errorf("in time: %v", o.Error())
+			}
+		}
+		m.slowDown(t, pods[:1], time.Minute)
+		start(t, e, pod)
+		m.slowDown(t, pods[:1], 0)
+		time.Sleep(time.Minute)
+		if o, _ := start(t, e, pod); o.Result != Protected {
+			t.Errorf("the pause has grown: %v", o.Error())
 		}
 	})
 }
