@@ -107,6 +107,50 @@ func refused(t *testing.T, d rules.Decision, parts ...string) {
 	}
 }
 
+// A pod that is refused for its budget costs no more than a few kilobytes, however long its lists are, and neither does one
+// outside every mesh that says as much.
+func TestOverBudgetCostsNothing(t *testing.T) {
+	node := within(rules.Budget{})
+	for name, tt := range longLists {
+		pod := tt.pod(list(250<<10/6, tt.quote))
+		refused(t, node.Decide(pod), "more than the ")
+		if bytes, most := allocated(func() { node.Decide(pod) }), uint64(4<<10); bytes > most {
+			t.Errorf("%s: %d bytes for a pod with a list of 250 kB, more than %d", name, bytes, most)
+		}
+		if allocs, most := testing.AllocsPerRun(20, func() { node.Decide(pod) }), 32.0; allocs > most {
+			t.Errorf("%s: %v allocations, more than %v", name, allocs, most)
+		}
+	}
+	outside := injectedBy(nil, "traffic.sidecar.istio.io/excludeOutboundPorts", list(250<<10/6, ""))
+	if allocs := testing.AllocsPerRun(20, func() { node.Decide(outside) }); allocs > 0 {
+		t.Errorf("%v allocations for a pod outside every mesh", allocs)
+	}
+}
+
+// A pod may write whatever it likes where a policy looks: the refusal names what it can, and how much there is besides.
+func TestRefusalByPolicyIsBounded(t *testing.T) {
+	node := within(rules.Budget{})
+	node.Annotations = []rules.AnnotationPolicy{{Annotation: "example.com/*", Otherwise: rules.Refuse, Allow: []string{"80"}}}
+	pod := injectedBy([]string{"istio"}, "example.com/a", strings.Repeat("x", 16<<10), "example.com/b", strings.Repeat("80,", 100<<10))
+	for i := range 1000 {
+		pod.Annotations[fmt.Sprintf("example.com/c%d", i)] = "81"
+	}
+	d := node.Decide(pod)
+	if d.Reason != rules.ReasonForbidden || len(d.Detail) > 1000 {
+		t.Errorf("%s, in %d bytes: %s", d.Reason, len(d.Detail), d.Detail)
+	}
+	for _, part := range []string{"example.com/a: \"xxx", "...", "307200 bytes are more than is read", "and 999 annotations more"} {
+		if !strings.Contains(d.Detail, part) {
+			t.Errorf("%q is not in %s", part, d.Detail)
+		}
+	}
+	node.Annotations[0].Otherwise = rules.Ignore
+	plan, err := node.Decide(pod).Planner(nil)
+	if err != nil || len(plan.Notes) > 8 || len(strings.Join(plan.Notes, "")) > 4000 {
+		t.Errorf("%d notes of %d bytes, %v", len(plan.Notes), len(strings.Join(plan.Notes, "")), err)
+	}
+}
+
 // What injectors write is far within the standard budget: a tenth of its bytes, a sixteenth of its items, a fifth of its rules.
 func TestStandardBudgetIsFarAbove(t *testing.T) {
 	standard := rules.StandardBudget()
