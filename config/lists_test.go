@@ -3,6 +3,8 @@
 package config
 
 import (
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -135,5 +137,21 @@ bad.toml:40: static[5].proxy_containers: an empty list would refuse the proxy it
 	}
 	if diff := cmp.Diff(want, err.Error()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A profile whose pods would all be refused for their rules is refused itself, by the budget of the same file.
+func TestStaticWithinTheBudget(t *testing.T) {
+	users := make([]string, 100)
+	for i := range users {
+		users[i] = strconv.Itoa(1000 + i)
+	}
+	profile := "[[static]]\nname = \"a\"\nproxy_uid = 1\nproxy_containers = [\"p\"]\nlabels = [\"a\"]\noutbound_port = 7\nexempt_uids = [" + strings.Join(users, ",") + "]\n"
+	if _, err := Parse("few.toml", profile); err != nil {
+		t.Error(err)
+	}
+	want := "many.toml:1: static[0]: gives each of its pods up to 210 rules: more than the 200 of budget.rules, so that all would be refused"
+	if _, err := Parse("many.toml", profile+"[budget]\nrules = 200\n"); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }

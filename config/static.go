@@ -26,7 +26,7 @@ func staticProfiles(c *Config) list {
 		i := len(c.Static) - 1
 		p := &c.Static[i]
 		var mode string
-		check := func() map[string]string { return checkStatic(c.Static[:i], *p) }
+		check := func() map[string]string { return checkStatic(c.Static[:i], *p, c.Budget.Rules) }
 		return map[string]setter{
 			"name":        text(&p.Name, profileName),
 			"namespaces":  texts(&p.Namespaces, pattern),
@@ -60,8 +60,8 @@ func staticProfiles(c *Config) list {
 	}}
 }
 
-// checkStatic finds what is wrong between the keys of a profile, and with those before it.
-func checkStatic(before []static.Profile, p static.Profile) map[string]string {
+// checkStatic finds what is wrong between the keys of a profile, with those before it, and with the rules that a pod may have.
+func checkStatic(before []static.Profile, p static.Profile, mostRules int) map[string]string {
 	var whole []string // what is wrong with no key of it
 	problems := map[string]string{}
 	if slices.Contains(Meshes, p.Name) {
@@ -92,6 +92,9 @@ func checkStatic(before []static.Profile, p static.Profile) map[string]string {
 	}
 	if p.TProxy && p.InboundPort == 0 {
 		problems["mode"] = modeTProxy + " is for inbound traffic, and there is no inbound_port"
+	}
+	if n := p.Rules(); n > mostRules {
+		whole = append(whole, fmt.Sprintf("gives each of its pods up to %d rules: more than the %d of budget.rules, so that all would be refused", n, mostRules))
 	}
 	if len(whole) > 0 {
 		problems[""] = strings.Join(whole, "; ")

@@ -68,16 +68,22 @@ func (w Wish) over(what string, own, sum, most int) string {
 	return text + fmt.Sprintf(": more than the %d that the node's configuration allows a pod (budget.%s)", most, what)
 }
 
-// anyFamily stands for the network of a pod that may come to have addresses of both families.
-var anyFamily = Network{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}}
+// networks are those between which the rules of a pod differ in number: with addresses of both families, and with those of
+// IPv6 only, which some proxies then speak that do not otherwise.
+var networks = [...]Network{
+	{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}},
+	{Addresses: []netip.Addr{netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}},
+}
 
 // exceededBy says whether the rules of an enrolled pod are over the budget, whatever addresses it comes to have. They are
 // made to be counted: no more than a few follow from an item.
 func (b Budget) exceededBy(d Decision) (problem string) {
 	most := b.orStandard().Rules
-	plan, err := d.Planner(anyFamily)
-	if n := plan.Rules(); err == nil && n > most {
-		return fmt.Sprintf("what the pod asks for takes %d rules: more than the %d that the node's configuration allows a pod (budget.rules)", n, most)
+	for _, network := range networks {
+		plan, err := d.Planner(network)
+		if n := plan.Rules(); err == nil && n > most {
+			return fmt.Sprintf("what the pod asks for takes %d rules: more than the %d that the node's configuration allows a pod (budget.rules)", n, most)
+		}
 	}
 	return ""
 }

@@ -121,7 +121,7 @@ func checkCost(t *testing.T, node rules.Node, pod rules.Pod) {
 	var plan rules.Plan
 	cost := allocated(func() {
 		if d = node.Decide(pod); d.Action == rules.Enrol {
-			plan, _ = d.Planner(meshtest.Addresses("10.244.1.7", "fd00:10:244::7"))
+			plan, _ = d.Planner(on([]string{"10.244.1.7", "fd00:10:244::7"}))
 		}
 	})
 	most := uint64(mostOfDecided)
@@ -134,8 +134,13 @@ func checkCost(t *testing.T, node rules.Node, pod rules.Pod) {
 	if len(d.Detail) > mostText {
 		t.Errorf("says %d bytes: %s", len(d.Detail), d.Detail)
 	}
-	if plan.Rules() > rules.StandardBudget().Rules {
-		t.Errorf("has %d rules", plan.Rules())
+	for _, addresses := range [][]string{{"10.244.1.7", "fd00:10:244::7"}, {"10.244.1.7"}, {"fd00:10:244::7"}, {"fe80::1", "10.244.1.7"}, nil} {
+		if d.Action != rules.Enrol {
+			break
+		}
+		if plan, _ := d.Planner(on(addresses)); plan.Rules() > rules.StandardBudget().Rules {
+			t.Errorf("has %d rules on %v", plan.Rules(), addresses)
+		}
 	}
 	for _, note := range plan.Notes {
 		if len(note) > mostText || len(plan.Notes) > 16 {
@@ -150,6 +155,10 @@ func checkCost(t *testing.T, node rules.Node, pod rules.Pod) {
 	if cost > mostOfExplained {
 		t.Errorf("%s (%s): an explanation allocates %d bytes", d.Action, d.Reason, cost)
 	}
+}
+
+func on(addresses []string) rules.Network {
+	return rules.Network{Addresses: meshtest.Addresses(addresses...)}
 }
 
 // allocated returns how many bytes a function allocates at least, of two times: others allocate beside it.

@@ -41,6 +41,13 @@ func (p Profile) routes(family rules.Family) []rules.PolicyRoute {
 	return []rules.PolicyRoute{route(family)}
 }
 
+// Rules counts those that a pod gets, with the rules of both families.
+func (p Profile) Rules() int {
+	p.ProxyIPv6 = true
+	plan, _ := p.plan(rules.Network{}, rules.Footprint{})
+	return plan.Rules()
+}
+
 // builder writes the rules of one family.
 type builder struct {
 	Profile
