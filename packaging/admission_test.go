@@ -390,6 +390,7 @@ func deciding(t *testing.T) (keys []string) {
 func TestAdmissionMessages(t *testing.T) {
 	for file, resources := range map[string][]string{
 		"admission/required-plugin.yaml": {"pods", "pods/status", "pods/binding", "bindings"},
+		"admission/proxy-identity.yaml":  {"pods", "pods/ephemeralcontainers"},
 		"admission/bounded-pods.yaml":    {"pods", "pods/status", "pods/ephemeralcontainers", "pods/binding", "bindings"},
 	} {
 		p := readPolicy(t, file)

@@ -88,8 +88,10 @@ func TestAdmission(t *testing.T) {
 	must("", "apply", "--validate=strict", "-f", filepath.Join(root(t), "packaging", "admission"))
 	bare := strings.Replace(marked("bare", injected, ""), `required-plugins.noderesource.dev: '["meshnetd"]', `, "", 1)
 	heavy := strings.Replace(marked("heavy", "a: b", ""), "args: [pause]", "args: [pause, "+strings.Repeat("x", 256<<10)+"]", 1)
+	impostor := strings.Replace(marked("impostor", injected, ""), "securityContext: "+security(1000), "securityContext: "+security(1337), 1)
 	// The policies are in force some moments after they are there.
-	for manifest, want := range map[string]string{bare: "a pod of the mesh needs the annotation", heavy: "more than 256 KiB of environment"} {
+	for manifest, want := range map[string]string{bare: "a pod of the mesh needs the annotation", heavy: "more than 256 KiB of environment",
+		impostor: "a container runs as the mesh's proxy without being it"} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		if err := lab.Poll(ctx, func() (bool, error) {
