@@ -26,7 +26,7 @@ release: ## build what a release has, into build/release; the version is CHANGEL
 	GO="$(GO)" packaging/release.sh $(BUILD)/release
 
 manifests: ## render the plain Kubernetes manifests from the Helm chart
-	rendered=$$(packaging/helm/render.sh $(BUILD)) && echo "$$rendered" >packaging/kubernetes/meshnetd.yaml
+	rendered=$$(packaging/helm/render.sh) && echo "$$rendered" >packaging/kubernetes/meshnetd.yaml
 
 docs: ## write the pages that come from the code: commands, configuration, compatibility
 	$(GO) test ./docs ./cmd/meshnetd -run 'Test[A-Za-z]*Page$$' -update

@@ -157,7 +157,7 @@ func pins(t *testing.T) map[string][]string {
 		{"containerd", "integration/runtimes/containerd-2.4/go.mod", `github\.com/containerd/containerd/v2`},
 		{"CNI plugins", "integration/runtimes/cni/go.mod", `github\.com/containernetworking/plugins`},
 		{"Kubernetes", "integration/kube/kubernetes/go.mod", `k8s\.io/kubernetes`},
-		{"Helm", "packaging/helm/tool.sh", `helm\.sh/helm/v3/cmd/helm`},
+		{"Helm", "packaging/tool.sh", `helm\.sh/helm/v3/cmd/helm`},
 	} {
 		text, err := os.ReadFile(filepath.Join("..", pin.file))
 		if err != nil {

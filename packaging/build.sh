@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds the deb and the rpm: build.sh DEST. The same commit gives the same bytes, wherever it is built.
-# VERSION is what `meshnetd version` says, from git by default. NFPM_DIR is where the program that packs lies, or is put.
+# VERSION is what `meshnetd version` says, from git by default.
 set -euo pipefail
 umask 022
 export LC_ALL=C TZ=UTC
-
-# The last one without a module that is not to be had from every Go proxy.
-nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 
 [[ $# -eq 1 ]] || { echo "usage: build.sh DEST" >&2; exit 1; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -72,13 +69,7 @@ cp -r packaging/deb packaging/rpm "$work/"
 chmod 755 "$work"/deb/* "$work"/rpm/*
 find "$work" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
-tool=${NFPM_DIR:-$root/build}/nfpm-${nfpm##*@}
-if [[ ! -x $tool ]]; then
-	mkdir "$work/bin"
-	GOBIN=$work/bin GOFLAGS=-mod=mod $go install "$nfpm"
-	mkdir -p "${tool%/*}"
-	mv "$work/bin/nfpm" "$tool"
-fi
+tool=$("$root/packaging/tool.sh" nfpm)
 rm -f "$dest"/*.deb "$dest"/*.rpm
 for format in deb rpm; do
 	(cd "$work" && "$tool" package --config nfpm.yaml --packager "$format" --target "$dest/" >/dev/null)

@@ -63,7 +63,7 @@ func root(t *testing.T) string {
 
 func helmTool(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command(filepath.Join(root(t), "packaging", "helm", "tool.sh"), filepath.Join(root(t), "build")).Output()
+	out, err := exec.Command(filepath.Join(root(t), "packaging", "tool.sh"), "helm").Output()
 	if err != nil {
 		t.Fatalf("build helm: %v", err)
 	}

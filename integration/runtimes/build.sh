@@ -7,39 +7,20 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+# shellcheck source=../../packaging/cache.sh
+source "$here/../../packaging/cache.sh"
+
 fail() {
 	echo "build.sh: $*" >&2
 	exit 1
 }
 
 build_set() {
-	local name=$1 dest=$2
-	local dir="$here/$name" out="$dest/$name"
-	[[ -f "$dir/go.mod" ]] || fail "unknown set '$name' (want containerd-2.4, containerd-1.7, cni or consul-0.19)"
-
-	# Consul's library asks for a later Go than go.mod does: that one, which the module proxy has, builds it.
-	case $name in consul-*)
-		local -x GOTOOLCHAIN
-		GOTOOLCHAIN=go$(awk '$1 == "go" {print $2}' "$dir/go.mod")
-		;;
-	esac
-
-	# The stamp ties the programs to their pins and sources, this script and the compiler.
-	local want tools tool
-	want=$({ cat "$dir"/* "${BASH_SOURCE[0]}"; go version; } | sha256sum | cut -d' ' -f1)
-	if [[ -f "$out/.stamp" && $(<"$out/.stamp") == "$want" ]]; then
-		echo "$name: up to date"
-		return
-	fi
-
-	mkdir -p "$out"
-	rm -f "$out/.stamp"
+	local dir=$1 out=$2 tool tools
 	tools=$(cd "$dir" && go list -mod=readonly tool)
 	for tool in $tools; do
 		build_program "$dir" "$tool" "$out/${tool##*/}"
-		echo "$name: built ${tool##*/}"
 	done
-	echo "$want" >"$out/.stamp"
 }
 
 build_program() {
@@ -61,5 +42,11 @@ dest=$(cd "$1" && pwd)
 shift
 [[ $# -gt 0 ]] || set -- containerd-2.4 containerd-1.7 cni consul-0.19
 for name in "$@"; do
-	build_set "$name" "$dest"
+	dir=$here/$name
+	[[ -f $dir/go.mod ]] || fail "unknown set '$name' (want containerd-2.4, containerd-1.7, cni or consul-0.19)"
+	# Consul's library asks for a later Go than go.mod does: that one, which the module proxy has, builds it.
+	toolchain=${GOTOOLCHAIN:-}
+	case $name in consul-*) toolchain=go$(awk '$1 == "go" {print $2}' "$dir/go.mod") ;; esac
+	built=$(GOTOOLCHAIN=$toolchain cached "$name-$(recipe "$dir"/* "${BASH_SOURCE[0]}")" "one to three minutes" build_set "$dir")
+	lay "$built" "$dest/$name"
 done

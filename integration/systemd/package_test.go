@@ -50,14 +50,10 @@ func copyTo(t *testing.T, from, to string) {
 // packages builds the packages of sources and returns the directory that they are in.
 func packages(t *testing.T, sources, version string) string {
 	t.Helper()
-	root, err := lab.FindRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dest := t.TempDir()
 	cmd := exec.CommandContext(within(t, 10*time.Minute), filepath.Join(sources, "packaging", "build.sh"), dest)
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), "VERSION="+version, "SOURCE_DATE_EPOCH=1700000000", "NFPM_DIR="+filepath.Join(root, "build"))
+	cmd.Env = append(os.Environ(), "VERSION="+version, "SOURCE_DATE_EPOCH=1700000000")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {

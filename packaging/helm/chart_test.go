@@ -36,7 +36,7 @@ func (o object) at(keys ...string) any {
 
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	out, err := exec.Command("./tool.sh", "../../build", name).Output()
+	out, err := exec.Command("../tool.sh", name).Output()
 	if err != nil {
 		t.Fatalf("build %s: %v", name, err)
 	}
@@ -122,7 +122,7 @@ func TestManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := exec.Command("./render.sh", "../../build").Output()
+	got, err := exec.Command("./render.sh").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

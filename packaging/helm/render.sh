@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Prints the plain manifests, as packaging/kubernetes has them: render.sh BUILD.
+# Prints the plain manifests, as packaging/kubernetes has them: render.sh.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-helm=$("$here/tool.sh" "$1")
+helm=$("$here/../tool.sh" helm)
 cat <<'END'
 # SPDX-License-Identifier: Apache-2.0
 #
