@@ -5,10 +5,16 @@ SHELL := /bin/bash
 BUILD := build
 GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
-ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
-GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+export MESHNETD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshnetd
 
-.PHONY: help build package image release manifests docs demo test test-unit test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
+# Packages whose tests need a Debian or a Kubernetes of their own are lanes by themselves.
+PACKAGES = $(filter-out %/integration/kube %/integration/systemd,$(shell $(GO) list ./...))
+# Programs that tests upgrade from.
+FROZEN := 0c2f8e7
+# Reads the tests' results, and prints what a person wants to know of them.
+REPORT = $(GO) run ./integration/report
+
+.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,29 +44,37 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 	$(GO) build -o $(BUILD)/demo ./integration/demo
 	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin $(if $(RECORD),-record $(RECORD))
 
-test: deps runtimes ## run all tests: unit, kernel, real containerd; nothing may be skipped
+check: modules lint ## vet, lint, and all tests that need no runtime, in minutes and without root
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd
-	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -count=1 -timeout 40m ./...
+	set -o pipefail; MESHNETD_RUNTIMES=none $(GO) test -json -count=1 -timeout 10m $(PACKAGES) | $(REPORT) $(STRICT)
 
-test-unit: ## run the tests that need neither root nor a runtime
-	$(GO) test ./rules/... ./config ./manifest ./cmd/... ./cri ./status ./packaging ./packaging/sbom ./systemd/... ./docs
+test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
+	set -o pipefail; MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -json -count=1 -timeout 20m $(PACKAGES) | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
-	MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -count=1 -v -timeout 20m ./integration/systemd
+	set -o pipefail; frozen=$$(packaging/frozen.sh $(FROZEN)) && MESHNETD_FROZEN=$$frozen MESHNETD_REQUIRE=1 \
+		MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -timeout 20m ./integration/systemd | $(REPORT)
 
-# What runs on a Kubernetes needs: the runtime, Kubernetes, and two builds of the image, for upgrades.
+test-all: deps ## run all that CI does not, in hours, and write docs/test-all.md
+	integration/all.sh
+
+stress: deps runtimes ## run the tests again and again on a machine that has too much to do
+	integration/stress.sh
+
+# What runs on a Kubernetes needs: the runtime, Kubernetes, the image, and a frozen one, for upgrades.
 KUBE = MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes \
-	MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar MESHNETD_NEXT_IMAGE=$(abspath $(BUILD))/image-next/meshnetd.tar
+	MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar MESHNETD_FROZEN=$(MESHNETD_CACHE)/frozen-$(FROZEN)
 
 kube: deps
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	integration/kube/build.sh $(BUILD)/kubernetes
-	for version in kube next; do VERSION=$$version GO="$(GO)" packaging/image/build.sh $(BUILD)/image-$$version || exit 1; done
+	packaging/frozen.sh $(FROZEN) >/dev/null
+	VERSION=kube GO="$(GO)" packaging/image/build.sh $(BUILD)/image-kube
 
 test-kube: kube ## run a Kubernetes, install the chart with the image, and show what tenants see
-	$(KUBE) $(GO) test -count=1 -v -timeout 30m ./integration/kube
+	set -o pipefail; $(KUBE) $(GO) test -json -count=1 -timeout 30m ./integration/kube | $(REPORT)
 
 # ONLY=hook,packet runs these sections; without it all are run.
 bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run
@@ -99,17 +113,23 @@ fuzz: ## run every fuzz test for a minute
 		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 60s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows, and check the workflow
-	$(GO) run $(GOLANGCI_LINT) run
-	$(GO) run $(ACTIONLINT)
+	$$(packaging/tool.sh golangci-lint) run
+	$$(packaging/tool.sh actionlint)
 
 runtimes: ## build the pinned containerd 2.4 and 1.7, CNI plugins and Consul's library into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes
 
-deps: ## install the Debian packages that tests and demo need
+modules:
+	@echo "downloading the modules that are missing (at most a minute or two)"; $(GO) mod download
+
+deps: modules ## install the Debian packages that tests and demo need
 	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc \
+		newuidmap:uidmap journalctl:systemd \
 		debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server; do \
 		PATH=$$PATH:/usr/sbin:/sbin command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+	@if [ -n "$$SUDO_USER" ] && ! grep -q "^$$SUDO_USER:" /etc/subuid; then \
+		usermod --add-subuids 165536-231071 --add-subgids 165536-231071 "$$SUDO_USER"; fi
 
 clean: ## remove build/
 	rm -rf $(BUILD)

@@ -12,7 +12,7 @@ import (
 // mostReadme is what one reads before deciding whether to go on.
 const mostReadme = 7000 // bytes
 
-// The README is short, and its two commands are those of the Makefile; CI runs the second.
+// The README is short, and its two commands are those of the Makefile; CI runs the second, and more.
 func TestReadme(t *testing.T) {
 	page := read(t, "../README.md")
 	if len(page) > mostReadme {
@@ -23,8 +23,11 @@ func TestReadme(t *testing.T) {
 			t.Errorf("make %s is not in the README, or not in the Makefile", target)
 		}
 	}
-	if ci := read(t, "../.ci/run"); !strings.HasSuffix(ci, "\nmake test\n") {
-		t.Errorf("CI does not end with the README's `make test`:\n%s", ci)
+	ci := read(t, "../.ci/run")
+	for lane, target := range map[string]string{"check": "check", "test": "test", "systemd": "test-systemd", "kube": "test-kube"} {
+		if !regexp.MustCompile(`\bmake (-C \S+ )?`+target+`\n`).MatchString(ci) || !regexp.MustCompile(`\|\| set -- .*\b`+lane+`\b`).MatchString(ci) {
+			t.Errorf("CI has no lane %s that runs make %s:\n%s", lane, target, ci)
+		}
 	}
 	workflow := read(t, "../.github/workflows/ci.yml")
 	for _, command := range []string{"run: make check\n", " make test\n"} {

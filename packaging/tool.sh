@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Prints the path of a pinned program of others, which it builds first where that was not done before:
-# tool.sh helm|kubeconform|nfpm|golangci-lint. MESHNETD_CACHE is where they lie.
+# tool.sh helm|kubeconform|nfpm|golangci-lint|actionlint. MESHNETD_CACHE is where they lie.
 set -euo pipefail
 
 case ${1:-} in
@@ -11,7 +11,8 @@ kubeconform) package=github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0 ;;
 # The last one without a module that is not to be had from every Go proxy.
 nfpm) package=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0 ;;
 golangci-lint) package=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 ;;
-*) echo "usage: tool.sh helm|kubeconform|nfpm|golangci-lint" >&2; exit 1 ;;
+actionlint) package=github.com/rhysd/actionlint/cmd/actionlint@v1.7.7 ;;
+*) echo "usage: tool.sh helm|kubeconform|nfpm|golangci-lint|actionlint" >&2; exit 1 ;;
 esac
 # shellcheck source=cache.sh
 source "$(dirname "${BASH_SOURCE[0]}")/cache.sh"

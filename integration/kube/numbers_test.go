@@ -36,7 +36,9 @@ func TestNumbers(t *testing.T) {
 		t.Skip("runs by make bench-kube")
 	}
 	s := &story{c: start(t), helm: helmTool(t)}
-	s.install(t)
+	s.images(t)
+	s.namespace(t)
+	s.upgrade(t)
 	s.kubectl(t, "create", "namespace", "shop")
 	s.initImage(t)
 	ways := []*way{

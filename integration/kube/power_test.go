@@ -33,7 +33,7 @@ func (s *story) power(t *testing.T) {
 		t.Fatalf("is not off: %q", left)
 	}
 	t.Logf("off after %s", time.Since(begun).Round(time.Millisecond))
-	const image = "localhost/meshnetd/meshnetd:next"
+	const image = "localhost/meshnetd/meshnetd:kube"
 	begun = time.Now()
 	if err := s.c.PowerOn(t.Context(), func() error { return s.c.Ctr(t.Context(), "images", "rm", "--sync", image) }); err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func (s *story) power(t *testing.T) {
 	if status := s.pod(t, "survivor"); status.running() > 0 {
 		t.Errorf("containers of the mesh run without meshnetd: %+v", status)
 	}
-	if err := s.c.Import(t.Context(), os.Getenv("MESHNETD_NEXT_IMAGE")); err != nil {
+	if err := s.c.Import(t.Context(), os.Getenv("MESHNETD_IMAGE")); err != nil {
 		t.Fatal(err)
 	}
 	begun = time.Now()

@@ -30,6 +30,7 @@ func TestStory(t *testing.T) {
 	s.install(t)
 	s.kubectl(t, "create", "namespace", "shop")
 	s.kubectl(t, "label", "namespace", "shop", "pod-security.kubernetes.io/enforce=restricted")
+	t.Run("upgrade", s.upgrades)
 	t.Run("manifests", s.manifests)
 	t.Run("privileges", s.privileges)
 	t.Run("first connection", s.firstConnection)
@@ -41,7 +42,6 @@ func TestStory(t *testing.T) {
 	t.Run("host network", s.hostNetwork)
 	t.Run("absent", s.absent)
 	t.Run("stuck", s.stuck)
-	t.Run("upgrade", s.upgrades)
 	t.Run("power", s.power)
 	t.Run("admission", s.admission) // last: it stays
 }
@@ -70,19 +70,21 @@ func helmTool(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// install installs the chart in a namespace of its own.
+// install installs a meshnetd of an earlier time, with its own chart.
 func (s *story) install(t *testing.T) {
 	t.Helper()
 	s.images(t)
 	s.namespace(t)
-	s.upgrade(t)
+	if err := s.release(t.Context(), filepath.Join(os.Getenv("MESHNETD_FROZEN"), "meshnetd"), "frozen"); err != nil {
+		t.Fatal(err)
+	}
 }
 
-// images imports two builds of the image, of the versions and tags "kube" and "next".
+// images imports the image, of version and tag "kube", and that of the earlier time.
 func (s *story) images(t *testing.T) {
 	t.Helper()
-	for _, image := range []string{"MESHNETD_IMAGE", "MESHNETD_NEXT_IMAGE"} {
-		if err := s.c.Import(t.Context(), os.Getenv(image)); err != nil {
+	for _, image := range []string{os.Getenv("MESHNETD_IMAGE"), filepath.Join(os.Getenv("MESHNETD_FROZEN"), "meshnetd.tar")} {
+		if err := s.c.Import(t.Context(), image); err != nil {
 			t.Fatalf("%s: %v", image, err)
 		}
 	}
@@ -94,11 +96,17 @@ func (s *story) namespace(t *testing.T) {
 	s.kubectl(t, "label", "namespace", "meshnetd-system", "pod-security.kubernetes.io/enforce=privileged")
 }
 
-// upgrade installs the chart with the first image, and waits until the runtime has it as a plugin.
+// chart is this source tree's.
+func chart(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(root(t), "packaging", "helm", "meshnetd")
+}
+
+// upgrade installs the chart with the image, and waits until the runtime has it as a plugin.
 func (s *story) upgrade(t *testing.T) {
 	t.Helper()
 	begin := time.Now()
-	if err := s.release(t.Context(), root(t), "kube"); err != nil {
+	if err := s.release(t.Context(), chart(t), "kube"); err != nil {
 		t.Fatal(err)
 	}
 	s.wait(t, "nri_connected", "-n", "meshnetd-system", "logs", "ds/meshnetd")
@@ -106,10 +114,10 @@ func (s *story) upgrade(t *testing.T) {
 }
 
 // release is what an operator does. It returns when every node has the image.
-func (s *story) release(ctx context.Context, root, tag string) error {
+func (s *story) release(ctx context.Context, chart, tag string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	out, err := s.c.Helm(ctx, s.helm, append(s.command(root, s.values(tag)), "--install", "--wait", "--timeout", "90s")...)
+	out, err := s.c.Helm(ctx, s.helm, append(s.command(chart, s.values(tag)), "--install", "--wait", "--timeout", "90s")...)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
@@ -117,8 +125,8 @@ func (s *story) release(ctx context.Context, root, tag string) error {
 }
 
 // command upgrades the release to these values.
-func (s *story) command(root string, values map[string]string) []string {
-	args := []string{"upgrade", "meshnetd", filepath.Join(root, "packaging", "helm", "meshnetd"), "--namespace", "meshnetd-system"}
+func (s *story) command(chart string, values map[string]string) []string {
+	args := []string{"upgrade", "meshnetd", chart, "--namespace", "meshnetd-system"}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		args = append(args, "--set", key+"="+values[key])
 	}

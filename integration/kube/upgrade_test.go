@@ -101,13 +101,13 @@ func (e *eye) outside(t *testing.T) {
 	e.s.ready(t, "outsider")
 }
 
-// While meshnetd is replaced by another build, a Deployment is restarted again and again, and its pods call from their
+// While a meshnetd of an earlier time is replaced by this one, a Deployment is restarted again and again, and its pods call from their
 // first instruction on: nothing of it leaves a pod.
 func (s *story) upgrades(t *testing.T) {
 	eye := s.watching(t)
 	eye.outside(t)
 	mark := eye.capture.Mark()
-	if before := s.version(t); before != "kube" {
+	if before := s.version(t); before != "frozen" {
 		t.Fatalf("meshnetd is %q before", before)
 	}
 	s.apply(t, workload(t, s.calling(t, "spinning"), "apps/v1", "Deployment", map[string]any{
@@ -121,8 +121,8 @@ func (s *story) upgrades(t *testing.T) {
 	}
 	restart()
 	done := make(chan error, 1)
-	sources := root(t)
-	go func() { done <- s.release(t.Context(), sources, "next") }()
+	current := chart(t)
+	go func() { done <- s.release(t.Context(), current, "kube") }()
 	for replacing := true; replacing; {
 		select {
 		case err := <-done:
@@ -135,7 +135,7 @@ func (s *story) upgrades(t *testing.T) {
 		restart()
 	}
 	t.Logf("restarted %d times in %s", restarts, time.Since(begun).Round(time.Second))
-	if now := s.version(t); now != "next" {
+	if now := s.version(t); now != "kube" {
 		t.Errorf("meshnetd is %q after", now)
 	}
 	s.refused(t, "spinning-")
@@ -221,7 +221,7 @@ func (s *story) whole(t *testing.T) {
 func (s *story) stuck(t *testing.T) {
 	values := s.values("kube")
 	values["nri.directory"] = s.c.path("nobody") // a directory without a socket
-	if out, err := s.c.Helm(t.Context(), s.helm, s.command(root(t), values)...); err != nil {
+	if out, err := s.c.Helm(t.Context(), s.helm, s.command(chart(t), values)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	s.wait(t, "not ready: no session with the runtime", "-n", "meshnetd-system", "get", "events")

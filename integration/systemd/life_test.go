@@ -20,19 +20,13 @@ type life struct {
 	rules string // of the first pod
 }
 
-// begin boots a node that has the packages of both versions in /shared, and nothing of them installed.
+// begin boots a node that has the package in /shared, and nothing of it installed.
 func begin(t *testing.T) *life {
 	t.Helper()
-	tree := require(t)
-	versions := []string{"v1.0.0", "v1.1.0"}
-	for _, version := range versions {
-		deb(t, version)
-	}
+	tree, text := require(t), deb(t)
 	n := bootNode(t, tree)
-	for _, version := range versions {
-		if err := os.WriteFile(filepath.Join(n.shared, version+".deb"), deb(t, version), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.WriteFile(filepath.Join(n.shared, "v1.0.0.deb"), text, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	return &life{node: n}
 }

@@ -6,6 +6,7 @@ package systemd
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,30 +63,36 @@ func packages(t *testing.T, sources, version string) string {
 	return dest
 }
 
-// The two versions that the tests install, each built once.
 var (
 	onceBuilt sync.Once
-	built     map[string][]byte
+	built     []byte
 )
 
-func deb(t *testing.T, version string) []byte {
+// deb returns the package of this source tree, v1.0.0, built once.
+func deb(t *testing.T) []byte {
 	t.Helper()
 	onceBuilt.Do(func() {
-		sources := snapshot(t)
-		built = map[string][]byte{}
-		for _, v := range []string{"v1.0.0", "v1.1.0"} {
-			found, _ := filepath.Glob(filepath.Join(packages(t, sources, v), "*.deb"))
-			if len(found) != 1 {
-				t.Fatalf("%d debs of %s", len(found), v)
-			}
-			text, err := os.ReadFile(found[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			built[v] = text
+		found, _ := filepath.Glob(filepath.Join(packages(t, snapshot(t), "v1.0.0"), "*.deb"))
+		if len(found) != 1 {
+			t.Fatalf("%d debs", len(found))
 		}
+		text, err := os.ReadFile(found[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		built = text
 	})
-	return built[version]
+	return built
+}
+
+// frozen returns the package that upgrades start from, v0.9.0.
+func frozen(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(os.Getenv("MESHNETD_FROZEN"), "meshnetd.deb"))
+	if err != nil {
+		unable(t, fmt.Errorf("needs a frozen meshnetd in MESHNETD_FROZEN, which packaging/frozen.sh builds: %w", err))
+	}
+	return text
 }
 
 // The same sources give the same bytes, whatever their directory and that of the result are called.

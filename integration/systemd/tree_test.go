@@ -21,14 +21,23 @@ import (
 const inTree = "systemd,systemd-sysv,dbus,iproute2,iptables,runc,kmod,procps,man-db,bash-completion"
 
 // debian returns the directory of a Debian of this machine's release, which nobody writes to. It is made by
-// debootstrap from where this machine has its packages, once, and made anew when something of that changes.
-func debian(t *testing.T, build string) string {
+// debootstrap from where this machine has its packages, once for all clones, and made anew when something of that
+// changes.
+func debian(t *testing.T) string {
 	t.Helper()
 	suite, mirror, err := source()
 	if err != nil {
 		unable(t, err)
 	}
-	tree := filepath.Join(build, "systemd-tree")
+	cache := os.Getenv("MESHNETD_CACHE")
+	if cache == "" {
+		users, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache = filepath.Join(users, "meshnetd")
+	}
+	tree := filepath.Join(cache, "systemd-tree")
 	marker := filepath.Join(tree, "made-of")
 	want := fmt.Sprintf("%x\n", sha256.Sum256([]byte(suite+inTree)))
 	if have, err := os.ReadFile(marker); err == nil && string(have) == want {

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 const inside = "MESHNETD_TEST_JOURNAL"
@@ -90,12 +92,7 @@ func TestConnected(t *testing.T) {
 // again runs the test in a mount namespace of its own.
 func again(t *testing.T, name string, env []string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("MESHNETD_REQUIRE") == "1" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	nstest.Require(t)
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", name)
 	cmd.Env = append(append(os.Environ(), inside+"=1"), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs what CI does not, and writes docs/test-all.md: what was run of which commit, when, for how long, and what came of
+# it. `make test-all`.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+table=$(cat <<'END'
+# What was run beside CI
+
+`make test-all` writes this page. The lanes of CI are in `.ci/run`.
+
+| target | of commit | on | minutes | result |
+|---|---|---|--:|---|
+END
+)
+failed=0
+for target in faults "soak PODS=500" "differential PAIRS=100000" mutation fuzz bench bench-kube; do
+	begun=$SECONDS result=good
+	# shellcheck disable=SC2086
+	make $target || { result=FAILED; failed=1; }
+	table+=$(printf '\n| `make %s` | %s | %s | %d | %s |' "$target" "$(git describe --always --dirty)" "$(date -u +%F)" \
+		$(((SECONDS - begun + 59) / 60)) "$result")
+done
+echo "$table" | tee docs/test-all.md
+exit "$failed"

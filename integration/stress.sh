@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Looks for tests that fail where the machine has too much to do: two busy processes for each core, the packages that
+# wait for packets or processes ten times, then everything twice. Hours; whatever fails once is a bug. `make stress`.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=${MESHNETD_RUNTIMES:-$PWD/build/runtimes}
+
+busy=()
+trap 'kill "${busy[@]}"' EXIT
+for _ in $(seq $((2 * $(nproc)))); do
+	(while :; do :; done) &
+	busy+=($!)
+done
+
+failed=0
+round() {
+	echo "==== $1, $(date -u +%H:%M:%S)"
+	shift
+	go test -json -count=1 -timeout 60m "$@" | go run ./integration/report || failed=$((failed + 1))
+}
+
+waiting=(./integration ./integration/lab ./integration/faults ./daemon/traffic ./daemon/netns ./daemon/nftables
+	./nriplugin ./status ./cri ./systemd/... ./cmd/meshnetd ./doctor/gather)
+mapfile -t all < <(go list ./... | grep -vE '/integration/(kube|systemd)$')
+for i in $(seq "${WAITING:-10}"); do round "waiting, $i" "${waiting[@]}"; done
+for i in $(seq "${ALL:-2}"); do round "everything, $i" "${all[@]}"; done
+echo "$failed rounds failed"
+[[ $failed -eq 0 ]]
