@@ -14,29 +14,34 @@ import (
 )
 
 // Whatever breaks, and whenever it does: nothing goes around the mesh where that is promised, and every pod
-// comes up once the fault is gone.
-func TestFaults(t *testing.T) {
-	for _, version := range lab.Versions() {
-		t.Run(string(version), func(t *testing.T) {
-			w := openWorld(t, version)
-			var results []faults.Result
-			for _, row := range w.Rows() {
-				t.Run(row.Fault, func(t *testing.T) {
-					r := w.Play(t.Context(), row)
-					results = append(results, r)
-					for _, problem := range r.Problems() {
-						t.Error(problem)
-					}
-					if t.Failed() {
-						t.Logf("the kubelet saw: %s\nerrors: %q\n%s", r.Saw, r.Errors, r.Log)
-					}
-				})
+// comes up once the fault is gone. Neither helps who breaks it on purpose.
+func TestFaults24(t *testing.T)  { play(t, lab.Containerd24, false) }
+func TestFaults17(t *testing.T)  { play(t, lab.Containerd17, false) }
+func TestAttacks24(t *testing.T) { play(t, lab.Containerd24, true) }
+func TestAttacks17(t *testing.T) { play(t, lab.Containerd17, true) }
+
+func play(t *testing.T, version lab.Version, attackers bool) {
+	t.Helper()
+	w := openWorld(t, version)
+	var results []faults.Result
+	for _, row := range w.Rows() {
+		if row.Attacker != attackers {
+			continue
+		}
+		t.Run(row.Fault, func(t *testing.T) {
+			r := w.Play(t.Context(), row)
+			results = append(results, r)
+			for _, problem := range r.Problems() {
+				t.Error(problem)
 			}
-			var table strings.Builder
-			faults.Print(&table, results)
-			t.Logf("\n%s", table.String())
+			if t.Failed() {
+				t.Logf("the kubelet saw: %s\nerrors: %q\n%s", r.Saw, r.Errors, r.Log)
+			}
 		})
 	}
+	var table strings.Builder
+	faults.Print(&table, results)
+	t.Logf("\n%s", table.String())
 }
 
 // The short form of `make soak`.

@@ -10,4 +10,6 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) {
+	nstest.MainInParts(m, "TestFaults24", "TestFaults17", "TestAttacks24", "TestAttacks17", "TestSoak", "TestTrafficEndToEnd", "TestConformance", "TestFirstConnectionIsCaught")
+}

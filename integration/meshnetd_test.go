@@ -7,8 +7,6 @@ package integration
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,20 +16,13 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
-// binary builds meshnetd once, with the race detector.
-var binary = sync.OnceValues(func() (string, error) {
-	root, err := lab.FindRoot()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(root, "build", "meshnetd-race")
-	build := exec.Command("go", "build", "-race", "-o", path, "./cmd/meshnetd")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build meshnetd: %w\n%s", err, out)
-	}
-	return path, nil
-})
+// The programs of this module that tests run, the daemon with the race detector.
+var (
+	binary = sync.OnceValues(func() (string, error) {
+		return lab.Build(context.Background(), "meshnetd-race", "./cmd/meshnetd", "-race")
+	})
+	standin = sync.OnceValues(func() (string, error) { return lab.BuildStandin(context.Background()) })
+)
 
 // labOptions returns how to run a version here, or skips the test where that cannot be, unless skipping is
 // forbidden.
@@ -41,8 +32,8 @@ func labOptions(t *testing.T, version lab.Version) lab.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
 	nstest.RequireRoot(t)
+	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
 	if err := opts.Check(); err != nil {
 		nstest.Lack(t, "a runtime: "+err.Error())
 	}

@@ -72,7 +72,7 @@ func transcript(t *testing.T, root string, words []string) string {
 	}
 	cmd := exec.Command(meshnetd, words[1:]...)
 	if words[0] == "make" {
-		cmd = demo(t, root, meshnetd)
+		cmd = demo(t, meshnetd)
 	}
 	cmd.Dir, cmd.Stderr = root, t.Output()
 	out, err := cmd.Output()
@@ -84,14 +84,12 @@ func transcript(t *testing.T, root string, words []string) string {
 }
 
 // demo is what `make demo` runs once everything is built.
-func demo(t *testing.T, root, meshnetd string) *exec.Cmd {
+func demo(t *testing.T, meshnetd string) *exec.Cmd {
 	t.Helper()
 	l := startLab(t, lab.Containerd24) // checks what is needed, and that two labs get along
-	program := filepath.Join(root, "build", "demo")
-	build := exec.Command("go", "build", "-o", program, "./integration/demo")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the demo: %v\n%s", err, out)
+	program, err := lab.Build(t.Context(), "demo", "./integration/demo")
+	if err != nil {
+		t.Fatal(err)
 	}
 	path, err := standin()
 	if err != nil {

@@ -6,12 +6,9 @@ package integration
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,16 +23,6 @@ const (
 	proxy = 1337
 	root  = 0
 )
-
-// standin builds the stand-in program once for all tests of this package.
-var standin = sync.OnceValues(func() (string, error) {
-	root, err := lab.FindRoot()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(root, "build", "standin")
-	return path, lab.BuildStandin(context.Background(), path)
-})
 
 // program is a stand-in that runs in a namespace.
 type program struct {

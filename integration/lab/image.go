@@ -14,33 +14,11 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// BuildStandin builds the stand-in program from the sources of the module the
-// current directory is in. Tests that start many labs build it once and pass
-// it as Options.Standin.
-func BuildStandin(ctx context.Context, dest string) error {
-	root, err := FindRoot()
-	if err != nil {
-		return fmt.Errorf("build stand-in: %w", err)
-	}
-	dest, err = filepath.Abs(dest)
-	if err != nil {
-		return fmt.Errorf("build stand-in: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dest, "./integration/standin")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build stand-in: %w: %s", err, bytes.TrimSpace(out))
-	}
-	return nil
-}
 
 // importImage packs the stand-in and waits until CRI knows the image.
 func (l *Lab) importImage(ctx context.Context) error {
@@ -48,8 +26,8 @@ func (l *Lab) importImage(ctx context.Context) error {
 	defer cancel()
 	program := l.opts.Standin
 	if program == "" {
-		program = l.path("standin")
-		if err := BuildStandin(ctx, program); err != nil {
+		var err error
+		if program, err = BuildStandin(ctx); err != nil {
 			return err
 		}
 	}

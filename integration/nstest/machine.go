@@ -7,6 +7,7 @@ package nstest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -31,10 +32,10 @@ const (
 // namespace stays: that of another one would make the tests' network look like a container's.
 func Main(m *testing.M) {
 	runtime.LockOSThread() // the tests end with the thread that started them
-	os.Exit(run(m.Run))
+	os.Exit(run(m.Run, func() (int, error) { return enter(os.Args[1:], os.Stdout) }))
 }
 
-func run(tests func() int) int {
+func run(tests func() int, enter func() (int, error)) int {
 	var status int
 	var err error
 	switch os.Getenv(stage) {
@@ -61,14 +62,14 @@ func run(tests func() int) int {
 }
 
 // enter runs this program once more, on a new machine, and returns its exit status.
-func enter() (int, error) {
+func enter(args []string, out io.Writer) (int, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.Command(self)
-	cmd.Args, cmd.Env = os.Args, append(os.Environ(), stage+"="+entering)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), stage+"="+entering)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, out, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
 	if os.Geteuid() == 0 {
 		err = cmd.Start()

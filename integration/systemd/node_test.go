@@ -96,8 +96,8 @@ func bootNode(t *testing.T, tree string) *node {
 	if err := os.Chmod(filepath.Join(m.root, "/usr/local/sbin/runc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	standin := filepath.Join(m.shared, "standin")
-	if err := lab.BuildStandin(within(t, 2*time.Minute), standin); err != nil {
+	standin, err := lab.BuildStandin(within(t, 2*time.Minute))
+	if err != nil {
 		t.Fatal(err)
 	}
 	program, err := os.ReadFile(standin)
