@@ -113,7 +113,7 @@ fuzz: ## run every fuzz test for a minute
 		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 60s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows, and check the workflow
-	$$(packaging/tool.sh golangci-lint) run
+	$$(packaging/tool.sh golangci-lint) run --allow-parallel-runners
 	$$(packaging/tool.sh actionlint)
 
 runtimes: ## build the pinned containerd 2.4 and 1.7, CNI plugins and Consul's library into build/

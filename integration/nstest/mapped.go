@@ -43,6 +43,10 @@ func needed() (n int) {
 // startMapped starts the command in a user namespace, and gives it this user as root and the ids that /etc/subuid
 // and /etc/subgid grant the user.
 func startMapped(cmd *exec.Cmd) error {
+	const restricted = "kernel.apparmor_restrict_unprivileged_userns" // Ubuntu's
+	if set, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(restricted, ".", "/")); err == nil && strings.TrimSpace(string(set)) != "0" {
+		return fmt.Errorf("%w: %s is on: sysctl %s=0", errMissing, restricted, restricted)
+	}
 	uids, err := granted("/etc/subuid")
 	if err != nil {
 		return err
