@@ -71,7 +71,7 @@ func TestEachPodGetsItsMeshesRules(t *testing.T) {
 	if o.Result != Refused || o.Decision.Reason != rules.ReasonTwoMeshes || o.Event() != EventBlocked {
 		t.Fatalf("claimed twice: %s (%s), %v", o.Result, o.Decision.Reason, r.events())
 	}
-	if err := o.Error().Error(); !strings.Contains(err, "istio and linkerd claim the pod") || !strings.Contains(err, "Mend the pod") {
+	if err := o.Error().Error(); !strings.Contains(err, "istio and linkerd claim the pod") || !strings.Contains(err, "Correct the pod") {
 		t.Error(err)
 	}
 }

@@ -145,16 +145,16 @@ func (o Outcome) Error() error {
 	switch o.Result {
 	case Protected, Skipped, Unprotected:
 	case Refused:
-		next := "Ask who runs the node"
+		next := "Ask the administrator of the node"
 		if o.Impostor != "" || slices.Contains(podsOwn, o.Decision.Reason) {
-			next = "Mend the pod; it starts with the next try"
+			next = "Correct the pod; it starts at the next retry"
 		}
 		if o.Container != "" {
 			what = "container " + o.Container + " of " + what
 		}
 		return fmt.Errorf("meshnetd refuses %s: %w. %s", what, o.Err, next)
 	case Failed:
-		return fmt.Errorf("meshnetd could not protect %s (%s): %w. It is tried again; if this stays, "+
+		return fmt.Errorf("meshnetd could not protect %s (%s): %w. It is retried; if this persists, "+
 			"look at meshnetd's log on the node", what, o.Stage, o.Err)
 	}
 	return nil

@@ -87,7 +87,7 @@ func TestLinks(t *testing.T) {
 func written(t *testing.T) []string {
 	t.Helper()
 	var all []string
-	for _, pattern := range []string{"../*.md", "*.md", "../packaging/*.md"} {
+	for _, pattern := range []string{"../*.md", "*.md", "upstream/*.md", "../packaging/*.md"} {
 		pages, err := filepath.Glob(pattern)
 		if err != nil || len(pages) == 0 {
 			t.Fatalf("%d pages %s, %v", len(pages), pattern, err)

@@ -221,13 +221,13 @@ func TestRefusals(t *testing.T) {
 		want   string
 	}{
 		"annotation": {meshed(ns.Path, "traffic.sidecar.istio.io/excludeInboundPorts", "80,http"), daemon.Refused,
-			`meshnetd refuses pod default/web: annotation traffic.sidecar.istio.io/excludeInboundPorts: "80,http": item 2, "http", is not a port (0 to 65535; no ranges, no names). Mend the pod; it starts with the next try`},
+			`meshnetd refuses pod default/web: annotation traffic.sidecar.istio.io/excludeInboundPorts: "80,http": item 2, "http", is not a port (0 to 65535; no ranges, no names). Correct the pod; it starts at the next retry`},
 		"no namespace":       {meshed(""), daemon.Refused, "names no network namespace"},
 		"no address":         {meshed(lonely.Path), daemon.Failed, "no address that others can reach"},
 		"namespace vanished": {meshed("/run/netns/gone-for-good"), daemon.Failed, "the sandbox is gone"},
 		"not a namespace":    {meshed("/dev/null"), daemon.Failed, "is not a network namespace"},
 		"kata": {func() rules.Pod { p := meshed(ns.Path); p.RuntimeHandler = "kata"; return p }(), daemon.Refused,
-			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are. Ask who runs the node`},
+			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are. Ask the administrator of the node`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := e.Enforce(within(t, 10*time.Second), daemon.SandboxStarted, tt.pod)

@@ -108,7 +108,7 @@ func (p *Plugin) tell(w Waiting) {
 			"the runtime does not require it", "event", "nri_not_synchronized", "error", w.Why)
 		return
 	}
-	p.Log.Warn("no session with the runtime yet; trying on", "event", "nri_waiting", "error", w.Why)
+	p.Log.Warn("no session with the runtime yet; retrying", "event", "nri_waiting", "error", w.Why)
 }
 
 func (p *Plugin) clock(d time.Duration) <-chan time.Time {
