@@ -91,6 +91,7 @@ func untie(cause string) string {
 	switch nriplugin.Cause(cause) {
 	case nriplugin.Queue:
 		return "Nothing, where it is over in a minute. Else see who holds connections to the NRI socket (ss -xp) and end what says nothing."
+	case nriplugin.NoSocket, nriplugin.Unregistered:
 	case nriplugin.Unsynchronized, nriplugin.RuntimeGone:
 		return "Find containers with megabytes of environment or arguments, remove their pods, and restart meshnetd:\n" +
 			`for c in $(crictl ps -aq); do echo "$(crictl inspect $c | wc -c) $c"; done | sort -n | tail`

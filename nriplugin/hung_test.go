@@ -96,5 +96,7 @@ func TestHungIsDroppedOnce(t *testing.T) {
 	if err := rt.createContainer(t, mesh); err == nil || !strings.Contains(err.Error(), `required plugin "meshnetd" not present`) {
 		t.Errorf("a container of the mesh: %v", err)
 	}
-	receive(t, "Lost", p.lost)
+	if err := receive(t, "Lost", p.lost); err == nil {
+		t.Error("Lost got no error")
+	}
 }
