@@ -24,16 +24,16 @@ func judgeConfig(f Facts) []Finding {
 				what = p.Key + ": " + what
 			}
 			found = append(found, broken("config", fmt.Sprintf("%s:%d", p.File, p.Line), "%s.", what).
-				do("Mend line %d of %s; meshnetd check says whether it is good.", p.Line, p.File))
+				do("Fix line %d of %s; meshnetd check says whether it is good.", p.Line, p.File))
 		}
 		return found
 	case errors.Is(c.Err, fs.ErrPermission):
-		return []Finding{warning("config", c.File, "The configuration could not be read: %v. What follows is of the built-in values.", c.Err).do("Run doctor as root.")}
+		return []Finding{warning("config", c.File, "The configuration could not be read: %v. What follows is about the built-in values.", c.Err).do("Run doctor as root.")}
 	case c.Err != nil:
 		return []Finding{broken("config", c.File, "The configuration cannot be read: %v.", c.Err).do("Name another file with --config, or make this one readable.")}
 	case c.Missing:
-		return []Finding{info("config", c.File, "There is no %s: the built-in values count.", c.File).
-			do("Where they do not suit: meshnetd check --print-reference > %s", c.File)}
+		return []Finding{info("config", c.File, "There is no %s: the built-in values apply.", c.File).
+			do("To change them: meshnetd check --print-reference > %s", c.File)}
 	}
 	return []Finding{ok("config", c.File, "%s is good.", c.File)}
 }
@@ -55,7 +55,7 @@ func judgeDaemon(f Facts) []Finding {
 		return []Finding{info("daemon-running", f.Config.File, "status_socket is empty, so that a running meshnetd cannot be asked.").
 			do("Set status_socket in %s to have the daemon looked at.", f.Config.File)}
 	case errors.Is(d.Err, fs.ErrPermission):
-		return []Finding{warning("daemon-running", d.Socket, "Whether meshnetd runs could not be seen: %v.", d.Err).do("Run doctor as root.")}
+		return []Finding{warning("daemon-running", d.Socket, "Could not tell whether meshnetd runs: %v.", d.Err).do("Run doctor as root.")}
 	case d.Crashed, d.Installed:
 		return []Finding{broken("daemon-running", d.Socket, "meshnetd is installed and does not answer: %v.", d.Err).
 			do("systemctl status meshnetd; journalctl -u meshnetd -e")}

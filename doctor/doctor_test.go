@@ -177,7 +177,7 @@ func TestNRI(t *testing.T) {
 		{"CRI-O's no connections", func(f *Facts) { crio(f); f.Settings.NoConnections = true }, Broken, "nri-connections", "", "nri_disable_connections = false"},
 		{"listens", func(*Facts) {}, OK, "nri-socket", "/var/run/nri/nri.sock", ""},
 		{"nobody listens", func(f *Facts) { f.NRI.Err = errNo }, Broken, "nri-socket", "no such file", "/var/run/nri of the host"},
-		{"not root", func(f *Facts) { f.NRI.Err = errRoot }, Warning, "nri-socket", "could not be seen", "as root"},
+		{"not root", func(f *Facts) { f.NRI.Err = errRoot }, Warning, "nri-socket", "Could not tell", "as root"},
 		{"listens elsewhere", func(f *Facts) { f.NRI.Err, f.Settings.Socket = errNo, "/x/nri.sock" }, Broken, "nri-socket", "NRI socket is /x/nri.sock", "socket = \"/x/nri.sock\""},
 		{"off, and would listen elsewhere", func(f *Facts) { f.NRI.Err, f.Settings.Socket, f.Settings.NRIDisabled = errNo, "/x/nri.sock", true }, Broken, "nri-socket", "Nobody listens", "Switch NRI on"},
 		{"time enough", func(*Facts) {}, OK, "nri-request-timeout", "has 2s for a request; meshnetd answers within 1.7s", ""},
@@ -262,7 +262,7 @@ func TestNode(t *testing.T) {
 		{"no host", func(f *Facts) { f.Node.HostErr = errOther }, Broken, "host-netns", "something else", "host_netns = "},
 		{"shared", func(*Facts) {}, OK, "netns-propagation", "below /run/netns", ""},
 		{"private", func(f *Facts) { f.Node.NetNSMount.Propagation = "private" }, Info, "netns-propagation", "/run, on which /run/netns lies, is private", "make-rshared /run"},
-		{"unseen", func(f *Facts) { f.Node.NetNSMount.Propagation = "" }, Warning, "netns-propagation", "could not be seen", "as root"},
+		{"unseen", func(f *Facts) { f.Node.NetNSMount.Propagation = "" }, Warning, "netns-propagation", "Could not see", "as root"},
 		{"alone", func(*Facts) {}, OK, "cni-redirect", "No CNI plugin of a mesh", ""},
 		{"consul-cni", chained("bridge", "consul-cni"), Warning, "cni-redirect", "consul-cni is in the chain of CNI plugins (number 2 of 2): Consul's own", "mesh.enabled"},
 		{"istio-cni", chained("bridge", "istio-cni"), Warning, "cni-redirect", "istio-cni is in the chain of CNI plugins (number 2 of 2)", "pilot.cni.enabled=true"},
@@ -271,12 +271,12 @@ func TestNode(t *testing.T) {
 		{"in a file that is not used", func(f *Facts) {
 			f.Node.Networks = append(f.Node.Networks, Network{File: "/etc/cni/net.d/20.conflist", Plugins: []string{"istio-cni"}})
 		}, Warning, "cni-redirect", "which this is not", ""},
-		{"bad file", func(f *Facts) { f.Node.Networks[0].Err = errOther }, Warning, "cni-redirect", "something else", "Mend"},
+		{"bad file", func(f *Facts) { f.Node.Networks[0].Err = errOther }, Warning, "cni-redirect", "something else", "Fix"},
 		{"no look", func(f *Facts) { f.Node.CNIErr = errRoot }, Warning, "cni-redirect", "permission", "as root"},
 		{"installed", func(f *Facts) { f.Node.CNIPrograms = []string{"/opt/cni/bin/istio-cni"} }, Info, "cni-programs", "/opt/cni/bin/istio-cni", "Remove"},
 		{"one daemon", func(*Facts) {}, OK, "other-daemon", "No second", ""},
 		{"locks", func(f *Facts) { f.Node.LocksErr = errOther }, Broken, "locks", "does not start: something else", "lock_dir"},
-		{"locks of others", func(f *Facts) { f.Node.LocksErr = errRoot }, Warning, "other-daemon", "could not be seen", "as root"},
+		{"locks of others", func(f *Facts) { f.Node.LocksErr = errRoot }, Warning, "other-daemon", "Could not tell", "as root"},
 		{"two daemons", func(f *Facts) { f.Node.Daemons = true }, Warning, "other-daemon", "More than one", "systemctl stop"},
 	})
 }

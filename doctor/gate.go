@@ -103,7 +103,7 @@ func judgeCanary(f Facts) []Finding {
 			do("%s\nWhere they say so already, restart the runtime (%s) and try again.", f.table(validatorOn, crioValidatorOn), f.restart()))
 	default:
 		found = append(found, warning("canary", f.Runtime.Socket, "The canary showed nothing: %v.", c.Err).
-			do("Mend what it says. An image that the node has can be named with --canary-image."))
+			do("Fix what it says. An image that the node has can be named with --canary-image."))
 	}
 	if len(c.Left) > 0 {
 		found = append(found, broken("canary-removed", f.Runtime.Socket, "The canary could not be removed: %s.", strings.Join(c.Left, "; ")).

@@ -23,7 +23,7 @@ func judgePropagation(f Facts) []Finding {
 	m := f.Node.NetNSMount
 	switch m.Propagation {
 	case "":
-		return []Finding{warning("netns-propagation", "/proc/1/mountinfo", "How mounts below %s spread could not be seen.", m.Dir).do("Run doctor as root.")}
+		return []Finding{warning("netns-propagation", "/proc/1/mountinfo", "Could not see how mounts below %s propagate.", m.Dir).do("Run doctor as root.")}
 	case "shared":
 		return []Finding{ok("netns-propagation", "/proc/1/mountinfo", "Namespaces that are mounted below %s reach containers and sandboxed units.", m.Dir)}
 	}
@@ -51,7 +51,7 @@ func judgeCNI(f Facts) []Finding {
 	var found []Finding
 	for i, network := range n.Networks {
 		if network.Err != nil {
-			found = append(found, warning("cni-redirect", network.File, "%v.", network.Err).do("Mend or remove the file: the runtime takes the first one by name."))
+			found = append(found, warning("cni-redirect", network.File, "%v.", network.Err).do("Fix or remove the file: the runtime takes the first one by name."))
 			continue
 		}
 		for at, plugin := range network.Plugins {
@@ -91,7 +91,7 @@ func judgeCNIPrograms(f Facts) []Finding {
 func judgeDaemons(f Facts) []Finding {
 	switch {
 	case errors.Is(f.Node.LocksErr, fs.ErrPermission):
-		return []Finding{warning("other-daemon", f.Node.LockDir, "Whether a second meshnetd runs could not be seen: %v.", f.Node.LocksErr).do("Run doctor as root.")}
+		return []Finding{warning("other-daemon", f.Node.LockDir, "Could not tell whether a second meshnetd runs: %v.", f.Node.LocksErr).do("Run doctor as root.")}
 	case f.Node.LocksErr != nil:
 		return []Finding{broken("locks", f.Node.LockDir, "meshnetd does not start: %v.", f.Node.LocksErr).
 			do("Remove what is there, and meshnetd creates it again. Or name another directory with lock_dir.")}

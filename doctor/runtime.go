@@ -92,7 +92,7 @@ func judgeSettings(f Facts) []Finding {
 	case s.Err != nil:
 		found = append(found, warning("runtime-config", s.File, "The runtime's configuration could not be read: %v. "+
 			"What follows about it is of what could be.", s.Err).
-			do("Mend the file, since the runtime does not start with it, or name the one it is started with: --runtime-config FILE."))
+			do("Fix the file, since the runtime does not start with it, or name the one it is started with: --runtime-config FILE."))
 	case s.Missing:
 		found = append(found, info("runtime-config", s.File, "There is no %s, so that the runtime has its built-in values. "+
 			"Where it is started with another file, name that with --runtime-config.", s.File))
@@ -149,7 +149,7 @@ func judgeNRI(f Facts) []Finding {
 			do("Take it out of disabled_plugins in %s and restart containerd.", s.File)}
 	case rt.NRIErr != "":
 		return []Finding{broken("nri-enabled", rt.Socket, "containerd's NRI did not start: %s.", rt.NRIErr).
-			do("Mend what it says, and restart containerd. A file in %s that is executable must be named INDEX-NAME.", s.PluginDir)}
+			do("Fix what it says, and restart containerd. A file in %s that is executable must be named INDEX-NAME.", s.PluginDir)}
 	case s.NRIDisabled && f.NRI.Err != nil:
 		return []Finding{broken("nri-enabled", s.File, "NRI is switched off in the runtime%s.", byDefault(f)).
 			do("%s", f.table(nriOn, "[crio.nri]\nenable_nri = true"))}
@@ -181,7 +181,7 @@ func judgeSocket(f Facts) []Finding {
 	case f.NRI.Err == nil:
 		return []Finding{ok("nri-socket", mine, "The runtime listens for plugins at %s.", mine)}
 	case errors.Is(f.NRI.Err, fs.ErrPermission):
-		return []Finding{warning("nri-socket", mine, "Whether the runtime listens for plugins at %s could not be seen: %v.", mine, f.NRI.Err).
+		return []Finding{warning("nri-socket", mine, "Could not tell whether the runtime listens for plugins at %s: %v.", mine, f.NRI.Err).
 			do("Run doctor as root.")}
 	case f.Settings.Socket != "" && !f.Settings.NRIDisabled && !sameSocket(f.Settings.Socket, mine):
 		return []Finding{broken("nri-socket", f.Settings.File, "Nobody listens at %s, where meshnetd would connect: the runtime's NRI socket is %s.",
