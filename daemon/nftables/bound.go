@@ -14,13 +14,14 @@ import (
 // bound is what one look at a namespace reads at most. Whoever has NET_ADMIN in a pod can have the kernel hold as many
 // rules as there is memory, and each look holds several times what it reads: of six pods at once, some 150 MB.
 type bound struct {
-	bytes   int // of all answers of the kernel
-	objects int // of one kind: tables, chains, rules, sets, packets of elements
-	sets    int // of the native table, each of which is asked about
+	bytes    int // of all answers of the kernel
+	elements int // bytes of what sets hold, for each part of which the kernel goes through the set from its beginning
+	objects  int // of one kind: tables, chains, rules, sets, packets of elements
+	sets     int // of the native table, each of which is asked about
 }
 
-// standard is far above what a plan has: its rules have some 300 bytes each.
-var standard = bound{bytes: 4 << 20, objects: 16 << 10, sets: 512}
+// standard is far above what a plan has, whose rules have some 300 bytes each, and elements of sets up to 28.
+var standard = bound{bytes: 4 << 20, elements: 512 << 10, objects: 16 << 10, sets: 512}
 
 // ErrTooMuch is within the error about a namespace that holds more than is read.
 var ErrTooMuch = errors.New("somebody has put more packet-filter rules into the pod's network namespace than meshnetd reads, so that " +

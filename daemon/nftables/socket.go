@@ -23,6 +23,7 @@ type netfilter struct {
 	room    []byte // where answers are received, one behind the other
 	longest int    // packet, in bytes
 	most    bound  // of what is read between two calls of forget
+	held    int    // bytes of elements that were read since
 }
 
 const (
@@ -69,7 +70,7 @@ var rooms = sync.Pool{New: func() any {
 const roomKept = 1 << 20
 
 // forget gives up what was read.
-func (c *netfilter) forget() { c.room = c.room[:0] }
+func (c *netfilter) forget() { c.room, c.held = c.room[:0], 0 }
 
 // limit returns what one look reads at most.
 func (c *netfilter) limit() bound { return c.most }
@@ -177,6 +178,10 @@ func (c *netfilter) ask(request uint16, attributes []byte) ([]message, error) {
 		packet, err := c.receive()
 		if err == nil {
 			err = a.add(packet)
+		}
+		if err == nil && request == getElements {
+			c.held += len(packet)
+			err = check("bytes of elements", c.held, c.most.elements)
 		}
 		if err == nil {
 			err = errors.Join(check("bytes", len(c.room), c.most.bytes), check("objects", len(a.messages), c.most.objects))

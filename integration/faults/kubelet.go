@@ -39,6 +39,7 @@ type pod struct {
 	sandbox    *lab.Pod
 	attempts   uint32 // at a sandbox
 	rounds     int
+	init       *container // nil is none
 	app, proxy *container
 	seen       map[verdict]int
 	said       []string // the errors, each once
@@ -107,6 +108,9 @@ func (p *pod) round(ctx context.Context) {
 		}
 		p.sandbox = sandbox
 	}
+	if p.init != nil {
+		p.start(ctx, p.init)
+	}
 	p.start(ctx, p.app)
 	p.start(ctx, p.proxy)
 }
@@ -132,6 +136,9 @@ func (p *pod) drop(ctx context.Context) {
 		p.dropped = append(p.dropped, p.proxy.running)
 	}
 	p.sandbox, p.app.running, p.proxy.running = nil, nil, nil
+	if p.init != nil {
+		p.init.running = nil
+	}
 }
 
 func (p *pod) start(ctx context.Context, c *container) {

@@ -30,6 +30,8 @@ type Row struct {
 	// Everywhere is set where no packet may go around the mesh on a best-effort runtime either: the
 	// daemon is there and answers.
 	Everywhere bool
+	// Init names a container of each pod that does nothing, and is there before the others.
+	Init string
 	// Programs is set where the fault is one of the iptables programs: the daemon is told to use them.
 	Programs bool
 	// Attacker is set where somebody does it on purpose: the row stands in the second table.
@@ -45,7 +47,9 @@ type stage struct {
 	*World
 	daemon *lab.Daemon // the one that the fault is about; nil where Absent is set
 
+	pods    []*pod       // of the row
 	hostile []string     // sandboxes of an attacker
+	flooded []*lab.Pod   // pods of an attacker that are still to get a container
 	ends    atomic.Int64 // of the runtime, where it is supervised
 
 	mu      sync.Mutex
@@ -114,8 +118,13 @@ func (s *stage) play(ctx context.Context, row Row) (pods []*pod, err error) {
 		}
 	}
 	for range max(row.Pods, 1) {
-		pods = append(pods, s.newPod("web", !row.Outside))
+		p := s.newPod("web", !row.Outside)
+		if row.Init != "" {
+			p.init = &container{spec: lab.ContainerSpec{Name: row.Init, Args: []string{"pause"}, User: appID, Group: appID}}
+		}
+		pods = append(pods, p)
 	}
+	s.pods = pods
 	if row.begin != nil {
 		if err := row.begin(ctx, s); err != nil {
 			return pods, fmt.Errorf("begin: %w", err)
