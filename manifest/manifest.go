@@ -71,8 +71,27 @@ type variable struct {
 }
 
 type securityContext struct {
-	RunAsUser  *id `yaml:"runAsUser"`
-	RunAsGroup *id `yaml:"runAsGroup"`
+	RunAsUser    *id          `yaml:"runAsUser"`
+	RunAsGroup   *id          `yaml:"runAsGroup"`
+	Privileged   bool         `yaml:"privileged"`
+	Capabilities capabilities `yaml:"capabilities"`
+}
+
+type capabilities struct {
+	Add  []string `yaml:"add"`
+	Drop []string `yaml:"drop"`
+}
+
+// hasRaw tells whether a list of capabilities has NET_RAW.
+func hasRaw(list []string) bool {
+	return slices.ContainsFunc(list, func(name string) bool {
+		return slices.Contains([]string{"ALL", "NET_RAW"}, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
+	})
+}
+
+// noRaw tells whether a container has no NET_RAW whatever the runtime gives by default.
+func (s securityContext) noRaw() bool {
+	return !s.Privileged && hasRaw(s.Capabilities.Drop) && !hasRaw(s.Capabilities.Add)
 }
 
 // podSecurity is what a pod says for all of its containers.
@@ -208,7 +227,7 @@ func (c container) container(pod podSecurity) rules.Container {
 		Headless: len(c.Command) == 0 && len(c.Args) > 0, Env: env,
 		UID:    cmp.Or(c.SecurityContext.RunAsUser, pod.RunAsUser).value(),
 		GID:    cmp.Or(c.SecurityContext.RunAsGroup, pod.RunAsGroup).value(),
-		Groups: pod.groups()}
+		Groups: pod.groups(), NoRaw: c.SecurityContext.noRaw()}
 }
 
 // qualified returns the name of an image that says its registry, or "": what a runtime makes of a shorter one is not

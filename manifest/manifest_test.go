@@ -95,6 +95,10 @@ func TestReadSmall(t *testing.T) {
 			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Args: []string{"z"}, Headless: true}}}},
 		{"additional groups", "kind: Pod\nspec: {securityContext: {fsGroup: 1, supplementalGroups: [2, 3]}, initContainers: [{name: a}], containers: [{name: b, securityContext: {runAsGroup: 4}}]}\n",
 			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Groups: []uint32{2, 3, 1}}, {Name: "b", GID: ptr(4), Groups: []uint32{2, 3, 1}}}}},
+		{"capabilities", "kind: Pod\nspec: {containers: [{name: a, securityContext: {capabilities: {drop: [ALL]}}}, {name: b, securityContext: {capabilities: {drop: [net_raw]}}}, " +
+			"{name: c, securityContext: {capabilities: {drop: [ALL], add: [CAP_NET_RAW]}}}, {name: d, securityContext: {capabilities: {drop: [NET_ADMIN]}}}, " +
+			"{name: e, securityContext: {privileged: true, capabilities: {drop: [ALL]}}}]}\n",
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", NoRaw: true}, {Name: "b", NoRaw: true}, {Name: "c"}, {Name: "d"}, {Name: "e"}}}},
 		{"images", "kind: Pod\nspec: {containers: [{name: a, image: 'registry.example/x:1'}, {name: b, image: 'localhost:5000/y@sha256:00'}, {name: c, image: z}, {name: d, image: library/z}]}\n",
 			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Image: "registry.example/x:1"}, {Name: "b", Image: "localhost:5000/y@sha256:00"}, {Name: "c"}, {Name: "d"}}}},
 		{"runtime class", "kind: Pod\nspec: {runtimeClassName: nvidia}\n", rules.Pod{Namespace: "default", RuntimeHandler: "nvidia"}},

@@ -46,7 +46,7 @@ func (d Decision) Impostor(c Container) string {
 	if len(as) == 0 && !grouped {
 		return ""
 	}
-	i := slices.IndexFunc(d.Proxy.Containers, func(s Sidecar) bool { return s.Name == c.Name })
+	i := d.Proxy.index(c.Name)
 	const way = ", or ask whoever runs the node to exempt the namespace (proxy_identity_exempt in the configuration)"
 	switch {
 	case i >= 0 && !d.Proxy.Containers[i].runs(c):
@@ -66,6 +66,22 @@ func (d Decision) Impostor(c Container) string {
 	}
 	return fmt.Sprintf("container %s has the proxy's group %d among its additional groups, as a pod's fsGroup or supplementalGroups make it, "+
 		"or its image: what a setgid file of that group sends would go around the mesh. Take the group out of them%s", c.Name, d.Proxy.GID, way)
+}
+
+// index returns the place of a container among the proxy's, or -1.
+func (p Proxy) index(name string) int {
+	return slices.IndexFunc(p.Containers, func(s Sidecar) bool { return s.Name == name })
+}
+
+// PacketSockets returns the names of those of a manifest's containers, besides the proxy's, that may have NET_RAW, where
+// they do not drop it: packets of such sockets meet no rule.
+func (d Decision) PacketSockets(pod Pod) (names []string) {
+	for _, c := range pod.Containers {
+		if pod.Complete && !c.NoRaw && d.Proxy.index(c.Name) < 0 {
+			names = append(names, c.Name)
+		}
+	}
+	return names
 }
 
 // runs tells whether a container's command line is the sidecar's, or not known.

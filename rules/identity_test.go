@@ -130,3 +130,14 @@ func TestIdentityIsSmall(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// Packet sockets are the manifest's to tell, and the proxy's are its own business.
+func TestPacketSockets(t *testing.T) {
+	pod := rules.Pod{Complete: true, Containers: []rules.Container{{Name: "istio-proxy"}, {Name: "app"}, {Name: "dropped", NoRaw: true}, {Name: "log"}}}
+	if got := enrolled().PacketSockets(pod); !slices.Equal(got, []string{"app", "log"}) {
+		t.Errorf("got %v", got)
+	}
+	if pod.Complete = false; enrolled().PacketSockets(pod) != nil {
+		t.Error("a runtime does not tell capabilities")
+	}
+}

@@ -53,6 +53,7 @@ type Container struct {
 	UID      *int64            // of its first process; nil where it is not known
 	GID      *int64            // of its first process; nil where it is not known
 	Groups   []uint32          // its additional groups; none where they are not known
+	NoRaw    bool              // it drops NET_RAW: of a manifest only, a runtime does not tell
 
 	Running bool   // its process has been started; known of pods that are taken over only
 	NetNS   string // path of the network namespace it joins; "" where it is not known

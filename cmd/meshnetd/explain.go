@@ -128,6 +128,10 @@ func explain(v view, interfaces []rules.Interface) status.Explanation {
 			x.NotCaptured = append(x.NotCaptured, status.Gap{What: gap.What, Trace: traceArguments(gap.Packet, interfaces)})
 		}
 	}
+	if names := v.Decision.PacketSockets(v.Pod); len(names) > 0 && v.Decision.Action == rules.Enrol {
+		x.NotCaptured = append(x.NotCaptured, status.Gap{What: "what these containers send by packet sockets (AF_PACKET), where the runtime gives NET_RAW " +
+			"by default, as containerd does: " + strings.Join(names, ", ") + "; capabilities: {drop: [NET_RAW]} takes it"})
+	}
 	return x
 }
 
