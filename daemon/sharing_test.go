@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -77,6 +78,11 @@ func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 		e, _ := newEnforcer(t, newMemory())
 		e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 3 * time.Second}} })
 		pod := laborious("one")
+		more := func(text string) map[string]string { // what is still at work reads the map from before
+			all := maps.Clone(pod.Annotations)
+			all["more"] = text
+			return all
+		}
 		for _, tt := range []struct {
 			what   string
 			before time.Duration
@@ -87,8 +93,8 @@ func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 			{"the first try", 0, func() {}, Failed, hookTime / 8},
 			{"the next try", 0, func() { pod.SandboxID = "another" }, Refused, 0},
 			{"a container", 0, func() {}, Refused, 0},
-			{"while it is still at work", 0, func() { pod.Annotations["more"] = "" }, Failed, 0},
-			{"with other wishes", 3 * time.Second, func() { pod.Annotations["more"] = "yes" }, Failed, hookTime / 64},
+			{"while it is still at work", 0, func() { pod.Annotations = more("a little") }, Failed, 0},
+			{"with other wishes", 3 * time.Second, func() { pod.Annotations = more("a lot") }, Failed, hookTime / 64},
 			{"the next try", 0, func() {}, Refused, 0},
 			{"in the pause", 19 * time.Second, func() {}, Refused, 0},
 			{"after the pause", 2 * time.Second, func() {}, Failed, hookTime / 64},
