@@ -104,7 +104,7 @@ func (o *Outcome) enter(stage Stage) {
 // step begins a stage unless nobody waits for it any more.
 func (o *Outcome) step(ctx context.Context, stage Stage) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("given up before stage %s: %w", stage, err)
+		return fmt.Errorf("%w before stage %s: %w", errGivenUp, stage, err)
 	}
 	o.enter(stage)
 	return nil

@@ -206,7 +206,7 @@ func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole b
 		seen = e.learn(ctx, ns, o, seen)
 	}
 	if err := ctx.Err(); err != nil { // what nobody waits for is not recorded either
-		return false, fmt.Errorf("verified too late: %w", err)
+		return false, fmt.Errorf("%w after a look that took too long: %w", errGivenUp, err)
 	}
 	return true, e.protected(ns, o, seen.generation)
 }

@@ -45,8 +45,9 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 	}
 	ctx, slow, cancel := e.sharing.slice(ctx, o)
 	defer cancel()
+	first := o.Stage
 	o.now = new(atomic.Pointer[Stage])
-	o.now.Store(&o.Stage)
+	o.now.Store(&first)
 	done := make(chan Outcome, 1)
 	go func(o Outcome) {
 		defer job.End()
@@ -58,8 +59,7 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 	for waiting := true; waiting; {
 		select {
 		case o = <-done:
-			e.sharing.inTime(o)
-			return o
+			return e.sharing.ended(ctx, o)
 		case <-slow:
 			slow, waiting = nil, *o.now.Load() != StageDecide
 		case <-ctx.Done():
@@ -68,11 +68,11 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 	}
 	select { // what is done is done, even if the time is up as well
 	case o = <-done:
-		return o
+		return e.sharing.ended(ctx, o)
 	default:
 	}
 	job.Abandon()
-	return e.sharing.overran(ctx, o)
+	return e.sharing.overran(ctx, o, *o.now.Load())
 }
 
 // slice returns how much of the runtime's time a pod gets, and what tells that a decision has had its part of it.
@@ -89,11 +89,24 @@ func (s *sharing) slice(ctx context.Context, o Outcome) (_ context.Context, slow
 	return ctx, timer.C, func() { timer.Stop(); cancel() }
 }
 
-// overran makes the outcome of work that is given up. To wait for a namespace is nobody's fault.
-func (s *sharing) overran(ctx context.Context, o Outcome) Outcome {
-	stage := *o.now.Load()
+// errGivenUp is that of work which saw by itself, between two steps, that its time was up.
+var errGivenUp = errors.New("given up")
+
+// ended makes the outcome of work that is over.
+func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
+	if errors.Is(o.Err, errGivenUp) && ctx.Err() != nil {
+		return s.overran(ctx, o, o.Stage)
+	}
+	if o.waited && o.Result == Protected {
+		s.ledger.InTime(account(o.Pod))
+	}
+	return o
+}
+
+// overran makes the outcome of work whose time was up in that stage. To wait for a namespace is nobody's fault.
+func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
 	cause := ctx.Err()
-	if cause == nil {
+	if cause == nil { // a decision had its part
 		cause = context.DeadlineExceeded
 	}
 	o.overdue()
@@ -108,12 +121,6 @@ func (s *sharing) overran(ctx context.Context, o Outcome) Outcome {
 		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.wishes(o.Pod), why, now)
 	}
 	return o
-}
-
-func (s *sharing) inTime(o Outcome) {
-	if o.waited && o.Result == Protected {
-		s.ledger.InTime(account(o.Pod))
-	}
 }
 
 // refuses tells whether the pod used up its time a short while ago, and makes the outcome of it.

@@ -427,6 +427,23 @@ func TestWaitingIsNotBlamed(t *testing.T) {
 	})
 }
 
+// Where the work sees by itself that its time is up, and is first, the pod used it up all the same.
+func TestWorkThatGivesUpUsedUpItsTime(t *testing.T) {
+	for stage, blamed := range map[Stage]bool{StageDecide: true, StageEnter: false, StageApply: true, StageVerify: true} {
+		e, _ := newEnforcer(t, newMemory())
+		ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+		o := begin(SandboxStarted, laborious("one"))
+		o.enter(stage)
+		o.Result, o.Err = Failed, o.step(ctx, StageVerify)
+		o = e.sharing.ended(ctx, o)
+		cancel()
+		again, _ := start(t, e, o.Pod)
+		if o.overrun != blamed || o.Stage != StageBudget || (again.Decision.Reason == rules.ReasonOverTime) != blamed {
+			t.Errorf("in %s: blamed %v, in %s; the next try: %v", stage, o.overrun, o.Stage, again.Error())
+		}
+	}
+}
+
 // A pod that takes longer than a short look, and is looked at once more in the same interval, is no news; one that was
 // done in its time has its first pause again.
 func TestASlowPodIsNotAFailingOne(t *testing.T) {
