@@ -40,7 +40,7 @@ func TestClientsFallBackToIPv4(t *testing.T) {
 		}
 		out := byName(s.web, app, outsideName, serverPort)
 		quickly(out, address(s.outside, 0, serverPort))
-		s.carried(t, "outbound", out.Local)
+		s.carried(t, "outbound", dialled{out.Local, out.Remote, out.Started})
 		in := byName(s.outside, app, webName, appPort)
 		quickly(in, address(s.web, 0, appPort))
 		s.inbound(t, address(s.web, 0, appPort), in)
@@ -53,8 +53,8 @@ func TestClientsFallBackToIPv4(t *testing.T) {
 			}
 		}
 		// Health checks and what stays in the pod are let through.
-		if greeting, local, err := exchange(s.outside, fmt.Sprintf("[%s]:15021", publicIPv6[0])); err != nil || peer(t, greeting).String() != local {
-			t.Errorf("health check: %q, %v", greeting, err)
+		if e, err := exchange(s.outside, fmt.Sprintf("[%s]:15021", publicIPv6[0])); err != nil || peer(t, e.Reply).String() != e.Local {
+			t.Errorf("health check: %q, %v", e.Reply, err)
 		}
 		s.talk(t, s.web, fmt.Sprintf("[%s]:%d", publicIPv6[0], appPort), "app")
 	})

@@ -19,8 +19,8 @@ import (
 // Every way that traffic of a pod goes, carried by a proxy that does what Istio's does.
 func TestTrafficEndToEnd(t *testing.T) {
 	host := hostRules(t)
-	// The auditor would undo what a test writes itself.
-	forEachScene(t, []string{"ISTIO_DUAL_STACK=true"}, []string{`audit_interval = "1h"`}, func(t *testing.T, s *scene) {
+	// The auditor would undo what a test writes itself, and the proxy is a stand-in for all that it has to do.
+	forEachScene(t, []string{"ISTIO_DUAL_STACK=true"}, []string{`audit_interval = "1h"`, `proxy_identity = "off"`}, func(t *testing.T, s *scene) {
 		for _, scenario := range []struct {
 			what string
 			run  func(*testing.T, *scene)
@@ -51,8 +51,8 @@ func appToOutside(t *testing.T, s *scene) {
 		for _, port := range []uint16{serverPort, 15006} {
 			addr := address(s.outside, family, port)
 			e := s.talk(t, s.web, addr, "server")
-			carried := s.carried(t, "outbound", e.Local)
-			if carried.OriginalDst != addr || carried.Remote != addr || peer(t, e.Reply).String() != carried.Addr {
+			carried := s.carried(t, "outbound", dialled{e.Local, addr, e.Started})
+			if carried.Remote != addr || peer(t, e.Reply).String() != carried.Addr {
 				t.Errorf("%s greets with %q, the proxy says %+v", addr, e.Reply, carried)
 			}
 		}
@@ -70,9 +70,9 @@ func outsideToApp(t *testing.T, s *scene) {
 // inbound expects a connection to the app to have come by way of the proxy.
 func (s *scene) inbound(t *testing.T, addr string, e lab.Event) {
 	t.Helper()
-	carried := s.carried(t, "inbound", e.Local)
+	carried := s.carried(t, "inbound", dialled{e.Local, addr, e.Started})
 	from := peer(t, e.Reply)
-	if carried.OriginalDst != addr || carried.Remote != addr || from.String() != carried.Addr {
+	if carried.Remote != addr || from.String() != carried.Addr {
 		t.Errorf("%s greets with %q, the proxy says %+v", addr, e.Reply, carried)
 	}
 	if want := s.source(netip.MustParseAddrPort(e.Local).Addr()); from.Addr() != want {
@@ -83,13 +83,13 @@ func (s *scene) inbound(t *testing.T, addr string, e lab.Event) {
 // The proxy finds that the service is its own pod, and calls it as anybody would: inbound rules apply.
 func appToOwnService(t *testing.T, s *scene) {
 	e := s.talk(t, s.web, service, "app")
-	out := s.carried(t, "outbound", e.Local)
+	out := s.carried(t, "outbound", dialled{e.Local, service, e.Started})
 	own := address(s.web, 0, appPort)
-	if out.OriginalDst != service || out.Remote != own {
+	if out.Remote != own {
 		t.Errorf("outbound, the proxy says %+v", out)
 	}
-	in := s.carried(t, "inbound", out.Addr)
-	if in.OriginalDst != own || peer(t, e.Reply).String() != in.Addr {
+	in := s.carried(t, "inbound", dialled{out.Addr, own, e.Started})
+	if peer(t, e.Reply).String() != in.Addr {
 		t.Errorf("the app greets with %q, inbound, the proxy says %+v", e.Reply, in)
 	}
 	if from, want := peer(t, e.Reply).Addr(), s.source(s.web.IPs()[0]); from != want {
@@ -116,16 +116,16 @@ func neighbourPorts(t *testing.T, s *scene) {
 	for _, port := range ports {
 		for family := range 2 {
 			addr := address(s.web, family, uint16(port))
-			greeting, local, err := exchange(s.outside, addr)
-			if err != nil || !strings.HasPrefix(greeting, "neighbour ") {
-				t.Errorf("%s: %q, %v", addr, greeting, err)
+			e, err := exchange(s.outside, addr)
+			if err != nil || !strings.HasPrefix(e.Reply, "neighbour ") {
+				t.Errorf("%s: %q, %v", addr, e.Reply, err)
 				continue
 			}
-			s.inbound(t, addr, lab.Event{Reply: greeting, Local: local})
+			s.inbound(t, addr, e)
 		}
 		local := fmt.Sprintf("127.0.0.1:%d", port)
-		if greeting, own, err := exchange(s.web, local); err != nil || peer(t, greeting).String() != own {
-			t.Errorf("%s: %q, %v", local, greeting, err)
+		if e, err := exchange(s.web, local); err != nil || peer(t, e.Reply).String() != e.Local {
+			t.Errorf("%s: %q, %v", local, e.Reply, err)
 		}
 	}
 }
@@ -135,43 +135,45 @@ func neighbourPorts(t *testing.T, s *scene) {
 func probes(t *testing.T, s *scene) {
 	for family := range 2 {
 		addr := address(s.web, family, appPort)
-		greeting, local, err := exchange(nil, addr)
+		e, err := exchange(nil, addr)
 		if err != nil {
 			t.Fatalf("%s: %v", addr, err)
 		}
-		s.inbound(t, addr, lab.Event{Reply: greeting, Local: local})
+		s.inbound(t, addr, e)
 		for name, port := range map[string]uint16{"tunnel": 15008, "health": 15021, "statistics": 15090} {
 			addr := address(s.web, family, port)
-			greeting, local, err := exchange(nil, addr)
+			e, err := exchange(nil, addr)
 			if name == "tunnel" && s.tproxy && err == nil { // Istio captures it by TPROXY
-				s.inbound(t, addr, lab.Event{Reply: greeting, Local: local})
-			} else if want := fmt.Sprintf("%s peer=%s local=%s", name, local, addr); err != nil || greeting != want {
-				t.Errorf("%s: %q, %v, want %q", addr, greeting, err, want)
+				s.inbound(t, addr, e)
+			} else if want := fmt.Sprintf("%s peer=%s local=%s", name, e.Local, addr); err != nil || e.Reply != want {
+				t.Errorf("%s: %q, %v, want %q", addr, e.Reply, err, want)
 			}
 		}
 		addr = address(s.web, family, 15020)
-		if greeting, local, err = exchange(nil, addr); err != nil || !strings.HasPrefix(greeting, "app ") {
-			t.Fatalf("%s: %q, %v", addr, greeting, err)
+		if e, err = exchange(nil, addr); err != nil || !strings.HasPrefix(e.Reply, "app ") {
+			t.Fatalf("%s: %q, %v", addr, e.Reply, err)
 		}
-		asked := s.carried(t, "agent", local)
-		if from := peer(t, greeting); from.String() != asked.Addr || from.Addr().String() != "127.0.0.6" {
+		asked := s.carried(t, "agent", dialled{e.Local, addr, e.Started})
+		if from := peer(t, e.Reply); from.String() != asked.Addr || from.Addr().String() != "127.0.0.6" {
 			t.Errorf("the app is called from %s, the agent says %+v", from, asked)
 		}
 	}
 }
 
-// exchange connects from a pod, or from the node, and returns how it is greeted and from where it called.
-func exchange(from *lab.Pod, addr string) (greeting, local string, err error) {
+// exchange connects from a pod, or from the node, and returns how it is greeted and from where it called when.
+func exchange(from *lab.Pod, addr string) (lab.Event, error) {
+	e := lab.Event{Started: time.Now().UnixNano()}
 	conn, err := reach(from, addr)
 	if err != nil {
-		return "", "", err
+		return e, err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return "", "", err
+		return e, err
 	}
-	greeting, err = readLine(conn)
-	return greeting, conn.LocalAddr().String(), err
+	e.Local = conn.LocalAddr().String()
+	e.Reply, err = readLine(conn)
+	return e, err
 }
 
 func reach(from *lab.Pod, addr string) (conn net.Conn, err error) {
