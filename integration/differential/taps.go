@@ -58,7 +58,7 @@ func requireTaps(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if room, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF); !nstest.Root() && (err != nil || room < batch) {
 		nstest.Lack(t, "a kernel whose net.core.rmem_max is 1 MB")
 	}

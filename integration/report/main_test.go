@@ -9,15 +9,14 @@ import (
 	"testing"
 )
 
-const this = "github.com/meshnetd/meshnetd/"
-
-func line(action, pkg, test, output string, elapsed float64) string {
-	return fmt.Sprintf(`{"Action":%q,"Package":%q,"Test":%q,"Output":%q,"Elapsed":%f}`, action, this+pkg, test, output, elapsed)
+// line is one of the package "a".
+func line(action, test, output string, elapsed float64) string {
+	return fmt.Sprintf(`{"Action":%q,"Package":"github.com/meshnetd/meshnetd/a","Test":%q,"Output":%q,"Elapsed":%f}`, action, test, output, elapsed)
 }
 
 func TestReport(t *testing.T) {
 	skipped := func(test, why string) []string {
-		return []string{line("output", "a", test, "    x_test.go:7: "+why+"\n", 0), line("skip", "a", test, "", 0)}
+		return []string{line("output", test, "    x_test.go:7: "+why+"\n", 0), line("skip", test, "", 0)}
 	}
 	for _, tt := range []struct {
 		name           string
@@ -25,13 +24,13 @@ func TestReport(t *testing.T) {
 		want           []string
 		failed, lacked bool
 	}{
-		{"good", []string{line("pass", "a", "TestFast", "", 0.1), line("pass", "a", "TestSlow", "", 9), line("pass", "a", "", "", 10)},
+		{"good", []string{line("pass", "TestFast", "", 0.1), line("pass", "TestSlow", "", 9), line("pass", "", "", 10)},
 			[]string{"ok      10.0 s  a\n", "The slowest tests:\n     9.0 s  a.TestSlow\n     0.1 s  a.TestFast\n", "2 tests and subtests; 0 did not run"}, false, false},
-		{"failed", []string{line("output", "a", "TestBad", "    x_test.go:1: got 2\n", 0), line("fail", "a", "TestBad", "", 1), line("fail", "a", "", "", 1)},
+		{"failed", []string{line("output", "TestBad", "    x_test.go:1: got 2\n", 0), line("fail", "TestBad", "", 1), line("fail", "", "", 1)},
 			[]string{"a.TestBad\n    x_test.go:1: got 2\n"}, true, false},
 		{"does not build", []string{`{"ImportPath":"b","Action":"build-output","Output":"b.go:1: syntax error\n"}`, `{"ImportPath":"b","Action":"build-fail"}`},
 			[]string{"b.go:1: syntax error\n"}, true, false},
-		{"killed", []string{line("output", "a", "TestCut", "=== RUN   TestCut\n", 0)}, []string{"did not end: a TestCut"}, true, false},
+		{"killed", []string{line("output", "TestCut", "=== RUN   TestCut\n", 0)}, []string{"did not end: a TestCut"}, true, false},
 		{"later", slices.Concat(skipped("TestOne", "needs a runtime: containerd is missing"), skipped("TestTwo", "needs root of the whole system (make test)")),
 			[]string{"0 did not run for want of ids, of the kernel or of programs; 2 need a runtime or the system's root"}, false, false},
 		{"ids", slices.Concat(skipped("TestOne", "needs ids"), skipped("TestTwo", "needs ids")), []string{"Need ids: a.TestOne, a.TestTwo\n", "2 did not run"}, false, true},
