@@ -109,9 +109,19 @@ func (m *Metrics) Drifted() { m.drifts.Inc() }
 func (m *Metrics) Repaired() { m.repairs.Inc() }
 
 // Handler answers with all metrics: as text, as OpenMetrics, or with native histograms in Prometheus' own form,
-// whichever is asked for.
+// whichever is asked for. A few are gathered at once, which takes milliseconds; the next reader waits. Whoever does not
+// take his answer keeps nobody waiting: it is ready by then.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: readers, Timeout: readLimit, EnableOpenMetrics: true})
+	gathering := make(chan struct{}, readers)
+	answer := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	return http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case gathering <- struct{}{}:
+			defer func() { <-gathering }()
+			answer.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	}), readLimit, "the daemon does not say in time: something holds it up")
 }
 
 // Gatherer returns the same for programs.

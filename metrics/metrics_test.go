@@ -198,3 +198,25 @@ func TestCountingAllocatesNothing(t *testing.T) {
 		t.Errorf("%g allocations", n)
 	}
 }
+
+// More readers than are gathered for at once wait, and are all answered.
+func TestReadersWait(t *testing.T) {
+	release, asked := make(chan struct{}), make(chan struct{}, 16*readers)
+	m := New("v1", nil, func() State { asked <- struct{}{}; <-release; return State{} })
+	handler := m.Handler()
+	var all sync.WaitGroup
+	for range 16 * readers {
+		all.Go(func() {
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+			if w.Code != http.StatusOK {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		})
+	}
+	for range readers {
+		<-asked
+	}
+	close(release)
+	all.Wait()
+}

@@ -152,8 +152,9 @@ func TestPlacesAreBounded(t *testing.T) {
 		if len(accepted) != mostOfPeer {
 			t.Fatal("one more than its places")
 		}
-		accepted[0].Close()
-		accepted[0].Close()
+		if err := errors.Join(accepted[0].Close(), accepted[0].Close()); err != nil {
+			t.Error(err)
+		}
 		synctest.Wait()
 		if len(accepted) != mostOfPeer+1 || len(p.clients) != mostOfPeer {
 			t.Fatalf("%d accepted, %d have a place", len(accepted), len(p.clients))
@@ -182,7 +183,7 @@ func TestPlacesAreBounded(t *testing.T) {
 }
 
 func readNothing(c *client) error {
-	_, err := c.Conn.Read(make([]byte, 1))
+	_, err := c.Read(make([]byte, 1))
 	return err
 }
 
