@@ -33,7 +33,8 @@ func node(text string) Report {
 		r.Pods = append(r.Pods, Pod{Sandbox: sb, Verdict: &status.Verdict{Result: status.Whole}, Explanation: &status.Explanation{
 			Steps: []string{say("injected")}, Notes: []string{say("a note")}, NotCaptured: []status.Gap{{What: say("UDP, ICMP and SCTP")}}}})
 	}
-	r.Pods[1].Verdict = &status.Verdict{Result: status.Different, Differences: []string{say("a rule is missing")}}
+	r.Pods[1].Verdict = &status.Verdict{Result: status.Different, Differences: []string{say("a rule is missing")},
+		Effect: say("takes less"), Packets: []string{say("tcp to 203.0.113.1:80 leaves")}}
 	r.Pods[1].Drift = status.Drift{Times: 2, Last: noon}
 	r.Pods[2].State, r.Pods[2].Explanation, r.Pods[2].Verdict, r.Pods[2].Error = say("unprotected"), nil, nil, say("no answer")
 	return r
