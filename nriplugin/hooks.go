@@ -218,10 +218,20 @@ func (h *hooks) drain() {
 	h.busy.Wait()
 }
 
-// configureOnce passes the runtime's calls on to the stub, but only one Configure: the stub keeps what it
-// says without a lock, and its result in a channel with room for one.
-func (h *hooks) configureOnce(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-	if !strings.HasSuffix(info.FullMethod, "/Configure") {
+// intercept passes the runtime's calls on to the stub, but only one Configure: the stub keeps what it says without a
+// lock, and its result in a channel with room for one. Of Synchronize, whose messages the stub keeps until the last one
+// has come, no more is passed on than is looked at.
+func (h *hooks) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	switch {
+	case strings.HasSuffix(info.FullMethod, "/Synchronize"):
+		return method(ctx, func(message any) error {
+			err := unmarshal(message)
+			if request, ok := message.(*api.SynchronizeRequest); ok {
+				lighten(request)
+			}
+			return err
+		})
+	case !strings.HasSuffix(info.FullMethod, "/Configure"):
 		return method(ctx, unmarshal)
 	}
 	h.configuring.Lock()

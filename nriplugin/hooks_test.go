@@ -181,7 +181,7 @@ func TestStoppingHooks(t *testing.T) {
 
 func TestConfigureOnce(t *testing.T) {
 	configure := func(h *hooks) error {
-		_, err := h.configureOnce(t.Context(), nil, &ttrpc.UnaryServerInfo{FullMethod: "/nri.pkg.api.v1alpha1.Plugin/Configure"},
+		_, err := h.intercept(t.Context(), nil, &ttrpc.UnaryServerInfo{FullMethod: "/nri.pkg.api.v1alpha1.Plugin/Configure"},
 			func(ctx context.Context, _ func(any) error) (any, error) {
 				return h.Configure(ctx, "", "containerd", "v2.4.2")
 			})

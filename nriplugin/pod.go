@@ -64,6 +64,42 @@ func containerOf(container *api.Container) rules.Container {
 	return c
 }
 
+// mostTold is how many bytes are kept of the environment, or of the arguments, of a container that was there before us.
+// An injector's have a tenth of it. Any pod can have containers with a megabyte of either, and a node hundreds of them,
+// which together would take all the memory that meshnetd may have, at each of its starts.
+const mostTold = 64 << 10
+
+// lighten takes out of containers what is not looked at. An environment that is too large is not known then, and of
+// arguments the first words are, by which a proxy is told.
+func lighten(request *api.SynchronizeRequest) {
+	for _, c := range request.GetContainers() {
+		if c == nil {
+			continue
+		}
+		if length(c.GetEnv()) > mostTold {
+			c.Env = nil
+		}
+		if length(c.GetArgs()) > mostTold {
+			words := c.GetArgs()
+			c.Args = nil
+			for _, word := range words[:min(len(words), 3)] {
+				c.Args = append(c.Args, strings.Clone(word[:min(len(word), 256)]))
+			}
+		}
+		c.Mounts, c.Hooks, c.Rlimits = nil, nil, nil
+		if linux := c.GetLinux(); linux != nil {
+			c.Linux = &api.LinuxContainer{Namespaces: linux.GetNamespaces()}
+		}
+	}
+}
+
+func length(texts []string) (bytes int) {
+	for _, text := range texts {
+		bytes += len(text)
+	}
+	return bytes
+}
+
 // environment reads NAME=value; the last of a name counts, as in most programs that read theirs.
 func environment(list []string) map[string]string {
 	var env map[string]string

@@ -144,7 +144,7 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 	s, err := stub.New(h, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithConnection(conn),
 		stub.WithOnClose(func() { once.Do(func() { close(closed) }) }), stub.WithLogger(quiet{p.Log}),
 		stub.WithTTRPCOptions([]ttrpc.ClientOpts{register(registered)},
-			[]ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(h.configureOnce)}),
+			[]ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(h.intercept)}),
 		// Runtimes with NRI 0.12.4 and newer then refuse a pod where we fail to answer, and throw us out as older ones do:
 		// were we kept, a daemon that hangs would refuse each pod of the node. Those of the mesh wait for the required plugin.
 		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: false}))
