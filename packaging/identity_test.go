@@ -32,7 +32,7 @@ func identified(marks annotations, security fields, containers ...any) fields {
 
 // What meshnetd refuses is denied before, by what a manifest says; what injectors write is let through.
 func TestAdmissionOfIdentities(t *testing.T) {
-	const user, groups, command, image, shape = 0, 1, 2, 3, 4 // the validations
+	const user, groups, command, image, shape, override = 0, 1, 2, 3, 4, 5 // the validations
 	var (
 		native  = annotations{"sidecar.istio.io/status": `{"initContainers":["istio-proxy"],"containers":null}`}
 		classic = annotations{"sidecar.istio.io/status": `{"initContainers":["istio-validation"],"containers":["istio-proxy"]}`}
@@ -79,6 +79,23 @@ func TestAdmissionOfIdentities(t *testing.T) {
 		"a volume over all":    {pod: identified(native, nil, mounted("/")), denied: []int{shape}},
 		"a volume beside":      {pod: identified(native, nil, mounted("/etc/istio/proxy"))},
 		"a preloaded library":  {pod: identified(native, nil, one("istio-proxy", "args", []any{"proxy"}, "env", []any{fields{"name": "LD_PRELOAD"}})), denied: []int{shape}},
+
+		"a user of the author's choice": {pod: identified(annotations{"linkerd.io/proxy-version": "x", "config.linkerd.io/proxy-uid": "1000"}, nil, app),
+			denied: []int{user}},
+		"a group of the author's choice": {pod: identified(annotations{"linkerd.io/proxy-version": "x", "config.linkerd.io/proxy-gid": "1000"},
+			fields{"fsGroup": int64(1000)}, one("app")), denied: []int{groups}},
+		"ids of the opt-in": {pod: identified(annotations{"istio-pod-network-controller/initialize": "true", "pod-network-controller.istio.io/envoy-userid": "1000"},
+			nil, app, proxy), denied: []int{user}},
+		"a user who is none":                      {pod: identified(annotations{"linkerd.io/proxy-version": "x", "config.linkerd.io/proxy-uid": "root"}, nil, app)},
+		"as this pod's proxy":                     {pod: identified(native, nil, app, one("istio-proxy", "args", []any{"proxy"}, "securityContext", runs(1000, 7))), denied: []int{user}},
+		"root beside a proxy that begins as root": {pod: identified(native, nil, one("app", "securityContext", runs(0, 0)), one("istio-proxy", "args", []any{"proxy"}, "securityContext", runs(0, 1337)))},
+		"in its group":                            {pod: identified(native, fields{"fsGroup": int64(7)}, app, one("istio-proxy", "args", []any{"proxy"}, "securityContext", runs(7, 7))), denied: []int{groups}},
+		"another user by an override": {pod: identified(annotations{"sidecar.istio.io/status": `{"containers":["istio-proxy"]}`,
+			"proxy.istio.io/overrides": `{"containers":[{"name":"istio-proxy","securityContext":{"RunAsUser":1000}}]}`}, nil, app, proxy), denied: []int{override}},
+		"and hidden": {pod: identified(annotations{"sidecar.istio.io/status": `{"containers":["istio-proxy"]}`,
+			"proxy.istio.io/overrides": `{"containers":[{"name":"istio-proxy","securityContext":{"runA\u0073User":1000}}]}`}, nil, app, proxy), denied: []int{override}},
+		"another override": {pod: identified(annotations{"sidecar.istio.io/status": `{"containers":["istio-proxy"]}`,
+			"proxy.istio.io/overrides": `{"containers":[{"name":"istio-proxy","resources":{}}]}`}, nil, app, proxy)},
 
 		"an update of something else": {before: identified(native, nil, one("app", "securityContext", runs(1337, 0))), pod: identified(native, nil, one("app", "securityContext", runs(1337, 0)))},
 		"an update of an image": {before: identified(native, nil, one("app", "image", "y", "securityContext", runs(1337, 0))),
