@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/BurntSushi/toml"
@@ -17,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 const requiredPlugins = "required-plugins.noderesource.dev"
@@ -51,6 +53,47 @@ func TestDropIns(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", file, diff)
 		}
+	}
+}
+
+// A daemon that has 2 s for an answer is not throttled, whatever it takes, and its memory has one bound: with half of it
+// the kernel's memory of the rules that the budget allows 250 pods fits.
+func TestResources(t *testing.T) {
+	const most = 512 << 20
+	unit, err := os.ReadFile("../systemd/meshnetd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := map[string]string{}
+	for line := range strings.Lines(string(unit)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+			set[key] = value
+		}
+	}
+	for _, key := range []string{"MemoryHigh", "CPUQuota"} {
+		if set[key] != "" {
+			t.Errorf("the unit throttles by %s", key)
+		}
+	}
+	if set["MemoryMax"] != "512M" || set["CPUWeight"] == "" {
+		t.Errorf("the unit has MemoryMax %q and CPUWeight %q", set["MemoryMax"], set["CPUWeight"])
+	}
+	var values struct {
+		Resources struct{ Requests, Limits map[string]string }
+	}
+	text, err := os.ReadFile("helm/meshnetd/values.yaml")
+	if err == nil {
+		err = yaml.Unmarshal(text, &values)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := values.Resources; r.Limits["cpu"] != "" || r.Limits["memory"] != "512Mi" || r.Requests["cpu"] == "" {
+		t.Errorf("the chart has %+v", r)
+	}
+	const pods, bytesOfRule = 250, 1300 // as the reference configuration says
+	if kernel := pods * rules.StandardBudget().Rules * bytesOfRule; kernel > most/2 {
+		t.Errorf("rules of %d pods may take %d of %d bytes", pods, kernel, most)
 	}
 }
 
