@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A line that comes again is left out for the first of these times, then for twice as long, and for the last one at
-// most. Who is quiet for the last one is new again.
+// A repeated line is suppressed for firstSilence, then for twice as long each time, up to longestSilence. A line that has
+// not come for longestSilence is treated as new.
 const (
 	firstSilence   = time.Minute
 	longestSilence = time.Hour

@@ -156,7 +156,8 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	return e.make(ctx, ns, o)
 }
 
-// others asks from home: the flow's thread is in the pod's namespace.
+// others asks on a goroutine of its own: the flow's thread is in the pod's network namespace, where the answer would be
+// another one.
 func (e *Enforcer) others() bool {
 	if e.Others == nil {
 		return false
