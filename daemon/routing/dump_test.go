@@ -105,7 +105,7 @@ func TestWhatIsOurs(t *testing.T) {
 		for _, other := range []string{"local " + some + " dev lo table 1330", "local default dev lo table 1331", "blackhole default metric 7 table 1330"} {
 			s.Run(t, "ip", append([]string{flag, "route", "add"}, strings.Fields(other)...)...)
 		}
-		if diffs := verify(); len(diffs) != 2 {
+		if diffs := verify(); len(diffs) != 2 || !strings.HasPrefix(diffs[0], "missing") || !strings.HasPrefix(diffs[1], "missing") {
 			t.Errorf("%s: others' are taken for ours: %q", f, diffs)
 		}
 		if err := in(t, s, func(h *Handle) error { _, err := h.Apply(plan); return err }); err != nil {

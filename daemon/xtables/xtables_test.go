@@ -174,8 +174,10 @@ func TestProgramsAreBounded(t *testing.T) {
 	if out, err := tables.run(t.Context(), ns, "/usr/bin/yes", ""); !errors.Is(err, nftables.ErrTooMuch) || !strings.Contains(err.Error(), "yes") {
 		t.Errorf("%d bytes, %v", len(out), err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	dir := scripts(t, map[string]string{"limit": `until [ "$(ulimit -v)" = 262144 ]; do :; done`, "complain": "yes 1>&2"})
-	if _, err := tables.run(t.Context(), ns, filepath.Join(dir, "limit"), ""); err != nil {
+	if _, err := tables.run(ctx, ns, filepath.Join(dir, "limit"), ""); err != nil {
 		t.Error(err)
 	}
 	if _, err := tables.run(t.Context(), ns, filepath.Join(dir, "complain"), ""); err == nil || len(err.Error()) > 2*mostComplaint {
