@@ -79,7 +79,9 @@ func TestBudgetsEdge(t *testing.T) {
 			}
 			refused(t, within(rules.Budget{Items: most}).Decide(above), "101 items", "more than the 100 ", "budget.items")
 
-			bytes := sort.Search(1<<20, func(n int) bool { return within(rules.Budget{Bytes: n + 1, Rules: 1000}).Decide(edge).Action == rules.Enrol })
+			bytes := sort.Search(1<<20, func(n int) bool {
+				return within(rules.Budget{Bytes: n + 1, Rules: 1000}).Decide(edge).Action == rules.Enrol
+			})
 			refused(t, within(rules.Budget{Bytes: bytes}).Decide(edge), fmt.Sprint(bytes+1), fmt.Sprintf("more than the %d ", bytes), "budget.bytes")
 
 			plan, err := d.Planner(rules.Network{Addresses: meshtest.Addresses("10.244.1.7", "fd00::7")})
@@ -139,7 +141,7 @@ func TestRefusalByPolicyIsBounded(t *testing.T) {
 	if d.Reason != rules.ReasonForbidden || len(d.Detail) > 1000 {
 		t.Errorf("%s, in %d bytes: %s", d.Reason, len(d.Detail), d.Detail)
 	}
-	for _, part := range []string{"example.com/a: \"xxx", "...", "307200 bytes are more than is read", "and 999 annotations more"} {
+	for _, part := range []string{"example.com/a: \"xxx", `..." is not allowed in namespace shop by the node's configuration, which allows "80"`, "307200 bytes are more than is read", "and 999 annotations more"} {
 		if !strings.Contains(d.Detail, part) {
 			t.Errorf("%q is not in %s", part, d.Detail)
 		}
@@ -148,6 +150,46 @@ func TestRefusalByPolicyIsBounded(t *testing.T) {
 	plan, err := node.Decide(pod).Planner(rules.Network{})
 	if err != nil || len(plan.Notes) > 8 || len(strings.Join(plan.Notes, "")) > 4000 {
 		t.Errorf("%d notes of %d bytes, %v", len(plan.Notes), len(strings.Join(plan.Notes, "")), err)
+	}
+}
+
+// Rules are counted for whatever addresses the pod comes to have: with IPv6 alone, Istio's proxy speaks it too.
+func TestRulesOfAnyAddresses(t *testing.T) {
+	pod := injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", list(100, ""))
+	refused(t, within(rules.Budget{}).Decide(pod), "takes 436 rules", "more than the 400 ")
+}
+
+// Each interface whose traffic is rerouted has a rule for each included range: that is what counts.
+func TestReroutedCountsForEachRange(t *testing.T) {
+	rerouted := func(interfaces, ranges int) rules.Decision {
+		var names, prefixes []string
+		for i := range interfaces {
+			names = append(names, fmt.Sprintf("net%d", i))
+		}
+		for i := range ranges {
+			prefixes = append(prefixes, fmt.Sprintf("10.%d.0.0/16", 2*i))
+		}
+		return within(rules.Budget{Rules: 8192}).Decide(injectedBy([]string{"istio"}, "istio.io/reroute-virtual-interfaces", strings.Join(names, ","),
+			"traffic.sidecar.istio.io/includeOutboundIPRanges", strings.Join(prefixes, ",")))
+	}
+	if d := rerouted(15, 16); d.Action != rules.Enrol {
+		t.Errorf("256 items: %s", d.Detail)
+	}
+	refused(t, rerouted(15, 17), "255 items, 272 with what else", "budget.items")
+}
+
+// What a decision and a plan say of a pod is bounded wherever they quote it.
+func TestWordsAreBounded(t *testing.T) {
+	long := strings.Repeat("x", 10<<10)
+	pod := injectedBy([]string{"istio"})
+	pod.Containers = []rules.Container{{Name: "istio-proxy", Args: []string{"proxy", long}}}
+	if d := within(rules.Budget{}).Decide(pod); len(d.Detail) > 1000 {
+		t.Errorf("%d bytes: %.200s", len(d.Detail), d.Detail)
+	}
+	pod.Containers = []rules.Container{{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}, Env: map[string]string{"ISTIO_DUAL_STACK": long}}}
+	plan, err := within(rules.Budget{}).Decide(pod).Planner(rules.Network{})
+	if notes := strings.Join(plan.Notes, "\n"); err != nil || len(notes) > 1000 || !strings.Contains(notes, "is no boolean") {
+		t.Errorf("%d bytes, %v: %.200s", len(notes), err, notes)
 	}
 }
 

@@ -45,6 +45,15 @@ func TestMerged(t *testing.T) {
 		"ranges that overlap, to a chain that marks": {
 			[]string{"-d 10.0.0.0/8 -j MARKS", "-d 10.1.0.0/16 -j MARKS", "-d 11.0.0.0/8 -j MARKS"},
 			[]string{"-d 10.0.0.0/8 -j MARKS", "-d 10.1.0.0/16 -j MARKS (and 1 more)"}},
+		"ranges of ports": {
+			[]string{"-p tcp --dport 1 -j RETURN", "-p tcp -m multiport --dports 2:5,9 -j RETURN", "-p tcp --dport 3 -j RETURN", "-p udp -m multiport --dports 2:5 -j RETURN"},
+			[]string{"-p tcp -m tcp --dport 1 -j RETURN (and 2 more)", "-p udp -m multiport --dports 2:5 -j RETURN"}},
+		"ranges of ports that overlap, to a chain that marks": {
+			[]string{"-p tcp -m multiport --dports 2:5 -j MARKS", "-p tcp --dport 3 -j MARKS", "-p tcp --dport 6 -j MARKS"},
+			[]string{"-p tcp -m multiport --dports 2:5 -j MARKS", "-p tcp -m tcp --dport 3 -j MARKS (and 1 more)"}},
+		"ranges of ports that do not, to a chain that marks": {
+			[]string{"-p tcp -m multiport --dports 2:5 -j MARKS", "-p tcp --dport 6 -j MARKS", "-p tcp --dport 4 -j MARKS"},
+			[]string{"-p tcp -m multiport --dports 2:5 -j MARKS (and 1 more)", "-p tcp -m tcp --dport 4 -j MARKS"}},
 		"owners": {
 			[]string{"-m owner --gid-owner 1 -j RETURN", "-m owner --gid-owner 2 -j RETURN", "-m owner --uid-owner 2 -j RETURN"},
 			[]string{"-m owner --gid-owner 1 -j RETURN (and 1 more)", "-m owner --uid-owner 2 -j RETURN"}},
@@ -85,6 +94,30 @@ func TestMerged(t *testing.T) {
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// A port of another protocol than the rule's own, which no packet has, is not in a list of ports of any.
+func TestPortsOfAnotherProtocol(t *testing.T) {
+	tcp := rules.Protocol(rules.TCP)
+	lines := merged([]rules.Rule{
+		{Target: rules.Return, Match: []rules.Match{tcp, rules.DestinationPort{Protocol: rules.UDP, Port: 1}}},
+		{Target: rules.Return, Match: []rules.Match{tcp, rules.DestinationPorts{{First: 2, Last: 3}}}},
+	}, func(rules.Target) bool { return true })
+	if len(lines) != 2 {
+		t.Errorf("%d lines", len(lines))
+	}
+}
+
+// However many rules there are that cannot become one, each is compared with a few of them: as if it came alone.
+func TestFewLinesAreCompared(t *testing.T) {
+	var chain []rules.Rule
+	for i := range uint32(3 * mostLines) {
+		chain = append(chain, rules.Rule{Target: rules.Return, Match: []rules.Match{rules.OwnerUID{ID: i}, rules.OwnerGID{ID: i}}})
+	}
+	all := append(slices.Clone(chain), chain[0], chain[len(chain)-mostLines+1])
+	if lines := merged(all, func(rules.Target) bool { return true }); len(lines) != len(chain)+1 {
+		t.Errorf("%d lines of %d rules", len(lines), len(all))
 	}
 }
 
