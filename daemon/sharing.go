@@ -118,7 +118,7 @@ func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
 	if o.waited {
 		now := time.Now()
 		why := fmt.Sprintf("it used up its time (%s, in stage %s)", now.Sub(o.Began).Round(time.Millisecond), stage)
-		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.wishes(o.Pod), why, now)
+		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.wishes(o.Pod), stage == StageDecide, why, now)
 	}
 	return o
 }

@@ -157,7 +157,7 @@ func TestARefusalFromMemoryIsCheap(t *testing.T) {
 	e, _ := newEnforcer(t, newMemory())
 	pod := laborious("one")
 	pod.Annotations["more"] = strings.Repeat("8080,", 50_000)
-	e.sharing.ledger.Overran("one", "hostile", e.sharing.wishes(pod), "it used up its time", time.Now())
+	e.sharing.ledger.Overran("one", "hostile", e.sharing.wishes(pod), true, "it used up its time", time.Now())
 	bytes := allocated(func() {
 		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Decision.Reason != rules.ReasonOverTime {
 			t.Fatal(o.Err)

@@ -18,7 +18,7 @@ func TestPausesGrow(t *testing.T) {
 	var l Ledger
 	now := noon
 	for i, want := range []time.Duration{firstPause, 20 * time.Second, 80 * time.Second, 320 * time.Second, longestPause, longestPause} {
-		till := l.Overran("pod", "shop", uint64(i), "why", now)
+		till := l.Overran("pod", "shop", uint64(i), true, "why", now)
 		if got := till.Sub(now); got != want {
 			t.Errorf("pause %d: %s, want %s", i, got, want)
 		}
@@ -34,7 +34,7 @@ func TestPausesGrow(t *testing.T) {
 		now = till
 	}
 	l.InTime("pod")
-	if till := l.Overran("pod", "shop", 1, "why", now); till.Sub(now) != firstPause {
+	if till := l.Overran("pod", "shop", 1, true, "why", now); till.Sub(now) != firstPause {
 		t.Errorf("a pod that was done in time waits %s", till.Sub(now))
 	}
 }
@@ -42,8 +42,8 @@ func TestPausesGrow(t *testing.T) {
 // Two containers of a pod that take turns are both remembered.
 func TestWishesOfOnePodTakeTurns(t *testing.T) {
 	var l Ledger
-	l.Overran("pod", "shop", 1, "", noon)
-	l.Overran("pod", "shop", 2, "", noon)
+	l.Overran("pod", "shop", 1, true, "", noon)
+	l.Overran("pod", "shop", 2, true, "", noon)
 	for hash := uint64(1); hash <= 2; hash++ {
 		if _, _, refused := l.Refused("pod", wishing(hash), noon); !refused {
 			t.Errorf("wishes %d are forgotten", hash)
@@ -57,8 +57,8 @@ func TestMemoryIsBounded(t *testing.T) {
 	now := noon
 	for i := range 3 * mostRefusals {
 		now = now.Add(time.Millisecond)
-		l.Overran(fmt.Sprint("pod", i), fmt.Sprint("tenant", i), 1, "", now)
-		l.Overran("changing", "shop", uint64(i), "", now)
+		l.Overran(fmt.Sprint("pod", i), fmt.Sprint("tenant", i), 1, true, "", now)
+		l.Overran("changing", "shop", uint64(i), true, "", now)
 	}
 	held := 0
 	for _, all := range l.refusals {
@@ -78,7 +78,7 @@ func TestMemoryIsBounded(t *testing.T) {
 // To ask about a pod of which nothing is remembered costs no look at its wishes and no memory.
 func TestAskingCostsNothing(t *testing.T) {
 	var l Ledger
-	l.Overran("pod", "shop", 1, "", noon)
+	l.Overran("pod", "shop", 1, true, "", noon)
 	never := func() uint64 { t.Error("hashed"); return 0 }
 	if n := testing.AllocsPerRun(100, func() { l.Refused("other", never, noon) }); n != 0 {
 		t.Errorf("%g allocations", n)
@@ -88,7 +88,7 @@ func TestAskingCostsNothing(t *testing.T) {
 func TestShare(t *testing.T) {
 	var l Ledger
 	const whole = 1600 * time.Millisecond
-	l.Overran("pod", "shop", 1, "", noon)
+	l.Overran("pod", "shop", 1, true, "", noon)
 	for _, tt := range []struct {
 		tenant string
 		after  time.Duration
@@ -96,6 +96,18 @@ func TestShare(t *testing.T) {
 	}{{"shop", 0, whole / 8}, {"shop", penance - 1, whole / 8}, {"shop", penance, whole}, {"bank", 0, whole}} {
 		if got := l.Share(tt.tenant, whole, noon.Add(tt.after)); got != tt.want {
 			t.Errorf("%s after %s: %s, want %s", tt.tenant, tt.after, got, tt.want)
+		}
+	}
+}
+
+// Only wishes that take too long keep a tenant's time short: a pod that came late since it had little was perhaps honest.
+func TestShareComesBack(t *testing.T) {
+	for _, byWishes := range []bool{true, false} {
+		var l Ledger
+		l.Overran("pod", "shop", 1, false, "", noon)
+		l.Overran("other", "shop", 1, byWishes, "", noon.Add(penance-1))
+		if short := l.Share("shop", time.Second, noon.Add(penance)) < time.Second; short != byWishes {
+			t.Errorf("by wishes %v: short %v", byWishes, short)
 		}
 	}
 }

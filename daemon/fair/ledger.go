@@ -15,7 +15,7 @@ const (
 	longestPause = 10 * time.Minute
 	growth       = 4
 
-	penance  = time.Minute // for how long a tenant's pods get less time, since the last of them used up its own
+	penance  = time.Minute // for how long a tenant's pods get less time, since one of them used up its own
 	shortcut = 8           // the part of the usual time that they get then, and that a decision gets at all times
 
 	mostRefusals  = 1024 // that are remembered; the oldest goes
@@ -28,7 +28,7 @@ type Ledger struct {
 	mu        sync.Mutex
 	refusals  map[string][]refusal // by pod, oldest first
 	many      int                  // refusals there are
-	penitents map[string]time.Time // by tenant: when one of its pods last used up its time
+	penitents map[string]time.Time // by tenant: when it began to have less, or had to once more
 }
 
 // refusal is a pod that is not looked at again for a while, as long as it wishes the same.
@@ -57,8 +57,10 @@ func (l *Ledger) Refused(pod string, wishes func() uint64, now time.Time) (why s
 }
 
 // Overran remembers that a pod of that tenant used up its time, and returns until when it is not looked at again. The
-// pauses of a pod grow whatever it wishes meanwhile.
-func (l *Ledger) Overran(pod, tenant string, wishes uint64, why string, now time.Time) (till time.Time) {
+// pauses of a pod grow whatever it wishes meanwhile. A tenant whose pods get less time has less for a while longer where
+// it was used up by what a pod wishes: on a slow node, any pod may need more than that, and the first one that came late
+// would keep all others out for ever.
+func (l *Ledger) Overran(pod, tenant string, wishes uint64, byWishes bool, why string, now time.Time) (till time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refusals == nil {
@@ -80,7 +82,9 @@ func (l *Ledger) Overran(pod, tenant string, wishes uint64, why string, now time
 	if l.many > mostRefusals {
 		l.forgetOldest()
 	}
-	l.penitents[tenant] = now
+	if byWishes || !l.penitent(tenant, now) {
+		l.penitents[tenant] = now
+	}
 	if len(l.penitents) > mostPenitents {
 		delete(l.penitents, oldest(l.penitents, func(when time.Time) time.Time { return when }))
 	}
@@ -110,10 +114,15 @@ func (l *Ledger) forget(pod string) {
 func (l *Ledger) Share(tenant string, whole time.Duration, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if when, penitent := l.penitents[tenant]; penitent && now.Sub(when) < penance {
+	if l.penitent(tenant, now) {
 		return whole / shortcut
 	}
 	return whole
+}
+
+func (l *Ledger) penitent(tenant string, now time.Time) bool {
+	when, ever := l.penitents[tenant]
+	return ever && now.Sub(when) < penance
 }
 
 // ForDecision is how much of its time a pod may take to be decided about and planned for. What an injector writes takes
