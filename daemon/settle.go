@@ -156,16 +156,8 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	return e.make(ctx, ns, o)
 }
 
-// others asks on a goroutine of its own: the flow's thread is in the pod's network namespace, where the answer would be
-// another one.
-func (e *Enforcer) others() bool {
-	if e.Others == nil {
-		return false
-	}
-	answer := make(chan bool)
-	go func() { answer <- e.Others() }()
-	return <-answer
-}
+// others reports whether another meshnetd runs on this node.
+func (e *Enforcer) others() bool { return e.Others != nil && e.Others() }
 
 // found is the outcome that says what was found, before it is repaired. The time is that of the outcome which
 // says that it was.
