@@ -135,11 +135,17 @@ func (a *address) UnmarshalYAML(node *yaml.Node) error {
 	return nil
 }
 
+// longest is how many bytes a manifest may have; the API server takes no object as long.
+const longest = 4 << 20
+
 // Read reads one manifest. Errors name the line.
 func Read(r io.Reader) (rules.Pod, error) {
-	text, err := io.ReadAll(r)
+	text, err := io.ReadAll(io.LimitReader(r, longest+1))
 	if err != nil {
 		return rules.Pod{}, fmt.Errorf("manifest: %w", err)
+	}
+	if len(text) > longest {
+		return rules.Pod{}, fmt.Errorf("manifest: longer than %d bytes, and no pod is", longest)
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var root yaml.Node

@@ -207,3 +207,11 @@ func FuzzManifest(f *testing.F) {
 		}
 	})
 }
+
+// What is too long to be a pod is not read to its end.
+func TestTooLong(t *testing.T) {
+	endless := strings.NewReader(strings.Repeat("# no pod\n", 1<<20))
+	if _, err := manifest.Read(endless); err == nil || !strings.Contains(err.Error(), "longer than") || endless.Len() == 0 {
+		t.Errorf("%v, %d bytes are left", err, endless.Len())
+	}
+}
