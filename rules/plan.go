@@ -31,7 +31,7 @@ func (p *Plan) unspoken(address netip.Addr, because string, way WithoutIPv6) {
 	case IPv6Block:
 	case IPv6Capture:
 		note = "IPv6 is captured although the proxy speaks only IPv4 (" + because + "): connections over IPv6 reach a listener only if the proxy has one"
-	default:
+	case IPv6Mesh, "":
 		if !address.IsValid() {
 			return
 		}

@@ -78,10 +78,9 @@ func (f *flow) said(six bool, p rules.Packet) string {
 	}
 	to := netip.AddrPortFrom(f.dst.of(&p).address(six), uint16(f.dport.of(&p).lo))
 	port := uint16(0)
-	switch f.kind {
-	case delivered, redirected:
+	if f.kind == delivered || f.kind == redirected {
 		port = to.Port()
-	case tproxied:
+	} else if f.kind == tproxied {
 		port = f.listener
 	}
 	return fmt.Sprintln(kinds[f.kind], port, to, f.zone, f.connMark.of(&p).lo)

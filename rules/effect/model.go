@@ -263,8 +263,8 @@ var (
 	loopback4 = Prefix(netip.MustParsePrefix("127.0.0.0/8"))
 	loopback6 = Single(N(1))
 
-	every8, every16, every32 = Between(0, 255), Between(0, 65535), Between(0, 1<<32-1)
-	every128                 = inOrder([]Span{{Number{}, Number{^uint64(0), ^uint64(0)}}})
+	every16, every32 = Between(0, 65535), Between(0, 1<<32-1)
+	every128         = inOrder([]Span{{Number{}, Number{^uint64(0), ^uint64(0)}}})
 )
 
 // every returns all addresses of a family.

@@ -54,7 +54,7 @@ func (f *flow) now(x Field) ref {
 		return f.dport
 	case CTState:
 		return f.ct
-	case Protocol, Source, SourcePort, UID, GID, Transparent:
+	case Protocol, Source, SourcePort, UID, GID, Transparent, fields, constant:
 	}
 	return entered(x)
 }
