@@ -41,7 +41,9 @@ type client struct {
 	peer  netip.Addr // the zero address on a unix socket
 	local bool
 
-	busy bool // the daemon is at its answer, and not the client; guarded by the places
+	// Guarded by the places.
+	said bool // what it wants
+	busy bool // the daemon is at its answer, and not the client
 }
 
 // Accept waits only where each client that could lose its place is being answered. The server waits for Accept before it
@@ -118,13 +120,28 @@ func (p *places) count(is func(*client) bool) (n int) {
 	return n
 }
 
-// oldest returns the oldest of those clients that is to do something, or nil.
+// oldest returns the oldest of those clients that is to do something, or nil. It is one of those who have not said what
+// they want, or of those who are to take their answer, whichever are more: neither kind can come so often that the other
+// would not get to its end.
 func (p *places) oldest(is func(*client) bool) *client {
-	i := slices.IndexFunc(p.clients, func(c *client) bool { return is(c) && !c.busy })
-	if i < 0 {
-		return nil
+	var first [2]*client
+	var many [2]int
+	for _, c := range p.clients {
+		if !is(c) || c.busy {
+			continue
+		}
+		kind := 0
+		if c.said {
+			kind = 1
+		}
+		if many[kind]++; first[kind] == nil {
+			first[kind] = c
+		}
 	}
-	return p.clients[i]
+	if many[0] > many[1] {
+		return first[0]
+	}
+	return first[1]
 }
 
 // ofGreediest narrows clients to those of the peer that has the most of those that are to do something.
@@ -145,7 +162,7 @@ func (p *places) ofGreediest(is func(*client) bool) func(*client) bool {
 // at says whether the daemon is at the client's answer.
 func (c *client) at(busy bool) {
 	c.of.mu.Lock()
-	c.busy = busy
+	c.busy, c.said = busy, true
 	c.of.mu.Unlock()
 	if !busy {
 		c.of.free()

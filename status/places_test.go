@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -185,6 +186,29 @@ func TestPlacesAreBounded(t *testing.T) {
 func readNothing(c *client) error {
 	_, err := c.Read(make([]byte, 1))
 	return err
+}
+
+// Who is at its answer keeps its place, however many others come that say nothing, and the other way round.
+func TestPlacesOfBothKinds(t *testing.T) {
+	for _, said := range []bool{true, false} {
+		p := newPlaces(nil, nil)
+		come := func(said bool) *client {
+			server, other := net.Pipe()
+			t.Cleanup(func() { _ = other.Close() })
+			c := &client{Conn: server, of: p, local: true, said: said}
+			if !p.place(c) {
+				t.Fatal("no place")
+			}
+			return c
+		}
+		honest := come(said)
+		for range 10 * mostClients {
+			come(!said)
+		}
+		if !slices.Contains(p.clients, honest) || len(p.clients) != mostClients {
+			t.Errorf("said %v: it lost its place among %d", said, len(p.clients))
+		}
+	}
 }
 
 // The same on real connections: 128 clients that say nothing, and everybody else is answered.
