@@ -3,6 +3,7 @@
 package effect
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -260,9 +261,11 @@ func (c *comparison) remember(p pair, six, followed bool) bool {
 // connection may be taken for another's that uses the same ports, and go its way; where that keeps more apart, answers
 // are not recognised, which lets nothing around.
 func (c *comparison) separated() {
+	pairs := slices.SortedFunc(maps.Keys(c.zones), func(a, b [2]uint16) int { return slices.Compare(a[:], b[:]) })
 	for side, answer := range []Answer{Less, More} {
-		for at, d := range c.zones {
-			for other := range c.zones {
+		for _, at := range pairs {
+			d := c.zones[at]
+			for _, other := range pairs {
 				if at[1-side] == other[1-side] && at[side] != other[side] && at[0] != at[1] {
 					d.Answer = answer
 					c.Answer = max(c.Answer, answer)
