@@ -187,6 +187,7 @@ func TestProgramsAreBounded(t *testing.T) {
 
 // Programs are not asked about a namespace that holds more than anybody reads.
 func TestRulesWithoutEnd(t *testing.T) {
+	nstest.RequireRoot(t) // to send so much at once
 	isolated := isolate(t)
 	for _, variant := range []string{NFT, Legacy} {
 		tables, err := Find(t.Context(), variant, isolated)
