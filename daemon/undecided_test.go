@@ -62,7 +62,13 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 		t.Errorf("a container before the decision: %s, %v", o.Result, o.Err)
 	}
 	close(mesh.decide)
+	// Whose try used up its time meanwhile is left to the auditor.
 	eventually(t, "both are taken over", func() bool {
+		for _, id := range []string{"web", "plain"} {
+			if known, _ := e.sandboxes.get(id); known.State == StatePending {
+				e.auditOne(t.Context(), id, new(Audit))
+			}
+		}
 		known, _ := e.sandboxes.get("web")
 		_, pending := e.sandboxes.get("plain")
 		return known.State == StateProtected && !pending && slices.Contains(r.events(), EventSkipped)
