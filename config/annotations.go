@@ -17,13 +17,15 @@ type list struct {
 	// add appends an element and returns its keys, by their names within it, and what finds problems between them when
 	// all are read, by key; "" is the whole element.
 	add  func() (keys map[string]setter, check func() map[string]string)
-	must []string // the keys that every element has to have
+	at   func(place string) // is told where the last element stands, as "FILE:LINE"; nil asks for nothing
+	must []string           // the keys that every element has to have
 }
 
 // lists has every array of tables, as keys has every key.
 func lists(c *Config) map[string]list {
 	return map[string]list{
 		"static": staticProfiles(c),
+		"policy": policies(c),
 		"annotations": {must: []string{"annotation"}, add: func() (map[string]setter, func() map[string]string) {
 			c.Annotations = append(c.Annotations, rules.AnnotationPolicy{Otherwise: rules.Refuse})
 			p := &c.Annotations[len(c.Annotations)-1]

@@ -43,6 +43,7 @@ type Config struct {
 	AuditInterval   time.Duration            // in which every protected namespace is read once
 	Annotations     []rules.AnnotationPolicy // first match counts
 	Budget          rules.Budget             // of a pod
+	Policies        []rules.CapturePolicy    // first match counts
 	CRISocket       string                   // path; "" is the runtime's usual one
 	StatusSocket    string                   // path; "" is none
 	LockDir         string                   // path of a directory that is root's alone
@@ -199,6 +200,7 @@ func keys(c *Config) map[string]setter {
 		"istio.dns_port":             number(&i.DNSPort, 1, 65535),
 		"istio.proxy_uid":            number(&i.UID, 1, 1<<32-2),
 		"istio.proxy_gid":            number(&i.GID, 1, 1<<32-2),
+		"istio.openshift":            boolean(&i.OpenShift),
 		"istio.dns_capture":          boolean(&i.DNSCapture),
 		"istio.dual_stack":           boolean(&i.DualStack),
 		"istio.invalid_drop":         boolean(&i.InvalidDrop),

@@ -73,7 +73,7 @@ func TestReferenceExampleOfEveryList(t *testing.T) {
 			}
 		}
 		got, err := Parse("reference.toml", text.String())
-		if found := map[string]int{"annotations": len(got.Annotations), "static": len(got.Static)}; err != nil || found[name] != 1 {
+		if found := map[string]int{"annotations": len(got.Annotations), "static": len(got.Static), "policy": len(got.Policies)}; err != nil || found[name] != 1 {
 			t.Fatalf("%s: the example gives %v, %v", name, found, err)
 		}
 		keys, _ := list.add()
@@ -121,6 +121,7 @@ tunnel_port = 3
 dns_port = 4
 proxy_uid = 5
 proxy_gid = 6
+openshift = true
 dns_capture = true
 dual_stack = true
 invalid_drop = true
@@ -137,6 +138,7 @@ exclude_namespaces = ["d"]
 ipv6 = "mesh"
 [linkerd]
 exclude_namespaces = ["e"]
+control_plane_namespaces = ["f"]
 ipv6 = ""
 inbound_port = 10
 outbound_port = 11
@@ -203,7 +205,7 @@ dns_port = 51
 	i.IPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
 	i.OutboundPort, i.InboundPort, i.TunnelPort, i.DNSPort, i.UID, i.GID = 1, 2, 3, 4, 5, 6
 	i.DNSCapture, i.DualStack, i.InvalidDrop = true, true, true
-	i.OwnerGroups, i.OwnerGroupsExclude = []uint32{7, 8}, []uint32{9}
+	i.OpenShift, i.OwnerGroups, i.OwnerGroupsExclude = true, []uint32{7, 8}, []uint32{9}
 	i.Loopback = netip.MustParsePrefix("127.0.0.0/8")
 	want.Static = []static.Profile{{Name: "first", Namespaces: []string{"shop-*"}, Labels: []static.Term{{Key: "l", Any: true}, {Key: "m", Value: "n=o"}, {Key: "p"}},
 		Annotations: []static.Term{{Key: "a/b", Value: "c"}}, ExcludeNamespaces: []string{"a", "b"}, TProxy: true, UID: 30, GID: 31, Proxies: []string{"x", "y"},
@@ -217,7 +219,7 @@ dns_port = 51
 	want.Mesh.Enabled = []string{"linkerd", "consul"}
 	want.Consul = consul.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "c"}, WithoutIPv6: rules.IPv6Capture}
 	want.Kuma = kuma.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "d"}, WithoutIPv6: rules.IPv6Mesh}
-	want.Linkerd = linkerd.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "e"}, WithoutIPv6: rules.IPv6Block,
+	want.Linkerd = linkerd.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "e"}, ControlPlaneNamespaces: []string{"f"}, WithoutIPv6: rules.IPv6Block,
 		InboundPort: 10, OutboundPort: 11, ControlPort: 12, AdminPort: 13, UID: 14, GID: 15, ProxyIPv6: true, RedirectPorts: []uint16{20},
 		SkipInbound: []rules.PortRange{{First: 16, Last: 16}, {First: 17, Last: 18}}, SkipOutbound: []rules.PortRange{{First: 19, Last: 19}}}
 	if diff := cmp.Diff(want, got, compare); diff != "" {

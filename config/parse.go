@@ -188,6 +188,9 @@ func lastElement(text, name string) (last *element, before string) {
 func (r *reader) element(name string, e element, list list) {
 	keys, check := list.add()
 	r.lines[name] = e.line
+	if list.at != nil {
+		list.at(fmt.Sprintf("%s:%d", r.file, e.line))
+	}
 	for _, must := range list.must {
 		if _, ok := e.values[must]; !ok {
 			r.report(name, "has no "+must)

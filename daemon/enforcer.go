@@ -122,14 +122,30 @@ func begin(trigger Trigger, pod rules.Pod) Outcome {
 func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case that no time is left for another
-	if !ok {
-		o = e.first(ctx, o)
+	if !ok || known.State == StateSkipped {
+		if o = e.first(ctx, o); o.Result == Skipped {
+			e.leave(o)
+		}
 	}
 	if o.undecided() {
 		o = e.try(ctx, o, e.settle)
 	}
 	o.end()
 	return o
+}
+
+// leave remembers a pod that bears an injector's mark and is left alone all the same, so that it is seen.
+func (e *Enforcer) leave(o Outcome) {
+	if !o.Decision.Marked || o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would tell that it is gone
+		return
+	}
+	pod := o.Pod
+	pod.Containers = nil
+	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
+		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {
+			*sb = Sandbox{Pod: pod, State: StateSkipped, Decision: o.Decision, Since: time.Now(), Detail: o.Decision.Detail, node: o.node}
+		}
+	})
 }
 
 // first decides about a pod of which nothing is known. Most pods of a node end here, and take no goroutine.
@@ -174,7 +190,7 @@ func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context
 func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	o := begin(ByHand, pod)
 	e.decide(&o)
-	if o.Err != nil || e.setsItselfUp(&o) || o.Decision.Reason == rules.ReasonInitContainer {
+	if e.setsItselfUp(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
 	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {

@@ -133,7 +133,7 @@ func (o Outcome) gone() bool { return o.Trigger == Takeover && errors.Is(o.Err, 
 
 func (o Outcome) level() slog.Level {
 	switch event := o.Event(); {
-	case event == EventSkipped || o.gone():
+	case event == EventSkipped && !o.Decision.Marked || o.gone():
 		return slog.LevelDebug
 	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
 		return slog.LevelWarn

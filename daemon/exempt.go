@@ -28,14 +28,16 @@ func (e *Enforcer) withoutContainers(o Outcome) Outcome {
 }
 
 // setsItselfUp tells whether only its containers show that an init container of the pod writes its rules. The decision
-// is that mesh's then, whatever else there is against the pod.
-func (e *Enforcer) setsItselfUp(o *Outcome) bool {
-	if !e.shownByContainers(*o) {
+// is that mesh's then, whatever else there is against the pod. What a container of that name takes from a pod that has
+// rules is another matter (rules.ReasonLoosened): this is for pods that were there before meshnetd.
+func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
+	before := o.Trigger == Takeover || known.State == StateExempt || known.State == StatePending
+	if !e.shownByContainers(*o) && !(before && o.Decision.Reason == rules.ReasonLoosened) {
 		return false
 	}
 	for _, mesh := range o.node.Meshes {
 		if d := mesh.Decide(o.Pod); d.Reason == rules.ReasonInitContainer {
-			o.Decision = d
+			o.Decision, o.Result, o.Err = d, Skipped, nil
 			o.Decision.Detail = "sets itself up: " + d.Detail + ", and what that wrote stays as it is"
 			return true
 		}

@@ -257,6 +257,9 @@ func writeAs(t *testing.T, path string, plan rules.Plan) {
 	}
 }
 
+// mayLoosen lets containers take rules away.
+func mayLoosen(p *Policy) { p.Node.Policies = []rules.CapturePolicy{{MayLoosen: true}} }
+
 // on returns a daemon with a firewall, for pods of these meshes; of the others it knows the rules.
 func on(t *testing.T, f Firewall, meshes ...rules.Mesh) *Enforcer {
 	t.Helper()
@@ -281,6 +284,7 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 			writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 			others := count(pod.NetNS, linkerds)
 			e := on(t, f, istios)
+			e.with(mayLoosen)
 			if started {
 				if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected || count(pod.NetNS, istios) == 0 {
 					t.Fatalf("%s, %v", o.Result, o.Err)
@@ -314,6 +318,7 @@ func TestExemptPodLosesWhatItsLabelNames(t *testing.T) {
 		equal.SandboxID, equal.NetNS = "equal", sandbox(t, "").NetNS
 		writeAs(t, equal.NetNS, o.Plan)
 		e := on(t, f, istios)
+		e.with(mayLoosen)
 		e.Synchronize(ctx, []rules.Pod{equal})
 		e.Synchronize(ctx, []rules.Pod{pod})
 		if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || count(pod.NetNS, linkerds) > 0 {

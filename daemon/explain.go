@@ -24,7 +24,13 @@ func (e *Enforcer) Explain(id string) (Sandbox, rules.Decision, bool) {
 	if node.Meshes == nil { // nobody has decided yet
 		node = e.policy.Load().Node
 	}
-	return sb, node.Explain(sb.Pod), true
+	d := node.Explain(sb.Pod)
+	if sb.State == StateExempt && d.Reason == rules.ReasonLoosened { // it was there before, and set itself up
+		account := d.Account
+		d = sb.Decision
+		d.Account = account
+	}
+	return sb, d, true
 }
 
 // Interfaces reads the interfaces of a sandbox's network namespace, in the kernel's order.

@@ -228,6 +228,7 @@ func TestRefinedAway(t *testing.T) {
 	for _, first := range []bool{true, false} { // the sandbox was seen first, or this container
 		m := newMemory()
 		e, _ := newEnforcer(t, m)
+		e.with(mayLoosen)
 		ctx := limited(t, patience)
 		pod := sandbox(t, "gateway")
 		if first {

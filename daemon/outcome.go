@@ -136,7 +136,7 @@ func (o *Outcome) end() {
 func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 
 // podsOwn are the reasons that whoever writes the pod can mend.
-var podsOwn = []rules.Reason{rules.ReasonBadInput, rules.ReasonForbidden, rules.ReasonTwoMeshes, rules.ReasonOverBudget}
+var podsOwn = []rules.Reason{rules.ReasonBadInput, rules.ReasonForbidden, rules.ReasonTwoMeshes, rules.ReasonOverBudget, rules.ReasonLoosened}
 
 // Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and
 // what to do next.

@@ -28,10 +28,11 @@ const (
 	StatePending     State = "pending"     // was there before meshnetd, and has not been looked at yet, or could not be
 	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
 	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to, or sets itself up
+	StateSkipped     State = "skipped"     // bears an injector\'s mark, and is left alone
 )
 
 // States are all of them.
-var States = [...]State{StateProtected, StateOutdated, StateUnprotected, StatePending, StateFailing, StateExempt}
+var States = [...]State{StateProtected, StateOutdated, StateUnprotected, StatePending, StateFailing, StateExempt, StateSkipped}
 
 // Sandbox is what the daemon remembers of one sandbox. It is never changed, only replaced.
 type Sandbox struct {

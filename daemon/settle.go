@@ -60,7 +60,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		o.node = known.node
 	}
 	e.decide(o)
-	if e.setsItselfUp(o) {
+	if e.setsItselfUp(o, known) {
 		if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
 			return err
 		}

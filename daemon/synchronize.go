@@ -134,10 +134,11 @@ func (e *Enforcer) foresee(_ context.Context, o *Outcome) error {
 		return nil
 	case o.Result == Skipped && !e.shownByContainers(*o) && !e.left(*o):
 		e.sandboxes.forgetIf(id, Sandbox.undecided)
+		e.leave(*o)
 		return nil
 	}
 	said := o.Pod.Containers
-	if !e.setsItselfUp(o) {
+	if !e.setsItselfUp(o, Sandbox{}) {
 		said = e.refining(said)
 	}
 	e.sandboxes.amend(id, func(sb *Sandbox) {

@@ -95,7 +95,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 		o.enter(StageDecide)
 		o.Pod, o.Known = known.Pod, known.enrolled()
 		e.decide(o)
-		if e.setsItselfUp(o) {
+		if e.setsItselfUp(o, known) {
 			if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
 				return err
 			}

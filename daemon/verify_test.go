@@ -168,6 +168,7 @@ func configure(e *Enforcer, change func(*istio.Defaults)) {
 func TestRepairOfAnExemptPod(t *testing.T) {
 	m := newMemory()
 	e, _ := newEnforcer(t, m)
+	e.with(mayLoosen)
 	pod := protectedPod(t, e)
 	plan := m.holds(t, pod.NetNS)
 	gateway := rules.Container{Name: "istio-proxy", Args: []string{"proxy", "router"}}

@@ -234,9 +234,11 @@ func TestGatewayWhateverWasKnown(t *testing.T) {
 		ctx := limited(t, patience)
 		pod := sandbox(t, "gateway")
 		e, _ := newEnforcer(t, m)
+		e.with(mayLoosen)
 		switch before {
 		case "rules of an earlier daemon":
 			earlier, _ := newEnforcer(t, m)
+			earlier.with(mayLoosen)
 			earlier.Enforce(ctx, SandboxStarted, pod)
 		case "left unprotected":
 			e.with(func(p *Policy) { p.CatchUp = config.CatchUpReport })
@@ -245,6 +247,7 @@ func TestGatewayWhateverWasKnown(t *testing.T) {
 			e.Synchronize(ctx, []rules.Pod{taken})
 		case "taken over":
 			earlier, _ := newEnforcer(t, m)
+			earlier.with(mayLoosen)
 			earlier.Enforce(ctx, SandboxStarted, pod)
 			taken := pod
 			taken.Containers = []rules.Container{router}

@@ -6,6 +6,7 @@ package integration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,10 +83,11 @@ func TestValidationRefinesThePod(t *testing.T) {
 	})
 }
 
-// A pod whose proxy turns out to be a gateway's loses its rules before the proxy starts.
+// A pod whose proxy turns out to be a gateway's loses its rules before the proxy starts, in the namespaces whose containers
+// may take rules away.
 func TestGatewayLosesItsRules(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		daemon := runDaemon(t, l)
+		daemon := runDaemon(t, l, "[[policy]]", `namespaces = ["def*"]`, "may_loosen = true")
 		pod := runPod(t, l, "gateway", injected())
 		spec := proxyContainer
 		spec.Args = []string{"proxy", "router"}
@@ -98,6 +100,47 @@ func TestGatewayLosesItsRules(t *testing.T) {
 			t.Errorf("a gateway has rules:\n%s", text)
 		}
 	})
+}
+
+// A pod's author loosens after injection: containers that take rules away are refused, and the rules stay; a pod that is
+// left alone although the injector was there is seen. A gateway, which its injector marks as one, is such a pod.
+func TestAuthorLoosensAfterInjection(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		daemon := runDaemon(t, l)
+		pod := runPod(t, l, "web", injected())
+		before := saved(t, pod)
+		spec := proxyContainer
+		for _, env := range []string{"DISABLE_ENVOY=true", "ISTIO_OUTBOUND_OWNER_GROUPS=4000", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE=1000", "ISTIO_DUAL_STACK=false"} {
+			spec.Env = []string{"ISTIO_DUAL_STACK=true", env}
+			refusedToLoosen(t, pod, spec)
+		}
+		spec.Env = proxyContainer.Env
+		spec.Args = []string{"proxy", "router"}
+		refusedToLoosen(t, pod, spec)
+		if after := saved(t, pod); !slices.Equal(normal(lines(after)), normal(lines(before))) {
+			t.Errorf("the rules are others:\n%s", after)
+		}
+		runProxy(t, pod)
+		for name, annotations := range map[string]map[string]string{
+			"edited":  injected("sidecar.istio.io/inject", "false"),
+			"gateway": injected("inject.istio.io/templates", "gateway"),
+		} {
+			left := runPod(t, l, name, annotations)
+			daemon.event(t, "pod_skipped", "default/"+name)
+			runContainer(t, left, "app", "pause")
+			if text := saved(t, left); strings.Contains(text, "ISTIO") {
+				t.Errorf("%s has rules:\n%s", name, text)
+			}
+		}
+	})
+}
+
+func refusedToLoosen(t *testing.T, pod *lab.Pod, spec lab.ContainerSpec) {
+	t.Helper()
+	_, err := pod.CreateContainer(within(t, 20*time.Second), spec)
+	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container istio-proxy of pod default/web") || !strings.Contains(err.Error(), "may_loosen") {
+		t.Errorf("%q, %q: %v", spec.Args, spec.Env, err)
+	}
 }
 
 // A container that would go around the mesh as the proxy is refused, where the runtime tells who it is.

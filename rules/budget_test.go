@@ -21,7 +21,7 @@ import (
 func within(b rules.Budget) rules.Node {
 	i, c, k, l := istio.Standard(), consul.Standard(), kuma.Standard(), linkerd.Standard()
 	i.Budget, c.Budget, k.Budget, l.Budget = b, b, b, b
-	return rules.Node{RuntimeHandlers: []string{""}, Budget: b, Meshes: []rules.Mesh{istio.Mesh{Defaults: i}, consul.Mesh{Defaults: c},
+	return rules.Node{RuntimeHandlers: []string{""}, Budget: b, Policies: []rules.CapturePolicy{{MayLoosen: true}}, Meshes: []rules.Mesh{istio.Mesh{Defaults: i}, consul.Mesh{Defaults: c},
 		kuma.Mesh{Defaults: k}, linkerd.Mesh{Defaults: l}}}
 }
 

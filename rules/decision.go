@@ -41,6 +41,7 @@ const (
 	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
 	ReasonTwoMeshes         Reason = "two-meshes"         // more than one mesh claims the pod
 	ReasonOverBudget        Reason = "over-budget"        // asks for more bytes, items or rules than the node's configuration allows a pod
+	ReasonLoosened          Reason = "loosened"           // a container would take away what the sandbox has
 	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 
@@ -54,7 +55,9 @@ type Decision struct {
 	Intent  any    // the mesh's settings for this pod, for explanations
 	Proxy   Proxy  // whose traffic the rules let pass; of Enrol only
 	Planner func(Network) (Plan, error)
-	Account *Account // of a decision by Explain only
+	Before  func(Network) (Plan, error) // what its sandbox alone gives, with whatever containers add; nil is the same
+	Marked  bool                        // of Skip: an injector has been here
+	Account *Account                    // of a decision by Explain only
 }
 
 // Mesh knows what one service mesh's labels and annotations mean.

@@ -71,6 +71,12 @@ func (n Node) Explain(pod Pod) Decision {
 // explaining is a mesh that accounts for each decision.
 type explaining struct{ Mesh }
 
+// Marked implements marker.
+func (e explaining) Marked(pod Pod) bool {
+	m, ok := e.Mesh.(marker)
+	return ok && m.Marked(pod)
+}
+
 // Decide implements Mesh.
 func (e explaining) Decide(pod Pod) Decision {
 	if mesh, ok := e.Mesh.(Explainer); ok {

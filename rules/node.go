@@ -15,9 +15,15 @@ type Node struct {
 	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
 	ProxyImages     []string           // patterns of path.Match for the image of a proxy; none is any image
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
+	Looser          Looser             // nil: nothing shows that a plan which differs takes no less
 	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
+	Policies        []CapturePolicy    // the first that matches a namespace counts
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
 }
+
+// Looser says what a plan lets go that an earlier one of the same pod takes, "" where that is nothing. It is asked only
+// where they differ.
+type Looser func(before, after Plan) string
 
 // all returns every mesh that the node knows.
 func (n Node) all() []Mesh { return slices.Concat(n.Meshes, n.Off) }
@@ -55,12 +61,13 @@ const mostMeshes = 8
 // Decide asks each mesh about what the node's policies let the pod ask for, and rejects what they forbid, what more
 // than one mesh claims, and what the node cannot protect.
 func (n Node) Decide(pod Pod) Decision {
-	d := n.decide(pod)
+	d := n.govern(pod, n.wanted(pod))
 	d.Detail = shortened(d.Detail, longestDetail)
 	return d
 }
 
-func (n Node) decide(pod Pod) Decision {
+// wanted is what the meshes and the annotations' policies decide.
+func (n Node) wanted(pod Pod) Decision {
 	var room [mostMeshes]Decision
 	answers := room[:0]
 	r := n.request(pod)
@@ -78,9 +85,6 @@ func (n Node) decide(pod Pod) Decision {
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
 		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
 			"configuration: what its sandboxes send may not pass the node's kernel, where the rules are", pod.RuntimeHandler))
-	}
-	if problem := n.Budget.exceededBy(d); problem != "" {
-		return reject(ReasonOverBudget, problem)
 	}
 	d.Proxy.Images = n.ProxyImages
 	return d

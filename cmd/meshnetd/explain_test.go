@@ -63,7 +63,7 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 	}
 	for seed := range uint64(500) {
 		s := generate.Draw(rand.New(rand.NewPCG(seed, 11)))
-		v := view{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}}.Explain(s.Pod)}.planned(rules.Network{Addresses: s.Pod.IPs})
+		v := view{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}, Policies: []rules.CapturePolicy{{MayLoosen: true}}}.Explain(s.Pod)}.planned(rules.Network{Addresses: s.Pod.IPs})
 		shown += shownByCommands(t, "drawn", v, s.Interfaces)
 	}
 	if shown < 4000 {

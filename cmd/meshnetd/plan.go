@@ -17,6 +17,7 @@ import (
 	"github.com/meshnetd/meshnetd/manifest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
@@ -91,7 +92,8 @@ func planCommand() *cobra.Command {
 
 // node asks the meshes that are switched on, and knows the rules of all.
 func node(cfg config.Config) rules.Node {
-	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin}
+	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin,
+		Policies: cfg.Policies, Looser: effect.Looser}
 	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
 		linkerd.Mesh{Defaults: cfg.Linkerd}} {
 		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {

@@ -114,6 +114,11 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	return d
 }
 
+// Marked tells whether the injector has been at a pod.
+func (Mesh) Marked(pod rules.Pod) bool {
+	return pod.Annotations[keyConnect] != "" || pod.Annotations[keyMesh] != ""
+}
+
 // outside returns why a pod does not belong to the mesh, or "".
 func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 	if pod.HostNetwork {

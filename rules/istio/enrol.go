@@ -89,7 +89,28 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: sidecars(names)}
 	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
+	if len(pod.Containers) > 0 {
+		d.Before = m.before(pod, names, intent)
+	}
 	return d
+}
+
+// before plans for the pod as long as its containers are not known, with what they add.
+func (m Mesh) before(pod rules.Pod, names []string, refined Intent) func(rules.Network) (rules.Plan, error) {
+	pod.Containers, pod.Complete = nil, false
+	return func(network rules.Network) (rules.Plan, error) {
+		alone, err := m.intent(pod, names, nil)
+		if err != nil {
+			return rules.Plan{}, err
+		}
+		return alone.with(refined).plan(network, Mesh{}.Footprint())
+	}
+}
+
+// Marked tells whether the injector wrote its status on a pod.
+func (Mesh) Marked(pod rules.Pod) bool {
+	_, injected := pod.Annotations[keyStatus]
+	return injected
 }
 
 // outside returns why a pod does not belong to the mesh, or "".
@@ -103,11 +124,13 @@ func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 	}
 	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces")
 	for _, key := range buildPodKeys {
-		if _, ok := pod.Annotations[key]; ok {
+		if _, ok := pod.Annotations[key]; ok && m.Defaults.OpenShift {
 			return rules.ReasonBuildPod, "annotation " + key + " marks a pod of OpenShift's own"
 		}
 	}
-	s.Add("no annotation of OpenShift's deployer and build pods")
+	if m.Defaults.OpenShift {
+		s.Add("no annotation of OpenShift's deployer and build pods")
+	}
 	_, injected := pod.Annotations[keyStatus]
 	switch {
 	case injected:

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 func edit(pod rules.Pod, fn func(*rules.Pod)) rules.Pod {
@@ -71,9 +72,9 @@ func TestDecide(t *testing.T) {
 		{"excluded namespace, exact name only", edit(injected(), func(p *rules.Pod) { p.Namespace = "kube-system-2" }),
 			rules.Enrol, rules.ReasonInjected, isPresent},
 		{"deployer pod", injected("openshift.io/deployer-pod-for.name", "cart-1"),
-			rules.Skip, rules.ReasonBuildPod, "annotation openshift.io/deployer-pod-for.name marks a pod of OpenShift's own"},
+			rules.Enrol, rules.ReasonInjected, isPresent},
 		{"build pod", injected("openshift.io/build.name", ""),
-			rules.Skip, rules.ReasonBuildPod, "annotation openshift.io/build.name marks a pod of OpenShift's own"},
+			rules.Enrol, rules.ReasonInjected, isPresent},
 
 		{"inject false by annotation", injected(inject, "false"), rules.Skip, rules.ReasonInjectDisabled, "annotation " + inject + " is false"},
 		{"inject 0", injected(inject, "0"), rules.Skip, rules.ReasonInjectDisabled, "annotation " + inject + " is false"},
@@ -230,5 +231,16 @@ func rejected(t *testing.T, pod rules.Pod, place, value, problem string) {
 	want := (&rules.InputError{Place: place, Value: value, Problem: problem}).Error()
 	if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || problem == "" || !strings.HasPrefix(d.Detail, want) {
 		t.Errorf("got  %s, %s: %s\nwant %s, %s: %s", d.Action, d.Reason, d.Detail, rules.Rejected, rules.ReasonBadInput, want)
+	}
+}
+
+// OpenShift's keys count where the configuration says OpenShift: anywhere else anybody may write them.
+func TestOpenShift(t *testing.T) {
+	defaults := istio.Standard()
+	defaults.OpenShift = true
+	for _, key := range []string{"openshift.io/deployer-pod-for.name", "openshift.io/build.name"} {
+		if d := (istio.Mesh{Defaults: defaults}).Decide(injected(key, "")); d.Action != rules.Skip || d.Reason != rules.ReasonBuildPod {
+			t.Errorf("%s: %s (%s)", key, d.Action, d.Reason)
+		}
 	}
 }

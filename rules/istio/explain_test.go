@@ -71,13 +71,16 @@ func talkative(seed int) (istio.Mesh, rules.Pod) {
 	return s.Mesh, pod
 }
 
+// anything lets containers say what they like.
+var anything = []rules.CapturePolicy{{Namespaces: []string{"*"}, MayLoosen: true}}
+
 // An explanation is of the same decision, and of every field of its intent.
 func TestExplainIsTheDecision(t *testing.T) {
 	t.Parallel()
 	for seed := range drawn() {
 		m, pod := talkative(seed)
 		d := m.Decide(pod)
-		e := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}}.Explain(pod)
+		e := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}, Policies: anything}.Explain(pod)
 		if diff := cmp.Diff([]any{d.Action, d.Reason, d.Detail, d.Intent, d.Proxy}, []any{e.Action, e.Reason, e.Detail, e.Intent, e.Proxy}, compare); diff != "" {
 			t.Fatalf("seed %d: explained is another decision (-decided +explained):\n%s", seed, diff)
 		}
@@ -140,12 +143,12 @@ func TestTheSourceGivesTheValue(t *testing.T) {
 	asked := map[string]int{}
 	for seed := range drawn() {
 		m, pod := talkative(seed)
-		e := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}}.Explain(pod)
+		e := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}, Policies: anything}.Explain(pod)
 		if e.Action != rules.Enrol {
 			t.Fatalf("seed %d: %s: %s", seed, e.Action, e.Detail)
 		}
 		for i, s := range e.Account.Settings {
-			alone := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}}.Explain(saying(t, pod, s.Source))
+			alone := rules.Node{Meshes: []rules.Mesh{m}, RuntimeHandlers: []string{""}, Policies: anything}.Explain(saying(t, pod, s.Source))
 			if alone.Action != rules.Enrol {
 				t.Fatalf("seed %d: %s: %s", seed, s.Source, alone.Detail)
 			}
@@ -234,15 +237,13 @@ func TestExplainSteps(t *testing.T) {
 		want []string
 	}{
 		"a sidecar": {rules.Node{RuntimeHandlers: []string{""}}, withProxy(injected()), []string{
-			"the pod is not known to share the node's network namespace", "namespace shop is not one of exclude_namespaces",
-			"no annotation of OpenShift's deployer and build pods", "annotation sidecar.istio.io/status is present: the injector has been here",
+			"the pod is not known to share the node's network namespace", "namespace shop is not one of exclude_namespaces", "annotation sidecar.istio.io/status is present: the injector has been here",
 			"neither label nor annotation sidecar.istio.io/inject is false", "annotation sidecar.istio.io/status lists istio-validation, istio-proxy",
 			"no init container istio-init that would set the pod up", "container istio-proxy runs a sidecar",
 			"the annotations and the containers that are known say what is to be redirected, and contradict nothing",
 			"redirect (injected): annotation sidecar.istio.io/status is present"}},
 		"outside": {rules.Node{}, rules.Pod{Namespace: "shop"}, []string{
-			"the pod is not known to share the node's network namespace", "namespace shop is not one of exclude_namespaces",
-			"no annotation of OpenShift's deployer and build pods", "skip (not-injected): no annotation sidecar.istio.io/status"}},
+			"the pod is not known to share the node's network namespace", "namespace shop is not one of exclude_namespaces", "skip (not-injected): no annotation sidecar.istio.io/status"}},
 		"another runtime": {rules.Node{RuntimeHandlers: []string{"runc"}}, injected(), []string{"",
 			`reject (runtime-handler): runtime handler "" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are`}},
 		"a policy that refuses": {rules.Node{Annotations: []rules.AnnotationPolicy{{Annotation: "*/excludeOutboundPorts", Otherwise: rules.Refuse}}},

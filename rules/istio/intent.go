@@ -5,6 +5,7 @@ package istio
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,6 +30,7 @@ const (
 	defaultExcludedPort    = "15020"
 	maxOwnerGroups         = 64 // all of them stand in one rule
 	maxInterfaceNameLength = 15
+	podInterface           = "eth0" // as runtimes name the one by which others reach a pod
 )
 
 // The agent's own ports: merged metrics, readiness, Envoy's metrics. Never captured inbound.
@@ -114,6 +116,10 @@ func (m Mesh) intent(pod rules.Pod, injected []string, from sources) (Intent, er
 	if _, ok := pod.Annotations[keyRerouteInterfaces]; !ok {
 		in.RerouteInterfaces = a.interfaces(keyKubevirtInterfaces)
 		a.gives(keyKubevirtInterfaces, "reroutedInterfaces")
+	}
+	if slices.Contains(in.RerouteInterfaces, podInterface) {
+		a.fail(keyRerouteInterfaces, podInterface, "that is the pod's own interface: what arrives by it would be taken for the pod's own "+
+			"outbound traffic, and the proxy would not check who sends it. Name interfaces inside of the pod, such as docker0 or k6t-eth0")
 	}
 	if pod.Annotations[keyOptIn] == "true" {
 		a.number(keyOptInPort, 16, "outboundPort", func(n uint32) { in.OutboundPort = uint16(n) })

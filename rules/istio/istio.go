@@ -26,6 +26,8 @@ type Defaults struct {
 	UID          uint32
 	GID          uint32
 
+	OpenShift bool // deployer and build pods of OpenShift's own are left alone
+
 	DNSCapture  bool
 	DualStack   bool
 	InvalidDrop bool

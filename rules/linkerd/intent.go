@@ -76,6 +76,10 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	read(&a, keySkipInbound, &more, rules.ParsePorts)
 	in.SkipInbound = slices.Concat(d.SkipInbound, more)
 	if _, own := pod.Labels[labelComponent]; own {
+		if !slices.Contains(d.ControlPlaneNamespaces, pod.Namespace) {
+			return Intent{}, &rules.InputError{Place: "label " + labelComponent, Value: pod.Labels[labelComponent], Problem: "marks a pod of the control " +
+				"plane's own, which reaches the Kubernetes API without its proxy, and namespace " + pod.Namespace + " is none of linkerd.control_plane_namespaces"}
+		}
 		in.APIServer = d.APIServer
 	}
 	if pod.Annotations[keyCloseWait] != "" {

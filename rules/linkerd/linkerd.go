@@ -18,8 +18,9 @@ type Mesh struct{ Defaults Defaults }
 
 // Defaults are the values of a pod that says nothing else.
 type Defaults struct {
-	ExcludeNamespaces []string
-	Budget            rules.Budget
+	ExcludeNamespaces      []string
+	ControlPlaneNamespaces []string // where pods may be the control plane's own
+	Budget                 rules.Budget
 
 	InboundPort  uint16
 	OutboundPort uint16
@@ -40,6 +41,8 @@ type Defaults struct {
 // Standard returns the defaults of an unconfigured Linkerd.
 func Standard() Defaults {
 	return Defaults{
+		ControlPlaneNamespaces: []string{"linkerd"},
+
 		InboundPort:  4143,
 		OutboundPort: 4140,
 		ControlPort:  4190,
@@ -110,6 +113,13 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	}
 	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
 	return d
+}
+
+// Marked tells whether the injector has been at a pod, or the control plane's own have made it.
+func (Mesh) Marked(pod rules.Pod) bool {
+	_, labelled := pod.Labels[labelControlPlane]
+	_, injected := pod.Annotations[keyVersion]
+	return labelled && injected
 }
 
 // outside returns why a pod does not belong to the mesh, or "". That linkerd-init sets a pod up shows in its

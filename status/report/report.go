@@ -85,7 +85,7 @@ func (r Report) Attention() []string {
 	}
 	for _, p := range r.Pods {
 		name := p.Namespace + "/" + p.Name
-		if p.State != "protected" && p.State != "exempt" {
+		if p.State != "protected" && p.State != "exempt" && p.State != "skipped" {
 			say("%s is %s: %s", name, p.State, p.Detail)
 		}
 		if v := p.Verdict; v != nil && (v.Result == status.Different || v.Result == status.Failed) {

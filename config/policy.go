@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// skips are the reasons for which a pod that bears an injector's mark can be left alone.
+var skips = []rules.Reason{rules.ReasonNamespaceExcluded, rules.ReasonHostNetwork, rules.ReasonInitContainer, rules.ReasonInjectDisabled,
+	rules.ReasonNoProxy, rules.ReasonNotSidecar, rules.ReasonInterceptionNone, rules.ReasonBuildPod}
+
+// policies reads what plans have to capture.
+func policies(c *Config) list {
+	return list{at: func(place string) { c.Policies[len(c.Policies)-1].Place = place }, add: func() (map[string]setter, func() map[string]string) {
+		c.Policies = append(c.Policies, rules.CapturePolicy{})
+		p := &c.Policies[len(c.Policies)-1]
+		var reasons []string
+		return map[string]setter{
+			"namespaces":              texts(&p.Namespaces, pattern),
+			"all_outbound":            boolean(&p.AllOutbound),
+			"all_inbound":             boolean(&p.AllInbound),
+			"no_ipv6_around":          boolean(&p.IPv6),
+			"excluded_outbound_ports": given(&p.OutboundPorts, portRanges(&p.OutboundPorts)),
+			"excluded_inbound_ports":  given(&p.InboundPorts, portRanges(&p.InboundPorts)),
+			"excluded_ranges":         given(&p.Ranges, prefixes(&p.Ranges)),
+			"excluded_interfaces":     given(&p.Interfaces, texts(&p.Interfaces, interfaceName)),
+			"excluded_users":          given(&p.Users, ids(&p.Users)),
+			"excluded_groups":         given(&p.Groups, ids(&p.Groups)),
+			"skips": given(&p.Skips, then(texts(&reasons, func(s string) error { return oneOf(skips)(s) }), func() error {
+				for _, reason := range reasons {
+					p.Skips = append(p.Skips, rules.Reason(reason))
+				}
+				return nil
+			})),
+			"may_loosen": boolean(&p.MayLoosen),
+		}, func() map[string]string { return nil }
+	}}
+}
+
+// given makes a list that the file has none that is not there: an empty one allows nothing.
+func given[T any](target *[]T, read setter) setter {
+	return then(read, func() error {
+		if *target == nil {
+			*target = []T{}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// CapturePolicy is what the plans of pods in some namespaces have to capture, and which pods an injector's mark does not
+// keep out of the mesh. It judges what follows from a pod's wishes, whoever wrote them. A nil list allows anything.
+type CapturePolicy struct {
+	Namespaces  []string // patterns of path.Match; none is every namespace
+	Place       string   // where the configuration has it
+	AllOutbound bool     // all TCP that is not excluded
+	AllInbound  bool
+	IPv6        bool // no IPv6 goes around the proxy
+
+	OutboundPorts []PortRange // that may be excluded, as all that follows
+	InboundPorts  []PortRange
+	Ranges        []netip.Prefix // destinations, and sources of what arrives
+	Interfaces    []string
+	Users         []uint32 // besides the proxy's
+	Groups        []uint32
+
+	Skips     []Reason // for which a pod with an injector's mark may be left alone
+	MayLoosen bool     // containers may take away rules that the sandbox has
+}
+
+// policy returns the policy for a namespace.
+func (n Node) policy(namespace string) (p CapturePolicy, found bool) {
+	i := slices.IndexFunc(n.Policies, func(p CapturePolicy) bool {
+		return len(p.Namespaces) == 0 || slices.ContainsFunc(p.Namespaces, func(pattern string) bool { return matches(pattern, namespace) })
+	})
+	if i < 0 {
+		return CapturePolicy{}, false
+	}
+	return n.Policies[i], true
+}
+
+// String names the policy.
+func (p CapturePolicy) String() string { return "[[policy]] of " + p.Place }
+
+// forbids says what of a plan the policy does not allow, "" where that is nothing.
+func (p CapturePolicy) forbids(plan Plan, proxy Proxy) string {
+	if p.IPv6 && plan.WithoutIPv6 == IPv6Mesh {
+		return "IPv6 goes around the proxy"
+	}
+	for _, rs := range plan.Rulesets() {
+		for _, d := range []direction{
+			{"outbound", "OUTPUT", p.AllOutbound, p.OutboundPorts}, {"inbound", "PREROUTING", p.AllInbound, p.InboundPorts},
+		} {
+			if problem := d.judge(p, rs, proxy); problem != "" {
+				return problem
+			}
+		}
+	}
+	return ""
+}
+
+// direction is what a policy says about packets of one.
+type direction struct {
+	name, hook string
+	all        bool
+	ports      []PortRange
+}
+
+// judge reads the rules that a packet meets. Each that lets some pass has to ask for something that may be excluded; what
+// else it asks for makes it smaller.
+func (d direction) judge(p CapturePolicy, rs Ruleset, proxy Proxy) (problem string) {
+	captures, ruled := false, false
+	for _, t := range rs.Tables {
+		if t.Name != "nat" && (t.Name != "mangle" || d.hook != "PREROUTING") {
+			continue
+		}
+		t.walk(d.hook, true, len(t.Chains), func(r Rule, always bool) {
+			ruled = true
+			if problem == "" && r.Target == Target(Return) && r.mayBe(TCP) && !slices.ContainsFunc(r.Match, func(m Match) bool { return d.mayExclude(p, m, proxy) }) {
+				problem = d.name + " traffic goes around the proxy that the policy does not let go: " + r.Why
+			}
+			switch r.Target.(type) {
+			case Redirect, TProxy:
+				captures = captures || always
+			}
+		})
+	}
+	if problem == "" && d.all && !captures && (ruled || rs.Family == IPv4) {
+		problem = "not all " + d.name + " TCP is captured"
+	}
+	return problem
+}
+
+// walk visits the rules of a chain and of those that it jumps to, and says of each whether it has all TCP that nothing
+// before it has let pass or taken.
+func (t Table) walk(chain string, always bool, depth int, visit func(r Rule, always bool)) {
+	c, _ := t.Chain(chain)
+	for _, r := range c.Rules {
+		whole := !slices.ContainsFunc(r.Match, narrows)
+		if whole && r.Target == Target(Return) {
+			return
+		}
+		visit(r, always && whole)
+		if to, ok := r.Target.(Jump); ok && depth > 0 {
+			t.walk(string(to), always && whole, depth-1, visit)
+		}
+	}
+}
+
+// narrows tells whether a match leaves out TCP that is not the pod's own business, on lo.
+func narrows(m Match) bool {
+	switch m := m.(type) {
+	case Protocol:
+		return m != TCP
+	case Destination:
+		return !m.Not || !m.Prefix.Addr().IsLoopback()
+	case Comment:
+		return false
+	}
+	return true
+}
+
+func (r Rule) mayBe(protocol Protocol) bool {
+	return !slices.ContainsFunc(r.Match, func(m Match) bool {
+		p, ok := m.(Protocol)
+		return ok && p != protocol
+	})
+}
+
+// mayExclude tells whether what a match asks for may go around the proxy.
+func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
+	switch m := m.(type) {
+	case InInterface:
+		return m == loopback || listed(p.Interfaces, string(m))
+	case OutInterface:
+		return m == loopback || listed(p.Interfaces, string(m))
+	case DestinationPort:
+		return d.ports == nil || !m.Not && d.has(PortRange{m.Port, m.Port})
+	case DestinationPorts:
+		return d.ports == nil || !slices.ContainsFunc(m, func(r PortRange) bool { return !d.has(r) })
+	case Destination:
+		return p.Ranges == nil || !m.Not && (m.Prefix.Addr().IsLoopback() || p.ranges(m.Prefix))
+	case Source:
+		return p.Ranges == nil || p.ranges(m.Prefix)
+	case OwnerUID:
+		return p.Users == nil || !m.Not && (m.ID == proxy.UID || slices.Contains(p.Users, m.ID))
+	case OwnerUIDs:
+		return p.Users == nil
+	case OwnerGID:
+		return p.Groups == nil || !m.Not && (m.ID == proxy.GID || slices.Contains(p.Groups, m.ID))
+	case PacketMark, ConnMark: // which nobody sets without NET_ADMIN
+		return true
+	case CTState: // of a connection that was let in or out, or is the proxy's
+		return m&StateNew == 0
+	}
+	return false
+}
+
+// listed tells whether a list has an item, or is none.
+func listed[T comparable](list []T, item T) bool { return list == nil || slices.Contains(list, item) }
+
+func (d direction) has(r PortRange) bool {
+	return slices.ContainsFunc(d.ports, func(a PortRange) bool { return a.First <= r.First && r.Last <= a.Last })
+}
+
+func (p CapturePolicy) ranges(r netip.Prefix) bool {
+	return slices.ContainsFunc(p.Ranges, func(a netip.Prefix) bool { return a.Bits() <= r.Bits() && a.Contains(r.Addr()) })
+}
+
+// marker is a mesh whose injector marks pods.
+type marker interface {
+	// Marked tells whether the injector has been at the pod.
+	Marked(Pod) bool
+}
+
+func (n Node) marked(pod Pod) bool {
+	for _, mesh := range n.Meshes {
+		if m, ok := mesh.(marker); ok && m.Marked(pod) {
+			return true
+		}
+	}
+	return false
+}
+
+// govern is the node's last word on what the meshes decide: containers take nothing away that the sandbox has, and what
+// follows from a pod's wishes is within its namespace's policy.
+func (n Node) govern(pod Pod, d Decision) Decision {
+	if d.Action == Skip {
+		if d.Marked = n.marked(pod); !d.Marked { // most pods of a node
+			return d
+		}
+	}
+	return n.judge(pod, d)
+}
+
+func (n Node) judge(pod Pod, d Decision) Decision {
+	policy, found := n.policy(pod.Namespace)
+	reject := func(reason Reason, detail string) Decision {
+		d.Account.step(string(Rejected) + " (" + string(reason) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account, Marked: d.Marked}
+	}
+	const ask = "; [[policy]] in the node's configuration says in which namespaces containers may (may_loosen)"
+	switch d.Action {
+	case Skip:
+		if mesh, detail := n.loosened(pod, d); mesh != "" && !policy.MayLoosen {
+			d.Mesh = mesh
+			return reject(ReasonLoosened, detail+": that would take away the rules that the pod's sandbox has, and no container may"+ask)
+		} else if mesh != "" {
+			d.Account.step("containers may take rules away in namespace " + pod.Namespace + ", says " + policy.String())
+		}
+		if found && policy.Skips != nil && !slices.Contains(policy.Skips, d.Reason) {
+			return reject(ReasonForbidden, fmt.Sprintf("the pod bears an injector's mark and would be left alone (%s: %s), which %s does not allow", d.Reason, d.Detail, policy))
+		}
+	case Enrol:
+		if problem := n.Budget.exceededBy(d); problem != "" {
+			return reject(ReasonOverBudget, problem)
+		}
+		for _, network := range networks {
+			plan, err := d.Planner(network)
+			if err != nil {
+				return d // it is said when the pod's own is known
+			}
+			if problem := n.looser(d, network, plan); problem != "" && !policy.MayLoosen {
+				return reject(ReasonLoosened, "a container asks for less than the pod's sandbox has ("+problem+"), and none may"+ask)
+			}
+			if problem := policy.forbids(plan, d.Proxy); found && problem != "" {
+				return reject(ReasonForbidden, problem+" ("+policy.String()+")")
+			}
+		}
+		if found {
+			d.Account.step("what the plan captures is within " + policy.String())
+		}
+	case Rejected:
+	}
+	return d
+}
+
+// loosened tells whether only its containers keep a pod out of the mesh, out of which, and how; "" is none.
+func (n Node) loosened(pod Pod, d Decision) (mesh, detail string) {
+	if len(pod.Containers) == 0 || d.Reason == ReasonNoProxy {
+		return "", ""
+	}
+	alone := pod
+	alone.Containers, alone.Complete = nil, false
+	without := n.wanted(alone)
+	if without.Action != Enrol {
+		return "", ""
+	}
+	for _, m := range n.Meshes {
+		if m.Name() == without.Mesh {
+			detail = m.Decide(pod).Detail
+		}
+	}
+	return without.Mesh, detail
+}
+
+// looser says what a plan lets go that the sandbox's alone would not, "" where that is nothing.
+func (n Node) looser(d Decision, network Network, plan Plan) string {
+	if d.Before == nil {
+		return ""
+	}
+	before, err := d.Before(network)
+	switch {
+	case err != nil:
+		return err.Error()
+	case before.Key() == plan.Key():
+		return ""
+	case n.Looser == nil:
+		return "its rules are others"
+	}
+	return n.Looser(before, plan)
+}
