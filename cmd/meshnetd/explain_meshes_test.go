@@ -26,9 +26,9 @@ func TestGapsOfOtherMeshesAreShownByTheirCommands(t *testing.T) {
 			mesh rules.Mesh
 			pod  rules.Pod
 		}{
-			{linkerd.Mesh{Defaults: linkerds}, pod(map[string]string{"linkerd.io/control-plane-ns": "linkerd", "linkerd.io/control-plane-component": "destination"},
+			{linkerd.Mesh{Defaults: linkerds}, controlPlanes(pod(map[string]string{"linkerd.io/control-plane-ns": "linkerd", "linkerd.io/control-plane-component": "destination"},
 				map[string]string{"linkerd.io/proxy-version": "x", "config.linkerd.io/skip-outbound-ports": "3306,8000-8010", "config.linkerd.io/skip-inbound-ports": "22",
-					"config.linkerd.io/skip-subnets": "172.17.0.0/16,fd17::/16", "config.linkerd.io/proxy-gid": "1000"})},
+					"config.linkerd.io/skip-subnets": "172.17.0.0/16,fd17::/16", "config.linkerd.io/proxy-gid": "1000"}))},
 			{consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: without}}, pod(nil, map[string]string{"consul.hashicorp.com/connect-inject-status": "injected",
 				"consul.hashicorp.com/transparent-proxy-status": "enabled", "consul.hashicorp.com/redirect-traffic-config": `{"ProxyUserID":"5995","ProxyInboundPort":20000,
 				"ConsulDNSIP":"10.0.0.10","ConsulDNSPort":8600,"ExcludeUIDs":["1000","0"],"ExcludeInboundPorts":["20200","7000:7010"],"ExcludeOutboundPorts":["80"],
@@ -45,4 +45,10 @@ func TestGapsOfOtherMeshesAreShownByTheirCommands(t *testing.T) {
 	if shown < 80 {
 		t.Errorf("only %d gaps", shown)
 	}
+}
+
+// controlPlanes puts a pod where Linkerd's own are.
+func controlPlanes(pod rules.Pod) rules.Pod {
+	pod.Namespace = "linkerd"
+	return pod
 }
