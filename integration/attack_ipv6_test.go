@@ -113,7 +113,7 @@ func advertise(t *testing.T, ns *nstest.Namespace, prefix netip.Prefix) {
 	t.Helper()
 	message := []byte{134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // the kernel fills in the checksum
 	option := []byte{3, 4, byte(prefix.Bits()), 0xc0}                    // on the link, and for addresses
-	option = append(option, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0) // for an hour
+	option = append(option, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0)      // for an hour
 	option = append(option, prefix.Addr().AsSlice()...)
 	message = append(message, option...)
 
