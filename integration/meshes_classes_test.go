@@ -169,7 +169,7 @@ func newHouse(t *testing.T, probe uint16) *house {
 	h.hall.listen(t, h.inPeer, "peer", 53, 80, 443, exemptPort, servedPort)
 	for _, s := range classScenes {
 		for _, addr := range []netip.Addr{s.Outside, s.DNSAddr, exemptSource[s.Family]} {
-			peer.Run(t, "ip", "addr", "add", netip.PrefixFrom(addr, addr.BitLen()).String(), "dev", "lo")
+			peer.Run(t, "ip", "addr", "add", netip.PrefixFrom(addr, addr.BitLen()).String(), "dev", "lo", "nodad")
 		}
 	}
 	return h
@@ -179,7 +179,7 @@ func newHouse(t *testing.T, probe uint16) *house {
 func (h *house) classes(t *testing.T, m classed, s meshtest.Scene, plan rules.Plan) {
 	t.Helper()
 	for _, prefix := range plan.Loopback {
-		h.pod.Run(t, "ip", "addr", "replace", prefix.String(), "dev", "lo")
+		h.pod.Run(t, "ip", "addr", "replace", prefix.String(), "dev", "lo", "nodad")
 	}
 	for _, c := range m.classes() {
 		t.Run(account.Name(s.Family)+"/"+c.Name, func(t *testing.T) {

@@ -211,7 +211,7 @@ func TestMeshPlansByPackets(t *testing.T) {
 				p.pod.IPs = []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")}
 				plan := meshtest.Plan(t, p.mesh, p.pod)
 				for _, prefix := range plan.Loopback {
-					pod.Run(t, "ip", "addr", "add", prefix.String(), "dev", "lo")
+					pod.Run(t, "ip", "addr", "add", prefix.String(), "dev", "lo", "nodad")
 				}
 				n := opened(t, pod)
 				if _, err := firewall.Apply(t.Context(), n, plan); err != nil {

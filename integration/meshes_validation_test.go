@@ -92,9 +92,9 @@ func TestMeshValidation(t *testing.T) {
 		pod := nstest.New(t)
 		peer := pod.Peer(t, "10.9.0.0/24", "fd09::/64")
 		for _, addr := range []string{"1.1.1.1/32", "fd00::1/128"} { // where nobody listens
-			peer.Run(t, "ip", "addr", "add", addr, "dev", "lo")
+			peer.Run(t, "ip", "addr", "add", addr, "dev", "lo", "nodad")
 		}
-		pod.Run(t, "ip", "addr", "add", "::6/128", "dev", "lo")
+		pod.Run(t, "ip", "addr", "add", "::6/128", "dev", "lo", "nodad")
 		return pod
 	}
 	for name, uid := range map[string]int{"kuma": kumaUser, "linkerd": nobody} {

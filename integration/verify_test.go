@@ -63,6 +63,7 @@ func (c checked) send(t *testing.T) []traffic.Check {
 
 func sendIn(t *testing.T, path string, plan rules.Plan) []traffic.Check {
 	t.Helper()
+	nstest.RequireRoot(t) // XDP
 	host, err := netns.Host("")
 	if err != nil {
 		t.Fatal(err)
@@ -301,7 +302,7 @@ func TestTrafficWithoutTheProxy(t *testing.T) {
 
 // The ids of a pod with users of its own are those that its processes show.
 func TestTrafficWithUsersOfItsOwn(t *testing.T) {
-	nstest.Require(t)
+	nstest.RequireRoot(t)
 	mapping := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	holder := exec.Command("cat")
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
