@@ -32,7 +32,7 @@ func (e *Enforcer) withoutContainers(o Outcome) Outcome {
 // rules is another matter (rules.ReasonLoosened): this is for pods that were there before meshnetd.
 func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
 	before := o.Trigger == Takeover || known.State == StateExempt || known.State == StatePending
-	if !e.shownByContainers(*o) && !(before && o.Decision.Reason == rules.ReasonLoosened) {
+	if !e.shownByContainers(*o) && (!before || o.Decision.Reason != rules.ReasonLoosened) {
 		return false
 	}
 	for _, mesh := range o.node.Meshes {

@@ -57,9 +57,8 @@ func (l *Ledger) Refused(pod string, wishes func() uint64, now time.Time) (why s
 }
 
 // Overran remembers that a pod of that tenant used up its time, and returns until when it is not looked at again. The
-// pauses of a pod grow whatever it wishes meanwhile. A tenant whose pods get less time has less for a while longer where
-// it was used up by what a pod wishes: on a slow node, any pod may need more than that, and the first one that came late
-// would keep all others out for ever.
+// pauses of a pod grow whatever it wishes meanwhile. A tenant's pods get less time for a while only where it was used up by
+// what a pod wishes: on a slow node any pod may come late, and is not to keep the others out.
 func (l *Ledger) Overran(pod, tenant string, wishes uint64, byWishes bool, why string, now time.Time) (till time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +81,7 @@ func (l *Ledger) Overran(pod, tenant string, wishes uint64, byWishes bool, why s
 	if l.many > mostRefusals {
 		l.forgetOldest()
 	}
-	if byWishes || !l.penitent(tenant, now) {
+	if byWishes {
 		l.penitents[tenant] = now
 	}
 	if len(l.penitents) > mostPenitents {

@@ -101,7 +101,7 @@ func TestSignatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if taken, err := take(fd, 1); err != nil || !taken {
 		t.Fatal(taken, err)
 	}

@@ -82,9 +82,9 @@ func poured(ctx context.Context, s *stage) error {
 		err := lab.Poll(ctx, func() (bool, error) { // where nobody is asked about each container, once the auditor came by
 			c, err := p.CreateContainer(ctx, lab.ContainerSpec{Name: s.unique("app"), Args: []string{"flood"}, User: appID, Group: appID})
 			if last = err; err == nil {
-				err = c.Remove(ctx)
+				return false, c.Remove(ctx)
 			}
-			return last != nil && strings.Contains(last.Error(), "than meshnetd reads"), nil
+			return strings.Contains(err.Error(), "than meshnetd reads"), nil
 		})
 		if err != nil {
 			return fmt.Errorf("a container of %s is not refused for what is in its namespace: %w", p.Spec.Name, errors.Join(err, last))

@@ -78,10 +78,12 @@ func (f *flow) said(six bool, p rules.Packet) string {
 	}
 	to := netip.AddrPortFrom(f.dst.of(&p).address(six), uint16(f.dport.of(&p).lo))
 	port := uint16(0)
-	if f.kind == delivered || f.kind == redirected {
+	switch f.kind {
+	case delivered, redirected:
 		port = to.Port()
-	} else if f.kind == tproxied {
+	case tproxied:
 		port = f.listener
+	case underWay, dropped, reset, leaves, unknown:
 	}
 	return fmt.Sprintln(kinds[f.kind], port, to, f.zone, f.connMark.of(&p).lo)
 }
