@@ -161,12 +161,12 @@ func TestPacketsWithoutOwner(t *testing.T) {
 	}
 }
 
-// newUserSandbox is a namespace that belongs to a user namespace of its own, whose user 0 is the host's 100000.
+// newUserSandbox is a namespace that belongs to a user namespace of its own, whose user 0 is the 10000 of this one.
 func newUserSandbox(t testing.TB) (s sandbox, pid int) {
 	t.Helper()
 	nstest.Require(t, "nft", "bash")
 	cmd := exec.Command("cat") // until its input ends
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 10000, Size: 50000}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET, UidMappings: ids, GidMappings: ids,
 		GidMappingsEnableSetgroups: true}
 	input, err := cmd.StdinPipe()

@@ -91,9 +91,13 @@ func (n *node) close() {
 	_ = os.RemoveAll(n.dir)
 }
 
+// unbounded is a budget for lists that are longer than a node allows: what they would cost is measured.
+var unbounded = rules.Budget{Bytes: 1 << 20, Items: 1 << 12, Rules: 1 << 13}
+
 // enforcer returns a flow that has seen no pod yet.
 func (n *node) enforcer(w writer, defaults istio.Defaults) *daemon.Enforcer {
-	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
+	defaults.Budget = unbounded
+	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}, Budget: unbounded}
 	return daemon.New(daemon.Policy{Node: node}, n.host, n.locks, w, func(daemon.Outcome) {})
 }
 
