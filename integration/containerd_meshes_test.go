@@ -60,6 +60,7 @@ func (m member) with(other member, name string) lab.PodSpec {
 func (m member) join(t *testing.T, pod *lab.Pod) {
 	t.Helper()
 	c, err := pod.RunContainer(within(t, 30*time.Second), lab.ContainerSpec{Name: m.container, User: m.uid, Group: m.uid,
+		Env:  []string{"ISTIO_DUAL_STACK=true"}, // as the node has it; it is Istio's alone
 		Args: []string{"proxy", "--outbound", fmt.Sprint(m.outbound), "--inbound", fmt.Sprint(m.inbound)}})
 	if err != nil {
 		t.Fatal(err)
