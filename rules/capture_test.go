@@ -16,7 +16,7 @@ import (
 )
 
 func governed(policies ...rules.CapturePolicy) rules.Node {
-	return rules.Node{RuntimeHandlers: []string{""}, Looser: effect.Looser, Policies: policies, Meshes: []rules.Mesh{
+	return rules.Node{RuntimeHandlers: []string{""}, Looser: effect.NewLooser(), Policies: policies, Meshes: []rules.Mesh{
 		istio.Mesh{Defaults: istio.Standard()}, consul.Mesh{Defaults: consul.Standard()}, kuma.Mesh{Defaults: kuma.Standard()},
 		linkerd.Mesh{Defaults: linkerd.Standard()}}}
 }

@@ -93,7 +93,7 @@ func planCommand() *cobra.Command {
 // node asks the meshes that are switched on, and knows the rules of all.
 func node(cfg config.Config) rules.Node {
 	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin,
-		Policies: cfg.Policies, Looser: effect.Looser}
+		Policies: cfg.Policies, Looser: effect.NewLooser()}
 	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
 		linkerd.Mesh{Defaults: cfg.Linkerd}} {
 		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {

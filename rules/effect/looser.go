@@ -4,15 +4,46 @@ package effect
 
 import (
 	"net/netip"
+	"slices"
+	"sync"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Looser implements rules.Looser: it says what a plan lets go that an earlier one takes or stops. What cannot be told is
-// something.
-func Looser(before, after rules.Plan) string {
+// mostAnswers are remembered of one Looser: the pods of a node are of few kinds.
+const mostAnswers = 256
+
+// NewLooser returns a rules.Looser: it says what a plan lets go that an earlier one takes or stops. What cannot be told is
+// something. The answers for pairs of plans are remembered, so that pods of one kind cost it once.
+func NewLooser() rules.Looser {
+	var mu sync.Mutex
+	answers := map[[2]string]string{}
+	return func(before, after rules.Plan) string {
+		pair := [2]string{before.Key(), after.Key()}
+		mu.Lock()
+		answer, known := answers[pair]
+		mu.Unlock()
+		if known {
+			return answer
+		}
+		answer = looser(before, after)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(answers) == mostAnswers {
+			clear(answers)
+		}
+		answers[pair] = answer
+		return answer
+	}
+}
+
+func looser(before, after rules.Plan) string {
 	p := NewPod([]rules.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}})
-	for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
+	routed := slices.Equal(before.Routes, after.Routes) && slices.Equal(before.Loopback, after.Loopback)
+	for i, family := range []rules.Family{rules.IPv4, rules.IPv6} {
+		if routed && before.Rulesets()[i].String() == after.Rulesets()[i].String() {
+			continue
+		}
 		r := Compare(p, OfPlan(p, before, family), OfPlan(p, after, family))
 		switch {
 		case r.Answer <= More:
