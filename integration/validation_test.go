@@ -70,7 +70,7 @@ func TestIstioValidation(t *testing.T) {
 // In a pod that the runtime starts, istio-validation comes before the proxy, and ends well.
 func TestIstioValidationInAPod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		runDaemon(t, l)
+		runDaemon(t, l, `proxy_identity = "off"`) // the stand-in has words of its own
 		pod := runPod(t, l, "web", injected())
 		c, err := pod.RunContainer(within(t, 30*time.Second), lab.ContainerSpec{Name: "istio-validation", Args: []string{"validate"}, User: proxy, Group: proxy})
 		if err != nil {
