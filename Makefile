@@ -47,10 +47,10 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 check: modules lint ## vet, lint, and all tests that need no runtime, in minutes and without root
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd
-	set -o pipefail; MESHNETD_RUNTIMES=none $(GO) test -json -count=1 -timeout 10m $(PACKAGES) | $(REPORT) $(STRICT)
+	set -o pipefail; MESHNETD_RUNTIMES=none $(GO) test -json -count=1 -timeout 20m $(PACKAGES) | $(REPORT) $(STRICT)
 
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
-	set -o pipefail; MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -json -count=1 -timeout 20m $(PACKAGES) | $(REPORT)
+	set -o pipefail; MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -race -json -count=1 -timeout 40m $(PACKAGES) | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
