@@ -347,7 +347,7 @@ func TestUserNamespacedPod(t *testing.T) {
 		t.Errorf("its rules were written by %s", line.Backend)
 	}
 	for name, id := range map[string]int64{"istio-proxy": 2000, "app": app} {
-		if _, err := web.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: name, User: id, Group: id, Env: proxyContainer.Env}); err != nil {
+		if _, err := web.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: name, Args: proxyContainer.Args, User: id, Group: id, Env: proxyContainer.Env}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
