@@ -220,8 +220,10 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 			if err != nil {
 				return d // it is said when the pod's own is known
 			}
-			if problem := n.looser(d, network, plan); problem != "" && !policy.MayLoosen {
-				return reject(ReasonLoosened, "a container asks for less than the pod's sandbox has ("+problem+"), and none may"+ask)
+			if !policy.MayLoosen {
+				if problem := n.looser(d, network, plan); problem != "" {
+					return reject(ReasonLoosened, "a container asks for less than the pod's sandbox has ("+problem+"), and none may"+ask)
+				}
 			}
 			if problem := policy.forbids(plan, d.Proxy); found && problem != "" {
 				return reject(ReasonForbidden, problem+" ("+policy.String()+")")

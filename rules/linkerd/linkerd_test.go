@@ -147,7 +147,7 @@ func ports(list string) []rules.PortRange {
 }
 
 func component(pod rules.Pod) rules.Pod {
-	pod.Labels["linkerd.io/control-plane-component"] = "identity"
+	pod.Namespace, pod.Labels["linkerd.io/control-plane-component"] = "linkerd", "identity"
 	return pod
 }
 

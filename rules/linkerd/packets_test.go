@@ -186,7 +186,7 @@ func draw(random *rand.Rand) (linkerd.Mesh, rules.Pod) {
 	maybe("proxy-inbound-port", "80")
 	maybe("proxy-outbound-port", "443")
 	if random.IntN(4) == 0 {
-		pod.Labels["linkerd.io/control-plane-component"] = "destination"
+		pod.Namespace, pod.Labels["linkerd.io/control-plane-component"] = "linkerd", "destination"
 	}
 	return linkerd.Mesh{Defaults: defaults}, pod
 }
