@@ -38,7 +38,7 @@ func TestExplain(t *testing.T) {
 // alone is the pod with what a source names and nothing else.
 func alone(pod rules.Pod, source string) rules.Pod {
 	rest := injected()
-	rest.IPs, rest.Labels = pod.IPs, pod.Labels
+	rest.IPs, rest.Labels, rest.Namespace = pod.IPs, pod.Labels, pod.Namespace
 	key, _, _ := strings.Cut(strings.TrimPrefix(source, "annotation "), ",")
 	switch {
 	case strings.HasPrefix(source, "annotation "):
