@@ -65,10 +65,11 @@ func TestProxyRefinesThePod(t *testing.T) {
 	})
 }
 
-// The arguments of istio-validation are those of the mesh's own tool: its ports and ids are the pod's.
+// The arguments of istio-validation are those of the mesh's own tool: its ids are the pod's. Its ports are the mesh's, or the
+// app could be where inbound traffic goes.
 func TestValidationRefinesThePod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		daemon := runDaemon(t, l)
+		daemon := runDaemon(t, l, "[istio]", "outbound_port = 16001", "inbound_port = 16006")
 		pod := runPod(t, l, "web", injected())
 		if _, err := pod.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
 			Args: []string{"istio-iptables", "-p", "16001", "-z", "16006", "-u", "2000", "-g", "2000", "--run-validation", "--skip-rule-apply"}}); err != nil {
@@ -109,6 +110,7 @@ func TestAuthorLoosensAfterInjection(t *testing.T) {
 		daemon := runDaemon(t, l)
 		pod := runPod(t, l, "web", injected())
 		before := saved(t, pod)
+		refusedToLoosen(t, pod, lab.ContainerSpec{Name: "istio-validation", Args: []string{"istio-iptables", "-z", "8080", "--run-validation", "--skip-rule-apply"}})
 		spec := proxyContainer
 		for _, env := range []string{"DISABLE_ENVOY=true", "ISTIO_OUTBOUND_OWNER_GROUPS=4000", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE=1000", "ISTIO_DUAL_STACK=false"} {
 			spec.Env = []string{"ISTIO_DUAL_STACK=true", env}

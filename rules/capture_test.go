@@ -48,6 +48,8 @@ func TestContainersTakeNothingAway(t *testing.T) {
 	id := func(n int64) *int64 { return &n }
 	captures := istio.Standard()
 	captures.DNSCapture, captures.DualStack, captures.OwnerGroups = true, true, []uint32{7, 8}
+	elsewhere := istio.Standard()
+	elsewhere.OutboundPort, elsewhere.InboundPort = 15101, 15106
 	for name, tt := range map[string]struct {
 		defaults istio.Defaults
 		pod      rules.Pod
@@ -72,7 +74,9 @@ func TestContainersTakeNothingAway(t *testing.T) {
 		"more groups":        {captures, running(annotated(), theProxy("ISTIO_META_DNS_CAPTURE", "true", "ISTIO_DUAL_STACK", "true", "ISTIO_OUTBOUND_OWNER_GROUPS", "7,8,9")), false},
 		"every group":        {captures, running(annotated(), theProxy("ISTIO_META_DNS_CAPTURE", "true", "ISTIO_DUAL_STACK", "true", "ISTIO_OUTBOUND_OWNER_GROUPS", "*")), false},
 		"another proxy user": {istio.Standard(), running(annotated(), rules.Container{Name: "istio-proxy", UID: id(2102), GID: id(3102)}), false},
-		"other listeners":    {istio.Standard(), running(annotated(), rules.Container{Name: "istio-validation", Args: []string{"-p", "15101", "-z", "15106"}}), false},
+		"the app's port":     {istio.Standard(), running(annotated(), rules.Container{Name: "istio-validation", Args: []string{"-z", "8080"}}), true},
+		"another listener":   {istio.Standard(), running(annotated(), rules.Container{Name: "istio-validation", Args: []string{"-p", "15101"}}), true},
+		"the mesh's ports":   {elsewhere, running(annotated(), rules.Container{Name: "istio-validation", Args: []string{"-p", "15101", "-z", "15106"}}), false},
 		"another part of lo": {istio.Standard(), running(annotated(), theProxy("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", "127.0.0.0/8")), false},
 	} {
 		t.Run(name, func(t *testing.T) {

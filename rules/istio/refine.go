@@ -59,11 +59,10 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 	return in.check()
 }
 
-// with adds to an intent what containers may say that takes nothing away: who the proxy is, where it listens, which range
-// of lo is left alone, and what it captures besides.
+// with adds to an intent what containers may say that takes nothing away: who the proxy is, which range of lo is left
+// alone, and what it captures besides. Where the proxy listens is the mesh's to say: at another port it may be the app.
 func (in Intent) with(refined Intent) Intent {
 	in.UID, in.GID, in.Loopback = refined.UID, refined.GID, refined.Loopback
-	in.OutboundPort, in.InboundPort = refined.OutboundPort, refined.InboundPort
 	in.DNSCapture = in.DNSCapture || refined.DNSCapture
 	in.DualStack = in.DualStack || refined.DualStack
 	in.InvalidDrop = in.InvalidDrop || refined.InvalidDrop
