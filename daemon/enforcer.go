@@ -60,7 +60,7 @@ type Enforcer struct {
 	// Stop ends a sandbox so that the kubelet makes a new one; nil where that is not possible. It is set
 	// before the first pod.
 	Stop func(ctx context.Context, sandboxID string) error
-	// Others tells whether another meshnetd runs on this node, as in a rolling update; nil is no. It is set
+	// Others reports whether another meshnetd runs on this node, as in a rolling update; nil is no. It is set
 	// before the first pod.
 	Others func() bool
 

@@ -128,7 +128,7 @@ func Log(log *slog.Logger, lost func()) (record func(Outcome), flush func()) {
 	return record, func() { close(stop); <-done }
 }
 
-// gone tells whether an existing pod ended while it was being taken over, which is no news.
+// gone reports whether an existing pod ended while it was being taken over, which is no news.
 func (o Outcome) gone() bool { return o.Trigger == Takeover && errors.Is(o.Err, netns.ErrGone) }
 
 func (o Outcome) level() slog.Level {

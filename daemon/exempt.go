@@ -11,7 +11,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// shownByContainers tells whether only its containers show that a pod is to be left alone.
+// shownByContainers reports whether only its containers show that a pod is to be left alone.
 func (e *Enforcer) shownByContainers(o Outcome) bool {
 	if o.Result != Skipped || len(o.Pod.Containers) == 0 {
 		return false
@@ -27,7 +27,7 @@ func (e *Enforcer) withoutContainers(o Outcome) Outcome {
 	return o
 }
 
-// setsItselfUp tells whether only its containers show that an init container of the pod writes its rules. The decision
+// setsItselfUp reports whether only its containers show that an init container of the pod writes its rules. The decision
 // is that mesh's then, whatever else there is against the pod. What a container of that name takes from a pod that has
 // rules is another matter (rules.ReasonLoosened): this is for pods that were there before meshnetd.
 func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {

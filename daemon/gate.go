@@ -70,14 +70,14 @@ func (e *Enforcer) news(o Outcome) {
 	}
 }
 
-// covers tells whether nothing has to be done for a container: the sandbox is settled, and the container
+// covers reports whether nothing has to be done for a container: the sandbox is settled, and the container
 // says nothing new.
 func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
 	settled := s.State == StateProtected || s.State == StateOutdated || s.State == StateExempt
 	return settled && s.Pod.NetNS == pod.NetNS && s.said(news)
 }
 
-// said tells whether the containers say nothing new.
+// said reports whether the containers say nothing new.
 func (s Sandbox) said(news []rules.Container) bool {
 	for _, c := range news {
 		if !slices.ContainsFunc(s.Pod.Containers, func(k rules.Container) bool { return reflect.DeepEqual(k, c) }) {
@@ -157,7 +157,7 @@ func elsewhere(o Outcome, c rules.Container) Outcome {
 	return o
 }
 
-// intact tells whether the sandbox's namespace is the one it was, and nobody has written there since it
+// intact reports whether the sandbox's namespace is the one it was, and nobody has written there since it
 // was verified. It takes no lock, so that nobody waits; whatever is not as it was is then looked at with
 // the lock held.
 func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err error) {

@@ -160,5 +160,5 @@ func (o Outcome) Error() error {
 	return nil
 }
 
-// undecided tells whether the result is still to come.
+// undecided reports whether the result is still to come.
 func (o Outcome) undecided() bool { return o.Result == "" }

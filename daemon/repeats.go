@@ -40,7 +40,7 @@ type repeated struct {
 	left       int // out since it was written
 }
 
-// news tells whether the outcome's line is to be written, and how many of the same were left out since the last one.
+// news reports whether the outcome's line is to be written, and how many of the same were left out since the last one.
 // Everything is written that is no warning or error. What says that all is well ends the silence about its pod; how
 // many lines there were is said then.
 func (r *repeats) news(o Outcome, now time.Time) (left int, news bool) {

@@ -56,12 +56,12 @@ type Sandbox struct {
 	generation string        // of its rules when they were last verified; "" where they changed meanwhile
 }
 
-// refused tells whether the sandbox ran when it was taken over, and must not.
+// refused reports whether the sandbox ran when it was taken over, and must not.
 func (s Sandbox) refused() bool {
 	return s.State == StateUnprotected && s.Decision.Action == rules.Rejected
 }
 
-// unsettled tells whether the auditor is to take the sandbox over once more.
+// unsettled reports whether the auditor is to take the sandbox over once more.
 func (s Sandbox) unsettled() bool { return s.State == StatePending || s.refused() }
 
 // Key returns the key of the plan.
@@ -95,7 +95,7 @@ type Drift struct {
 	Last  time.Time
 }
 
-// FoundDrift tells whether the outcome is news of changed rules. What the auditor or a takeover repairs was recorded
+// FoundDrift reports whether the outcome is news of changed rules. What the auditor or a takeover repairs was recorded
 // when it was found; the gate and a command repair at once.
 func (o Outcome) FoundDrift() bool {
 	event := o.Event()
@@ -112,7 +112,7 @@ func (s *sandboxes) counting(record func(Outcome)) func(Outcome) {
 	}
 }
 
-// enrolled tells whether the sandbox is to hold rules.
+// enrolled reports whether the sandbox is to hold rules.
 func (s Sandbox) enrolled() bool {
 	return s.State == StateProtected || s.State == StateOutdated || s.State == StateFailing
 }
@@ -213,7 +213,7 @@ func (s *sandboxes) next(now time.Time, interval time.Duration) (id string, turn
 	return id, turn, comes
 }
 
-// looked ends the sandbox's turn, and tells whether it is the first one in a row that used up its time.
+// looked ends the sandbox's turn, and reports whether it is the first one in a row that used up its time.
 func (s *sandboxes) looked(id string, overran bool) (first bool) {
 	s.amend(id, func(sb *Sandbox) {
 		first = overran && sb.turn.Missed == 0

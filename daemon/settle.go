@@ -93,7 +93,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	return e.protect(ctx, ns, o, known)
 }
 
-// left tells whether a pod that is taken over is outside every mesh, and may have the rules of one that was switched
+// left reports whether a pod that is taken over is outside every mesh, and may have the rules of one that was switched
 // off since: it keeps them, and they are looked after.
 func (e *Enforcer) left(o Outcome) bool {
 	return o.Result == Skipped && o.node.Left(o.Pod)
@@ -182,7 +182,7 @@ func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
 	return err
 }
 
-// inspect tells whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
+// inspect reports whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
 // nothing but the label.
 func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole bool, err error) {
 	if err := o.step(ctx, StageVerify); err != nil {
@@ -245,7 +245,7 @@ func (e *Enforcer) still(ctx context.Context, ns entered, before reading) readin
 	return before
 }
 
-// certified tells whether the namespace holds exactly the rules that its label names: those that an
+// certified reports whether the namespace holds exactly the rules that its label names: those that an
 // earlier meshnetd, or one with another configuration, verified there. The sandbox is then remembered with
 // them. A pod with NET_ADMIN can write a label too; so this is asked only of a pod that is taken over, and
 // while another meshnetd runs.

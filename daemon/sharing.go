@@ -128,7 +128,7 @@ func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
 	return o
 }
 
-// refuses tells whether the pod used up its time a short while ago, and makes the outcome of it.
+// refuses reports whether the pod used up its time a short while ago, and makes the outcome of it.
 func (s *sharing) refuses(o *Outcome, now time.Time) bool {
 	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.wishes(o.Pod) }, now)
 	if !refused {
@@ -174,7 +174,7 @@ func (s *sharing) wishes(pod rules.Pod) uint64 {
 	return h.Sum64()
 }
 
-// light tells whether so little is said about a pod that no decision about it takes long.
+// light reports whether so little is said about a pod that no decision about it takes long.
 func light(pod rules.Pod) bool { return weight(pod) <= 8<<10 }
 
 // weight is how many bytes decide about a pod.

@@ -91,7 +91,7 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 	return pending
 }
 
-// undecided tells whether nobody has decided yet about a sandbox that is to be taken over. It is known with all of its
+// undecided reports whether nobody has decided yet about a sandbox that is to be taken over. It is known with all of its
 // containers then.
 func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision.Action == "" }
 

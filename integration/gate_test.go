@@ -69,7 +69,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 // app could be where inbound traffic goes.
 func TestValidationRefinesThePod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		daemon := runDaemon(t, l, "[istio]", "outbound_port = 16001", "inbound_port = 16006")
+		daemon := runDaemon(t, l, "istio.outbound_port = 16001", "istio.inbound_port = 16006")
 		pod := runPod(t, l, "web", injected())
 		if _, err := pod.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
 			Args: []string{"istio-iptables", "-p", "16001", "-z", "16006", "-u", "2000", "-g", "2000", "--run-validation", "--skip-rule-apply"}}); err != nil {

@@ -82,14 +82,14 @@ type capabilities struct {
 	Drop []string `yaml:"drop"`
 }
 
-// hasRaw tells whether a list of capabilities has NET_RAW.
+// hasRaw reports whether a list of capabilities has NET_RAW.
 func hasRaw(list []string) bool {
 	return slices.ContainsFunc(list, func(name string) bool {
 		return slices.Contains([]string{"ALL", "NET_RAW"}, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
 	})
 }
 
-// noRaw tells whether a container has no NET_RAW whatever the runtime gives by default.
+// noRaw reports whether a container has no NET_RAW whatever the runtime gives by default.
 func (s securityContext) noRaw() bool {
 	return !s.Privileged && hasRaw(s.Capabilities.Drop) && !hasRaw(s.Capabilities.Add)
 }

@@ -185,7 +185,7 @@ func (h *hooks) declines(gone bool) string {
 	return ""
 }
 
-// untold tells whether the runtime was to tell its pods next, and has not.
+// untold reports whether the runtime was to tell its pods next, and has not.
 func (h *hooks) untold() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

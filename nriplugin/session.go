@@ -198,7 +198,7 @@ func (p *Plugin) fail(e *ended, h *hooks, err error) {
 	e.err = fmt.Errorf("register with the runtime at %s: %w", p.Socket, err)
 }
 
-// isGone tells whether the runtime closed the connection.
+// isGone reports whether the runtime closed the connection.
 func isGone(err error) bool { return errors.Is(err, errClosed) || errors.Is(err, ttrpc.ErrClosed) }
 
 // start registers, and waits for as long as the connection is open: the runtime takes plugins one after the other, and

@@ -141,7 +141,7 @@ func (p *pace) why(e ended, pause time.Duration) Waiting {
 	return Waiting{Unregistered, e.err}
 }
 
-// same tells whether both are the socket of one runtime.
+// same reports whether both are the socket of one runtime.
 func same(a, b fs.FileInfo) bool {
 	return a != nil && b != nil && os.SameFile(a, b) && a.ModTime().Equal(b.ModTime())
 }

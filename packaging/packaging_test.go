@@ -116,7 +116,7 @@ func TestIstioValues(t *testing.T) {
 	}
 }
 
-// requires tells whether the runtime's validator, which reads YAML, finds the plugin in an annotation's value.
+// requires reports whether the runtime's validator, which reads YAML, finds the plugin in an annotation's value.
 func requires(value, plugin string) bool {
 	var names []string
 	if err := yaml.Unmarshal([]byte(value), &names); err != nil {

@@ -107,7 +107,7 @@ func (t Table) walk(chain string, always bool, depth int, visit func(r Rule, alw
 	}
 }
 
-// narrows tells whether a match leaves out TCP that is not the pod's own business, on lo.
+// narrows reports whether a match leaves out TCP that is not the pod's own business, on lo.
 func narrows(m Match) bool {
 	switch m := m.(type) {
 	case Protocol:
@@ -127,7 +127,7 @@ func (r Rule) mayBe(protocol Protocol) bool {
 	})
 }
 
-// mayExclude tells whether what a match asks for may go around the proxy.
+// mayExclude reports whether what a match asks for may go around the proxy.
 func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
 	switch m := m.(type) {
 	case InInterface:
@@ -156,7 +156,7 @@ func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
 	return false
 }
 
-// listed tells whether a list has an item, or is none.
+// listed reports whether a list has an item, or is none.
 func listed[T comparable](list []T, item T) bool { return list == nil || slices.Contains(list, item) }
 
 func (d direction) has(r PortRange) bool {
@@ -169,7 +169,7 @@ func (p CapturePolicy) ranges(r netip.Prefix) bool {
 
 // marker is a mesh whose injector marks pods.
 type marker interface {
-	// Marked tells whether the injector has been at the pod.
+	// Marked reports whether the injector has been at the pod.
 	Marked(Pod) bool
 }
 
@@ -237,7 +237,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 	return d
 }
 
-// loosened tells whether only its containers keep a pod out of the mesh, out of which, and how; "" is none.
+// loosened reports whether only its containers keep a pod out of the mesh, out of which, and how; "" is none.
 func (n Node) loosened(pod Pod, d Decision) (mesh, detail string) {
 	if len(pod.Containers) == 0 || d.Reason == ReasonNoProxy {
 		return "", ""

@@ -4,7 +4,7 @@ package rules
 
 import "slices"
 
-// Captures tells whether a packet that leaves or enters can come to a rule of the plan that takes it to another listener.
+// Captures reports whether a packet that leaves or enters can come to a rule of the plan that takes it to another listener.
 // Chains that nothing leads to, and rules behind one that takes every packet, are no reason to believe in the others.
 func (p Plan) Captures() bool {
 	return slices.ContainsFunc(p.Rulesets(), func(set Ruleset) bool {

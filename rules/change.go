@@ -137,7 +137,7 @@ func staleChains(have, want Table, ours Footprint) []string {
 	return stale
 }
 
-// referenced tells whether a rule of somebody else jumps to our chain: it can be emptied, not deleted.
+// referenced reports whether a rule of somebody else jumps to our chain: it can be emptied, not deleted.
 func referenced(t Table, chain string, own map[string][]ownership) bool {
 	for _, c := range t.Chains {
 		for i, r := range c.Rules {

@@ -68,7 +68,7 @@ type Mesh interface {
 	Decide(Pod) Decision
 	// Footprint tells the mesh's rules from others'.
 	Footprint() Footprint
-	// Refines tells whether a container of that name says more about its pod than the sandbox does.
+	// Refines reports whether a container of that name says more about its pod than the sandbox does.
 	Refines(container string) bool
 }
 

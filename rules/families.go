@@ -26,7 +26,7 @@ type Network struct {
 	NoIPv6OnLo bool         // lo has no IPv6 address, and is given none: it is switched off there
 }
 
-// Equal tells whether nothing is another thing in two looks at a namespace.
+// Equal reports whether nothing is another thing in two looks at a namespace.
 func (n Network) Equal(m Network) bool {
 	return n.NoIPv6 == m.NoIPv6 && n.NoIPv6OnLo == m.NoIPv6OnLo && slices.Equal(n.Addresses, m.Addresses)
 }

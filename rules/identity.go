@@ -84,7 +84,7 @@ func (d Decision) PacketSockets(pod Pod) (names []string) {
 	return names
 }
 
-// runs tells whether a container's command line is the sidecar's, or not known.
+// runs reports whether a container's command line is the sidecar's, or not known.
 func (s Sidecar) runs(c Container) bool {
 	if len(c.Args) == 0 || len(s.Command) == 0 || begins(c.Args, s.Command) {
 		return true
@@ -96,7 +96,7 @@ func begins(args, command []string) bool {
 	return len(args) >= len(command) && slices.EqualFunc(args[:len(command)], command, func(arg, word string) bool { return path.Base(arg) == word })
 }
 
-// trusts tells whether a proxy may have that image; "" is one that is not known.
+// trusts reports whether a proxy may have that image; "" is one that is not known.
 func (p Proxy) trusts(image string) bool {
 	return image == "" || len(p.Images) == 0 || slices.ContainsFunc(p.Images, func(pattern string) bool { return matches(pattern, image) })
 }

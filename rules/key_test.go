@@ -117,7 +117,7 @@ func readBack(t *testing.T, kernels []*kernel, plan rules.Plan) rules.Plan {
 	return rules.Plan{V4: kernels[0].state(t).Own(f), V6: kernels[1].state(t).Own(f), Routes: plan.Routes, Loopback: plan.Loopback}
 }
 
-// placeOnly tells whether a plan has exceptions for rerouted interfaces that only their place shows to be
+// placeOnly reports whether a plan has exceptions for rerouted interfaces that only their place shows to be
 // ours: no rule of that chain jumps to a chain of ours, and the excluded interfaces are fewer.
 func placeOnly(plan rules.Plan) bool {
 	return slices.ContainsFunc(plan.Rulesets(), func(rs rules.Ruleset) bool {

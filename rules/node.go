@@ -37,14 +37,14 @@ func (n Node) Footprint() Footprint {
 	return Union(all...)
 }
 
-// Refines tells whether a container of that name says more about its pod than the sandbox does, to any mesh that the
+// Refines reports whether a container of that name says more about its pod than the sandbox does, to any mesh that the
 // node knows.
 func (n Node) Refines(container string) bool {
 	refines := func(mesh Mesh) bool { return mesh.Refines(container) }
 	return slices.ContainsFunc(n.Meshes, refines) || slices.ContainsFunc(n.Off, refines)
 }
 
-// Left tells whether a mesh that is switched off would enrol the pod, which may have had its rules before that.
+// Left reports whether a mesh that is switched off would enrol the pod, which may have had its rules before that.
 func (n Node) Left(pod Pod) bool {
 	return slices.ContainsFunc(n.Off, func(mesh Mesh) bool { return mesh.Decide(pod).Action == Enrol })
 }
@@ -126,7 +126,7 @@ func choose(answers []Decision) Decision {
 	return accounted(answers, -1, d)
 }
 
-// rivals tells whether a mesh has rules for the pod: by the node, or by an init container of its own, which would put
+// rivals reports whether a mesh has rules for the pod: by the node, or by an init container of its own, which would put
 // them on top of another mesh's.
 func (d Decision) rivals() bool { return d.Action != Skip || d.Reason == ReasonInitContainer }
 

@@ -117,7 +117,7 @@ func (f Footprint) exceptions(c Chain, t Table) map[string]int {
 	return count
 }
 
-// reroutesWithoutAnchor tells whether the exceptions at the head of PREROUTING may be those of rerouted
+// reroutesWithoutAnchor reports whether the exceptions at the head of PREROUTING may be those of rerouted
 // interfaces although no anchor names one: that is so where no range is captured, so that nothing is sent
 // to the chain that rerouted traffic would go to.
 func (f Footprint) reroutesWithoutAnchor(t Table) bool {
@@ -150,7 +150,7 @@ func (f Footprint) lastAnchor(c Chain) int {
 	return -1
 }
 
-// anchor tells whether a rule of a built-in chain can only be ours.
+// anchor reports whether a rule of a built-in chain can only be ours.
 func (f Footprint) anchor(r Rule) bool {
 	if jump, ok := r.Target.(Jump); ok && slices.Contains(f.Chains, string(jump)) {
 		return true
@@ -176,7 +176,7 @@ func (f Footprint) anchor(r Rule) bool {
 	return false
 }
 
-// comments tells whether a rule has one of our comments.
+// comments reports whether a rule has one of our comments.
 func (f Footprint) comments(r Rule) bool {
 	return len(f.Comments) > 0 && slices.ContainsFunc(r.Match, func(m Match) bool {
 		c, ok := m.(Comment)
@@ -184,7 +184,7 @@ func (f Footprint) comments(r Rule) bool {
 	})
 }
 
-// interfaceReturn tells whether a rule is nothing but "by this interface: RETURN", and which one.
+// interfaceReturn reports whether a rule is nothing but "by this interface: RETURN", and which one.
 func (r Rule) interfaceReturn() (string, bool) {
 	if r.Target != Return || len(r.Match) != 1 {
 		return "", false

@@ -41,7 +41,7 @@ func (p *parser) comment() Comment {
 	return text
 }
 
-// valid tells whether the comment is one word wherever it is printed.
+// valid reports whether the comment is one word wherever it is printed.
 func (m Comment) valid() bool {
 	other := func(c rune) bool {
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'

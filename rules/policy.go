@@ -160,7 +160,7 @@ func (n Node) violations(pod Pod) []violation {
 	return found
 }
 
-// matches tells whether the policy is the one for an annotation of a pod in a namespace.
+// matches reports whether the policy is the one for an annotation of a pod in a namespace.
 func (p AnnotationPolicy) matches(key, namespace string) bool {
 	return matches(p.Annotation, key) && (len(p.Namespaces) == 0 ||
 		slices.ContainsFunc(p.Namespaces, func(pattern string) bool { return matches(pattern, namespace) }))
@@ -214,7 +214,7 @@ func allow(word string) allowance {
 	return a
 }
 
-// within tells whether an item is an entry, or a port or CIDR within it. A range of ports is in none but itself.
+// within reports whether an item is an entry, or a port or CIDR within it. A range of ports is in none but itself.
 func (a allowance) within(entry allowance) bool {
 	switch {
 	case a.word == entry.word:

@@ -44,7 +44,7 @@ func (f Footprint) in(t Table) Footprint {
 	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.present(t) })...)
 }
 
-// present tells whether a table holds one of our chains or comments.
+// present reports whether a table holds one of our chains or comments.
 func (f Footprint) present(t Table) bool {
 	return slices.ContainsFunc(t.Chains, func(c Chain) bool { return f.chain(c) || slices.ContainsFunc(c.Rules, f.comments) })
 }
@@ -57,7 +57,7 @@ func (f Footprint) Of(plan Plan) Footprint {
 	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.wrote(plan) })...)
 }
 
-// wrote tells whether a plan holds a mesh's rules. The chains of IPv6 that is to be reset are every mesh's.
+// wrote reports whether a plan holds a mesh's rules. The chains of IPv6 that is to be reset are every mesh's.
 func (f Footprint) wrote(plan Plan) bool {
 	f.Chains = slices.DeleteFunc(slices.Clone(f.Chains), func(name string) bool { return name == ChainBlockIn || name == ChainBlockOut })
 	for _, rs := range plan.Rulesets() {

@@ -13,7 +13,7 @@ import (
 // NoID stands for no user or group, as in the kernel.
 const NoID = 1<<32 - 1
 
-// Contains tells whether a port is one of them.
+// Contains reports whether a port is one of them.
 func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
 
 // String returns the port, or "FIRST-LAST".

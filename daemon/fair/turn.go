@@ -39,7 +39,7 @@ func (t Turn) Due(interval time.Duration) time.Time {
 	return t.Looked.Add(pause)
 }
 
-// Before tells whether it is t's turn before the other's, where that of both has come.
+// Before reports whether it is t's turn before the other's, where that of both has come.
 func (t Turn) Before(other Turn) bool {
 	if t.Missed != other.Missed {
 		return t.Missed < other.Missed

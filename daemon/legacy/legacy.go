@@ -237,7 +237,7 @@ func (b blobs) clearCounters(entries []byte) error {
 	return nil
 }
 
-// idle tells whether a table holds nothing but policies that accept. It stays behind when its last rule
+// idle reports whether a table holds nothing but policies that accept. It stays behind when its last rule
 // goes, so that it must be as good as none.
 func (b blobs) idle(info, entries []byte) bool {
 	hooks := binary.NativeEndian.Uint32(info[infoValidHooks:])

@@ -209,7 +209,7 @@ func (l *Locks) Announce() (leave func(), err error) {
 	}
 }
 
-// Others tells whether more than one daemon is announced here. What cannot be read shows none.
+// Others reports whether more than one daemon is announced here. What cannot be read shows none.
 func (l *Locks) Others() bool {
 	fd, err := l.open(daemonsFile, unix.O_RDONLY)
 	if err != nil {

@@ -172,7 +172,7 @@ func nothing() error { return nil }
 // ID returns the namespace's identity.
 func (n *Namespace) ID() ID { return n.id }
 
-// OwnUsers tells whether the namespace belongs to another user namespace than that of this process: one of
+// OwnUsers reports whether the namespace belongs to another user namespace than that of this process: one of
 // the pod (hostUsers: false).
 func (n *Namespace) OwnUsers() bool { return n.ownUsers }
 

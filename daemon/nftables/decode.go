@@ -173,7 +173,7 @@ func (a attributes) number(kind int) (n uint32, ok bool) {
 	return binary.BigEndian.Uint32(v), true
 }
 
-// only tells whether there are no other attributes than these.
+// only reports whether there are no other attributes than these.
 func (a attributes) only(kinds ...int) bool {
 	n := 0
 	for _, v := range a.values {
@@ -314,7 +314,7 @@ func (r *reader) extended(kind string, a attributes) (ok bool) {
 	return ok
 }
 
-// sayable tells whether a match is read from text as it is printed: a comment of somebody else need not be one word,
+// sayable reports whether a match is read from text as it is printed: a comment of somebody else need not be one word,
 // and a range may end before it begins.
 func sayable(m rules.Match) bool {
 	again := rules.ParseRule(rules.Rule{Match: []rules.Match{m}, Target: rules.Return}.String())

@@ -33,7 +33,7 @@ var nativeHooks = [][2]string{
 	{"filter", "INPUT"}, {"filter", "FORWARD"}, {"filter", "OUTPUT"},
 }
 
-// hasTable tells whether there is a table of that family and name.
+// hasTable reports whether there is a table of that family and name.
 func (s state) hasTable(family byte, table string) bool {
 	for _, t := range s.tables {
 		if t.family == family && name(t.table) == table {

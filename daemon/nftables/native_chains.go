@@ -135,14 +135,14 @@ func (t *translation) jump(target rules.Target) (depth int, err error) {
 	return depth, err
 }
 
-// once tells whether a packet that meets a target twice is as if it had met it once. A chain may mark a packet
+// once reports whether a packet that meets a target twice is as if it had met it once. A chain may mark a packet
 // that then comes back to its other rules.
 func (t *translation) once(target rules.Target) bool {
 	jump, ok := target.(rules.Jump)
 	return !ok || !t.marks(string(jump), 0)
 }
 
-// marks tells whether a chain may leave something behind on a packet that returns from it.
+// marks reports whether a chain may leave something behind on a packet that returns from it.
 func (t *translation) marks(name string, depth int) bool {
 	chain, _ := t.table.Chain(name)
 	for _, r := range chain.Rules {

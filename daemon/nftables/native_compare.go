@@ -56,7 +56,7 @@ func (n native) withoutRules() native {
 	return bare
 }
 
-// holdsRules tells whether every chain holds its rules as they were sent. That they are not does not mean that
+// holdsRules reports whether every chain holds its rules as they were sent. That they are not does not mean that
 // they differ.
 func (n native) holdsRules(s state) bool {
 	for _, c := range n.chains {
@@ -72,7 +72,7 @@ func chainObject(chain string) object {
 	return object{family: nativeFamily, table: append([]byte(nativeTable), 0), chain: append([]byte(chain), 0)}
 }
 
-// holds tells whether the object is the rule: the same expressions and comment, and nothing besides.
+// holds reports whether the object is the rule: the same expressions and comment, and nothing besides.
 func (o object) holds(r nativeRule) bool {
 	var room [256]byte
 	comment := attribute{unix.NFTA_RULE_USERDATA, appendComment(nil, r.comment)}.appendTo(room[:0])

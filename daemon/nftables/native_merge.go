@@ -97,7 +97,7 @@ func lookedUpBy(m rules.Match) any {
 	return m
 }
 
-// several tells whether a condition stands for more than one value that a packet may have.
+// several reports whether a condition stands for more than one value that a packet may have.
 func several(m rules.Match) bool {
 	switch m.(type) {
 	case rules.Source, rules.Destination, rules.DestinationPorts:
@@ -106,7 +106,7 @@ func several(m rules.Match) bool {
 	return false
 }
 
-// apart tells whether no packet that has the value there has one of the line's. It need not see every such case.
+// apart reports whether no packet that has the value there has one of the line's. It need not see every such case.
 func (l *line) apart(value rules.Match, place int) bool {
 	switch {
 	case place != l.list:
@@ -132,7 +132,7 @@ func (l *line) listAt(place int) []rules.Match {
 	return slices.Collect(maps.Values(l.values))
 }
 
-// excludes tells whether no packet meets both the line and the rule: they differ in something that no rule
+// excludes reports whether no packet meets both the line and the rule: they differ in something that no rule
 // changes on the way.
 func (l *line) excludes(r rules.Rule) bool {
 	for i, mine := range l.Match {
@@ -149,7 +149,7 @@ func (l *line) excludes(r rules.Rule) bool {
 	return false
 }
 
-// excluding tells whether no packet meets both conditions. It need not see every such case.
+// excluding reports whether no packet meets both conditions. It need not see every such case.
 func excluding(a, b rules.Match) bool {
 	if pa, pb := protocolOf(a), protocolOf(b); pa != "" && pb != "" && pa != pb {
 		return true
@@ -169,7 +169,7 @@ func excluding(a, b rules.Match) bool {
 	})
 }
 
-// sameList tells whether both are conditions on the same thing, of a kind that a set can stand for: what a
+// sameList reports whether both are conditions on the same thing, of a kind that a set can stand for: what a
 // packet has is one of the values.
 func sameList(a, b rules.Match) bool {
 	switch a := a.(type) {
@@ -204,7 +204,7 @@ func sameList(a, b rules.Match) bool {
 	return false
 }
 
-// sameProtocol tells whether a list of ports, which may be any protocol's, and a port of one stand under that protocol.
+// sameProtocol reports whether a list of ports, which may be any protocol's, and a port of one stand under that protocol.
 func sameProtocol(all []rules.Match, a, b rules.Match) bool {
 	if several(a) == several(b) {
 		return true

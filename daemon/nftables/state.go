@@ -204,7 +204,7 @@ func (o object) of(list []object) []object {
 	return list[begin:end]
 }
 
-// ofIPTables tells whether a table is one that iptables makes. These stay behind, empty, when their last
+// ofIPTables reports whether a table is one that iptables makes. These stay behind, empty, when their last
 // rule goes, so that an empty one must be as good as none.
 func (o object) ofIPTables() bool {
 	if o.family != unix.NFPROTO_IPV4 && o.family != unix.NFPROTO_IPV6 {

@@ -30,7 +30,7 @@ type Dialect string
 // Tables writes and reads rules in one dialect.
 type Tables struct{ dialect Dialect }
 
-// New returns the Tables of a dialect. Prove tells whether they work on this node.
+// New returns the Tables of a dialect. Prove reports whether they work on this node.
 func New(d Dialect) Tables { return Tables{d} }
 
 // Name returns the dialect.

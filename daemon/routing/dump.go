@@ -189,7 +189,7 @@ func readPolicy(m []byte, family int) (p policy, ours bool, err error) {
 	return p, plain, err
 }
 
-// listLocalDefault tells whether everything is local by lo in a routing table.
+// listLocalDefault reports whether everything is local by lo in a routing table.
 func listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
 	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(r.Family))}}).Serialize()
 	request = append(request, nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(r.Table))).Serialize()...)

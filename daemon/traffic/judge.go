@@ -12,7 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Verdict tells whether a packet ended where the rules say.
+// Verdict reports whether a packet ended where the rules say.
 type Verdict string
 
 // The verdicts.
@@ -73,7 +73,7 @@ func (s sighting) taker(wanted uint16) (port uint16, taken bool) {
 	return s.given[0].at.Port(), true
 }
 
-// final tells whether nothing can change what was seen: what the pod sends is translated, and tracked, before the
+// final reports whether nothing can change what was seen: what the pod sends is translated, and tracked, before the
 // call that sends it returns.
 func (s sighting) final(p rules.Packet, want rules.End) bool {
 	if s.entry == nil {
@@ -106,7 +106,7 @@ func judge(p rules.Packet, want rules.End, s sighting, can abilities) (seen rule
 	return seen, v, note
 }
 
-// arrival tells whether a packet that was sent to the right listener came to it.
+// arrival reports whether a packet that was sent to the right listener came to it.
 func (s sighting) arrival(p rules.Packet, seen rules.End, can abilities) (Verdict, string) {
 	if p.Protocol != rules.TCP || !can.counting || (seen.Kind != rules.Redirected && seen.Kind != rules.Delivered) {
 		return Right, ""

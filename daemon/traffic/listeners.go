@@ -75,7 +75,7 @@ func parseListener(m []byte) (listener, bool) {
 	return l, true
 }
 
-// hears tells whether the listener is the one for connections to an address.
+// hears reports whether the listener is the one for connections to an address.
 func (l listener) hears(to netip.AddrPort) bool {
 	switch {
 	case l.at.Port() != to.Port():

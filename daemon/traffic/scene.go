@@ -115,7 +115,7 @@ func (s scene) inUse(addr netip.Addr) error {
 	return err
 }
 
-// local tells whether an address is the pod's own.
+// local reports whether an address is the pod's own.
 func (s scene) local(addr netip.Addr) bool {
 	return addr.IsLoopback() || slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
 }

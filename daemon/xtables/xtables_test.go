@@ -86,7 +86,7 @@ func TestHungProgramIsStopped(t *testing.T) {
 	}
 }
 
-// alive tells whether a process exists and is more than a zombie.
+// alive reports whether a process exists and is more than a zombie.
 func alive(pid string) bool {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	return err == nil && !strings.Contains(string(stat), ") Z ")

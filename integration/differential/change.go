@@ -57,14 +57,14 @@ func changesOf(plan rules.Plan) []change {
 	return all
 }
 
-// recognized tells whether all rules of a plan are known as ours where they stand: others would be left there.
+// recognized reports whether all rules of a plan are known as ours where they stand: others would be left there.
 func recognized(plan rules.Plan) bool {
 	own := plan
 	own.V4, own.V6 = plan.V4.Own(plan.Footprint), plan.V6.Own(plan.Footprint)
 	return own.Key() == plan.Key()
 }
 
-// needsProtocol tells whether the kernel refuses a rule that names no protocol.
+// needsProtocol reports whether the kernel refuses a rule that names no protocol.
 func needsProtocol(r rules.Rule) bool {
 	switch r.Target.(type) {
 	case rules.Redirect, rules.TProxy, rules.RejectReset:
@@ -155,7 +155,7 @@ func (s *shot) rarity() int {
 	return int(s.way)
 }
 
-// tells tells whether a packet ends elsewhere by a change.
+// tells reports whether a packet ends elsewhere by a change.
 func (w *world) tells(s *shot, c change) bool {
 	if s.packet.Family() != c.family || c.condition < 0 && !s.path.Meets(c.table, c.chain, c.index+1) || !reaches(s.path, c) {
 		return false
@@ -164,7 +164,7 @@ func (w *world) tells(s *shot, c change) bool {
 	return err == nil && wanted(path.End, s.way) != s.want
 }
 
-// reaches tells whether a packet may have come to a rule: it is cheaper to ask than what becomes of a change.
+// reaches reports whether a packet may have come to a rule: it is cheaper to ask than what becomes of a change.
 func reaches(path rules.Path, c change) bool {
 	came := slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, c.chain)
 	for _, step := range path.Steps {

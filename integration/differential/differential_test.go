@@ -90,7 +90,7 @@ type counts struct {
 
 func newCounts() *counts { return &counts{ends: map[string]int{}, cannot: map[string]int{}} }
 
-// count tells whether the tracer and the kernel agree about a packet.
+// count reports whether the tracer and the kernel agree about a packet.
 func (c *counts) count(s *shot) bool {
 	if s.cannot != "" {
 		c.cannot[s.cannot]++

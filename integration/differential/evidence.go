@@ -137,7 +137,7 @@ func (t *taps) until(wanted func(sighting) bool, count int) ([]sighting, error) 
 	}
 }
 
-// shows tells whether what was seen is the packet that was shot.
+// shows reports whether what was seen is the packet that was shot.
 func (s *shot) shows(seen segment) bool {
 	if s.way == byReset {
 		return seen.protocol == rules.TCP && seen.source == s.packet.Source && seen.flags&tcpRST != 0

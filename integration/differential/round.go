@@ -199,7 +199,7 @@ func (g *gallery) aim(plan rules.Plan, packets []rules.Packet) ([]*shot, error) 
 // endpoints are addresses that packets of a round come from and go to.
 type endpoints map[string]bool
 
-// free tells whether nobody has the packet's source, as another source or by answering from it, and takes it.
+// free reports whether nobody has the packet's source, as another source or by answering from it, and takes it.
 func (e endpoints) free(s *shot) bool {
 	key := func(role string, a netip.AddrPort) string { return s.packet.Protocol + role + a.String() }
 	from := s.packet.Source
@@ -216,12 +216,12 @@ const (
 	alreadyZoned = "established, and in a zone by a rule: there it is not"
 )
 
-// zoned tells whether a rule chose a zone, or would have if none were chosen yet.
+// zoned reports whether a rule chose a zone, or would have if none were chosen yet.
 func zoned(path rules.Path) bool {
 	return slices.ContainsFunc(path.Steps, func(s rules.Step) bool { _, ok := s.Rule.Target.(rules.CTZone); return ok })
 }
 
-// namesPort tells whether a rule asks for a source port near this one.
+// namesPort reports whether a rule asks for a source port near this one.
 func namesPort(plan rules.Plan, port uint16) bool {
 	for _, rs := range plan.Rulesets() {
 		for _, t := range rs.Tables {

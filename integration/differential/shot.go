@@ -27,7 +27,7 @@ const (
 	byReset               // a TCP segment of the kernel's own
 )
 
-// listened tells whether a socket waits for what becomes of the packet, and a listener is asked for it.
+// listened reports whether a socket waits for what becomes of the packet, and a listener is asked for it.
 func (w way) listened() bool { return w < byForgery }
 
 // shot is a packet to be sent, and what became of it.
@@ -84,7 +84,7 @@ func (w *world) wayOf(plan rules.Plan, p rules.Packet) (way, string) {
 	return byDatagram, ""
 }
 
-// ordinary tells whether an address can be that of a host: 0.0.0.0 is the pod itself when it is connected to,
+// ordinary reports whether an address can be that of a host: 0.0.0.0 is the pod itself when it is connected to,
 // and many and all are elsewhere.
 func ordinary(addr netip.Addr) bool {
 	first := addr.AsSlice()[0]
@@ -214,7 +214,7 @@ func (w *world) put(name string, address netip.Addr, packet []byte) error {
 	return nil
 }
 
-// refused tells whether a connection was answered with a reset.
+// refused reports whether a connection was answered with a reset.
 func (s *shot) refused() bool {
 	if s.way != byConnect && s.way != byData {
 		return false

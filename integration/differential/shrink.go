@@ -47,7 +47,7 @@ func (g *gallery) shrink(ctx context.Context, f failure) failure {
 	return f
 }
 
-// again sends the packet alone, and tells whether it still fails.
+// again sends the packet alone, and reports whether it still fails.
 func (g *gallery) again(ctx context.Context, f failure) (failure, bool) {
 	shots, err := g.fire(ctx, f.plan, f.plan, []rules.Packet{f.packet})
 	if err != nil || shots[0].cannot != "" || shots[0].got == shots[0].want {

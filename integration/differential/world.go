@@ -238,13 +238,13 @@ func (w *world) leaveBy(name string) error {
 	})
 }
 
-// has tells whether an address is one that only the pod has, those of loopback among them.
+// has reports whether an address is one that only the pod has, those of loopback among them.
 func (w *world) has(addr netip.Addr) bool {
 	return inLoopback(addr) ||
 		slices.ContainsFunc(w.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
 }
 
-// inLoopback tells whether an address is one that lo has, or that a plan gives it.
+// inLoopback reports whether an address is one that lo has, or that a plan gives it.
 func inLoopback(addr netip.Addr) bool {
 	return addr.IsLoopback() || netip.MustParsePrefix("::/120").Contains(addr)
 }

@@ -145,7 +145,7 @@ func (c *Capture) Since(ctx context.Context, mark Mark, beacon netip.Addr) ([]Pa
 // beaconPort is "discard": nobody answers.
 const beaconPort = 9
 
-// gaps tells whether the kernel had to leave packets out since the last call.
+// gaps reports whether the kernel had to leave packets out since the last call.
 func (c *Capture) gaps() error {
 	raw, err := c.file.SyscallConn()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
-// Promised tells whether nothing may go around the mesh in this row.
+// Promised reports whether nothing may go around the mesh in this row.
 func (r Result) Promised() bool {
 	return !r.Row.Outside && !r.Row.Hole && (validates(r.Version) || r.Row.Everywhere)
 }

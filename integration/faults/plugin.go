@@ -62,7 +62,7 @@ func (p *plugin) connect(ctx context.Context, socket, name, index string) error 
 
 func (p *plugin) disconnect() { p.stub.Stop() }
 
-// idle tells whether the plugin has something to do and never did it.
+// idle reports whether the plugin has something to do and never did it.
 func (p *plugin) idle() bool { return (p.runPod != nil || p.create != nil) && !p.called.Load() }
 
 // Synchronize says that the plugin is known.

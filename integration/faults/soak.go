@@ -149,7 +149,7 @@ func (s *soaking) killDaemonsAtRandom(ctx context.Context, r *SoakResult) error 
 	return nil
 }
 
-// pass lets a random time go by, and tells whether it has before ctx ended.
+// pass lets a random time go by, and reports whether it has before ctx ended.
 func pass(ctx context.Context, random *rand.Rand, longest time.Duration) bool {
 	select {
 	case <-time.After(time.Duration(random.Int64N(int64(longest)))):

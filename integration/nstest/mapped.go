@@ -22,7 +22,7 @@ import (
 // errMissing is why tests cannot have a machine here.
 var errMissing = errors.New("ids and namespaces of its own")
 
-// Root tells whether this process is root of the whole system, not of a user namespace only.
+// Root reports whether this process is root of the whole system, not of a user namespace only.
 func Root() bool {
 	ids, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && os.Geteuid() == 0 && strings.Join(strings.Fields(string(ids)), " ") == "0 0 4294967295"

@@ -63,5 +63,5 @@ func ends(t testing.TB, plan rules.Plan, p rules.Packet) rules.End {
 	return path.End
 }
 
-// around tells whether nothing stopped a packet, and no rule gave it to the proxy.
+// around reports whether nothing stopped a packet, and no rule gave it to the proxy.
 func around(end rules.End) bool { return end.Kind == rules.Delivered || end.Kind == rules.Leaves }

@@ -34,7 +34,7 @@ type drawn struct {
 	ids       map[uint32]uint32
 }
 
-// Covers tells whether a packet is part of a gap.
+// Covers reports whether a packet is part of a gap.
 type Covers func(rules.Packet) bool
 
 // All returns what was collected, and last what goes for every mesh.
@@ -51,7 +51,7 @@ func (g *Gaps) Add(packet rules.Packet, covers Covers, what string, args ...any)
 	}})
 }
 
-// First tells whether a packet begins a connection, on a socket without a mark.
+// First reports whether a packet begins a connection, on a socket without a mark.
 func First(p rules.Packet) bool { return (p.State == 0 || p.State == rules.StateNew) && p.Mark == 0 }
 
 // WithoutIPv6 is a family that has no rules. because says why the proxy does not speak it.
@@ -93,26 +93,26 @@ func (g *Gaps) earlier() {
 		}})
 }
 
-// Out tells whether a packet is sent by the pod.
+// Out reports whether a packet is sent by the pod.
 func Out(p rules.Packet) bool { return p.Direction == rules.Outbound }
 
-// TCP tells whether a packet is one of TCP.
+// TCP reports whether a packet is one of TCP.
 func TCP(p rules.Packet) bool { return p.Protocol == rules.TCP }
 
-// To tells whether a packet goes to one of the ports.
+// To reports whether a packet goes to one of the ports.
 func To(p rules.Packet, ports ...rules.PortRange) bool {
 	return slices.ContainsFunc(ports, func(r rules.PortRange) bool { return r.Contains(p.Destination.Port()) })
 }
 
-// Captured tells whether the plan redirects packets of a family.
+// Captured reports whether the plan redirects packets of a family.
 func (g *Gaps) Captured(family rules.Family) bool {
 	return g.holds(family, "nat") || g.holds(family, "mangle")
 }
 
-// Resets tells whether the plan resets packets of a family.
+// Resets reports whether the plan resets packets of a family.
 func (g *Gaps) Resets(family rules.Family) bool { return g.holds(family, "filter") }
 
-// Ruled tells whether the plan does either.
+// Ruled reports whether the plan does either.
 func (g *Gaps) Ruled(family rules.Family) bool { return g.Captured(family) || g.Resets(family) }
 
 func (g *Gaps) holds(family rules.Family, table string) bool {
@@ -123,18 +123,18 @@ func (g *Gaps) holds(family rules.Family, table string) bool {
 	return len(rs.Table(table).Chains) > 0
 }
 
-// Proxys tells whether the rules take a packet for the proxy's own.
+// Proxys reports whether the rules take a packet for the proxy's own.
 func (g *Gaps) Proxys(p rules.Packet) bool {
 	return Out(p) && p.Socket && (p.UID == g.UID || g.GID != rules.NoID && p.GID == g.GID)
 }
 
-// Stays tells whether a packet that is sent stays in the pod.
+// Stays reports whether a packet that is sent stays in the pod.
 func (g *Gaps) Stays(p rules.Packet) bool { return Out(p) && g.Local(p) }
 
-// Local tells whether a packet goes to the pod itself.
+// Local reports whether a packet goes to the pod itself.
 func (g *Gaps) Local(p rules.Packet) bool { return g.LocalTo(p.Destination) }
 
-// LocalTo tells whether an address is one of the pod.
+// LocalTo reports whether an address is one of the pod.
 func (g *Gaps) LocalTo(to netip.AddrPort) bool {
 	dst := to.Addr()
 	return dst.IsLoopback() ||
@@ -155,7 +155,7 @@ func (g *Gaps) Family() rules.Family {
 	return rules.IPv4
 }
 
-// Has tells whether the pod has an address of a family that others can reach.
+// Has reports whether the pod has an address of a family that others can reach.
 func (g *Gaps) Has(family rules.Family) bool {
 	return slices.ContainsFunc(g.Interfaces, func(i rules.Interface) bool {
 		return slices.ContainsFunc(i.Addresses, func(addr netip.Addr) bool { return global(addr) && FamilyOf(addr) == family })

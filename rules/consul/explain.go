@@ -91,7 +91,7 @@ func (g *gaps) lookupFamily() rules.Family {
 	return rules.IPv4
 }
 
-// lookup tells whether a packet goes to Consul as a name lookup.
+// lookup reports whether a packet goes to Consul as a name lookup.
 func (g *gaps) lookup(p rules.Packet) bool {
 	asked, some := g.asked()
 	return some && account.Out(p) && p.Destination.Port() == 53 && p.Family() == g.lookupFamily() && g.Captured(p.Family()) &&

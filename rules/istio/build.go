@@ -26,7 +26,7 @@ func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.P
 	return f.Plan(network, footprint)
 }
 
-// speaksIPv6 tells whether the proxy does. Istio goes by the first address that the kernel lists, which is an IPv4 one
+// speaksIPv6 reports whether the proxy does. Istio goes by the first address that the kernel lists, which is an IPv4 one
 // where there is any; with dual stack it speaks both, also where the pod gets its IPv6 address later.
 func (in Intent) speaksIPv6(network rules.Network) bool {
 	global := network.Global()
@@ -244,7 +244,7 @@ func (b *builder) exemptProxy(proxy, others rules.Match, byUser bool) {
 	b.Append(nat, chainOutput, "the proxy's own traffic never comes back to it", rules.Return, proxy)
 }
 
-// capturesLoopback tells whether an included range lies in loopback, of either family.
+// capturesLoopback reports whether an included range lies in loopback, of either family.
 func (in Intent) capturesLoopback() bool {
 	return slices.ContainsFunc(in.Outbound, func(p netip.Prefix) bool { return p.Addr().IsLoopback() })
 }

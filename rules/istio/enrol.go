@@ -107,7 +107,7 @@ func (m Mesh) before(pod rules.Pod, names []string, refined Intent) func(rules.N
 	}
 }
 
-// Marked tells whether the injector wrote its status on a pod.
+// Marked reports whether the injector wrote its status on a pod.
 func (Mesh) Marked(pod rules.Pod) bool {
 	_, injected := pod.Annotations[keyStatus]
 	return injected
@@ -208,7 +208,7 @@ func proxyKind(args []string) string {
 	return args[1]
 }
 
-// isAgent tells whether a word is the path of a program, or the agent's bare name. No sub-command of the
+// isAgent reports whether a word is the path of a program, or the agent's bare name. No sub-command of the
 // agent has a slash in it.
 func isAgent(word string) bool { return strings.Contains(word, "/") || word == agent }
 

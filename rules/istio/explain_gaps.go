@@ -40,7 +40,7 @@ func (g *gaps) lookup(p rules.Packet) bool {
 	return g.in.DNSCapture && account.Out(p) && p.Destination.Port() == 53 && g.Captured(p.Family())
 }
 
-// included tells whether a packet goes to one of the included ranges.
+// included reports whether a packet goes to one of the included ranges.
 func (g *gaps) included(p rules.Packet) bool {
 	return slices.ContainsFunc(g.in.Outbound, func(prefix netip.Prefix) bool { return prefix.Contains(p.Destination.Addr()) })
 }
@@ -260,7 +260,7 @@ func (g *gaps) inbound() {
 	}
 }
 
-// passes tells whether inbound capture lets a port pass. With TPROXY Istio has no exception for the tunnel port.
+// passes reports whether inbound capture lets a port pass. With TPROXY Istio has no exception for the tunnel port.
 func (g *gaps) passes(p rules.Packet) bool {
 	port := p.Destination.Port()
 	switch {

@@ -23,7 +23,7 @@ var gapsOf = sync.OnceValue(func() [][]rules.Gap {
 	return all
 })
 
-// around tells whether nothing stopped the packet and no rule gave it to the proxy.
+// around reports whether nothing stopped the packet and no rule gave it to the proxy.
 func (x sent) around() bool {
 	return x.end.Kind == rules.Delivered || x.end.Kind == rules.Leaves
 }

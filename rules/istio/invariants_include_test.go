@@ -13,7 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
-// appOutbound tells whether the packet opens a connection of the app to the outside that nothing excludes.
+// appOutbound reports whether the packet opens a connection of the app to the outside that nothing excludes.
 func (x sent) appOutbound() bool {
 	return x.outbound() && x.first() && x.tcp() && !x.stays() && x.apps() && !x.excludedOwner() && !x.excludedInterface() &&
 		!slices.Contains(x.Intent.OutboundPortsExclude, x.port()) && !x.within(x.Intent.OutboundExclude)
@@ -61,7 +61,7 @@ func (x sent) includedInbound() bool {
 	return slices.Contains(in.Inbound, x.port())
 }
 
-// toPod tells whether the packet opens a connection from outside to the pod itself.
+// toPod reports whether the packet opens a connection from outside to the pod itself.
 func (x sent) toPod() bool {
 	return !x.outbound() && x.first() && x.tcp() && x.end.Kind != rules.Leaves && !x.excludedInterface()
 }

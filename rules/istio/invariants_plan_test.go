@@ -99,7 +99,7 @@ func TestInvariantNothingOfOthersIsNamed(t *testing.T) {
 	}
 }
 
-// covered tells whether a prefix is one of the known ones, or two halves that are.
+// covered reports whether a prefix is one of the known ones, or two halves that are.
 func covered(prefix netip.Prefix, known []netip.Prefix) bool {
 	if slices.Contains(known, prefix) {
 		return true

@@ -118,29 +118,29 @@ func (x sent) outbound() bool { return x.packet.Direction == rules.Outbound }
 
 func (x sent) tcp() bool { return x.packet.Protocol == rules.TCP }
 
-// first tells whether the packet opens a connection: what happens to it happens to all of them.
+// first reports whether the packet opens a connection: what happens to it happens to all of them.
 func (x sent) first() bool { return x.packet.State == rules.StateNew }
 
-// taken tells whether a rule gave the packet to another than the one it was sent to.
+// taken reports whether a rule gave the packet to another than the one it was sent to.
 func (x sent) taken() bool {
 	return x.end.Kind == rules.Redirected || x.end.Kind == rules.TProxied
 }
 
-// byUser tells whether the packet is the proxy's by its user id, byGroup by its group id.
+// byUser reports whether the packet is the proxy's by its user id, byGroup by its group id.
 func (x sent) byUser() bool { return x.packet.Socket && x.packet.UID == x.Intent.UID }
 
 func (x sent) byGroup() bool { return x.packet.Socket && x.packet.GID == x.Intent.GID }
 
 func (x sent) proxys() bool { return x.byUser() || x.byGroup() }
 
-// apps tells whether the packet is an app's, or the kernel's: not the proxy's, and not on a socket or a
+// apps reports whether the packet is an app's, or the kernel's: not the proxy's, and not on a socket or a
 // connection with one of the proxy's marks, which takes a privilege.
 func (x sent) apps() bool {
 	marked := func(mark uint32) bool { return mark == 1337 || mark == 1338 }
 	return !x.proxys() && !marked(x.packet.Mark) && !marked(x.packet.ConnMark)
 }
 
-// stays tells whether a packet that is sent stays in the pod: to an address of its own, or because a mark
+// stays reports whether a packet that is sent stays in the pod: to an address of its own, or because a mark
 // on its socket says so.
 func (x sent) stays() bool {
 	dst := x.packet.Destination.Addr()
@@ -151,7 +151,7 @@ func (x sent) stays() bool {
 		}))
 }
 
-// captured tells whether the packet's family is redirected, resets whether it is reset instead.
+// captured reports whether the packet's family is redirected, resets whether it is reset instead.
 func (x sent) captured() bool { return len(x.rules().Table("nat").Chains) > 0 }
 
 func (x sent) resets() bool { return len(x.rules().Table("filter").Chains) > 0 }
@@ -180,7 +180,7 @@ func (x sent) rerouted() bool {
 	return !x.outbound() && slices.Contains(x.Intent.RerouteInterfaces, x.packet.In)
 }
 
-// excludedOwner tells whether the settings leave the packet's group alone.
+// excludedOwner reports whether the settings leave the packet's group alone.
 func (x sent) excludedOwner() bool {
 	in := x.Intent
 	if in.OwnerGroups == nil {
@@ -193,16 +193,16 @@ func (x sent) within(prefixes []netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(x.packet.Destination.Addr()) })
 }
 
-// lookup tells whether a packet is a name lookup that is to be captured.
+// lookup reports whether a packet is a name lookup that is to be captured.
 func (x sent) lookup() bool { return x.Intent.DNSCapture && x.port() == 53 }
 
-// fromPassthrough tells whether the packet has the address from which the proxy passes on what came in.
+// fromPassthrough reports whether the packet has the address from which the proxy passes on what came in.
 func (x sent) fromPassthrough() bool {
 	src := x.packet.Source.Addr().String()
 	return src == "127.0.0.6" || src == "::6"
 }
 
-// passedOn tells whether the proxy passes on to the app what came in: it sends from the passthrough
+// passedOn reports whether the proxy passes on to the app what came in: it sends from the passthrough
 // address, or with TPROXY from the client's address with the mark, as root of its group.
 func (x sent) passedOn() bool {
 	if x.fromPassthrough() {

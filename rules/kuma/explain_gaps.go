@@ -39,7 +39,7 @@ type gaps struct {
 	account.Gaps
 }
 
-// lookup tells whether a packet goes to the proxy as a name lookup.
+// lookup reports whether a packet goes to the proxy as a name lookup.
 func (g *gaps) lookup(p rules.Packet) bool {
 	if !g.in.DNSCapture || p.Protocol != rules.UDP || p.Destination.Port() != 53 || !g.Captured(p.Family()) {
 		return false
@@ -50,7 +50,7 @@ func (g *gaps) lookup(p rules.Packet) bool {
 	return !g.Proxys(p) && !g.exempt(p)
 }
 
-// behind tells whether a packet comes from behind one of the pod's own networks.
+// behind reports whether a packet comes from behind one of the pod's own networks.
 func (g *gaps) behind(p rules.Packet) bool {
 	return !account.Out(p) && g.Captured(p.Family()) && slices.ContainsFunc(g.in.Networks, func(n Network) bool {
 		prefix, all := strings.CutSuffix(n.Interface, "+")
@@ -58,7 +58,7 @@ func (g *gaps) behind(p rules.Packet) bool {
 	})
 }
 
-// redirected tells whether a packet from behind a network counts as outbound traffic.
+// redirected reports whether a packet from behind a network counts as outbound traffic.
 func (g *gaps) redirected(p rules.Packet) bool {
 	return slices.ContainsFunc(g.in.Networks, func(n Network) bool {
 		one := gaps{in: Intent{Networks: []Network{n}}, Gaps: g.Gaps}
@@ -109,7 +109,7 @@ func (g *gaps) users() {
 	}
 }
 
-// apps tells whether a packet is one of TCP that somebody else than the proxy sends.
+// apps reports whether a packet is one of TCP that somebody else than the proxy sends.
 func (g *gaps) apps(p rules.Packet) bool {
 	return account.Out(p) && account.TCP(p) && !g.Proxys(p)
 }
@@ -154,7 +154,7 @@ func (g *gaps) owner() {
 		"what user %d sends: that is the proxy, and whatever else runs as it goes around it%s", g.UID, apart)
 }
 
-// ownService tells whether the proxy calls its own pod, as one of its clients.
+// ownService reports whether the proxy calls its own pod, as one of its clients.
 func (g *gaps) ownService(p rules.Packet) bool {
 	return g.in.Outbound.Enabled && g.Captured(p.Family()) && g.Stays(p) && p.Destination.Addr() != account.Loopback(p.Family()) &&
 		p.Source.Addr() != passthrough(p.Family())

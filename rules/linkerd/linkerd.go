@@ -115,7 +115,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	return d
 }
 
-// Marked tells whether the injector has been at a pod, or the control plane's own have made it.
+// Marked reports whether the injector has been at a pod, or the control plane's own have made it.
 func (Mesh) Marked(pod rules.Pod) bool {
 	_, labelled := pod.Labels[labelControlPlane]
 	_, injected := pod.Annotations[keyVersion]

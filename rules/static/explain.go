@@ -57,14 +57,14 @@ type gaps struct {
 	account.Gaps
 }
 
-// lookup tells whether a packet is a lookup that is redirected.
+// lookup reports whether a packet is a lookup that is redirected.
 func (g *gaps) lookup(p rules.Packet) bool {
 	exempt := g.Proxys(p) || p.Socket && slices.Contains(g.in.ExemptUIDs, p.UID)
 	return g.in.DNSPort != 0 && account.Out(p) && p.Destination.Port() == 53 && g.Captured(p.Family()) && !exempt &&
 		!slices.ContainsFunc(g.in.ExcludeInterfaces, func(name string) bool { return g.by(p, name) })
 }
 
-// by tells whether a packet leaves or arrives by an interface.
+// by reports whether a packet leaves or arrives by an interface.
 func (g *gaps) by(p rules.Packet, name string) bool {
 	if account.Out(p) {
 		return !g.Stays(p) && p.Out == name

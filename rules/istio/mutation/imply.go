@@ -28,7 +28,7 @@ func contradictory(facts []rules.Match) bool {
 	return false
 }
 
-// excludes tells whether no packet fulfils both conditions.
+// excludes reports whether no packet fulfils both conditions.
 func excludes(a, b rules.Match) bool {
 	if not, ok := opposite(b); ok && implies(a, not) {
 		return true
@@ -72,7 +72,7 @@ func portOf(m rules.Match) string {
 	return ""
 }
 
-// implies tells whether a packet that fulfils the fact fulfils the conclusion.
+// implies reports whether a packet that fulfils the fact fulfils the conclusion.
 func implies(fact, conclusion rules.Match) bool {
 	if list, ok := fact.(rules.NotDestinationPorts); ok {
 		other, ok := conclusion.(rules.NotDestinationPorts)

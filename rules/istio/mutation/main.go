@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Mutation breaks every rule of every plan that the tests know, one thing at a time, and tells whether some
+// Mutation breaks every rule of every plan that the tests know, one thing at a time, and reports whether some
 // packet ends elsewhere. It exits with 1 where a change goes unnoticed that is not known to mean nothing, or
 // where a rule is met by no packet.
 package main
@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// run prints the score of all plans and tells whether it is perfect.
+// run prints the score of all plans and reports whether it is perfect.
 func run(out io.Writer, testdata string, each bool) (perfect bool, err error) {
 	all, err := subjects(testdata)
 	if err != nil {

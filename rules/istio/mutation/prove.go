@@ -140,7 +140,7 @@ func (w way) with(match []rules.Match) []rules.Match {
 	return facts
 }
 
-// harmless tells whether a target does nothing to a packet but to let it go.
+// harmless reports whether a target does nothing to a packet but to let it go.
 func harmless(table rules.Table, target rules.Target, facts []rules.Match) bool {
 	switch target := target.(type) {
 	case rules.Verdict:
@@ -152,7 +152,7 @@ func harmless(table rules.Table, target rules.Target, facts []rules.Match) bool 
 	return false
 }
 
-// idle tells whether rules do nothing to any packet of which the facts hold, so that it might as well have
+// idle reports whether rules do nothing to any packet of which the facts hold, so that it might as well have
 // been let go before them. What only TCP or all but TCP has to fear is looked at one after the other.
 func idle(table rules.Table, before, after []rules.Rule, facts []rules.Match) bool {
 	tcp := rules.Protocol(rules.TCP)
@@ -175,7 +175,7 @@ func idle(table rules.Table, before, after []rules.Rule, facts []rules.Match) bo
 	return true
 }
 
-// again tells whether a later rule has the same target for every packet of which the facts hold, with
+// again reports whether a later rule has the same target for every packet of which the facts hold, with
 // nothing between that stops it.
 func again(table rules.Table, target rules.Target, before, after []rules.Rule, facts []rules.Match) bool {
 	for i, r := range after {
@@ -195,7 +195,7 @@ func again(table rules.Table, target rules.Target, before, after []rules.Rule, f
 // splits is how many conditions of earlier rules are looked at both ways.
 const splits = 3
 
-// taken tells whether rules have ended the walk through their chain for every packet of which the facts hold.
+// taken reports whether rules have ended the walk through their chain for every packet of which the facts hold.
 func taken(table rules.Table, before []rules.Rule, facts []rules.Match, depth int) bool {
 	if contradictory(facts) {
 		return true
@@ -225,7 +225,7 @@ func taken(table rules.Table, before []rules.Rule, facts []rules.Match, depth in
 	return false
 }
 
-// ends tells whether a target never lets a packet go on in its chain. A chain that is jumped to does so where
+// ends reports whether a target never lets a packet go on in its chain. A chain that is jumped to does so where
 // its first rule takes the packet for good.
 func ends(table rules.Table, target rules.Target, facts []rules.Match) bool {
 	switch target := target.(type) {

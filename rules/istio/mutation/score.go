@@ -107,7 +107,7 @@ func (s subject) worlds() ([]world, map[place]bool, error) {
 	return all, met, nil
 }
 
-// tells tells whether any packet ends elsewhere; those that meet the changed rule are the likeliest.
+// tells reports whether any packet ends elsewhere; those that meet the changed rule are the likeliest.
 func (w world) tells(mutated rules.Plan, m Mutant) bool {
 	differs := func(i int) bool {
 		path, err := mutated.Trace(w.packets[i], w.interfaces)
