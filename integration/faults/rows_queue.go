@@ -19,17 +19,17 @@ import (
 // queueRows are about the runtime's queue of plugins, which it takes one after the other.
 func queueRows() []Row {
 	return []Row{
-		{Fault: "meshnetd restarted behind two NRI clients that say nothing, and come again", begin: behindSilent, end: itsTurn},
+		{Fault: "meshnetd restarted behind three NRI clients that say nothing, and come again", begin: behindSilent, end: itsTurn},
 	}
 }
 
-// behindSilent starts meshnetd when two others are before it in the queue.
+// behindSilent starts meshnetd when three others are before it in the queue.
 func behindSilent(ctx context.Context, s *stage) error {
 	s.daemon.Kill()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var clients sync.WaitGroup
 	s.later(func() { cancel(); clients.Wait() })
-	for range 2 {
+	for range 3 {
 		first := make(chan error, 1)
 		clients.Go(func() { silent(ctx, s.lab.NRISocket(), first) })
 		if err := <-first; err != nil {
