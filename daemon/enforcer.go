@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -98,8 +99,9 @@ func (e *Enforcer) SetPolicy(policy Policy) {
 	}
 }
 
-// Sandboxes returns what is known of every pod of the mesh, by namespace and name.
-func (e *Enforcer) Sandboxes() []Sandbox { return e.sandboxes.all() }
+// Sandboxes returns what is known of every pod of the mesh whose sandbox is there at this moment, by namespace and name. Nobody
+// says when one ends; the auditor forgets it later.
+func (e *Enforcer) Sandboxes() []Sandbox { return slices.DeleteFunc(e.sandboxes.all(), Sandbox.gone) }
 
 // Host returns the identities of the host's namespace, which is never touched.
 func (e *Enforcer) Host() []netns.ID { return e.host }

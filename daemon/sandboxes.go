@@ -79,6 +79,9 @@ func (s Sandbox) in(ns entered) error {
 	return nil
 }
 
+// gone reports whether the sandbox's namespace is not there any more.
+func (s Sandbox) gone() bool { return netns.Gone(s.Pod.NetNS, s.NetNS) }
+
 // keeps is in for those who are told by the runtime that the sandbox is still there: it has the namespace that it had,
 // and no other one gets its rules.
 func (s Sandbox) keeps(ns entered) error {

@@ -117,7 +117,7 @@ func TestTakeoverForgets(t *testing.T) {
 	missing.NetNS = "/run/netns/meshnetd-test-that-is-not-there"
 	e.Synchronize(ctx, []rules.Pod{missing, stays})
 	var names []string
-	for _, s := range e.Sandboxes() {
+	for _, s := range e.sandboxes.all() {
 		names = append(names, s.Pod.Name)
 	}
 	if !slices.Equal(names, []string{"stays"}) {
@@ -236,7 +236,7 @@ func TestAuditForgets(t *testing.T) {
 		e.sandboxes.put("web", func(sb *Sandbox) { *sb = known })
 		audit, stop := context.WithCancel(ctx)
 		go e.Audit(audit)
-		eventually(t, "it is forgotten", func() bool { return len(e.Sandboxes()) == 0 })
+		eventually(t, "it is forgotten", func() bool { return e.sandboxes.count() == 0 })
 		stop()
 		e.sandboxes.put("web", func(sb *Sandbox) { *sb = Sandbox{Pod: pod, State: StateProtected, Plan: known.Plan} })
 	}

@@ -280,8 +280,8 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 		}
 		e.sandboxes.amend("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
 		auditNow(t, e)
-		if m.holds(t, stranger.Path).Key() != before.Key() || len(e.Sandboxes()) != 0 {
-			t.Errorf("a namespace that was never this sandbox's: remembered: %d", len(e.Sandboxes()))
+		if m.holds(t, stranger.Path).Key() != before.Key() || e.sandboxes.count() != 0 {
+			t.Errorf("a namespace that was never this sandbox's: remembered: %d", e.sandboxes.count())
 		}
 	}
 	if got := r.events(); slices.Contains(got, EventDrift) || slices.Contains(got, EventUnprotected) {
@@ -336,7 +336,7 @@ func TestAuditIntervalIsTakenOver(t *testing.T) {
 	pod := sandbox(t, "gateway")
 	pod.HostNetwork = true
 	e.Admit(ctx, pod, rules.Container{Name: "istio-proxy", Args: []string{"proxy", "router"}})
-	if n := len(e.Sandboxes()); n != 0 {
+	if n := e.sandboxes.count(); n != 0 {
 		t.Errorf("%d sandboxes remembered", n)
 	}
 	go e.Audit(ctx) // at the default interval, which is longer than this test waits

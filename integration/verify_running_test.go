@@ -93,6 +93,12 @@ func TestVerifyRunningPods(t *testing.T) {
 		if all := expect(0, "default/other: the kernel holds the plan", "", "--all"); strings.Contains(all, "ended") {
 			t.Errorf("a pod that has ended counts:\n%s", all)
 		}
+		// A StatefulSet makes its pod anew under the same name.
+		again := runPod(t, l, "ended", injected())
+		expect(0, "the kernel holds the plan", "", "default/ended")
+		if _, told, _ := d.command(t, "status"); strings.Contains(told, ended.ID[:13]) || !strings.Contains(told, again.ID[:13]) {
+			t.Errorf("of %s, which has ended, and %s the status says\n%s", ended.ID, again.ID, told)
+		}
 		if left := tracked(t, pod.NetNS()); len(left) > 0 {
 			t.Errorf("the kernel remembers %v", left)
 		}

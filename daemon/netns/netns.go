@@ -84,6 +84,15 @@ func identify(path string) (ID, error) {
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
+// Gone reports whether a path that led to a namespace leads there no more. The zero ID is of one that nobody has looked at.
+func Gone(path string, was ID) bool {
+	now, err := identify(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) // any other error shows nothing
+	}
+	return was != (ID{}) && now != was
+}
+
 // Namespace is an open network namespace that is not the host's. It stays the same one whatever happens
 // to the path it was opened by.
 type Namespace struct {
