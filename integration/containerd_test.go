@@ -20,14 +20,14 @@ func address(pod *lab.Pod, i int, port uint16) string {
 	return netip.AddrPortFrom(pod.IPs()[i], port).String()
 }
 
-// Of 100 pods, each app's very first connection must reach the proxy, with its original destination.
+// Of 100 pods, half of them on each runtime, each app's very first connection must reach the proxy, with its original destination.
 func TestFirstConnectionIsCaught(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		runDaemon(t, l)
 		server := runPod(t, l, "server", nil)
 		servers := runServer(t, server, "8080", "server")
 		target := address(server, 0, 8080)
-		const pods, atOnce = 100, 4
+		const pods, atOnce = 50, 4
 		replies := firstConnections(t, l, pods, atOnce, target)
 		for i, reply := range replies {
 			if want := "outbound original_dst=" + target; reply != want {
@@ -134,7 +134,7 @@ func TestTrafficOfRealPods(t *testing.T) {
 				if strings.HasPrefix(a.to, "[") {
 					network = "tcp6"
 				}
-				reply, err := firstAct(within(t, 20*time.Second), a.from, a.uid, network, a.to)
+				reply, err := firstAct(within(t, time.Minute), a.from, a.uid, network, a.to)
 				if err != nil || !strings.HasPrefix(reply, a.want) {
 					t.Errorf("got %q %v, want %q", reply, err, a.want)
 				}
@@ -145,7 +145,7 @@ func TestTrafficOfRealPods(t *testing.T) {
 			t.Errorf("a pod outside the mesh has rules:\n%s", saved)
 		}
 		for name, annotations := range map[string]map[string]string{"host": nil, "host-injected": injected()} {
-			pod, err := l.RunPod(within(t, 20*time.Second), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
+			pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
 			if err != nil {
 				t.Fatalf("a hostNetwork pod is refused: %v", err)
 			}
@@ -192,7 +192,7 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		spec := lab.PodSpec{Name: "web", UID: "1234", Annotations: injected(key, "10.0.0.0/8,10.1.0.0")}
 		for attempt := range uint32(2) { // kubelet tries again and again
 			spec.Attempt = attempt
-			_, err := l.RunPod(within(t, 20*time.Second), spec)
+			_, err := l.RunPod(within(t, time.Minute), spec)
 			want := `meshnetd refuses pod default/web: annotation ` + key + `: "10.0.0.0/8,10.1.0.0": item 2, "10.1.0.0", is not a CIDR`
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Fatalf("got %v\nwant %s", err, want)
@@ -200,7 +200,7 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		}
 		daemon.event(t, "pod_blocked", "default/web")
 		spec.Attempt, spec.Annotations = 2, injected(key, "10.0.0.0/8")
-		pod, err := l.RunPod(within(t, 20*time.Second), spec)
+		pod, err := l.RunPod(within(t, time.Minute), spec)
 		if err != nil {
 			t.Fatalf("mended: %v", err)
 		}
@@ -229,7 +229,7 @@ func TestDaemonRestarted(t *testing.T) {
 		}
 		second.event(t, "pod_late", "default/missed")
 		runProxy(t, missed)
-		reply, err := firstAct(within(t, 20*time.Second), missed, app, "tcp4", "203.0.113.7:80")
+		reply, err := firstAct(within(t, time.Minute), missed, app, "tcp4", "203.0.113.7:80")
 		if err != nil || reply != "outbound original_dst=203.0.113.7:80" {
 			t.Errorf("got %q %v", reply, err)
 		}

@@ -171,7 +171,7 @@ func nothingLeft(t *testing.T, l *lab.Lab) {
 	if len(sandboxes.GetItems())+len(containers.GetContainers()) > 0 {
 		t.Errorf("left: %v %v", sandboxes.GetItems(), containers.GetContainers())
 	}
-	err = lab.Poll(within(t, 10*time.Second), func() (bool, error) {
+	err = lab.Poll(within(t, time.Minute), func() (bool, error) {
 		left, err := filepath.Glob(filepath.Join(l.Dir(), "state", "io.containerd.grpc.v1.cri", "netns", "*"))
 		if len(left) > 0 && t.Context().Err() == nil {
 			return false, err

@@ -82,7 +82,7 @@ func (s *scene) asked(t *testing.T, network string) tally {
 func (s *scene) expectAsked(t *testing.T, network string, want tally) {
 	t.Helper()
 	var have tally
-	err := lab.Poll(within(t, 5*time.Second), func() (bool, error) {
+	err := lab.Poll(within(t, time.Minute), func() (bool, error) {
 		have = s.asked(t, network)
 		return have == want, nil
 	})

@@ -83,7 +83,7 @@ func (s *scene) refine(t *testing.T) {
 	}
 	spec := s.proxySpec
 	spec.Attempt, spec.Env = 1, append(spec.Env, "INVALID_DROP=true")
-	if _, err := s.web.CreateContainer(within(t, 20*time.Second), spec); err != nil {
+	if _, err := s.web.CreateContainer(within(t, time.Minute), spec); err != nil {
 		t.Fatal(err)
 	}
 	if text := s.written(t); !strings.Contains(text, drop) {

@@ -22,7 +22,11 @@ func TestAttacks17(t *testing.T) { play(t, lab.Containerd17, true) }
 
 func play(t *testing.T, version lab.Version, attackers bool) {
 	t.Helper()
-	w := openWorld(t, version)
+	program := binary
+	if attackers {
+		program = bounded
+	}
+	w := openWorld(t, version, program)
 	var results []faults.Result
 	for _, row := range w.Rows() {
 		if row.Attacker != attackers {
@@ -46,7 +50,7 @@ func play(t *testing.T, version lab.Version, attackers bool) {
 
 // The short form of `make soak`.
 func TestSoak(t *testing.T) {
-	w := openWorld(t, lab.Containerd24)
+	w := openWorld(t, lab.Containerd24, binary)
 	soak := faults.Soak{Pods: 60, AtOnce: 4, Seed: uint64(time.Now().UnixNano())}
 	r, err := w.Soak(t.Context(), soak)
 	if err != nil {
@@ -61,11 +65,11 @@ func TestSoak(t *testing.T) {
 }
 
 // openWorld runs a private containerd, and what faults are played on, until the test ends.
-func openWorld(t *testing.T, version lab.Version) *faults.World {
+func openWorld(t *testing.T, version lab.Version, program func() (string, error)) *faults.World {
 	t.Helper()
 	opts := faults.Options{Lab: labOptions(t, version)}
 	var err error
-	if opts.Meshnetd, err = binary(); err != nil {
+	if opts.Meshnetd, err = program(); err != nil {
 		t.Fatal(err)
 	}
 	if opts.Lab.Standin, err = standin(); err != nil {

@@ -73,7 +73,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 // protect takes a pod through the flow and expects it to be protected.
 func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) daemon.Outcome {
 	t.Helper()
-	o := e.Enforce(within(t, 10*time.Second), daemon.ByHand, pod)
+	o := e.Enforce(within(t, time.Minute), daemon.ByHand, pod)
 	if o.Result != daemon.Protected {
 		t.Fatalf("%s: %s: %v", pod, o.Result, o.Err)
 	}

@@ -37,7 +37,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 		spec := proxyContainer
 		spec.User, spec.Group = 1000719999, 1000719999 // as OpenShift gives them
 		spec.Env = append(spec.Env, "ISTIO_META_DNS_CAPTURE=true", "INVALID_DROP=true")
-		if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
+		if _, err := pod.RunContainer(within(t, time.Minute), spec); err != nil {
 			t.Fatal(err)
 		}
 		daemon.event(t, "pod_refined", "default/web")
@@ -59,7 +59,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 		}
 		runContainer(t, pod, "app", "pause")
 		spec.Attempt = 1 // the proxy is restarted
-		if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
+		if _, err := pod.RunContainer(within(t, time.Minute), spec); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -71,7 +71,7 @@ func TestValidationRefinesThePod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		daemon := runDaemon(t, l, "istio.outbound_port = 16001", "istio.inbound_port = 16006")
 		pod := runPod(t, l, "web", injected())
-		if _, err := pod.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
+		if _, err := pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
 			Args: []string{"istio-iptables", "-p", "16001", "-z", "16006", "-u", "2000", "-g", "2000", "--run-validation", "--skip-rule-apply"}}); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,7 @@ func TestGatewayLosesItsRules(t *testing.T) {
 		pod := runPod(t, l, "gateway", injected())
 		spec := proxyContainer
 		spec.Args = []string{"proxy", "router"}
-		if _, err := pod.CreateContainer(within(t, 20*time.Second), spec); err != nil {
+		if _, err := pod.CreateContainer(within(t, time.Minute), spec); err != nil {
 			t.Fatal(err)
 		}
 		daemon.event(t, "pod_refined", "default/gateway")
@@ -139,8 +139,8 @@ func TestAuthorLoosensAfterInjection(t *testing.T) {
 
 func refusedToLoosen(t *testing.T, pod *lab.Pod, spec lab.ContainerSpec) {
 	t.Helper()
-	_, err := pod.CreateContainer(within(t, 20*time.Second), spec)
-	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container istio-proxy of pod default/web") || !strings.Contains(err.Error(), "may_loosen") {
+	_, err := pod.CreateContainer(within(t, time.Minute), spec)
+	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+spec.Name+" of pod default/web") || !strings.Contains(err.Error(), "may_loosen") {
 		t.Errorf("%q, %q: %v", spec.Args, spec.Env, err)
 	}
 }
@@ -150,7 +150,7 @@ func TestProxyIdentityIsRefused(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
 	daemon := runDaemon(t, l)
 	pod := runPod(t, l, "web", injected())
-	_, err := pod.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: proxy})
+	_, err := pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: proxy})
 	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container app of pod default/web") {
 		t.Errorf("got %v", err)
 	}
@@ -177,18 +177,18 @@ func TestImpostorsAreRefused(t *testing.T) {
 		{Name: "linkerd-network-validator", Args: attempt, User: proxy, Group: app},
 		{Name: "setgid", Args: append([]string{"setgid", fmt.Sprint(proxy)}, attempt...), User: app, Group: app, Groups: []int64{proxy}},
 	} {
-		_, err := pod.RunContainer(within(t, 20*time.Second), spec)
+		_, err := pod.RunContainer(within(t, time.Minute), spec)
 		if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+spec.Name+" of pod default/web") {
 			t.Errorf("%s: got %v", spec.Name, err)
 		}
 	}
 	daemon.event(t, "pod_blocked", "default/web")
 	runProxy(t, pod)
-	c, err := pod.RunContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: "app", Args: append(attempt, "--exit"), User: app, Group: app, Groups: []int64{1336}})
+	c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: append(attempt, "--exit"), User: app, Group: app, Groups: []int64{1336}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, err := c.WaitEvent(within(t, 10*time.Second), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
+	if e, err := c.WaitEvent(within(t, time.Minute), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
 		t.Errorf("an honest container reached %q, %v", e.Reply, err)
 	}
 }
@@ -206,11 +206,11 @@ func TestSetgidFilesGoAround(t *testing.T) {
 		if name == "setgid" {
 			args = append([]string{"setgid", fmt.Sprint(proxy)}, args...)
 		}
-		c, err := pod.RunContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app, Groups: []int64{proxy}})
+		c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app, Groups: []int64{proxy}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e, err := c.WaitEvent(within(t, 10*time.Second), "connected"); err != nil || !strings.HasPrefix(e.Reply, want) {
+		if e, err := c.WaitEvent(within(t, time.Minute), "connected"); err != nil || !strings.HasPrefix(e.Reply, want) {
 			t.Errorf("%s reached %q, %v", name, e.Reply, err)
 		}
 	}
@@ -221,7 +221,7 @@ func TestImagesOfProxies(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
 	runDaemon(t, l, `proxy_images = ["registry.example/istio/proxyv2:*"]`)
 	pod := runPod(t, l, "web", injected())
-	if _, err := pod.CreateContainer(within(t, 20*time.Second), proxyContainer); err == nil || !strings.Contains(err.Error(), "is none of proxy_images") {
+	if _, err := pod.CreateContainer(within(t, time.Minute), proxyContainer); err == nil || !strings.Contains(err.Error(), "is none of proxy_images") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -239,7 +239,7 @@ annotation = "traffic.sidecar.istio.io/excludeOutboundPorts"
 allow = ["5432", "9000-9100"]`)
 	const key = "traffic.sidecar.istio.io/excludeOutboundPorts"
 	run := func(namespace, name, value string) (*lab.Pod, error) {
-		return l.RunPod(within(t, 20*time.Second), lab.PodSpec{Namespace: namespace, Name: name, Annotations: injected(key, value)})
+		return l.RunPod(within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name, Annotations: injected(key, value)})
 	}
 	if pod, err := run("shop", "allowed", "5432,9050"); err != nil || !strings.Contains(saved(t, pod), "--dport 9050 -j RETURN") {
 		t.Errorf("what is allowed: %v", err)
@@ -279,12 +279,12 @@ func TestNoContainerAfterAFlush(t *testing.T) {
 	runProxy(t, pod)
 	flush(t, pod)
 	spec := lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: app, Group: app}
-	if _, err := pod.CreateContainer(within(t, 20*time.Second), spec); err == nil || !strings.Contains(err.Error(), "the sandbox has lost its rules") {
+	if _, err := pod.CreateContainer(within(t, time.Minute), spec); err == nil || !strings.Contains(err.Error(), "the sandbox has lost its rules") {
 		t.Errorf("got %v", err)
 	}
 	daemon.event(t, "pod_blocked", "default/web")
 	spec.Attempt = 1 // as the kubelet does
-	if _, err := pod.RunContainer(within(t, 20*time.Second), spec); err != nil {
+	if _, err := pod.RunContainer(within(t, time.Minute), spec); err != nil {
 		t.Errorf("the next try: %v", err)
 	}
 	daemon.event(t, "drift_repaired", "default/web")
@@ -299,7 +299,7 @@ func TestLatePodIsStopped(t *testing.T) {
 		daemon.event(t, "pod_stopped", "default/running")
 		daemon.event(t, "pod_protected", "default/waiting")
 		for pod, want := range map[*lab.Pod]bool{running: false, waiting: true} {
-			if ready, err := pod.Ready(within(t, 20*time.Second)); err != nil || ready != want {
+			if ready, err := pod.Ready(within(t, time.Minute)); err != nil || ready != want {
 				t.Errorf("%s: ready %v, %v", pod.Spec.Name, ready, err)
 			}
 		}
@@ -341,7 +341,7 @@ func TestUserNamespacedPod(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
 	host := hostRules(t)
 	daemon := runDaemon(t, l)
-	web, err := l.RunPod(within(t, 20*time.Second), lab.PodSpec{Name: "web", UserNS: true, Annotations: injected()})
+	web, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "web", UserNS: true, Annotations: injected()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,7 @@ func TestUserNamespacedPod(t *testing.T) {
 		t.Errorf("its rules were written by %s", line.Backend)
 	}
 	for name, id := range map[string]int64{"istio-proxy": 2000, "app": app} {
-		if _, err := web.CreateContainer(within(t, 20*time.Second), lab.ContainerSpec{Name: name, Args: proxyContainer.Args, User: id, Group: id, Env: proxyContainer.Env}); err != nil {
+		if _, err := web.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: name, Args: proxyContainer.Args, User: id, Group: id, Env: proxyContainer.Env}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

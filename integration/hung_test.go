@@ -28,7 +28,7 @@ func TestHungDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Kill(daemon.PID(), syscall.SIGCONT) })
-	_, err = l.RunPod(within(t, 30*time.Second), lab.PodSpec{Name: "first"})
+	_, err = l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "first"})
 	if err != nil && !strings.Contains(err.Error(), "plugin 10-meshnetd failed to handle RunPodSandbox") {
 		t.Errorf("the pod that it was asked about: %v", err)
 	}
@@ -41,7 +41,7 @@ func TestHungDaemon(t *testing.T) {
 	if err := syscall.Kill(daemon.PID(), syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.Poll(within(t, 30*time.Second), func() (bool, error) {
+	if err := lab.Poll(within(t, time.Minute), func() (bool, error) {
 		return strings.Count(daemon.Log(), `"event":"nri_connected"`) == 2, nil
 	}); err != nil {
 		t.Fatalf("it is not connected again: %v\n%s", err, daemon.Log())

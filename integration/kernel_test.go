@@ -69,13 +69,13 @@ func TestForeignRulesStay(t *testing.T) {
 				if diff := missing(before, all()); diff != "" {
 					t.Errorf("gone from the namespace while the plan is in it:\n%s", diff)
 				}
-				if changed, err := e.Remove(within(t, 10*time.Second), ns.Path); err != nil || !changed {
+				if changed, err := e.Remove(within(t, time.Minute), ns.Path); err != nil || !changed {
 					t.Fatalf("remove: %v, changed %v", err, changed)
 				}
 				if diff := cmp.Diff(before, all()); diff != "" {
 					t.Errorf("after remove (-before +after):\n%s", diff)
 				}
-				if changed, err := e.Remove(within(t, 10*time.Second), ns.Path); err != nil || changed {
+				if changed, err := e.Remove(within(t, time.Minute), ns.Path); err != nil || changed {
 					t.Errorf("a second remove: %v, changed %v", err, changed)
 				}
 			})
@@ -131,7 +131,7 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 				pod := meshed(ns.Path, "sidecar.istio.io/interceptionMode", "TPROXY")
 				pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true"}}}
 				protect(t, e, pod)
-				ctx := within(t, 20*time.Second)
+				ctx := within(t, time.Minute)
 				if o := e.Verify(ctx, pod); o.Err != nil || len(o.Differences) > 0 {
 					t.Fatalf("right after: %v %q", o.Err, o.Differences)
 				}
@@ -161,7 +161,7 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 			pod := meshed(ns.Path)
 			pod.SandboxID = "web"
 			protect(t, e, pod)
-			ctx := within(t, 20*time.Second)
+			ctx := within(t, time.Minute)
 			id := int64(app)
 			validate := func() daemon.Outcome { return e.Validate(ctx, pod, rules.Container{Name: "app", UID: &id, GID: &id}) }
 			if o := validate(); o.Error() != nil {
@@ -186,11 +186,11 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 // A path that leads to the host's namespace is that of a hostNetwork pod, and nothing is touched.
 func TestHostNamespaceIsLeftAlone(t *testing.T) {
 	e := newEnforcer(t, variants[0], istio.Standard())
-	o := e.Enforce(within(t, 10*time.Second), daemon.SandboxStarted, meshed("/proc/thread-self/ns/net"))
+	o := e.Enforce(within(t, time.Minute), daemon.SandboxStarted, meshed("/proc/thread-self/ns/net"))
 	if o.Result != daemon.Skipped || o.Decision.Reason != rules.ReasonHostNetwork || o.Error() != nil {
 		t.Errorf("got %s, %s, %v", o.Result, o.Decision.Reason, o.Err)
 	}
-	if _, err := e.Remove(within(t, 10*time.Second), "/proc/thread-self/ns/net"); !errors.Is(err, netns.ErrHost) {
+	if _, err := e.Remove(within(t, time.Minute), "/proc/thread-self/ns/net"); !errors.Is(err, netns.ErrHost) {
 		t.Errorf("remove: got %v, want a refusal", err)
 	}
 }
@@ -201,7 +201,7 @@ func TestPodThatSetsItselfUp(t *testing.T) {
 	ns := nstest.New(t, "10.0.0.7/24")
 	ns.RunInput(t, "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n", "iptables-nft-restore", "--noflush")
 	pod := meshed(ns.Path, "sidecar.istio.io/status", `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if o := e.Enforce(ctx, daemon.ByHand, pod); o.Result != daemon.Skipped {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}
@@ -230,7 +230,7 @@ func TestRefusals(t *testing.T) {
 			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are. Ask the administrator of the node`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := e.Enforce(within(t, 10*time.Second), daemon.SandboxStarted, tt.pod)
+			o := e.Enforce(within(t, time.Minute), daemon.SandboxStarted, tt.pod)
 			if o.Result != tt.result || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) {
 				t.Errorf("got %s, %v\nwant %s, %s", o.Result, o.Error(), tt.result, tt.want)
 			}

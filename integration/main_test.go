@@ -5,11 +5,20 @@
 package integration
 
 import (
+	"fmt"
+	"os"
 	"testing"
+	"time"
 
+	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(lab.Run) == "" {
+		if err := os.Setenv(lab.Run, fmt.Sprint(os.Getpid(), time.Now().UnixNano())); err != nil {
+			panic(err)
+		}
+	}
 	nstest.MainInParts(m, "TestFaults24", "TestFaults17", "TestAttacks24", "TestAttacks17", "TestSoak", "TestTrafficEndToEnd", "TestConformance", "TestFirstConnectionIsCaught")
 }

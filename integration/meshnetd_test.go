@@ -16,10 +16,14 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
-// The programs of this module that tests run, the daemon with the race detector.
+// The programs of this module that tests run. The daemon has the race detector, but where it is held to its bounds of time
+// and memory, which are those of the program that operators run.
 var (
 	binary = sync.OnceValues(func() (string, error) {
 		return lab.Build(context.Background(), "meshnetd-race", "./cmd/meshnetd", "-race")
+	})
+	bounded = sync.OnceValues(func() (string, error) {
+		return lab.Build(context.Background(), "meshnetd-bounded", "./cmd/meshnetd")
 	})
 	standin = sync.OnceValues(func() (string, error) { return lab.BuildStandin(context.Background()) })
 )
@@ -78,7 +82,7 @@ func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := l.RunDaemon(within(t, 20*time.Second), path, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
+	d, err := l.RunDaemon(within(t, time.Minute), path, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +97,7 @@ func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 
 func (d meshnetd) wait(t *testing.T, match func(lab.Line) bool) lab.Line {
 	t.Helper()
-	line, err := d.Wait(within(t, 20*time.Second), match)
+	line, err := d.Wait(within(t, time.Minute), match)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +112,7 @@ func (d meshnetd) event(t *testing.T, event, pod string) lab.Line {
 
 func (d meshnetd) terminate(t *testing.T) {
 	t.Helper()
-	if err := d.Terminate(within(t, 10*time.Second)); err != nil {
+	if err := d.Terminate(within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 }
@@ -124,7 +128,7 @@ func injected(more ...string) map[string]string {
 
 func runPod(t *testing.T, l *lab.Lab, name string, annotations map[string]string) *lab.Pod {
 	t.Helper()
-	pod, err := l.RunPod(within(t, 30*time.Second), lab.PodSpec{Name: name, Annotations: annotations})
+	pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: name, Annotations: annotations})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +138,7 @@ func runPod(t *testing.T, l *lab.Lab, name string, annotations map[string]string
 // runContainer runs a container of the app.
 func runContainer(t *testing.T, pod *lab.Pod, name string, args ...string) *lab.Container {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, 30*time.Second), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app})
+	c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,12 +152,12 @@ var proxyContainer = lab.ContainerSpec{Name: "istio-proxy", Args: []string{"prox
 // runProxy runs the stand-in proxy and waits for its listeners.
 func runProxy(t *testing.T, pod *lab.Pod) {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, 30*time.Second), proxyContainer)
+	c, err := pod.RunContainer(within(t, time.Minute), proxyContainer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, addr := range proxyListeners {
-		if _, err := c.WaitFor(within(t, 10*time.Second), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
+		if _, err := c.WaitFor(within(t, time.Minute), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -165,7 +169,7 @@ func runServer(t *testing.T, pod *lab.Pod, port, name string) []*lab.Container {
 	var all []*lab.Container
 	for family, addr := range map[string]string{"4": "0.0.0.0:", "6": "[::]:"} {
 		c := runContainer(t, pod, name+family, "serve", addr+port, name)
-		if _, err := c.WaitEvent(within(t, 10*time.Second), "listening"); err != nil {
+		if _, err := c.WaitEvent(within(t, time.Minute), "listening"); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, c)

@@ -72,11 +72,11 @@ func TestIstioValidationInAPod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		runDaemon(t, l, `proxy_identity = "off"`) // the stand-in has words of its own
 		pod := runPod(t, l, "web", injected())
-		c, err := pod.RunContainer(within(t, 30*time.Second), lab.ContainerSpec{Name: "istio-validation", Args: []string{"validate"}, User: proxy, Group: proxy})
+		c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", Args: []string{"validate"}, User: proxy, Group: proxy})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if code, err := c.Wait(within(t, 20*time.Second)); err != nil || code != 0 {
+		if code, err := c.Wait(within(t, time.Minute)); err != nil || code != 0 {
 			events, _ := c.Events()
 			t.Errorf("ends with %d, %v: %+v", code, err, events)
 		}

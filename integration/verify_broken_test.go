@@ -104,7 +104,7 @@ func (c checked) found(t *testing.T, b breakage) {
 	if !slices.ContainsFunc(wrong, func(line string) bool { return strings.Contains(line, b.finds) }) {
 		t.Errorf("no %q in\n%s", b.finds, strings.Join(wrong, "\n"))
 	}
-	o := c.enforce.Verify(within(t, 10*time.Second), c.spec)
+	o := c.enforce.Verify(within(t, time.Minute), c.spec)
 	if o.Err != nil || (len(o.Differences) == 0) != b.unseen {
 		t.Errorf("the comparison sees %q, %v; want nothing: %v", o.Differences, o.Err, b.unseen)
 	}

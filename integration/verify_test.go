@@ -54,7 +54,7 @@ func newChecked(t *testing.T, variant, mode string) checked {
 // send sends the packets for the plan that the pod is to hold.
 func (c checked) send(t *testing.T) []traffic.Check {
 	t.Helper()
-	o := c.enforce.Verify(within(t, 10*time.Second), c.spec)
+	o := c.enforce.Verify(within(t, time.Minute), c.spec)
 	if o.Err != nil {
 		t.Fatal(o.Err)
 	}
@@ -84,7 +84,7 @@ func sendIn(t *testing.T, path string, plan rules.Plan) []traffic.Check {
 // settled waits until the kernel uses every address of the namespace: until then packets for it do not stay there.
 func settled(t *testing.T, ns *netns.Namespace) {
 	t.Helper()
-	for ctx := within(t, 10*time.Second); ; {
+	for ctx := within(t, time.Minute); ; {
 		var late []string
 		if err := ns.Do(func() error {
 			addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
@@ -224,7 +224,7 @@ func TestTrafficOfOtherPlans(t *testing.T) {
 				tt.change(&defaults)
 				p := newPair(t, variant, defaults, meshed("", tt.annotations...))
 				pod := meshed(p.pod.Path, tt.annotations...)
-				checks := sendIn(t, p.pod.Path, newEnforcer(t, variant, defaults).Verify(within(t, 10*time.Second), pod).Plan)
+				checks := sendIn(t, p.pod.Path, newEnforcer(t, variant, defaults).Verify(within(t, time.Minute), pod).Plan)
 				right(t, checks)
 				for _, want := range tt.seen {
 					if places(checks)[want] == 0 {
@@ -249,7 +249,7 @@ func TestTrafficByAnExcludedInterface(t *testing.T) {
 			annotations := []string{"sidecar.istio.io/interceptionMode", mode, "traffic.sidecar.istio.io/excludeInterfaces", "net1"}
 			p := newPair(t, backend.IPTables, istio.Standard(), meshed("", annotations...), map[string][]string{"TPROXY": {"--transparent"}}[mode]...)
 			p.pod.Run(t, "sh", "-ec", "ip link add net1 type veth peer other1; ip addr add 10.5.0.1/24 dev net1; ip link set net1 up; ip link set other1 up; sysctl -qw net.ipv4.ip_forward=1")
-			plan := newEnforcer(t, backend.IPTables, istio.Standard()).Verify(within(t, 10*time.Second), meshed(p.pod.Path, annotations...)).Plan
+			plan := newEnforcer(t, backend.IPTables, istio.Standard()).Verify(within(t, time.Minute), meshed(p.pod.Path, annotations...)).Plan
 			seen := map[string]int{}
 			for _, c := range sendIn(t, p.pod.Path, plan) {
 				switch c.Verdict {

@@ -59,9 +59,9 @@ type stage struct {
 }
 
 const (
-	rowLimit        = 30 * time.Second // for a fault and the recovery from it
-	cleanLimit      = 30 * time.Second // for looking at what was seen, and for removing the pods
-	roundsMeanwhile = 2                // tries of the kubelet while the fault lasts
+	rowLimit        = 2 * time.Minute // for a fault and the recovery from it
+	cleanLimit      = 2 * time.Minute // for looking at what was seen, and for removing the pods
+	roundsMeanwhile = 2               // tries of the kubelet while the fault lasts
 )
 
 // Result is what a row showed.

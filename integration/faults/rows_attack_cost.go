@@ -21,29 +21,29 @@ import (
 
 // costAttacks are what a tenant without any right does whose pods ask for as much as Kubernetes lets them write.
 func costAttacks() []Row {
+	specs := lab.Greedy()
+	tried := &greed{specs, make([]atomic.Int64, len(specs))}
 	return []Row{
-		{Fault: "pods of each mesh with 250 kB of lists, tried over and over, while 4 pods start", Pods: 4, Everywhere: true, begin: greedyPods, end: satedPods},
+		{Fault: "pods of each mesh with 250 kB of lists, tried over and over, while 4 pods start", Pods: 4, Everywhere: true, begin: tried.begin, end: tried.end},
 		{Fault: "sandboxes of each mesh with 250 kB of lists are there when meshnetd starts, and 4 pods after it", Pods: 4, Everywhere: true, Absent: true,
 			begin: greedySandboxes, end: stayedSmall},
 	}
 }
 
-// greedyPods are tried as a kubelet does, all at once, until the row's other pods were.
-func greedyPods(ctx context.Context, s *stage) error {
+// greed is pods that are tried as a kubelet does, all at once, until the row's other pods were and each was refused.
+type greed struct {
+	specs   []lab.PodSpec
+	refused []atomic.Int64 // times, by the place among specs
+}
+
+func (g *greed) begin(ctx context.Context, s *stage) error {
 	ctx, stop := context.WithCancel(ctx)
 	var tries sync.WaitGroup
-	specs := lab.Greedy()
-	refused := make([]atomic.Int64, len(specs))
 	s.later(func() {
 		stop()
 		tries.Wait()
-		for i := range refused {
-			if refused[i].Load() == 0 {
-				s.failed(fmt.Errorf("%s was never refused", specs[i].Name))
-			}
-		}
 	})
-	for i, spec := range specs {
+	for i, spec := range g.specs {
 		spec.UID = s.unique(spec.Name)
 		tries.Go(func() {
 			for spec.Attempt = 0; ctx.Err() == nil; spec.Attempt++ {
@@ -54,7 +54,7 @@ func greedyPods(ctx context.Context, s *stage) error {
 					s.failed(fmt.Errorf("%s was let through", spec.Name))
 					return
 				case overBudget(err):
-					refused[i].Add(1)
+					g.refused[i].Add(1)
 				default:
 					s.failed(err)
 				}
@@ -64,13 +64,18 @@ func greedyPods(ctx context.Context, s *stage) error {
 	return nil
 }
 
-func overBudget(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "more than the") && strings.Contains(err.Error(), "(budget.")
-}
-
-func satedPods(ctx context.Context, s *stage) error {
+func (g *greed) end(ctx context.Context, s *stage) error {
+	for i, spec := range g.specs {
+		if err := lab.Poll(ctx, func() (bool, error) { return g.refused[i].Load() > 0, nil }); err != nil {
+			return fmt.Errorf("%s was never refused: %w", spec.Name, err)
+		}
+	}
 	s.restore()
 	return stayedSmall(ctx, s)
+}
+
+func overBudget(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "more than the") && strings.Contains(err.Error(), "(budget.")
 }
 
 // greedySandboxes are made while nobody is there who could refuse them.

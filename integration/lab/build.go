@@ -19,6 +19,10 @@ func BuildStandin(ctx context.Context) (string, error) {
 	return Build(ctx, "standin", "./integration/standin", "-trimpath", "-ldflags", "-s -w")
 }
 
+// Run is the environment variable by which the processes of one run of tests know each other: a program is built for the
+// first of them, and is the others' as it is.
+const Run = "MESHNETD_TEST_RUN"
+
 // Build builds a program of the module that the current directory is in, and returns its path in the module's
 // directory build. What is up to date stays as it is, and one builds at a time: another process may run it.
 func Build(ctx context.Context, name, pkg string, flags ...string) (string, error) {
@@ -38,6 +42,10 @@ func Build(ctx context.Context, name, pkg string, flags ...string) (string, erro
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("build %s: wait for another build of it: %w", name, err)
 	}
+	run, mark := os.Getenv(Run), filepath.Join(filepath.Dir(path), "."+name+".run")
+	if built, err := os.ReadFile(mark); err == nil && run != "" && string(built) == run {
+		return path, nil
+	}
 	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build"}, flags, []string{"-o", path, pkg})...)
 	cmd.Dir, cmd.Env = root, os.Environ()
 	if !slices.Contains(flags, "-race") {
@@ -45,6 +53,9 @@ func Build(ctx context.Context, name, pkg string, flags ...string) (string, erro
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w: %s", name, err, bytes.TrimSpace(out))
+	}
+	if err := os.WriteFile(mark, []byte(run), 0o644); err != nil {
+		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	return path, nil
 }

@@ -19,7 +19,7 @@ import (
 // Limits of Close, which must not depend on anybody's context.
 const (
 	removePodsTimeout = 30 * time.Second
-	killTimeout       = 10 * time.Second
+	killTimeout       = time.Minute
 )
 
 // Directories that containerd 1.7 and libcni use whatever they are told.

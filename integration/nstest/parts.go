@@ -41,7 +41,7 @@ func enterEach(pattern string, long []string) (worst int, failed error) {
 	slices.SortStableFunc(names, func(a, b string) int { return urgency(long, a) - urgency(long, b) })
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	slots := make(chan struct{}, 2*runtime.NumCPU())
+	slots := make(chan struct{}, runtime.NumCPU()+1)
 	for _, name := range names {
 		slots <- struct{}{}
 		wg.Go(func() {
