@@ -58,12 +58,12 @@ type Policy struct {
 
 // Enforcer takes pods through the flow.
 type Enforcer struct {
-	// Stop ends a sandbox so that the kubelet makes a new one; nil where that is not possible. It is set
+	// StopSandbox ends a sandbox so that the kubelet makes a new one; nil where that is not possible. It is set
 	// before the first pod.
-	Stop func(ctx context.Context, sandboxID string) error
-	// Others reports whether another meshnetd runs on this node, as in a rolling update; nil is no. It is set
+	StopSandbox func(ctx context.Context, sandboxID string) error
+	// OtherDaemons reports whether another meshnetd runs on this node, as in a rolling update; nil is no. It is set
 	// before the first pod.
-	Others func() bool
+	OtherDaemons func() bool
 
 	host      []netns.ID
 	locks     *netns.Locks
@@ -224,14 +224,14 @@ func (e *Enforcer) decide(o *Outcome) {
 		return
 	}
 	if o.Decision.Action == rules.Enrol && o.Pod.NetNS == "" {
-		o.Decision.Action, o.Decision.Reason = rules.Rejected, rules.ReasonNoNetNS
+		o.Decision.Action, o.Decision.Reason = rules.Reject, rules.ReasonNoNetNS
 		o.Decision.Detail = "the runtime names no network namespace for the sandbox, so there is nothing to put rules into"
 	}
 	switch o.Decision.Action {
 	case rules.Enrol: // its result is still to come
 	case rules.Skip:
 		o.Result = Skipped
-	case rules.Rejected:
+	case rules.Reject:
 		o.Result, o.Err = Refused, errors.New(o.Decision.Detail)
 	}
 }

@@ -69,9 +69,9 @@ func (o Outcome) protectedEvent() string {
 		return EventRepaired
 	case o.Outdated:
 		return EventOutdated
-	case o.Trigger == ContainerCreated && o.Known && o.Changed && o.Refined:
+	case o.Trigger == ContainerCreated && o.WasEnrolled && o.Changed && o.Refined:
 		return EventRefined
-	case o.Trigger == ContainerCreated && o.Known && o.Changed:
+	case o.Trigger == ContainerCreated && o.WasEnrolled && o.Changed:
 		return EventRepaired
 	}
 	return EventProtected

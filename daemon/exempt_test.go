@@ -81,7 +81,7 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 			m.put(t, pod.NetNS, plan)
 			e, r := severalMeshes(t, m)
 			e.with(tt.change)
-			e.Stop = func(context.Context, string) error { t.Error("stopped"); return nil }
+			e.StopSandbox = func(context.Context, string) error { t.Error("stopped"); return nil }
 			check := func(when string) {
 				t.Helper()
 				if known, _ := e.sandboxes.get("web"); known.State != StateExempt || !strings.HasPrefix(known.Detail, "sets itself up: init container "+tt.init) {
@@ -268,7 +268,7 @@ func on(t *testing.T, f Firewall, meshes ...rules.Mesh) *Enforcer {
 		p.Node.Meshes = meshes
 		for _, mesh := range []rules.Mesh{istios, consuls, kumas, linkerds} {
 			if !slices.ContainsFunc(meshes, func(m rules.Mesh) bool { return m.Name() == mesh.Name() }) {
-				p.Node.Off = append(p.Node.Off, mesh)
+				p.Node.Disabled = append(p.Node.Disabled, mesh)
 			}
 		}
 	})

@@ -28,7 +28,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	known, ok := e.expected(ctx, pod)
 	settled := ok && known.covers(pod, e.refining([]rules.Container{c}))
 	if settled {
-		o.Known, o.Decision, o.Plan, o.NetNS = known.enrolled(), known.Decision, known.Plan, known.NetNS
+		o.WasEnrolled, o.Decision, o.Plan, o.NetNS = known.enrolled(), known.Decision, known.Plan, known.NetNS
 		o.Result = Protected
 		if known.State == StateExempt {
 			o.Result = Skipped
@@ -40,7 +40,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	}
 	if o.Error() == nil {
 		// The proxy, and with it the ids that go around the mesh, may come after it.
-		e.sandboxes.amend(pod.SandboxID, func(sb *Sandbox) { sb.Users = overlay(sb.Users, users(c)) })
+		e.sandboxes.amend(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, users(c)) })
 	}
 	e.news(o)
 	return o
@@ -65,7 +65,7 @@ func (e *Enforcer) news(o Outcome) {
 	if errors.Is(o.Err, context.Canceled) {
 		return // the daemon is being stopped, and the next one is asked again
 	}
-	if o.Changed || o.Readdressed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.Known) {
+	if o.Changed || o.Readdressed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.WasEnrolled) {
 		e.record(o)
 	}
 }
@@ -118,7 +118,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
 		o = e.identify(e.enforce(ctx, o), c)
-	} else if o.Known = known.enrolled(); o.Known {
+	} else if o.WasEnrolled = known.enrolled(); o.WasEnrolled {
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 			o.enter(StageVerify)
 			if intact, err := e.intact(ctx, known); err == nil && intact {

@@ -32,7 +32,7 @@ func TestContainersOfAProtectedPodTakeNothingAway(t *testing.T) {
 		for _, allowed := range []bool{false, true} {
 			m := newMemory()
 			e, r := newEnforcer(t, m)
-			e.with(func(p *Policy) { p.Node.Looser = effect.NewLooser() })
+			e.with(func(p *Policy) { p.Node.Loosening = effect.NewLoosening() })
 			if allowed {
 				e.with(mayLoosen)
 			}

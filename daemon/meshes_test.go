@@ -50,9 +50,9 @@ func ofLinkerd(t *testing.T, id string) rules.Pod {
 // without switches a mesh off.
 func without(name string) func(*Policy) {
 	return func(p *Policy) {
-		meshes := slices.Concat(p.Node.Meshes, p.Node.Off)
+		meshes := slices.Concat(p.Node.Meshes, p.Node.Disabled)
 		i := slices.IndexFunc(meshes, func(mesh rules.Mesh) bool { return mesh.Name() == name })
-		p.Node.Off = []rules.Mesh{meshes[i]}
+		p.Node.Disabled = []rules.Mesh{meshes[i]}
 		p.Node.Meshes = slices.Delete(meshes, i, i+1)
 	}
 }

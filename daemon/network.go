@@ -43,7 +43,7 @@ func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) error {
 	if o.network = now; err != nil || now.Equal(known.network) {
 		return err
 	}
-	plan, err := known.Plan.Around(now), nil
+	plan, err := known.Plan.WithIPv6Around(now), nil
 	if known.State != StateOutdated {
 		plan, err = known.Decision.Planner(now)
 	}

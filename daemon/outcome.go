@@ -66,7 +66,7 @@ type Outcome struct {
 	Result      Result
 	Changed     bool          // the kernel was changed
 	Running     bool          // of Takeover: one of its containers had been started
-	Known       bool          // its rules had been verified before
+	WasEnrolled bool          // it was known to belong to the mesh before this look
 	Refined     bool          // its rules are other ones than before: a container said more about it
 	Readdressed bool          // its addresses are other ones, and so are its rules, or what goes around them
 	Outdated    bool          // protected by the whole rules of another version or configuration

@@ -44,7 +44,7 @@ type Sandbox struct {
 	Since    time.Time
 	Took     time.Duration // of the work that led to this state
 	Detail   string
-	Users    []rules.Container // the containers that were let through, with their ids where they are known
+	Admitted []rules.Container // the containers that were let through, with their ids where they are known
 	Backend  string            // what wrote its rules
 	Drift    Drift
 
@@ -58,7 +58,7 @@ type Sandbox struct {
 
 // refused reports whether the sandbox ran when it was taken over, and must not.
 func (s Sandbox) refused() bool {
-	return s.State == StateUnprotected && s.Decision.Action == rules.Rejected
+	return s.State == StateUnprotected && s.Decision.Action == rules.Reject
 }
 
 // unsettled reports whether the auditor is to take the sandbox over once more.

@@ -21,7 +21,7 @@ func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 	err := e.visit(ctx, o, func(ns entered) error {
 		// Read again: with the lock held, nobody learns more about this pod meanwhile.
 		known, _ := e.sandboxes.get(o.Pod.SandboxID)
-		o.Known = known.enrolled()
+		o.WasEnrolled = known.enrolled()
 		same := known.keeps
 		if o.Trigger == Audited {
 			same = known.in
@@ -46,7 +46,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	if err := o.step(ctx, StageDecide); err != nil {
 		return err
 	}
-	if o.Known && o.Trigger != Takeover && known.said(o.Pod.Containers) {
+	if o.WasEnrolled && o.Trigger != Takeover && known.said(o.Pod.Containers) {
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
 		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
 		o.Pod.NetNS = path
@@ -56,7 +56,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		return e.protect(ctx, ns, o, known)
 	}
 	o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
-	if o.Known { // by what enrolled it: another configuration is for pods that start from now on
+	if o.WasEnrolled { // by what enrolled it: another configuration is for pods that start from now on
 		o.node = known.node
 	}
 	e.decide(o)
@@ -89,14 +89,14 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	if err := e.plan(ns, o); err != nil {
 		return err
 	}
-	o.Refined = o.Known && known.key != o.key
+	o.Refined = o.WasEnrolled && known.key != o.key
 	return e.protect(ctx, ns, o, known)
 }
 
 // left reports whether a pod that is taken over is outside every mesh, and may have the rules of one that was switched
 // off since: it keeps them, and they are looked after.
 func (e *Enforcer) left(o Outcome) bool {
-	return o.Result == Skipped && o.node.Left(o.Pod)
+	return o.Result == Skipped && o.node.ClaimedByDisabled(o.Pod)
 }
 
 // overtaken refuses a proxy that comes to run as a container does which was let through before it: rules
@@ -106,7 +106,7 @@ func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
 	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().identity(o.Pod) != config.IdentityRefuse {
 		return
 	}
-	for _, c := range known.Users {
+	for _, c := range known.Admitted {
 		if o.Impostor = o.Decision.Impostor(c); o.Impostor != "" {
 			o.Result, o.Err = Refused, errors.New(o.Impostor)
 			return
@@ -123,7 +123,7 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 		o.Running = known.State == StateUnprotected && known.running
 		return e.make(ctx, ns, o)
 	case ContainerValidated, Takeover, Audited:
-		if o.Known && o.key != known.key { // by its addresses: nobody has changed its rules
+		if o.WasEnrolled && o.key != known.key { // by its addresses: nobody has changed its rules
 			return e.make(ctx, ns, o)
 		}
 	}
@@ -132,13 +132,13 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	}
 	// Another plan that is whole is one of an earlier meshnetd, or of one that is taking over from this one.
 	replace := o.Trigger == Takeover && policy.ReplaceOutdated
-	if !replace && (o.Trigger == Takeover || e.others()) {
+	if !replace && (o.Trigger == Takeover || e.otherDaemons()) {
 		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
 			return err
 		}
 	}
 	leave := o.Running && policy.CatchUp != config.CatchUpApply && !replace
-	if o.Known {
+	if o.WasEnrolled {
 		leave = policy.OnDrift != config.DriftRepair && !replace
 		o.Drifted = known.State != StateFailing && !replace
 	}
@@ -157,7 +157,7 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 }
 
 // others reports whether another meshnetd runs on this node.
-func (e *Enforcer) others() bool { return e.Others != nil && e.Others() }
+func (e *Enforcer) otherDaemons() bool { return e.OtherDaemons != nil && e.OtherDaemons() }
 
 // found is the outcome that says what was found, before it is repaired. The time is that of the outcome which
 // says that it was.
@@ -269,7 +269,7 @@ func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool,
 	if o.network, err = network(ns, o.Pod); err != nil {
 		return false, err
 	}
-	o.planned(own.Around(o.network))
+	o.planned(own.WithIPv6Around(o.network))
 	o.Result, o.Err, o.Outdated, o.Differences = Protected, nil, true, nil
 	e.remember(o, StateOutdated, e.still(ctx, ns, seen).generation)
 	return true, nil
@@ -279,7 +279,7 @@ func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool,
 // the rules say whose traffic they let pass. What the configuration forbids by now, or what it switched off, is no
 // reason against them.
 func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
-	writers := o.node.Writers(plan)
+	writers := o.node.OnlyWritersOf(plan)
 	wrote := func(mesh rules.Mesh) bool { return mesh.Name() == o.Decision.Mesh }
 	if o.Decision.Action != rules.Enrol || !slices.ContainsFunc(writers.Meshes, wrote) {
 		o.node, o.node.Annotations = writers, nil
@@ -288,7 +288,7 @@ func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
 		e.decide(&again)
 		o.Decision = again.Decision
 	}
-	o.Decision.Proxy = o.Decision.Proxy.Of(plan)
+	o.Decision.Proxy = o.Decision.Proxy.IdentifiedBy(plan)
 }
 
 // protected labels the namespace with the plan it was read to hold, and remembers the sandbox.
@@ -317,7 +317,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	}
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, network: o.network, NetNS: o.NetNS, Since: time.Now(),
-			Took: time.Since(o.Began), Detail: detail, Users: sb.Users, Drift: sb.Drift, node: o.node,
+			Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
 	})
 }

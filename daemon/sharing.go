@@ -135,7 +135,7 @@ func (s *sharing) refuses(o *Outcome, now time.Time) bool {
 		return false
 	}
 	o.Stage = StageBudget
-	o.Decision.Action, o.Decision.Reason = rules.Rejected, rules.ReasonOverTime
+	o.Decision.Action, o.Decision.Reason = rules.Reject, rules.ReasonOverTime
 	o.Result, o.Err = Refused, fmt.Errorf("%s, and all pods of the node would wait for it again. It is looked at once more after %s, "+
 		"or when its annotations or containers change: shorten their lists of ports and ranges; where they are short, the node is too slow",
 		why, till.UTC().Format(time.DateTime+"Z"))

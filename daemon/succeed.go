@@ -45,7 +45,7 @@ func (e *Enforcer) own(ctx context.Context, ns entered) (rules.Plan, error) {
 	if err != nil {
 		return rules.Plan{}, err
 	}
-	own, err := ns.routes.Own(all.Of(rules.Plan{V4: v4, V6: v6}))
+	own, err := ns.routes.Own(all.Narrow(rules.Plan{V4: v4, V6: v6}))
 	own.V4, own.V6 = v4, v6
 	return own, err
 }

@@ -86,7 +86,7 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 		}
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
 		sb.Pod.Containers = overlay(sb.Pod.Containers, said)
-		sb.Users = overlay(sb.Users, users(pod.Containers...))
+		sb.Admitted = overlay(sb.Admitted, users(pod.Containers...))
 	})
 	return pending
 }
@@ -158,7 +158,7 @@ func (e *Enforcer) conclude(o Outcome) {
 	if o.gone() {
 		e.sandboxes.forget(o.Pod.SandboxID)
 	}
-	if o.Result == Unprotected && e.policy.Load().CatchUp == config.CatchUpStop && e.Stop != nil {
+	if o.Result == Unprotected && e.policy.Load().CatchUp == config.CatchUpStop && e.StopSandbox != nil {
 		// Not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us.
 		go e.stop(o)
 		return
@@ -170,7 +170,7 @@ func (e *Enforcer) conclude(o Outcome) {
 func (e *Enforcer) stop(o Outcome) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if err := e.Stop(ctx, o.Pod.SandboxID); err != nil {
+	if err := e.StopSandbox(ctx, o.Pod.SandboxID); err != nil {
 		o.Err = fmt.Errorf("%w; and its sandbox could not be stopped: %w", o.Err, err)
 	} else {
 		o.Stopped = true

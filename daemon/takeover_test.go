@@ -71,7 +71,7 @@ func TestTakeover(t *testing.T) {
 			p := *e.policy.Load()
 			p.CatchUp, p.ReplaceOutdated = tt.catchUp, tt.replace
 			e.SetPolicy(p)
-			e.Stop = func(_ context.Context, id string) error {
+			e.StopSandbox = func(_ context.Context, id string) error {
 				if id != "web" {
 					return fmt.Errorf("asked to stop %q", id)
 				}

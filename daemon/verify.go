@@ -28,7 +28,7 @@ func (e *Enforcer) Sandbox(id string) (Sandbox, bool) { return e.sandboxes.get(i
 func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 	known, ok := e.sandboxes.get(id)
 	o := begin(ByHand, known.Pod)
-	o.Decision, o.Plan, o.key, o.node, o.Known = known.Decision, known.Plan, known.key, known.node, known.enrolled()
+	o.Decision, o.Plan, o.key, o.node, o.WasEnrolled = known.Decision, known.Plan, known.key, known.node, known.enrolled()
 	o = e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
 		switch {
 		case !ok:
@@ -93,7 +93,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 			return err
 		}
 		o.enter(StageDecide)
-		o.Pod, o.Known = known.Pod, known.enrolled()
+		o.Pod, o.WasEnrolled = known.Pod, known.enrolled()
 		e.decide(o)
 		if e.setsItselfUp(o, known) {
 			if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
@@ -105,7 +105,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 			if err := e.plan(ns, o); err != nil {
 				return err
 			}
-		case o.Known:
+		case o.WasEnrolled:
 			o.Result, o.Err = "", nil
 			o.Decision, o.node = known.Decision, known.node
 			o.planned(known.Plan)
@@ -125,7 +125,7 @@ func (e *Enforcer) mend(ctx context.Context, ns entered, o *Outcome, known Sandb
 		return err
 	}
 	o.Running = known.State == StateUnprotected && known.running
-	o.Drifted = o.Known && known.key == o.key && len(found) > 0
+	o.Drifted = o.WasEnrolled && known.key == o.key && len(found) > 0
 	err = e.make(ctx, ns, o)
 	if err == nil {
 		o.Differences = found

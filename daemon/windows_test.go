@@ -215,7 +215,7 @@ func TestForgedLabel(t *testing.T) {
 		t.Error("an empty namespace was taken for the rules of another version")
 	}
 	// While another meshnetd runs, whole rules of its plan are left to it.
-	e.Others = func() bool { return true }
+	e.OtherDaemons = func() bool { return true }
 	forge(foreign)
 	if o := e.Validate(ctx, pod, app); o.Error() != nil {
 		t.Errorf("rules of the other daemon: %v", o.Error())

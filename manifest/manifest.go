@@ -230,10 +230,10 @@ func (c container) container(pod podSecurity) rules.Container {
 		}
 	}
 	return rules.Container{Name: c.Name, Image: qualified(c.Image), Args: slices.Concat(c.Command, c.Args),
-		Headless: len(c.Command) == 0 && len(c.Args) > 0, Env: env,
+		ArgsOnly: len(c.Command) == 0 && len(c.Args) > 0, Env: env,
 		UID:    cmp.Or(c.SecurityContext.RunAsUser, pod.RunAsUser).value(),
 		GID:    cmp.Or(c.SecurityContext.RunAsGroup, pod.RunAsGroup).value(),
-		Groups: pod.groups(), NoRaw: c.SecurityContext.noRaw()}
+		Groups: pod.groups(), DropsNetRaw: c.SecurityContext.noRaw()}
 }
 
 // qualified returns the name of an image that says its registry, or "": what a runtime makes of a shorter one is not

@@ -34,8 +34,8 @@ func TestRead(t *testing.T) {
 		HostNetwork: true,
 		IPs:         []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")},
 		Containers: []rules.Container{
-			{Name: "istio-validation", Args: []string{"istio-iptables", "-p", "15001", "-x", ""}, Headless: true, UID: ptr(999)},
-			{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}, Headless: true,
+			{Name: "istio-validation", Args: []string{"istio-iptables", "-p", "15001", "-x", ""}, ArgsOnly: true, UID: ptr(999)},
+			{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}, ArgsOnly: true,
 				Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true", "TWICE": "last"}, UID: ptr(1337), GID: ptr(0)},
 			{Name: "app", Env: map[string]string{}, UID: ptr(999)},
 		},
@@ -92,13 +92,13 @@ func TestReadSmall(t *testing.T) {
 		{"command and arguments", "kind: Pod\nspec: {initContainers: [{name: a, command: [/bin/x, y], args: [z]}, {name: b, command: [x]}]}\n",
 			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Args: []string{"/bin/x", "y", "z"}}, {Name: "b", Args: []string{"x"}}}}},
 		{"arguments without a command", "kind: Pod\nspec: {containers: [{name: a, args: [z]}]}\n",
-			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Args: []string{"z"}, Headless: true}}}},
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Args: []string{"z"}, ArgsOnly: true}}}},
 		{"additional groups", "kind: Pod\nspec: {securityContext: {fsGroup: 1, supplementalGroups: [2, 3]}, initContainers: [{name: a}], containers: [{name: b, securityContext: {runAsGroup: 4}}]}\n",
 			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Groups: []uint32{2, 3, 1}}, {Name: "b", GID: ptr(4), Groups: []uint32{2, 3, 1}}}}},
 		{"capabilities", "kind: Pod\nspec: {containers: [{name: a, securityContext: {capabilities: {drop: [ALL]}}}, {name: b, securityContext: {capabilities: {drop: [net_raw]}}}, " +
 			"{name: c, securityContext: {capabilities: {drop: [ALL], add: [CAP_NET_RAW]}}}, {name: d, securityContext: {capabilities: {drop: [NET_ADMIN]}}}, " +
 			"{name: e, securityContext: {privileged: true, capabilities: {drop: [ALL]}}}]}\n",
-			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", NoRaw: true}, {Name: "b", NoRaw: true}, {Name: "c"}, {Name: "d"}, {Name: "e"}}}},
+			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", DropsNetRaw: true}, {Name: "b", DropsNetRaw: true}, {Name: "c"}, {Name: "d"}, {Name: "e"}}}},
 		{"images", "kind: Pod\nspec: {containers: [{name: a, image: 'registry.example/x:1'}, {name: b, image: 'localhost:5000/y@sha256:00'}, {name: c, image: z}, {name: d, image: library/z}]}\n",
 			rules.Pod{Namespace: "default", Complete: true, Containers: []rules.Container{{Name: "a", Image: "registry.example/x:1"}, {Name: "b", Image: "localhost:5000/y@sha256:00"}, {Name: "c"}, {Name: "d"}}}},
 		{"runtime class", "kind: Pod\nspec: {runtimeClassName: nvidia}\n", rules.Pod{Namespace: "default", RuntimeHandler: "nvidia"}},

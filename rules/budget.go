@@ -25,43 +25,45 @@ func (b Budget) orStandard() Budget {
 	return Budget{cmp.Or(b.Bytes, standard.Bytes), cmp.Or(b.Items, standard.Items), cmp.Or(b.Rules, standard.Rules)}
 }
 
-// Wish is something that a pod says about itself and that its mesh would read, counted.
-type Wish struct {
+// Input is the size of something that a pod says about itself and that its mesh would read.
+type Input struct {
 	Kind, Name string // such as "annotation" and its key
 	Bytes      int
 	Items      int
 }
 
-// Text is a wish without a list.
-func Text(kind, name, value string) Wish { return Wish{Kind: kind, Name: name, Bytes: len(value)} }
+// TextInput measures a value that is not a list.
+func TextInput(kind, name, value string) Input {
+	return Input{Kind: kind, Name: name, Bytes: len(value)}
+}
 
-// List is one whose items have commas between them, and perhaps in them: they count as more then.
-func List(kind, name, value string) Wish {
-	w := Text(kind, name, value)
+// ListInput measures a comma-separated list. A comma within an item makes it count as two, which errs on the safe side.
+func ListInput(kind, name, value string) Input {
+	in := TextInput(kind, name, value)
 	if value != "" {
-		w.Items = 1 + strings.Count(value, ",")
+		in.Items = 1 + strings.Count(value, ",")
 	}
-	return w
+	return in
 }
 
 // Exceeded says what is over the budget, "" where nothing is.
-func (b Budget) Exceeded(wishes ...Wish) (problem string) {
+func (b Budget) Exceeded(inputs ...Input) (problem string) {
 	b = b.orStandard()
 	bytes, items := 0, 0
-	for _, w := range wishes {
-		bytes, items = bytes+w.Bytes, items+w.Items
+	for _, in := range inputs {
+		bytes, items = bytes+in.Bytes, items+in.Items
 		if bytes > b.Bytes {
-			return w.over("bytes", w.Bytes, bytes, b.Bytes)
+			return in.over("bytes", in.Bytes, bytes, b.Bytes)
 		}
 		if items > b.Items {
-			return w.over("items", w.Items, items, b.Items)
+			return in.over("items", in.Items, items, b.Items)
 		}
 	}
 	return ""
 }
 
-func (w Wish) over(what string, own, sum, most int) string {
-	text := fmt.Sprintf("%s %s has %d %s", w.Kind, w.Name, own, what)
+func (in Input) over(what string, own, sum, most int) string {
+	text := fmt.Sprintf("%s %s has %d %s", in.Kind, in.Name, own, what)
 	if sum > own {
 		text += fmt.Sprintf(", %d with what else decides about the pod", sum)
 	}

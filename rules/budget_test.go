@@ -99,7 +99,7 @@ func TestBudgetsEdge(t *testing.T) {
 
 func refused(t *testing.T, d rules.Decision, parts ...string) {
 	t.Helper()
-	if d.Action != rules.Rejected || d.Reason != rules.ReasonOverBudget || d.Planner != nil {
+	if d.Action != rules.Reject || d.Reason != rules.ReasonOverBudget || d.Planner != nil {
 		t.Errorf("%s (%s): %.200s", d.Action, d.Reason, d.Detail)
 	}
 	for _, part := range parts {

@@ -9,7 +9,7 @@ import (
 )
 
 // CapturePolicy is what the plans of pods in some namespaces have to capture, and which pods an injector's mark does not
-// keep out of the mesh. It judges what follows from a pod's wishes, whoever wrote them. A nil list allows anything.
+// keep out of the mesh. It judges what follows from a pod's settings, whoever wrote them. A nil list allows anything.
 type CapturePolicy struct {
 	Namespaces  []string // patterns of path.Match; none is every namespace
 	Place       string   // where the configuration has it
@@ -183,7 +183,7 @@ func (n Node) marked(pod Pod) bool {
 }
 
 // govern is the node's last word on what the meshes decide: containers take nothing away that the sandbox has, and what
-// follows from a pod's wishes is within its namespace's policy.
+// follows from a pod's settings is within its namespace's policy.
 func (n Node) govern(pod Pod, d Decision) Decision {
 	if d.Action == Skip {
 		if d.Marked = n.marked(pod); !d.Marked { // most pods of a node
@@ -196,8 +196,8 @@ func (n Node) govern(pod Pod, d Decision) Decision {
 func (n Node) judge(pod Pod, d Decision) Decision {
 	policy, found := n.policy(pod.Namespace)
 	reject := func(reason Reason, detail string) Decision {
-		d.Account.step(string(Rejected) + " (" + string(reason) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account, Marked: d.Marked}
+		d.Account.step(string(Reject) + " (" + string(reason) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Reject, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account, Marked: d.Marked}
 	}
 	const ask = "; [[policy]] in the node's configuration says in which namespaces containers may (may_loosen)"
 	switch d.Action {
@@ -232,7 +232,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if found {
 			d.Account.step("what the plan captures is within " + policy.String())
 		}
-	case Rejected:
+	case Reject:
 	}
 	return d
 }
@@ -258,17 +258,17 @@ func (n Node) loosened(pod Pod, d Decision) (mesh, detail string) {
 
 // looser says what a plan lets go that the sandbox's alone would not, "" where that is nothing.
 func (n Node) looser(d Decision, network Network, plan Plan) string {
-	if d.Before == nil {
+	if d.SandboxPlanner == nil {
 		return ""
 	}
-	before, err := d.Before(network)
+	before, err := d.SandboxPlanner(network)
 	switch {
 	case err != nil:
 		return err.Error()
 	case before.Key() == plan.Key():
 		return ""
-	case n.Looser == nil:
+	case n.Loosening == nil:
 		return "its rules are others"
 	}
-	return n.Looser(before, plan)
+	return n.Loosening(before, plan)
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func governed(policies ...rules.CapturePolicy) rules.Node {
-	return rules.Node{RuntimeHandlers: []string{""}, Looser: effect.NewLooser(), Policies: policies, Meshes: []rules.Mesh{
+	return rules.Node{RuntimeHandlers: []string{""}, Loosening: effect.NewLoosening(), Policies: policies, Meshes: []rules.Mesh{
 		istio.Mesh{Defaults: istio.Standard()}, consul.Mesh{Defaults: consul.Standard()}, kuma.Mesh{Defaults: kuma.Standard()},
 		linkerd.Mesh{Defaults: linkerd.Standard()}}}
 }
@@ -83,14 +83,14 @@ func TestContainersTakeNothingAway(t *testing.T) {
 			node := governed()
 			node.Meshes[0] = istio.Mesh{Defaults: tt.defaults}
 			d := node.Decide(tt.pod)
-			if refused := d.Action == rules.Rejected; refused != tt.refused || refused && d.Reason != rules.ReasonLoosened {
+			if refused := d.Action == rules.Reject; refused != tt.refused || refused && d.Reason != rules.ReasonLoosened {
 				t.Errorf("%s (%s): %s", d.Action, d.Reason, d.Detail)
 			}
 			if d.Mesh == "" {
 				t.Error("no mesh")
 			}
 			node.Policies = []rules.CapturePolicy{{Namespaces: []string{"other"}}, {Namespaces: []string{"sh*"}, MayLoosen: true}}
-			if d := node.Decide(tt.pod); d.Action == rules.Rejected {
+			if d := node.Decide(tt.pod); d.Action == rules.Reject {
 				t.Errorf("where it is allowed: %s: %s", d.Reason, d.Detail)
 			}
 			if e := node.Explain(tt.pod); e.Action != node.Decide(tt.pod).Action {

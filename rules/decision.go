@@ -12,9 +12,9 @@ type Action string
 
 // The three things that can be decided for a pod.
 const (
-	Skip     Action = "skip"
-	Enrol    Action = "redirect"
-	Rejected Action = "reject"
+	Skip   Action = "skip"
+	Enrol  Action = "redirect"
+	Reject Action = "reject"
 )
 
 // Reason says in one stable word why a pod is skipped, enrolled or rejected.
@@ -48,16 +48,16 @@ const (
 // Decision is the pure answer to "what about this pod?". Planner is called with the pod's network once a
 // namespace has been entered; it is nil unless Action is Enrol.
 type Decision struct {
-	Mesh    string // "" where the reason is not one mesh's
-	Action  Action
-	Reason  Reason
-	Detail  string // one sentence for the pod's author
-	Intent  any    // the mesh's settings for this pod, for explanations
-	Proxy   Proxy  // whose traffic the rules let pass; of Enrol only
-	Planner func(Network) (Plan, error)
-	Before  func(Network) (Plan, error) // what its sandbox alone gives, with whatever containers add; nil is the same
-	Marked  bool                        // of Skip: an injector has been here
-	Account *Account                    // of a decision by Explain only
+	Mesh           string // "" where the reason is not one mesh's
+	Action         Action
+	Reason         Reason
+	Detail         string // one sentence for the pod's author
+	Intent         any    // the mesh's settings for this pod, for explanations
+	Proxy          Proxy  // whose traffic the rules let pass; of Enrol only
+	Planner        func(Network) (Plan, error)
+	SandboxPlanner func(Network) (Plan, error) // what its sandbox alone gives, with whatever containers add; nil is the same
+	Marked         bool                        // of Skip: an injector has been here
+	Account        *Account                    // of a decision by Explain only
 }
 
 // Mesh knows what one service mesh's labels and annotations mean.
@@ -91,8 +91,8 @@ func (e *InputError) Error() string {
 	return fmt.Sprintf("%s: %q: %s", e.Place, shortened(e.Value, longestValue), shortened(e.Problem, longestProblem))
 }
 
-// Short is a text of the pod as a note quotes it.
-func Short(text string) string { return shortened(text, longestValue) }
+// Excerpt is a text of the pod as a note quotes it.
+func Excerpt(text string) string { return shortened(text, longestValue) }
 
 func shortened(text string, most int) string {
 	if len(text) <= most {

@@ -34,8 +34,8 @@ type Explainer interface {
 	Explain(Pod) Decision
 }
 
-// Leaky is an intent that can say what of a pod's traffic its plan does not capture.
-type Leaky interface {
+// GapReporter is an intent that can say what of a pod's traffic its plan does not capture.
+type GapReporter interface {
 	// Gaps says what does not go through the pod's proxy by this plan, in a pod with these interfaces.
 	Gaps(Plan, []Interface) []Gap
 }

@@ -65,9 +65,9 @@ func (n Network) without(ours []netip.Prefix) Network {
 	return n
 }
 
-// Around says of a plan without rules of IPv6 what a pod in this network has for it. It is for plans that were read
-// from a kernel.
-func (p Plan) Around(network Network) Plan {
+// WithIPv6Around returns a plan that was read from a kernel with what becomes of IPv6 in this network: where the plan has
+// no rules for it and the pod has an address of it, it goes around the proxy.
+func (p Plan) WithIPv6Around(network Network) Plan {
 	p.WithoutIPv6, p.Notes = "", nil
 	if !p.V6.Empty() || network.NoIPv6 {
 		return p

@@ -77,7 +77,7 @@ func (p Proxy) index(name string) int {
 // they do not drop it: packets of such sockets meet no rule.
 func (d Decision) PacketSockets(pod Pod) (names []string) {
 	for _, c := range pod.Containers {
-		if pod.Complete && !c.NoRaw && d.Proxy.index(c.Name) < 0 {
+		if pod.Complete && !c.DropsNetRaw && d.Proxy.index(c.Name) < 0 {
 			names = append(names, c.Name)
 		}
 	}
@@ -89,7 +89,7 @@ func (s Sidecar) runs(c Container) bool {
 	if len(c.Args) == 0 || len(s.Command) == 0 || begins(c.Args, s.Command) {
 		return true
 	}
-	return c.Headless && (strings.HasPrefix(c.Args[0], "-") || len(s.Command) > 1 && begins(c.Args, s.Command[1:]))
+	return c.ArgsOnly && (strings.HasPrefix(c.Args[0], "-") || len(s.Command) > 1 && begins(c.Args, s.Command[1:]))
 }
 
 func begins(args, command []string) bool {
@@ -118,13 +118,13 @@ func (c Container) beginning() []string {
 
 // Identity returns what Impostor looks at, in little memory.
 func (c Container) Identity() Container {
-	return Container{Name: c.Name, Args: c.beginning(), Headless: c.Headless, Image: c.Image, UID: c.UID, GID: c.GID, Groups: slices.Clone(c.Groups[:min(len(c.Groups), mostGroups+1)])}
+	return Container{Name: c.Name, Args: c.beginning(), ArgsOnly: c.ArgsOnly, Image: c.Image, UID: c.UID, GID: c.GID, Groups: slices.Clone(c.Groups[:min(len(c.Groups), mostGroups+1)])}
 }
 
-// Of returns the proxy with the ids that the rules of a plan name first, where they name any: groups that
+// IdentifiedBy returns the proxy with the ids that the rules of a plan name first, where they name any: groups that
 // are merely left out of capture come after it. Users who are left out may come before it, so that its own
 // stays where the plan names it anywhere.
-func (p Proxy) Of(plan Plan) Proxy {
+func (p Proxy) IdentifiedBy(plan Plan) Proxy {
 	uid := slices.ContainsFunc(plan.all(), func(r Rule) bool { return slices.Contains(r.owners(), p.UID) })
 	gid := false
 	for _, r := range plan.all() {

@@ -35,7 +35,7 @@ func TestImpostor(t *testing.T) {
 		return "container " + name + " has the proxy's name and identity, and runs \"" + what + "\" instead of \"" + of +
 			"\": what it sends would go around the mesh. Leave the container as the injector makes it" + exempting
 	}
-	headless := func(args ...string) rules.Container { c := runs("istio-proxy", args...); c.Headless = true; return c }
+	headless := func(args ...string) rules.Container { c := runs("istio-proxy", args...); c.ArgsOnly = true; return c }
 	image := func(name string) rules.Container {
 		c := runs("istio-proxy", "/usr/local/bin/pilot-agent", "proxy")
 		c.Image = name
@@ -78,7 +78,7 @@ func TestImpostor(t *testing.T) {
 		{"without the program, of a manifest", headless("proxy", "sidecar"), ""},
 		{"flags, of a manifest", headless("-addresses"), ""},
 		{"other words, of a manifest", headless("sleep"), instead("istio-proxy", "sleep", "pilot-agent proxy")},
-		{"one word, of a manifest", rules.Container{Name: "simple", Args: []string{"x"}, Headless: true, UID: id(1337)}, instead("simple", "x", "simple")},
+		{"one word, of a manifest", rules.Container{Name: "simple", Args: []string{"x"}, ArgsOnly: true, UID: id(1337)}, instead("simple", "x", "simple")},
 		{"whatever it runs", runs("house-proxy", "x"), ""},
 		{"a very long word", runs("istio-proxy", strings.Repeat("x", 100)), instead("istio-proxy", strings.Repeat("x", 64), "pilot-agent proxy")},
 		{"an app of that name with another user", rules.Container{Name: "istio-proxy", Args: []string{"sh"}, UID: id(7)}, ""},
@@ -104,7 +104,7 @@ func TestImpostor(t *testing.T) {
 	if d.Proxy.GID = rules.NoID; d.Impostor(rules.Container{Name: "app", UID: id(0), Groups: many}) != "" {
 		t.Error("a proxy without a group of its own has none that others could be in")
 	}
-	for _, action := range []rules.Action{rules.Skip, rules.Rejected} {
+	for _, action := range []rules.Action{rules.Skip, rules.Reject} {
 		d := enrolled()
 		d.Action = action
 		if got := d.Impostor(rules.Container{Name: "app", UID: id(1337)}); got != "" {
@@ -125,7 +125,7 @@ func TestIdentityIsSmall(t *testing.T) {
 	if len(got.Args) != 3 || len(strings.Join(got.Args, "")) != 3*64 || got.Env != nil || len(got.Groups) != 129 || cap(got.Groups) > 256 {
 		t.Errorf("%d words, %d bytes, %d variables, %d groups in room for %d", len(got.Args), len(strings.Join(got.Args, "")), len(got.Env), len(got.Groups), cap(got.Groups))
 	}
-	small := rules.Container{Name: "app", Args: []string{"a"}, UID: id(1), GID: id(2), Groups: []uint32{3}, Image: "i", Headless: true}
+	small := rules.Container{Name: "app", Args: []string{"a"}, UID: id(1), GID: id(2), Groups: []uint32{3}, Image: "i", ArgsOnly: true}
 	if diff := cmp.Diff(small, small.Identity()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -133,7 +133,7 @@ func TestIdentityIsSmall(t *testing.T) {
 
 // Packet sockets are the manifest's to tell, and the proxy's are its own business.
 func TestPacketSockets(t *testing.T) {
-	pod := rules.Pod{Complete: true, Containers: []rules.Container{{Name: "istio-proxy"}, {Name: "app"}, {Name: "dropped", NoRaw: true}, {Name: "log"}}}
+	pod := rules.Pod{Complete: true, Containers: []rules.Container{{Name: "istio-proxy"}, {Name: "app"}, {Name: "dropped", DropsNetRaw: true}, {Name: "log"}}}
 	if got := enrolled().PacketSockets(pod); !slices.Equal(got, []string{"app", "log"}) {
 		t.Errorf("got %v", got)
 	}

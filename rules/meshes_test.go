@@ -196,7 +196,7 @@ func TestNetwork(t *testing.T) {
 		"no IPv6":        {bare, rules.Network{Addresses: []netip.Addr{four, link}, NoIPv6: true}, ""},
 		"rules for IPv6": {p, rules.Network{Addresses: []netip.Addr{four, link}}, ""},
 	} {
-		if got := tt.plan.Around(tt.network); got.WithoutIPv6 != tt.want || (len(got.Notes) > 0) != (tt.want != "") {
+		if got := tt.plan.WithIPv6Around(tt.network); got.WithoutIPv6 != tt.want || (len(got.Notes) > 0) != (tt.want != "") {
 			t.Errorf("%s: %q, %q", name, got.WithoutIPv6, got.Notes)
 		}
 	}

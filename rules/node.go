@@ -11,22 +11,22 @@ import (
 // Node is what the node can do for pods, and lets them ask for, whatever their mesh.
 type Node struct {
 	Meshes          []Mesh             // asked about every pod, in this order
-	Off             []Mesh             // not asked: rules of theirs that running pods have are known all the same
+	Disabled        []Mesh             // not asked, but their rules in running pods are recognised
 	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
 	ProxyImages     []string           // patterns of path.Match for the image of a proxy; none is any image
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
-	Looser          Looser             // nil: nothing shows that a plan which differs takes no less
+	Loosening       Loosening          // nil: nothing shows that a plan which differs takes no less
 	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
 	Policies        []CapturePolicy    // the first that matches a namespace counts
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
 }
 
-// Looser says what a plan lets go that an earlier one of the same pod takes, "" where that is nothing. It is asked only
+// Loosening says what a plan lets go that an earlier one of the same pod takes, "" where that is nothing. It is asked only
 // where they differ.
-type Looser func(before, after Plan) string
+type Loosening func(before, after Plan) string
 
 // all returns every mesh that the node knows.
-func (n Node) all() []Mesh { return slices.Concat(n.Meshes, n.Off) }
+func (n Node) all() []Mesh { return slices.Concat(n.Meshes, n.Disabled) }
 
 // Footprint tells the rules of every mesh that the node knows from others'.
 func (n Node) Footprint() Footprint {
@@ -41,17 +41,17 @@ func (n Node) Footprint() Footprint {
 // node knows.
 func (n Node) Refines(container string) bool {
 	refines := func(mesh Mesh) bool { return mesh.Refines(container) }
-	return slices.ContainsFunc(n.Meshes, refines) || slices.ContainsFunc(n.Off, refines)
+	return slices.ContainsFunc(n.Meshes, refines) || slices.ContainsFunc(n.Disabled, refines)
 }
 
-// Left reports whether a mesh that is switched off would enrol the pod, which may have had its rules before that.
-func (n Node) Left(pod Pod) bool {
-	return slices.ContainsFunc(n.Off, func(mesh Mesh) bool { return mesh.Decide(pod).Action == Enrol })
+// ClaimedByDisabled reports whether a mesh that is switched off would enrol the pod, whose rules may be left from before.
+func (n Node) ClaimedByDisabled(pod Pod) bool {
+	return slices.ContainsFunc(n.Disabled, func(mesh Mesh) bool { return mesh.Decide(pod).Action == Enrol })
 }
 
-// Writers returns the node with those meshes only, switched off or not, whose rules the plan holds.
-func (n Node) Writers(plan Plan) Node {
-	n.Meshes, n.Off = slices.DeleteFunc(n.all(), func(mesh Mesh) bool { return !mesh.Footprint().wrote(plan) }), nil
+// OnlyWritersOf returns the node with those meshes only, switched off or not, whose rules the plan holds.
+func (n Node) OnlyWritersOf(plan Plan) Node {
+	n.Meshes, n.Disabled = slices.DeleteFunc(n.all(), func(mesh Mesh) bool { return !mesh.Footprint().wrote(plan) }), nil
 	return n
 }
 
@@ -79,8 +79,8 @@ func (n Node) wanted(pod Pod) Decision {
 		return d
 	}
 	reject := func(reason Reason, detail string) Decision {
-		d.Account.step(string(Rejected) + " (" + string(reason) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account}
+		d.Account.step(string(Reject) + " (" + string(reason) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Reject, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account}
 	}
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
 		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
@@ -111,7 +111,7 @@ func choose(answers []Decision) Decision {
 	}
 	switch {
 	case claim >= 0 && rivals > 1:
-		return accounted(answers, -1, Decision{Action: Rejected, Reason: ReasonTwoMeshes, Detail: contested(answers)})
+		return accounted(answers, -1, Decision{Action: Reject, Reason: ReasonTwoMeshes, Detail: contested(answers)})
 	case claim >= 0:
 		return accounted(answers, claim, answers[claim])
 	case len(answers) == 0:

@@ -130,7 +130,7 @@ func TestTwoMeshesClaimThePod(t *testing.T) {
 			"config.linkerd.io/proxy-uid", "x"), []string{"kuma (init-container: ", "linkerd (bad-input: "}},
 	} {
 		d := everyMesh().Decide(tt.pod)
-		if d.Action != rules.Rejected || d.Reason != rules.ReasonTwoMeshes || d.Mesh != "" || d.Planner != nil {
+		if d.Action != rules.Reject || d.Reason != rules.ReasonTwoMeshes || d.Mesh != "" || d.Planner != nil {
 			t.Errorf("%s: %s by %q (%s: %s)", name, d.Action, d.Mesh, d.Reason, d.Detail)
 		}
 		for _, part := range tt.detail {
@@ -148,7 +148,7 @@ func TestTwoMeshesClaimThePod(t *testing.T) {
 		t.Errorf("in a namespace that one excludes: %s (%s: %s)", d.Action, d.Reason, d.Detail)
 	}
 	off := everyMesh()
-	off.Meshes, off.Off = off.Meshes[1:], off.Meshes[:1]
+	off.Meshes, off.Disabled = off.Meshes[1:], off.Meshes[:1]
 	if d := off.Decide(injectedBy([]string{"istio", "linkerd"})); d.Action != rules.Enrol || d.Mesh != "linkerd" {
 		t.Errorf("with one switched off: %s (%s: %s)", d.Action, d.Reason, d.Detail)
 	}
@@ -161,13 +161,13 @@ func TestAContainerMakesTheSecondClaim(t *testing.T) {
 		t.Fatalf("at first: %s by %q (%s: %s)", d.Action, d.Mesh, d.Reason, d.Detail)
 	}
 	pod.Containers = []rules.Container{{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}}}
-	if d := everyMesh().Decide(pod); d.Action != rules.Rejected || d.Reason != rules.ReasonTwoMeshes {
+	if d := everyMesh().Decide(pod); d.Action != rules.Reject || d.Reason != rules.ReasonTwoMeshes {
 		t.Errorf("with the container: %s (%s: %s)", d.Action, d.Reason, d.Detail)
 	}
 	if !everyMesh().Refines("istio-proxy") || everyMesh().Refines("app") {
 		t.Error("not the containers that say more")
 	}
-	off := rules.Node{Meshes: []rules.Mesh{linkerds}, Off: []rules.Mesh{istios}}
+	off := rules.Node{Meshes: []rules.Mesh{linkerds}, Disabled: []rules.Mesh{istios}}
 	if !off.Refines("istio-proxy") {
 		t.Error("a pod of a mesh that is switched off may still get containers")
 	}
@@ -176,14 +176,14 @@ func TestAContainerMakesTheSecondClaim(t *testing.T) {
 func TestPoliciesHoldForEveryMesh(t *testing.T) {
 	node := everyMesh()
 	node.Annotations = []rules.AnnotationPolicy{{Annotation: "config.linkerd.io/*", Otherwise: rules.Refuse}}
-	if d := node.Decide(injectedBy([]string{"linkerd"}, "config.linkerd.io/skip-outbound-ports", "80")); d.Action != rules.Rejected || d.Reason != rules.ReasonForbidden || d.Mesh != "linkerd" {
+	if d := node.Decide(injectedBy([]string{"linkerd"}, "config.linkerd.io/skip-outbound-ports", "80")); d.Action != rules.Reject || d.Reason != rules.ReasonForbidden || d.Mesh != "linkerd" {
 		t.Errorf("%s by %q (%s: %s)", d.Action, d.Mesh, d.Reason, d.Detail)
 	}
 	if d := node.Decide(injectedBy(nil, "config.linkerd.io/skip-outbound-ports", "80")); d.Action != rules.Skip || d.Reason != rules.ReasonNotInjected {
 		t.Errorf("outside: %s (%s: %s)", d.Action, d.Reason, d.Detail)
 	}
 	node.Annotations[0] = rules.AnnotationPolicy{Annotation: "kuma.io/sidecar-injected", Otherwise: rules.Ignore}
-	if d := node.Decide(injectedBy([]string{"kuma"})); d.Action != rules.Rejected || d.Reason != rules.ReasonForbidden || d.Mesh != "kuma" {
+	if d := node.Decide(injectedBy([]string{"kuma"})); d.Action != rules.Reject || d.Reason != rules.ReasonForbidden || d.Mesh != "kuma" {
 		t.Errorf("one that would take the pod out of its mesh: %s by %q (%s)", d.Action, d.Mesh, d.Detail)
 	}
 }

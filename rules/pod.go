@@ -45,15 +45,15 @@ func (p Pod) Container(name string) *Container {
 
 // Container is what is known of one container of a pod.
 type Container struct {
-	Name     string
-	Image    string            // as the runtime names it; "" where it is not known
-	Args     []string          // of its first process, with the program before them
-	Headless bool              // Args are without the program, which the image gives: of a manifest only
-	Env      map[string]string // without the variables whose value is not known
-	UID      *int64            // of its first process; nil where it is not known
-	GID      *int64            // of its first process; nil where it is not known
-	Groups   []uint32          // its additional groups; none where they are not known
-	NoRaw    bool              // it drops NET_RAW: of a manifest only, a runtime does not tell
+	Name        string
+	Image       string            // as the runtime names it; "" where it is not known
+	Args        []string          // of its first process, with the program before them
+	ArgsOnly    bool              // Args are without the program, which the image gives: of a manifest only
+	Env         map[string]string // without the variables whose value is not known
+	UID         *int64            // of its first process; nil where it is not known
+	GID         *int64            // of its first process; nil where it is not known
+	Groups      []uint32          // its additional groups; none where they are not known
+	DropsNetRaw bool              // it drops NET_RAW: of a manifest only, a runtime does not tell
 
 	Running bool   // its process has been started; known of pods that are taken over only
 	NetNS   string // path of the network namespace it joins; "" where it is not known

@@ -148,7 +148,7 @@ func checkCost(t *testing.T, node rules.Node, pod rules.Pod) {
 		}
 	}
 	cost = allocated(func() {
-		if leaky, enrolled := node.Explain(pod).Intent.(rules.Leaky); enrolled && d.Action == rules.Enrol {
+		if leaky, enrolled := node.Explain(pod).Intent.(rules.GapReporter); enrolled && d.Action == rules.Enrol {
 			leaky.Gaps(plan, meshtest.Interfaces())
 		}
 	})

@@ -110,8 +110,8 @@ func (r *request) ask(mesh Mesh) Decision {
 	}
 	if len(words) > 0 {
 		detail := shortened(strings.Join(words, "; "), longestDetail)
-		asked.Account.step(string(Rejected) + " (" + string(ReasonForbidden) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Rejected, Reason: ReasonForbidden, Detail: detail, Intent: asked.Intent, Account: asked.Account}
+		asked.Account.step(string(Reject) + " (" + string(ReasonForbidden) + "): " + detail)
+		return Decision{Mesh: d.Mesh, Action: Reject, Reason: ReasonForbidden, Detail: detail, Intent: asked.Intent, Account: asked.Account}
 	}
 	notes := said(ignored, "; it is ignored")
 	d.Account.first(notes)

@@ -89,7 +89,7 @@ func TestPolicyAllows(t *testing.T) {
 			continue
 		}
 		want := `annotation a: "` + tt.forbidden + `" is not allowed`
-		if d.Action != rules.Rejected || d.Reason != rules.ReasonForbidden || !strings.HasPrefix(d.Detail, want) {
+		if d.Action != rules.Reject || d.Reason != rules.ReasonForbidden || !strings.HasPrefix(d.Detail, want) {
 			t.Errorf("%q of %q: %s, %s: %s\nwant %s", tt.value, tt.allow, d.Action, d.Reason, d.Detail, want)
 		}
 	}
@@ -133,7 +133,7 @@ func TestPolicyMatches(t *testing.T) {
 		{"a first one of another namespace", []rules.AnnotationPolicy{{Annotation: keyOutPorts, Namespaces: []string{"x"}, Otherwise: rules.Permit}, nothing("*/*Ports")}, true},
 	} {
 		d := nodeWith(tt.policies...).Decide(asking(keyStatus, "{}", keyOutPorts, "25"))
-		if forbidden := d.Reason == rules.ReasonForbidden; forbidden != tt.forbidden || (d.Action == rules.Rejected) != forbidden {
+		if forbidden := d.Reason == rules.ReasonForbidden; forbidden != tt.forbidden || (d.Action == rules.Reject) != forbidden {
 			t.Errorf("%s: %s, %s: %s", tt.name, d.Action, d.Reason, d.Detail)
 		}
 	}
@@ -156,18 +156,18 @@ func TestPolicyOutcomes(t *testing.T) {
 		notes    []string
 	}{
 		{name: "refused", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Refuse, "15020", "9000-9100")},
-			pod: asking(keyStatus, "{}", keyOutPorts, "15020,25"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyStatus, "{}", keyOutPorts, "15020,25"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyOutPorts + `: "25"` + byTheNode + `"15020", "9000-9100"`},
 		{name: "no word for it is a refusal", policies: []rules.AnnotationPolicy{policy(keyOutPorts, "")},
-			pod: asking(keyStatus, "{}", keyOutPorts, "25"), action: rules.Rejected, reason: rules.ReasonForbidden, detail: noPorts},
+			pod: asking(keyStatus, "{}", keyOutPorts, "25"), action: rules.Reject, reason: rules.ReasonForbidden, detail: noPorts},
 		{name: "every refusal is named", policies: []rules.AnnotationPolicy{policy("*/*", rules.Refuse, "{}")},
-			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "NONE"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "NONE"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyMode + `: "NONE"` + byTheNode + `"{}"; annotation ` + keyOutPorts + `: "25"` + byTheNode + `"{}"`},
 		{name: "ignored", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Ignore)},
 			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "TPROXY"), action: rules.Enrol, reason: rules.ReasonInjected,
 			as: []string{keyStatus, "{}", keyMode, "TPROXY"}, notes: []string{noPorts + "; it is ignored"}},
 		{name: "one ignored, one refused", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Ignore), policy(keyMode, rules.Refuse)},
-			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "TPROXY"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "TPROXY"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyMode + `: "TPROXY"` + byTheNode + `nothing`},
 		{name: "allowed all the same", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Permit, "1")},
 			pod: asking(keyStatus, "{}", keyOutPorts, "25"), action: rules.Enrol, reason: rules.ReasonInjected,
@@ -178,7 +178,7 @@ func TestPolicyOutcomes(t *testing.T) {
 		{name: "outside the mesh, ignored", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Ignore)},
 			pod: asking(keyOutPorts, "25"), action: rules.Skip, reason: rules.ReasonNotInjected},
 		{name: "asks to be left out: refused", policies: []rules.AnnotationPolicy{policy(keyMode, rules.Refuse, "REDIRECT", "TPROXY")},
-			pod: asking(keyStatus, "{}", keyMode, "NONE"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyStatus, "{}", keyMode, "NONE"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyMode + `: "NONE"` + byTheNode + `"REDIRECT", "TPROXY"`},
 		{name: "asks to be left out: ignored", policies: []rules.AnnotationPolicy{policy(keyMode, rules.Ignore, "REDIRECT", "TPROXY")},
 			pod: asking(keyStatus, "{}", keyMode, "NONE"), action: rules.Enrol, reason: rules.ReasonInjected,
@@ -186,33 +186,33 @@ func TestPolicyOutcomes(t *testing.T) {
 		{name: "asks to be left out: not asked about", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Refuse)},
 			pod: asking(keyStatus, "{}", keyMode, "NONE", keyOutPorts, "25"), action: rules.Skip, reason: rules.ReasonInterceptionNone},
 		{name: "asks to be let in: refused", policies: []rules.AnnotationPolicy{policy(keyOptIn, rules.Refuse)},
-			pod: asking(keyOptIn, "true"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyOptIn, "true"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyOptIn + `: "true"` + byTheNode + `nothing`},
 		{name: "ignoring takes no pod out of the mesh", policies: []rules.AnnotationPolicy{policy("sidecar.istio.io/*", rules.Ignore, "REDIRECT")},
-			pod: asking(keyStatus, "true"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyStatus, "true"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyStatus + `: "true"` + byTheNode + `"REDIRECT"; it is not ignored, because the pod would not belong to the mesh without it`},
 
 		{name: "malformed and allowed", policies: []rules.AnnotationPolicy{policy(keyInPorts, rules.Refuse, "http")},
-			pod: asking(keyStatus, "{}", keyInPorts, "http"), action: rules.Rejected, reason: rules.ReasonBadInput,
+			pod: asking(keyStatus, "{}", keyInPorts, "http"), action: rules.Reject, reason: rules.ReasonBadInput,
 			detail: `annotation ` + keyInPorts + `: "http": item 1, "http", is not a port (0 to 65535; no ranges, no names)`},
 		{name: "malformed and refused", policies: []rules.AnnotationPolicy{policy(keyInPorts, rules.Refuse)},
-			pod: asking(keyStatus, "{}", keyInPorts, "http"), action: rules.Rejected, reason: rules.ReasonForbidden,
+			pod: asking(keyStatus, "{}", keyInPorts, "http"), action: rules.Reject, reason: rules.ReasonForbidden,
 			detail: `annotation ` + keyInPorts + `: "http"` + byTheNode + `nothing`},
 		{name: "malformed and ignored", policies: []rules.AnnotationPolicy{policy(keyInPorts, rules.Ignore)},
 			pod: asking(keyStatus, "{}", keyInPorts, "http"), action: rules.Enrol, reason: rules.ReasonInjected,
 			as: []string{keyStatus, "{}"}, notes: []string{`annotation ` + keyInPorts + `: "http"` + byTheNode + `nothing; it is ignored`}},
 		{name: "one ignored, another malformed", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Ignore)},
-			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "X"), action: rules.Rejected, reason: rules.ReasonBadInput,
+			pod: asking(keyStatus, "{}", keyOutPorts, "25", keyMode, "X"), action: rules.Reject, reason: rules.ReasonBadInput,
 			detail: `annotation ` + keyMode + `: "X": want REDIRECT, TPROXY or NONE`},
 		{name: "a handler that cannot be", policies: []rules.AnnotationPolicy{policy(keyOutPorts, rules.Ignore)},
 			pod:    func() rules.Pod { p := asking(keyStatus, "{}", keyOutPorts, "25"); p.RuntimeHandler = "kata"; return p }(),
-			action: rules.Rejected, reason: rules.ReasonRuntimeHandler,
+			action: rules.Reject, reason: rules.ReasonRuntimeHandler,
 			detail: `runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := maps.Clone(tt.pod.Annotations)
 			d := nodeWith(tt.policies...).Decide(tt.pod)
-			if d.Action != tt.action || d.Reason != tt.reason || (d.Action == rules.Rejected && d.Detail != tt.detail) || d.Mesh != "istio" {
+			if d.Action != tt.action || d.Reason != tt.reason || (d.Action == rules.Reject && d.Detail != tt.detail) || d.Mesh != "istio" {
 				t.Errorf("got  %s, %s: %s\nwant %s, %s: %s", d.Action, d.Reason, d.Detail, tt.action, tt.reason, tt.detail)
 			}
 			if diff := cmp.Diff(before, tt.pod.Annotations); diff != "" {

@@ -49,8 +49,8 @@ func (f Footprint) present(t Table) bool {
 	return slices.ContainsFunc(t.Chains, func(c Chain) bool { return f.chain(c) || slices.ContainsFunc(c.Rules, f.comments) })
 }
 
-// Of narrows a union to the meshes whose rules the plan holds.
-func (f Footprint) Of(plan Plan) Footprint {
+// Narrow narrows a union to the meshes whose rules the plan holds.
+func (f Footprint) Narrow(plan Plan) Footprint {
 	if f.Parts == nil {
 		return f
 	}

@@ -33,7 +33,7 @@ func TestUnionKeepsTheKeysOfIstiosPods(t *testing.T) {
 				t.Errorf("%s:\n%s", c.Name, diff)
 			}
 		}
-		if diff := cmp.Diff(alone, all.Of(plan), samePrefix); diff != "" {
+		if diff := cmp.Diff(alone, all.Narrow(plan), samePrefix); diff != "" {
 			t.Errorf("%s: not Istio's alone:\n%s", c.Name, diff)
 		}
 	}
@@ -105,20 +105,20 @@ func TestUnionTakesOutEveryMesh(t *testing.T) {
 		if own.Key() != plan.Key() {
 			t.Errorf("%s: %d of %d rules are known", mesh.Name(), own.Rules(), plan.Rules())
 		}
-		if writers := everyMesh().Writers(plan).Meshes; len(writers) != 1 || writers[0].Name() != mesh.Name() {
+		if writers := everyMesh().OnlyWritersOf(plan).Meshes; len(writers) != 1 || writers[0].Name() != mesh.Name() {
 			t.Errorf("%s: written by %v", mesh.Name(), writers)
 		}
 	}
-	off := rules.Node{Meshes: []rules.Mesh{kumas}, Off: []rules.Mesh{consuls}}
+	off := rules.Node{Meshes: []rules.Mesh{kumas}, Disabled: []rules.Mesh{consuls}}
 	if !slices.Contains(off.Footprint().Chains, "CONSUL_PROXY_OUTPUT") {
 		t.Error("a mesh that is switched off has left no rules behind, it is thought")
 	}
-	if !off.Left(injectedBy([]string{"consul"})) || off.Left(injectedBy([]string{"kuma"})) || off.Left(injectedBy(nil)) {
+	if !off.ClaimedByDisabled(injectedBy([]string{"consul"})) || off.ClaimedByDisabled(injectedBy([]string{"kuma"})) || off.ClaimedByDisabled(injectedBy(nil)) {
 		t.Error("not the pods that a mesh may have left")
 	}
 	// The chains of IPv6 that is reset say nothing of the mesh.
 	blocked := rules.Plan{V6: rules.Block(rules.IPv6, rules.Blocked{Captured: []rules.Selection{{}}}, rules.Blocked{})}
-	if n := len(everyMesh().Writers(blocked).Meshes); n != 0 {
+	if n := len(everyMesh().OnlyWritersOf(blocked).Meshes); n != 0 {
 		t.Errorf("%d meshes have written what is every mesh's", n)
 	}
 }

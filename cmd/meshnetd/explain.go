@@ -100,7 +100,7 @@ func (a asking) explanation(c *cobra.Command, file string, args []string) (x exp
 	if x.Explanation, err = status.Explain(c.Context(), socket, sb.ID); err != nil {
 		return x, &exit{exitFailed, err}
 	}
-	x.refused = x.Action == string(rules.Rejected)
+	x.refused = x.Action == string(rules.Reject)
 	x.interfaces = func() ([]rules.Interface, error) {
 		told, err := status.ReadPlan(c.Context(), socket, sb.ID)
 		if err != nil {
@@ -123,7 +123,7 @@ func explain(v view, interfaces []rules.Interface) status.Explanation {
 			x.Settings = append(x.Settings, status.Setting{Name: s.Name, Value: s.Value, Source: s.Source})
 		}
 	}
-	if intent, ok := v.Decision.Intent.(rules.Leaky); ok && v.Decision.Action == rules.Enrol {
+	if intent, ok := v.Decision.Intent.(rules.GapReporter); ok && v.Decision.Action == rules.Enrol {
 		for _, gap := range intent.Gaps(v.Plan, interfaces) {
 			x.NotCaptured = append(x.NotCaptured, status.Gap{What: gap.What, Trace: traceArguments(gap.Packet, interfaces)})
 		}

@@ -75,7 +75,7 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 func shownByCommands(t *testing.T, name string, v view, interfaces []rules.Interface) (shown int) {
 	t.Helper()
 	x := explain(v, interfaces)
-	gaps := v.Decision.Intent.(rules.Leaky).Gaps(v.Plan, interfaces)
+	gaps := v.Decision.Intent.(rules.GapReporter).Gaps(v.Plan, interfaces)
 	for i, told := range x.NotCaptured {
 		if told.Trace == nil {
 			p := gaps[i].Packet

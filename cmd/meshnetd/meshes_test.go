@@ -36,8 +36,8 @@ func TestMeshesOfTheConfiguration(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := node(cfg)
-		if names(n.Meshes) != tt.asked || names(n.Off) != tt.off {
-			t.Errorf("%q: asked %q, off %q", tt.text, names(n.Meshes), names(n.Off))
+		if names(n.Meshes) != tt.asked || names(n.Disabled) != tt.off {
+			t.Errorf("%q: asked %q, off %q", tt.text, names(n.Meshes), names(n.Disabled))
 		}
 		have, want := n.Footprint().Chains, slices.Clone(whole.Chains)
 		if slices.Sort(have); !slices.Equal(have, slices.Sorted(slices.Values(want))) {

@@ -76,7 +76,7 @@ func TestOutcomesAreCounted(t *testing.T) {
 	repaired := found
 	repaired.Result, repaired.Err = daemon.Protected, nil
 	repaired.Spent = [len(daemon.Stages)]time.Duration{time.Microsecond, time.Millisecond, time.Millisecond, 0, 0}
-	atOnce := daemon.Outcome{Result: daemon.Protected, Trigger: daemon.ContainerCreated, Known: true, Changed: true}
+	atOnce := daemon.Outcome{Result: daemon.Protected, Trigger: daemon.ContainerCreated, WasEnrolled: true, Changed: true}
 	for _, o := range []daemon.Outcome{skipped, skipped, found, repaired, atOnce} {
 		record(o)
 	}
@@ -133,7 +133,7 @@ func TestIPv6AroundIsCounted(t *testing.T) {
 	}
 	s := metrics.State{Sandboxes: map[string]int{}, IPv6Around: map[string]int{}}
 	count(&s, []daemon.Sandbox{sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Block),
-		sandbox("kuma", rules.Enrol, rules.IPv6Capture), sandbox("kuma", rules.Enrol, ""), sandbox("istio", rules.Rejected, rules.IPv6Mesh)})
+		sandbox("kuma", rules.Enrol, rules.IPv6Capture), sandbox("kuma", rules.Enrol, ""), sandbox("istio", rules.Reject, rules.IPv6Mesh)})
 	if diff := cmp.Diff(map[string]int{"linkerd": 2, "kuma": 0}, s.IPv6Around); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

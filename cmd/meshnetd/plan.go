@@ -93,20 +93,20 @@ func planCommand() *cobra.Command {
 // node asks the meshes that are switched on, and knows the rules of all.
 func node(cfg config.Config) rules.Node {
 	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin,
-		Policies: cfg.Policies, Looser: effect.NewLooser()}
+		Policies: cfg.Policies, Loosening: effect.NewLoosening()}
 	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
 		linkerd.Mesh{Defaults: cfg.Linkerd}} {
 		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {
 			n.Meshes = append(n.Meshes, mesh)
 		} else {
-			n.Off = append(n.Off, mesh)
+			n.Disabled = append(n.Disabled, mesh)
 		}
 	}
 	for _, profile := range cfg.Static {
 		n.Meshes = append(n.Meshes, static.Mesh{Profile: profile})
 	}
 	if len(cfg.Static) == 0 { // the rules of those that were there before are known by their chains
-		n.Off = append(n.Off, static.Mesh{Profile: static.Nobodys})
+		n.Disabled = append(n.Disabled, static.Mesh{Profile: static.Nobodys})
 	}
 	return n
 }
@@ -130,14 +130,14 @@ func (v view) planned(network rules.Network) view {
 	}
 	plan, err := v.Decision.Planner(network)
 	if err != nil {
-		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Rejected, rules.ReasonBadInput, err.Error()
+		v.Decision.Action, v.Decision.Reason, v.Decision.Detail = rules.Reject, rules.ReasonBadInput, err.Error()
 	}
 	v.Plan = plan
 	return v
 }
 
 // refused reports whether the daemon would refuse the pod, or a container of it.
-func (v view) refused() bool { return v.Decision.Action == rules.Rejected || len(v.Refused) > 0 }
+func (v view) refused() bool { return v.Decision.Action == rules.Reject || len(v.Refused) > 0 }
 
 // noting adds what a manifest does not say for sure, and what the daemon would do with containers that run as the
 // proxy without being it.

@@ -79,7 +79,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
-	enforcer.Stop = func(ctx context.Context, sandboxID string) error {
+	enforcer.StopSandbox = func(ctx context.Context, sandboxID string) error {
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
 	}
 	watch.configured(cfg)
@@ -98,7 +98,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return &exit{exitFailed, err}
 	}
 	defer leave()
-	enforcer.Others = locks.Others
+	enforcer.OtherDaemons = locks.OtherDaemons
 	reload.on(ctx, hangup)
 	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,

@@ -117,7 +117,7 @@ func (a asking) sceneOf(c *cobra.Command, file string) (scene, error) {
 	v := makePlan(cfg, pod)
 	s := scene{pod: pod.Namespace + "/" + pod.Name, plan: v.Plan, interfaces: assumed(pod.IPs)}
 	switch v.Decision.Action {
-	case rules.Rejected:
+	case rules.Reject:
 		return scene{}, &exit{exitRefused, fmt.Errorf("pod %s is refused, so that it sends nothing: %s", pod, v.Decision.Detail)}
 	case rules.Skip:
 		s.outside = fmt.Sprintf("%s: %s", v.Decision.Reason, v.Decision.Detail)

@@ -209,8 +209,8 @@ func (l *Locks) Announce() (leave func(), err error) {
 	}
 }
 
-// Others reports whether more than one daemon is announced here. What cannot be read shows none.
-func (l *Locks) Others() bool {
+// OtherDaemons reports whether more than one daemon is announced here. What cannot be read shows none.
+func (l *Locks) OtherDaemons() bool {
 	fd, err := l.open(daemonsFile, unix.O_RDONLY)
 	if err != nil {
 		return false

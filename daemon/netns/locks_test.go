@@ -152,20 +152,20 @@ func TestLocksEndWithTheirProcess(t *testing.T) {
 	if _, err := locks.Lock(canceled(t), ns); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", cmd.Process.Pid)) {
 		t.Errorf("got %v, want the process that holds it", err)
 	}
-	if !locks.Others() {
+	if !locks.OtherDaemons() {
 		t.Error("the other one is not seen")
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	lockedBy(t, locks, ns)()
-	if locks.Others() {
+	if locks.OtherDaemons() {
 		t.Error("a process that is gone is seen")
 	}
 }
 
 func TestDaemonsSeeEachOther(t *testing.T) {
 	locks := makeLocks(t)
-	if locks.Others() {
+	if locks.OtherDaemons() {
 		t.Error("somebody is there before anybody")
 	}
 	var leave [4]func()
@@ -174,13 +174,13 @@ func TestDaemonsSeeEachOther(t *testing.T) {
 		if leave[i], err = locks.Announce(); err != nil {
 			t.Fatal(err)
 		}
-		if got := locks.Others(); got != (i > 0) {
+		if got := locks.OtherDaemons(); got != (i > 0) {
 			t.Errorf("%d of them: %v", i+1, got)
 		}
 	}
 	for i := range leave {
 		leave[i]()
-		if got := locks.Others(); got != (i < 2) {
+		if got := locks.OtherDaemons(); got != (i < 2) {
 			t.Errorf("%d left: %v", i+1, got)
 		}
 	}
@@ -280,7 +280,7 @@ func TestLocksAreOutOfReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	if locks.Others() {
+	if locks.OtherDaemons() {
 		t.Error("a name is taken for a daemon")
 	}
 }

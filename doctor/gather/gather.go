@@ -74,7 +74,7 @@ func locks(dir string) (others bool, err error) {
 		return false, err
 	}
 	defer l.Close()
-	return l.Others(), nil
+	return l.OtherDaemons(), nil
 }
 
 // ownConfig reads meshnetd's configuration, or has the built-in values where that fails.

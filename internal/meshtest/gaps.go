@@ -36,7 +36,7 @@ func DrawnGaps(t testing.TB, draw func(*rand.Rand) (rules.Mesh, rules.Pod), pack
 // and whatever goes around is said.
 func Gaps(t testing.TB, d rules.Decision, plan rules.Plan, packets []rules.Packet) {
 	t.Helper()
-	gaps := d.Intent.(rules.Leaky).Gaps(plan, Interfaces())
+	gaps := d.Intent.(rules.GapReporter).Gaps(plan, Interfaces())
 	for _, gap := range gaps {
 		if end := ends(t, plan, *gap.Packet); !gap.Covers(*gap.Packet) || !around(end) {
 			t.Fatalf("%q is not shown by %s, which ends at %s (covered: %v)", gap.What, gap.Packet, end, gap.Covers(*gap.Packet))

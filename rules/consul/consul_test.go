@@ -176,7 +176,7 @@ func TestRefused(t *testing.T) {
 func refused(t *testing.T, pod rules.Pod, parts ...string) {
 	t.Helper()
 	d := mesh.Decide(pod)
-	if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || d.Planner != nil {
+	if d.Action != rules.Reject || d.Reason != rules.ReasonBadInput || d.Planner != nil {
 		t.Fatalf("%s (%s): %s", d.Action, d.Reason, d.Detail)
 	}
 	for _, part := range parts {
@@ -229,7 +229,7 @@ func TestProxy(t *testing.T) {
 	id := func(n int64) *int64 { return &n }
 	pod := injected(minimal(`,"ExcludeUIDs":["5996"]`))
 	d := mesh.Decide(pod)
-	d.Proxy = d.Proxy.Of(meshtest.Plan(t, mesh, pod))
+	d.Proxy = d.Proxy.IdentifiedBy(meshtest.Plan(t, mesh, pod))
 	dataplane, envoy := []string{"/usr/local/bin/dumb-init", "/usr/local/bin/consul-dataplane", "-addresses"}, []string{"envoy", "--config-path"}
 	for _, tt := range []struct {
 		version, name string

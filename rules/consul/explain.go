@@ -50,7 +50,7 @@ func sources(pod rules.Pod) account.Sources {
 	return s
 }
 
-// Gaps implements rules.Leaky.
+// Gaps implements rules.GapReporter.
 func (in Intent) Gaps(plan rules.Plan, interfaces []rules.Interface) []rules.Gap {
 	g := gaps{in: in, Gaps: account.Gaps{Plan: plan, Interfaces: interfaces, UID: in.UID, GID: rules.NoID}}
 	g.Ports = append(slices.Clone(in.InboundExclude), in.OutboundExclude...)

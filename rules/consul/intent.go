@@ -16,7 +16,7 @@ import (
 )
 
 // Intent is what the mesh wants for one pod, every default filled in. Nothing of it is merged: the injector has put
-// the node's, the namespace's and the pod's wishes together, and what it wrote down replaces everything.
+// the node's, the namespace's and the pod's settings together, and what it wrote down replaces everything.
 type Intent struct {
 	UID          uint32 `json:"proxyUID"`
 	InboundPort  uint16 `json:"inboundPort"`
@@ -38,9 +38,9 @@ type Intent struct {
 
 const outboundPort = 15001 // where nobody says another one
 
-// wishes are what intent reads. Each key of the configuration counts as an item.
-func wishes(pod rules.Pod) [2]rules.Wish {
-	return [...]rules.Wish{rules.List("annotation", keyConfig, pod.Annotations[keyConfig]), rules.Text("annotation", keyDualStack, pod.Annotations[keyDualStack])}
+// inputs are what intent reads. Each key of the configuration counts as an item.
+func inputs(pod rules.Pod) [2]rules.Input {
+	return [...]rules.Input{rules.ListInput("annotation", keyConfig, pod.Annotations[keyConfig]), rules.TextInput("annotation", keyDualStack, pod.Annotations[keyDualStack])}
 }
 
 func (m Mesh) intent(pod rules.Pod) (Intent, error) {

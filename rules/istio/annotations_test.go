@@ -172,8 +172,8 @@ func TestAnnotationsRejected(t *testing.T) {
 		t.Run(tt.key+"="+tt.value, func(t *testing.T) {
 			d := mesh.Decide(injected(tt.key, tt.value))
 			want := (&rules.InputError{Place: "annotation " + tt.key, Value: tt.value, Problem: tt.want}).Error()
-			if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || d.Detail != want {
-				t.Errorf("got  %s, %s: %s\nwant %s, %s: %s", d.Action, d.Reason, d.Detail, rules.Rejected, rules.ReasonBadInput, want)
+			if d.Action != rules.Reject || d.Reason != rules.ReasonBadInput || d.Detail != want {
+				t.Errorf("got  %s, %s: %s\nwant %s, %s: %s", d.Action, d.Reason, d.Detail, rules.Reject, rules.ReasonBadInput, want)
 			}
 		})
 	}
@@ -183,7 +183,7 @@ func TestAnnotationsRejected(t *testing.T) {
 func TestBlankWildcard(t *testing.T) {
 	d := mesh.Decide(injected(inboundPorts, " *"))
 	prefix := "annotation " + inboundPorts + `: " *": `
-	if d.Action != rules.Rejected || !strings.HasPrefix(d.Detail, prefix) || d.Detail == prefix {
+	if d.Action != rules.Reject || !strings.HasPrefix(d.Detail, prefix) || d.Detail == prefix {
 		t.Errorf("%s: %q", d.Action, d.Detail)
 	}
 }

@@ -55,14 +55,14 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 		return decide(rules.Skip, reason, detail)
 	}
 	overBudget := func(problem string) rules.Decision {
-		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
+		return decide(rules.Reject, rules.ReasonOverBudget, problem)
 	}
 	if problem := m.Defaults.Budget.Exceeded(marks(pod)...); problem != "" {
 		return overBudget(problem)
 	}
 	names, err := statusContainers(pod.Annotations[keyStatus])
 	if err != nil {
-		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
 	if s != nil && len(names) > 0 {
 		s.Add("annotation ", keyStatus, " lists ", strings.Join(names, ", "))
@@ -73,12 +73,12 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	if pod.Annotations[keyMode] == modeNone {
 		return decide(rules.Skip, rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
 	}
-	if problem := m.Defaults.Budget.Exceeded(wishes(pod)...); problem != "" {
+	if problem := m.Defaults.Budget.Exceeded(inputs(pod)...); problem != "" {
 		return overBudget(problem)
 	}
 	intent, err := m.intent(pod, names, from)
 	if err != nil {
-		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
 	s.Add("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
 	reason, detail := rules.ReasonInjected, "annotation "+keyStatus+" is present"
@@ -90,7 +90,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: sidecars(names)}
 	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
 	if len(pod.Containers) > 0 {
-		d.Before = m.before(pod, names, intent)
+		d.SandboxPlanner = m.before(pod, names, intent)
 	}
 	return d
 }

@@ -136,17 +136,17 @@ func TestDecide(t *testing.T) {
 		{"status null", injected(keyStatus, "null"), rules.Enrol, rules.ReasonInjected, isPresent},
 		{"status list", injected(keyStatus, "[1]"), rules.Enrol, rules.ReasonInjected, isPresent},
 		{"status without names", injected(keyStatus, `{"containers":null,"initContainers":[]}`), rules.Enrol, rules.ReasonInjected, isPresent},
-		{"status cut off", injected(keyStatus, `{"containers":[`), rules.Rejected, rules.ReasonBadInput,
+		{"status cut off", injected(keyStatus, `{"containers":[`), rules.Reject, rules.ReasonBadInput,
 			`annotation sidecar.istio.io/status: "{\"containers\":[": not JSON at byte 15: unexpected end of JSON input`},
-		{"status of another kind", injected(keyStatus, `injected`), rules.Rejected, rules.ReasonBadInput,
+		{"status of another kind", injected(keyStatus, `injected`), rules.Reject, rules.ReasonBadInput,
 			`annotation sidecar.istio.io/status: "injected": not JSON at byte 1: invalid character 'i' looking for beginning of value`},
-		{"status with more after it", injected(keyStatus, `{} x`), rules.Rejected, rules.ReasonBadInput,
+		{"status with more after it", injected(keyStatus, `{} x`), rules.Reject, rules.ReasonBadInput,
 			`annotation sidecar.istio.io/status: "{} x": not JSON at byte 4: invalid character 'x' after top-level value`},
-		{"status containers no list", injected(keyStatus, `{"containers":"istio-proxy"}`), rules.Rejected, rules.ReasonBadInput,
+		{"status containers no list", injected(keyStatus, `{"containers":"istio-proxy"}`), rules.Reject, rules.ReasonBadInput,
 			`annotation sidecar.istio.io/status: "{\"containers\":\"istio-proxy\"}": containers is not a list`},
-		{"status init containers no list", injected(keyStatus, `{"initContainers":{}}`), rules.Rejected, rules.ReasonBadInput,
+		{"status init containers no list", injected(keyStatus, `{"initContainers":{}}`), rules.Reject, rules.ReasonBadInput,
 			`annotation sidecar.istio.io/status: "{\"initContainers\":{}}": initContainers is not a list`},
-		{"status name no string", injected(keyStatus, `{"containers":["istio-proxy",7]}`), rules.Rejected, rules.ReasonBadInput,
+		{"status name no string", injected(keyStatus, `{"containers":["istio-proxy",7]}`), rules.Reject, rules.ReasonBadInput,
 			`annotation sidecar.istio.io/status: "{\"containers\":[\"istio-proxy\",7]}": containers[1] is not a string`},
 		{"status bad in a pod that is not to be injected", label(injected(keyStatus, "{"), "false"),
 			rules.Skip, rules.ReasonInjectDisabled, "label " + inject + " is false"},
@@ -229,8 +229,8 @@ func rejected(t *testing.T, pod rules.Pod, place, value, problem string) {
 	}
 	d := mesh.Decide(pod)
 	want := (&rules.InputError{Place: place, Value: value, Problem: problem}).Error()
-	if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || problem == "" || !strings.HasPrefix(d.Detail, want) {
-		t.Errorf("got  %s, %s: %s\nwant %s, %s: %s", d.Action, d.Reason, d.Detail, rules.Rejected, rules.ReasonBadInput, want)
+	if d.Action != rules.Reject || d.Reason != rules.ReasonBadInput || problem == "" || !strings.HasPrefix(d.Detail, want) {
+		t.Errorf("got  %s, %s: %s\nwant %s, %s: %s", d.Action, d.Reason, d.Detail, rules.Reject, rules.ReasonBadInput, want)
 	}
 }
 

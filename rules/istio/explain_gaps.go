@@ -12,7 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/account"
 )
 
-// Gaps implements rules.Leaky.
+// Gaps implements rules.GapReporter.
 func (in Intent) Gaps(plan rules.Plan, interfaces []rules.Interface) []rules.Gap {
 	g := gaps{in: in, Gaps: account.Gaps{Plan: plan, Interfaces: interfaces, UID: in.UID, GID: in.GID, Ranges: in.OutboundExclude}}
 	proxys := []uint16{in.OutboundPort, in.InboundPort, in.TunnelPort, in.DNSPort}

@@ -129,7 +129,7 @@ func FuzzStatus(f *testing.F) {
 		d := mesh.Decide(pod)
 		switch {
 		case strings.TrimSpace(value) == "" || json.Valid([]byte(value)):
-		case d.Action != rules.Rejected || !strings.Contains(d.Detail, "annotation sidecar.istio.io/status: ") || !strings.Contains(d.Detail, "not JSON at byte "):
+		case d.Action != rules.Reject || !strings.Contains(d.Detail, "annotation sidecar.istio.io/status: ") || !strings.Contains(d.Detail, "not JSON at byte "):
 			t.Errorf("%q is not JSON: %s, %s", value, d.Action, d.Detail)
 		}
 	})

@@ -221,7 +221,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 		on, err := strconv.ParseBool(value)
 		if ok && err != nil {
 			in.notes = append(in.notes, fmt.Sprintf("container %s: %s=%q is no boolean and counts as false",
-				containerProxy, name, rules.Short(value)))
+				containerProxy, name, rules.Excerpt(value)))
 		}
 		return on
 	}

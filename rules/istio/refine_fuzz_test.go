@@ -71,7 +71,7 @@ func FuzzOverrides(f *testing.F) {
 		pod := injected(overrides, value)
 		checkDecision(t, mesh, pod)
 		d := mesh.Decide(pod)
-		if value != "" && !json.Valid([]byte(value)) && (d.Action != rules.Rejected || !strings.Contains(d.Detail, overrides)) {
+		if value != "" && !json.Valid([]byte(value)) && (d.Action != rules.Reject || !strings.Contains(d.Detail, overrides)) {
 			t.Errorf("%q is not JSON: %s, %s", value, d.Action, d.Detail)
 		}
 	})

@@ -11,7 +11,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/account"
 )
 
-// Gaps implements rules.Leaky.
+// Gaps implements rules.GapReporter.
 func (in Intent) Gaps(plan rules.Plan, interfaces []rules.Interface) []rules.Gap {
 	g := gaps{in: in, Gaps: account.Gaps{Plan: plan, Interfaces: interfaces, UID: in.UID, GID: rules.NoID}}
 	for _, ports := range [][]uint16{in.Inbound.Include, in.Inbound.Exclude, in.Outbound.Include, in.Outbound.Exclude, {in.Inbound.Port, in.Outbound.Port, in.DNSPort}} {

@@ -72,10 +72,10 @@ type Network struct {
 	Prefix    netip.Prefix `json:"prefix"`
 }
 
-// wish counts what intent reads. An item of a list has a comma before the next, or a dash before itself, with a blank or
+// input counts what intent reads. An item of a list has a comma before the next, or a dash before itself, with a blank or
 // a line break behind it, of which YAML has some beyond ASCII; what stands in quotes may count as more.
-func wish(config string) rules.Wish {
-	w := rules.List("annotation", keyConfig, config)
+func input(config string) rules.Input {
+	w := rules.ListInput("annotation", keyConfig, config)
 	for i := 1; i < len(config); i++ {
 		if config[i-1] == '-' && (config[i] <= ' ' || config[i] >= utf8.RuneSelf) {
 			w.Items++

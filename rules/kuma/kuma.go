@@ -85,12 +85,12 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 		return decide(rules.Skip, rules.ReasonInitContainer, "neither annotation "+keyConfig+" nor "+keyNetworks+": "+networkCNI+
 			", so that init container "+containerInit+" sets the pod up")
 	}
-	if problem := m.Defaults.Budget.Exceeded(wish(pod.Annotations[keyConfig])); problem != "" {
-		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
+	if problem := m.Defaults.Budget.Exceeded(input(pod.Annotations[keyConfig])); problem != "" {
+		return decide(rules.Reject, rules.ReasonOverBudget, problem)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {
-		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
 	s.Add("annotation ", keyConfig, " says what is to be redirected, and contradicts nothing")
 	if !intent.CNIMode {

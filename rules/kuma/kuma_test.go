@@ -282,7 +282,7 @@ func TestRefused(t *testing.T) {
 	} {
 		t.Run(tt.config, func(t *testing.T) {
 			d := mesh.Decide(injected(tt.config))
-			if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || d.Planner != nil {
+			if d.Action != rules.Reject || d.Reason != rules.ReasonBadInput || d.Planner != nil {
 				t.Fatalf("%s (%s): %s", d.Action, d.Reason, d.Detail)
 			}
 			for _, part := range []string{"annotation traffic.kuma.io/transparent-proxy-config", tt.problem} {
@@ -326,7 +326,7 @@ func TestDecide(t *testing.T) {
 		{"no configuration, in CNI mode", with(func(p *rules.Pod) {
 			delete(p.Annotations, "traffic.kuma.io/transparent-proxy-config")
 			p.Annotations["k8s.v1.cni.cncf.io/networks"] = "kuma-cni"
-		}), rules.Rejected, rules.ReasonBadInput},
+		}), rules.Reject, rules.ReasonBadInput},
 		{"host network", with(func(p *rules.Pod) { p.HostNetwork = true }), rules.Skip, rules.ReasonHostNetwork},
 		{"the control plane's namespace", with(func(p *rules.Pod) { p.Namespace = "kuma-system" }), rules.Skip, rules.ReasonNamespaceExcluded},
 	} {
@@ -345,7 +345,7 @@ func TestProxy(t *testing.T) {
 	id := func(n int64) *int64 { return &n }
 	pod := injected("cniMode: true\nredirect: {outbound: {excludePortsForUIDs: ['22:1001', '22:2000-3000']}}")
 	d := mesh.Decide(pod)
-	d.Proxy = d.Proxy.Of(meshtest.Plan(t, mesh, pod))
+	d.Proxy = d.Proxy.IdentifiedBy(meshtest.Plan(t, mesh, pod))
 	as := func(name string, args ...string) rules.Container {
 		return rules.Container{Name: name, Args: args, UID: id(5678), GID: id(0)}
 	}

@@ -56,7 +56,7 @@ func (m Mesh) sources(pod rules.Pod) account.Sources {
 	return s
 }
 
-// Gaps implements rules.Leaky.
+// Gaps implements rules.GapReporter.
 func (in Intent) Gaps(plan rules.Plan, interfaces []rules.Interface) []rules.Gap {
 	g := gaps{in: in, Gaps: account.Gaps{Plan: plan, Interfaces: interfaces, UID: in.UID, GID: in.GID}}
 	if in.GID == 0 {

@@ -91,11 +91,11 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	return in, in.check()
 }
 
-// wishes are what intent reads.
-func wishes(pod rules.Pod) (all [9]rules.Wish) {
+// inputs are what intent reads.
+func inputs(pod rules.Pod) (all [9]rules.Input) {
 	for i, key := range [...]string{keySkipOutbound, keySkipInbound, keySkipSubnets, keyUID, keyGID, keyInboundPort, keyOutboundPort,
 		keyControlPort, keyAdminPort} {
-		all[i] = rules.List("annotation", key, pod.Annotations[key])
+		all[i] = rules.ListInput("annotation", key, pod.Annotations[key])
 	}
 	return all
 }

@@ -96,13 +96,13 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
-	asks := wishes(pod)
+	asks := inputs(pod)
 	if problem := m.Defaults.Budget.Exceeded(asks[:]...); problem != "" {
-		return decide(rules.Rejected, rules.ReasonOverBudget, problem)
+		return decide(rules.Reject, rules.ReasonOverBudget, problem)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {
-		return decide(rules.Rejected, rules.ReasonBadInput, err.Error())
+		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
 	s.Add("the annotations say what is to be redirected, and contradict nothing")
 	d := decide(rules.Enrol, rules.ReasonInjected, "label "+labelControlPlane+" and annotation "+keyVersion+" are present")

@@ -191,7 +191,7 @@ func TestRefused(t *testing.T) {
 	} {
 		t.Run(tt.key+" "+tt.value, func(t *testing.T) {
 			d := mesh.Decide(injected(tt.key, tt.value))
-			if d.Action != rules.Rejected || d.Reason != rules.ReasonBadInput || d.Planner != nil {
+			if d.Action != rules.Reject || d.Reason != rules.ReasonBadInput || d.Planner != nil {
 				t.Fatalf("%s (%s): %s", d.Action, d.Reason, d.Detail)
 			}
 			for _, part := range []string{"annotation config.linkerd.io/" + tt.key, tt.problem} {
@@ -201,7 +201,7 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
-	if d := mesh.Decide(injected("proxy-inbound-port", "4140")); d.Action != rules.Rejected || !strings.Contains(d.Detail, "cannot share a port") {
+	if d := mesh.Decide(injected("proxy-inbound-port", "4140")); d.Action != rules.Reject || !strings.Contains(d.Detail, "cannot share a port") {
 		t.Errorf("one port for two listeners: %s", d.Detail)
 	}
 }
@@ -273,7 +273,7 @@ func TestProxy(t *testing.T) {
 		}
 	}
 	plan := meshtest.Plan(t, mesh, injected("proxy-uid", "2103"))
-	if p := mesh.Decide(injected("proxy-uid", "2103")).Proxy; p.Of(plan).UID != 2103 || p.UID != 2103 || p.Of(plan).GID != rules.NoID {
+	if p := mesh.Decide(injected("proxy-uid", "2103")).Proxy; p.IdentifiedBy(plan).UID != 2103 || p.UID != 2103 || p.IdentifiedBy(plan).GID != rules.NoID {
 		t.Errorf("got %+v", p)
 	}
 }

@@ -35,7 +35,7 @@ func (p Profile) settings() []rules.Setting {
 
 func (p Profile) becauseIPv6() string { return "proxy_ipv6 of static profile " + p.Name + " is false" }
 
-// Gaps implements rules.Leaky.
+// Gaps implements rules.GapReporter.
 func (p Profile) Gaps(plan rules.Plan, interfaces []rules.Interface) []rules.Gap {
 	g := gaps{in: p, Gaps: account.Gaps{Plan: plan, Interfaces: interfaces, UID: p.UID, GID: rules.NoID, IDs: p.ExemptUIDs}}
 	if p.GID != 0 {

@@ -77,7 +77,7 @@ func TestSelector(t *testing.T) {
 		p, pod := house(), selected()
 		tt.change(&p, &pod)
 		d := static.Mesh{Profile: p}.Decide(pod)
-		if d.Reason != tt.reason || d.Mesh != p.Name || (d.Action == rules.Enrol) != (tt.reason == rules.ReasonSelected) || d.Action == rules.Rejected {
+		if d.Reason != tt.reason || d.Mesh != p.Name || (d.Action == rules.Enrol) != (tt.reason == rules.ReasonSelected) || d.Action == rules.Reject {
 			t.Errorf("%s: %s by %s (%s: %s)", name, d.Action, d.Mesh, d.Reason, d.Detail)
 		}
 	}
@@ -117,7 +117,7 @@ func TestProxy(t *testing.T) {
 		t.Errorf("without a group: %+v", d.Proxy)
 	}
 	plan := meshtest.Plan(t, static.Mesh{Profile: busy()}, selected())
-	if p := d.Proxy.Of(plan); p.UID != 4000 || p.GID != 4001 {
+	if p := d.Proxy.IdentifiedBy(plan); p.UID != 4000 || p.GID != 4001 {
 		t.Errorf("by its rules: %+v", p)
 	}
 }

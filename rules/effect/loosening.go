@@ -10,12 +10,12 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// mostAnswers are remembered of one Looser: the pods of a node are of few kinds.
+// mostAnswers are remembered of one Loosening: the pods of a node are of few kinds.
 const mostAnswers = 256
 
-// NewLooser returns a rules.Looser: it says what a plan lets go that an earlier one takes or stops. What cannot be told is
+// NewLoosening returns a rules.Loosening: it says what a plan lets go that an earlier one takes or stops. What cannot be told is
 // something. The answers for pairs of plans are remembered, so that pods of one kind cost it once.
-func NewLooser() rules.Looser {
+func NewLoosening() rules.Loosening {
 	var mu sync.Mutex
 	answers := map[[2]string]string{}
 	return func(before, after rules.Plan) string {

@@ -5,9 +5,9 @@ package istio
 import "github.com/meshnetd/meshnetd/rules"
 
 // marks are what tells whether the pod has a sidecar to redirect to.
-func marks(pod rules.Pod) []rules.Wish {
-	return []rules.Wish{rules.Text(annotation, keyStatus, pod.Annotations[keyStatus]),
-		rules.Text(annotation, keyTemplates, pod.Annotations[keyTemplates])}
+func marks(pod rules.Pod) []rules.Input {
+	return []rules.Input{rules.TextInput(annotation, keyStatus, pod.Annotations[keyStatus]),
+		rules.TextInput(annotation, keyTemplates, pod.Annotations[keyTemplates])}
 }
 
 const annotation = "annotation"
@@ -21,26 +21,26 @@ var (
 	textNames = []string{envDNSCapture, envDualStack, envInvalidDrop, envLoopback}
 )
 
-// wishes are what the pod asks for: the marks, and what intent reads.
-func wishes(pod rules.Pod) []rules.Wish {
-	all := append(make([]rules.Wish, 0, 24), marks(pod)...)
+// inputs are what the pod asks for: the marks, and what intent reads.
+func inputs(pod rules.Pod) []rules.Input {
+	all := append(make([]rules.Input, 0, 24), marks(pod)...)
 	for _, key := range listKeys {
-		all = append(all, rules.List(annotation, key, pod.Annotations[key]))
+		all = append(all, rules.ListInput(annotation, key, pod.Annotations[key]))
 	}
 	for _, key := range []string{keyRerouteInterfaces, keyKubevirtInterfaces} {
-		w := rules.List(annotation, key, pod.Annotations[key])
-		w.Items *= max(1, rules.List(annotation, keyIncludeOutboundIPs, pod.Annotations[keyIncludeOutboundIPs]).Items) // a rule for each range
+		w := rules.ListInput(annotation, key, pod.Annotations[key])
+		w.Items *= max(1, rules.ListInput(annotation, keyIncludeOutboundIPs, pod.Annotations[keyIncludeOutboundIPs]).Items) // a rule for each range
 		all = append(all, w)
 	}
 	for _, key := range textKeys {
-		all = append(all, rules.Text(annotation, key, pod.Annotations[key]))
+		all = append(all, rules.TextInput(annotation, key, pod.Annotations[key]))
 	}
 	for _, name := range []string{containerValidation, containerProxy} {
 		c := pod.Container(name)
 		if c == nil {
 			continue
 		}
-		arguments := rules.Wish{Kind: "container " + name, Name: "arguments"}
+		arguments := rules.Input{Kind: "container " + name, Name: "arguments"}
 		for _, arg := range c.Args {
 			arguments.Bytes += len(arg) + 1
 		}
@@ -49,10 +49,10 @@ func wishes(pod rules.Pod) []rules.Wish {
 	if proxy := pod.Container(containerProxy); proxy != nil {
 		const environment = "container " + containerProxy + " environment"
 		for _, name := range listNames {
-			all = append(all, rules.List(environment, name, proxy.Env[name]))
+			all = append(all, rules.ListInput(environment, name, proxy.Env[name]))
 		}
 		for _, name := range textNames {
-			all = append(all, rules.Text(environment, name, proxy.Env[name]))
+			all = append(all, rules.TextInput(environment, name, proxy.Env[name]))
 		}
 	}
 	return all
