@@ -5,6 +5,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -38,7 +40,7 @@ func TestIPv6ByAnAttacker(t *testing.T) {
 		t.Run(fmt.Sprintf("%s, switched off: %t", tt.mode, tt.off), func(t *testing.T) {
 			forEachBackend(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
-				defaults.IPv6 = tt.mode
+				defaults.IPv6, defaults.DNSCapture = tt.mode, true
 				e := newEnforcer(t, variant, defaults)
 				ns := nstest.New(t)
 				if tt.off {
@@ -70,8 +72,57 @@ func TestIPv6ByAnAttacker(t *testing.T) {
 				late := wait(t, ns, prefix.Contains)
 				try(ns, netip.MustParseAddr("fd66::2"), 19090, tt.out)
 				try(peer, late, 18080, tt.in)
+				if tt.mode == istio.IPv6Block {
+					refusedLookups(t, ns, peer)
+				}
 			})
 		})
+	}
+}
+
+// refusedLookups: those of the app are refused at once, those of the proxy come to the name server.
+func refusedLookups(t *testing.T, pod, server *nstest.Namespace) {
+	t.Helper()
+	var listener net.PacketConn
+	in(t, server, func() (err error) {
+		listener, err = net.ListenPacket("udp6", "[fd66::2]:53")
+		return err
+	})
+	defer func() { _ = listener.Close() }()
+	ask := func(uid uint32, text string) (err error) {
+		in(t, pod, func() error {
+			p := rules.Packet{Protocol: rules.UDP, UID: uid, Source: netip.AddrPortFrom(netip.IPv6Unspecified(), 0), Destination: netip.MustParseAddrPort("[fd66::2]:53")}
+			err = say(p, text)
+			return nil
+		})
+		return err
+	}
+	for range 3 {
+		if err := ask(app, "app"); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("a lookup of the app: %v", err)
+		}
+	}
+	if err := ask(proxy, "proxy"); err != nil {
+		t.Errorf("a lookup of the proxy: %v", err)
+	}
+	got := make([]byte, 16)
+	if err := listener.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := listener.ReadFrom(got); err != nil || string(got[:n]) != "proxy" {
+		t.Errorf("the name server got %q, %v", got[:n], err)
+	}
+}
+
+func in(t *testing.T, ns *nstest.Namespace, do func() error) {
+	t.Helper()
+	inside, err := netns.Open(ns.Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	if err := inside.Do(do); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -117,12 +168,7 @@ func advertise(t *testing.T, ns *nstest.Namespace, prefix netip.Prefix) {
 	option = append(option, prefix.Addr().AsSlice()...)
 	message = append(message, option...)
 
-	inside, err := netns.Open(ns.Path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inside.Close()
-	if err := inside.Do(func() error {
+	in(t, ns, func() error {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 		if err != nil {
 			return err
@@ -137,7 +183,5 @@ func advertise(t *testing.T, ns *nstest.Namespace, prefix netip.Prefix) {
 		}
 		all := unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(link.Index)}
 		return unix.Sendto(fd, message, 0, &all)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }

@@ -125,7 +125,7 @@ func (l *lobby) send(ctx context.Context, from *netns.Namespace, p rules.Packet)
 
 func reason(err error) string {
 	if errors.Is(err, unix.ECONNREFUSED) {
-		return "reset"
+		return "refused"
 	}
 	return err.Error()
 }
@@ -157,7 +157,11 @@ func say(p rules.Packet, number string) error {
 	if err := unix.Connect(fd, endpoint(p.Destination)); err != nil {
 		return fmt.Errorf("connect to %s: %w", p.Destination, err)
 	}
-	_, err = unix.Write(fd, []byte(number))
+	if _, err = unix.Write(fd, []byte(number)); errors.Is(err, unix.EPERM) { // netfilter's; the socket knows the answer
+		if code, told := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); told == nil && code != 0 {
+			return unix.Errno(code)
+		}
+	}
 	return err
 }
 
@@ -176,7 +180,7 @@ func heardAt(end string) string {
 		return "peer " + port
 	case rules.Redirected, rules.Delivered, rules.TProxied:
 		return "pod " + port
-	case rules.Dropped, rules.Reset:
+	case rules.Dropped, rules.Refused:
 	}
 	return end
 }

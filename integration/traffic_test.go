@@ -256,7 +256,7 @@ func TestIPv6AroundTheProxy(t *testing.T) {
 	}{
 		{istio.IPv6Mesh, "peer", "app", "goes around the mesh"},
 		{istio.IPv6Capture, "outbound original_dst=[fd09::2]:19090", "inbound original_dst=[fd09::1]:18080", "captured although"},
-		{istio.IPv6Block, "refused", "refused", "is reset"},
+		{istio.IPv6Block, "refused", "refused", "is refused"},
 	} {
 		t.Run(string(tt.mode), func(t *testing.T) {
 			forEachBackend(t, func(t *testing.T, variant string) {

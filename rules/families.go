@@ -15,7 +15,7 @@ type WithoutIPv6 string
 const (
 	IPv6Mesh    WithoutIPv6 = "mesh"    // what the mesh's own tool does: it goes around the proxy, and the plan says so
 	IPv6Capture WithoutIPv6 = "capture" // captured all the same
-	IPv6Block   WithoutIPv6 = "block"   // reset, so that clients fall back to IPv4 at once
+	IPv6Block   WithoutIPv6 = "block"   // refused, so that clients fall back to IPv4 at once
 )
 
 // Network is what a plan has to know of a pod's network namespace. Addresses are what is there at one moment: they say
@@ -117,31 +117,36 @@ func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
 	if network.NoIPv6 {
 		return p, nil
 	}
+	without := f.Without
 	if !f.SpeaksIPv6 {
-		p.unspoken(network.ipv6(), f.Because, f.Without)
+		if without == IPv6Block {
+			p.V6 = f.Block()
+		}
+		if without == IPv6Block && p.V6.Empty() {
+			without = IPv6Mesh // what is refused is what would be captured, and there is none
+		}
+		p.unspoken(network.ipv6(), f.Because, without)
 	}
 	switch {
-	case f.SpeaksIPv6 || f.Without == IPv6Capture:
+	case f.SpeaksIPv6 || without == IPv6Capture:
 		p.V6 = redirect(IPv6)
 		if !network.NoIPv6OnLo {
 			p.Loopback = f.Loopback
 		}
-	case f.Without == IPv6Block:
-		p.V6 = f.Block()
-		if f.Unblocked != "" {
-			p.Notes = append(p.Notes, f.Unblocked)
-		}
+	case without == IPv6Block && f.Unblocked != "":
+		p.Notes = append(p.Notes, f.Unblocked)
 	}
 	return p, nil
 }
 
-// The chains of IPv6 that is to be reset. They are ours, whatever the mesh.
+// The chains of IPv6 that is to be refused. They are ours, whatever the mesh.
 const (
 	ChainBlockIn  = "MESHNETD_IPV6_IN"
 	ChainBlockOut = "MESHNETD_IPV6_OUT"
+	ChainBlockDNS = "MESHNETD_IPV6_DNS"
 )
 
-// Blocked is what is reset of one direction: TCP that meets one of Captured and none of Kept. It says why.
+// Blocked is what is refused of one direction: TCP that meets one of Captured and none of Kept. It says why.
 type Blocked struct{ Kept, Captured []Selection }
 
 // Selection is some of the packets, all of them where it has no match.
@@ -150,28 +155,33 @@ type Selection struct {
 	Match []Match
 }
 
-// Block resets the TCP connections that would be captured if the proxy spoke the family. What stays in the pod, and
-// connections that were let in or out before, are left alone.
-func Block(family Family, out, in Blocked) Ruleset {
+// Block refuses the TCP connections over IPv6 that would be captured if the proxy spoke it. Where lookups by UDP are
+// captured, those over IPv6 are refused too, but for the ones of lookupsKept: the proxy's at least, or none are captured.
+// What stays in the pod, and connections that were let in or out before, are left alone.
+func Block(out, in Blocked, lookupsKept ...Selection) Ruleset {
 	var b Builder
-	out.write(&b, "OUTPUT", ChainBlockOut, OutInterface(loopback))
-	in.write(&b, "INPUT", ChainBlockIn, InInterface(loopback))
-	return b.Ruleset(family)
+	tcp, udp := Protocol(TCP), Protocol(UDP)
+	out.write(&b, "OUTPUT", ChainBlockOut, OutInterface(loopback), RejectReset, tcp)
+	in.write(&b, "INPUT", ChainBlockIn, InInterface(loopback), RejectReset, tcp)
+	if len(lookupsKept) > 0 {
+		lookups := Blocked{Kept: lookupsKept, Captured: []Selection{{Why: "lookups belong to the mesh"}}}
+		lookups.write(&b, "OUTPUT", ChainBlockDNS, OutInterface(loopback), RejectPort, udp, DestinationPort{Protocol: UDP, Port: 53})
+	}
+	return b.Ruleset(IPv6)
 }
 
-func (x Blocked) write(b *Builder, hook, chain string, within Match) {
+func (x Blocked) write(b *Builder, hook, chain string, within Match, answer RejectWith, protocol Protocol, match ...Match) {
 	const filter = "filter"
-	tcp := Protocol(TCP)
 	if len(x.Captured) == 0 {
 		return
 	}
-	b.Append(filter, hook, "IPv6 goes around the proxy", Jump(chain), tcp)
+	b.Append(filter, hook, "IPv6 goes around the proxy", Jump(chain), append([]Match{protocol}, match...)...)
 	kept := append([]Selection{{"what stays in the pod is the app's own business", []Match{within}},
 		{"a connection that was let in or out before", []Match{StateRelated | StateEstablished}}}, x.Kept...)
 	for _, s := range kept {
-		b.Append(filter, chain, s.Why, Return, append([]Match{tcp}, s.Match...)...)
+		b.Append(filter, chain, s.Why, Return, append([]Match{protocol}, s.Match...)...)
 	}
 	for _, s := range x.Captured {
-		b.Append(filter, chain, s.Why, RejectReset{}, append([]Match{tcp}, s.Match...)...)
+		b.Append(filter, chain, s.Why, answer, append([]Match{protocol}, s.Match...)...)
 	}
 }

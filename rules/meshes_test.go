@@ -86,7 +86,7 @@ func TestFootprintsAreApart(t *testing.T) {
 	for _, m := range []rules.Mesh{istio.Mesh{}, consul.Mesh{}, kuma.Mesh{}, linkerd.Mesh{}} {
 		f := m.Footprint()
 		for _, chain := range f.Chains {
-			if chain == rules.ChainBlockIn || chain == rules.ChainBlockOut {
+			if strings.HasPrefix(chain, "MESHNETD_IPV6_") {
 				continue
 			}
 			if other := seen[chain]; other != "" {
@@ -108,7 +108,7 @@ func TestFamilies(t *testing.T) {
 		return b.Ruleset(family)
 	}
 	reset := func() rules.Ruleset {
-		return rules.Block(rules.IPv6, rules.Blocked{Captured: []rules.Selection{{}}}, rules.Blocked{})
+		return rules.Block(rules.Blocked{Captured: []rules.Selection{{}}}, rules.Blocked{})
 	}
 	in := func(texts ...string) (n rules.Network) {
 		for _, text := range texts {
@@ -124,12 +124,12 @@ func TestFamilies(t *testing.T) {
 		note    string
 	}{
 		"unknown":                  {rules.Network{}, true, rules.IPv6Mesh, "redirect", "not known yet"},
-		"unknown, reset":           {rules.Network{}, false, rules.IPv6Block, "reset", "IPv6 is reset"},
+		"unknown, reset":           {rules.Network{}, false, rules.IPv6Block, "reset", "IPv6 is refused"},
 		"unknown, around":          {rules.Network{}, false, rules.IPv6Mesh, "", "not known yet"},
 		"no address yet, spoken":   {in("10.0.0.7"), true, rules.IPv6Mesh, "redirect", ""},
 		"no address yet":           {in("10.0.0.7", "::1"), false, rules.IPv6Mesh, "", ""},
 		"no address yet, captured": {in("10.0.0.7"), false, rules.IPv6Capture, "redirect", "IPv6 is captured although"},
-		"no address yet, reset":    {in("::ffff:10.0.0.7"), false, rules.IPv6Block, "reset", "IPv6 is reset: the proxy speaks only IPv4 (it says so)"},
+		"no address yet, reset":    {in("::ffff:10.0.0.7"), false, rules.IPv6Block, "reset", "IPv6 is refused: the proxy speaks only IPv4 (it says so)"},
 		"none in the kernel":       {rules.Network{Addresses: in("10.0.0.7").Addresses, NoIPv6: true}, false, rules.IPv6Block, "", ""},
 		"none, spoken":             {rules.Network{Addresses: in("10.0.0.7").Addresses, NoIPv6: true}, true, rules.IPv6Mesh, "", ""},
 		"link-local":               {in("10.0.0.7", "fe80::1%eth0"), false, rules.IPv6Mesh, "", "IPv6 goes around the mesh: the pod has fe80::1, the proxy"},
@@ -137,10 +137,10 @@ func TestFamilies(t *testing.T) {
 		"ours on lo":               {in("10.0.0.7", "::6"), false, rules.IPv6Mesh, "", ""},
 		"spoken":                   {in("10.0.0.7", "fd00::7"), true, rules.IPv6Block, "redirect", ""},
 		"IPv6 only, spoken":        {in("fd00::7"), true, rules.IPv6Block, "redirect", ""},
-		"IPv6 only, unspoken":      {in("fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is reset: the proxy speaks only IPv4"},
+		"IPv6 only, unspoken":      {in("fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is refused: the proxy speaks only IPv4"},
 		"around":                   {in("fd00::7", "10.0.0.7"), false, rules.IPv6Mesh, "", "IPv6 goes around the mesh: the pod has fd00::7, the proxy speaks only IPv4 (it says so)"},
 		"captured":                 {in("10.0.0.7", "fd00::7"), false, rules.IPv6Capture, "redirect", "IPv6 is captured although"},
-		"reset":                    {in("10.0.0.7", "fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is reset"},
+		"reset":                    {in("10.0.0.7", "fd00::7"), false, rules.IPv6Block, "reset", "IPv6 is refused"},
 		"nobody says":              {in("10.0.0.7", "fd00::7"), false, "", "", "IPv6 goes around the mesh"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -205,13 +205,13 @@ func TestNetwork(t *testing.T) {
 // An answer is let pass in either direction, and what stays in the pod.
 func TestBlock(t *testing.T) {
 	all := rules.Blocked{Captured: []rules.Selection{{}}}
-	plan := rules.Plan{V6: rules.Block(rules.IPv6, all, all)}
+	plan := rules.Plan{V6: rules.Block(all, all)}
 	for name, tt := range map[string]struct {
 		packet rules.Packet
 		want   rules.EndKind
 	}{
-		"out":        {sentTo("[2001:db8::9]:80"), rules.Reset},
-		"in":         {toPod("[fd00::7]:80"), rules.Reset},
+		"out":        {sentTo("[2001:db8::9]:80"), rules.Refused},
+		"in":         {toPod("[fd00::7]:80"), rules.Refused},
 		"answer out": {sentTo("[2001:db8::9]:80", state(established)), rules.Leaves},
 		"answer in":  {toPod("[fd00::7]:80", state(established)), rules.Delivered},
 		"within":     {sentTo("[fd00::7]:80"), rules.Delivered},
@@ -221,7 +221,7 @@ func TestBlock(t *testing.T) {
 			t.Errorf("%s: %v, %v\n%s", name, path.End, err, path)
 		}
 	}
-	if rs := rules.Block(rules.IPv6, rules.Blocked{}, rules.Blocked{Kept: []rules.Selection{{}}}); !rs.Empty() {
+	if rs := rules.Block(rules.Blocked{}, rules.Blocked{Kept: []rules.Selection{{}}}); !rs.Empty() {
 		t.Errorf("where nothing is captured: %s", rs)
 	}
 }

@@ -253,8 +253,9 @@ func (p *parser) target(name string) Target {
 		return CTZone(p.port())
 	case "REJECT":
 		p.expect("--reject-with")
-		p.expect("tcp-reset")
-		return RejectReset{}
+		answer := RejectWith(p.next())
+		p.failed = p.failed || answer != RejectReset && answer != RejectPort
+		return answer
 	}
 	if name == "" || strings.ContainsAny(name, `"'`) {
 		p.failed = true

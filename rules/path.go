@@ -33,7 +33,7 @@ const (
 	Redirected EndKind = "redirected" // to a listener of the pod, by REDIRECT or DNAT
 	TProxied   EndKind = "tproxied"   // to a listener of the pod, by TPROXY
 	Dropped    EndKind = "dropped"    // without an answer
-	Reset      EndKind = "reset"      // answered with a TCP reset
+	Refused    EndKind = "refused"    // answered with a TCP reset, or by ICMP that nobody listens
 	Leaves     EndKind = "leaves"     // goes out by an interface
 )
 
@@ -71,7 +71,7 @@ func (e End) where() string {
 			return fmt.Sprintf("leaves for %s, forwarded", e.To)
 		}
 		return fmt.Sprintf("leaves for %s by %s", e.To, e.Interface)
-	case Dropped, Reset:
+	case Dropped, Refused:
 		return string(e.Kind)
 	}
 	return fmt.Sprintf("unknown end %q", string(e.Kind))

@@ -26,7 +26,7 @@ type Plan struct {
 // unspoken says that the proxy does not speak IPv6, because of something such as "ISTIO_DUAL_STACK is not set", and
 // what becomes of the pod's IPv6: in WithoutIPv6 and in a note. The address is one that the pod has, if any.
 func (p *Plan) unspoken(address netip.Addr, because string, way WithoutIPv6) {
-	note := "IPv6 is reset: the proxy speaks only IPv4 (" + because + ")"
+	note := "IPv6 is refused: the proxy speaks only IPv4 (" + because + ")"
 	switch way {
 	case IPv6Block:
 	case IPv6Capture:

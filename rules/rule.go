@@ -199,8 +199,14 @@ type RestoreMark struct{}
 // CTZone puts the packet's connection in a conntrack zone (raw only).
 type CTZone uint16
 
-// RejectReset answers a TCP packet with a reset (filter only).
-type RejectReset struct{}
+// The answers of RejectWith.
+const (
+	RejectReset = RejectWith("tcp-reset")              // of TCP
+	RejectPort  = RejectWith("icmp6-port-unreachable") // of IPv6
+)
+
+// RejectWith answers a packet, so that its sender knows at once that it went nowhere (filter only).
+type RejectWith string
 
 // Foreign is a rule of somebody else, kept as the text iptables-save printed.
 type Foreign string
@@ -332,7 +338,7 @@ func (RestoreMark) args() []string {
 
 func (t CTZone) args() []string { return []string{"-j", "CT", "--zone", number(uint16(t))} }
 
-func (RejectReset) args() []string { return []string{"-j", "REJECT", "--reject-with", "tcp-reset"} }
+func (t RejectWith) args() []string { return []string{"-j", "REJECT", "--reject-with", string(t)} }
 
 func (t Foreign) args() []string { return []string{string(t)} }
 

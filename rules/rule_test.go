@@ -44,7 +44,8 @@ var ruleTable = []struct {
 	{name: "save mark", rule: rule(rules.SaveMark{}), text: "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"},
 	{name: "restore mark", rule: rule(rules.RestoreMark{}), text: "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"},
 	{name: "zone", rule: rule(rules.CTZone(2)), text: "-j CT --zone 2"},
-	{name: "reset", rule: rule(rules.RejectReset{}, rules.Protocol(rules.TCP)), text: "-p tcp -j REJECT --reject-with tcp-reset"},
+	{name: "reset", rule: rule(rules.RejectReset, rules.Protocol(rules.TCP)), text: "-p tcp -j REJECT --reject-with tcp-reset"},
+	{name: "unreachable", rule: rule(rules.RejectPort, rules.Protocol(rules.UDP)), text: "-p udp -j REJECT --reject-with icmp6-port-unreachable"},
 
 	{name: "tcp", rule: rule(rules.Return, rules.Protocol(rules.TCP)), text: "-p tcp -j RETURN"},
 	{name: "udp", rule: rule(rules.Return, rules.Protocol(rules.UDP)), text: "-p udp -j RETURN"},

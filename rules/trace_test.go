@@ -153,9 +153,9 @@ func TestTraceEnds(t *testing.T) {
 		{"but not the next table", []string{"mangle OUTPUT: -j ACCEPT", "filter OUTPUT: -j DROP"}, sentTo(outside), "dropped"},
 		{"nothing comes after drop", []string{"mangle OUTPUT: -j DROP", "nat OUTPUT: -j " + toProxy}, sentTo(outside), "dropped"},
 		{"raw is before mangle", []string{"mangle OUTPUT: -j DROP", "raw OUTPUT: -j DROP"}, sentTo(outside), "dropped"},
-		{"reset", []string{"filter OUTPUT: -p tcp -j REJECT --reject-with tcp-reset"}, sentTo(outside), "reset"},
-		{"reset where it arrives", []string{"filter INPUT: -p tcp -j REJECT --reject-with tcp-reset"}, toPod(own), "reset"},
-		{"reset of what is forwarded", []string{"filter FORWARD: -i eth0 -p tcp -j REJECT --reject-with tcp-reset"}, toPod(outside), "reset"},
+		{"reset", []string{"filter OUTPUT: -p tcp -j REJECT --reject-with tcp-reset"}, sentTo(outside), "refused"},
+		{"reset where it arrives", []string{"filter INPUT: -p tcp -j REJECT --reject-with tcp-reset"}, toPod(own), "refused"},
+		{"reset of what is forwarded", []string{"filter FORWARD: -i eth0 -p tcp -j REJECT --reject-with tcp-reset"}, toPod(outside), "refused"},
 		{"what is forwarded does not come in", []string{"filter INPUT: -j DROP"}, toPod(outside), "leaves for 198.51.100.1:80, forwarded"},
 
 		{"the owner", []string{"filter OUTPUT: -m owner --uid-owner 5 -m owner --gid-owner 6 -j DROP"}, sentTo(outside, owned(5, 6)), "dropped"},

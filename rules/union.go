@@ -57,13 +57,17 @@ func (f Footprint) Narrow(plan Plan) Footprint {
 	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.wrote(plan) })...)
 }
 
-// wrote reports whether a plan holds a mesh's rules. The chains of IPv6 that is to be reset are every mesh's.
+// wrote reports whether a plan holds a mesh's rules. The chains of IPv6 that is to be refused are every mesh's.
 func (f Footprint) wrote(plan Plan) bool {
-	f.Chains = slices.DeleteFunc(slices.Clone(f.Chains), func(name string) bool { return name == ChainBlockIn || name == ChainBlockOut })
+	f.Chains = slices.DeleteFunc(slices.Clone(f.Chains), isBlock)
 	for _, rs := range plan.Rulesets() {
 		if slices.ContainsFunc(rs.Tables, f.present) {
 			return true
 		}
 	}
 	return false
+}
+
+func isBlock(chain string) bool {
+	return chain == ChainBlockIn || chain == ChainBlockOut || chain == ChainBlockDNS
 }

@@ -117,7 +117,7 @@ func TestUnionTakesOutEveryMesh(t *testing.T) {
 		t.Error("not the pods that a mesh may have left")
 	}
 	// The chains of IPv6 that is reset say nothing of the mesh.
-	blocked := rules.Plan{V6: rules.Block(rules.IPv6, rules.Blocked{Captured: []rules.Selection{{}}}, rules.Blocked{})}
+	blocked := rules.Plan{V6: rules.Block(rules.Blocked{Captured: []rules.Selection{{}}}, rules.Blocked{})}
 	if n := len(everyMesh().OnlyWritersOf(blocked).Meshes); n != 0 {
 		t.Errorf("%d meshes have written what is every mesh's", n)
 	}

@@ -167,11 +167,14 @@ func (t *trace) target(h hook, target Target) (verdict, string, error) {
 		return stop, note, err
 	case TProxy:
 		return stop, t.tproxy(target), nil
-	case RejectReset:
-		if t.packet.Protocol != TCP {
+	case RejectWith:
+		switch {
+		case target == RejectReset && t.packet.Protocol != TCP:
 			return stop, "", fmt.Errorf("the kernel refuses a TCP reset for %s", t.packet.Protocol)
+		case target == RejectPort && t.packet.Family() != IPv6:
+			return stop, "", fmt.Errorf("the kernel refuses an answer of ICMPv6 in IPv4")
 		}
-		t.end(Reset, "")
+		t.end(Refused, "")
 		return stop, "", nil
 	case Foreign:
 		return stop, "", fmt.Errorf("a rule of somebody else decides here: it cannot be known how")
@@ -188,7 +191,7 @@ func allowed(h hook, target Target) bool {
 		return h.table.Name == "mangle" && h.name == "PREROUTING"
 	case CTZone:
 		return h.table.Name == "raw"
-	case RejectReset:
+	case RejectWith:
 		return h.table.Name == "filter"
 	}
 	return true

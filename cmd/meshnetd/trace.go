@@ -229,8 +229,11 @@ func ending(path rules.Path) string {
 		return fmt.Sprintf("leaves for %s, %s: no rule gives it to the proxy", e.To, where)
 	case rules.Dropped:
 		return "dropped, without an answer"
-	case rules.Reset:
-		return "refused, by a TCP reset"
+	case rules.Refused:
+		if path.Packet.Protocol == rules.TCP {
+			return "refused, by a TCP reset"
+		}
+		return "refused: ICMP says that nobody listens there"
 	}
 	return e.String()
 }

@@ -75,6 +75,9 @@ func every(family rules.Family, network string, any netip.Addr) rules.Ruleset {
 	out("raw", rules.CTZone(1), udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
 	in("raw", rules.CTZone(2), udp, port(rules.UDP, false))
 
-	out("filter", rules.RejectReset{}, tcp)
+	out("filter", rules.RejectReset, tcp)
+	if family == rules.IPv6 {
+		out("filter", rules.RejectPort, udp)
+	}
 	return b.Ruleset(family)
 }

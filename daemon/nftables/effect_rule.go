@@ -127,7 +127,7 @@ func (p *program) step(kind string, a attributes) error {
 	case "masq": // it chooses a source, which nothing here asks for afterwards
 		p.end(effect.Action{Verb: effect.Accept})
 	case "reject":
-		p.end(effect.Action{Verb: effect.Reset})
+		p.end(effect.Action{Verb: effect.Reject})
 	case "redir":
 		if port, ok := p.port(a, unix.NFTA_REDIR_REG_PROTO_MIN, unix.NFTA_REDIR_REG_PROTO_MAX); ok {
 			p.end(effect.Action{Verb: effect.Redirect, Port: port})
@@ -277,7 +277,7 @@ func (p *program) target(a attributes) {
 	switch extension {
 	case "LOG", "NFLOG", "TRACE", "AUDIT": // they only tell
 	case "REJECT":
-		p.end(effect.Action{Verb: effect.Reset})
+		p.end(effect.Action{Verb: effect.Reject})
 	case "MASQUERADE", "SNAT":
 		p.end(effect.Action{Verb: effect.Accept})
 	case "CT", "NOTRACK":

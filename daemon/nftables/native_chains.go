@@ -193,8 +193,11 @@ func (t *translation) target(l *line) ([]act, error) {
 	case rules.CTZone:
 		// The kernel leaves a tracked packet as it is, but would track one that somebody took out of tracking.
 		return []act{func(w *wire) { notUntracked(w); storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
-	case rules.RejectReset:
-		return []act{reset}, nil
+	case rules.RejectWith:
+		if target == rules.RejectPort && t.family != rules.IPv6 {
+			return nil, fmt.Errorf("%s is no answer of this family", target)
+		}
+		return []act{func(w *wire) { reject(w, target) }}, nil
 	}
 	return nil, fmt.Errorf("%T cannot be written by netlink", l.Target)
 }

@@ -145,6 +145,13 @@ func translate(w *wire, family rules.Family, t rules.DNAT) {
 	})
 }
 
-func reset(w *wire) {
-	expression(w, "reject", func() { w.number(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST) })
+func reject(w *wire, answer rules.RejectWith) {
+	expression(w, "reject", func() {
+		if answer == rules.RejectReset {
+			w.number(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST)
+			return
+		}
+		w.number(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_ICMPX_UNREACH)
+		w.bytes(unix.NFTA_REJECT_ICMP_CODE, []byte{unix.NFT_REJECT_ICMPX_PORT_UNREACH})
+	})
 }

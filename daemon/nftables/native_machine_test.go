@@ -194,7 +194,10 @@ func (m *machine) act(kind string, a attributes, p *passing) (nftVerdict, error)
 		p.end = fmt.Sprint("dnat ", netip.AddrPortFrom(to, port))
 		return nftVerdict{code: accept}, nil
 	case "reject":
-		p.end = "reset"
+		p.end = "reject " + string(rules.RejectReset)
+		if kind, _ := a.number(unix.NFTA_REJECT_TYPE); kind == unix.NFT_REJECT_ICMPX_UNREACH {
+			p.end = "reject " + string(rules.RejectPort)
+		}
 		return nftVerdict{code: drop}, nil
 	case "tproxy":
 		if family, _ := a.number(tproxyFamily); family != uint32(nfFamily(p.family)) || !p.listener {

@@ -37,8 +37,8 @@ func suits(table string, r rules.Rule) error {
 		if !asked(tcp) && !asked(udp) {
 			return errNoProtocol
 		}
-	case rules.RejectReset:
-		if !asked(tcp) {
+	case rules.RejectWith:
+		if r.Target == rules.Target(rules.RejectReset) && !asked(tcp) {
 			return errors.New("resets what need not be TCP")
 		}
 	case rules.SaveMark, rules.RestoreMark:

@@ -243,7 +243,7 @@ func TestNativeRefuses(t *testing.T) {
 		"some ports":         {plan("nat", "OWN", rules.Accept, rules.DestinationPorts{{First: 1, Last: 2}}), "without a protocol"},
 		"dnat":               {plan("nat", "OWN", rules.DNAT{To: netip.IPv4Unspecified(), Port: 1}), "without a protocol"},
 		"dnat, family":       {plan("nat", "OWN", rules.DNAT{To: netip.IPv6Loopback()}), "::1 is no address of this family"},
-		"reset":              {plan("filter", "OWN", rules.RejectReset{}, rules.Protocol(rules.UDP)), "need not be TCP"},
+		"reset":              {plan("filter", "OWN", rules.RejectReset, rules.Protocol(rules.UDP)), "need not be TCP"},
 		"family":             {plan("nat", "OWN", rules.Accept, six), "fd00::/8 is no address of this family"},
 		"family, in a list":  {plan("nat", "OWN", rules.Accept, tcp, six, rules.DestinationPort{Protocol: rules.TCP, Port: 1}), "fd00::/8 is no address"},
 		"mark in raw":        {plan("raw", "OWN", rules.Accept, rules.ConnMark{Mark: 1}), "no connection in raw"},

@@ -125,8 +125,8 @@ func (x iptables) chain(name string, p *passing) (ended bool) {
 				p.end, p.mark = fmt.Sprint("tproxy ", netip.AddrPortFrom(target.Addr, target.Port)), target.Mark
 			}
 			return true
-		case rules.RejectReset:
-			p.end = "reset"
+		case rules.RejectWith:
+			p.end = "reject " + string(target)
 			return true
 		case rules.SetMark:
 			p.mark = uint32(target)

@@ -88,6 +88,6 @@ func everyExpression() rules.Plan {
 	b.Append("nat", "OWN", "", rules.Redirect{Port: 15001}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 99, Not: true},
 		rules.Destination{Prefix: netip.MustParsePrefix("127.0.0.1/32"), Not: true})
 
-	out("filter", rules.RejectReset{}, tcp, rules.Source{Prefix: netip.MustParsePrefix("10.0.0.0/9")})
+	out("filter", rules.RejectReset, tcp, rules.Source{Prefix: netip.MustParsePrefix("10.0.0.0/9")})
 	return rules.Plan{V4: b.Ruleset(rules.IPv4)}
 }

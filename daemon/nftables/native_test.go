@@ -236,7 +236,10 @@ func (d draw) target(family rules.Family, table, hook string, below []string, ma
 	case table == "nat":
 		needsTCP = append(needsTCP, rules.Redirect{Port: 1}, rules.Redirect{Port: 2}, rules.DNAT{To: own, Port: 53}, rules.DNAT{To: own})
 	case table == "filter":
-		needsTCP = append(needsTCP, rules.RejectReset{})
+		needsTCP = append(needsTCP, rules.RejectReset)
+		if family == rules.IPv6 {
+			targets = append(targets, rules.RejectPort)
+		}
 	case hook == "PREROUTING":
 		needsTCP = append(needsTCP, rules.TProxy{Port: 1, Addr: any, Mark: 1}, rules.TProxy{Port: 1, Addr: own, Mark: 2})
 	}

@@ -55,6 +55,7 @@ const (
 	rejectLength          = 8  // struct ipt_reject_info, ip6t_reject_info
 	rejectReset4          = 7  // IPT_TCP_RESET
 	rejectReset6          = 6  // IP6T_TCP_RESET
+	rejectPort6           = 4  // IP6T_ICMP6_PORT_UNREACH
 	allBits               = 0xffffffff
 )
 
@@ -188,12 +189,18 @@ func xtTarget(family rules.Family, t rules.Target) (name string, revision uint32
 		info = make([]byte, ctLength)
 		native.PutUint16(info[2:], uint16(t))
 		return "CT", 2, info
-	case rules.RejectReset:
-		info = make([]byte, rejectLength)
-		native.PutUint32(info, rejectReset4)
-		if family == rules.IPv6 {
-			native.PutUint32(info, rejectReset6)
+	case rules.RejectWith:
+		answer := uint32(rejectReset4)
+		switch {
+		case family == rules.IPv6 && t == rules.RejectReset:
+			answer = rejectReset6
+		case family == rules.IPv6:
+			answer = rejectPort6
+		case t != rules.RejectReset:
+			return "", 0, nil
 		}
+		info = make([]byte, rejectLength)
+		native.PutUint32(info, answer)
 		return "REJECT", 0, info
 	}
 	return "", 0, nil
@@ -292,8 +299,10 @@ func decodeTarget(family rules.Family, name string, revision uint32, info []byte
 		t = rules.RestoreMark{}
 	case name == "CT" && len(info) == ctLength:
 		t = rules.CTZone(binary.NativeEndian.Uint16(info[2:]))
+	case name == "REJECT" && family == rules.IPv6 && len(info) == rejectLength && binary.NativeEndian.Uint32(info) == rejectPort6:
+		t = rules.RejectPort
 	case name == "REJECT":
-		t = rules.RejectReset{}
+		t = rules.RejectReset
 	default:
 		return nil, false
 	}

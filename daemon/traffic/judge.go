@@ -47,7 +47,7 @@ func (s sighting) end(p rules.Packet, want rules.End) rules.End {
 	port, taken := s.taker(want.Port)
 	switch {
 	case s.entry == nil && !taken && s.refused:
-		end.Kind = rules.Reset
+		end.Kind = rules.Refused
 	case s.entry == nil && !taken:
 		end.Kind = rules.Dropped
 	case end.To != p.Destination && s.local(end.To.Addr()):
@@ -91,7 +91,7 @@ func judge(p rules.Packet, want rules.End, s sighting, can abilities) (seen rule
 	same := seen.Kind == want.Kind && seen.Port == want.Port && seen.To == want.To && seen.Zone == want.Zone
 	waits := slices.ContainsFunc(s.listeners, func(l listener) bool { return l.at.Port() == want.Port })
 	switch {
-	case want.Kind == rules.Reset && p.Direction == rules.Inbound && seen.Kind == rules.Dropped:
+	case want.Kind == rules.Refused && p.Direction == rules.Inbound && seen.Kind == rules.Dropped:
 		return want, Right, "that it is answered is not seen from here"
 	case want.Kind == rules.TProxied && !can.counting:
 		return seen, Unproven, "this kernel does not show which listener gets a packet"

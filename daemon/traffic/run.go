@@ -154,7 +154,7 @@ func (r *run) send(p *rules.Packet, want rules.End, zones []uint16) (out sent, e
 	if err != nil {
 		return out, err
 	}
-	if want.Kind == rules.Reset {
+	if want.Kind == rules.Refused {
 		out.refused, out.release, err = connect(p, uid, gid)
 		return out, err
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// answerTime is how long a reset made in the pod itself may take.
+// answerTime is how long an answer made in the pod itself may take.
 const answerTime = 300 * time.Millisecond
 
 // reserve takes a port of the packet's source address, so that no connection of the pod can have it meanwhile.
@@ -77,12 +77,15 @@ func sendRaw(p rules.Packet, uid, gid uint32, packet []byte) error {
 	})
 }
 
-// connect asks for a connection as the user and group, and gives it up when released. It is for packets that are
-// to be reset: only a socket that waits for the answer shows that.
+// connect asks for a connection as the user and group, or sends a datagram, and gives it up when released. It is for
+// packets that are to be refused: only a socket that waits for the answer shows that.
 func connect(p *rules.Packet, uid, gid uint32) (refused bool, release func(), err error) {
-	fd := none
+	fd, kind, answered := none, unix.SOCK_STREAM, int16(unix.POLLOUT)
+	if p.Protocol == rules.UDP {
+		kind, answered = unix.SOCK_DGRAM, unix.POLLIN
+	}
 	err = as(uid, gid, func() (err error) {
-		fd, err = unix.Socket(domain(*p), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		fd, err = unix.Socket(domain(*p), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
 	})
 	if err != nil {
@@ -94,8 +97,11 @@ func connect(p *rules.Packet, uid, gid uint32) (refused bool, release func(), er
 		return false, nil, err
 	}
 	err = unix.Connect(fd, sockaddr(p.Destination))
-	if errors.Is(err, unix.EINPROGRESS) {
-		err = answer(fd)
+	if err == nil && p.Protocol == rules.UDP {
+		_, err = unix.Write(fd, []byte{0})
+	}
+	if errors.Is(err, unix.EINPROGRESS) || p.Protocol == rules.UDP && (err == nil || errors.Is(err, unix.EPERM)) { // which says what netfilter did, not what it answered
+		err = answer(fd, answered)
 	}
 	return errors.Is(err, unix.ECONNREFUSED), release, nil
 }
@@ -118,10 +124,10 @@ func prepare(fd int, p *rules.Packet) error {
 }
 
 // answer waits for what comes of a connection; nil is success, or nothing.
-func answer(fd int) error {
+func answer(fd int, events int16) error {
 	limit := time.Now().Add(answerTime)
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(time.Until(limit).Milliseconds()))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, int(time.Until(limit).Milliseconds()))
 		switch {
 		case errors.Is(err, unix.EINTR) && time.Now().Before(limit):
 			continue

@@ -67,7 +67,7 @@ func recognized(plan rules.Plan) bool {
 // needsProtocol reports whether the kernel refuses a rule that names no protocol.
 func needsProtocol(r rules.Rule) bool {
 	switch r.Target.(type) {
-	case rules.Redirect, rules.TProxy, rules.RejectReset:
+	case rules.Redirect, rules.TProxy, rules.RejectWith:
 		return true
 	}
 	return slices.ContainsFunc(r.Match, func(m rules.Match) bool {

@@ -46,7 +46,7 @@ func wanted(end rules.End, w way) outcome {
 		return o
 	case rules.Dropped: // before its connection is known to anybody
 		return outcome{kind: dropped}
-	case rules.Reset:
+	case rules.Refused:
 		if !w.listened() {
 			return outcome{kind: dropped}
 		}

@@ -214,9 +214,9 @@ func (w *world) put(name string, address netip.Addr, packet []byte) error {
 	return nil
 }
 
-// refused reports whether a connection was answered with a reset.
+// refused reports whether the sender was answered that nobody takes it.
 func (s *shot) refused() bool {
-	if s.way != byConnect && s.way != byData {
+	if !s.way.listened() {
 		return false
 	}
 	value, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)

@@ -88,7 +88,7 @@ func Classes(t *testing.T, plan rules.Plan, classes []Class, families ...rules.F
 // End prints how a packet ended and with which port.
 func End(e rules.End) string {
 	switch e.Kind {
-	case rules.Dropped, rules.Reset:
+	case rules.Dropped, rules.Refused:
 		return string(e.Kind)
 	case rules.Leaves, rules.Delivered, rules.Redirected, rules.TProxied:
 	}

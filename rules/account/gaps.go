@@ -109,8 +109,13 @@ func (g *Gaps) Captured(family rules.Family) bool {
 	return g.holds(family, "nat") || g.holds(family, "mangle")
 }
 
-// Resets reports whether the plan resets packets of a family.
+// Resets reports whether the plan refuses packets of a family.
 func (g *Gaps) Resets(family rules.Family) bool { return g.holds(family, "filter") }
+
+// RefusesLookup reports whether a packet is a lookup of somebody else than the proxy that is refused, where lookups are captured.
+func (g *Gaps) RefusesLookup(p rules.Packet) bool {
+	return g.Resets(p.Family()) && Out(p) && p.Protocol == rules.UDP && p.Destination.Port() == 53 && !g.Stays(p) && !g.Proxys(p)
+}
 
 // Ruled reports whether the plan does either.
 func (g *Gaps) Ruled(family rules.Family) bool { return g.Captured(family) || g.Resets(family) }

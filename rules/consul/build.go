@@ -100,11 +100,16 @@ func keptPorts(direction string, ports []rules.PortRange) (kept []rules.Selectio
 	return kept
 }
 
-// block answers IPv6 with a reset where redirect would have captured it.
+// block refuses IPv6 where redirect would have captured it. Consul captures lookups of the proxy, too: there it answers them.
 func (in Intent) block() rules.Ruleset {
-	return rules.Block(rules.IPv6,
+	var lookupsKept []rules.Selection
+	if in.DNSAddress.IsValid() && in.DNSPort == 0 { // whatever server they are for
+		lookupsKept = []rules.Selection{{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}}
+	}
+	return rules.Block(
 		rules.Blocked{Kept: withoutTCP(in.outboundKept(rules.IPv6)), Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}}},
-		rules.Blocked{Kept: withoutTCP(in.inboundKept()), Captured: []rules.Selection{{Why: "every other port belongs to the mesh"}}})
+		rules.Blocked{Kept: withoutTCP(in.inboundKept()), Captured: []rules.Selection{{Why: "every other port belongs to the mesh"}}},
+		lookupsKept...)
 }
 
 // withoutTCP leaves out what Block asks for by itself.

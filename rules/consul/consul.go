@@ -59,7 +59,7 @@ const (
 // Footprint returns the names of every plan this package can make.
 func (Mesh) Footprint() rules.Footprint {
 	return rules.Footprint{Chains: []string{chainInbound, chainInRedirect, chainOutput, chainRedirect, chainDNS,
-		rules.ChainBlockIn, rules.ChainBlockOut}}
+		rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS}}
 }
 
 // What the injector writes on a pod.

@@ -101,7 +101,8 @@ func (g *gaps) lookup(p rules.Packet) bool {
 func (g *gaps) otherProtocols() {
 	what := "UDP, ICMP and SCTP, in and out, name lookups over UDP among them: the rules redirect TCP"
 	p := g.Sent(g.Family(), rules.UDP, g.Outside(g.Family()), 53)
-	switch asked, some := g.asked(); {
+	asked, some := g.asked()
+	switch {
 	case !some || !g.Captured(g.lookupFamily()):
 	case asked.IsValid():
 		what = fmt.Sprintf("UDP, ICMP and SCTP, in and out: the rules redirect TCP. Of the name lookups over UDP only those at %s go to Consul", asked)
@@ -110,9 +111,13 @@ func (g *gaps) otherProtocols() {
 		}
 	default:
 		what = fmt.Sprintf("UDP, ICMP and SCTP, in and out: the rules redirect TCP, and name lookups over %s", account.Name(g.lookupFamily()))
+		if g.Resets(rules.IPv6) {
+			what += "; the app's lookups over IPv6 are refused"
+		}
 		p = g.Sent(g.Family(), rules.UDP, g.Outside(g.Family()), g.FreePort())
 	}
-	g.Add(p, func(p rules.Packet) bool { return p.Protocol == rules.UDP && !g.lookup(p) }, "%s", what)
+	refused := func(p rules.Packet) bool { return some && !asked.IsValid() && g.RefusesLookup(p) }
+	g.Add(p, func(p rules.Packet) bool { return p.Protocol == rules.UDP && !g.lookup(p) && !refused(p) }, "%s", what)
 }
 
 // lookups that go to Consul go to a server, not to the proxy, where that is not in the pod.

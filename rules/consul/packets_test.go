@@ -86,7 +86,7 @@ func TestIPv6(t *testing.T) {
 	}{
 		{rules.IPv6Mesh, "leaves 80", "delivered 8080", "delivered 8080", "leaves 3306", `IPv6 goes around the mesh: the pod has fd00:10:244::7`},
 		{rules.IPv6Capture, "redirected 15001", "redirected 20000", "redirected 15001", "leaves 3306", "IPv6 is captured although the proxy speaks only IPv4"},
-		{rules.IPv6Block, "reset", "reset", "delivered 8080", "leaves 3306", "IPv6 is reset: the proxy speaks only IPv4"},
+		{rules.IPv6Block, "refused", "refused", "delivered 8080", "leaves 3306", "IPv6 is refused: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
 			m := consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: tt.without}}
@@ -147,7 +147,7 @@ func expected(in consul.Intent, s scene, p packet) string {
 	blocked := six && in.WithoutIPv6 == rules.IPv6Block
 	verdict := func(to uint16) string {
 		if blocked {
-			return "reset"
+			return "refused"
 		}
 		return end(rules.Redirected, to)
 	}
@@ -163,6 +163,9 @@ func expected(in consul.Intent, s scene, p packet) string {
 			return end(rules.Leaves, 53) // for an address that is not the pod's
 		}
 		return end(rules.Redirected, in.DNSPort)
+	}
+	if blocked && p.Protocol == "udp" && port == 53 && in.DNSPort == 0 && in.DNSAddress.IsValid() && !stays && !(p.Socket && p.UID == in.UID) {
+		return "refused"
 	}
 	proxys := p.Socket && (p.UID == in.UID || slices.Contains(in.UIDsExclude, p.UID))
 	range_ := slices.ContainsFunc(in.RangesExclude, func(x netip.Prefix) bool { return x.Contains(p.Destination.Addr()) })

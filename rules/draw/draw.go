@@ -168,8 +168,12 @@ func (g *graph) end(table, chain string, r rules.Rule) *box {
 		return g.place("port "+strconv.Itoa(int(target.Port)), r.Why, proxy)
 	case rules.DNAT:
 		return g.place(cmp.Or(target.To.String(), "?"), r.Why, proxy)
-	case rules.RejectReset:
-		return g.place("reset", "answered with a TCP reset", lost)
+	case rules.RejectWith:
+		answer := "answered with a TCP reset"
+		if target == rules.RejectPort {
+			answer = "ICMP says that nobody listens"
+		}
+		return g.place("refused", answer, lost)
 	case rules.Verdict:
 		switch target {
 		case rules.Drop:

@@ -23,7 +23,7 @@ func small() rules.Plan {
 	b.Append("nat", "OUT", "the proxy's own", rules.Return, rules.OwnerUID{ID: 1337})
 	b.Append("nat", "OUT", "", rules.Jump("TO_PROXY"), rules.Destination{Prefix: netip.MustParsePrefix("10.0.0.0/8")})
 	b.Append("nat", "TO_PROXY", "to the proxy", rules.Redirect{Port: 15001}, tcp)
-	b.Append("filter", "OUTPUT", "no such port", rules.RejectReset{}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 25})
+	b.Append("filter", "OUTPUT", "no such port", rules.RejectReset, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 25})
 	return rules.Plan{V4: b.Ruleset(rules.IPv4)}
 }
 

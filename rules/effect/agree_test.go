@@ -69,7 +69,7 @@ func ends(t testing.TB, pod *Pod, side *Side) []flow {
 }
 
 var kinds = map[kind]rules.EndKind{delivered: rules.Delivered, redirected: rules.Redirected, tproxied: rules.TProxied,
-	dropped: rules.Dropped, reset: rules.Reset, leaves: rules.Leaves}
+	dropped: rules.Dropped, refused: rules.Refused, leaves: rules.Leaves}
 
 // said is a packet's end in the words of the tracer, as far as both have them.
 func (f *flow) said(six bool, p rules.Packet) string {
@@ -83,13 +83,13 @@ func (f *flow) said(six bool, p rules.Packet) string {
 		port = to.Port()
 	case tproxied:
 		port = f.listener
-	case underWay, dropped, reset, leaves, unknown:
+	case underWay, dropped, refused, leaves, unknown:
 	}
 	return fmt.Sprintln(kinds[f.kind], port, to, f.zone, f.connMark.of(&p).lo)
 }
 
 func traced(e rules.End) string {
-	if e.Kind == rules.Dropped || e.Kind == rules.Reset {
+	if e.Kind == rules.Dropped || e.Kind == rules.Refused {
 		return fmt.Sprintln(e.Kind)
 	}
 	return fmt.Sprintln(e.Kind, e.Port, netip.AddrPortFrom(e.To.Addr().WithZone(""), e.To.Port()), e.Zone, e.ConnMark)

@@ -325,7 +325,7 @@ func sameRef(b *box, x, y ref) bool {
 }
 
 func (f *flow) taken() bool   { return f.kind == redirected || f.kind == tproxied }
-func (f *flow) stopped() bool { return f.kind == dropped || f.kind == reset }
+func (f *flow) stopped() bool { return f.kind == dropped || f.kind == refused }
 
 // verdict compares two ends. What the plan takes must be taken by the same listener, or stopped; what it stops must be
 // stopped or taken.
@@ -355,7 +355,7 @@ func sameEnd(plan, have flow) bool {
 		return sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst) && sameRef(b, plan.route, have.route)
 	case tproxied, delivered:
 		return plan.listener == have.listener && sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst)
-	case underWay, dropped, reset, unknown:
+	case underWay, dropped, refused, unknown:
 	}
 	return true
 }

@@ -231,8 +231,8 @@ func Act(family rules.Family, t rules.Target, chains map[string]*Chain) Action {
 		return Action{Verb: RestoreMark}
 	case rules.CTZone:
 		return Action{Verb: Zone, Value: N(uint64(t))}
-	case rules.RejectReset:
-		return Action{Verb: Reset}
+	case rules.RejectWith:
+		return Action{Verb: Reject}
 	}
 	return Action{Verb: Unknown}
 }

@@ -74,7 +74,7 @@ func (j *joiner) joinable(actions []Action) bool {
 		return true
 	}
 	switch actions[len(actions)-1].Verb {
-	case Accept, Drop, Return, Goto, Redirect, DNAT, Reset:
+	case Accept, Drop, Return, Goto, Redirect, DNAT, Reject:
 		return true
 	case Nothing, Jump, TProxy, SetMark, SaveMark, RestoreMark, Zone, NoTrack, Unknown:
 	}
@@ -103,7 +103,7 @@ func (j *joiner) leavesAlone(c *Chain) bool {
 				if !j.leavesAlone(a.Chain) {
 					return false
 				}
-			case Nothing, Accept, Drop, Return, Redirect, DNAT, Reset:
+			case Nothing, Accept, Drop, Return, Redirect, DNAT, Reject:
 			}
 		}
 	}

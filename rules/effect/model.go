@@ -85,7 +85,7 @@ const (
 	redirected
 	tproxied
 	dropped
-	reset
+	refused // with an answer
 	leaves
 	unknown // something that is not understood has it
 )
@@ -124,7 +124,7 @@ const (
 	RestoreMark
 	Zone
 	NoTrack
-	Reset
+	Reject
 	Unknown // anything may come of it
 )
 

@@ -182,8 +182,8 @@ func (w *walker) act(flows []flow, actions []Action, hook Hook, depth int) (out 
 		case Drop:
 			w.endAll(flows, dropped)
 			return out
-		case Reset:
-			w.endAll(flows, reset)
+		case Reject:
+			w.endAll(flows, refused)
 			return out
 		case Unknown:
 			w.endAll(flows, unknown)
@@ -231,7 +231,7 @@ func (w *walker) endAll(flows []flow, k kind) {
 // end keeps of a flow's state only what is asked of an end, so that more of them are one.
 func (w *walker) end(f flow, k kind) {
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
-	if k != dropped && k != reset && k != unknown {
+	if k != dropped && k != refused && k != unknown {
 		last.dst, last.dport, last.listener = f.dst, f.dport, f.listener
 		last.connMark, last.zone, last.untracked = f.connMark, f.zone, f.untracked
 	}

@@ -169,8 +169,8 @@ func (f *flow) words(six bool, p *rules.Packet) string {
 		return fmt.Sprintf("lets it leave for %s", to)
 	case dropped:
 		return "drops it"
-	case reset:
-		return "resets it"
+	case refused:
+		return "refuses it"
 	case underWay, unknown:
 	}
 	return "does with it what cannot be known"

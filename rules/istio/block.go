@@ -4,83 +4,84 @@ package istio
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// block answers with a reset what redirect would have captured. What redirect leaves alone is left alone:
-// loopback, the proxy's own traffic, excluded ports, ranges and interfaces.
-func (b *builder) block() rules.Ruleset {
-	b.blockOutbound()
-	if b.capturesInbound() {
-		b.blockInbound()
+// block refuses IPv6 where redirect would have captured it. What redirect leaves alone is left alone: the proxy's own
+// traffic, excluded ports, ranges, interfaces and groups.
+func (in Intent) block() rules.Ruleset {
+	var lookupsKept []rules.Selection
+	if in.DNSCapture {
+		lookupsKept = in.outboundKept(rules.UDP)
 	}
-	return b.Ruleset(b.family)
+	return rules.Block(in.blockedOutbound(), in.blockedInbound(), lookupsKept...)
 }
 
-func (b *builder) blockOutbound() {
-	tcp := rules.Protocol(rules.TCP)
-	reset := rules.RejectReset{}
-	b.Append(filter, output, "IPv6 goes around the proxy", rules.Jump(chainBlockOut), tcp)
-	keep := func(why string, match ...rules.Match) {
-		b.Append(filter, chainBlockOut, why, rules.Return, append(match, tcp)...)
-	}
-	keep("what stays in the pod is the app's own business", rules.OutInterface(lo))
-	for _, name := range rules.Unique(b.ExcludeInterfaces) {
-		keep("interface "+name+" is excluded", rules.OutInterface(name))
-	}
-	keep("a connection that was let in or out before", rules.StateRelated|rules.StateEstablished)
-	for _, ports := range merged(b.OutboundPortsExclude) {
-		keep(fmt.Sprintf("outbound port %s is excluded", ports), to(ports))
-	}
-	keep("the proxy's own traffic", rules.OwnerUID{ID: b.UID})
-	keep("the proxy's own traffic", rules.OwnerGID{ID: b.GID})
-	if b.OwnerGroups == nil {
-		for _, id := range rules.Unique(b.OwnerGroupsExclude) {
-			keep(fmt.Sprintf("group %d is excluded", id), rules.OwnerGID{ID: id})
-		}
-	} else {
-		var none []rules.Match
-		for _, id := range rules.Unique(b.OwnerGroups) {
-			none = append(none, rules.OwnerGID{ID: id, Not: true})
-		}
-		keep("only the included groups are captured", none...)
-	}
-	for _, prefix := range b.ofFamily(b.OutboundExclude) {
-		keep("range "+prefix.String()+" is excluded", rules.Destination{Prefix: prefix})
-	}
-	for _, ports := range merged(b.OutboundPorts) {
-		b.Append(filter, chainBlockOut, fmt.Sprintf("outbound port %s belongs to the mesh", ports), reset, tcp, to(ports))
-	}
-	if b.OutboundAll {
-		b.Append(filter, chainBlockOut, "everything else belongs to the mesh", reset, tcp)
-	}
-	for _, prefix := range b.ofFamily(b.Outbound) {
-		b.Append(filter, chainBlockOut, "range "+prefix.String()+" belongs to the mesh", reset, tcp,
-			rules.Destination{Prefix: prefix})
-	}
+func selection(why string, match ...rules.Match) rules.Selection {
+	return rules.Selection{Why: why, Match: match}
 }
 
-func (b *builder) blockInbound() {
-	tcp := rules.Protocol(rules.TCP)
-	b.Append(filter, input, "IPv6 goes around the proxy", rules.Jump(chainBlockIn), tcp)
-	keep := func(why string, match ...rules.Match) {
-		b.Append(filter, chainBlockIn, why, rules.Return, append(match, tcp)...)
+// outboundKept is what is never captured: of TCP, or lookups by UDP.
+func (in Intent) outboundKept(protocol string) (kept []rules.Selection) {
+	for _, name := range rules.Unique(in.ExcludeInterfaces) {
+		kept = append(kept, selection("interface "+name+" is excluded", rules.OutInterface(name)))
 	}
-	keep("what stays in the pod is the app's own business", rules.InInterface(lo))
-	for _, name := range rules.Unique(b.ExcludeInterfaces) {
-		keep("interface "+name+" is excluded", rules.InInterface(name))
-	}
-	keep("answers to what the pod was let to ask", rules.StateRelated|rules.StateEstablished)
-	keep("the proxy listens on the tunnel port itself", toPort(b.TunnelPort))
-	if b.InboundAll {
-		for _, ports := range merged(b.InboundExclude) {
-			keep(portWhy(ports), to(ports))
+	for _, ports := range merged(in.OutboundPortsExclude) {
+		if protocol == rules.UDP && !ports.Contains(53) {
+			continue
 		}
-		b.Append(filter, chainBlockIn, "every other port belongs to the mesh", rules.RejectReset{}, tcp)
-		return
+		kept = append(kept, selection(fmt.Sprintf("outbound port %s is excluded", ports), rules.ToPorts(protocol, ports)))
 	}
-	for _, ports := range merged(b.Inbound) {
-		b.Append(filter, chainBlockIn, fmt.Sprintf("port %s belongs to the mesh", ports), rules.RejectReset{}, tcp, to(ports))
+	kept = append(kept, selection("the proxy's own traffic", rules.OwnerUID{ID: in.UID}),
+		selection("the proxy's own traffic", rules.OwnerGID{ID: in.GID}))
+	if in.OwnerGroups == nil {
+		for _, id := range rules.Unique(in.OwnerGroupsExclude) {
+			kept = append(kept, selection(fmt.Sprintf("group %d is excluded", id), rules.OwnerGID{ID: id}))
+		}
+		return kept
 	}
+	var none []rules.Match
+	for _, id := range rules.Unique(in.OwnerGroups) {
+		none = append(none, rules.OwnerGID{ID: id, Not: true})
+	}
+	return append(kept, selection("only the included groups are captured", none...))
+}
+
+func (in Intent) blockedOutbound() rules.Blocked {
+	b := rules.Blocked{Kept: in.outboundKept(rules.TCP)}
+	ranges := func(prefixes []netip.Prefix, why string) (all []rules.Selection) {
+		for _, prefix := range ofFamily(prefixes, rules.IPv6) {
+			all = append(all, selection("range "+prefix.String()+why, rules.Destination{Prefix: prefix}))
+		}
+		return all
+	}
+	b.Kept = append(b.Kept, ranges(in.OutboundExclude, " is excluded")...)
+	for _, ports := range merged(in.OutboundPorts) {
+		b.Captured = append(b.Captured, selection(fmt.Sprintf("outbound port %s belongs to the mesh", ports), to(ports)))
+	}
+	if in.OutboundAll {
+		b.Captured = append(b.Captured, selection("everything else belongs to the mesh"))
+	}
+	b.Captured = append(b.Captured, ranges(in.Outbound, " belongs to the mesh")...)
+	return b
+}
+
+func (in Intent) blockedInbound() (b rules.Blocked) {
+	for _, name := range rules.Unique(in.ExcludeInterfaces) {
+		b.Kept = append(b.Kept, selection("interface "+name+" is excluded", rules.InInterface(name)))
+	}
+	b.Kept = append(b.Kept, selection("the proxy listens on the tunnel port itself", toPort(in.TunnelPort)))
+	if in.InboundAll {
+		for _, ports := range merged(in.InboundExclude) {
+			b.Kept = append(b.Kept, selection(portWhy(ports), to(ports)))
+		}
+		b.Captured = []rules.Selection{selection("every other port belongs to the mesh")}
+		return b
+	}
+	for _, ports := range merged(in.Inbound) {
+		b.Captured = append(b.Captured, selection(fmt.Sprintf("port %s belongs to the mesh", ports), to(ports)))
+	}
+	return b
 }

@@ -15,7 +15,7 @@ import (
 func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
 	f := rules.Families{
 		Redirect: func(family rules.Family) rules.Ruleset { return in.builder(family).redirect() },
-		Block:    func() rules.Ruleset { return in.builder(rules.IPv6).block() },
+		Block:    in.block,
 		Routes:   in.routes, Loopback: []netip.Prefix{passthrough6},
 		SpeaksIPv6: in.speaksIPv6(network), Because: envDualStack + " is not set", Without: in.IPv6,
 		Notes: in.notes,
@@ -63,10 +63,8 @@ const (
 	nat    = "nat"
 	mangle = "mangle"
 	raw    = "raw"
-	filter = "filter"
 
 	prerouting = "PREROUTING"
-	input      = "INPUT"
 	output     = "OUTPUT"
 	lo         = "lo"
 )
@@ -114,7 +112,7 @@ func (b *builder) rerouteInterfaces() {
 			redirect(name)
 		}
 	}
-	for _, prefix := range b.ofFamily(b.Outbound) {
+	for _, prefix := range ofFamily(b.Outbound, b.family) {
 		for _, name := range interfaces {
 			redirect(name, rules.Destination{Prefix: prefix})
 		}
@@ -123,8 +121,8 @@ func (b *builder) rerouteInterfaces() {
 	b.Prepend(nat, prerouting, first...)
 }
 
-func (b *builder) ofFamily(prefixes []netip.Prefix) []netip.Prefix {
-	return rules.MergePrefixes(rules.OfFamily(prefixes, b.family))
+func ofFamily(prefixes []netip.Prefix, family rules.Family) []netip.Prefix {
+	return rules.MergePrefixes(rules.OfFamily(prefixes, family))
 }
 
 func (b *builder) dropInvalid() {
@@ -205,7 +203,7 @@ func (b *builder) outbound() {
 	}
 	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return,
 		rules.Destination{Prefix: b.loopback})
-	for _, prefix := range b.ofFamily(b.OutboundExclude) {
+	for _, prefix := range ofFamily(b.OutboundExclude, b.family) {
 		b.Append(nat, chainOutput, "range "+prefix.String()+" is excluded", rules.Return, rules.Destination{Prefix: prefix})
 	}
 	for _, ports := range merged(b.OutboundPorts) {
@@ -215,7 +213,7 @@ func (b *builder) outbound() {
 	if b.OutboundAll {
 		b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
 	}
-	for _, prefix := range b.ofFamily(b.Outbound) {
+	for _, prefix := range ofFamily(b.Outbound, b.family) {
 		b.Append(nat, chainOutput, "range "+prefix.String()+" is captured", rules.Jump(chainRedirect),
 			rules.Destination{Prefix: prefix})
 	}

@@ -37,7 +37,7 @@ type gaps struct {
 func (g *gaps) apps(p rules.Packet) bool { return account.Out(p) && !g.Proxys(p) }
 
 func (g *gaps) lookup(p rules.Packet) bool {
-	return g.in.DNSCapture && account.Out(p) && p.Destination.Port() == 53 && g.Captured(p.Family())
+	return g.in.DNSCapture && (account.Out(p) && p.Destination.Port() == 53 && g.Captured(p.Family()) || g.RefusesLookup(p))
 }
 
 // included reports whether a packet goes to one of the included ranges.
@@ -61,7 +61,7 @@ func (g *gaps) otherProtocols() {
 		port = 53
 		what += "Name lookups over UDP are among it: DNS capture is off"
 	case g.Resets(rules.IPv6):
-		what += "Only the app's name lookups over IPv4 (UDP port 53) go to the agent"
+		what += "Only the app's name lookups (UDP port 53) go to the agent, and over IPv6 are refused"
 	default:
 		what += "Only the app's name lookups (UDP port 53) go to the agent"
 	}

@@ -77,7 +77,7 @@ func TestGapsCoverNothingThatIsCaptured(t *testing.T) {
 				continue
 			}
 			asked = true
-			if x.taken() || x.end.Kind == rules.Reset {
+			if x.taken() || x.end.Kind == rules.Refused {
 				return wrong("%q covers a packet that ends at %s", gap.What, x.end)
 			}
 		}
@@ -122,7 +122,7 @@ func TestGapsOfOtherProtocols(t *testing.T) {
 				for _, c := range table.Chains {
 					for _, r := range c.Rules {
 						switch r.Target.(type) {
-						case rules.Redirect, rules.TProxy, rules.RejectReset:
+						case rules.Redirect, rules.TProxy, rules.RejectWith:
 							if !slices.Contains(r.Match, rules.Match(rules.Protocol(rules.TCP))) && !slices.Contains(r.Match, rules.Match(rules.Protocol(rules.UDP))) {
 								t.Fatalf("seed %d: -A %s %s is for every protocol", seed, c.Name, r)
 							}

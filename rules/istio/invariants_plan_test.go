@@ -88,7 +88,7 @@ func TestInvariantNothingOfOthersIsNamed(t *testing.T) {
 							check(stranger, s.Plan.Footprint.Marks, uint32(target))
 						case rules.Jump:
 							check(stranger, s.Plan.Footprint.Chains, string(target))
-						case rules.CTZone, rules.Verdict, rules.SaveMark, rules.RestoreMark, rules.RejectReset:
+						case rules.CTZone, rules.Verdict, rules.SaveMark, rules.RestoreMark, rules.RejectWith:
 						default:
 							stranger(target)
 						}

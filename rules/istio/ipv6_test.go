@@ -18,7 +18,7 @@ const (
 	aroundLL = `IPv6 goes around the mesh: the pod has fe80::1, the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set); ipv6 = "capture" or "block" in the configuration changes that`
 	around   = `IPv6 goes around the mesh: the pod has fd00:10:244::7, the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set); ipv6 = "capture" or "block" in the configuration changes that`
 	captured = `IPv6 is captured although the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set): connections over IPv6 reach a listener only if the proxy has one`
-	blocked  = `IPv6 is reset: the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set)`
+	blocked  = `IPv6 is refused: the proxy speaks only IPv4 (ISTIO_DUAL_STACK is not set)`
 	unknown  = `the pod's addresses are not known yet: this is the plan for an IPv4 address`
 )
 
@@ -189,6 +189,7 @@ func TestBlockGolden(t *testing.T) {
 		{"lists", injected(inboundPorts, "8080,9090", inboundExcluded, "22", outboundRanges, "10.0.0.0/8,fd00:10:96::/112",
 			outboundExcluded, "10.1.0.0/16,fd00:10:96::a/128", outboundPorts, "443", outboundNotPorts, "25", excludeInterfaces, "net1,net2")},
 		{"nothing", injected(inboundPorts, "", outboundRanges, "", outboundNotPorts, "")},
+		{"lookups", withProxy(injected(excludeInterfaces, "net1", outboundNotPorts, "25", outboundRanges, "10.0.0.0/8"), "ISTIO_META_DNS_CAPTURE", "true")},
 		{"excluded", injected(inboundExcluded, "22", outboundNotPorts, "25")},
 		{"groups", withProxy(injected(), "ISTIO_OUTBOUND_OWNER_GROUPS", "7,8")},
 		{"groups-excluded", users(injected(mode, "TPROXY"), 2102, 3102)},

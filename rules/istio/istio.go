@@ -97,15 +97,13 @@ const (
 	chainDivert     = "ISTIO_DIVERT"
 	chainTProxy     = "ISTIO_TPROXY"
 	chainDrop       = "ISTIO_DROP"
-	chainBlockIn    = "MESHNETD_IPV6_IN"
-	chainBlockOut   = "MESHNETD_IPV6_OUT"
 )
 
 // Footprint returns the names, marks, routes and addresses of every plan this package can make.
 func (Mesh) Footprint() rules.Footprint {
 	return rules.Footprint{
 		Chains: []string{chainInbound, chainInRedirect, chainOutput, chainOutputDNS, chainRedirect,
-			chainDivert, chainTProxy, chainDrop, chainBlockIn, chainBlockOut},
+			chainDivert, chainTProxy, chainDrop, rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
 		Marks:    []uint32{inboundMark, outboundMark},
 		Reroute:  chainRedirect,
 		Routes:   []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},

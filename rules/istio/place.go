@@ -24,7 +24,7 @@ func (in Intent) Place(end rules.End) Place {
 	switch end.Kind {
 	case rules.Dropped:
 		return Dropped
-	case rules.Reset:
+	case rules.Refused:
 		return Reset
 	case rules.Leaves:
 		return NotCaptured

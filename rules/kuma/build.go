@@ -232,26 +232,36 @@ func (b *builder) zones() {
 	b.add(raw, output, "zone-of-app", "the app asks", rules.CTZone(zoneApp), udp, lookup(rules.UDP))
 }
 
-// block answers IPv6 with a reset where redirect would have captured it.
+// block refuses IPv6 where redirect would have captured it.
 func (in Intent) block() rules.Ruleset {
 	var out, into rules.Blocked
+	proxys := rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}
 	if in.Outbound.Enabled {
-		for _, u := range distinct(in.Users) {
-			if u.Protocol == rules.TCP {
-				out.Kept = append(out.Kept, rules.Selection{Why: u.why(), Match: u.match()})
-			}
-		}
+		out.Kept = in.usersKept(rules.TCP)
 		if in.DNSCapture {
 			out.Kept = append(out.Kept, rules.Selection{Why: "the proxy answers no lookups by TCP", Match: []rules.Match{lookup(rules.TCP)}})
 		}
 		out.Kept = append(append(out.Kept, withoutTCP(in.outboundKept(rules.IPv6))...),
-			rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}})
+			proxys)
 		out.Captured = in.Outbound.captured()
 	}
 	if in.Inbound.Enabled {
 		into = rules.Blocked{Kept: withoutTCP(in.inboundKept(rules.IPv6)), Captured: in.Inbound.captured()}
 	}
-	return rules.Block(rules.IPv6, out, into)
+	var lookupsKept []rules.Selection
+	if in.DNSCapture {
+		lookupsKept = append(in.usersKept(rules.UDP), proxys)
+	}
+	return rules.Block(out, into, lookupsKept...)
+}
+
+func (in Intent) usersKept(protocol string) (kept []rules.Selection) {
+	for _, u := range distinct(in.Users) {
+		if u.Protocol == protocol {
+			kept = append(kept, rules.Selection{Why: u.why(), Match: u.match()})
+		}
+	}
+	return kept
 }
 
 // withoutTCP leaves out what Block asks for by itself.

@@ -42,7 +42,7 @@ type gaps struct {
 // lookup reports whether a packet goes to the proxy as a name lookup.
 func (g *gaps) lookup(p rules.Packet) bool {
 	if !g.in.DNSCapture || p.Protocol != rules.UDP || p.Destination.Port() != 53 || !g.Captured(p.Family()) {
-		return false
+		return g.in.DNSCapture && g.RefusesLookup(p) && !g.exempt(p)
 	}
 	if !account.Out(p) {
 		return g.behind(p)
@@ -85,7 +85,7 @@ func (g *gaps) otherProtocols() {
 		what += "Name lookups over UDP are among it: redirect.dns.enabled is not true"
 		port = 53
 	case g.Resets(rules.IPv6):
-		what += "Only the app's name lookups over IPv4 (UDP port 53) go to the proxy"
+		what += "Only the app's name lookups (UDP port 53) go to the proxy, and over IPv6 are refused"
 	default:
 		what += "Only the app's name lookups (UDP port 53) go to the proxy"
 	}

@@ -51,7 +51,7 @@ var (
 // Footprint returns the names, comments and addresses of every plan this package can make.
 func (Mesh) Footprint() rules.Footprint {
 	return rules.Footprint{
-		Chains:   []string{chainInbound, chainInRedirect, chainOutbound, chainOutRedirect, rules.ChainBlockIn, rules.ChainBlockOut},
+		Chains:   []string{chainInbound, chainInRedirect, chainOutbound, chainOutRedirect, rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
 		Comments: []string{commentPrefix},
 		Loopback: []netip.Prefix{passthrough6},
 	}

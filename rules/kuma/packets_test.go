@@ -114,7 +114,7 @@ func TestIPv6(t *testing.T) {
 	}{
 		{rules.IPv6Mesh, "leaves 80", "delivered 8080", "leaves 53", `IPv6 goes around the mesh: the pod has fd00:10:244::7`},
 		{rules.IPv6Capture, "redirected 15001", "redirected 15006", "redirected 15053", "IPv6 is captured although the proxy speaks only IPv4"},
-		{rules.IPv6Block, "reset", "reset", "leaves 53", "IPv6 is reset: the proxy speaks only IPv4"},
+		{rules.IPv6Block, "refused", "refused", "refused", "IPv6 is refused: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
 			m := kuma.Mesh{Defaults: kuma.Defaults{WithoutIPv6: tt.without}}
@@ -144,6 +144,7 @@ func TestIPv6(t *testing.T) {
 				{Name: "excluded source", Packet: func(s scene) packet { return meshtest.From(s.Received("tcp", 8080), excluded[s.Family]) }, Want: "delivered 8080"},
 				{Name: "probes", Packet: func(s scene) packet { return s.Received("tcp", 9001) }, Want: "delivered 9001"},
 				{Name: "proxy", Packet: func(s scene) packet { return s.Sent(proxy, "tcp", s.Outside, 80) }, Want: "leaves 80"},
+				{Name: "lookup of the proxy", Packet: func(s scene) packet { return s.Sent(proxy, "udp", s.DNSAddr, 53) }, Want: "leaves 53"},
 				{Name: "in the pod", Packet: func(s scene) packet { return s.Sent(app, "tcp", s.Own, 8080) }, Want: "delivered 8080"},
 				{Name: "udp", Packet: func(s scene) packet { return s.Sent(app, "udp", s.Outside, 80) }, Want: "leaves 80"},
 			}, rules.IPv6)
@@ -192,7 +193,7 @@ func expected(in kuma.Intent, s scene, p packet) string {
 	}
 	capture := func(to uint16) string {
 		if blocked {
-			return "reset"
+			return "refused"
 		}
 		return end(rules.Redirected, to)
 	}
@@ -211,8 +212,10 @@ func expected(in kuma.Intent, s scene, p packet) string {
 			slices.ContainsFunc(u.Ports, func(r rules.PortRange) bool { return r.First <= port && port <= r.Last })
 	})
 	switch {
-	case exempt, blocked && (stays || p.Protocol != "tcp"):
+	case exempt, blocked && stays:
 		return left
+	case blocked && p.Protocol == "udp" && in.DNSCapture && port == 53 && !proxys:
+		return "refused"
 	case p.Protocol == "udp" && in.DNSCapture && port == 53 && !proxys:
 		return end(rules.Redirected, in.DNSPort)
 	case p.Protocol == "udp" || in.DNSCapture && port == 53 && !proxys || !in.Outbound.Enabled:

@@ -80,7 +80,7 @@ func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
 	}
 }
 
-// block answers IPv6 with a reset where redirect would have captured it.
+// block refuses IPv6 where redirect would have captured it.
 func (in Intent) block() rules.Ruleset {
 	skipped := func(direction string, ports []rules.PortRange) (kept []rules.Selection) {
 		for _, part := range rules.PortLists(rules.MergePorts(ports)) {
@@ -106,5 +106,5 @@ func (in Intent) block() rules.Ruleset {
 	if len(in.RedirectPorts) == 0 {
 		into.Captured = []rules.Selection{{Why: "every other port belongs to the mesh"}}
 	}
-	return rules.Block(rules.IPv6, out, into)
+	return rules.Block(out, into)
 }

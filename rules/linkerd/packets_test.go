@@ -75,7 +75,7 @@ func TestIPv6(t *testing.T) {
 	}{
 		{rules.IPv6Mesh, "leaves 80", "delivered 8080", "leaves 3306", `IPv6 goes around the mesh: the pod has fd00:10:244::7`},
 		{rules.IPv6Capture, "redirected 4140", "redirected 4143", "leaves 3306", "IPv6 is captured although the proxy speaks only IPv4"},
-		{rules.IPv6Block, "reset", "reset", "leaves 3306", "IPv6 is reset: the proxy speaks only IPv4"},
+		{rules.IPv6Block, "refused", "refused", "leaves 3306", "IPv6 is refused: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
 			defaults := linkerd.Standard()
@@ -139,7 +139,7 @@ func expected(in linkerd.Intent, s scene, p packet) string {
 	untouched := p.Protocol != "tcp" || six && in.WithoutIPv6 == rules.IPv6Mesh
 	verdict := func(to uint16) string {
 		if six && in.WithoutIPv6 == rules.IPv6Block {
-			return "reset"
+			return "refused"
 		}
 		return meshtest.End(rules.End{Kind: rules.Redirected, To: netip.AddrPortFrom(s.Own, to)})
 	}

@@ -24,13 +24,9 @@ const (
 )
 
 func (p Profile) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
-	without := p.WithoutIPv6
-	if p.InboundPort == 0 && p.OutboundPort == 0 && without == rules.IPv6Block {
-		without = rules.IPv6Mesh // what is reset is TCP that would be captured, and there is none
-	}
 	return rules.Families{
 		Redirect: p.redirect, Block: p.block, Routes: p.routes,
-		SpeaksIPv6: p.ProxyIPv6, Because: p.becauseIPv6(), Without: without,
+		SpeaksIPv6: p.ProxyIPv6, Because: p.becauseIPv6(), Without: p.WithoutIPv6,
 	}.Plan(network, footprint)
 }
 
@@ -227,9 +223,13 @@ func byRanges(prefixes []netip.Prefix, family rules.Family, why string) (all []r
 	return all
 }
 
-// block answers IPv6 with a reset where redirect would have captured it.
+// block refuses IPv6 where redirect would have captured it.
 func (p Profile) block() rules.Ruleset {
 	var out, in rules.Blocked
+	var lookupsKept []rules.Selection
+	if p.DNSPort != 0 {
+		lookupsKept = p.exempt()
+	}
 	if p.OutboundPort != 0 {
 		out = rules.Blocked{Kept: append(p.exempt(), p.outboundExcluded(rules.IPv6)...), Captured: p.outboundCaptured(rules.IPv6)}
 	}
@@ -239,5 +239,5 @@ func (p Profile) block() rules.Ruleset {
 		}
 		in.Kept, in.Captured = append(in.Kept, p.inboundExcluded()...), p.inboundCaptured()
 	}
-	return rules.Block(rules.IPv6, out, in)
+	return rules.Block(out, in, lookupsKept...)
 }

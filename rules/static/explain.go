@@ -57,10 +57,11 @@ type gaps struct {
 	account.Gaps
 }
 
-// lookup reports whether a packet is a lookup that is redirected.
+// lookup reports whether a packet is a lookup that is redirected or refused.
 func (g *gaps) lookup(p rules.Packet) bool {
 	exempt := g.Proxys(p) || p.Socket && slices.Contains(g.in.ExemptUIDs, p.UID)
-	return g.in.DNSPort != 0 && account.Out(p) && p.Destination.Port() == 53 && g.Captured(p.Family()) && !exempt &&
+	captured := account.Out(p) && p.Destination.Port() == 53 && g.Captured(p.Family())
+	return g.in.DNSPort != 0 && (captured || g.RefusesLookup(p)) && !exempt &&
 		!slices.ContainsFunc(g.in.ExcludeInterfaces, func(name string) bool { return g.by(p, name) })
 }
 
@@ -80,6 +81,9 @@ func (g *gaps) otherProtocols() {
 	what, port := "UDP, ICMP and SCTP, in and out, name lookups over UDP among them: the rules redirect TCP", uint16(53)
 	if g.in.DNSPort != 0 {
 		what, port = "UDP, ICMP and SCTP, in and out, but for lookups: the rules redirect TCP", g.FreePort()
+		if g.Resets(rules.IPv6) {
+			what += "; lookups over IPv6 are refused"
+		}
 	}
 	p := g.sent(port)
 	p.Protocol = rules.UDP

@@ -165,7 +165,7 @@ func expected(p static.Profile, s scene, x packet) string {
 	blocked, ruled := without && p.WithoutIPv6 == rules.IPv6Block, !without || p.WithoutIPv6 != rules.IPv6Mesh
 	to := func(kind rules.EndKind, listener uint16) string {
 		if blocked {
-			return "reset"
+			return "refused"
 		}
 		return meshtest.End(rules.End{Kind: kind, To: netip.AddrPortFrom(s.Own, listener)})
 	}
@@ -188,7 +188,7 @@ func expected(p static.Profile, s scene, x packet) string {
 	switch {
 	case !ruled || exempt || !own && slices.Contains(p.ExcludeInterfaces, x.Out):
 		return left
-	case p.DNSPort != 0 && port == 53 && !blocked:
+	case p.DNSPort != 0 && port == 53 && (!blocked || x.Protocol == "udp" && !own):
 		return to(rules.Redirected, p.DNSPort)
 	case p.OutboundPort == 0 || own || x.Protocol != "tcp" || listed(p.OutboundPortsExclude) || within(p.OutboundExclude):
 		return left

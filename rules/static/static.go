@@ -97,7 +97,7 @@ const routeTable = 134
 func (Mesh) Footprint() rules.Footprint {
 	return rules.Footprint{
 		Chains: []string{chainInbound, chainInRedirect, chainOutbound, chainRedirect, chainDNS, chainDivert, chainTProxy,
-			rules.ChainBlockIn, rules.ChainBlockOut},
+			rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
 		Routes: []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
 	}
 }

@@ -148,8 +148,8 @@ func TestPlans(t *testing.T) {
 	if n := len(meshtest.Plan(t, static.Mesh{Profile: tproxy}, selected()).Routes); n != 2 {
 		t.Errorf("TPROXY of both families has %d routes", n)
 	}
-	lookups.WithoutIPv6 = rules.IPv6Block // of which there is nothing to reset
-	if notes := meshtest.Plan(t, static.Mesh{Profile: lookups}, selected()).Notes; len(notes) != 1 || !strings.Contains(notes[0], "IPv6 goes around the mesh") {
+	lookups.WithoutIPv6 = rules.IPv6Block
+	if notes := meshtest.Plan(t, static.Mesh{Profile: lookups}, selected()).Notes; len(notes) != 1 || !strings.Contains(notes[0], "IPv6 is refused") {
 		t.Errorf("lookups only: %q", notes)
 	}
 	tproxy.ProxyIPv6 = false

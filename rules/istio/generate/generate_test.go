@@ -53,7 +53,7 @@ func TestDrawsCoverTheSpace(t *testing.T) {
 			}
 		}
 	}
-	for _, end := range []rules.EndKind{rules.Delivered, rules.Redirected, rules.TProxied, rules.Dropped, rules.Reset, rules.Leaves} {
+	for _, end := range []rules.EndKind{rules.Delivered, rules.Redirected, rules.TProxied, rules.Dropped, rules.Refused, rules.Leaves} {
 		if !ends[end] {
 			t.Errorf("no packet is %s", end)
 		}

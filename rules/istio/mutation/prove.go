@@ -229,7 +229,7 @@ func taken(table rules.Table, before []rules.Rule, facts []rules.Match, depth in
 // its first rule takes the packet for good.
 func ends(table rules.Table, target rules.Target, facts []rules.Match) bool {
 	switch target := target.(type) {
-	case rules.Verdict, rules.Redirect, rules.TProxy, rules.RejectReset, rules.CTZone: // of zones the first is kept
+	case rules.Verdict, rules.Redirect, rules.TProxy, rules.RejectWith, rules.CTZone: // of zones the first is kept
 		return true
 	case rules.Jump:
 		c, _ := table.Chain(string(target))
