@@ -322,29 +322,34 @@ func sayable(m rules.Match) bool {
 }
 
 func (r *reader) verdict(a attributes) bool {
+	code, chain, known := verdictIn(a)
+	if !known {
+		return false
+	}
 	into, ok := a.number(unix.NFTA_IMMEDIATE_DREG)
 	ok = ok && into == unix.NFT_REG_VERDICT && a.only(unix.NFTA_IMMEDIATE_DREG, unix.NFTA_IMMEDIATE_DATA)
-	var code, chain []byte
-	n := 0
+	if code == unix.NFT_JUMP || code == unix.NFT_GOTO {
+		r.rule.Target = rules.Jump(chain)
+		return ok && chain != "" && code == unix.NFT_JUMP
+	}
+	v, named := verdicts[code]
+	r.rule.Target = v
+	return ok && named && chain == ""
+}
+
+// verdictIn returns the verdict of an immediate, and the chain that it leads to; false where it says anything else.
+func verdictIn(a attributes) (code int32, chain string, ok bool) {
+	strange := false
 	err := eachAttribute(only(a.values[unix.NFTA_IMMEDIATE_DATA], unix.NFTA_DATA_VERDICT), func(a attribute) error {
-		switch n++; a.kind {
+		switch a.kind {
 		case unix.NFTA_VERDICT_CODE:
-			code = a.value
+			code, ok = int32(a.number()), len(a.value) == 4
 		case unix.NFTA_VERDICT_CHAIN:
-			chain = a.value
+			chain = exactly(a.value)
+		default:
+			strange = true
 		}
 		return nil
 	})
-	if err != nil || len(code) != 4 {
-		return false
-	}
-	switch c := int32(binary.BigEndian.Uint32(code)); c {
-	case unix.NFT_JUMP, unix.NFT_GOTO:
-		r.rule.Target = rules.Jump(exactly(chain))
-		return ok && n == 2 && exactly(chain) != "" && c == unix.NFT_JUMP
-	default:
-		v, named := verdicts[c]
-		r.rule.Target = v
-		return ok && n == 1 && named
-	}
+	return code, chain, ok && !strange && err == nil
 }

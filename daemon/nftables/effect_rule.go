@@ -238,20 +238,6 @@ func (p *program) immediate(a attributes) error {
 	return nil
 }
 
-// verdictIn returns the verdict of an immediate, and the chain that it leads to.
-func verdictIn(a attributes) (code int32, chain string, ok bool) {
-	err := eachAttribute(only(a.values[unix.NFTA_IMMEDIATE_DATA], unix.NFTA_DATA_VERDICT), func(a attribute) error {
-		switch a.kind {
-		case unix.NFTA_VERDICT_CODE:
-			code, ok = int32(a.number()), len(a.value) == 4
-		case unix.NFTA_VERDICT_CHAIN:
-			chain = exactly(a.value)
-		}
-		return nil
-	})
-	return code, chain, ok && err == nil
-}
-
 // match reads one of xtables.
 func (p *program) match(a attributes) {
 	revision, _ := a.number(unix.NFTA_MATCH_REV)
