@@ -139,7 +139,7 @@ func unsaid() Config {
 		AuditInterval:   30 * time.Second,
 		StatusSocket:    "/run/meshnetd/meshnetd.sock",
 		LockDir:         "/run/meshnetd-locks",
-		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "10"},
+		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "95"},
 		Log:             Log{Level: "info", Format: "auto"},
 		Budget:          rules.StandardBudget(),
 		Mesh:            Mesh{Enabled: slices.Clone(Meshes)},

@@ -53,7 +53,7 @@ func bad() Facts {
 	f.Runtime.Version, f.Runtime.NRIPlugin = "1.7.30", false
 	f.Settings.Validator, f.Settings.Changed, f.Settings.Unused = Validator{}, noon.Add(time.Hour), []string{"/etc/containerd/conf.d/other.toml"}
 	f.Settings.Request, f.Settings.Registration = 500*time.Millisecond, 100*time.Millisecond
-	f.NRI = NRI{Err: errNo, Plugins: []string{"10-meshnetd", "meshnetd"}}
+	f.NRI = NRI{Err: errNo, Plugins: []string{"95-meshnetd", "meshnetd"}}
 	f.Canary = &Canary{Created: true, Left: []string{"sandbox abc: no answer", "container def: no answer"}}
 	f.Kernel = Kernel{Release: "4.4.0", Err: errors.New("nothing can write rules"), Missing: []string{"nf_tables", "nft_compat"}, LegacyTables: []string{"nat"}}
 	f.Node = Node{HostErr: errOther, LockDir: "/run/meshnetd-locks", Daemons: true, CNIPrograms: []string{"/opt/cni/bin/istio-cni"},

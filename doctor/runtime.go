@@ -259,10 +259,13 @@ func judgePlugins(f Facts) []Finding {
 		case number == index:
 			found = append(found, info("nri-plugins", path, "%s has meshnetd's index %s: which of the two is asked first is not said.", path, index).
 				do("Give one of them another index (nri.index in %s) where the order matters.", f.Config.File))
+		case number > index:
+			found = append(found, info("nri-plugins", path, "%s is called after meshnetd, whose index is %s: it can undo what meshnetd has just seen.", path, index).
+				do("Set a higher nri.index in %s, or rename the plugin, where that is not meant.", f.Config.File))
 		}
 	}
 	if len(found) == 0 {
-		found = append(found, ok("nri-plugins", dir, "No plugin that the runtime starts has meshnetd's name or index."))
+		found = append(found, ok("nri-plugins", dir, "No plugin that the runtime starts has meshnetd's name or index, or a higher one."))
 	}
 	return found
 }

@@ -29,7 +29,7 @@ func TestHungDaemon(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Kill(daemon.PID(), syscall.SIGCONT) })
 	_, err = l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "first"})
-	if err != nil && !strings.Contains(err.Error(), "plugin 10-meshnetd failed to handle RunPodSandbox") {
+	if err != nil && !strings.Contains(err.Error(), "plugin 95-meshnetd failed to handle RunPodSandbox") {
 		t.Errorf("the pod that it was asked about: %v", err)
 	}
 	t.Logf("the pod that it was asked about: %v", err)

@@ -225,7 +225,7 @@ type standInPlugin struct {
 func connect(t *testing.T, l *lab.Lab) *standInPlugin {
 	t.Helper()
 	p := &standInPlugin{synced: make(chan struct{})}
-	s, err := stub.New(p, stub.WithPluginName("meshnetd"), stub.WithPluginIdx("10"), stub.WithSocketPath(l.NRISocket()),
+	s, err := stub.New(p, stub.WithPluginName("meshnetd"), stub.WithPluginIdx("95"), stub.WithSocketPath(l.NRISocket()),
 		stub.WithOnClose(func() {}))
 	if err != nil {
 		t.Fatal(err)

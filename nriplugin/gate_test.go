@@ -242,7 +242,7 @@ func TestRequiredPlugin(t *testing.T) {
 	noLeaks(t)
 	socket := socketPath(t)
 	rt := startRuntimeWith(t, socket, "containerd", "v2.4.2", nil, nil, adaptation.WithDefaultValidator(
-		&validator.DefaultValidatorConfig{Enable: true, RequiredPlugins: []string{"10-meshnetd"}}))
+		&validator.DefaultValidatorConfig{Enable: true, RequiredPlugins: []string{"95-meshnetd"}}))
 	if err := rt.createContainer(t, meshed("early")); err == nil {
 		t.Error("a container was created before meshnetd came")
 	}
@@ -269,7 +269,7 @@ func (n *neighbour) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api
 
 // What other plugins want is seen in Validate, before meshnetd's turn or after it, and they are named.
 func TestNeighbours(t *testing.T) {
-	for _, index := range []string{"05", "20"} {
+	for _, index := range []string{"05", "99"} {
 		t.Run(index, func(t *testing.T) {
 			noLeaks(t)
 			socket := socketPath(t)

@@ -189,7 +189,7 @@ func run(t testing.TB, socket string, enforcer Enforcer, change ...func(*Plugin)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{log: &events{}, synced: make(chan Runtime, 100), lost: make(chan error, 100),
 		waits: make(chan Waiting, 1000), stop: cancel, done: make(chan error, 1)}
-	p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Pods: enforcer, Log: slog.New(r.log),
+	p := &Plugin{Socket: socket, Name: "meshnetd", Index: "95", Pods: enforcer, Log: slog.New(r.log),
 		Synced: func(rt Runtime) { r.synced <- rt }, Lost: func(err error) { r.lost <- err }, Waits: func(w Waiting) { r.waits <- w }}
 	for _, c := range change {
 		c(p)

@@ -98,7 +98,7 @@ func TestUnsupportedRuntime(t *testing.T) {
 			socket := socketPath(t)
 			startRuntime(t, socket, runtime[0], runtime[1])
 			enforcer, log := &pods{}, &events{}
-			p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Pods: enforcer, Log: slog.New(log)}
+			p := &Plugin{Socket: socket, Name: "meshnetd", Index: "95", Pods: enforcer, Log: slog.New(log)}
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			err := p.Run(ctx)
@@ -190,7 +190,7 @@ func TestStopAtAnyMoment(t *testing.T) {
 		conns := listen(t, socket)
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		start := time.Now()
-		p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Pods: &pods{}, Log: slog.New(slog.DiscardHandler),
+		p := &Plugin{Socket: socket, Name: "meshnetd", Index: "95", Pods: &pods{}, Log: slog.New(slog.DiscardHandler),
 			Synced: func(Runtime) {
 				ready++
 				if i < 2 {
@@ -242,7 +242,7 @@ func TestStopBeforeTheStart(t *testing.T) {
 	noLeaks(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p := &Plugin{Socket: socketPath(t), Name: "meshnetd", Index: "10", Pods: &pods{}, Log: slog.New(slog.DiscardHandler)}
+	p := &Plugin{Socket: socketPath(t), Name: "meshnetd", Index: "95", Pods: &pods{}, Log: slog.New(slog.DiscardHandler)}
 	if err := p.Run(ctx); err != nil {
 		t.Errorf("Run: %v", err)
 	}
@@ -274,7 +274,7 @@ func TestExplain(t *testing.T) {
 		filepath.Join(dir, "none.sock"): "enable_nri = true",
 		stale:                           "is the runtime running?",
 	} {
-		p := &Plugin{Socket: socket, Name: "meshnetd", Index: "10", Log: slog.New(slog.DiscardHandler)}
+		p := &Plugin{Socket: socket, Name: "meshnetd", Index: "95", Log: slog.New(slog.DiscardHandler)}
 		if e := p.session(t.Context(), &pace{}); e.stage != away || e.err == nil || !strings.Contains(e.err.Error(), want) || !strings.Contains(e.err.Error(), socket) {
 			t.Errorf("%s: %v, want %q", socket, e.err, want)
 		}

@@ -206,7 +206,7 @@ func TestAdmissionPolicy(t *testing.T) {
 	}{
 		"injected":                              {labels: meshed, pod: good},
 		"injected, with other annotations":      {labels: meshed, pod: good.with("example.com/a", "b")},
-		"with an index and others":              {labels: meshed, pod: bare.with(requiredPlugins, `[ "a", "10-meshnetd" ,"b" ]`)},
+		"with an index and others":              {labels: meshed, pod: bare.with(requiredPlugins, `[ "a", "95-meshnetd" ,"b" ]`)},
 		"injected by the pod's label":           {labels: nil, pod: good},
 		"key missing":                           {labels: meshed, pod: bare, denied: []int{missing}},
 		"key missing, namespace not labelled":   {labels: nil, pod: bare, denied: []int{missing}},

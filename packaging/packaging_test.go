@@ -122,7 +122,7 @@ func requires(value, plugin string) bool {
 	if err := yaml.Unmarshal([]byte(value), &names); err != nil {
 		return false
 	}
-	return slices.Contains(names, plugin) || slices.Contains(names, "10-"+plugin)
+	return slices.Contains(names, plugin) || slices.Contains(names, config.Default().NRI.Index+"-"+plugin)
 }
 
 // decodeAll reads as many documents as there are places for them, and returns how many there are. A field that a

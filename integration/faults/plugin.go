@@ -15,10 +15,11 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 )
 
-// The places of a plugin beside meshnetd, which is called as "10".
+// The places of a plugin beside meshnetd, which is called as "95".
 const (
 	before = "05"
-	after  = "90"
+	same   = "95"
+	after  = "99"
 )
 
 // plugin is another NRI plugin of the node, in this process: it is called at an exact moment of a pod's

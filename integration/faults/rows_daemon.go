@@ -234,5 +234,5 @@ func handOver(ctx context.Context, s *stage) error {
 // can: NRI asks nobody who he is.
 func impostor(ctx context.Context, s *stage) error {
 	s.daemon.Kill()
-	return s.hook(ctx, "meshnetd", "10", &plugin{})
+	return s.hook(ctx, "meshnetd", same, &plugin{})
 }
