@@ -117,7 +117,7 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 
 func begin(trigger Trigger, pod rules.Pod) Outcome {
 	now := time.Now()
-	waited := trigger == SandboxStarted || trigger == ContainerCreated || trigger == ContainerValidated
+	waited := trigger == SandboxStarted || trigger == ContainerCreated || trigger == ContainerValidated || trigger == ContainerStarted
 	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now, waited: waited}
 }
 

@@ -51,7 +51,7 @@ func (o Outcome) Event() string {
 		return EventUnprotected
 	case Refused, Failed:
 	}
-	if o.Trigger == Takeover || o.Trigger == Audited || o.Trigger == ByHand { // nobody waits for it, and it runs
+	if o.Trigger == Takeover || o.Trigger == Audited || o.Trigger == ByHand || o.Unheeded != "" { // it runs all the same
 		return EventUnprotected
 	}
 	return EventBlocked
@@ -71,7 +71,7 @@ func (o Outcome) protectedEvent() string {
 		return EventOutdated
 	case o.Trigger == ContainerCreated && o.WasEnrolled && o.Changed && o.Refined:
 		return EventRefined
-	case o.Trigger == ContainerCreated && o.WasEnrolled && o.Changed:
+	case (o.Trigger == ContainerCreated || o.Trigger == ContainerStarted) && o.WasEnrolled && o.Changed:
 		return EventRepaired
 	}
 	return EventProtected
@@ -164,7 +164,14 @@ func (o Outcome) message() string {
 		}
 		return "the pod has other addresses than before, and the rules for them"
 	case EventRepaired:
+		if o.Trigger == ContainerStarted {
+			return "the pod's rules were changed after every plugin had been asked about a container, by a hook of the runtime or a plugin that is " +
+				"called later; it has them again, and the container has not run without them"
+		}
 		return "the pod has its rules again"
+	}
+	if o.Err != nil && o.Unheeded != "" {
+		return o.Err.Error() + ". " + o.Unheeded
 	}
 	if o.Err != nil {
 		return o.Err.Error()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -134,6 +135,50 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		o = elsewhere(o, c)
 	}
 	o.end()
+	e.news(o)
+	return o
+}
+
+// Outside reports whether the pod is one that no container of which is looked at when it starts. It costs no system call,
+// and no memory for a pod that bears no mark of a mesh.
+func (e *Enforcer) Outside(pod rules.Pod) bool {
+	if known, ok := e.sandboxes.get(pod.SandboxID); ok {
+		return known.State == StateExempt || known.State == StateSkipped
+	}
+	if !light(pod) {
+		return false // Start bounds what is decided about it
+	}
+	outside := false
+	_ = recovered.Call(func() error { outside = e.policy.Load().Node.Decide(pod).Action == rules.Skip; return nil })
+	return outside
+}
+
+// Start looks at a pod's namespace once more, when everything is done that can change it before the container runs: hooks of
+// the runtime come after Validate. Rules that were changed are written again, whatever becomes of drift otherwise, and the
+// container goes on; a start that is refused is final where pods are not started anew. unheeded says why the runtime may not
+// heed an error; "" where it does.
+func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded string) Outcome {
+	o := begin(ContainerStarted, pod)
+	o.Container = container
+	known, ok := e.expected(ctx, pod)
+	if o.WasEnrolled = known.enrolled(); !ok {
+		o = e.enforce(ctx, o)
+	} else {
+		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
+			o.enter(StageVerify)
+			if known.Pod.NetNS == pod.NetNS {
+				if intact, err := e.intact(ctx, known); err == nil && intact {
+					o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
+					return nil
+				}
+			}
+			return e.settle(ctx, o)
+		})
+	}
+	o.end()
+	if o.Err != nil {
+		o.Unheeded = unheeded
+	}
 	e.news(o)
 	return o
 }

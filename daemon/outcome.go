@@ -51,6 +51,7 @@ const (
 	SandboxStarted     Trigger = "sandbox"     // before its first container
 	ContainerCreated   Trigger = "container"   // before one of its containers
 	ContainerValidated Trigger = "validate"    // the same, when every plugin has been asked
+	ContainerStarted   Trigger = "start"       // before one of its containers runs, and after hooks of the runtime
 	Takeover           Trigger = "synchronize" // it was there before the session with the runtime
 	Audited            Trigger = "audit"
 	ByHand             Trigger = "command"
@@ -60,7 +61,7 @@ const (
 type Outcome struct {
 	Pod         rules.Pod
 	Trigger     Trigger
-	Container   string // of ContainerCreated and ContainerValidated
+	Container   string // of ContainerCreated, ContainerValidated and ContainerStarted
 	Decision    rules.Decision
 	Plan        rules.Plan
 	Result      Result
@@ -72,6 +73,7 @@ type Outcome struct {
 	Outdated    bool          // protected by the whole rules of another version or configuration
 	Drifted     bool          // its rules had been verified and were found changed
 	Stopped     bool          // its sandbox was stopped over CRI
+	Unheeded    string        // why the container may run although it is refused; "" where it does not
 	Impostor    string        // why the container goes around the mesh; "" is not
 	Differences []string      // how the kernel does not hold the plan, or did not before it was changed
 	Effect      effect.Result // of Verify and Compare: what becomes of packets beside what the plan says

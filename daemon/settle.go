@@ -122,7 +122,7 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	case SandboxStarted, ContainerCreated, ByHand:
 		o.Running = known.State == StateUnprotected && known.running
 		return e.make(ctx, ns, o)
-	case ContainerValidated, Takeover, Audited:
+	case ContainerValidated, ContainerStarted, Takeover, Audited:
 		if o.WasEnrolled && o.key != known.key { // by its addresses: nobody has changed its rules
 			return e.make(ctx, ns, o)
 		}
@@ -141,6 +141,9 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	if o.WasEnrolled {
 		leave = policy.OnDrift != config.DriftRepair && !replace
 		o.Drifted = known.State != StateFailing && !replace
+	}
+	if o.Trigger == ContainerStarted { // its containers go on, and this one has not begun
+		leave, o.Running = false, known.State == StateUnprotected && known.running
 	}
 	switch {
 	case o.Trigger == ContainerValidated:

@@ -62,7 +62,7 @@ func withoutSystemCalls(t *testing.T, pod rules.Pod) {
 		if o := e.Admit(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped {
 			syscall.Exit(3)
 		}
-		if o := e.Validate(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped {
+		if o := e.Validate(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped || !e.Outside(pod) {
 			syscall.Exit(3)
 		}
 	}

@@ -16,6 +16,8 @@ import (
 func BenchmarkCreateContainerHook(b *testing.B) { benchmarkHook(b, "CreateContainer") }
 func BenchmarkValidateHook(b *testing.B)        { benchmarkHook(b, "ValidateContainerAdjustment") }
 
+func BenchmarkStartHook(b *testing.B)           { benchmarkHook(b, "StartContainer") }
+
 func benchmarkHook(b *testing.B, what string) {
 	socket := socketPath(b)
 	rt := startRuntime(b, socket, "containerd", "v2.4.2")
@@ -24,6 +26,9 @@ func benchmarkHook(b *testing.B, what string) {
 	pod := meshed("a")
 	for b.Loop() {
 		if err := rt.createContainer(b, pod); err != nil {
+			b.Fatal(err)
+		}
+		if err := rt.start(b, pod); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -44,4 +49,6 @@ type nothing struct{}
 func (nothing) Enforce(context.Context, rules.Pod) error                   { return nil }
 func (nothing) Admit(context.Context, rules.Pod, rules.Container) error    { return nil }
 func (nothing) Validate(context.Context, rules.Pod, rules.Container) error { return nil }
+func (nothing) Outside(rules.Pod) bool                                     { return false }
+func (nothing) Start(context.Context, rules.Pod, string, string) error     { return nil }
 func (nothing) Synchronize(context.Context, []rules.Pod)                   {}

@@ -82,6 +82,8 @@ type pods struct {
 	enforce     func(ctx context.Context, pod rules.Pod) error
 	admit       func(ctx context.Context, pod rules.Pod, c rules.Container) error
 	validate    func(ctx context.Context, pod rules.Pod, c rules.Container) error
+	start       func(ctx context.Context, pod rules.Pod, container, unheeded string) error
+	outside     func(pod rules.Pod) bool
 	synchronize func(ctx context.Context, pods []rules.Pod)
 
 	mu        sync.Mutex
@@ -125,6 +127,15 @@ func (p *pods) Validate(ctx context.Context, pod rules.Pod, c rules.Container) e
 		return nil
 	}
 	return p.validate(ctx, pod, c)
+}
+
+func (p *pods) Outside(pod rules.Pod) bool { return p.outside != nil && p.outside(pod) }
+
+func (p *pods) Start(ctx context.Context, pod rules.Pod, container, unheeded string) error {
+	if p.start == nil {
+		return nil
+	}
+	return p.start(ctx, pod, container, unheeded)
 }
 
 func (p *pods) Synchronize(ctx context.Context, pods []rules.Pod) {
@@ -278,6 +289,10 @@ func (r *runtimeSide) createContainer(t testing.TB, sandbox *api.PodSandbox) err
 func (r *runtimeSide) create(t testing.TB, sandbox *api.PodSandbox, container *api.Container) error {
 	_, err := r.CreateContainer(t.Context(), &api.CreateContainerRequest{Pod: sandbox, Container: container})
 	return err
+}
+
+func (r *runtimeSide) start(t testing.TB, sandbox *api.PodSandbox) error {
+	return r.StartContainer(t.Context(), &api.StartContainerRequest{Pod: sandbox, Container: app(sandbox)})
 }
 
 // relay passes connections to one socket on to another, until it is told to end them all.

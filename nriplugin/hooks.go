@@ -26,6 +26,7 @@ var (
 	_ stub.RunPodInterface                      = (*hooks)(nil)
 	_ stub.CreateContainerInterface             = (*hooks)(nil)
 	_ stub.ValidateContainerAdjustmentInterface = (*hooks)(nil)
+	_ stub.StartContainerInterface              = (*hooks)(nil)
 )
 
 var (
@@ -127,13 +128,34 @@ func (h *hooks) ValidateContainerAdjustment(ctx context.Context, req *api.Valida
 	return h.ask(ctx, pod, func(ctx context.Context) error { return h.pods.Validate(ctx, pod, adjusted(req)) })
 }
 
-// ask answers before the runtime's own deadline: an error in time refuses the pod, an answer that comes
-// late lets it run without rules.
+// StartContainer looks at the kernel again: hooks of the runtime have run since Validate.
+func (h *hooks) StartContainer(ctx context.Context, sandbox *api.PodSandbox, container *api.Container) error {
+	pod := podOf(sandbox)
+	if h.pods.Outside(pod) {
+		return nil
+	}
+	// While meshnetd is being stopped this is asked as well: a start that is refused may be final for the pod, and an answer
+	// that is lost is none, as if meshnetd had gone already.
+	if h.enter() {
+		defer h.busy.Done()
+	}
+	return h.inTime(ctx, pod, func(ctx context.Context) error {
+		return h.pods.Start(ctx, pod, nameOf(container), h.known().Unheeded)
+	})
+}
+
+// ask refuses what takes time while meshnetd is being stopped.
 func (h *hooks) ask(ctx context.Context, pod rules.Pod, question func(context.Context) error) error {
 	if !h.enter() {
 		return h.askFromMemory(ctx, pod, question)
 	}
 	defer h.busy.Done()
+	return h.inTime(ctx, pod, question)
+}
+
+// inTime answers before the runtime's own deadline: an error in time refuses the pod, an answer that comes
+// late lets it run without rules.
+func (h *hooks) inTime(ctx context.Context, pod rules.Pod, question func(context.Context) error) error {
 	ctx, cancel := budget(ctx, h.timeout())
 	defer cancel()
 	done := make(chan error, 1)

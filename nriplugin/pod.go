@@ -3,6 +3,7 @@
 package nriplugin
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -48,12 +49,7 @@ const (
 
 // containerOf keeps what the flow needs of a container, as the runtime and the plugins before us made it.
 func containerOf(container *api.Container) rules.Container {
-	c := rules.Container{Name: container.GetName(), Image: container.GetImage().GetName(), Args: container.GetArgs(), Env: environment(container.GetEnv())}
-	for _, names := range []map[string]string{container.GetLabels(), container.GetAnnotations()} {
-		if c.Name == "" { // CRI-O fills it from an annotation, and not in every version
-			c.Name = names[containerName]
-		}
-	}
+	c := rules.Container{Name: nameOf(container), Image: container.GetImage().GetName(), Args: container.GetArgs(), Env: environment(container.GetEnv())}
 	if user := container.GetUser(); user != nil { // none is not root: the runtime does not tell
 		uid, gid := int64(user.GetUid()), int64(user.GetGid())
 		c.UID, c.GID, c.Groups = &uid, &gid, user.GetAdditionalGids()
@@ -62,6 +58,11 @@ func containerOf(container *api.Container) rules.Container {
 	c.Running = state == api.ContainerState_CONTAINER_RUNNING || state == api.ContainerState_CONTAINER_PAUSED
 	c.NetNS, _ = networkOf(container.GetLinux().GetNamespaces())
 	return c
+}
+
+// nameOf returns the container's name, which CRI-O fills from an annotation, and not in every version.
+func nameOf(container *api.Container) string {
+	return cmp.Or(container.GetName(), container.GetLabels()[containerName], container.GetAnnotations()[containerName])
 }
 
 // mostTold is how many bytes are kept of the environment, or of the arguments, of a container that was there before us.

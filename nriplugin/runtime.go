@@ -24,6 +24,9 @@ type Runtime struct {
 	Validates  bool // it asks a last time when every plugin has had its say about a container
 	TellsUser  bool // it says as which user a container runs
 
+	// Unheeded is a sentence: why a container may run although its start was refused; "" where it does not.
+	Unheeded string
+
 	Tier   Tier
 	Why    string   // a sentence: why it is in this tier
 	Limits []string // sentences: what cannot be seen or kept with this runtime, and what to upgrade to
@@ -101,6 +104,7 @@ func identify(name, version string) (Runtime, error) {
 		}
 	}
 	rt.guessed, rt.Validates = true, true
+	rt.Unheeded = "It is not known whether this runtime heeds that: the container may run"
 	rt.Tier, rt.Why = BestEffort, "meshnetd does not know this runtime, or cannot read its version."
 	rt.Limits = []string{
 		"It is not known whether containers start while meshnetd is away or too slow: use " + validating + ".",
@@ -135,6 +139,7 @@ func (rt Runtime) crio(r release) (Runtime, error) {
 	}
 	rt.Validates = !r.before(1, 34, 0)
 	rt.TellsUser = !r.before(1, 36, 0)
+	rt.Unheeded = "The start could not be refused: CRI-O starts a container all the same"
 	return rt.judged("CRI-O 1.34 or newer", "CRI-O 1.36 or newer"), nil
 }
 
@@ -181,7 +186,7 @@ func (rt Runtime) withoutValidation() Runtime {
 // does not know, so nothing is asked for that is not needed.
 func (rt Runtime) events() api.EventMask {
 	var mask api.EventMask
-	mask.Set(api.Event_RUN_POD_SANDBOX, api.Event_CREATE_CONTAINER)
+	mask.Set(api.Event_RUN_POD_SANDBOX, api.Event_CREATE_CONTAINER, api.Event_START_CONTAINER)
 	if rt.Validates {
 		mask.Set(api.Event_VALIDATE_CONTAINER_ADJUSTMENT)
 	}

@@ -13,8 +13,8 @@ import (
 
 // The events of the two masks by their bits on the wire: a mask with one bit too many costs the session.
 const (
-	plainMask     = 1<<0 | 1<<3         // RunPodSandbox, CreateContainer
-	validatedMask = 1<<0 | 1<<3 | 1<<13 // and ValidateContainerAdjustment
+	plainMask     = 1<<0 | 1<<3 | 1<<5 // RunPodSandbox, CreateContainer, StartContainer
+	validatedMask = plainMask | 1<<13  // and ValidateContainerAdjustment
 )
 
 // The version table: what meshnetd is told by every runtime, and what it makes of it.
@@ -125,6 +125,9 @@ func TestIdentify(t *testing.T) {
 			}
 			if got := (traits{rt.Tier, rt.RefuseLate, rt.Validates, rt.TellsUser}); got != test.want {
 				t.Errorf("%+v, want %+v", got, test.want)
+			}
+			if heeds := strings.EqualFold(test.name, "containerd") && !rt.guessed; heeds != (rt.Unheeded == "") {
+				t.Errorf("a refused start: %q", rt.Unheeded)
 			}
 			mask := api.EventMask(plainMask)
 			if test.want.validates {

@@ -32,6 +32,11 @@ type Enforcer interface {
 	// Validate reads the kernel, and returns nil for a container that may be created as all plugins left
 	// it. It must return when ctx ends.
 	Validate(ctx context.Context, pod rules.Pod, container rules.Container) error
+	// Outside reports, from memory, whether the pod is none that Start has anything to look at.
+	Outside(pod rules.Pod) bool
+	// Start reads the kernel when the container's own hooks have run, and returns nil for one that may run. unheeded says why
+	// the runtime may not heed an error; "" where it does. It must return when ctx ends.
+	Start(ctx context.Context, pod rules.Pod, container, unheeded string) error
 	// Synchronize takes over pods that exist already, and must return when ctx ends.
 	Synchronize(ctx context.Context, pods []rules.Pod)
 }

@@ -112,7 +112,7 @@ func (s Status) summary() [][]string {
 }
 
 func hooks(rt Runtime) string {
-	sandbox, user := "sandbox, container", "the user is not told"
+	sandbox, user := "sandbox, container, start", "the user is not told"
 	if rt.Validates {
 		sandbox += ", validation"
 	}

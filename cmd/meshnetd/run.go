@@ -174,3 +174,8 @@ func (p pods) Admit(ctx context.Context, pod rules.Pod, c rules.Container) error
 func (p pods) Validate(ctx context.Context, pod rules.Pod, c rules.Container) error {
 	return answered(p.meter, p.Enforcer.Validate(ctx, pod, c), daemon.ContainerValidated)
 }
+
+// Start returns why a container must not run.
+func (p pods) Start(ctx context.Context, pod rules.Pod, container, unheeded string) error {
+	return answered(p.meter, p.Enforcer.Start(ctx, pod, container, unheeded), daemon.ContainerStarted)
+}

@@ -27,6 +27,7 @@ const (
 type plugin struct {
 	runPod func(*api.PodSandbox) error
 	create func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, error)
+	start  func(*api.PodSandbox) error
 
 	stub   stub.Stub
 	synced chan struct{}
@@ -38,6 +39,7 @@ var (
 	_ stub.SynchronizeInterface     = (*plugin)(nil)
 	_ stub.RunPodInterface          = (*plugin)(nil)
 	_ stub.CreateContainerInterface = (*plugin)(nil)
+	_ stub.StartContainerInterface  = (*plugin)(nil)
 )
 
 // connect registers the plugin and returns when it is called for every pod to come.
@@ -64,7 +66,9 @@ func (p *plugin) connect(ctx context.Context, socket, name, index string) error 
 func (p *plugin) disconnect() { p.stub.Stop() }
 
 // idle reports whether the plugin has something to do and never did it.
-func (p *plugin) idle() bool { return (p.runPod != nil || p.create != nil) && !p.called.Load() }
+func (p *plugin) idle() bool {
+	return (p.runPod != nil || p.create != nil || p.start != nil) && !p.called.Load()
+}
 
 // Synchronize says that the plugin is known.
 func (p *plugin) Synchronize(context.Context, []*api.PodSandbox, []*api.Container) ([]*api.ContainerUpdate, error) {
@@ -89,6 +93,15 @@ func (p *plugin) CreateContainer(_ context.Context, sandbox *api.PodSandbox, c *
 	p.called.Store(true)
 	adjustment, err := p.create(sandbox, c)
 	return adjustment, nil, err
+}
+
+// StartContainer is called for each container whose hooks have run.
+func (p *plugin) StartContainer(_ context.Context, sandbox *api.PodSandbox, _ *api.Container) error {
+	if p.start == nil {
+		return nil
+	}
+	p.called.Store(true)
+	return p.start(sandbox)
 }
 
 var errNoNetNS = errors.New("the runtime names no network namespace")

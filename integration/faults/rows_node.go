@@ -53,7 +53,7 @@ func kernelRows() []Row {
 
 // Rows returns every fault, then every attack.
 func Rows() []Row {
-	return slices.Concat(daemonRows(), runtimeRows(), queueRows(), kernelRows(), attacks())
+	return slices.Concat(daemonRows(), runtimeRows(), queueRows(), kernelRows(), neighbourRows(), attacks())
 }
 
 // Rows returns the faults that are some on this runtime.
@@ -199,11 +199,16 @@ func flush(ctx context.Context, sandbox *api.PodSandbox) error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, "nsenter", "--net="+path, "sh", "-ec", "iptables-nft -t nat -F; ip6tables-nft -t nat -F").CombinedOutput()
+	out, err := exec.CommandContext(ctx, flushing(path)[0], flushing(path)[1:]...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("flush the rules in %s: %w: %s", path, err, out)
 	}
 	return nil
+}
+
+// flushing is the command that flushes the rules of a namespace.
+func flushing(path string) []string {
+	return []string{"nsenter", "--net=" + path, "sh", "-ec", "iptables-nft -t nat -F; ip6tables-nft -t nat -F"}
 }
 
 func told(verb string) func(context.Context, *stage) error {
@@ -216,28 +221,31 @@ func mendPrograms(_ context.Context, s *stage) error { return s.programs.obey() 
 
 // lockHeld takes the lock of each namespace before meshnetd can, as another meshnetd would that hangs in it.
 func lockHeld(ctx context.Context, s *stage) error {
-	return s.hook(ctx, "holder", before, &plugin{runPod: func(sandbox *api.PodSandbox) error {
-		path, err := pathOf(sandbox)
-		if err != nil {
-			return err
-		}
-		ns, err := netns.Open(path, nil)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		locks, err := netns.OpenLocks(s.lab.LockDir())
-		if err != nil {
-			return err
-		}
-		defer locks.Close()
-		unlock, err := locks.Lock(ctx, ns)
-		if err != nil {
-			return err
-		}
-		s.later(unlock)
-		return nil
-	}})
+	return s.hook(ctx, "holder", before, &plugin{runPod: func(sandbox *api.PodSandbox) error { return s.hold(ctx, sandbox) }})
+}
+
+// hold takes the lock of the sandbox's namespace.
+func (s *stage) hold(ctx context.Context, sandbox *api.PodSandbox) error {
+	path, err := pathOf(sandbox)
+	if err != nil {
+		return err
+	}
+	ns, err := netns.Open(path, nil)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	locks, err := netns.OpenLocks(s.lab.LockDir())
+	if err != nil {
+		return err
+	}
+	defer locks.Close()
+	unlock, err := locks.Lock(ctx, ns)
+	if err != nil {
+		return err
+	}
+	s.later(unlock)
+	return nil
 }
 
 // letGo releases the locks: another namespace may get the number of one that is gone.
