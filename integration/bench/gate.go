@@ -87,16 +87,20 @@ func (b *bench) questions(nodes []*full) error {
 			return nil
 		}
 	}
-	var generation, validate, create []*speed.Peer
+	var generation, validate, create, start []*speed.Peer
+	starting := func(e *daemon.Enforcer) func(context.Context, rules.Pod, rules.Container) daemon.Outcome {
+		return func(ctx context.Context, pod rules.Pod, c rules.Container) daemon.Outcome { return e.Start(ctx, pod, c.Name, "") }
+	}
 	for _, f := range nodes {
 		peer := func(do func() error) *speed.Peer { return &speed.Peer{Name: f.label, Absent: f.err, Do: do} }
 		if f.err != nil {
-			generation, validate, create = append(generation, peer(nil)), append(validate, peer(nil)), append(create, peer(nil))
+			generation, validate, create, start = append(generation, peer(nil)), append(validate, peer(nil)), append(create, peer(nil)), append(start, peer(nil))
 			continue
 		}
 		generation = append(generation, peer(func() error { _, err := f.Generation(b.ctx, f.ns); return err }))
 		validate = append(validate, peer(asked(f.enforcer.Validate, f.pods[0])))
 		create = append(create, peer(asked(f.enforcer.Admit, f.pods[0])))
+		start = append(start, peer(asked(starting(f.enforcer), f.pods[0])))
 	}
 	for _, t := range []struct {
 		title string
@@ -106,6 +110,7 @@ func (b *bench) questions(nodes []*full) error {
 		{"has anybody written since? asked from outside", generation, "goal: 30 µs"},
 		{"ValidateContainerAdjustment of a protected pod", validate, ""},
 		{"CreateContainer in a protected pod", create, ""},
+		{"StartContainer in a protected pod", start, ""},
 	} {
 		if err := speed.Interleave(b.ctx, b.rounds(1000), t.peers...); err != nil {
 			return err
