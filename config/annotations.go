@@ -7,9 +7,12 @@ import (
 	"net/netip"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/kuma"
 )
 
 // list is an array of tables.
@@ -28,15 +31,38 @@ func lists(c *Config) map[string]list {
 		"policy": policies(c),
 		"annotations": {must: []string{"annotation"}, add: func() (map[string]setter, func() map[string]string) {
 			c.Annotations = append(c.Annotations, rules.AnnotationPolicy{Otherwise: rules.Refuse})
-			p := &c.Annotations[len(c.Annotations)-1]
+			earlier, p := c.Annotations[:len(c.Annotations)-1], &c.Annotations[len(c.Annotations)-1]
+			var allow []string
 			return map[string]setter{
 				"annotation": text(&p.Annotation, pattern),
 				"namespaces": texts(&p.Namespaces, pattern),
-				"allow":      texts(&p.Allow, allowed),
-				"otherwise":  text(&p.Otherwise, oneOf([]rules.Otherwise{rules.Refuse, rules.Ignore, rules.Permit})),
-			}, func() map[string]string { return nil }
+				"allow": then(texts(&allow, allowed), func() error {
+					p.Allow = rules.Allow(allow...)
+					return nil
+				}),
+				"otherwise": text(&p.Otherwise, oneOf([]rules.Otherwise{rules.Refuse, rules.Ignore, rules.Permit})),
+			}, func() map[string]string { return meaningless(*p, earlier) }
 		}},
 	}
+}
+
+// objects are annotations whose value is no list: its items would be pieces of JSON or YAML.
+var objects = []string{consul.KeyConfig, kuma.KeyConfig}
+
+// meaningless refuses what allows items of a value that has none, where the policy is asked about it.
+func meaningless(p rules.AnnotationPolicy, earlier []rules.AnnotationPolicy) map[string]string {
+	if len(p.Allow) == 0 || p.Otherwise == rules.Permit {
+		return nil
+	}
+	for _, key := range objects {
+		covers := func(p rules.AnnotationPolicy) bool { ok, _ := path.Match(p.Annotation, key); return ok }
+		first := func(p rules.AnnotationPolicy) bool { return covers(p) && len(p.Namespaces) == 0 }
+		if covers(p) && !slices.ContainsFunc(earlier, first) {
+			return map[string]string{"allow": "annotation " + key + " is no list, and so none of its items can be allowed: [[policy]] judges what it captures; " +
+				"leave allow out to refuse every pod that has it, or let an earlier policy allow it"}
+		}
+	}
+	return nil
 }
 
 func pattern(s string) error {

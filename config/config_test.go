@@ -196,7 +196,7 @@ dns_port = 51
 		CatchUp: CatchUpStop, ReplaceOutdated: true, OnDrift: DriftReport,
 		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "", LockDir: "/run/other",
 		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
-			Namespaces: []string{"shop", "team-*"}, Allow: []string{"", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY"}}},
+			Namespaces: []string{"shop", "team-*"}, Allow: rules.Allow("", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY")}},
 		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Log: Log{Level: "debug", Format: "json"},
 		Metrics: Metrics{Address: "[::1]:15990"}}
 	want.Budget = rules.Budget{Bytes: 2048, Items: 17, Rules: 129}

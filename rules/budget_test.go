@@ -132,7 +132,7 @@ func TestOverBudgetCostsNothing(t *testing.T) {
 // A pod may write whatever it likes where a policy looks: the refusal names what it can, and how much there is besides.
 func TestRefusalByPolicyIsBounded(t *testing.T) {
 	node := within(rules.Budget{})
-	node.Annotations = []rules.AnnotationPolicy{{Annotation: "example.com/*", Otherwise: rules.Refuse, Allow: []string{"80"}}}
+	node.Annotations = []rules.AnnotationPolicy{{Annotation: "example.com/*", Otherwise: rules.Refuse, Allow: rules.Allow("80")}}
 	pod := injectedBy([]string{"istio"}, "example.com/a", strings.Repeat("x", 16<<10), "example.com/b", strings.Repeat("80,", 100<<10))
 	for i := range 1000 {
 		pod.Annotations[fmt.Sprintf("example.com/c%d", i)] = "81"

@@ -85,8 +85,8 @@ const (
 // policed is a node that has policies to hold against annotations.
 func policed() rules.Node {
 	node := within(rules.StandardBudget())
-	node.Annotations = []rules.AnnotationPolicy{{Annotation: "*/exclude*", Allow: []string{"15020", "1-9", "10.0.0.0/8", "x"}, Otherwise: rules.Refuse},
-		{Annotation: "*/skip-*", Allow: []string{"1-9"}, Otherwise: rules.Ignore}, {Annotation: "example.com/*", Otherwise: rules.Refuse}}
+	node.Annotations = []rules.AnnotationPolicy{{Annotation: "*/exclude*", Allow: rules.Allow("15020", "1-9", "10.0.0.0/8", "x"), Otherwise: rules.Refuse},
+		{Annotation: "*/skip-*", Allow: rules.Allow("1-9"), Otherwise: rules.Ignore}, {Annotation: "example.com/*", Otherwise: rules.Refuse}}
 	return node
 }
 

@@ -14,9 +14,9 @@ import (
 
 // AnnotationPolicy is what pods of some namespaces may ask for with one annotation.
 type AnnotationPolicy struct {
-	Annotation string   // key, or a pattern of path.Match
-	Namespaces []string // patterns of path.Match; none is every namespace
-	Allow      []string // ports, ranges of ports, CIDRs, words; every item of the value must be one of them or within one
+	Annotation string      // key, or a pattern of path.Match
+	Namespaces []string    // patterns of path.Match; none is every namespace
+	Allow      []Allowance // every item of the value must be one of them or within one
 	Otherwise  Otherwise
 }
 
@@ -173,14 +173,10 @@ func matches(pattern, name string) bool {
 
 // forbidden returns the first item of a value that is not allowed. An empty value is one empty item.
 func (p AnnotationPolicy) forbidden(value string) (item string, found bool) {
-	entries := make([]allowance, len(p.Allow))
-	for i, text := range p.Allow {
-		entries[i] = allow(text)
-	}
 	for item := range strings.SplitSeq(value, ",") {
 		item = strings.TrimSpace(item)
-		asked := allow(item)
-		if !slices.ContainsFunc(entries, func(entry allowance) bool { return asked.within(entry) }) {
+		asked := allowance(item)
+		if !slices.ContainsFunc(p.Allow, asked.within) {
 			return item, true
 		}
 	}
@@ -193,36 +189,45 @@ func (p AnnotationPolicy) allowed() string {
 	}
 	words := make([]string, len(p.Allow))
 	for i, entry := range p.Allow {
-		words[i] = strconv.Quote(entry)
+		words[i] = strconv.Quote(entry.Word)
 	}
 	return strings.Join(words, ", ")
 }
 
-// allowance is an item or an entry of the allowed: a word, and the ports or the prefix that it stands for.
-type allowance struct {
-	word   string
-	ports  PortRange
-	isPort bool
-	prefix netip.Prefix // the zero one is none
+// Allowance is an item or an entry of the allowed: a word, and the ports or the prefix that it stands for.
+type Allowance struct {
+	Word   string
+	Ports  PortRange
+	IsPort bool
+	Prefix netip.Prefix // the zero one is none
 }
 
-func allow(word string) allowance {
-	a := allowance{word: word}
-	if a.ports, a.isPort = ParsePortRange(word); !a.isPort && strings.Contains(word, "/") {
-		a.prefix, _ = netip.ParsePrefix(word)
+// Allow reads ports, ranges of ports, CIDRs and words.
+func Allow(words ...string) []Allowance {
+	all := make([]Allowance, len(words))
+	for i, word := range words {
+		all[i] = allowance(word)
+	}
+	return all
+}
+
+func allowance(word string) Allowance {
+	a := Allowance{Word: word}
+	if a.Ports, a.IsPort = ParsePortRange(word); !a.IsPort && strings.Contains(word, "/") {
+		a.Prefix, _ = netip.ParsePrefix(word)
 	}
 	return a
 }
 
 // within reports whether an item is an entry, or a port or CIDR within it. A range of ports is in none but itself.
-func (a allowance) within(entry allowance) bool {
+func (a Allowance) within(entry Allowance) bool {
 	switch {
-	case a.word == entry.word:
+	case a.Word == entry.Word:
 		return true
-	case a.isPort:
-		return !strings.Contains(a.word, "-") && entry.isPort && entry.ports.Contains(a.ports.First)
+	case a.IsPort:
+		return !strings.Contains(a.Word, "-") && entry.IsPort && entry.Ports.Contains(a.Ports.First)
 	}
-	return a.prefix.IsValid() && entry.prefix.IsValid() && entry.prefix.Bits() <= a.prefix.Bits() && entry.prefix.Contains(a.prefix.Addr())
+	return a.Prefix.IsValid() && entry.Prefix.IsValid() && entry.Prefix.Bits() <= a.Prefix.Bits() && entry.Prefix.Contains(a.Prefix.Addr())
 }
 
 // PortRange is the ports from First to Last.

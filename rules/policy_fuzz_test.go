@@ -46,7 +46,7 @@ func FuzzAnnotationPolicy(f *testing.F) {
 		entries := strings.Split(allow, "\n")
 		for _, key := range []string{keyOutPorts, keyOutIPs} {
 			node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""},
-				Annotations: []rules.AnnotationPolicy{{Annotation: key, Allow: entries, Otherwise: rules.Refuse}}}
+				Annotations: []rules.AnnotationPolicy{{Annotation: key, Allow: rules.Allow(entries...), Otherwise: rules.Refuse}}}
 			d := node.Decide(asking(keyStatus, "{}", key, value))
 			if d.Detail == "" {
 				t.Errorf("%s without a reason", d.Action)

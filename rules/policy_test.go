@@ -80,7 +80,7 @@ func TestPolicyAllows(t *testing.T) {
 		{[]string{"fd00::/8", "0.0.0.0/0"}, "fd00:1::/32,1.2.3.4/31", "-"},
 		{[]string{"fd00::/8"}, "fc00::/7", "fc00::/7"},
 	} {
-		node := nodeWith(rules.AnnotationPolicy{Annotation: "a", Allow: tt.allow})
+		node := nodeWith(rules.AnnotationPolicy{Annotation: "a", Allow: rules.Allow(tt.allow...)})
 		d := node.Decide(asking(keyStatus, "{}", "a", tt.value))
 		if tt.forbidden == "-" {
 			if d.Action != rules.Enrol {
@@ -129,7 +129,7 @@ func TestPolicyMatches(t *testing.T) {
 		{"another namespace", []rules.AnnotationPolicy{nothing(keyOutPorts, "sho", "shop-*")}, false},
 		{"the first counts, refusing", []rules.AnnotationPolicy{nothing(keyOutPorts), {Annotation: keyOutPorts, Otherwise: rules.Permit}}, true},
 		{"the first counts, allowing", []rules.AnnotationPolicy{{Annotation: keyOutPorts, Otherwise: rules.Permit}, nothing(keyOutPorts)}, false},
-		{"the first counts, listing", []rules.AnnotationPolicy{{Annotation: "*/*Ports", Allow: []string{"25"}}, nothing(keyOutPorts)}, false},
+		{"the first counts, listing", []rules.AnnotationPolicy{{Annotation: "*/*Ports", Allow: rules.Allow("25")}, nothing(keyOutPorts)}, false},
 		{"a first one of another namespace", []rules.AnnotationPolicy{{Annotation: keyOutPorts, Namespaces: []string{"x"}, Otherwise: rules.Permit}, nothing("*/*Ports")}, true},
 	} {
 		d := nodeWith(tt.policies...).Decide(asking(keyStatus, "{}", keyOutPorts, "25"))
@@ -141,7 +141,7 @@ func TestPolicyMatches(t *testing.T) {
 
 func TestPolicyOutcomes(t *testing.T) {
 	policy := func(annotation string, otherwise rules.Otherwise, allow ...string) rules.AnnotationPolicy {
-		return rules.AnnotationPolicy{Annotation: annotation, Allow: allow, Otherwise: otherwise}
+		return rules.AnnotationPolicy{Annotation: annotation, Allow: rules.Allow(allow...), Otherwise: otherwise}
 	}
 	const byTheNode = " is not allowed in namespace shop by the node's configuration, which allows "
 	noPorts := `annotation ` + keyOutPorts + `: "25"` + byTheNode + `nothing`

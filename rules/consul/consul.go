@@ -62,13 +62,15 @@ func (Mesh) Footprint() rules.Footprint {
 		rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS}}
 }
 
-// What the injector writes on a pod.
+// KeyConfig is the annotation that says what a pod of Consul's redirects, in JSON.
+const KeyConfig = prefix + "redirect-traffic-config"
+
+// What else the injector writes on a pod.
 const (
 	prefix         = "consul.hashicorp.com/"
 	keyConnect     = prefix + "connect-inject-status" // either of the two on every pod that was injected
 	keyMesh        = prefix + "mesh-inject-status"
 	keyTransparent = prefix + "transparent-proxy-status"
-	keyConfig      = prefix + "redirect-traffic-config"
 	keyVersion     = prefix + "connect-k8s-version" // the injector's; very old ones do not write it
 	keyDualStack   = prefix + "dual-stack"          // injectors that do not know of it leave it out, which is "false"
 )
@@ -106,7 +108,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	if err != nil {
 		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
-	s.Add("annotation ", keyConfig, " says what is to be redirected, and contradicts nothing")
+	s.Add("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing")
 	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyTransparent+" is present")
 	d.Intent = intent
 	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: sidecars(pod)}
@@ -141,8 +143,8 @@ func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 		return rules.ReasonInterceptionNone, "no annotation " + keyTransparent + ": the pod asks for no redirection"
 	}
 	s.Add("annotation ", keyTransparent, " is present: the pod asks for redirection")
-	if _, said := pod.Annotations[keyConfig]; !said {
-		return rules.ReasonInitContainer, "no annotation " + keyConfig + ": the injector is not in CNI mode, and an init container sets the pod up"
+	if _, said := pod.Annotations[KeyConfig]; !said {
+		return rules.ReasonInitContainer, "no annotation " + KeyConfig + ": the injector is not in CNI mode, and an init container sets the pod up"
 	}
 	return "", ""
 }

@@ -41,9 +41,9 @@ func sources(pod rules.Pod) account.Sources {
 	if pod.Annotations[keyDualStack] != "" {
 		s.Given["dualStack"] = "annotation " + keyDualStack
 	}
-	_ = eachKey(pod.Annotations[keyConfig], func(key string, value json.RawMessage) error { // it was read before
+	_ = eachKey(pod.Annotations[KeyConfig], func(key string, value json.RawMessage) error { // it was read before
 		if text := string(value); settings[key] != "" && text != "null" && text != "0" && text != `""` { // which give nothing
-			s.Given[settings[key]] = key + " in annotation " + keyConfig
+			s.Given[settings[key]] = key + " in annotation " + KeyConfig
 		}
 		return nil
 	})

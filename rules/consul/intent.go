@@ -40,7 +40,7 @@ const outboundPort = 15001 // where nobody says another one
 
 // inputs are what intent reads. Each key of the configuration counts as an item.
 func inputs(pod rules.Pod) [2]rules.Input {
-	return [...]rules.Input{rules.ListInput("annotation", keyConfig, pod.Annotations[keyConfig]), rules.TextInput("annotation", keyDualStack, pod.Annotations[keyDualStack])}
+	return [...]rules.Input{rules.ListInput("annotation", KeyConfig, pod.Annotations[KeyConfig]), rules.TextInput("annotation", keyDualStack, pod.Annotations[keyDualStack])}
 }
 
 func (m Mesh) intent(pod rules.Pod) (Intent, error) {
@@ -52,15 +52,15 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	default:
 		return Intent{}, refuse(keyDualStack, text, `want "true" or "false"`)
 	}
-	text := pod.Annotations[keyConfig]
+	text := pod.Annotations[KeyConfig]
 	if text == "" {
-		return Intent{}, refuse(keyConfig, text, "is empty: the injector writes it where it is in CNI mode")
+		return Intent{}, refuse(KeyConfig, text, "is empty: the injector writes it where it is in CNI mode")
 	}
 	if problem := in.read(text); problem != "" {
-		return Intent{}, refuse(keyConfig, text, problem)
+		return Intent{}, refuse(KeyConfig, text, problem)
 	}
 	if problem := in.check(); problem != "" {
-		return Intent{}, refuse(keyConfig, text, problem)
+		return Intent{}, refuse(KeyConfig, text, problem)
 	}
 	return in, nil
 }

@@ -13,7 +13,7 @@ import (
 
 const (
 	configured  = "kuma." // what the keys of the node's configuration begin with
-	becauseIPv6 = "ipFamilyMode in annotation " + keyConfig + " is ipv4"
+	becauseIPv6 = "ipFamilyMode in annotation " + KeyConfig + " is ipv4"
 )
 
 // settings are what the keys of the configuration set.
@@ -43,7 +43,7 @@ func sources(pod rules.Pod) account.Sources {
 	s := account.Sources{Given: map[string]string{}, Keys: map[string]string{"ipv6": configured + "ipv6"},
 		Empty: map[string]string{"inbound.ports": "all", "outbound.ports": "all"}}
 	var root yaml.Node
-	if yaml.Unmarshal([]byte(pod.Annotations[keyConfig]), &root) == nil { // it was read before
+	if yaml.Unmarshal([]byte(pod.Annotations[KeyConfig]), &root) == nil { // it was read before
 		given(s.Given, "", root.Content[0])
 	}
 	return s
@@ -57,7 +57,7 @@ func given(sources map[string]string, within string, n *yaml.Node) {
 		case value.Kind == yaml.MappingNode:
 			given(sources, key+".", value)
 		case settings[key] != "" && value.Tag != "!!null" && (value.Kind != yaml.ScalarNode || value.Value != ""):
-			sources[settings[key]] = key + " in annotation " + keyConfig
+			sources[settings[key]] = key + " in annotation " + KeyConfig
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -73,9 +74,11 @@ type Network struct {
 }
 
 // input counts what intent reads. An item of a list has a comma before the next, or a dash before itself, with a blank or
-// a line break behind it, of which YAML has some beyond ASCII; what stands in quotes may count as more.
+// a line break behind it, of which YAML has some beyond ASCII; a backslash may be a comma in quotes. What stands in quotes
+// may count as more.
 func input(config string) rules.Input {
-	w := rules.ListInput("annotation", keyConfig, config)
+	w := rules.ListInput("annotation", KeyConfig, config)
+	w.Items += strings.Count(config, `\`)
 	for i := 1; i < len(config); i++ {
 		if config[i-1] == '-' && (config[i] <= ' ' || config[i] >= utf8.RuneSelf) {
 			w.Items++
@@ -95,7 +98,7 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 		DNSPort:     15053,
 		WithoutIPv6: m.Defaults.WithoutIPv6,
 	}
-	text := pod.Annotations[keyConfig]
+	text := pod.Annotations[KeyConfig]
 	problem := "is missing or empty: the control plane writes it from version 3 on, and before that where transparentProxy.configMap.enabled is set"
 	if text != "" {
 		problem = in.read(text)
@@ -104,7 +107,7 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 		problem = in.check()
 	}
 	if problem != "" {
-		return Intent{}, &rules.InputError{Place: "annotation " + keyConfig, Value: text, Problem: problem}
+		return Intent{}, &rules.InputError{Place: "annotation " + KeyConfig, Value: text, Problem: problem}
 	}
 	return in, nil
 }

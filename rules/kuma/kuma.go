@@ -57,10 +57,12 @@ func (Mesh) Footprint() rules.Footprint {
 	}
 }
 
-// What the injector writes on a pod.
+// KeyConfig is the annotation that says what a pod of Kuma's redirects, in YAML.
+const KeyConfig = "traffic.kuma.io/transparent-proxy-config"
+
+// What else the injector writes on a pod.
 const (
 	keyInjected = "kuma.io/sidecar-injected"
-	keyConfig   = "traffic.kuma.io/transparent-proxy-config"
 	keyNetworks = "k8s.v1.cni.cncf.io/networks" // has networkCNI wherever the control plane is in CNI mode
 	networkCNI  = "kuma-cni"
 
@@ -81,20 +83,20 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	if reason, detail := m.outside(pod, s); reason != "" {
 		return decide(rules.Skip, reason, detail)
 	}
-	if _, said := pod.Annotations[keyConfig]; !said && !strings.Contains(pod.Annotations[keyNetworks], networkCNI) {
-		return decide(rules.Skip, rules.ReasonInitContainer, "neither annotation "+keyConfig+" nor "+keyNetworks+": "+networkCNI+
+	if _, said := pod.Annotations[KeyConfig]; !said && !strings.Contains(pod.Annotations[keyNetworks], networkCNI) {
+		return decide(rules.Skip, rules.ReasonInitContainer, "neither annotation "+KeyConfig+" nor "+keyNetworks+": "+networkCNI+
 			", so that init container "+containerInit+" sets the pod up")
 	}
-	if problem := m.Defaults.Budget.Exceeded(input(pod.Annotations[keyConfig])); problem != "" {
+	if problem := m.Defaults.Budget.Exceeded(input(pod.Annotations[KeyConfig])); problem != "" {
 		return decide(rules.Reject, rules.ReasonOverBudget, problem)
 	}
 	intent, err := m.intent(pod)
 	if err != nil {
 		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
-	s.Add("annotation ", keyConfig, " says what is to be redirected, and contradicts nothing")
+	s.Add("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing")
 	if !intent.CNIMode {
-		return decide(rules.Skip, rules.ReasonInitContainer, "annotation "+keyConfig+" has no cniMode: true, so that init container "+
+		return decide(rules.Skip, rules.ReasonInitContainer, "annotation "+KeyConfig+" has no cniMode: true, so that init container "+
 			containerInit+" sets the pod up")
 	}
 	s.Add("it says cniMode: true, so that the control plane counts on somebody on the node")

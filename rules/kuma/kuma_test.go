@@ -400,3 +400,17 @@ func FuzzLists(f *testing.F) {
 			"inbound: {excludePortsForIPs: [%[2]q], excludePorts: [%[4]q]}, vnet: {networks: [%[3]q]}}", user, address, network, port)))
 	})
 }
+
+// Escapes in quotes hide nothing from the budget: a comma of \x2c parts items as any other.
+func TestEscapedItemsAreCounted(t *testing.T) {
+	addresses := make([]string, 300)
+	for i := range addresses {
+		addresses[i] = fmt.Sprintf("10.0.%d.%d", i/250, i%250)
+	}
+	for _, comma := range []string{",", `\x2c`, `\u002C`, `\U0000002c`} {
+		d := mesh.Decide(injected("cniMode: true\nredirect: {outbound: {excludePortsForIPs: [\"" + strings.Join(addresses, comma) + "\"]}}"))
+		if d.Reason != rules.ReasonOverBudget {
+			t.Errorf("%s: %s (%s): %.200s", comma, d.Action, d.Reason, d.Detail)
+		}
+	}
+}
