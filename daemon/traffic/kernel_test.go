@@ -207,7 +207,7 @@ func TestConnectEndsAtOnce(t *testing.T) {
 	if err := ns.Do(func() error {
 		fd := listen(t, "10.9.0.1:8080")
 		p := rules.Packet{Protocol: rules.TCP, Source: netip.MustParseAddrPort("10.9.0.1:0"), Destination: netip.MustParseAddrPort("10.9.0.1:8080")}
-		refused, release, err := connect(&p, 1000, 1000)
+		refused, release, err := connect(&p, 1000, 1000, answerTime)
 		if err != nil || refused {
 			t.Fatalf("refused %v, %v", refused, err)
 		}
@@ -221,7 +221,7 @@ func TestConnectEndsAtOnce(t *testing.T) {
 			t.Errorf("%d bytes, %v: it is not ended at once", n, err)
 		}
 		p.Destination = netip.MustParseAddrPort("10.9.0.1:8081")
-		refused, release, err = connect(&p, 1000, 1000)
+		refused, release, err = connect(&p, 1000, 1000, answerTime)
 		if err != nil || !refused {
 			t.Fatalf("where nobody listens: refused %v, %v", refused, err)
 		}

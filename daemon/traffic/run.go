@@ -155,7 +155,10 @@ func (r *run) send(p *rules.Packet, want rules.End, zones []uint16) (out sent, e
 		return out, err
 	}
 	if want.Kind == rules.Refused {
-		out.refused, out.release, err = connect(p, uid, gid)
+		began := time.Now()
+		if out.refused, out.release, err = connect(p, uid, gid, max(answerTime, r.patience)); !out.refused {
+			r.patience -= time.Since(began)
+		}
 		return out, err
 	}
 	if out.release, err = reserve(p); err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// answerTime is how long an answer made in the pod itself may take.
+// answerTime is how long an answer made in the pod itself may take where no patience is left.
 const answerTime = 300 * time.Millisecond
 
 // reserve takes a port of the packet's source address, so that no connection of the pod can have it meanwhile.
@@ -79,7 +79,7 @@ func sendRaw(p rules.Packet, uid, gid uint32, packet []byte) error {
 
 // connect asks for a connection as the user and group, or sends a datagram, and gives it up when released. It is for
 // packets that are to be refused: only a socket that waits for the answer shows that.
-func connect(p *rules.Packet, uid, gid uint32) (refused bool, release func(), err error) {
+func connect(p *rules.Packet, uid, gid uint32, patience time.Duration) (refused bool, release func(), err error) {
 	fd, kind, answered := none, unix.SOCK_STREAM, int16(unix.POLLOUT)
 	if p.Protocol == rules.UDP {
 		kind, answered = unix.SOCK_DGRAM, unix.POLLIN
@@ -101,7 +101,7 @@ func connect(p *rules.Packet, uid, gid uint32) (refused bool, release func(), er
 		_, err = unix.Write(fd, []byte{0})
 	}
 	if errors.Is(err, unix.EINPROGRESS) || p.Protocol == rules.UDP && (err == nil || errors.Is(err, unix.EPERM)) { // which says what netfilter did, not what it answered
-		err = answer(fd, answered)
+		err = answer(fd, answered, patience)
 	}
 	return errors.Is(err, unix.ECONNREFUSED), release, nil
 }
@@ -124,8 +124,8 @@ func prepare(fd int, p *rules.Packet) error {
 }
 
 // answer waits for what comes of a connection; nil is success, or nothing.
-func answer(fd int, events int16) error {
-	limit := time.Now().Add(answerTime)
+func answer(fd int, events int16, patience time.Duration) error {
+	limit := time.Now().Add(patience)
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, int(time.Until(limit).Milliseconds()))
 		switch {
