@@ -7,7 +7,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -137,9 +136,6 @@ func (o *Outcome) end() {
 // planned is the only way to give an outcome a plan.
 func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 
-// podsOwn are the reasons that whoever writes the pod can mend.
-var podsOwn = []rules.Reason{rules.ReasonBadInput, rules.ReasonForbidden, rules.ReasonTwoMeshes, rules.ReasonOverBudget, rules.ReasonLoosened}
-
 // Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and
 // what to do next.
 func (o Outcome) Error() error {
@@ -148,7 +144,7 @@ func (o Outcome) Error() error {
 	case Protected, Skipped, Unprotected:
 	case Refused:
 		next := "Ask the administrator of the node"
-		if o.Impostor != "" || slices.Contains(podsOwn, o.Decision.Reason) {
+		if o.Impostor != "" || o.Decision.Reason.Mendable() {
 			next = "Correct the pod; it starts at the next retry"
 		}
 		if o.Container != "" {

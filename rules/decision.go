@@ -45,6 +45,15 @@ const (
 	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 
+// Mendable reports whether whoever writes the pod can do something about the reason, and nobody else has to.
+func (r Reason) Mendable() bool {
+	switch r {
+	case ReasonBadInput, ReasonForbidden, ReasonTwoMeshes, ReasonOverBudget, ReasonLoosened:
+		return true
+	}
+	return false
+}
+
 // Decision is the pure answer to "what about this pod?". Planner is called with the pod's network once a
 // namespace has been entered; it is nil unless Action is Enrol.
 type Decision struct {

@@ -5,33 +5,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
 )
 
-// ready returns why the daemon does not protect the node's pods yet: it has no session with the runtime, or pods that
-// were there before the session are not taken over.
-func (w *watch) ready(e *daemon.Enforcer) error {
-	w.mu.Lock()
-	connected := w.connected
-	w.mu.Unlock()
-	if !connected {
-		return errors.New("no session with the runtime")
-	}
-	pending := 0
-	for _, sb := range e.Sandboxes() {
-		if sb.State == daemon.StatePending {
-			pending++
-		}
-	}
-	if pending > 0 {
-		return fmt.Errorf("%d pods that were there before the session are not taken over yet", pending)
-	}
-	return nil
-}
+// ready returns why the daemon does not protect the node's pods yet, as everybody is told who asks.
+func (w *watch) ready(e *daemon.Enforcer) error { return unready(w.status(e), time.Now()) }
 
 // auditSilence is how long nothing may be heard of the auditor, at most: what it allows one pod, and a busy node.
 const auditSilence = daemon.AuditTimeout + time.Minute

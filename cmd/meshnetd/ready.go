@@ -8,12 +8,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
 
 // takeoverPatience is how long after the session began a pod that cannot be taken over keeps the daemon from being
-// ready, as systemd is told (readyAnyway): one broken pod must not hold up the rollout of a cluster, and each of its
-// containers is looked at once more when it is created.
+// ready: one broken pod must not hold up the rollout of a cluster, or any pod's author the node, and each of its containers
+// is looked at once more when it is created.
 const takeoverPatience = 20 * time.Second
 
 func readyCommand() *cobra.Command {
@@ -21,7 +22,8 @@ func readyCommand() *cobra.Command {
 		Use:   "ready",
 		Short: "Ask the running daemon whether it protects the node: for probes and scripts",
 		Long: "Asks the daemon over its status socket whether the runtime has accepted it and the pods that were there before are\n" +
-			"taken over. A pod that cannot be taken over counts for the first 20 seconds only; `meshnetd status` goes on naming it.\n" +
+			"taken over. A pod that cannot be taken over counts for the first 20 seconds only, and one that its author has to correct not at\n" +
+			"all; `meshnetd status` goes on naming it. /readyz and systemd are told the same.\n" +
 			"That is what a new pod of a DaemonSet has to wait for before the old one may go.\n\n" +
 			"Exit 0 it is ready; 1 it is not, with the reason, or nobody answers; 2 wrong command line or configuration.",
 		Example: "  meshnetd ready\n  until meshnetd ready; do sleep 1; done\n  kubectl -n meshnetd-system exec ds/meshnetd -- meshnetd ready",
@@ -54,7 +56,7 @@ func unready(s status.Status, now time.Time) error {
 	}
 	pending, first := 0, ""
 	for _, sb := range s.Sandboxes {
-		if sb.State == "pending" {
+		if sb.State == "pending" && !rules.Reason(sb.Reason).Mendable() {
 			if pending++; pending == 1 {
 				first = sb.Namespace + "/" + sb.Name
 			}

@@ -23,6 +23,8 @@ func TestReady(t *testing.T) {
 	now, start := time.Now(), time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 	waiting := pod("shop", "cart", "a", told{})
 	waiting.State = "pending"
+	bad := waiting // nobody but its author can do anything about it
+	bad.Reason = "bad-input"
 	settled := pod("shop", "db", "b", told{})
 	runtime := &status.Runtime{Name: "containerd", Version: "v2.4.2", Tier: "guaranteed"}
 	for name, tt := range map[string]struct {
@@ -37,6 +39,7 @@ func TestReady(t *testing.T) {
 		"being taken over": {status.Status{Connected: true, Since: now, Runtime: runtime, Sandboxes: []status.Sandbox{settled, waiting, waiting}}, exitFailed, "not taken over yet: 2, such as shop/cart"},
 		// It is named for ever, and holds up nothing for ever.
 		"one broken pod": {status.Status{Connected: true, Since: now.Add(-takeoverPatience), Sandboxes: []status.Sandbox{waiting}}, 0, "ready: connected\n"},
+		"its author's":   {status.Status{Connected: true, Since: now, Sandboxes: []status.Sandbox{bad}}, 0, "ready: connected\n"},
 		"a terminal":     {status.Status{Connected: true, Runtime: &status.Runtime{Name: "a\x1b[31m", Version: "1", Tier: "t"}}, 0, "connected to a [31m 1, tier t"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,12 +70,5 @@ func TestReadyBadInput(t *testing.T) {
 		if code != want.code || out != "" || err == nil || !strings.Contains(err.Error(), want.text) {
 			t.Errorf("%s: exit %d, %v, %q", args, code, err, out)
 		}
-	}
-}
-
-// A probe and systemd are told at the same time.
-func TestReadyAgrees(t *testing.T) {
-	if takeoverPatience != readyAnyway {
-		t.Errorf("a probe waits %s for a broken pod, systemd %s", takeoverPatience, readyAnyway)
 	}
 }

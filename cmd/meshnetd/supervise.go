@@ -16,10 +16,6 @@ import (
 	"github.com/meshnetd/meshnetd/systemd/notify"
 )
 
-// readyAnyway is how long after the session began a pod that cannot be taken over keeps the daemon from being
-// ready: the kubelet waits for it, and each container is looked at once more when it is created.
-const readyAnyway = 20 * time.Second
-
 // breath is the least time between two sentences.
 const breath = 200 * time.Millisecond
 
@@ -73,7 +69,7 @@ func (w *watch) nowReady(e *daemon.Enforcer) bool {
 	why := w.ready(e)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.announced && w.connected && (why == nil || time.Since(w.since) >= readyAnyway)
+	return !w.announced && why == nil
 }
 
 func (w *watch) announce(told bool) {

@@ -24,6 +24,8 @@ func insideAttacks() []Row {
 		// Until rules are judged by what they do, also in running pods.
 		{Fault: "a pod with NET_ADMIN writes rules and label of one that may exclude everything, and meshnetd restarts", Hole: true,
 			end: forge},
+		// Where the runtime has a validator it refuses each of the pod's containers while the required plugin is away, istio-init as
+		// well. By its name meshnetd refuses none: it says nothing that the sandbox does not know, and takes no rules away.
 		{Fault: "a pod with a container istio-init that does nothing starts while meshnetd is away", Absent: true, Init: "istio-init", end: late},
 	}
 }
