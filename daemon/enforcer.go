@@ -141,7 +141,7 @@ func (e *Enforcer) leave(o Outcome) {
 	if !o.Decision.Marked || o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would tell that it is gone
 		return
 	}
-	pod := o.Pod
+	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
 	pod.Containers = nil
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {

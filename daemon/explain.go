@@ -25,7 +25,8 @@ func (e *Enforcer) Explain(id string) (Sandbox, rules.Decision, bool) {
 		node = e.policy.Load().Node
 	}
 	d := node.Explain(sb.Pod)
-	if sb.State == StateExempt && d.Reason == rules.ReasonLoosened { // it was there before, and set itself up
+	if sb.State == StateExempt && d.Reason == rules.ReasonLoosened || // it was there before, and set itself up
+		sb.State == StateSkipped && sb.Pod.Said > 0 { // what decided was not kept
 		account := d.Account
 		d = sb.Decision
 		d.Account = account

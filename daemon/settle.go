@@ -314,7 +314,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	if o.Err != nil {
 		detail = o.Err.Error()
 	}
-	pod := o.Pod
+	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
 	if o.Decision.Reason != rules.ReasonInitContainer { // which those containers show that say no more than this
 		pod.Containers = e.refining(pod.Containers)
 	}

@@ -77,7 +77,7 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
 			now := time.Now()
-			*sb = Sandbox{Pod: pod, State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
+			*sb = Sandbox{Pod: e.policy.Load().Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
 			sb.Pod.Containers = nil
 		}
 		said := e.refining(pod.Containers)
@@ -143,7 +143,8 @@ func (e *Enforcer) foresee(_ context.Context, o *Outcome) error {
 	}
 	e.sandboxes.amend(id, func(sb *Sandbox) {
 		if sb.undecided() {
-			sb.Decision, sb.Pod.Containers = o.Decision, said
+			sb.Decision, sb.Pod = o.Decision, e.policy.Load().Node.Remembered(sb.Pod, o.Decision)
+			sb.Pod.Containers = said
 		}
 	})
 	o.Result, o.Err = "", nil

@@ -77,6 +77,8 @@ type Mesh interface {
 	Decide(Pod) Decision
 	// Footprint tells the mesh's rules from others'.
 	Footprint() Footprint
+	// Reads reports whether a label or annotation of that key decides anything about its pod.
+	Reads(key string) bool
 	// Refines reports whether a container of that name says more about its pod than the sandbox does.
 	Refines(container string) bool
 }

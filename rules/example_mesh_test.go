@@ -12,8 +12,9 @@ import (
 // tollbooth is a mesh whose proxy runs as user 4000 and listens on port 16001 for what the pod sends.
 type tollbooth struct{}
 
-func (tollbooth) Name() string        { return "tollbooth" }
-func (tollbooth) Refines(string) bool { return false } // no container says more than the pod does
+func (tollbooth) Name() string          { return "tollbooth" }
+func (tollbooth) Reads(key string) bool { return key == "tollbooth.example.com/injected" }
+func (tollbooth) Refines(string) bool   { return false } // no container says more than the pod does
 func (tollbooth) Footprint() rules.Footprint {
 	return rules.Footprint{Chains: []string{"TOLLBOOTH_OUT"}}
 }

@@ -14,6 +14,7 @@ type Pod struct {
 	RuntimeHandler string // "" is the runtime's default
 	Labels         map[string]string
 	Annotations    map[string]string
+	Said           int // bytes of labels and annotations that decide, where they were too many to be kept (Remembered)
 
 	NetNS       string // path of the network namespace; "" where it is not known
 	HostNetwork bool   // proven to share the host's network namespace

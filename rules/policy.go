@@ -141,23 +141,32 @@ func (n Node) violations(pod Pod) []violation {
 		return nil
 	}
 	most := n.Budget.orStandard().Bytes
-	var found []violation
+	var all []violation
 	for key, value := range pod.Annotations {
-		i := slices.IndexFunc(n.Annotations, func(p AnnotationPolicy) bool { return p.matches(key, pod.Namespace) })
-		if i < 0 || n.Annotations[i].Otherwise == Permit {
+		policy, found := n.annotationPolicy(key, pod.Namespace)
+		if !found {
 			continue
 		}
-		v := violation{key: key, policy: n.Annotations[i], namespace: pod.Namespace}
+		v := violation{key: key, policy: policy, namespace: pod.Namespace}
 		if len(value) > most {
 			v.tooLong = len(value)
-			found = append(found, v)
+			all = append(all, v)
 		} else if item, ok := v.policy.forbidden(value); ok {
 			v.item = item
-			found = append(found, v)
+			all = append(all, v)
 		}
 	}
-	slices.SortFunc(found, func(a, b violation) int { return strings.Compare(a.key, b.key) })
-	return found
+	slices.SortFunc(all, func(a, b violation) int { return strings.Compare(a.key, b.key) })
+	return all
+}
+
+// annotationPolicy returns the policy by which not every value of an annotation is allowed.
+func (n Node) annotationPolicy(key, namespace string) (p AnnotationPolicy, found bool) {
+	i := slices.IndexFunc(n.Annotations, func(p AnnotationPolicy) bool { return p.matches(key, namespace) })
+	if i < 0 || n.Annotations[i].Otherwise == Permit {
+		return AnnotationPolicy{}, false
+	}
+	return n.Annotations[i], true
 }
 
 // matches reports whether the policy is the one for an annotation of a pod in a namespace.

@@ -44,6 +44,11 @@ func Standard() Defaults { return Defaults{WithoutIPv6: rules.IPv6Mesh} }
 // Name returns "consul".
 func (Mesh) Name() string { return "consul" }
 
+// Reads is true for what Decide looks at.
+func (Mesh) Reads(key string) bool {
+	return slices.Contains(keys, key)
+}
+
 // Refines is false for every container: the annotations say everything.
 func (Mesh) Refines(string) bool { return false }
 
@@ -74,6 +79,8 @@ const (
 	keyVersion     = prefix + "connect-k8s-version" // the injector's; very old ones do not write it
 	keyDualStack   = prefix + "dual-stack"          // injectors that do not know of it leave it out, which is "false"
 )
+
+var keys = []string{keyConnect, keyMesh, keyTransparent, KeyConfig, keyVersion, keyDualStack}
 
 // The containers that run as the proxy: injectors before 1.0 have Envoy itself in it.
 var (

@@ -2,7 +2,11 @@
 
 package istio
 
-import "github.com/meshnetd/meshnetd/rules"
+import (
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
 
 // marks are what tells whether the pod has a sidecar to redirect to.
 func marks(pod rules.Pod) []rules.Input {
@@ -20,6 +24,10 @@ var (
 	listNames = []string{envOwnerGroups, envOwnerGroupsExclude}
 	textNames = []string{envDNSCapture, envDualStack, envInvalidDrop, envLoopback}
 )
+
+// keys are all that is looked at, of labels too.
+var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyProxyConfig, keyOptIn, keyRerouteInterfaces, keyKubevirtInterfaces},
+	listKeys, textKeys, buildPodKeys)
 
 // inputs are what the pod asks for: the marks, and what intent reads.
 func inputs(pod rules.Pod) []rules.Input {

@@ -6,6 +6,7 @@ package istio
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -67,6 +68,11 @@ func Standard() Defaults {
 
 // Name returns "istio".
 func (Mesh) Name() string { return "istio" }
+
+// Reads is true for what Decide looks at.
+func (Mesh) Reads(key string) bool {
+	return slices.Contains(keys, key)
+}
 
 // Refines is true for the containers whose arguments, environment and user the injector filled in.
 func (Mesh) Refines(container string) bool {

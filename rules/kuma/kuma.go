@@ -31,6 +31,11 @@ func Standard() Defaults {
 // Name returns "kuma".
 func (Mesh) Name() string { return "kuma" }
 
+// Reads is true for what Decide looks at.
+func (Mesh) Reads(key string) bool {
+	return key == keyInjected || key == KeyConfig || key == keyNetworks
+}
+
 // Refines is false for every container: the annotations say everything.
 func (Mesh) Refines(string) bool { return false }
 

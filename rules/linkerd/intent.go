@@ -37,6 +37,12 @@ const (
 	noteNotCloseWait = "annotation " + keyCloseWait + " is not followed: a pod in CNI mode has nobody who could set it"
 )
 
+// inputKeys are the keys of what intent reads, and keys all that is looked at, of labels too.
+var (
+	inputKeys = [...]string{keySkipOutbound, keySkipInbound, keySkipSubnets, keyUID, keyGID, keyInboundPort, keyOutboundPort, keyControlPort, keyAdminPort}
+	keys      = append([]string{labelControlPlane, labelComponent, keyVersion, keyCloseWait}, inputKeys[:]...)
+)
+
 // Intent is what the mesh wants for one pod, every default filled in.
 type Intent struct {
 	InboundPort  uint16 `json:"inboundPort"`
@@ -92,9 +98,8 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 }
 
 // inputs are what intent reads.
-func inputs(pod rules.Pod) (all [9]rules.Input) {
-	for i, key := range [...]string{keySkipOutbound, keySkipInbound, keySkipSubnets, keyUID, keyGID, keyInboundPort, keyOutboundPort,
-		keyControlPort, keyAdminPort} {
+func inputs(pod rules.Pod) (all [len(inputKeys)]rules.Input) {
+	for i, key := range inputKeys {
 		all[i] = rules.ListInput("annotation", key, pod.Annotations[key])
 	}
 	return all

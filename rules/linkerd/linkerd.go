@@ -56,6 +56,11 @@ func Standard() Defaults {
 // Name returns "linkerd".
 func (Mesh) Name() string { return "linkerd" }
 
+// Reads is true for what Decide looks at.
+func (Mesh) Reads(key string) bool {
+	return slices.Contains(keys, key)
+}
+
 // Refines is false for every container: the annotations say everything.
 func (Mesh) Refines(string) bool { return false }
 

@@ -72,6 +72,12 @@ func (t Term) holds(values map[string]string) bool {
 // Name returns the profile's name.
 func (m Mesh) Name() string { return m.Profile.Name }
 
+// Reads is true for what Decide looks at.
+func (m Mesh) Reads(key string) bool {
+	is := func(t Term) bool { return t.Key == key }
+	return slices.ContainsFunc(m.Profile.Labels, is) || slices.ContainsFunc(m.Profile.Annotations, is)
+}
+
 // Refines is false for every container: the configuration says everything.
 func (Mesh) Refines(string) bool { return false }
 

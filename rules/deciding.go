@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// mostDeciding is how many times budget.bytes the labels and annotations may have that decide about a pod: those of all meshes
+// together, of which each has that budget for its own.
+const mostDeciding = 4
+
+// Deciding returns the pod with those of its labels and annotations that decide about it: a mesh or a policy of the node
+// reads them. Others may have a quarter of a megabyte.
+func (n Node) Deciding(pod Pod) Pod {
+	return pod.only(func(key string) bool {
+		_, policed := n.annotationPolicy(key, pod.Namespace)
+		return policed || n.reads(key)
+	})
+}
+
+// Remembered returns as much of a pod that was decided about as decides the same again, bounded. What policies read counts
+// only against it. Of one that says too much it keeps how much that is, by which it is rejected.
+func (n Node) Remembered(pod Pod, d Decision) Pod {
+	if pod = n.Deciding(pod); d.Reason != ReasonForbidden {
+		pod = pod.only(n.reads)
+	}
+	if bytes := pod.says(func(string) bool { return true }); bytes > n.mostSaid() {
+		pod.Labels, pod.Annotations, pod.Said = nil, nil, bytes
+	}
+	return pod
+}
+
+// only returns the pod with those of its labels and annotations alone.
+func (p Pod) only(kept func(key string) bool) Pod {
+	for _, all := range []*map[string]string{&p.Labels, &p.Annotations} {
+		for key := range *all {
+			if !kept(key) {
+				*all = maps.Clone(*all)
+				maps.DeleteFunc(*all, func(key, _ string) bool { return !kept(key) })
+				break
+			}
+		}
+	}
+	return p
+}
+
+// says is how many bytes those of the pod's labels and annotations have that count.
+func (p Pod) says(counts func(key string) bool) int {
+	bytes := p.Said
+	for _, all := range []map[string]string{p.Labels, p.Annotations} {
+		for key, value := range all {
+			if counts(key) {
+				bytes += len(key) + len(value)
+			}
+		}
+	}
+	return bytes
+}
+
+func (n Node) mostSaid() int { return mostDeciding * n.Budget.orStandard().Bytes }
+
+// tooMuch says that more decides about the pod than about any, "" where that is not so.
+func (n Node) tooMuch(pod Pod) string {
+	bytes := pod.says(n.reads)
+	if bytes <= n.mostSaid() {
+		return ""
+	}
+	return fmt.Sprintf("the labels and annotations that meshes read have %d bytes: more than the %d that a pod may have (%d times budget.bytes)",
+		bytes, n.mostSaid(), mostDeciding)
+}
+
+// reads reports whether a mesh reads a label or annotation of that key.
+func (n Node) reads(key string) bool {
+	reads := func(mesh Mesh) bool { return mesh.Reads(key) }
+	return slices.ContainsFunc(n.Meshes, reads) || slices.ContainsFunc(n.Disabled, reads)
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules_test
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// checkRemembered sees that a pod as it is remembered is decided about as the whole pod is, and has no more than it may.
+func checkRemembered(t *testing.T, node rules.Node, pod rules.Pod, d rules.Decision) {
+	t.Helper()
+	pod.Annotations = maps.Clone(pod.Annotations)
+	pod.Annotations["notes.example.org/last"] = strings.Repeat("x", 200<<10)
+	kept := node.Remembered(pod, d)
+	size := 0
+	for key, value := range kept.Annotations {
+		size += len(key) + len(value)
+	}
+	if _, idle := kept.Annotations["notes.example.org/last"]; idle || size > 64<<10 {
+		t.Errorf("%d bytes are remembered of %d annotations", size, len(kept.Annotations))
+	}
+	if kept.Said > 0 && d.Action == rules.Skip {
+		return // nobody asks again
+	}
+	again := node.Decide(kept)
+	if kept.Said > 0 && d.Reason == rules.ReasonForbidden {
+		d.Reason, d.Detail = rules.ReasonOverBudget, again.Detail
+	}
+	if again.Action != d.Action || again.Reason != d.Reason || again.Detail != d.Detail {
+		t.Errorf("is remembered as %s (%s: %s), and was %s (%s: %s)", again.Action, again.Reason, again.Detail, d.Action, d.Reason, d.Detail)
+	}
+}
+
+// What a mesh reads is bounded, whichever mesh it is, and of what nobody reads nothing is kept.
+func TestRemembered(t *testing.T) {
+	node := within(rules.StandardBudget())
+	for name, tt := range map[string]struct {
+		pod  rules.Pod
+		want string // in the decision
+	}{
+		"honest":              {injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", "80"), ""},
+		"another mesh's list": {injectedBy([]string{"istio"}, "traffic.kuma.io/transparent-proxy-config", strings.Repeat("x", 60<<10)), ""},
+		"other meshes' lists": {injectedBy([]string{"istio"}, "traffic.kuma.io/transparent-proxy-config", strings.Repeat("x", 40<<10),
+			"consul.hashicorp.com/redirect-traffic-config", strings.Repeat("x", 40<<10)), "more than the 65536 that a pod may have (4 times budget.bytes)"},
+	} {
+		d := node.Decide(tt.pod)
+		if over := d.Reason == rules.ReasonOverBudget; over != (tt.want != "") || !strings.Contains(d.Detail, tt.want) {
+			t.Errorf("%s: %s (%s: %s)", name, d.Action, d.Reason, d.Detail)
+		}
+		checkRemembered(t, node, tt.pod, d)
+	}
+}
