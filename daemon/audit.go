@@ -16,10 +16,10 @@ import (
 // AuditTimeout bounds what the auditor does to one pod; no runtime waits for it.
 const AuditTimeout = fair.LongestLook
 
-// heartbeat is how long a pause of the auditor may be without a sign of it.
+// heartbeat is the longest pause after which the auditor shows that it is alive.
 const heartbeat = 10 * time.Second
 
-// Audit is what the auditor did in one interval, and until nobody was waiting for it who had not used up its time.
+// Audit is one pass of the auditor: an interval, and longer where pods that had not used up their time were still due.
 type Audit struct {
 	Ended   time.Time
 	Took    time.Duration // without the pauses between sandboxes
@@ -66,7 +66,7 @@ func (e *Enforcer) Audit(ctx context.Context) {
 	}
 }
 
-// pause waits, and not for long: sandboxes may have come. It ends at once where the interval is another one.
+// pause waits, but not for long, since new sandboxes may have come. It ends at once when the interval is changed.
 func (e *Enforcer) pause(ctx context.Context, pause time.Duration) {
 	timer := time.NewTimer(min(pause, heartbeat))
 	defer timer.Stop()
@@ -82,8 +82,8 @@ func (e *Enforcer) hear() {
 	e.heard.Store(&now)
 }
 
-// AuditorHeard returns when the auditor last went on, which a sound one does every 20 seconds at least; false before
-// its first step.
+// AuditorHeard returns when the auditor last showed that it is alive, which it does at least every 20 seconds; false
+// before its first step.
 func (e *Enforcer) AuditorHeard() (time.Time, bool) {
 	heard := e.heard.Load()
 	if heard == nil {
@@ -118,7 +118,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	}
 	failed := o.Result == Failed || o.Result == Refused
 	if now, _ := e.sandboxes.get(id); o.Result == Skipped && now.unsettled() {
-		e.sandboxes.forget(id) // as the configuration is now, it is none of the mesh
+		e.sandboxes.forget(id) // outside the mesh by today's configuration
 	}
 	switch {
 	case running.Err() != nil: // the daemon ends
@@ -129,7 +129,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 		e.conclude(o)
 	case failed || o.Drifted || o.Changed || o.Readdressed || known.State == StateFailing:
 		e.record(o)
-	} // else it is as it was, or somebody wrote there without changing what counts
+	} // else nothing changed, or nothing that counts
 }
 
 // reread looks at a sandbox that is protected, or should be.
@@ -153,7 +153,7 @@ func (e *Enforcer) reread(ctx context.Context, known Sandbox) Outcome {
 }
 
 func (e *Enforcer) forgetIfGone(known Sandbox) {
-	e.sandboxes.looked(known.Pod.SandboxID, false)
+	e.sandboxes.endTurn(known.Pod.SandboxID, false)
 	ns, err := netns.Open(known.Pod.NetNS, e.host)
 	if err == nil {
 		ns.Close()

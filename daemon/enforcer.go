@@ -73,7 +73,7 @@ type Enforcer struct {
 	sandboxes sandboxes
 	sharing   sharing
 	audit     atomic.Pointer[Audit]
-	heard     atomic.Pointer[time.Time] // of the auditor
+	heard     atomic.Pointer[time.Time] // when the auditor last showed that it is alive
 	reloaded  chan struct{}             // tells the auditor that its interval is another one
 }
 
@@ -91,7 +91,7 @@ func New(policy Policy, host []netns.ID, locks *netns.Locks, firewall Firewall, 
 func (e *Enforcer) SetPolicy(policy Policy) {
 	before := e.policy.Swap(&policy)
 	if before == nil || before.AuditInterval == policy.AuditInterval {
-		return // a pass that is given up at each reload would never come to its last pods
+		return // restarting the auditor at each reload would keep it from its last pods
 	}
 	select {
 	case e.reloaded <- struct{}{}:
@@ -123,10 +123,10 @@ func begin(trigger Trigger, pod rules.Pod) Outcome {
 
 func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
-	o.Decision = known.Decision // in case that no time is left for another
+	o.Decision = known.Decision // in case there is no time for a new one
 	if !ok || known.State == StateSkipped {
-		if o = e.first(ctx, o); o.Result == Skipped {
-			e.leave(o)
+		if o = e.decideUnknown(ctx, o); o.Result == Skipped {
+			e.rememberSkipped(o)
 		}
 	}
 	if o.undecided() {
@@ -136,22 +136,22 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	return o
 }
 
-// leave remembers a pod that bears an injector's mark and is left alone all the same, so that it is seen.
-func (e *Enforcer) leave(o Outcome) {
-	if !o.Decision.Marked || o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would tell that it is gone
+// rememberSkipped remembers a pod that is skipped although it bears an injector's mark, so that the status shows it.
+func (e *Enforcer) rememberSkipped(o Outcome) {
+	if !o.Decision.Marked || o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would show when it is gone
 		return
 	}
 	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
 	pod.Containers = nil
-	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
+	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {
 			*sb = Sandbox{Pod: pod, State: StateSkipped, Decision: o.Decision, Since: time.Now(), Detail: o.Decision.Detail, node: o.node}
 		}
 	})
 }
 
-// first decides about a pod of which nothing is known. Most pods of a node end here, and take no goroutine.
-func (e *Enforcer) first(ctx context.Context, o Outcome) Outcome {
+// decideUnknown decides about a pod of which nothing is known. Most pods of a node end here, without a goroutine.
+func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 	decide := func(_ context.Context, o *Outcome) error {
 		if e.decide(o); e.shownByContainers(*o) {
 			o.Result = ""
@@ -165,18 +165,18 @@ func (e *Enforcer) first(ctx context.Context, o Outcome) Outcome {
 	return o
 }
 
-// try does the work within ctx. A sandbox for which it fails is not relied on any more; what its containers
-// said is kept. There is no result where the auditor is to come back.
+// try does the work within ctx. A sandbox for which it fails counts as failing from then on, but what its containers said
+// is kept. Where the auditor is to come back, the outcome has no result.
 func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
 	o = e.within(ctx, o, work)
-	if e.sandboxes.looked(o.Pod.SandboxID, o.overrun) && !o.waited && o.Trigger != ByHand {
+	if e.sandboxes.endTurn(o.Pod.SandboxID, o.overrun) && !o.waited && o.Trigger != ByHand {
 		o.Result, o.Err = "", nil
 		return o // nothing is known yet: the auditor comes back to it, with more time
 	}
 	if (o.Result != Failed && o.Result != Refused) || errors.Is(o.Err, context.Canceled) {
 		return o // also where the daemon is being stopped
 	}
-	e.sandboxes.amend(o.Pod.SandboxID, func(sb *Sandbox) {
+	e.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 		switch {
 		case sb.State == StatePending || sb.State == StateFailing:
 			sb.Detail = o.Err.Error()
@@ -214,7 +214,7 @@ func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err e
 	return o.Changed, o.Err
 }
 
-// decide is the pure part: no system call is made for a pod outside the mesh.
+// decide is the pure part: it makes no system call.
 func (e *Enforcer) decide(o *Outcome) {
 	if o.node.Meshes == nil {
 		o.node = e.policy.Load().Node
@@ -256,7 +256,7 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error
 		return err
 	}
 	defer unlock()
-	if err := ctx.Err(); err != nil { // whoever waited for us has gone; the next try knows more than this one
+	if err := ctx.Err(); err != nil { // nobody waits for this any more, and a later look knows more
 		return fmt.Errorf("lock %s: too late: %w", ns.Path(), err)
 	}
 	return ns.Do(func() error {

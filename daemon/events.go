@@ -77,7 +77,7 @@ func (o Outcome) protectedEvent() string {
 	return EventProtected
 }
 
-// queued is how many outcomes wait to be written: some more than a node has pods.
+// queued is how many outcomes may wait to be written: more than a node has pods.
 const queued = 1024
 
 // Log returns a recorder that writes one line for each outcome: pods outside the mesh at debug level, so
@@ -179,7 +179,7 @@ func (o Outcome) message() string {
 	return o.Decision.Detail
 }
 
-// write writes the line of an outcome; so many of the same were left out since the last one.
+// write writes the line of an outcome. left is how many like it were left out since the last line.
 func write(log *slog.Logger, o Outcome, left int) {
 	attributes := []slog.Attr{
 		slog.String("event", o.Event()),

@@ -11,7 +11,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// shownByContainers reports whether only its containers show that a pod is to be left alone.
+// shownByContainers reports whether a pod is skipped only because of what its containers say.
 func (e *Enforcer) shownByContainers(o Outcome) bool {
 	if o.Result != Skipped || len(o.Pod.Containers) == 0 {
 		return false
@@ -20,16 +20,16 @@ func (e *Enforcer) shownByContainers(o Outcome) bool {
 	return o.undecided()
 }
 
-// withoutContainers decides about the pod as long as its containers are not known.
+// withoutContainers decides about the pod as if its containers were not known.
 func (e *Enforcer) withoutContainers(o Outcome) Outcome {
 	o.Pod.Containers, o.Result, o.Err = nil, "", nil
 	e.decide(&o)
 	return o
 }
 
-// setsItselfUp reports whether only its containers show that an init container of the pod writes its rules. The decision
-// is that mesh's then, whatever else there is against the pod. What a container of that name takes from a pod that has
-// rules is another matter (rules.ReasonLoosened): this is for pods that were there before meshnetd.
+// setsItselfUp reports whether a container shows that an init container of the pod's own writes its rules. The outcome then
+// has that mesh's decision, whatever else there is against the pod. It is for pods that were there before meshnetd: in
+// one that has our rules, a container of that name loosens them (rules.ReasonLoosened).
 func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
 	before := o.Trigger == Takeover || known.State == StateExempt || known.State == StatePending
 	if !e.shownByContainers(*o) && (!before || o.Decision.Reason != rules.ReasonLoosened) {
@@ -45,10 +45,10 @@ func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
 	return false
 }
 
-// asItIs leaves a pod alone whose init container has set it up: where rules of a mesh are in the kernel that capture
-// something, and no label says that they are ours. The container's name shows nothing. A pod that was there before meshnetd
-// is else looked at as if nobody knew of that container, as it was when it got its rules.
-func (e *Enforcer) asItIs(ctx context.Context, ns entered, o *Outcome, known Sandbox) (stays bool, err error) {
+// leaveSelfManaged leaves a pod alone whose init container has set it up. The container's name proves nothing: the kernel
+// must hold rules of a mesh that capture something, without a label that says they are ours. Otherwise a pod that was
+// there before meshnetd is decided about as if that container were not known, as it was when it got its rules.
+func (e *Enforcer) leaveSelfManaged(ctx context.Context, ns entered, o *Outcome, known Sandbox) (stays bool, err error) {
 	label, err := ns.routes.Label()
 	if err != nil {
 		return false, err
@@ -71,9 +71,9 @@ func (e *Enforcer) asItIs(ctx context.Context, ns entered, o *Outcome, known San
 	return false, nil
 }
 
-// exempt takes the rules out that a pod had as long as its containers were not known.
+// exempt takes out the rules that a pod got before its containers were known.
 func (e *Enforcer) exempt(ctx context.Context, ns entered, o *Outcome) error {
-	footprint, err := e.had(ctx, ns, o)
+	footprint, err := e.exemptFootprint(ctx, ns, o)
 	if err != nil {
 		return err
 	}
@@ -87,9 +87,9 @@ func (e *Enforcer) exempt(ctx context.Context, ns entered, o *Outcome) error {
 	return nil
 }
 
-// had tells the rules that an exempt pod may have from here: those of the mesh that enrols it without its containers,
-// and those that the label names. Another mesh's are another program's.
-func (e *Enforcer) had(ctx context.Context, ns entered, o *Outcome) (rules.Footprint, error) {
+// exemptFootprint covers the rules that an exempt pod may have from meshnetd: those of the mesh that enrols it without its
+// containers, and those that the label names. Any other mesh's were written by another program.
+func (e *Enforcer) exemptFootprint(ctx context.Context, ns entered, o *Outcome) (rules.Footprint, error) {
 	var footprints []rules.Footprint
 	enrols := e.withoutContainers(*o).Decision.Mesh
 	for _, mesh := range o.node.Meshes {
@@ -108,9 +108,9 @@ func (e *Enforcer) had(ctx context.Context, ns entered, o *Outcome) (rules.Footp
 	return rules.Union(footprints...), err
 }
 
-// remove takes out the rules that the label names. Without such ones, those of every mesh that is enabled go, whose
-// names the operator has given to this node, and no others. The label stays where nothing is of any mesh: what it
-// names may be where another firewall writes, which is asked next.
+// remove takes out the rules that the label names; where they are not whole, those of every enabled mesh, and no others.
+// The label stays where no mesh's rules are found: what it names may have been written by another backend, which the
+// caller asks next.
 func (e *Enforcer) remove(ctx context.Context, ns entered, o *Outcome) error {
 	label, err := ns.routes.Label()
 	if err != nil {
@@ -120,7 +120,7 @@ func (e *Enforcer) remove(ctx context.Context, ns entered, o *Outcome) error {
 	if err != nil {
 		return err
 	}
-	footprint := e.enabled()
+	footprint := e.enabledFootprint()
 	if own.Rules() > 0 && own.Key() == label {
 		footprint = own.Footprint
 	}
@@ -130,8 +130,8 @@ func (e *Enforcer) remove(ctx context.Context, ns entered, o *Outcome) error {
 	return ns.routes.SetLabel("")
 }
 
-// clear takes the rules of the footprint out of the namespace. What proves another plan does not prove this one: it
-// does not say whose rules are gone.
+// clear takes the rules of the footprint out of the namespace. It reads the kernel rule by rule: the fingerprint of an
+// empty plan does not say whose rules are gone.
 func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome, footprint rules.Footprint) error {
 	o.planned(rules.Plan{Footprint: footprint})
 	if err := e.apply(ctx, ns, o); err != nil {
@@ -147,7 +147,7 @@ func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome, footprint 
 	return nil
 }
 
-// enabled tells the rules of every mesh that is enabled from others'.
-func (e *Enforcer) enabled() rules.Footprint {
+// enabledFootprint returns the footprint of every enabled mesh.
+func (e *Enforcer) enabledFootprint() rules.Footprint {
 	return rules.Node{Meshes: e.policy.Load().Node.Meshes}.Footprint()
 }

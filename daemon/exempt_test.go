@@ -165,7 +165,7 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
 	e.expect(taken)
 	o := begin(Takeover, taken)
-	if o = e.within(ctx, o, e.foresee); !o.undecided() {
+	if o = e.within(ctx, o, e.decideWithContainers); !o.undecided() {
 		t.Fatalf("%s, %v", o.Result, o.Err)
 	}
 	for _, o := range []Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {

@@ -34,21 +34,21 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		if known.State == StateExempt {
 			o.Result = Skipped
 		}
-		o = e.identify(o, c)
+		o = e.checkIdentity(o, c)
 	} else {
 		o.Pod.Containers = e.refining([]rules.Container{c})
-		o = e.identify(e.enforce(ctx, o), c)
+		o = e.checkIdentity(e.enforce(ctx, o), c)
 	}
 	if o.Error() == nil {
-		// The proxy, and with it the ids that go around the mesh, may come after it.
-		e.sandboxes.amend(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, users(c)) })
+		// Kept for checkAdmitted: the proxy, whose ids are not redirected, may be created after this container.
+		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, identities(c)) })
 	}
-	e.news(o)
+	e.recordNews(o)
 	return o
 }
 
-// expected returns what is known of a sandbox. One that is still to be taken over is taken over first: what
-// it holds already is not a container's to change.
+// expected returns what is known of a sandbox. One that is pending is taken over first, so that rules it holds already
+// are not replaced on a container's account.
 func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) {
 	known, ok := e.sandboxes.get(pod.SandboxID)
 	if known.State == StatePending {
@@ -60,26 +60,26 @@ func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) 
 	return known, ok
 }
 
-// news records what happened at a container, unless nothing did: its pod is outside the mesh or protected,
-// and that was said before.
-func (e *Enforcer) news(o Outcome) {
+// recordNews records the outcome for a container unless it says nothing new: a pod outside the mesh, or one that was
+// protected before and still is.
+func (e *Enforcer) recordNews(o Outcome) {
 	if errors.Is(o.Err, context.Canceled) {
-		return // the daemon is being stopped, and the next one is asked again
+		return // the daemon is being stopped, and its successor will be asked again
 	}
 	if o.Changed || o.Readdressed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.WasEnrolled) {
 		e.record(o)
 	}
 }
 
-// covers reports whether nothing has to be done for a container: the sandbox is settled, and the container
-// says nothing new.
+// covers reports whether nothing has to be done for a container: its sandbox is settled, and the container says nothing
+// new.
 func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
 	settled := s.State == StateProtected || s.State == StateOutdated || s.State == StateExempt
-	return settled && s.Pod.NetNS == pod.NetNS && s.said(news)
+	return settled && s.Pod.NetNS == pod.NetNS && s.knows(news)
 }
 
-// said reports whether the containers say nothing new.
-func (s Sandbox) said(news []rules.Container) bool {
+// knows reports whether everything that the containers say is known already.
+func (s Sandbox) knows(news []rules.Container) bool {
 	for _, c := range news {
 		if !slices.ContainsFunc(s.Pod.Containers, func(k rules.Container) bool { return reflect.DeepEqual(k, c) }) {
 			return false
@@ -88,13 +88,13 @@ func (s Sandbox) said(news []rules.Container) bool {
 	return true
 }
 
-// identity returns what becomes of a pod's containers that run as the proxy without being it.
+// identity returns what to do with containers of the pod that run as the proxy without being it.
 func (p Policy) identity(pod rules.Pod) config.Identity {
 	return p.ProxyIdentity.In(pod.Namespace, p.IdentityExempt)
 }
 
-// identify finds containers that run as the proxy without being it: their traffic goes around the mesh.
-func (e *Enforcer) identify(o Outcome, c rules.Container) Outcome {
+// checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
+func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 	policy := e.policy.Load().identity(o.Pod)
 	if o.Result != Protected || policy == config.IdentityOff {
 		return o
@@ -118,7 +118,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	if !ok || !known.covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
-		o = e.identify(e.enforce(ctx, o), c)
+		o = e.checkIdentity(e.enforce(ctx, o), c)
 	} else if o.WasEnrolled = known.enrolled(); o.WasEnrolled {
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 			o.enter(StageVerify)
@@ -132,10 +132,10 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		o.Result = Skipped
 	}
 	if o.Result == Protected {
-		o = elsewhere(o, c)
+		o = checkNetNS(o, c)
 	}
 	o.end()
-	e.news(o)
+	e.recordNews(o)
 	return o
 }
 
@@ -179,12 +179,12 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 	if o.Err != nil {
 		o.Unheeded = unheeded
 	}
-	e.news(o)
+	e.recordNews(o)
 	return o
 }
 
-// elsewhere refuses a container that is to run in another network namespace than its sandbox's.
-func elsewhere(o Outcome, c rules.Container) Outcome {
+// checkNetNS refuses a container that is to run in another network namespace than its sandbox's.
+func checkNetNS(o Outcome, c rules.Container) Outcome {
 	refuse := func(format string, args ...any) Outcome {
 		o.Result, o.Decision.Reason, o.Err = Refused, rules.ReasonOtherNetNS, fmt.Errorf(format, args...)
 		return o
@@ -202,9 +202,8 @@ func elsewhere(o Outcome, c rules.Container) Outcome {
 	return o
 }
 
-// intact reports whether the sandbox's namespace is the one it was, and nobody has written there since it
-// was verified. It takes no lock, so that nobody waits; whatever is not as it was is then looked at with
-// the lock held.
+// intact reports whether the sandbox still has its namespace, and nobody has written there since it was verified. It
+// takes no lock, so that nobody waits; where anything changed, the caller looks again with the lock held.
 func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err error) {
 	ns, err := netns.Open(known.Pod.NetNS, e.host)
 	if err != nil {

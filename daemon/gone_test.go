@@ -51,7 +51,7 @@ func TestSandboxesThatAreThere(t *testing.T) {
 	e.Enforce(ctx, SandboxStarted, pod)
 	there("the pod was made anew", "new")
 	// Nobody has looked into this one: that something is there is all that is known.
-	e.sandboxes.put("unseen", func(sb *Sandbox) { *sb = Sandbox{State: StatePending, Pod: pod} })
+	e.sandboxes.update("unseen", func(sb *Sandbox) { *sb = Sandbox{State: StatePending, Pod: pod} })
 	if n := len(e.Sandboxes()); n != 2 {
 		t.Errorf("one that is to be taken over: %d are told of, want 2", n)
 	}

@@ -13,7 +13,7 @@ import (
 // plan builds the plan for the namespace as it is now.
 func (e *Enforcer) plan(ns entered, o *Outcome) (err error) {
 	if o.Decision.Action != rules.Enrol {
-		o.planned(rules.Plan{Footprint: e.enabled()})
+		o.planned(rules.Plan{Footprint: e.enabledFootprint()})
 		return nil
 	}
 	if o.network, err = network(ns, o.Pod); err != nil {
@@ -35,9 +35,9 @@ func network(ns entered, pod rules.Pod) (rules.Network, error) {
 	return n, err
 }
 
-// readdress makes the plan again where the network is another one than it was made for: a router's advertisement, or
-// somebody in the pod, gives and takes addresses at any time. What comes and goes takes no rules away, and turns none
-// into others: what the proxy speaks was settled when it started. Rules that were found whole stay as they are.
+// readdress makes the plan again where the pod's addresses changed, as a router's advertisement or somebody in the pod may
+// do at any time. It never takes rules away or changes them into others, since what the proxy speaks was settled when it
+// started. Rules of another version that were found whole stay as they are.
 func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) error {
 	now, err := network(ns, o.Pod)
 	if o.network = now; err != nil || now.Equal(known.network) {
@@ -48,7 +48,7 @@ func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) error {
 		plan, err = known.Decision.Planner(now)
 	}
 	if err != nil || !known.Plan.V6.Empty() && !plan.V6.Equal(known.Plan.V6) {
-		return nil // without an address that others reach, its rules are those it had
+		return nil // without an address that others can reach, it keeps the rules it had
 	}
 	o.Readdressed = plan.WithoutIPv6 != known.Plan.WithoutIPv6
 	if o.planned(plan); o.key != known.key {

@@ -89,8 +89,8 @@ type Outcome struct {
 	network rules.Network          // that it was made for
 	entered time.Time              // the stage
 	now     *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
-	waited  bool                   // a runtime waits for it, and every pod of the node with it
-	overrun bool                   // its time was up, and it was not for others that it waited
+	waited  bool                   // the runtime waits for it, and every other pod of the node with it
+	overrun bool                   // it used up its time, other than by waiting for a lock
 }
 
 // enter begins a stage, and ends the one before it.
@@ -121,7 +121,7 @@ func (o *Outcome) leave(now time.Time) {
 	o.entered = now
 }
 
-// overdue makes the time all of StageBudget's: what the work has spent in which stage is not known here.
+// overdue counts all of the time for StageBudget: the work is still running, and what it spent where is not known.
 func (o *Outcome) overdue() {
 	o.Stage, o.Spent, o.entered = StageBudget, [len(Stages)]time.Duration{}, o.Began
 }
@@ -133,7 +133,7 @@ func (o *Outcome) end() {
 	o.Took = now.Sub(o.Began)
 }
 
-// planned is the only way to give an outcome a plan.
+// planned sets the plan and its key, which belong together.
 func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 
 // Error returns nil for a pod that may run, or what its author is to read: what, on which pod, why, and

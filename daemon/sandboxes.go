@@ -56,7 +56,7 @@ type Sandbox struct {
 	generation string        // of its rules when they were last verified; "" where they changed meanwhile
 }
 
-// refused reports whether the sandbox ran when it was taken over, and must not.
+// refused reports whether the sandbox was running when it was taken over although its pod is rejected.
 func (s Sandbox) refused() bool {
 	return s.State == StateUnprotected && s.Decision.Action == rules.Reject
 }
@@ -70,9 +70,9 @@ func (s Sandbox) Key() string { return s.key }
 // Network returns what the plan was made for.
 func (s Sandbox) Network() rules.Network { return s.network }
 
-// in returns an error where the path of the sandbox leads to another namespace than it did. One that was never
-// entered has no other.
-func (s Sandbox) in(ns entered) error {
+// inNetNS returns an error where the sandbox's path leads to another namespace than before. A sandbox that was never
+// entered accepts any.
+func (s Sandbox) inNetNS(ns entered) error {
 	if s.NetNS != (netns.ID{}) && s.NetNS != ns.ID() {
 		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
 	}
@@ -82,10 +82,10 @@ func (s Sandbox) in(ns entered) error {
 // gone reports whether the sandbox's namespace is not there any more.
 func (s Sandbox) gone() bool { return netns.Gone(s.Pod.NetNS, s.NetNS) }
 
-// keeps is in for those who are told by the runtime that the sandbox is still there: it has the namespace that it had,
-// and no other one gets its rules.
-func (s Sandbox) keeps(ns entered) error {
-	if s.in(ns) != nil {
+// keepsNetNS is inNetNS for when the runtime says that the sandbox is still there: it must have the namespace that it
+// had, and no other one gets its rules.
+func (s Sandbox) keepsNetNS(ns entered) error {
+	if s.inNetNS(ns) != nil {
 		return fmt.Errorf("%s is %s, and this sandbox has %s, which a sandbox never changes: something else was put there. "+
 			"Remove the pod, so that a new one is made", ns.Path(), ns.ID(), s.NetNS)
 	}
@@ -105,11 +105,11 @@ func (o Outcome) FoundDrift() bool {
 	return event == EventDrift || event == EventRepaired && (o.Trigger == ContainerCreated || o.Trigger == ByHand)
 }
 
-// counting is a recorder that counts drift first.
+// counting returns a recorder that counts drift and then calls record.
 func (s *sandboxes) counting(record func(Outcome)) func(Outcome) {
 	return func(o Outcome) {
 		if o.FoundDrift() {
-			s.amend(o.Pod.SandboxID, func(sb *Sandbox) { sb.Drift = Drift{sb.Drift.Times + 1, time.Now()} })
+			s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) { sb.Drift = Drift{sb.Drift.Times + 1, time.Now()} })
 		}
 		record(o)
 	}
@@ -128,10 +128,10 @@ type sandboxes struct {
 	verified map[evidence]bool
 }
 
-// evidence is a fingerprint that was seen on a namespace that held a plan.
+// evidence is the fingerprint of a namespace that was verified to hold a plan.
 type evidence struct{ plan, fingerprint string }
 
-// mostEvidence bounds the memory for it; one plan of a node has one fingerprint as a rule.
+// mostEvidence bounds the memory for it. As a rule a plan has one fingerprint on a node.
 const mostEvidence = 4096
 
 func (s *sandboxes) get(id string) (Sandbox, bool) {
@@ -141,9 +141,9 @@ func (s *sandboxes) get(id string) (Sandbox, bool) {
 	return sb, known
 }
 
-// put changes what is known of a sandbox, nothing at first. What has no id is nobody's: a namespace that is
-// named by hand.
-func (s *sandboxes) put(id string, change func(*Sandbox)) {
+// update changes what is known of a sandbox, the zero Sandbox at first. Without an id, as for a namespace that a command
+// names by its path, nothing is remembered.
+func (s *sandboxes) update(id string, change func(*Sandbox)) {
 	if id == "" {
 		return
 	}
@@ -157,8 +157,8 @@ func (s *sandboxes) put(id string, change func(*Sandbox)) {
 	s.byID[id] = sb
 }
 
-// amend is put for a sandbox that is known; another one stays unknown.
-func (s *sandboxes) amend(id string, change func(*Sandbox)) {
+// updateKnown is update for a sandbox that is known; any other one stays unknown.
+func (s *sandboxes) updateKnown(id string, change func(*Sandbox)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sb, known := s.byID[id]; known {
@@ -169,7 +169,7 @@ func (s *sandboxes) amend(id string, change func(*Sandbox)) {
 
 func (s *sandboxes) forget(id string) { s.forgetIf(id, func(Sandbox) bool { return true }) }
 
-// forgetIf forgets a sandbox of which something is still so.
+// forgetIf forgets a sandbox if the condition still holds for it.
 func (s *sandboxes) forgetIf(id string, so func(Sandbox) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,8 +178,8 @@ func (s *sandboxes) forgetIf(id string, so func(Sandbox) bool) {
 	}
 }
 
-// keep forgets all sandboxes but these.
-func (s *sandboxes) keep(pods []rules.Pod) {
+// forgetAllBut forgets all sandboxes but these.
+func (s *sandboxes) forgetAllBut(pods []rules.Pod) {
 	exist := make(map[string]bool, len(pods))
 	for _, pod := range pods {
 		exist[pod.SandboxID] = true
@@ -199,7 +199,7 @@ func (s *sandboxes) all() []Sandbox {
 	})
 }
 
-// next returns the sandbox whose turn it is, or "" and when the next one's comes, or the zero time where there is none.
+// next returns the sandbox whose turn it is, or "" and when the next turn comes: the zero time where there is no sandbox.
 func (s *sandboxes) next(now time.Time, interval time.Duration) (id string, turn fair.Turn, comes time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,9 +216,9 @@ func (s *sandboxes) next(now time.Time, interval time.Duration) (id string, turn
 	return id, turn, comes
 }
 
-// looked ends the sandbox's turn, and reports whether it is the first one in a row that used up its time.
-func (s *sandboxes) looked(id string, overran bool) (first bool) {
-	s.amend(id, func(sb *Sandbox) {
+// endTurn ends the sandbox's turn, and reports whether it is the first in a row that used up its time.
+func (s *sandboxes) endTurn(id string, overran bool) (first bool) {
+	s.updateKnown(id, func(sb *Sandbox) {
 		first = overran && sb.turn.Missed == 0
 		sb.turn = sb.turn.After(overran, time.Now())
 	})
@@ -247,8 +247,8 @@ func (s *sandboxes) proves(e evidence) bool {
 	return s.verified[e]
 }
 
-// users keeps of containers as whom they run, and what shows whether they are the proxy.
-func users(containers ...rules.Container) []rules.Container {
+// identities returns as whom containers run, with what shows whether they are the proxy.
+func identities(containers ...rules.Container) []rules.Container {
 	var all []rules.Container
 	for _, c := range containers {
 		if c.UID != nil || c.GID != nil {
@@ -258,12 +258,12 @@ func users(containers ...rules.Container) []rules.Container {
 	return all
 }
 
-// refining returns the containers that say more about their pod, with what they can say.
+// refining returns the containers that say more about their pod, reduced to that.
 func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
 	return saying(containers, e.policy.Load().Node.Refines)
 }
 
-// saying returns the containers of those names, with what they can say about their pod.
+// saying returns the containers that are named, reduced to what they can say about their pod.
 func saying(containers []rules.Container, named func(string) bool) []rules.Container {
 	var all []rules.Container
 	for _, c := range containers {

@@ -19,12 +19,12 @@ import (
 // settle looks into the pod's namespace, changes what has to be changed, and remembers the result.
 func (e *Enforcer) settle(ctx context.Context, o *Outcome) error {
 	err := e.visit(ctx, o, func(ns entered) error {
-		// Read again: with the lock held, nobody learns more about this pod meanwhile.
+		// Read again: with the lock held, nothing more is learned about this pod meanwhile.
 		known, _ := e.sandboxes.get(o.Pod.SandboxID)
 		o.WasEnrolled = known.enrolled()
-		same := known.keeps
+		same := known.keepsNetNS
 		if o.Trigger == Audited {
-			same = known.in
+			same = known.inNetNS
 		}
 		if err := same(ns); err != nil {
 			return err
@@ -46,7 +46,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	if err := o.step(ctx, StageDecide); err != nil {
 		return err
 	}
-	if o.WasEnrolled && o.Trigger != Takeover && known.said(o.Pod.Containers) {
+	if o.WasEnrolled && o.Trigger != Takeover && known.knows(o.Pod.Containers) {
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
 		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
 		o.Pod.NetNS = path
@@ -56,26 +56,26 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 		return e.protect(ctx, ns, o, known)
 	}
 	o.Pod.Containers = overlay(known.Pod.Containers, o.Pod.Containers)
-	if o.WasEnrolled { // by what enrolled it: another configuration is for pods that start from now on
+	if o.WasEnrolled { // decided by the node that enrolled it: a new configuration is for pods that start from now on
 		o.node = known.node
 	}
 	e.decide(o)
 	if e.setsItselfUp(o, known) {
-		if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
+		if stays, err := e.leaveSelfManaged(ctx, ns, o, known); err != nil || stays {
 			return err
 		}
 	}
 	switch {
 	case e.shownByContainers(*o):
 		return e.exempt(ctx, ns, o)
-	case e.left(*o):
-		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
+	case e.ofDisabledMesh(*o):
+		if outdated, err := e.matchesLabel(ctx, ns, o); err != nil || outdated {
 			return err
 		}
 		e.sandboxes.forget(o.Pod.SandboxID)
 		return nil
 	case o.Result == Refused && o.Trigger == Takeover:
-		outdated, err := e.certified(ctx, ns, o)
+		outdated, err := e.matchesLabel(ctx, ns, o)
 		if err == nil && !outdated && (!known.refused() || known.Detail != o.Err.Error()) {
 			e.remember(o, StateUnprotected, "") // it stays so until its author or the configuration changes
 		}
@@ -83,7 +83,7 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	case !o.undecided():
 		return nil
 	}
-	if e.overtaken(o, known); o.Result == Refused {
+	if e.checkAdmitted(o, known); o.Result == Refused {
 		return nil
 	}
 	if err := e.plan(ns, o); err != nil {
@@ -93,15 +93,15 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	return e.protect(ctx, ns, o, known)
 }
 
-// left reports whether a pod that is taken over is outside every mesh, and may have the rules of one that was switched
-// off since: it keeps them, and they are looked after.
-func (e *Enforcer) left(o Outcome) bool {
+// ofDisabledMesh reports whether a pod is outside every enabled mesh, but would belong to one that was switched off: it
+// keeps the rules it may have of that mesh, and they are audited.
+func (e *Enforcer) ofDisabledMesh(o Outcome) bool {
 	return o.Result == Skipped && o.node.ClaimedByDisabled(o.Pod)
 }
 
-// overtaken refuses a proxy that comes to run as a container does which was let through before it: rules
-// for that proxy would let this container go around the mesh.
-func (e *Enforcer) overtaken(o *Outcome, known Sandbox) {
+// checkAdmitted refuses a proxy whose user or group a container has that was let through before: rules for this proxy
+// would let that container go around the mesh.
+func (e *Enforcer) checkAdmitted(o *Outcome, known Sandbox) {
 	was, is := known.Decision.Proxy, o.Decision.Proxy
 	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().identity(o.Pod) != config.IdentityRefuse {
 		return
@@ -121,19 +121,19 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	switch o.Trigger {
 	case SandboxStarted, ContainerCreated, ByHand:
 		o.Running = known.State == StateUnprotected && known.running
-		return e.make(ctx, ns, o)
+		return e.applyAndVerify(ctx, ns, o)
 	case ContainerValidated, ContainerStarted, Takeover, Audited:
-		if o.WasEnrolled && o.key != known.key { // by its addresses: nobody has changed its rules
-			return e.make(ctx, ns, o)
+		if o.WasEnrolled && o.key != known.key { // because its addresses changed, not its rules
+			return e.applyAndVerify(ctx, ns, o)
 		}
 	}
 	if whole, err := e.inspect(ctx, ns, o); err != nil || whole {
 		return err
 	}
-	// Another plan that is whole is one of an earlier meshnetd, or of one that is taking over from this one.
+	// Another whole plan was written by an earlier meshnetd, or by the one that is replacing this one.
 	replace := o.Trigger == Takeover && policy.ReplaceOutdated
 	if !replace && (o.Trigger == Takeover || e.otherDaemons()) {
-		if outdated, err := e.certified(ctx, ns, o); err != nil || outdated {
+		if outdated, err := e.matchesLabel(ctx, ns, o); err != nil || outdated {
 			return err
 		}
 	}
@@ -154,25 +154,25 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 		e.remember(o, StateUnprotected, "")
 		return nil
 	case o.Drifted:
-		e.record(found(*o))
+		e.record(driftFound(*o))
 	}
-	return e.make(ctx, ns, o)
+	return e.applyAndVerify(ctx, ns, o)
 }
 
-// others reports whether another meshnetd runs on this node.
+// otherDaemons reports whether another meshnetd runs on this node.
 func (e *Enforcer) otherDaemons() bool { return e.OtherDaemons != nil && e.OtherDaemons() }
 
-// found is the outcome that says what was found, before it is repaired. The time is that of the outcome which
-// says that it was.
-func found(o Outcome) Outcome {
+// driftFound returns the outcome that reports the drift, before it is repaired. Its stages have no
+// times: those are in the outcome of the repair.
+func driftFound(o Outcome) Outcome {
 	o.Result, o.Took, o.Spent = Unprotected, time.Since(o.Began), [len(Stages)]time.Duration{}
 	o.Err = fmt.Errorf("the pod's rules were changed: %s", some(o.Differences))
 	return o
 }
 
-// make applies the plan, and proves by reading the kernel that it is there.
-func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
-	if err := e.succeed(ctx, ns, o); err != nil {
+// applyAndVerify applies the plan, and reads the kernel to prove that it is there.
+func (e *Enforcer) applyAndVerify(ctx context.Context, ns entered, o *Outcome) error {
+	if err := e.supersede(ctx, ns, o); err != nil {
 		return err
 	}
 	if err := e.apply(ctx, ns, o); err != nil {
@@ -185,13 +185,13 @@ func (e *Enforcer) make(ctx context.Context, ns entered, o *Outcome) error {
 	return err
 }
 
-// inspect reports whether the namespace holds exactly the plan, and remembers the sandbox if so. It changes
-// nothing but the label.
+// inspect reports whether the namespace holds exactly the plan, and if so remembers the sandbox as protected. In the
+// kernel it changes nothing but the label.
 func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole bool, err error) {
 	if err := o.step(ctx, StageVerify); err != nil {
 		return false, err
 	}
-	seen, held, err := e.held(ctx, ns, o)
+	seen, held, err := e.matchesEvidence(ctx, ns, o)
 	if err != nil {
 		return false, err
 	}
@@ -201,14 +201,14 @@ func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole b
 		}
 		seen = e.learn(ctx, ns, o, seen)
 	}
-	if err := ctx.Err(); err != nil { // what nobody waits for is not recorded either
+	if err := ctx.Err(); err != nil { // nobody waits for the result, so it must not be recorded
 		return false, fmt.Errorf("%w after a look that took too long: %w", errGivenUp, err)
 	}
-	return true, e.protected(ns, o, seen.generation)
+	return true, e.markProtected(ns, o, seen.generation)
 }
 
-// reading is what a look at a namespace's rules gives, one of which others can be compared with and one
-// that shows whether anything changed since.
+// reading identifies a namespace's rules: the fingerprint compares them with other namespaces', the generation shows
+// whether anything was written since.
 type reading struct{ fingerprint, generation string }
 
 func (e *Enforcer) read(ctx context.Context, ns entered) (r reading, err error) {
@@ -216,9 +216,9 @@ func (e *Enforcer) read(ctx context.Context, ns entered) (r reading, err error) 
 	return r, err
 }
 
-// held compares what costs little: a fingerprint that a namespace had which held the same plan, and the
-// plan's routes and addresses.
-func (e *Enforcer) held(ctx context.Context, ns entered, o *Outcome) (seen reading, held bool, err error) {
+// matchesEvidence is the cheap verification: the fingerprint is one that was seen on a namespace holding the same plan,
+// and the plan's routes and addresses are there.
+func (e *Enforcer) matchesEvidence(ctx context.Context, ns entered, o *Outcome) (seen reading, held bool, err error) {
 	if seen, err = e.read(ctx, ns); err != nil {
 		return seen, false, err
 	}
@@ -229,18 +229,18 @@ func (e *Enforcer) held(ctx context.Context, ns entered, o *Outcome) (seen readi
 	return seen, err == nil && len(routed) == 0, err
 }
 
-// learn remembers the fingerprint of a namespace that was just read to hold the plan, if nothing was changed
-// since: else somebody else writes there too, and it proves nothing.
+// learn remembers the fingerprint of a namespace that was just verified, unless somebody wrote there in between: then it
+// proves nothing.
 func (e *Enforcer) learn(ctx context.Context, ns entered, o *Outcome, before reading) reading {
-	still := e.still(ctx, ns, before)
+	still := e.ifUnchanged(ctx, ns, before)
 	if still.fingerprint != "" {
 		e.sandboxes.learn(evidence{o.key, still.fingerprint})
 	}
 	return still
 }
 
-// still returns the reading if it is of this moment too, else nothing.
-func (e *Enforcer) still(ctx context.Context, ns entered, before reading) reading {
+// ifUnchanged returns the reading where nobody wrote since, else the zero reading.
+func (e *Enforcer) ifUnchanged(ctx context.Context, ns entered, before reading) reading {
 	generation, err := e.firewall.Generation(ctx, ns.Namespace)
 	if err != nil || generation != before.generation {
 		return reading{}
@@ -248,13 +248,12 @@ func (e *Enforcer) still(ctx context.Context, ns entered, before reading) readin
 	return before
 }
 
-// certified reports whether the namespace holds exactly the rules that its label names: those that an
-// earlier meshnetd, or one with another configuration, verified there. The sandbox is then remembered with
-// them. A pod with NET_ADMIN can write a label too; so this is asked only of a pod that is taken over, and
-// while another meshnetd runs.
-func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool, error) {
+// matchesLabel reports whether the namespace holds exactly the rules that its label names: those that an earlier meshnetd,
+// or one with another configuration, verified there. The sandbox is then remembered as outdated. A pod with NET_ADMIN can
+// write a label too, so this is asked only at a takeover, and while another meshnetd runs.
+func (e *Enforcer) matchesLabel(ctx context.Context, ns entered, o *Outcome) (bool, error) {
 	label, err := ns.routes.Label()
-	if err != nil || label == "" { // before anything else can fail: most pods of others end here
+	if err != nil || label == "" { // read first, since nothing else can fail then: most pods of others end here
 		return false, err
 	}
 	seen, err := e.read(ctx, ns)
@@ -268,20 +267,19 @@ func (e *Enforcer) certified(ctx context.Context, ns entered, o *Outcome) (bool,
 	if own.Rules() == 0 || own.Key() != label {
 		return false, nil
 	}
-	e.believe(o, own)
+	e.adopt(o, own)
 	if o.network, err = network(ns, o.Pod); err != nil {
 		return false, err
 	}
 	o.planned(own.WithIPv6Around(o.network))
 	o.Result, o.Err, o.Outdated, o.Differences = Protected, nil, true, nil
-	e.remember(o, StateOutdated, e.still(ctx, ns, seen).generation)
+	e.remember(o, StateOutdated, e.ifUnchanged(ctx, ns, seen).generation)
 	return true, nil
 }
 
-// believe makes the decision about a pod one for the rules that it has: the meshes that have written them decide, and
-// the rules say whose traffic they let pass. What the configuration forbids by now, or what it switched off, is no
-// reason against them.
-func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
+// adopt fits the decision about a pod to the rules that it has: the meshes that wrote them decide, and the rules say
+// whose traffic they let pass. Policies and switches of today's configuration do not count against them.
+func (e *Enforcer) adopt(o *Outcome, plan rules.Plan) {
 	writers := o.node.OnlyWritersOf(plan)
 	wrote := func(mesh rules.Mesh) bool { return mesh.Name() == o.Decision.Mesh }
 	if o.Decision.Action != rules.Enrol || !slices.ContainsFunc(writers.Meshes, wrote) {
@@ -294,8 +292,8 @@ func (e *Enforcer) believe(o *Outcome, plan rules.Plan) {
 	o.Decision.Proxy = o.Decision.Proxy.IdentifiedBy(plan)
 }
 
-// protected labels the namespace with the plan it was read to hold, and remembers the sandbox.
-func (e *Enforcer) protected(ns entered, o *Outcome, generation string) error {
+// markProtected labels the namespace with the plan it was read to hold, and remembers the sandbox.
+func (e *Enforcer) markProtected(ns entered, o *Outcome, generation string) error {
 	if err := ns.routes.SetLabel(o.key); err != nil {
 		return err
 	}
@@ -318,7 +316,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	if o.Decision.Reason != rules.ReasonInitContainer { // which those containers show that say no more than this
 		pod.Containers = e.refining(pod.Containers)
 	}
-	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
+	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, network: o.network, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}

@@ -21,18 +21,19 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// sharing sees to it that no pod takes the time of others.
+// sharing keeps one pod from using up the time of others.
 type sharing struct {
 	ledger  fair.Ledger
 	workers fair.Workers
-	seed    maphash.Seed // of the hashes of what pods wish
+	seed    maphash.Seed // of inputHash
 }
 
-// account is whose time a pod's work takes. The kubelet tries again in another sandbox.
+// account names the pod that time is counted for. Not the sandbox first: the kubelet retries in a new one.
 func account(pod rules.Pod) string { return cmp.Or(pod.UID, pod.SandboxID, pod.NetNS) }
 
-// within runs work with a hard stop: netlink and programs do not honour contexts. A panic is an error. A pod that used
-// up its time is not worked for at once, and no time of the runtime is taken by what cannot be decided in a part of it.
+// within runs work and stops waiting for it when ctx ends, since netlink and programs honour no context. A panic becomes
+// an error. While the runtime waits, a pod that used up its time a short while ago is refused at once, and a decision that
+// takes more than its part of the time is given up.
 func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
 	if o.waited && e.sharing.refuses(&o, time.Now()) {
 		return o
@@ -82,7 +83,7 @@ func (s *sharing) slice(ctx context.Context, o Outcome) (_ context.Context, slow
 		ctx, cancel := context.WithCancel(ctx)
 		return ctx, nil, cancel
 	}
-	if light(o.Pod) { // it can take no time by its wishes: where it is late all the same, the node is slow
+	if light(o.Pod) { // too small to be slow by itself: where it is late all the same, the node is slow
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		return ctx, nil, cancel
 	}
@@ -93,10 +94,10 @@ func (s *sharing) slice(ctx context.Context, o Outcome) (_ context.Context, slow
 	return ctx, timer.C, func() { timer.Stop(); cancel() }
 }
 
-// errGivenUp is that of work which saw by itself, between two steps, that its time was up.
+// errGivenUp is returned by work that noticed between two steps that its time was up.
 var errGivenUp = errors.New("given up")
 
-// ended makes the outcome of work that is over.
+// ended returns the outcome of work that is over.
 func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
 	if errors.Is(o.Err, errGivenUp) && ctx.Err() != nil {
 		return s.overran(ctx, o, o.Stage)
@@ -107,10 +108,11 @@ func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
 	return o
 }
 
-// overran makes the outcome of work whose time was up in that stage. To wait for a namespace is nobody's fault.
+// overran returns the outcome of work whose time was up in that stage. Waiting for a namespace's lock is not held against
+// the pod.
 func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
 	cause := ctx.Err()
-	if cause == nil { // a decision had its part
+	if cause == nil { // the decision used up its part of the time
 		cause = context.DeadlineExceeded
 	}
 	o.overdue()
@@ -123,14 +125,14 @@ func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
 	if o.waited && (heavy || o.Trigger != SandboxStarted) { // a new namespace has nothing in it that takes long to read
 		now := time.Now()
 		why := fmt.Sprintf("it used up its time (%s, in stage %s)", now.Sub(o.Began).Round(time.Millisecond), stage)
-		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.wishes(o.Pod), heavy && stage == StageDecide, why, now)
+		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.inputHash(o.Pod), heavy && stage == StageDecide, why, now)
 	}
 	return o
 }
 
-// refuses reports whether the pod used up its time a short while ago, and makes the outcome of it.
+// refuses reports whether the pod used up its time a short while ago, and if so completes the outcome.
 func (s *sharing) refuses(o *Outcome, now time.Time) bool {
-	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.wishes(o.Pod) }, now)
+	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.inputHash(o.Pod) }, now)
 	if !refused {
 		return false
 	}
@@ -142,8 +144,8 @@ func (s *sharing) refuses(o *Outcome, now time.Time) bool {
 	return true
 }
 
-// wishes is a hash of all that decides about a pod.
-func (s *sharing) wishes(pod rules.Pod) uint64 {
+// inputHash returns a hash of everything that decides about a pod.
+func (s *sharing) inputHash(pod rules.Pod) uint64 {
 	var h maphash.Hash
 	h.SetSeed(s.seed)
 	text := func(all ...string) {
@@ -174,10 +176,10 @@ func (s *sharing) wishes(pod rules.Pod) uint64 {
 	return h.Sum64()
 }
 
-// light reports whether so little is said about a pod that no decision about it takes long.
+// light reports whether a pod's inputs are so few that no decision about it takes long.
 func light(pod rules.Pod) bool { return weight(pod) <= 8<<10 }
 
-// weight is how many bytes decide about a pod.
+// weight returns how many bytes decide about a pod.
 func weight(pod rules.Pod) (bytes int) {
 	table := func(all map[string]string) {
 		for key, value := range all {

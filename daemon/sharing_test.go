@@ -61,7 +61,7 @@ func (m laboriousMesh) Decide(pod rules.Pod) rules.Decision {
 	return m.Mesh.Decide(pod)
 }
 
-// laborious returns a pod whose wishes a laboriousMesh takes long for.
+// laborious returns a pod about which a laboriousMesh takes long to decide.
 func laborious(uid string) rules.Pod {
 	pod := meshed("/nowhere")
 	pod.UID, pod.Name, pod.Namespace = uid, uid, "hostile"
@@ -70,7 +70,7 @@ func laborious(uid string) rules.Pod {
 }
 
 // A decision has a part of the runtime's time, however long it takes. The next try costs nothing, until the pod's
-// wishes change or a pause is over, and then little.
+// inputs change or a pause is over, and then little.
 func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 	faked(t, func(t *testing.T) {
 		e, _ := newEnforcer(t, newMemory())
@@ -150,12 +150,12 @@ func TestHowLongHostilePodsHoldTheNodeUp(t *testing.T) {
 	}
 }
 
-// To refuse a pod from memory costs little, whatever it wishes.
+// To refuse a pod from memory costs little, whatever its inputs.
 func TestARefusalFromMemoryIsCheap(t *testing.T) {
 	e, _ := newEnforcer(t, newMemory())
 	pod := laborious("one")
 	pod.Annotations["more"] = strings.Repeat("8080,", 50_000)
-	e.sharing.ledger.Overran("one", "hostile", e.sharing.wishes(pod), true, "it used up its time", time.Now())
+	e.sharing.ledger.Overran("one", "hostile", e.sharing.inputHash(pod), true, "it used up its time", time.Now())
 	bytes := allocated(func() {
 		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Decision.Reason != rules.ReasonOverTime {
 			t.Fatal(o.Err)
@@ -299,7 +299,7 @@ func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
 			if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
 				t.Fatal(o.Err)
 			}
-			e.sandboxes.amend("web", func(sb *Sandbox) { sb.State = state })
+			e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.State = state })
 			before := identity(t, pod.NetNS)
 			moved := pod
 			moved.NetNS = nstest.New(t).Path

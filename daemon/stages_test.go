@@ -90,7 +90,7 @@ func TestStageOfWhatIsNotFinished(t *testing.T) {
 func TestFoundDriftHasNoTimes(t *testing.T) {
 	o := begin(Audited, rules.Pod{})
 	o.Spent[0] = time.Second
-	if got := found(o); got.Spent != [len(Stages)]time.Duration{} {
+	if got := driftFound(o); got.Spent != [len(Stages)]time.Duration{} {
 		t.Errorf("got %v", got.Spent)
 	}
 }

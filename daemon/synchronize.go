@@ -19,7 +19,7 @@ import (
 
 const (
 	takeoverWorkers = 4
-	takeoverTimeout = 2 * time.Second // for one pod; who needs more is left to the auditor, which has patience
+	takeoverTimeout = 2 * time.Second // for one pod; one that needs more is left to the auditor
 	stopTimeout     = time.Minute     // for one sandbox to be stopped over CRI
 )
 
@@ -27,9 +27,9 @@ const (
 // when all are done or ctx ends; the rest are then done in the background, since the runtime starts no pod
 // of the node meanwhile.
 func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
-	e.sandboxes.keep(pods)
+	e.sandboxes.forgetAllBut(pods)
 	pending := make([]bool, len(pods))
-	for i, pod := range pods { // before any event can come: what their containers say is told only once
+	for i, pod := range pods { // before any event: the runtime tells what their containers say only once
 		pending[i] = e.expect(pod)
 	}
 	queue := make(chan int)
@@ -58,7 +58,7 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	}
 }
 
-// byWeight returns the indices of pods, those first about which little is said: they are soon done.
+// byWeight returns the indices of pods, those with the fewest inputs first: they are done soonest.
 func byWeight(pods []rules.Pod) []int {
 	weights, order := make([]int, len(pods)), make([]int, len(pods))
 	for i, pod := range pods {
@@ -68,13 +68,13 @@ func byWeight(pods []rules.Pod) []int {
 	return order
 }
 
-// expect remembers a pod that is to be taken over, with what its containers say. Nothing is decided yet: the runtime
-// waits, and a decision takes as long as the pod's author likes. It returns whether the pod is new.
+// expect remembers a pod that is to be taken over, with what its containers say, and reports whether it is new. Nothing is
+// decided yet: the runtime waits, and the pod's author can make a decision slow.
 func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 	if pod.NetNS == "" {
 		return false // there will be nothing to remember
 	}
-	e.sandboxes.put(pod.SandboxID, func(sb *Sandbox) {
+	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
 			now := time.Now()
 			*sb = Sandbox{Pod: e.policy.Load().Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
@@ -86,13 +86,13 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 		}
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
 		sb.Pod.Containers = overlay(sb.Pod.Containers, said)
-		sb.Admitted = overlay(sb.Admitted, users(pod.Containers...))
+		sb.Admitted = overlay(sb.Admitted, identities(pod.Containers...))
 	})
 	return pending
 }
 
-// undecided reports whether nobody has decided yet about a sandbox that is to be taken over. It is known with all of its
-// containers then.
+// undecided reports whether a pending sandbox has not been decided about yet. It is remembered with all of its containers
+// until then.
 func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision.Action == "" }
 
 func (e *Enforcer) takeOverSoon(pod rules.Pod) Outcome {
@@ -113,7 +113,7 @@ func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
 		o.Pod.Containers = known.Pod.Containers
 	}
 	if !expected || known.undecided() {
-		if o = e.try(ctx, o, e.foresee); !o.undecided() || o.overrun {
+		if o = e.try(ctx, o, e.decideWithContainers); !o.undecided() || o.overrun {
 			o.end()
 			return o
 		}
@@ -124,24 +124,24 @@ func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
 	return e.enforce(ctx, o)
 }
 
-// foresee decides by all of a pod's containers. There is a result for a pod outside the mesh; of any other, those
-// containers are kept that count later.
-func (e *Enforcer) foresee(_ context.Context, o *Outcome) error {
+// decideWithContainers decides by all of a pod's containers. A pod outside the mesh gets its result; of any other, the
+// containers are kept that say more about it.
+func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
 	e.decide(o)
 	id := o.Pod.SandboxID
 	switch {
 	case o.Result == Failed:
 		return nil
-	case o.Result == Skipped && !e.shownByContainers(*o) && !e.left(*o):
+	case o.Result == Skipped && !e.shownByContainers(*o) && !e.ofDisabledMesh(*o):
 		e.sandboxes.forgetIf(id, Sandbox.undecided)
-		e.leave(*o)
+		e.rememberSkipped(*o)
 		return nil
 	}
 	said := o.Pod.Containers
 	if !e.setsItselfUp(o, Sandbox{}) {
 		said = e.refining(said)
 	}
-	e.sandboxes.amend(id, func(sb *Sandbox) {
+	e.sandboxes.updateKnown(id, func(sb *Sandbox) {
 		if sb.undecided() {
 			sb.Decision, sb.Pod = o.Decision, e.policy.Load().Node.Remembered(sb.Pod, o.Decision)
 			sb.Pod.Containers = said

@@ -233,12 +233,12 @@ func TestAuditForgets(t *testing.T) {
 		}
 		known.State = state
 		known.Pod.NetNS += "-gone"
-		e.sandboxes.put("web", func(sb *Sandbox) { *sb = known })
+		e.sandboxes.update("web", func(sb *Sandbox) { *sb = known })
 		audit, stop := context.WithCancel(ctx)
 		go e.Audit(audit)
 		eventually(t, "it is forgotten", func() bool { return e.sandboxes.count() == 0 })
 		stop()
-		e.sandboxes.put("web", func(sb *Sandbox) { *sb = Sandbox{Pod: pod, State: StateProtected, Plan: known.Plan} })
+		e.sandboxes.update("web", func(sb *Sandbox) { *sb = Sandbox{Pod: pod, State: StateProtected, Plan: known.Plan} })
 	}
 	if n := r.count(); n != 1 {
 		t.Errorf("recorded: %v", r.events())

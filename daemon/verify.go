@@ -37,7 +37,7 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
 		return e.visit(ctx, o, func(ns entered) error {
-			if err := known.in(ns); err != nil {
+			if err := known.inNetNS(ns); err != nil {
 				return err
 			}
 			return e.compare(ctx, ns, o)
@@ -89,14 +89,14 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 		if !ok {
 			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
 		}
-		if err := known.in(ns); err != nil {
+		if err := known.inNetNS(ns); err != nil {
 			return err
 		}
 		o.enter(StageDecide)
 		o.Pod, o.WasEnrolled = known.Pod, known.enrolled()
 		e.decide(o)
 		if e.setsItselfUp(o, known) {
-			if stays, err := e.asItIs(ctx, ns, o, known); err != nil || stays {
+			if stays, err := e.leaveSelfManaged(ctx, ns, o, known); err != nil || stays {
 				return err
 			}
 		}
@@ -118,7 +118,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 	})
 }
 
-// mend keeps what was found, which a look at the repaired rules would forget.
+// mend protects the sandbox and keeps the differences that were found before.
 func (e *Enforcer) mend(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
 	found, err := e.differences(ctx, ns, o)
 	if err != nil {
@@ -126,7 +126,7 @@ func (e *Enforcer) mend(ctx context.Context, ns entered, o *Outcome, known Sandb
 	}
 	o.Running = known.State == StateUnprotected && known.running
 	o.Drifted = o.WasEnrolled && known.key == o.key && len(found) > 0
-	err = e.make(ctx, ns, o)
+	err = e.applyAndVerify(ctx, ns, o)
 	if err == nil {
 		o.Differences = found
 	}

@@ -84,7 +84,7 @@ func TestLooksAtNoOtherNamespace(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	protectedPod(t, e)
 	other := sandbox(t, "other")
-	e.sandboxes.amend("a", func(sb *Sandbox) { sb.Pod.NetNS = other.NetNS })
+	e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.Pod.NetNS = other.NetNS })
 	if o := e.Compare(limited(t, 10*time.Second), "a"); !errors.Is(o.Err, netns.ErrGone) {
 		t.Errorf("compare: %v", o.Err)
 	}
@@ -110,11 +110,11 @@ func TestRepair(t *testing.T) {
 			StateProtected, []string{EventRepaired}, true, 15006},
 		{"left without its rules", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
-			e.sandboxes.amend("a", func(sb *Sandbox) { sb.State, sb.running = StateUnprotected, true })
+			e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.State, sb.running = StateUnprotected, true })
 		}, StateProtected, []string{EventLate}, true, 15006},
 		{"failing", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
-			e.sandboxes.amend("a", func(sb *Sandbox) { sb.State = StateFailing })
+			e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.State = StateFailing })
 		}, StateProtected, []string{EventRepaired}, true, 15006},
 		{"another configuration", func(_ *testing.T, e *Enforcer, _ *memory, _ rules.Pod) { configure(e, otherPort) },
 			StateProtected, []string{EventProtected}, true, 16006},

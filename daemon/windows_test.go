@@ -278,7 +278,7 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 			before = m.holds(t, pod.NetNS)
 			m.put(t, stranger.Path, before)
 		}
-		e.sandboxes.amend("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
+		e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
 		auditNow(t, e)
 		if m.holds(t, stranger.Path).Key() != before.Key() || e.sandboxes.count() != 0 {
 			t.Errorf("a namespace that was never this sandbox's: remembered: %d", e.sandboxes.count())

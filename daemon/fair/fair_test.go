@@ -11,9 +11,9 @@ import (
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-func wishing(hash uint64) func() uint64 { return func() uint64 { return hash } }
+func hashed(hash uint64) func() uint64 { return func() uint64 { return hash } }
 
-// The pauses of a pod grow to their longest, whatever it wishes, and end with the first work that is done in time.
+// The pauses of a pod grow to their longest, whatever its inputs, and end with the first work that is done in time.
 func TestPausesGrow(t *testing.T) {
 	var l Ledger
 	now := noon
@@ -22,13 +22,13 @@ func TestPausesGrow(t *testing.T) {
 		if got := till.Sub(now); got != want {
 			t.Errorf("pause %d: %s, want %s", i, got, want)
 		}
-		if why, until, refused := l.Refused("pod", wishing(uint64(i)), till.Add(-1)); !refused || why != "why" || !until.Equal(till) {
+		if why, until, refused := l.Refused("pod", hashed(uint64(i)), till.Add(-1)); !refused || why != "why" || !until.Equal(till) {
 			t.Errorf("pause %d: refused %v, %q, %s", i, refused, why, until)
 		}
-		if _, _, refused := l.Refused("pod", wishing(99), now); refused {
-			t.Error("refused with other wishes")
+		if _, _, refused := l.Refused("pod", hashed(99), now); refused {
+			t.Error("refused with other inputs")
 		}
-		if _, _, refused := l.Refused("pod", wishing(uint64(i)), till); refused {
+		if _, _, refused := l.Refused("pod", hashed(uint64(i)), till); refused {
 			t.Errorf("pause %d does not end", i)
 		}
 		now = till
@@ -45,8 +45,8 @@ func TestWishesOfOnePodTakeTurns(t *testing.T) {
 	l.Overran("pod", "shop", 1, true, "", noon)
 	l.Overran("pod", "shop", 2, true, "", noon)
 	for hash := uint64(1); hash <= 2; hash++ {
-		if _, _, refused := l.Refused("pod", wishing(hash), noon); !refused {
-			t.Errorf("wishes %d are forgotten", hash)
+		if _, _, refused := l.Refused("pod", hashed(hash), noon); !refused {
+			t.Errorf("inputs %d are forgotten", hash)
 		}
 	}
 }
@@ -64,18 +64,18 @@ func TestMemoryIsBounded(t *testing.T) {
 	for _, all := range l.refusals {
 		held += len(all)
 	}
-	if held != l.many || held > mostRefusals || len(l.penitents) > mostPenitents || len(l.refusals["changing"]) > mostOfOnePod {
-		t.Errorf("%d refusals, counted as %d; %d of one pod; %d tenants", held, l.many, len(l.refusals["changing"]), len(l.penitents))
+	if held != l.count || held > mostRefusals || len(l.reduced) > mostReduced || len(l.refusals["changing"]) > mostOfOnePod {
+		t.Errorf("%d refusals, counted as %d; %d of one pod; %d tenants", held, l.count, len(l.refusals["changing"]), len(l.reduced))
 	}
-	if _, _, refused := l.Refused(fmt.Sprint("pod", 3*mostRefusals-1), wishing(1), now); !refused {
+	if _, _, refused := l.Refused(fmt.Sprint("pod", 3*mostRefusals-1), hashed(1), now); !refused {
 		t.Error("the newest one is forgotten")
 	}
-	if _, _, refused := l.Refused("pod0", wishing(1), now); refused {
+	if _, _, refused := l.Refused("pod0", hashed(1), now); refused {
 		t.Error("the oldest one is remembered")
 	}
 }
 
-// To ask about a pod of which nothing is remembered costs no look at its wishes and no memory.
+// To ask about a pod of which nothing is remembered costs no look at its inputs and no memory.
 func TestAskingCostsNothing(t *testing.T) {
 	var l Ledger
 	l.Overran("pod", "shop", 1, true, "", noon)
@@ -93,21 +93,21 @@ func TestShare(t *testing.T) {
 		tenant string
 		after  time.Duration
 		want   time.Duration
-	}{{"shop", 0, whole / 8}, {"shop", penance - 1, whole / 8}, {"shop", penance, whole}, {"bank", 0, whole}} {
+	}{{"shop", 0, whole / 8}, {"shop", reducedFor - 1, whole / 8}, {"shop", reducedFor, whole}, {"bank", 0, whole}} {
 		if got := l.Share(tt.tenant, whole, noon.Add(tt.after)); got != tt.want {
 			t.Errorf("%s after %s: %s, want %s", tt.tenant, tt.after, got, tt.want)
 		}
 	}
 }
 
-// Only wishes that take too long keep a tenant's time short: a pod that came late since it had little was perhaps honest.
+// Only inputs that take too long keep a tenant's time short: a pod that came late since it had little was perhaps honest.
 func TestShareComesBack(t *testing.T) {
-	for _, byWishes := range []bool{true, false} {
+	for _, byInputs := range []bool{true, false} {
 		var l Ledger
 		l.Overran("pod", "shop", 1, false, "", noon)
-		l.Overran("other", "shop", 1, byWishes, "", noon.Add(penance-1))
-		if short := l.Share("shop", time.Second, noon.Add(penance)) < time.Second; short != byWishes {
-			t.Errorf("by wishes %v: short %v", byWishes, short)
+		l.Overran("other", "shop", 1, byInputs, "", noon.Add(reducedFor-1))
+		if short := l.Share("shop", time.Second, noon.Add(reducedFor)) < time.Second; short != byInputs {
+			t.Errorf("by inputs %v: short %v", byInputs, short)
 		}
 	}
 }

@@ -15,55 +15,55 @@ const (
 	longestPause = 10 * time.Minute
 	growth       = 4
 
-	penance  = time.Minute // for how long a tenant's pods get less time, since one of them used up its own
-	shortcut = 8           // the part of the usual time that they get then, and that a decision gets at all times
+	reducedFor = time.Minute // for how long a tenant's pods get less time, since one of them used up its own
+	reduction  = 8           // the divisor of the usual time: what they get then, and what a decision gets at all times
 
-	mostRefusals  = 1024 // that are remembered; the oldest goes
-	mostOfOnePod  = 8
-	mostPenitents = 1024
+	mostRefusals = 1024 // that are remembered; the oldest goes
+	mostOfOnePod = 8
+	mostReduced  = 1024
 )
 
-// Ledger remembers who used up its time. Its zero value remembers nobody.
+// Ledger remembers which pods used up their time. Its zero value is empty.
 type Ledger struct {
-	mu        sync.Mutex
-	refusals  map[string][]refusal // by pod, oldest first
-	many      int                  // refusals there are
-	penitents map[string]time.Time // by tenant: when it began to have less, or had to once more
+	mu       sync.Mutex
+	refusals map[string][]refusal // by pod, oldest first
+	count    int                  // of refusals
+	reduced  map[string]time.Time // by tenant: when its time was last cut
 }
 
-// refusal is a pod that is not looked at again for a while, as long as it wishes the same.
+// refusal keeps a pod from being looked at again for a while, as long as its inputs stay the same.
 type refusal struct {
-	wishes     uint64
+	inputs     uint64
 	why        string
 	when, till time.Time
 	pause      time.Duration
 }
 
-// Refused tells why a pod that wishes this is not looked at now, and until when. The wishes are a hash of all that
-// decides about the pod, and asked for only where something is remembered of it.
-func (l *Ledger) Refused(pod string, wishes func() uint64, now time.Time) (why string, till time.Time, refused bool) {
+// Refused reports whether a pod with these inputs is not to be looked at now, why, and until when. inputs is called only
+// where something is remembered of the pod, and returns a hash of everything that decides about it.
+func (l *Ledger) Refused(pod string, inputs func() uint64, now time.Time) (why string, till time.Time, refused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.refusals[pod]) == 0 {
 		return "", time.Time{}, false
 	}
-	hash := wishes()
+	hash := inputs()
 	for _, r := range l.refusals[pod] {
-		if r.wishes == hash && now.Before(r.till) {
+		if r.inputs == hash && now.Before(r.till) {
 			return r.why, r.till, true
 		}
 	}
 	return "", time.Time{}, false
 }
 
-// Overran remembers that a pod of that tenant used up its time, and returns until when it is not looked at again. The
-// pauses of a pod grow whatever it wishes meanwhile. A tenant's pods get less time for a while only where it was used up by
-// what a pod wishes: on a slow node any pod may come late, and is not to keep the others out.
-func (l *Ledger) Overran(pod, tenant string, wishes uint64, byWishes bool, why string, now time.Time) (till time.Time) {
+// Overran remembers that a tenant's pod used up its time, and returns until when it is not looked at again. The pauses
+// grow even if the pod's inputs change in between. The tenant's other pods get less time for a while only where the
+// inputs were to blame: on a slow node any pod may be late, and must not keep the others out.
+func (l *Ledger) Overran(pod, tenant string, inputs uint64, byInputs bool, why string, now time.Time) (till time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refusals == nil {
-		l.refusals, l.penitents = map[string][]refusal{}, map[string]time.Time{}
+		l.refusals, l.reduced = map[string][]refusal{}, map[string]time.Time{}
 	}
 	pause := firstPause
 	all := l.refusals[pod]
@@ -72,31 +72,31 @@ func (l *Ledger) Overran(pod, tenant string, wishes uint64, byWishes bool, why s
 	}
 	kept := make([]refusal, 0, len(all)+1)
 	for i, r := range all {
-		if r.wishes != wishes && len(all)-i < mostOfOnePod {
+		if r.inputs != inputs && len(all)-i < mostOfOnePod {
 			kept = append(kept, r)
 		}
 	}
-	l.many += len(kept) + 1 - len(all)
-	l.refusals[pod] = append(kept, refusal{wishes, why, now, now.Add(pause), pause})
-	if l.many > mostRefusals {
+	l.count += len(kept) + 1 - len(all)
+	l.refusals[pod] = append(kept, refusal{inputs, why, now, now.Add(pause), pause})
+	if l.count > mostRefusals {
 		l.forgetOldest()
 	}
-	if byWishes {
-		l.penitents[tenant] = now
+	if byInputs {
+		l.reduced[tenant] = now
 	}
-	if len(l.penitents) > mostPenitents {
-		delete(l.penitents, oldest(l.penitents, func(when time.Time) time.Time { return when }))
+	if len(l.reduced) > mostReduced {
+		delete(l.reduced, oldest(l.reduced, func(when time.Time) time.Time { return when }))
 	}
 	return now.Add(pause)
 }
 
-// forgetOldest forgets the refusals of the pod that was last refused before all others.
+// forgetOldest forgets the pod whose last refusal is the oldest.
 func (l *Ledger) forgetOldest() {
 	pod := oldest(l.refusals, func(all []refusal) time.Time { return all[len(all)-1].when })
 	l.forget(pod)
 }
 
-// InTime forgets a pod that was done in its time.
+// InTime forgets a pod whose work was done in time.
 func (l *Ledger) InTime(pod string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,29 +104,29 @@ func (l *Ledger) InTime(pod string) {
 }
 
 func (l *Ledger) forget(pod string) {
-	l.many -= len(l.refusals[pod])
+	l.count -= len(l.refusals[pod])
 	delete(l.refusals, pod)
 }
 
-// Share returns how much of that time the pods of a tenant get: all of it, unless one of them used up its own a short
-// while ago. Pods that are made anew come with other names and identities, but in the same namespace.
+// Share returns how much of the whole time a tenant's pods get: all of it, unless one of them used up its own a short
+// while ago. It is kept by tenant, since a pod that is made anew has another name and UID but the same namespace.
 func (l *Ledger) Share(tenant string, whole time.Duration, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.penitent(tenant, now) {
-		return whole / shortcut
+	if l.isReduced(tenant, now) {
+		return whole / reduction
 	}
 	return whole
 }
 
-func (l *Ledger) penitent(tenant string, now time.Time) bool {
-	when, ever := l.penitents[tenant]
-	return ever && now.Sub(when) < penance
+func (l *Ledger) isReduced(tenant string, now time.Time) bool {
+	when, ever := l.reduced[tenant]
+	return ever && now.Sub(when) < reducedFor
 }
 
-// ForDecision is how much of its time a pod may take to be decided about and planned for. What an injector writes takes
-// a thousandth of it.
-func ForDecision(whole time.Duration) time.Duration { return whole / shortcut }
+// ForDecision returns how much of a pod's time its decision and plan may take. What an injector writes takes a
+// thousandth of that.
+func ForDecision(whole time.Duration) time.Duration { return whole / reduction }
 
 func oldest[V any](all map[string]V, when func(V) time.Time) (key string) {
 	var least time.Time

@@ -10,15 +10,15 @@ const LongestLook = 10 * time.Second
 const (
 	leastLong   = 2 * time.Second // however short the interval is
 	leastShort  = 50 * time.Millisecond
-	longestWait = time.Hour // of who used up its time, where the interval is shorter
+	longestWait = time.Hour // of a pod that used up its time, where the interval is shorter
 )
 
 // Turn says when it is a pod's turn to be looked at again, and for how long.
 //
-// A look is short: all pods together take half an interval at most, even if each takes all that it may. Who needs more
-// is looked at once more when nobody else is waiting, for longer, and if that is not enough, with growing pauses. So a
-// pod is looked at within two intervals, whatever others do: one until its turn, half of one for the short looks of all
-// others, and half of one for the long look that may just have begun.
+// The first look is short: even if every pod uses up its own, all of them take half an interval at most. A pod that
+// needs more gets a longer look when no other one is due, and after that, looks with growing pauses. So each pod is looked
+// at within two intervals, whatever the others do: one until its turn, half of one for everybody's short looks, and half
+// of one for a long look that may just have begun.
 type Turn struct {
 	Looked time.Time // when the last look ended
 	Missed int       // looks in a row that used up their time
@@ -39,7 +39,7 @@ func (t Turn) Due(interval time.Duration) time.Time {
 	return t.Looked.Add(pause)
 }
 
-// Before reports whether it is t's turn before the other's, where that of both has come.
+// Before reports whether t goes first of two turns that are both due.
 func (t Turn) Before(other Turn) bool {
 	if t.Missed != other.Missed {
 		return t.Missed < other.Missed

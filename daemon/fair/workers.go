@@ -8,14 +8,14 @@ import (
 	"sync"
 )
 
-// How much abandoned work there may be at once: of all pods, and of those of one tenant. Each has a thread and what it
-// has allocated, and none can be ended from outside.
+// How much abandoned work there may be at once: of all pods, and of one tenant's. Each piece holds a thread and its
+// memory, and Go cannot end it from outside.
 const (
 	mostLate         = 32
 	mostLateOfTenant = 4
 )
 
-// Workers counts work that goes on although nobody waits for it any more. Its zero value has none.
+// Workers counts work that goes on after its caller stopped waiting. Its zero value has none.
 type Workers struct {
 	mu      sync.Mutex
 	pods    map[string]int // how much of each

@@ -11,10 +11,10 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// succeed lets the plan take the place of one that was made for another mesh, where a label says that there was one: the
-// rules of two would stand on top of each other, also where somebody has changed those of the first since. Only a
-// configuration that came since makes a pod another mesh's, so that this is asked when a pod is taken over or repaired.
-func (e *Enforcer) succeed(ctx context.Context, ns entered, o *Outcome) error {
+// supersede widens the plan's footprint to another mesh's rules where the label shows that there were some: they would stay
+// on top of the new ones otherwise, even if somebody changed them since. Only a new configuration moves a pod to another
+// mesh, so this is for pods that are taken over or repaired.
+func (e *Enforcer) supersede(ctx context.Context, ns entered, o *Outcome) error {
 	if o.Trigger != Takeover && o.Trigger != ByHand {
 		return nil
 	}
@@ -29,7 +29,7 @@ func (e *Enforcer) succeed(ctx context.Context, ns entered, o *Outcome) error {
 	return err
 }
 
-// parts returns the footprints that one consists of, so that no union is within another.
+// parts returns the footprints that a union consists of, so that unions do not nest.
 func parts(footprint rules.Footprint) []rules.Footprint {
 	if footprint.Parts == nil {
 		return []rules.Footprint{footprint}
@@ -37,8 +37,7 @@ func parts(footprint rules.Footprint) []rules.Footprint {
 	return slices.Clone(footprint.Parts)
 }
 
-// own reads what the namespace holds of any mesh's plans. Routes and addresses count only of those meshes whose rules
-// are there: nobody else's would have been put there with them.
+// own reads what the namespace holds of any mesh's plan. Routes and addresses count only for meshes whose rules are there.
 func (e *Enforcer) own(ctx context.Context, ns entered) (rules.Plan, error) {
 	all := e.policy.Load().Node.Footprint()
 	v4, v6, err := e.firewall.Own(ctx, ns.Namespace, all)
