@@ -313,7 +313,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 		detail = o.Err.Error()
 	}
 	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
-	if o.Decision.Reason != rules.ReasonInitContainer { // which those containers show that say no more than this
+	if o.Decision.Reason != rules.ReasonInitContainer { // known from containers that need not be kept
 		pod.Containers = e.refining(pod.Containers)
 	}
 	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
