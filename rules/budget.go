@@ -12,9 +12,9 @@ import (
 // Budget is how much a pod may ask for. It is counted before anything is read, so that a pod that asks for more costs
 // nobody anything. A field that is 0 is that of StandardBudget.
 type Budget struct {
-	Bytes int // of what decides: the annotations that the pod's mesh reads, and what it reads of its own containers
-	Items int // of the lists in it
-	Rules int // of a plan that follows, with both families
+	Bytes int // of everything that decides: annotations that the mesh reads, and what it reads of its own containers
+	Items int // in the lists among that
+	Rules int // of the plan, both families together
 }
 
 // StandardBudget is what an empty configuration allows.
@@ -70,15 +70,15 @@ func (in Input) over(what string, own, sum, most int) string {
 	return text + fmt.Sprintf(": more than the %d that the node's configuration allows a pod (budget.%s)", most, what)
 }
 
-// networks are those between which the rules of a pod differ in number: with addresses of both families, and with those of
-// IPv6 only, which some proxies then speak that do not otherwise.
+// networks are those in which a pod's number of rules can differ: with addresses of both families, and with IPv6 only,
+// which some proxies speak only then.
 var networks = [...]Network{
 	{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}},
 	{Addresses: []netip.Addr{netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}},
 }
 
-// exceededBy says whether the rules of an enrolled pod are over the budget, whatever addresses it comes to have. They are
-// made to be counted: no more than a few follow from an item.
+// exceededBy says whether the rules of an enrolled pod are over the budget, whatever addresses it comes to have. They can be
+// made just to be counted, since only a few rules follow from each item.
 func (b Budget) exceededBy(d Decision) (problem string) {
 	most := b.orStandard().Rules
 	for _, network := range networks {

@@ -12,7 +12,7 @@ import (
 // keep out of the mesh. It judges what follows from a pod's settings, whoever wrote them. A nil list allows anything.
 type CapturePolicy struct {
 	Namespaces  []string // patterns of path.Match; none is every namespace
-	Place       string   // where the configuration has it
+	Place       string   // in the configuration, as "FILE:LINE"
 	AllOutbound bool     // all TCP that is not excluded
 	AllInbound  bool
 	IPv6        bool // no IPv6 goes around the proxy
@@ -59,15 +59,15 @@ func (p CapturePolicy) forbids(plan Plan, proxy Proxy) string {
 	return ""
 }
 
-// direction is what a policy says about packets of one.
+// direction is what a policy says about one direction.
 type direction struct {
 	name, hook string
 	all        bool
 	ports      []PortRange
 }
 
-// judge reads the rules that a packet meets. Each that lets some pass has to ask for something that may be excluded; what
-// else it asks for makes it smaller.
+// judge reads the rules that a packet meets. Each rule that lets packets pass must have at least one match that the policy
+// allows to exclude: any further match only narrows the rule.
 func (d direction) judge(p CapturePolicy, rs Ruleset, proxy Proxy) (problem string) {
 	captures, ruled := false, false
 	for _, t := range rs.Tables {
@@ -91,8 +91,8 @@ func (d direction) judge(p CapturePolicy, rs Ruleset, proxy Proxy) (problem stri
 	return problem
 }
 
-// walk visits the rules of a chain and of those that it jumps to, and says of each whether it has all TCP that nothing
-// before it has let pass or taken.
+// walk visits the rules of a chain and of the chains that it jumps to. always says whether a rule meets all TCP that no
+// earlier rule let pass or took.
 func (t Table) walk(chain string, always bool, depth int, visit func(r Rule, always bool)) {
 	c, _ := t.Chain(chain)
 	for _, r := range c.Rules {
@@ -107,7 +107,7 @@ func (t Table) walk(chain string, always bool, depth int, visit func(r Rule, alw
 	}
 }
 
-// narrows reports whether a match leaves out TCP that is not the pod's own business, on lo.
+// narrows reports whether a match leaves out TCP other than the pod's own over lo.
 func narrows(m Match) bool {
 	switch m := m.(type) {
 	case Protocol:
@@ -148,7 +148,7 @@ func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
 		return p.Users == nil
 	case OwnerGID:
 		return p.Groups == nil || !m.Not && (m.ID == proxy.GID || slices.Contains(p.Groups, m.ID))
-	case PacketMark, ConnMark: // which nobody sets without NET_ADMIN
+	case PacketMark, ConnMark: // set with NET_ADMIN only
 		return true
 	case CTState: // of a connection that was let in or out, or is the proxy's
 		return m&StateNew == 0
@@ -156,7 +156,7 @@ func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
 	return false
 }
 
-// listed reports whether a list has an item, or is none.
+// listed reports whether a list has an item. A nil list has every item.
 func listed[T comparable](list []T, item T) bool { return list == nil || slices.Contains(list, item) }
 
 func (d direction) has(r PortRange) bool {
@@ -169,7 +169,7 @@ func (p CapturePolicy) ranges(r netip.Prefix) bool {
 
 // marker is a mesh whose injector marks pods.
 type marker interface {
-	// Marked reports whether the injector has been at the pod.
+	// Marked reports whether the injector marked the pod.
 	Marked(Pod) bool
 }
 
@@ -218,7 +218,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		for _, network := range networks {
 			plan, err := d.Planner(network)
 			if err != nil {
-				return d // it is said when the pod's own is known
+				return d // reported when the plan is made for the pod's own network
 			}
 			if !policy.MayLoosen {
 				if problem := n.looser(d, network, plan); problem != "" {
@@ -237,7 +237,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 	return d
 }
 
-// loosened reports whether only its containers keep a pod out of the mesh, out of which, and how; "" is none.
+// loosened returns the mesh that a pod is kept out of only by what its containers say, and how; "" is none.
 func (n Node) loosened(pod Pod, d Decision) (mesh, detail string) {
 	if len(pod.Containers) == 0 || d.Reason == ReasonNoProxy {
 		return "", ""

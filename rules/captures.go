@@ -5,7 +5,7 @@ package rules
 import "slices"
 
 // Captures reports whether a packet that leaves or enters can come to a rule of the plan that takes it to another listener.
-// Chains that nothing leads to, and rules behind one that takes every packet, are no reason to believe in the others.
+// Chains that nothing leads to, and rules behind one that takes every packet, prove nothing.
 func (p Plan) Captures() bool {
 	return slices.ContainsFunc(p.Rulesets(), func(set Ruleset) bool {
 		return slices.ContainsFunc(set.Tables, func(t Table) bool {

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// Edit is what turns one table into what a plan wants, in the order of its fields. Every rule of others
-// stays where it is.
+// Edit turns one table into what a plan wants, step by step in the order of its fields. Every rule of others stays where
+// it is.
 type Edit struct {
 	Table  string
 	Empty  []string    // our chains: each is created, or emptied
 	Delete []Place     // rules of built-in chains, those of each chain from its end on
 	Insert []Insertion // in the order of their chains
-	Drop   []string    // our chains that are of no use any more
+	Drop   []string    // our chains that nothing needs any more
 }
 
 // Place is where a rule stands: Index counts from 0.

@@ -64,8 +64,8 @@ type Decision struct {
 	Intent         any    // the mesh's settings for this pod, for explanations
 	Proxy          Proxy  // whose traffic the rules let pass; of Enrol only
 	Planner        func(Network) (Plan, error)
-	SandboxPlanner func(Network) (Plan, error) // what its sandbox alone gives, with whatever containers add; nil is the same
-	Marked         bool                        // of Skip: an injector has been here
+	SandboxPlanner func(Network) (Plan, error) // the plan of the sandbox alone, with what containers add to it; nil: the same as Planner
+	Marked         bool                        // of Skip: the pod bears an injector's mark
 	Account        *Account                    // of a decision by Explain only
 }
 
@@ -102,7 +102,7 @@ func (e *InputError) Error() string {
 	return fmt.Sprintf("%s: %q: %s", e.Place, shortened(e.Value, longestValue), shortened(e.Problem, longestProblem))
 }
 
-// Excerpt is a text of the pod as a note quotes it.
+// Excerpt returns a text of the pod's as a note quotes it.
 func Excerpt(text string) string { return shortened(text, longestValue) }
 
 func shortened(text string, most int) string {

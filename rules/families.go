@@ -18,15 +18,15 @@ const (
 	IPv6Block   WithoutIPv6 = "block"   // refused, so that clients fall back to IPv4 at once
 )
 
-// Network is what a plan has to know of a pod's network namespace. Addresses are what is there at one moment: they say
-// what the proxy takes for its own, and what goes around it; never that a family needs no rules.
+// Network is what a plan has to know of a pod's network namespace. Addresses are those of one moment: they decide which
+// families the proxy speaks and what goes around it, but never that a family needs no rules.
 type Network struct {
 	Addresses  []netip.Addr // of all interfaces; nil where they are not known
 	NoIPv6     bool         // the kernel has no IPv6 for the namespace, whatever is done there
-	NoIPv6OnLo bool         // lo has no IPv6 address, and is given none: it is switched off there
+	NoIPv6OnLo bool         // IPv6 is switched off on lo, which then has no address of it and is given none
 }
 
-// Equal reports whether nothing is another thing in two looks at a namespace.
+// Equal reports whether two looks at a namespace saw the same.
 func (n Network) Equal(m Network) bool {
 	return n.NoIPv6 == m.NoIPv6 && n.NoIPv6OnLo == m.NoIPv6OnLo && slices.Equal(n.Addresses, m.Addresses)
 }
@@ -79,8 +79,8 @@ func (p Plan) WithIPv6Around(network Network) Plan {
 	return p
 }
 
-// Families makes the plan of a pod of both families for a mesh that has the same rules in either, and whose proxy
-// speaks IPv4 in any case.
+// Families makes a plan for both families, for a mesh that has the same rules in either and whose proxy always speaks
+// IPv4.
 type Families struct {
 	Redirect func(Family) Ruleset
 	Block    func() Ruleset             // of IPv6

@@ -16,8 +16,8 @@ type Proxy struct {
 	Images     []string // of which a pattern of path.Match names the image of each of them; none is any image
 }
 
-// Sidecar is a container that this pod's injector adds, and that runs as the proxy. Its name is its author's word as
-// any container's is; what it runs is seen as well.
+// Sidecar is a container that the injector adds and that runs as the proxy. The pod's author can give any container that
+// name, so what it runs is looked at too.
 type Sidecar struct {
 	Name    string
 	Command []string // base names of its program and of the words that follow it in every version; none is whatever it runs
@@ -121,9 +121,9 @@ func (c Container) Identity() Container {
 	return Container{Name: c.Name, Args: c.beginning(), ArgsOnly: c.ArgsOnly, Image: c.Image, UID: c.UID, GID: c.GID, Groups: slices.Clone(c.Groups[:min(len(c.Groups), mostGroups+1)])}
 }
 
-// IdentifiedBy returns the proxy with the ids that the rules of a plan name first, where they name any: groups that
-// are merely left out of capture come after it. Users who are left out may come before it, so that its own
-// stays where the plan names it anywhere.
+// IdentifiedBy returns the proxy with the ids that a plan's rules let pass: the first group that they name, since excluded
+// groups come after the proxy's. Excluded users may come before the proxy's, so its user id is kept where the plan names
+// it anywhere, and is the first one otherwise.
 func (p Proxy) IdentifiedBy(plan Plan) Proxy {
 	uid := slices.ContainsFunc(plan.all(), func(r Rule) bool { return slices.Contains(r.owners(), p.UID) })
 	gid := false
@@ -144,7 +144,7 @@ func (p Proxy) IdentifiedBy(plan Plan) Proxy {
 	return p
 }
 
-// owners returns the users that a rule asks for or against.
+// owners returns the users that a rule names, negated or not.
 func (r Rule) owners() (ids []uint32) {
 	for _, m := range r.Match {
 		if m, ok := m.(OwnerUID); ok {

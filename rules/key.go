@@ -43,9 +43,9 @@ func chainText(family Family, table string, c Chain) string {
 	return string(text)
 }
 
-// Own returns the part of what iptables-save showed that is certainly ours: the rules of our chains, those
-// of built-in chains that can only be ours, and nothing that is empty. A rule of somebody else before one of
-// ours in a built-in chain is kept too: rules that another one may hide are not those that were verified.
+// Own returns the part of what iptables-save showed that is certainly ours: the rules of our chains, and those of built-in
+// chains that can only be ours; empty chains and tables are left out. A rule of somebody else before one of ours in a
+// built-in chain is kept too: it may hide ours, so the result must not equal what was verified.
 //
 // Read back from a kernel that holds a plan, this is the plan again, so that the keys are equal. There is
 // one exception: a plan that reroutes interfaces, and of one family has no rule in nat PREROUTING that leads

@@ -15,14 +15,14 @@ type Node struct {
 	RuntimeHandlers []string           // handlers whose sandboxes use the node's kernel for their network
 	ProxyImages     []string           // patterns of path.Match for the image of a proxy; none is any image
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
-	Loosening       Loosening          // nil: nothing shows that a plan which differs takes no less
+	Loosening       Loosening          // nil: any plan that differs counts as looser
 	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
 	Policies        []CapturePolicy    // the first that matches a namespace counts
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
 }
 
-// Loosening says what a plan lets go that an earlier one of the same pod takes, "" where that is nothing. It is asked only
-// where they differ.
+// Loosening returns what a plan lets go that an earlier plan of the same pod takes, "" where that is nothing. It is called
+// only where the plans differ.
 type Loosening func(before, after Plan) string
 
 // all returns every mesh that the node knows.
@@ -49,13 +49,13 @@ func (n Node) ClaimedByDisabled(pod Pod) bool {
 	return slices.ContainsFunc(n.Disabled, func(mesh Mesh) bool { return mesh.Decide(pod).Action == Enrol })
 }
 
-// OnlyWritersOf returns the node with those meshes only, switched off or not, whose rules the plan holds.
+// OnlyWritersOf returns the node with only those meshes, disabled ones included, whose rules the plan holds.
 func (n Node) OnlyWritersOf(plan Plan) Node {
 	n.Meshes, n.Disabled = slices.DeleteFunc(n.all(), func(mesh Mesh) bool { return !mesh.Footprint().wrote(plan) }), nil
 	return n
 }
 
-// mostMeshes is how many meshes a node has that decides about a pod outside of them all without an allocation.
+// mostMeshes is how many meshes can be asked about a pod without an allocation.
 const mostMeshes = 8
 
 // Decide asks each mesh about what the node's policies let the pod ask for, and rejects what they forbid, what more
@@ -66,7 +66,7 @@ func (n Node) Decide(pod Pod) Decision {
 	return d
 }
 
-// wanted is what the meshes and the annotations' policies decide.
+// wanted returns what the meshes and the annotations' policies decide.
 func (n Node) wanted(pod Pod) Decision {
 	var room [mostMeshes]Decision
 	answers := room[:0]
@@ -97,7 +97,7 @@ func (n Node) wanted(pod Pod) Decision {
 	return d
 }
 
-// noMesh is the detail of a pod that no mesh says more about than that it was not injected.
+// noMesh is the detail of a pod that was not injected, whichever mesh is asked.
 const noMesh = "no injector of a mesh that is enabled here has marked the pod"
 
 // choose returns the answer of the one mesh that claims the pod. A pod that several claim is rejected. Of one that
@@ -133,8 +133,8 @@ func choose(answers []Decision) Decision {
 	return accounted(answers, -1, d)
 }
 
-// rivals reports whether a mesh has rules for the pod: by the node, or by an init container of its own, which would put
-// them on top of another mesh's.
+// rivals reports whether a mesh has rules for the pod: written by this node, or by an init container of the pod's own,
+// which would add them on top of another mesh's.
 func (d Decision) rivals() bool { return d.Action != Skip || d.Reason == ReasonInitContainer }
 
 // contested says who claims a pod, why, and what to do.

@@ -14,13 +14,14 @@ type ownership uint8
 
 const (
 	theirs  ownership = iota
-	perhaps           // by its place it is ours; goes with our rules when they change, but is no difference by itself
+	perhaps           // ours by its place only: replaced together with our rules, but no difference by itself
 	certain           // ours
 )
 
-// ownRules tells for each rule of each chain of a table whether it is ours. All rules of our chains are.
-// Of the built-in chains, those are that jump to our chains or use our marks ("anchors"), and the interface
-// exceptions that belong to them. Without one of our chains or comments a table holds nothing of ours.
+// ownRules tells for each rule of each chain of a table whether it is ours. In our own chains, every rule is. In built-in
+// chains, the rules that jump to our chains or use our marks or comments are ("anchors"), and so are the interface
+// exceptions that go with them ("by this interface: RETURN"). A table without any of our chains or comments holds nothing
+// of ours.
 func ownRules(t Table, ours Footprint) map[string][]ownership {
 	own := make(map[string][]ownership, len(t.Chains))
 	ours = ours.in(t)
@@ -40,12 +41,12 @@ func ownRules(t Table, ours Footprint) map[string][]ownership {
 	return own
 }
 
-// mark tells which rules of a built-in chain are ours. An exception ("by this interface: RETURN") before an
-// anchor is. Behind the last one, so many are as other rules of ours vouch for, the first ones. Where no
-// anchor could name rerouted interfaces, the exceptions at the head may be theirs.
+// mark tells which rules of a built-in chain are ours: the anchors, and every exception before the last anchor. Of the
+// exceptions after it, the first ones are ours, as many as vouched counts. In a chain without anchors, exceptions at the
+// head may be those of rerouted interfaces.
 func (f Footprint) mark(own []ownership, c Chain, t Table) {
 	last := f.lastAnchor(c)
-	vouched := f.exceptions(c, t)
+	vouched := f.vouchedExceptions(c, t)
 	rerouted := 0
 	if c.Name == "PREROUTING" && last < 0 && f.reroutesWithoutAnchor(t) {
 		rerouted = reroutedAtTheHead(c, f.excludedInterfaces(t))
@@ -64,10 +65,10 @@ func (f Footprint) mark(own []ownership, c Chain, t Table) {
 	}
 }
 
-// reroutedAtTheHead counts the exceptions at the head of a chain that stand before those of excluded
-// interfaces: rerouted ones are written first.
+// reroutedAtTheHead counts the exceptions at the head of a chain that stand before those of excluded interfaces, since
+// those of rerouted ones are written first.
 func reroutedAtTheHead(c Chain, excluded []string) int {
-	const end = "\n" // which is in no name; strings looks for the last place in one go
+	const end = "\n" // in no name, so that one search finds the last place
 	var names strings.Builder
 	names.WriteString(end)
 	for _, r := range c.Rules {
@@ -94,9 +95,9 @@ func (f Footprint) excludedInterfaces(t Table) []string {
 	return names
 }
 
-// exceptions counts by interface the exceptions of a chain that other rules of ours vouch for: each
-// excluded interface has one in OUTPUT too, before its anchor; each rerouted one has anchors that name it.
-func (f Footprint) exceptions(c Chain, t Table) map[string]int {
+// vouchedExceptions counts, by interface, the exceptions of a chain that other rules of ours prove to be ours: an excluded
+// interface has one in OUTPUT too, before the anchor there; a rerouted interface is named by anchors.
+func (f Footprint) vouchedExceptions(c Chain, t Table) map[string]int {
 	count := map[string]int{}
 	for _, iface := range f.excludedInterfaces(t) {
 		count[iface]++
@@ -117,9 +118,8 @@ func (f Footprint) exceptions(c Chain, t Table) map[string]int {
 	return count
 }
 
-// reroutesWithoutAnchor reports whether the exceptions at the head of PREROUTING may be those of rerouted
-// interfaces although no anchor names one: that is so where no range is captured, so that nothing is sent
-// to the chain that rerouted traffic would go to.
+// reroutesWithoutAnchor reports whether interfaces may be rerouted although no anchor names them: where no range is
+// captured, no rule sends anything to the chain for rerouted traffic.
 func (f Footprint) reroutesWithoutAnchor(t Table) bool {
 	if _, ok := t.Chain(f.Reroute); !ok {
 		return false

@@ -50,10 +50,10 @@ func (v violation) String() string {
 		shortened(v.key, longestValue), what, v.namespace, v.policy.allowed()), longestProblem)
 }
 
-// mostViolations is how many are said of a pod.
+// mostViolations is how many are named for a pod.
 const mostViolations = 3
 
-// said returns the first of them, each with what becomes of it, and how many there are besides.
+// said returns the first violations, each with what becomes of it, and how many more there are.
 func said(all []violation, fate string) []string {
 	var words []string
 	for _, v := range all[:min(len(all), mostViolations)] {
@@ -85,8 +85,8 @@ func (n Node) request(pod Pod) request {
 	return r
 }
 
-// ask asks a mesh about the pod without the annotations that it may not have. A pod that is outside the mesh
-// with them and without them is not the policies' business; one that only they take out of it is.
+// ask asks a mesh about the pod without the annotations that it may not have. Policies do not concern a pod that is outside
+// the mesh either way, but they do one that only a forbidden annotation takes out of it.
 func (r *request) ask(mesh Mesh) Decision {
 	asked := mesh.Decide(r.pod)
 	if len(r.found) == 0 {
@@ -118,7 +118,7 @@ func (r *request) ask(mesh Mesh) Decision {
 	return d.noting(notes)
 }
 
-// noting puts notes before those of the plan.
+// noting returns the decision with notes before those of its plan.
 func (d Decision) noting(notes []string) Decision {
 	planner := d.Planner
 	if planner == nil {

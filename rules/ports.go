@@ -11,7 +11,7 @@ import (
 // mostNumbers is how many ports one DestinationPorts has room for; a range takes two.
 const mostNumbers = 15
 
-// PortLists divides ports into so few lists that each has room in one rule.
+// PortLists divides ports into as few lists as can each stand in one rule.
 func PortLists(ports []PortRange) (lists []DestinationPorts) {
 	room := 0
 	for _, r := range ports {
@@ -28,12 +28,11 @@ func PortLists(ports []PortRange) (lists []DestinationPorts) {
 	return lists
 }
 
-// asWritten is how long a list is at most that stays as its mesh writes it, but for what it has twice. Of a longer one,
-// ports and ranges become one that overlap or follow each other: a packet meets one of the new ones where it met one of
-// the old, and they all do the same to it.
+// asWritten is the longest list that stays as the mesh writes it, without repetitions. In a longer one, ports and ranges
+// that overlap or follow each other are merged. That changes nothing for packets: all of them lead to the same target.
 const asWritten = 15
 
-// MergePorts returns the ports of a list in as few ranges as that, each where the first of its own stood.
+// MergePorts returns the ports of a list in as few ranges as asWritten asks for, each at the place of its first part.
 func MergePorts(list []PortRange) []PortRange {
 	return merged(Unique(list), func(a, b PortRange) int { return cmp.Compare(a.First, b.First) },
 		func(a, b PortRange) (PortRange, bool) {
@@ -41,7 +40,7 @@ func MergePorts(list []PortRange) []PortRange {
 		})
 }
 
-// MergePrefixes is MergePorts for addresses: what another prefix holds goes, and two halves become one.
+// MergePrefixes is MergePorts for prefixes: one within another is dropped, and two halves become one.
 func MergePrefixes(list []netip.Prefix) []netip.Prefix {
 	return merged(Unique(list), func(a, b netip.Prefix) int {
 		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
@@ -54,7 +53,7 @@ func MergePrefixes(list []netip.Prefix) []netip.Prefix {
 	})
 }
 
-// merged joins what can be joined of a list longer than asWritten: in order, each with what lies before it.
+// merged joins neighbours, in order, in a list longer than asWritten.
 func merged[T any](list []T, order func(a, b T) int, join func(a, b T) (T, bool)) []T {
 	if len(list) <= asWritten {
 		return list
@@ -88,7 +87,7 @@ func merged[T any](list []T, order func(a, b T) int, join func(a, b T) (T, bool)
 	return all
 }
 
-// Unique returns a list without what it has a second time.
+// Unique returns a list without repetitions.
 func Unique[T comparable](list []T) []T {
 	seen := make(map[T]bool, len(list))
 	return slices.DeleteFunc(slices.Clone(list), func(item T) bool {

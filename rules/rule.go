@@ -46,7 +46,7 @@ func (r Rule) String() string {
 		ordered = slices.Clone(ordered)
 		slices.SortStableFunc(ordered, byRank)
 	}
-	words := make([]string, 0, 24) // more than a rule has, as a rule
+	words := make([]string, 0, 24) // enough for most rules
 	for _, m := range ordered {
 		words = append(words, m.args()...)
 	}

@@ -49,7 +49,7 @@ type trace struct {
 	connMark uint32
 
 	zoned       bool // a rule of raw has chosen the zone
-	looped      bool // has come in by lo
+	looped      bool // it was received on lo
 	destination bool // nat has settled the connection's destination
 	source      bool // and its source
 	redirected  bool

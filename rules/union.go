@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// Union returns what tells the rules of several meshes from others'. What two of them have is in it once.
+// Union returns the footprint of several meshes. What two of them share is in it once.
 func Union(footprints ...Footprint) Footprint {
 	var u Footprint
 	for _, f := range footprints {
@@ -17,7 +17,7 @@ func Union(footprints ...Footprint) Footprint {
 		u.Parts = append(u.Parts, f)
 		u.Chains, u.Marks, u.Comments = join(u.Chains, f.Chains), join(u.Marks, f.Marks), join(u.Comments, f.Comments)
 		u.Routes, u.Loopback = join(u.Routes, f.Routes), join(u.Loopback, f.Loopback)
-		if u.Reroute == "" { // of one mesh
+		if u.Reroute == "" { // only one mesh has it
 			u.Reroute = f.Reroute
 		}
 	}
@@ -36,7 +36,7 @@ func join[T comparable](known, more []T) []T {
 	return known
 }
 
-// in narrows a union to the meshes that have a chain or a comment in the table: another's marks are not ours there.
+// in narrows a union to the meshes that have a chain or a comment in the table. Other meshes' marks prove nothing there.
 func (f Footprint) in(t Table) Footprint {
 	if f.Parts == nil {
 		return f

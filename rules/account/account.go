@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package account is what the meshes have in common when they account for their decisions: what was looked at, where
-// each value comes from, and what of a pod's traffic goes around its proxy.
+// Package account is what meshes share to explain their decisions: what was looked at, where each value comes from, and
+// what of a pod's traffic goes around its proxy.
 package account
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Steps notes what is looked at. It goes the way of every decision; the nil one, that of a decision that nobody asks
-// about, notes nothing and costs nothing: texts come in parts so that they are put together only where they are kept.
+// Steps notes what is looked at. Every decision is made with one; nil, for a decision that nobody wants explained, notes
+// nothing and costs nothing. Texts come in parts, so that they are joined only where they are kept.
 type Steps struct{ all []string }
 
 // Add notes what was looked at.
@@ -34,7 +34,7 @@ func (s *Steps) All() []string { return s.all }
 
 // Sources say where the values of an intent come from, each by the name of a setting.
 type Sources struct {
-	Given map[string]string // what of the pod gave it
+	Given map[string]string // what in the pod gave it
 	Keys  map[string]string // the key of the node's configuration
 	Empty map[string]string // the word for an empty list, or for no value; "none" where there is no other
 }
@@ -62,7 +62,7 @@ func (s Sources) list(all *[]rules.Setting, within string, v reflect.Value) {
 	}
 }
 
-// spell prints a value.
+// spell returns a value as text.
 func (s Sources) spell(name string, v reflect.Value) string {
 	word, listed := s.Empty[name]
 	if !listed {

@@ -17,7 +17,7 @@ type Gaps struct {
 	Interfaces []rules.Interface // of the pod
 	UID, GID   uint32            // the proxy's; rules.NoID is none
 
-	// What settings name, so that packets which are to show something else are not of it.
+	// What settings name: packets that are to show something else avoid it.
 	Ports  []rules.PortRange
 	Ranges []netip.Prefix
 	IDs    []uint32
@@ -26,7 +26,7 @@ type Gaps struct {
 	drawn drawn
 }
 
-// drawn is what was chosen for packets, once: by the first of the candidates for an address, by the id that it is not.
+// drawn caches what was chosen for packets: addresses by their first candidate, ids by the one to avoid.
 type drawn struct {
 	free      uint16
 	named     *[1 << 16]bool // the ports that settings name
@@ -37,14 +37,14 @@ type drawn struct {
 // Covers reports whether a packet is part of a gap.
 type Covers func(rules.Packet) bool
 
-// All returns what was collected, and last what goes for every mesh.
+// All returns what was collected, and last the gaps that every mesh has.
 func (g *Gaps) All() []rules.Gap {
 	g.through()
 	g.earlier()
 	return g.all
 }
 
-// Add takes a gap of connections that begin, in the families that have rules.
+// Add adds a gap for new connections, in the families that have rules.
 func (g *Gaps) Add(packet rules.Packet, covers Covers, what string, args ...any) {
 	g.all = append(g.all, rules.Gap{What: fmt.Sprintf(what, args...), Packet: &packet, Covers: func(p rules.Packet) bool {
 		return First(p) && g.Ruled(p.Family()) && covers(p)
@@ -54,7 +54,7 @@ func (g *Gaps) Add(packet rules.Packet, covers Covers, what string, args ...any)
 // First reports whether a packet begins a connection, on a socket without a mark.
 func First(p rules.Packet) bool { return (p.State == 0 || p.State == rules.StateNew) && p.Mark == 0 }
 
-// WithoutIPv6 is a family that has no rules. because says why the proxy does not speak it.
+// WithoutIPv6 adds the gap of a pod without rules for IPv6. because says why the proxy does not speak it.
 func (g *Gaps) WithoutIPv6(because string) {
 	g.OnlyIPv4(" (" + because + `); ipv6 = "capture" or "block" in the configuration changes that`)
 }
@@ -73,7 +73,7 @@ func (g *Gaps) OnlyIPv4(words string) {
 	g.all = append(g.all, rules.Gap{What: what, Packet: &packet, Covers: func(p rules.Packet) bool { return p.Family() == rules.IPv6 && First(p) }})
 }
 
-// through is what the pod forwards of a family that is reset.
+// through adds what the pod forwards of a family that is refused.
 func (g *Gaps) through() {
 	if !g.Resets(rules.IPv6) {
 		return
@@ -83,7 +83,7 @@ func (g *Gaps) through() {
 		"IPv6 that is forwarded through the pod, such as from a virtual machine in it: only what the pod itself sends and gets is reset")
 }
 
-// earlier is what was there before the rules.
+// earlier adds the connections that were there before the rules.
 func (g *Gaps) earlier() {
 	packet := g.Sent(g.Family(), rules.TCP, g.Outside(g.Family()), g.FreePort())
 	packet.State = rules.StateEstablished
@@ -128,7 +128,7 @@ func (g *Gaps) holds(family rules.Family, table string) bool {
 	return len(rs.Table(table).Chains) > 0
 }
 
-// Proxys reports whether the rules take a packet for the proxy's own.
+// Proxys reports whether the rules treat a packet as the proxy's own.
 func (g *Gaps) Proxys(p rules.Packet) bool {
 	return Out(p) && p.Socket && (p.UID == g.UID || g.GID != rules.NoID && p.GID == g.GID)
 }
@@ -152,7 +152,7 @@ func (g *Gaps) Families() []rules.Family {
 	return slices.DeleteFunc([]rules.Family{rules.IPv4, rules.IPv6}, func(f rules.Family) bool { return !g.Ruled(f) })
 }
 
-// Family is the one that packets are shown of: the pod's own, where both are captured the first.
+// Family returns the family that packets are shown in: IPv6 for a pod that has only that and whose plan captures it.
 func (g *Gaps) Family() rules.Family {
 	if g.Has(rules.IPv6) && !g.Has(rules.IPv4) && g.Captured(rules.IPv6) {
 		return rules.IPv6
@@ -160,7 +160,7 @@ func (g *Gaps) Family() rules.Family {
 	return rules.IPv4
 }
 
-// Has reports whether the pod has an address of a family that others can reach.
+// Has reports whether the pod has an address of the family that others can reach.
 func (g *Gaps) Has(family rules.Family) bool {
 	return slices.ContainsFunc(g.Interfaces, func(i rules.Interface) bool {
 		return slices.ContainsFunc(i.Addresses, func(addr netip.Addr) bool { return global(addr) && FamilyOf(addr) == family })
@@ -207,8 +207,8 @@ func (g *Gaps) Own(family rules.Family) netip.Addr {
 	return netip.MustParseAddr("192.0.2.2")
 }
 
-// Outside returns an address elsewhere, out of the named ranges where that can be: one that is nobody's (RFC 5737,
-// RFC 3849), or some other for pods whose ranges have these.
+// Outside returns an address elsewhere, outside the named ranges where possible: a documentation address (RFC 5737,
+// RFC 3849), or another one where the pod's ranges cover those.
 func (g *Gaps) Outside(family rules.Family) netip.Addr {
 	return g.unnamed(map[rules.Family][]string{
 		rules.IPv4: {"203.0.113.10", "198.51.100.10", "8.8.8.8", "100.64.0.10"},
@@ -254,7 +254,7 @@ func Loopback(family rules.Family) netip.Addr {
 // PortOf returns a port of a range that something can listen on, where there is one.
 func PortOf(r rules.PortRange) uint16 { return max(r.First, min(r.Last, 1)) }
 
-// FreePort returns a port that no setting names, where there is one, and none of these in any case.
+// FreePort returns a port that no setting names, where there is one, and never one of not.
 func (g *Gaps) FreePort(not ...uint16) uint16 {
 	if len(not) > 0 {
 		return g.freePort(not)
@@ -292,7 +292,7 @@ func (g *Gaps) freePort(not []uint16) uint16 {
 	return fallback
 }
 
-const someClient, someUser = 40000, 1000 // that no setting has to do with
+const someClient, someUser = 40000, 1000 // a client's port and a user that mean nothing
 
 // Sent is a packet of somebody who is not the proxy.
 func (g *Gaps) Sent(family rules.Family, protocol string, to netip.Addr, port uint16) rules.Packet {
@@ -355,12 +355,12 @@ func addressOf(prefix netip.Prefix, usual netip.Addr) (netip.Addr, bool) {
 	}
 	addr := prefix.Addr()
 	if addr.IsUnspecified() || addr == prefix.Masked().Addr() && prefix.Bits() < addr.BitLen()-1 {
-		addr = addr.Next() // nobody has the first
+		addr = addr.Next() // the first is no host's
 	}
 	return addr, prefix.Contains(addr)
 }
 
-// leads returns the interface by which the pod is reached: the first that has an address of others' reach.
+// leads returns the interface by which the pod is reached: the first with an address that others can reach.
 func (g *Gaps) leads() string {
 	for _, i := range g.Interfaces {
 		if i.Name != "lo" && slices.ContainsFunc(i.Addresses, global) {

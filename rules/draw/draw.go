@@ -159,7 +159,7 @@ func (g *graph) jump(table string, r rules.Rule, column int) *box {
 	return g.chain(table, chain, column+1)
 }
 
-// end returns where packets end that a rule matches; nil where they go on.
+// end returns where the packets that a rule matches end; nil where they go on.
 func (g *graph) end(table, chain string, r rules.Rule) *box {
 	switch target := r.Target.(type) {
 	case rules.Redirect:
@@ -215,7 +215,7 @@ func (g *graph) unredirected() *box {
 	return g.place("not redirected", "goes on as it was sent", around)
 }
 
-// leave returns where packets end that leave a chain without a verdict; nil where they go on in the chain that jumped
+// leave returns where packets end that come out of a chain without a verdict; nil where they go on in the chain that jumped
 // there, or in another table.
 func (g *graph) leave(table, chain string, depth int) *box {
 	t := g.set.Table(table)

@@ -21,7 +21,7 @@ const (
 	longestText = 92 // characters of a rule; the whole of it is in the tooltip
 )
 
-// style is for light and dark; what is lit stands out where something is.
+// style is for light and dark. Where a way is lit, everything else is dimmed.
 const style = `
 svg { font: 11px ui-monospace, monospace; --paper: #ffffff; --ink: #1c2128; --dim: #6a737d; --box: #f4f6f8; --line: #c4ccd4;
   --onward: #7d8894; --proxy: #0b63c4; --around: #b35900; --lost: #c0182b; --lit: #fff3bf; }
@@ -110,7 +110,7 @@ func (c *canvas) sheet(s sheet) {
 	c.y = bottom
 }
 
-// arrange puts each box into its column, as high as what leads there, and below those that are there already.
+// arrange puts each box into its column, at the height of what leads there and below the boxes placed before.
 func arrange(boxes []*box, top float64) map[string]placed {
 	var widths []float64
 	for _, b := range boxes {
@@ -205,10 +205,10 @@ func shortened(text string) string {
 	return string([]rune(text)[:longestText-1]) + "…"
 }
 
-// escape makes text of what a stranger wrote.
+// escape makes a stranger's text safe to print.
 func escape(text string) string { return html.EscapeString(printable(text)) }
 
-// printable leaves out what no document can hold, and what would end a line.
+// printable leaves out characters that XML forbids, and line breaks.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
