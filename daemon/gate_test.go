@@ -209,7 +209,7 @@ func TestRefined(t *testing.T) {
 		t.Error("what is known was applied again, or undone")
 	}
 	bad := proxy
-	bad.Env = map[string]string{"ISTIO_OUTBOUND_OWNER_GROUPS": "staff"}
+	bad.Env = map[string]string{"ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": "10.0.0.0/8"}
 	if o := e.Admit(ctx, pod, bad); o.Result != Refused || !strings.Contains(o.Error().Error(), "container istio-proxy of pod default/web") {
 		t.Errorf("a proxy that cannot be understood: got %s, %v", o.Result, o.Error())
 	}

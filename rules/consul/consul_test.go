@@ -115,6 +115,18 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
+func TestInputs(t *testing.T) {
+	meshtest.Inputs(t, mesh, func(key, value string) rules.Pod {
+		if key == "dual-stack" {
+			return injected(minimal(""), "dual-stack", value)
+		}
+		if key == "ProxyUserID" {
+			return injected(`{"ProxyInboundPort":20000,"ProxyUserID":` + value + `}`)
+		}
+		return injected(minimal(`,"` + key + `":` + value))
+	})
+}
+
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct{ config, problem string }{
 		{``, "is empty"},
@@ -146,10 +158,9 @@ func TestRefused(t *testing.T) {
 		{minimal(`,"ExcludeInboundPorts":[null]`), "item 1 is null"},
 		{minimal(`,"ExcludeInboundPorts":["80",""]`), `item 2, "", is not a port`},
 		{minimal(`,"ExcludeInboundPorts":["http"]`), "not a port"},
-		{minimal(`,"ExcludeInboundPorts":[" 80"]`), "not a port"},
-		{minimal(`,"ExcludeInboundPorts":["80-90"]`), "not a port"},
 		{minimal(`,"ExcludeOutboundPorts":["90:80"]`), "not a port"},
-		{minimal(`,"ExcludeOutboundPorts":["80:"]`), "not a port"},
+		{minimal(`,"ExcludeOutboundPorts":["80:90:100"]`), "not a port"},
+		{minimal(`,"ExcludeOutboundPorts":["80: 90"]`), "not a port"},
 		{minimal(`,"ExcludeOutboundPorts":["65536"]`), "not a port"},
 		{minimal(`,"ExcludeOutboundPorts":["80 -j ACCEPT\n-A OUTPUT"]`), "not a port"},
 		{minimal(`,"ExcludeOutboundCIDRs":["10.0.0.0/33"]`), "not an address or a CIDR"},

@@ -4,6 +4,7 @@ package consul
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,13 +77,14 @@ func refuse(key, value, problem string) error {
 //	ProxyUserID                 -      a number; needed
 //	ProxyInboundPort            -      needed
 //	ProxyOutboundPort           0      15001
-//	ExcludeInboundPorts         none   texts, "8080" or "8080:8090"
+//	ExcludeInboundPorts         none   texts, "8080" or "8080:8090", where a missing end is 0 or 65535
 //	ExcludeOutboundPorts        none   the same
 //	ExcludeOutboundCIDRs        none   texts, "10.0.0.0/8" or "10.0.0.1"; those of the other family are left out
 //	ExcludeUIDs                 none   texts, "1000"
 //	NetNS, IptablesProvider, NftablesProvider: not looked at. A path of a namespace is never taken from a pod.
 //
-// Any other key is refused unless it is null: it may change what the others mean.
+// Blanks around a text are left out, as Consul's library and iptables do. Any other key is refused unless it is null: it
+// may change what the others mean.
 func (in *Intent) read(text string) (problem string) {
 	var ip, uid string
 	numbers := map[string]*uint16{"ConsulDNSPort": &in.DNSPort, "ProxyInboundPort": &in.InboundPort, "ProxyOutboundPort": &in.OutboundPort}
@@ -115,10 +117,10 @@ func (in *Intent) read(text string) (problem string) {
 	if problem != "" {
 		return problem
 	}
-	if in.UID, problem = rules.ParseID(uid); problem != "" {
+	if in.UID, problem = rules.ParseID(strings.TrimSpace(uid)); problem != "" {
 		return fmt.Sprintf("ProxyUserID: %q is %s", uid, problem)
 	}
-	if ip != "" {
+	if ip = strings.TrimSpace(ip); ip != "" {
 		addr, err := netip.ParseAddr(ip)
 		if err != nil || addr.Zone() != "" || addr.Is4In6() || addr.IsUnspecified() {
 			return fmt.Sprintf("ConsulDNSIP: %q is not an address", ip)
@@ -185,7 +187,7 @@ func eachItem(value json.RawMessage, add func(string) string) error {
 		if item == nil {
 			return fmt.Errorf("item %d is null", i+1)
 		}
-		if problem := add(*item); problem != "" {
+		if problem := add(strings.TrimSpace(*item)); problem != "" {
 			return fmt.Errorf("item %d, %q, is %s", i+1, *item, problem)
 		}
 	}
@@ -200,10 +202,13 @@ func appendTo[T any](list *[]T, item string, parse func(string) (T, string)) (pr
 	return problem
 }
 
-// parsePorts reads a port, or a range with a colon.
+// parsePorts reads a port, or a range with a colon, or with a dash as later versions of Consul's library do.
 func parsePorts(text string) (rules.PortRange, string) {
-	r, ok := rules.ParsePortRange(strings.Replace(text, ":", "-", 1))
-	if !ok || strings.Contains(text, "-") {
+	if first, last, ranged := strings.Cut(text, ":"); ranged {
+		text = cmp.Or(first, "0") + "-" + cmp.Or(last, "65535")
+	}
+	r, ok := rules.ParsePortRange(text)
+	if !ok {
 		return r, "not a port or a range such as 8080:8090 (0 to 65535, no names)"
 	}
 	return r, ""

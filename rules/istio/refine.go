@@ -130,11 +130,14 @@ func (in *Intent) applyOverrides(value string) error {
 
 func validID(id int64) bool { return id >= 0 && id <= int64(largest(32)) }
 
-// proxyFlags are those that istio-validation shares with istio-iptables, and which field each one sets.
-var proxyFlags = []struct {
+// flag is one of istio-iptables.
+type flag struct {
 	field, long, short string
 	bits               int
-}{
+}
+
+// proxyFlags are those that istio-validation shares with istio-iptables, and which field each one sets.
+var proxyFlags = []flag{
 	{"outboundPort", "--envoy-port", "-p", 16},
 	{"inboundPort", "--inbound-capture-port", "-z", 16},
 	{"tunnelPort", "--inbound-tunnel-port", "-e", 16},
@@ -172,6 +175,9 @@ func (in *Intent) applyArguments(args []string) error {
 		if !ok {
 			continue
 		}
+		if f.bits == 32 {
+			value = in.oneOf(f, value)
+		}
 		n, err := strconv.ParseUint(value, 10, f.bits)
 		if err != nil || n == 0 || n > largest(f.bits) {
 			return &rules.InputError{Place: "container " + containerValidation + " argument " + f.short, Value: value,
@@ -181,6 +187,25 @@ func (in *Intent) applyArguments(args []string) error {
 		in.from.gave(f.field, "container ", containerValidation, " argument ", f.short, " (", f.long, ")")
 	}
 	return nil
+}
+
+// oneOf returns the id that counts of a list, for each of which istio-iptables would write rules: the one that the
+// container runs as, as the proxy is to do, or the first. Any other would be left to whoever runs as it.
+func (in *Intent) oneOf(f flag, list string) string {
+	ids := strings.FieldsFunc(list, func(c rune) bool { return c == ',' })
+	for i := range ids {
+		ids[i] = strings.TrimSpace(ids[i])
+	}
+	if ids = rules.Unique(ids); len(ids) < 2 {
+		return strings.Join(ids, "")
+	}
+	runs := map[string]uint32{"proxyUID": in.UID, "proxyGID": in.GID}[f.field]
+	in.notes = append(in.notes, fmt.Sprintf("container %s argument %s: of %d ids only the one that the proxy runs as is let pass",
+		containerValidation, f.short, len(ids)))
+	if slices.Contains(ids, strconv.FormatUint(uint64(runs), 10)) {
+		return strconv.FormatUint(uint64(runs), 10)
+	}
+	return ids[0]
 }
 
 // flags returns what follows the sub-command. A manifest has it first, or leaves it out, and a runtime has
@@ -230,7 +255,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 	in.InvalidDrop = toggle("invalidDrop", envInvalidDrop)
 
 	if value, ok := env[envOwnerGroups]; ok {
-		groups, err := ownerGroups(envOwnerGroups, value)
+		groups, err := in.ownerGroups(envOwnerGroups, value)
 		if err != nil {
 			return err
 		}
@@ -238,7 +263,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 		in.gaveEnvironment("ownerGroups", envOwnerGroups, true)
 	}
 	if value, ok := env[envOwnerGroupsExclude]; ok {
-		groups, err := ownerGroups(envOwnerGroupsExclude, value)
+		groups, err := in.ownerGroups(envOwnerGroupsExclude, value)
 		if err != nil {
 			return err
 		}
@@ -266,7 +291,24 @@ func (in *Intent) gaveEnvironment(field, name string, present bool) {
 	}
 }
 
-func ownerGroups(name, value string) ([]uint32, error) {
+// ownerGroups reads groups. Names are not resolved: they are in the image's files, which nobody vouches for. A list of the
+// only groups that are captured does not count where it has one, and one of exceptions without it: more is captured, as by
+// Istio's CNI plugin, which looks at neither list.
+func (in *Intent) ownerGroups(name, value string) ([]uint32, error) {
+	items := strings.Split(value, ",")
+	named := func(item string) bool {
+		_, err := strconv.ParseInt(strings.TrimSpace(item), 10, 64)
+		return strings.TrimSpace(item) != "" && strings.TrimSpace(item) != "*" && err != nil
+	}
+	if i := slices.IndexFunc(items, named); i >= 0 {
+		note := fmt.Sprintf("container %s: %s: %q is no number, and names of groups are not resolved: ", containerProxy, name, rules.Excerpt(items[i]))
+		if name == envOwnerGroups {
+			in.notes = append(in.notes, note+"all groups are captured")
+			return nil, nil
+		}
+		in.notes = append(in.notes, note+"what it sends is captured")
+		value = strings.Join(slices.DeleteFunc(items, named), ",")
+	}
 	groups, err := ParseOwnerGroups(value)
 	if err == nil && name == envOwnerGroups {
 		err = CheckOwnerGroups(groups)

@@ -21,7 +21,8 @@ import (
 //	ipFamilyMode                               dualstack  ipv4: no rules for IPv6; ipv6: the same as dualstack
 //	redirect.inbound.enabled, .outbound.enabled  true
 //	redirect.inbound.port, .outbound.port      15006, 15001
-//	redirect.*.includePorts                    none     all ports; where there are some, excludePorts is not looked at
+//	redirect.*.includePorts                    none     all ports; where there are some, excludePorts is not looked at; a list,
+//	                                                    or one text with commas
 //	redirect.*.excludePorts                    none
 //	redirect.*.excludePortsForIPs              none     sources of inbound, destinations of outbound traffic, whatever the port;
 //	                                                    those of the other family are left out
@@ -117,23 +118,30 @@ func (in *Intent) fields(root *yaml.Node) (problem string) {
 
 func (d *Direction) keys(users value) value {
 	return within(keys{
-		"enabled": boolean(&d.Enabled), "port": port(&d.Port), "includePorts": items(&d.Include, parsePort), "excludePorts": items(&d.Exclude, parsePort),
+		"enabled": boolean(&d.Enabled), "port": port(&d.Port), "includePorts": oneOrMore(&d.Include, parsePorts), "excludePorts": oneOrMore(&d.Exclude, parsePorts),
 		"excludePortsForIPs": items(&d.RangeExclude, parseRanges), "excludePortsForUIDs": users, "insertRedirectInsteadOfAppend": ignored,
 	})
 }
 
-// parsePort reads one port of a list, which may be 0.
-func parsePort(text string) ([]uint16, string) {
-	r, ok := rules.ParsePortRange(text)
-	if !ok || r.First != r.Last || strings.Contains(text, "-") {
-		return nil, "not a port (0 to 65535)"
+// parsePorts reads ports, which may be 0; nothing between two commas is nothing.
+func parsePorts(text string) (ports []uint16, problem string) {
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		r, ok := rules.ParsePortRange(item)
+		if !ok || r.First != r.Last || strings.Contains(item, "-") {
+			return nil, "not a port (0 to 65535)"
+		}
+		ports = append(ports, r.First)
 	}
-	return []uint16{r.First}, ""
+	return ports, ""
 }
 
 // parseRanges reads addresses and CIDRs.
 func parseRanges(text string) (ranges []netip.Prefix, problem string) {
 	for item := range strings.SplitSeq(text, ",") {
+		item = strings.TrimSpace(item)
 		if addr, err := netip.ParseAddr(item); err == nil && addr.Zone() == "" {
 			ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
 			continue
@@ -183,6 +191,7 @@ func parseUsers(text string) ([]User, string) {
 	}
 	var users []User
 	for _, protocol := range protocols {
+		protocol = strings.ToLower(strings.TrimSpace(protocol))
 		if protocol != rules.TCP && protocol != rules.UDP {
 			return nil, "not of tcp or udp"
 		}

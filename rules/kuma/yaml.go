@@ -109,6 +109,16 @@ func words(into *[]string) value {
 	return items(into, func(text string) ([]string, string) { return []string{text}, "" })
 }
 
+// oneOrMore is items for what may also be one item without a list.
+func oneOrMore[T any](into *[]T, parse func(string) ([]T, string)) value {
+	return func(path string, n *yaml.Node) string {
+		if isWord(n) {
+			n = &yaml.Node{Kind: yaml.SequenceNode, Line: n.Line, Content: []*yaml.Node{n}}
+		}
+		return items(into, parse)(path, n)
+	}
+}
+
 // items reads a list, each item of which may stand for several.
 func items[T any](into *[]T, parse func(string) ([]T, string)) value {
 	return func(path string, n *yaml.Node) string {

@@ -3,8 +3,10 @@
 package linkerd
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -75,11 +77,11 @@ func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	read(&a, keyAdminPort, &in.AdminPort, rules.ParsePort)
 	read(&a, keyUID, &in.UID, rules.ParseID)
 	read(&a, keyGID, &in.GID, parseGroup)
-	read(&a, keySkipOutbound, &in.SkipOutbound, rules.ParsePorts)
-	read(&a, keySkipSubnets, &in.SkipSources, rules.ParsePrefixes)
+	read(&a, keySkipOutbound, &in.SkipOutbound, in.ports(keySkipOutbound))
+	read(&a, keySkipSubnets, &in.SkipSources, parseSubnets)
 
 	var more []rules.PortRange
-	read(&a, keySkipInbound, &more, rules.ParsePorts)
+	read(&a, keySkipInbound, &more, in.ports(keySkipInbound))
 	in.SkipInbound = slices.Concat(d.SkipInbound, more)
 	if _, own := pod.Labels[labelComponent]; own {
 		if !slices.Contains(d.ControlPlaneNamespaces, pod.Namespace) {
@@ -122,6 +124,39 @@ func (in Intent) check() error {
 			Problem: "inbound and outbound listener cannot share a port"}
 	}
 	return nil
+}
+
+// ports reads ports and ranges. As linkerd-cni does, it leaves out what is neither, such as an item with a blank before
+// it, as long as any other is left: that port is redirected, and a note says so.
+func (in *Intent) ports(key string) func(string) ([]rules.PortRange, string) {
+	return func(list string) (ports []rules.PortRange, problem string) {
+		var left []string
+		for item := range strings.SplitSeq(list, ",") {
+			if r, ok := rules.ParsePortRange(item); ok {
+				ports = append(ports, r)
+			} else {
+				left = append(left, item)
+			}
+		}
+		if len(ports) == 0 {
+			_, problem = rules.ParsePorts(list)
+			return nil, problem
+		}
+		if len(left) > 0 {
+			in.notes = append(in.notes, fmt.Sprintf("annotation %s: %q is not a port or a range such as 8000-8010 (no blanks around it); "+
+				"%d of %d items are not followed, and what they name is redirected", key, rules.Excerpt(left[0]), len(left), len(left)+len(ports)))
+		}
+		return ports, ""
+	}
+}
+
+// parseSubnets reads CIDRs, and leaves out blanks around them as linkerd-cni does.
+func parseSubnets(list string) ([]netip.Prefix, string) {
+	items := strings.Split(list, ",")
+	for i := range items {
+		items[i] = strings.TrimSpace(items[i])
+	}
+	return rules.ParsePrefixes(strings.Join(items, ","))
 }
 
 // parseGroup reads a group; what Linkerd takes for none is 0.
