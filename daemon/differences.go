@@ -19,18 +19,19 @@ func (e *Enforcer) differences(ctx context.Context, ns entered, o *Outcome) ([]s
 	if err != nil {
 		return nil, err
 	}
+	more, err := ns.routes.Verify(o.Plan)
+	o.found = len(found) + len(more)
 	var diffs []string
 	for _, d := range found[:min(len(found), mostNamed)] {
 		diffs = append(diffs, short(d.String()))
 	}
-	if more := len(found) - mostNamed; more > 0 {
-		diffs = append(diffs, fmt.Sprintf("and %d more", more))
+	if rest := len(found) - mostNamed; rest > 0 {
+		diffs = append(diffs, fmt.Sprintf("and %d more", rest))
 	}
-	more, err := ns.routes.Verify(o.Plan)
 	return append(diffs, more...), err
 }
 
-// What is kept of a namespace's differences, and what is said of them in a sentence: whoever writes into a pod's namespace
+// What is kept of a namespace's differences, and how much is said of some: whoever writes into a pod's namespace
 // chooses how many there are, and how long.
 const (
 	mostNamed = 512
@@ -39,17 +40,15 @@ const (
 
 func short(text string) string { return strings.ToValidUTF8(text[:min(len(text), mostSaid)], "") }
 
-// some puts the first differences into a sentence.
-func some(diffs []string) string {
-	text := ""
-	for i, d := range diffs {
-		if len(text)+len(d) > mostSaid && i > 0 {
-			return fmt.Sprintf("%s; and %d more", text, len(diffs)-i)
-		}
-		if i > 0 {
-			text += "; "
-		}
-		text += d
+// mostTold is how many differences are told where an application developer reads of them.
+const mostTold = 3
+
+// some says how many differences there are, the first of them, and where the others are to be read.
+func (o Outcome) some() string {
+	said := o.Differences[:min(len(o.Differences), mostTold)]
+	if len(said) == len(o.Differences) {
+		return short(strings.Join(said, "; "))
 	}
-	return text
+	return fmt.Sprintf("%s; these are %d of %d differences: while the sandbox is there, `meshnetd verify %s/%s` on its node lists all", short(strings.Join(said, "; ")),
+		len(said), o.found, o.Pod.Namespace, o.Pod.Name)
 }

@@ -137,12 +137,13 @@ func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome, footprint 
 	if err := e.apply(ctx, ns, o); err != nil {
 		return err
 	}
-	diffs, err := e.differences(ctx, ns, o)
+	left, err := e.differences(ctx, ns, o)
 	if err != nil {
 		return err
 	}
-	if len(diffs) > 0 {
-		return fmt.Errorf("the rules could not be taken out: %s", some(diffs))
+	if len(left) > 0 {
+		o.Differences = left
+		return fmt.Errorf("the rules could not be taken out: %s", o.some())
 	}
 	return nil
 }

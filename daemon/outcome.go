@@ -84,6 +84,7 @@ type Outcome struct {
 	Began       time.Time
 	Took        time.Duration
 
+	found   int                    // of Differences, also those that are not kept
 	node    rules.Node             // that decided
 	key     string                 // of the plan
 	network rules.Network          // that it was made for

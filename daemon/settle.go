@@ -147,10 +147,10 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	}
 	switch {
 	case o.Trigger == ContainerValidated:
-		return fmt.Errorf("the sandbox has lost its rules: %s", some(o.Differences))
+		return fmt.Errorf("the sandbox has lost its rules: %s", o.some())
 	case leave:
 		o.Result = Unprotected
-		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", some(o.Differences))
+		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", o.some())
 		e.remember(o, StateUnprotected, "")
 		return nil
 	case o.Drifted:
@@ -166,7 +166,7 @@ func (e *Enforcer) otherDaemons() bool { return e.OtherDaemons != nil && e.Other
 // times: those are in the outcome of the repair.
 func driftFound(o Outcome) Outcome {
 	o.Result, o.Took, o.Spent = Unprotected, time.Since(o.Began), [len(Stages)]time.Duration{}
-	o.Err = fmt.Errorf("the pod's rules were changed: %s", some(o.Differences))
+	o.Err = fmt.Errorf("the pod's rules were changed: %s", o.some())
 	return o
 }
 
@@ -180,7 +180,7 @@ func (e *Enforcer) applyAndVerify(ctx context.Context, ns entered, o *Outcome) e
 	}
 	whole, err := e.inspect(ctx, ns, o)
 	if err == nil && !whole {
-		err = fmt.Errorf("the kernel does not hold what was written: %s", some(o.Differences))
+		err = fmt.Errorf("the kernel does not hold what was written: %s", o.some())
 	}
 	return err
 }
