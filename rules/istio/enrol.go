@@ -32,12 +32,16 @@ const (
 	containerValidation = "istio-validation"
 	containerInit       = "istio-init"
 
+	controller = "istio-pod-network-controller" // its image, which waits in its pods
+
 	agent    = "pilot-agent"    // the program of all three
 	iptables = "istio-iptables" // its sub-command in the latter two, and once a program of its own
 )
 
-// Annotations that OpenShift writes on the pods of its own deployments and builds.
-var buildPodKeys = []string{"openshift.io/deployer-pod-for.name", "openshift.io/build.name"}
+// Labels and annotations that OpenShift writes on the pods of its own deployments and builds.
+const keyDeployer = "openshift.io/deployer-pod-for.name"
+
+var buildPodKeys = []string{keyDeployer, "openshift.io/build.name"}
 
 // Templates of the injector whose proxy needs no redirection.
 var proxyOnlyTemplates = []string{"gateway", "grpc-agent", "grpc-simple"}
@@ -123,13 +127,14 @@ func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
 	}
 	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces")
-	for _, key := range buildPodKeys {
-		if _, ok := pod.Annotations[key]; ok && m.Defaults.OpenShift {
-			return rules.ReasonBuildPod, "annotation " + key + " marks a pod of OpenShift's own"
-		}
-	}
 	if m.Defaults.OpenShift {
-		s.Add("no annotation of OpenShift's deployer and build pods")
+		for _, key := range buildPodKeys {
+			_, annotated := pod.Annotations[key]
+			if _, labelled := pod.Labels[key]; labelled || annotated {
+				return rules.ReasonBuildPod, key + " marks a pod of OpenShift's own"
+			}
+		}
+		s.Add("no label or annotation of OpenShift's deployer and build pods")
 	}
 	_, injected := pod.Annotations[keyStatus]
 	switch {
@@ -137,6 +142,10 @@ func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 		s.Add("annotation ", keyStatus, " is present: the injector has been here")
 	case pod.Annotations[keyOptIn] == "true":
 		s.Add("annotation ", keyOptIn, ` is "true"`)
+		// A deployer gets it from the pod template that it deploys. Nobody else's word is given up here: the author opts in.
+		if _, deployer := pod.Labels[keyDeployer]; deployer {
+			return rules.ReasonBuildPod, "label " + keyDeployer + " marks a deployer of OpenShift's"
+		}
 	default:
 		return rules.ReasonNotInjected, "no annotation " + keyStatus
 	}
@@ -160,10 +169,14 @@ func injectDisabled(pod rules.Pod) (place string, disabled bool) {
 // sidecarMissing looks for the sidecar among the pod's containers, and as long as those are not all known,
 // among the names that the injector wrote down.
 func sidecarMissing(pod rules.Pod, injected []string, s *account.Steps) (rules.Reason, string) {
-	if slices.Contains(injected, containerInit) || pod.Container(containerInit) != nil {
+	switch {
+	case waits(pod):
+		s.Add("init container ", containerInit, " is istio-pod-network-controller's, which waits and sets nothing up")
+	case slices.Contains(injected, containerInit) || pod.Container(containerInit) != nil:
 		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
+	default:
+		s.Add("no init container ", containerInit, " that would set the pod up")
 	}
-	s.Add("no init container ", containerInit, " that would set the pod up")
 	proxy := pod.Container(containerProxy)
 	if proxy != nil {
 		return notSidecar(pod, *proxy, s)
@@ -176,6 +189,20 @@ func sidecarMissing(pod rules.Pod, injected []string, s *account.Steps) (rules.R
 	}
 	s.Add("container ", containerProxy, " is not known yet: it may be a sidecar")
 	return notSidecarTemplate(pod, s)
+}
+
+// waits reports whether the init container of that name only waits for istio-pod-network-controller, whose pods opt in. It is
+// told from Istio's own by its image or its one argument; as long as it is not known, the opt-in says that somebody on the node
+// is to set the pod up.
+func waits(pod rules.Pod) bool {
+	c := pod.Container(containerInit)
+	switch {
+	case pod.Annotations[keyOptIn] != "true":
+		return false
+	case c == nil:
+		return !pod.Complete
+	}
+	return strings.Contains(c.Image[strings.LastIndex(c.Image, "/")+1:], controller) || len(c.Args) > 0 && c.Args[len(c.Args)-1] == "init"
 }
 
 // notSidecar returns why the proxy of the pod needs no redirection, or "".

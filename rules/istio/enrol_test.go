@@ -239,8 +239,67 @@ func TestOpenShift(t *testing.T) {
 	defaults := istio.Standard()
 	defaults.OpenShift = true
 	for _, key := range []string{"openshift.io/deployer-pod-for.name", "openshift.io/build.name"} {
-		if d := (istio.Mesh{Defaults: defaults}).Decide(injected(key, "")); d.Action != rules.Skip || d.Reason != rules.ReasonBuildPod {
-			t.Errorf("%s: %s (%s)", key, d.Action, d.Reason)
+		labelled := injected()
+		labelled.Labels = map[string]string{key: "cart-1"}
+		for _, pod := range []rules.Pod{injected(key, ""), labelled} {
+			if d := (istio.Mesh{Defaults: defaults}).Decide(pod); d.Action != rules.Skip || d.Reason != rules.ReasonBuildPod {
+				t.Errorf("%s: %s (%s)", key, d.Action, d.Reason)
+			}
+			if d := mesh.Decide(pod); d.Action != rules.Enrol {
+				t.Errorf("%s, where nobody says that this is OpenShift: %s (%s)", key, d.Action, d.Reason)
+			}
+		}
+	}
+}
+
+const optIn = "istio-pod-network-controller/initialize"
+
+// A deployer has the opt-in from the template of the pods that it deploys, and no proxy. It is known by OpenShift's label, when
+// its sandbox starts and by its manifest.
+func TestDeployer(t *testing.T) {
+	pod := rules.Pod{Namespace: "tenant", Name: "site-1-deploy", Labels: map[string]string{"openshift.io/deployer-pod-for.name": "site-1"},
+		Annotations: map[string]string{"openshift.io/deployment-config.name": "site", "openshift.io/deployment.name": "site-1", optIn: "true"}}
+	manifest := pod
+	manifest.Complete, manifest.Containers = true, []rules.Container{{Name: "deployment"}}
+	for _, p := range []rules.Pod{pod, manifest} {
+		if d := mesh.Decide(p); d.Action != rules.Skip || d.Reason != rules.ReasonBuildPod {
+			t.Errorf("of %d containers: %s (%s: %s)", len(p.Containers), d.Action, d.Reason, d.Detail)
+		}
+	}
+	pod.Labels = nil
+	if d := mesh.Decide(pod); d.Action != rules.Enrol {
+		t.Errorf("without its label: %s (%s: %s)", d.Action, d.Reason, d.Detail)
+	}
+}
+
+// The old controller has an init container that waits, by the name of the one that writes rules.
+func TestWaiterOfTheController(t *testing.T) {
+	waiter := rules.Container{Name: "istio-init", Image: "registry.example/istio-pod-network-controller:latest", Args: []string{"init"}}
+	real := rules.Container{Name: "istio-init", Image: "registry.example/proxyv2:1.2", Args: []string{"istio-iptables", "-p", "15001", "-u", "1337"}}
+	proxy := rules.Container{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}}
+	const status = `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`
+	in, out := injected("sidecar.istio.io/status", status, optIn, "true"), injected("sidecar.istio.io/status", status)
+	with := func(pod rules.Pod, containers ...rules.Container) rules.Pod {
+		pod.Containers, pod.Complete = append(containers, proxy), true
+		return pod
+	}
+	edited := func(c rules.Container, edit func(*rules.Container)) rules.Container { edit(&c); return c }
+	for name, tt := range map[string]struct {
+		pod    rules.Pod
+		action rules.Action
+	}{
+		"its sandbox":                    {in, rules.Enrol},
+		"its manifest":                   {with(in, waiter), rules.Enrol},
+		"by its argument":                {with(in, edited(waiter, func(c *rules.Container) { c.Image = "" })), rules.Enrol},
+		"by its image":                   {with(in, edited(waiter, func(c *rules.Container) { c.Args = nil })), rules.Enrol},
+		"Istio's own":                    {with(in, real), rules.Skip},
+		"a directory of that name":       {with(in, edited(real, func(c *rules.Container) { c.Image = "istio-pod-network-controller/proxyv2:1.2" })), rules.Skip},
+		"without the opt-in":             {with(out, waiter), rules.Skip},
+		"its sandbox, without":           {out, rules.Skip},
+		"named, and not in the manifest": {with(in), rules.Skip},
+	} {
+		if d := mesh.Decide(tt.pod); d.Action != tt.action {
+			t.Errorf("%s: %s (%s: %s), want %s", name, d.Action, d.Reason, d.Detail, tt.action)
 		}
 	}
 }
