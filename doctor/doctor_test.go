@@ -40,7 +40,7 @@ func TestReports(t *testing.T) {
 
 // Every check says something on one of the two nodes, and none is left out by accident.
 func TestChecks(t *testing.T) {
-	want := []string{"canary", "canary-removed", "cni-programs", "cni-redirect", "config", "daemon-capabilities", "daemon-connected", "daemon-mounts",
+	want := []string{"canary", "canary-removed", "cni-multus", "cni-programs", "cni-redirect", "config", "daemon-capabilities", "daemon-connected", "daemon-mounts",
 		"daemon-namespaces", "daemon-oom", "daemon-running", "daemon-sandbox", "daemon-version", "host-netns", "iptables", "iptables-legacy",
 		"kernel-backend", "kernel-ipv6", "kernel-modules", "kernel-rules", "kernel-user-namespaces", "kernel-version", "netns-propagation",
 		"nri-enabled", "nri-plugins", "nri-registration-timeout", "nri-request-timeout", "nri-socket", "other-daemon", "runtime-config",
@@ -267,6 +267,7 @@ func TestNode(t *testing.T) {
 		{"alone", func(*Facts) {}, OK, "cni-redirect", "No CNI plugin of a mesh", ""},
 		{"consul-cni", chained("bridge", "consul-cni"), Warning, "cni-redirect", "consul-cni is in the chain of CNI plugins (number 2 of 2): Consul's own", "mesh.enabled"},
 		{"istio-cni", chained("bridge", "istio-cni"), Warning, "cni-redirect", "istio-cni is in the chain of CNI plugins (number 2 of 2)", "pilot.cni.enabled=true"},
+		{"multus", chained("multus"), Info, "cni-multus", "default/istio-cni", "pilot.cni.provider: default"},
 		{"linkerd-cni", chained("linkerd-cni"), Warning, "cni-redirect", "Linkerd", "10-net.conflist"},
 		{"kuma-cni", chained("kuma-cni"), Warning, "cni-redirect", "Kuma", ""},
 		{"in a file that is not used", func(f *Facts) {

@@ -58,7 +58,8 @@ func bad() Facts {
 	f.Kernel = Kernel{Release: "4.4.0", Err: errors.New("nothing can write rules"), Missing: []string{"nf_tables", "nft_compat"}, LegacyTables: []string{"nat"}}
 	f.Node = Node{HostErr: errOther, LockDir: "/run/meshnetd-locks", Daemons: true, CNIPrograms: []string{"/opt/cni/bin/istio-cni"},
 		NetNSMount: Mount{Dir: "/run/netns", Point: "/", Propagation: "private"},
-		Networks:   []Network{{File: "/etc/cni/net.d/10-net.conflist", Plugins: []string{"bridge", "istio-cni"}}}}
+		Networks: []Network{{File: "/etc/cni/net.d/10-net.conflist", Plugins: []string{"bridge", "istio-cni"}},
+			{File: "/etc/cni/net.d/20-multus.conf", Plugins: []string{"multus-shim"}}}}
 	f.Daemon.Status = status.Status{Version: "v1.1.0", Started: noon}
 	f.Daemon.Process = &Process{PID: 42, OOM: 500, OwnMounts: true, OwnPIDs: true, Mount: Mount{Dir: "/run/netns", Point: "/", Propagation: "private"}}
 	return f

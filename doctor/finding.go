@@ -91,6 +91,7 @@ var judges = []struct {
 	{"node", judgeHostNamespace},
 	{"node", judgePropagation},
 	{"node", judgeCNI},
+	{"node", judgeMultus},
 	{"node", judgeCNIPrograms},
 	{"node", judgeDaemons},
 	{"meshnetd", judgeConfig},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -78,6 +79,20 @@ func judgeCNI(f Facts) []Finding {
 		found = append(found, ok("cni-redirect", f.Settings.CNIDir, "No CNI plugin of a mesh is chained in %s.", f.Settings.CNIDir))
 	}
 	return found
+}
+
+// judgeMultus looks for what Istio's injector has pods ask for on OpenShift. Whether the network is there only the API server
+// knows.
+func judgeMultus(f Facts) []Finding {
+	for _, network := range f.Node.Networks {
+		if slices.ContainsFunc(network.Plugins, func(plugin string) bool { return plugin == "multus" || plugin == "multus-shim" }) {
+			return []Finding{info("cni-multus", network.File, "Multus is in use. Where Istio's injector has pilot.cni.provider: multus, as its profile for OpenShift "+
+				"has, each pod asks for the network default/istio-cni, which the chart istio-cni makes, and fails without it.").
+				do("Set pilot.cni.provider: default (packaging/istio/values.yaml), or keep an empty network:\n" +
+					"kubectl get net-attach-def -n default istio-cni")}
+		}
+	}
+	return nil
 }
 
 func judgeCNIPrograms(f Facts) []Finding {
