@@ -52,9 +52,8 @@ type proven struct {
 	noIPv6 error // why it cannot write IPv6 rules; nil where it can
 }
 
-// Find tries what is wanted in new namespaces; the host's is not looked at. It tries no more than it has
-// to, unless all are asked for, and fails where nothing that is wanted works. The isolated thread is used for
-// programs, and closed by the caller.
+// Find tries the wanted backends in new network namespaces, never in the host's, and stops at the first that works unless
+// all are to be tried. It fails where none works. Programs run on the isolated thread, which the caller closes.
 func Find(ctx context.Context, want string, all bool, isolated *netns.Isolated) (*Backend, error) {
 	b := &Backend{}
 	candidates := inOrder
@@ -73,7 +72,7 @@ func Find(ctx context.Context, want string, all bool, isolated *netns.Isolated) 
 			b.chosen = p
 		}
 	}
-	if b.native == nil && b.nativeProblem == nil { // pods with a user namespace of their own need it in any case
+	if b.native == nil && b.nativeProblem == nil { // always needed, for pods with a user namespace of their own
 		_, _ = b.try(ctx, NFTables, isolated)
 	}
 	if b.chosen == nil {

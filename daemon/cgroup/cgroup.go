@@ -21,7 +21,7 @@ type hierarchy struct {
 
 var (
 	version1 = hierarchy{"sys/fs/cgroup/memory", []string{"memory.limit_in_bytes"}}
-	version2 = hierarchy{"sys/fs/cgroup", []string{"memory.max", "memory.high"}} // what is over the second is throttled
+	version2 = hierarchy{"sys/fs/cgroup", []string{"memory.max", "memory.high"}} // memory.high throttles
 )
 
 // Memory returns the least that the process's control group or one above it allows, in bytes; 0 is no limit, or none
@@ -33,8 +33,8 @@ func Memory(root fs.FS) int64 {
 	}
 	h, group := find(string(text))
 	least := int64(math.MaxInt64)
-	// In a container the path may be the host's, and the files be there for the container's own group only: it is then
-	// what all of them are above.
+	// In a container, the path may be the host's while only the container's own group has files, at the root: so all
+	// parents of the path are tried.
 	for at := path.Clean("/" + group); ; at = path.Dir(at) {
 		for _, file := range h.files {
 			if n, limited := limit(root, path.Join(h.root, at, file)); limited {

@@ -21,7 +21,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// blobs says how the kernel hands out the tables of one family: include/uapi/linux/netfilter_ipv4/ip_tables.h
+// blobs describes how the kernel returns the tables of one family: include/uapi/linux/netfilter_ipv4/ip_tables.h
 // and netfilter_ipv6/ip6_tables.h, as laid out on 64-bit machines.
 type blobs struct {
 	family  int
@@ -147,12 +147,12 @@ func (b blobs) each(left *int, fn func(name, rules string)) error {
 	return nil
 }
 
-// errMoved is a table that became longer or shorter while it was read.
+// errMoved is returned for a table whose size changed while it was read.
 var errMoved = errors.New("the rules were changed while they were read")
 
-// settled reads a table until it stays as long as it is meanwhile.
+// settled reads a table, again where its size changed in between.
 func (b blobs) settled(fd int, name string, left *int) (rules string, err error) {
-	const tries = 10 // each far shorter than the time in which a program can write rules again
+	const tries = 10 // each takes far less time than a program needs to write rules again
 	for range tries {
 		if rules, err = b.read(fd, name, left); !errors.Is(err, errMoved) {
 			return rules, err
@@ -175,7 +175,7 @@ func (b blobs) tables() ([]string, error) {
 	return names, nil
 }
 
-// read returns all that counts of a table, "" for one that holds nothing.
+// read returns a table without its counters, "" for one that holds nothing.
 func (b blobs) read(fd int, name string, left *int) (string, error) {
 	info := make([]byte, infoLength)
 	copy(info, name)
@@ -190,7 +190,7 @@ func (b blobs) read(fd int, name string, left *int) (string, error) {
 	copy(table, name)
 	binary.NativeEndian.PutUint32(table[entriesSize:], size)
 	err := b.get(fd, getEntries, table)
-	if errors.Is(err, unix.EAGAIN) { // the size is another one now
+	if errors.Is(err, unix.EAGAIN) { // the size has changed
 		return "", errMoved
 	}
 	if err != nil {
@@ -237,8 +237,8 @@ func (b blobs) clearCounters(entries []byte) error {
 	return nil
 }
 
-// idle reports whether a table holds nothing but policies that accept. It stays behind when its last rule
-// goes, so that it must be as good as none.
+// idle reports whether a table holds nothing but policies that accept. The kernel keeps such a table after its last rule
+// is gone, so it must count as none.
 func (b blobs) idle(info, entries []byte) bool {
 	hooks := binary.NativeEndian.Uint32(info[infoValidHooks:])
 	last := 1 // the entry that ends the table

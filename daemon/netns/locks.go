@@ -19,15 +19,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Locks keep the meshnetd processes of one node apart, by locks on bytes of two files. The files lie in a directory
-// that nobody but root can reach, since whoever opens a file can hold its locks. They stay when everybody has gone: a
-// file that was made anew would have none of the locks that somebody holds on the one before.
+// Locks keep the meshnetd processes of one node apart, by locks on bytes of two files. Only root can reach their
+// directory, since whoever can open a file can lock it. The files are never removed: a new file would not have the locks
+// that are held on the old one.
 type Locks struct {
 	path string
 	dir  int // descriptor
 }
 
-// The files. Of the first one, each namespace has a byte; of the second one, each daemon.
+// The files: each namespace has a byte in the first one, each daemon one in the second.
 const (
 	namespacesFile = "namespaces"
 	daemonsFile    = "daemons"
@@ -36,8 +36,8 @@ const (
 // ErrHeld is within the error about a lock that somebody else holds.
 var ErrHeld = errors.New("is held by")
 
-// lockWait is how long a pod waits for its namespace's lock, out of the time of its hook: NRI asks about one pod at a
-// time, so that others would wait as well. Whoever works on a namespace is done in a fraction of it.
+// lockWait is how long a hook waits for a namespace's lock. NRI asks about one pod at a time, so all others wait as well.
+// Work on a namespace takes a fraction of this.
 const lockWait = 250 * time.Millisecond
 
 // MakeLocks makes the directory where it is missing, for root alone, and opens it. It fails where somebody else owns it,
@@ -50,7 +50,7 @@ func MakeLocks(path string) (*Locks, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Kubernetes makes it so that everybody can look, and root alone can write.
+	// A directory that Kubernetes made is readable by everybody, and writable by root alone.
 	if err := unix.Fchmod(l.dir, 0o700); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("directory for locks: chmod 0700 %s: %w", path, err)
@@ -110,7 +110,7 @@ func (l *Locks) open(name string, flags int) (fd int, err error) {
 
 // Lock keeps other meshnetd processes out of the namespace until the returned function is called: a daemon that is being
 // replaced, or `meshnetd apply`. Where somebody has the lock for longer than a pod can wait, it fails with ErrHeld. There
-// is no queue: who asks first when it is free has it, which is enough for work that is rare and short.
+// is no queue: whoever asks first once it is free gets it, which is enough for rare and short work.
 func (l *Locks) Lock(ctx context.Context, n *Namespace) (unlock func(), err error) {
 	fd, err := l.open(namespacesFile, unix.O_RDWR|unix.O_CREAT)
 	if err != nil {
@@ -146,7 +146,7 @@ func (l *Locks) Lock(ctx context.Context, n *Namespace) (unlock func(), err erro
 // lockByte is the namespace's byte: its inode, which no other namespace of the kernel has as long as this one exists.
 func (n *Namespace) lockByte() int64 { return int64(n.id.Ino & math.MaxInt64) }
 
-// take locks a byte, and says whether it could.
+// take locks a byte, and reports whether it was free.
 func take(fd int, at int64) (taken bool, err error) {
 	err = retried(func() error {
 		return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1})
@@ -157,8 +157,8 @@ func take(fd int, at int64) (taken bool, err error) {
 	return err == nil, err
 }
 
-// The kernel does not tell who has a lock of this kind, so that its holder writes it into the file: in one of a few
-// places, which namespaces share, so that the file stays small.
+// The kernel does not tell who holds a lock of this kind, so the holder writes its name into the file: in one of a few
+// slots that namespaces share, so that the file stays small.
 const (
 	signatures      = 64
 	signatureLength = 128
@@ -166,7 +166,7 @@ const (
 
 func (n *Namespace) signatureAt() int64 { return n.lockByte() % signatures * signatureLength }
 
-// sign leaves the holder's name. It is a help for whoever waits, and its failure no reason not to work.
+// sign writes the holder's name for whoever waits. The lock holds even if that fails.
 func (n *Namespace) sign(fd int) {
 	who := fmt.Sprintf("process %d", os.Getpid())
 	if pids, err := os.Readlink("/proc/thread-self/ns/pid"); err == nil {
@@ -180,7 +180,7 @@ func (n *Namespace) unsign(fd int) {
 	_, _ = unix.Pwrite(fd, fmt.Appendf(nil, "%*s\n", signatureLength-1, ""), n.signatureAt())
 }
 
-// signer reads it back.
+// signer reads what sign wrote.
 func (n *Namespace) signer(fd int) string {
 	text := make([]byte, signatureLength)
 	length, err := unix.Pread(fd, text, n.signatureAt())
@@ -203,13 +203,13 @@ func (l *Locks) Announce() (leave func(), err error) {
 			_ = unix.Close(fd)
 			return nil, fmt.Errorf("announce this daemon to others: %w", err)
 		}
-		if taken { // else another one has that byte
+		if taken { // else another daemon has that byte
 			return func() { _ = unix.Close(fd) }, nil
 		}
 	}
 }
 
-// OtherDaemons reports whether more than one daemon is announced here. What cannot be read shows none.
+// OtherDaemons reports whether more than one daemon is announced here; false where that cannot be read.
 func (l *Locks) OtherDaemons() bool {
 	fd, err := l.open(daemonsFile, unix.O_RDONLY)
 	if err != nil {
@@ -225,7 +225,7 @@ func (l *Locks) OtherDaemons() bool {
 	return before || behind
 }
 
-// heldWithin returns some lock within a part of a file, from one byte up to another one.
+// heldWithin returns a lock that is held on a part of a file, between two bytes.
 func heldWithin(fd int, from, to int64) (begin, end int64, held bool) {
 	if from >= to {
 		return 0, 0, false

@@ -37,8 +37,8 @@ var (
 	ErrNotNetNS = errors.New("is not a network namespace")
 )
 
-// The inodes that the kernel gives to the first namespaces of a machine; that of the network has been a
-// fixed one only since Linux 6.18.
+// The inodes that the kernel gives to a machine's first namespaces; that of the network namespace is fixed only since
+// Linux 6.18.
 const (
 	firstPIDNamespace     = 0xeffffffc
 	firstNetworkNamespace = 0xeffffff9
@@ -48,7 +48,7 @@ const (
 // of the init process where procfs shows it, and that at path where it is not "". In a container neither
 // of the first two need be the host's; Host fails where nothing proves that one of the three is.
 func Host(path string) ([]ID, error) {
-	// Not /proc/self, which is the first thread: a thread that runs ordinary goroutines is at home.
+	// Not /proc/self, which is the first thread's: any thread that runs ordinary goroutines is in its own namespace.
 	self, err := identify("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("cannot tell the host's network namespace: %w", err)
@@ -84,7 +84,8 @@ func identify(path string) (ID, error) {
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
-// Gone reports whether a path that led to a namespace leads there no more. The zero ID is of one that nobody has looked at.
+// Gone reports whether a path no longer leads to the namespace that it led to; the zero ID is one that was never looked
+// at.
 func Gone(path string, was ID) bool {
 	now, err := identify(path)
 	if err != nil {
@@ -239,13 +240,13 @@ func onThread(fn func() (reusable bool, err error)) error {
 		reusable, err := fn()
 		if reusable {
 			runtime.UnlockOSThread()
-		} // else the thread ends with the goroutine, and nobody else runs in the wrong namespace
+		} // else the thread ends with the goroutine, so that no other goroutine runs in the wrong namespace
 		done <- err
 	}()
 	return <-done
 }
 
-// visit enters the namespace, calls fn and returns to where the thread was.
+// visit enters the namespace, calls fn and comes back to the thread's own.
 func (n *Namespace) visit(fn func() error) (home bool, err error) {
 	return roundTrip(func() error {
 		if err := netns.Set(n.handle); err != nil {
@@ -255,7 +256,7 @@ func (n *Namespace) visit(fn func() error) (home bool, err error) {
 	}, fn)
 }
 
-// roundTrip leaves for another namespace, calls fn there and goes home.
+// roundTrip goes to another namespace, calls fn there and comes back; home is false where it could not.
 func roundTrip(leave, fn func() error) (home bool, err error) {
 	origin, err := netns.Get()
 	if err != nil {

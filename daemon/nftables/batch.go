@@ -14,15 +14,14 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// batch is changes that are made together or not at all.
+// batch is a transaction: changes that are made together or not at all.
 type batch struct {
-	messages wire // the first is the one that begins the transaction
+	messages wire // the first one begins the transaction
 	starts   []int
 	subjects []subject // what each change is about, for errors
 }
 
-// newBatch begins a transaction that is made only if the namespace is still at that generation; nil is at
-// any.
+// newBatch begins a transaction that the kernel makes only if the namespace is still at that generation; nil is any.
 func newBatch(generation []byte) *batch {
 	room := rooms.Get().(*[]byte)
 	b := &batch{messages: (*room)[:0]}
@@ -34,7 +33,7 @@ func newBatch(generation []byte) *batch {
 	return b
 }
 
-// release gives the batch's memory to others, when it was sent.
+// release returns the batch's memory to the pool once it was sent.
 func (b *batch) release() { rooms.Put((*[]byte)(&b.messages)) }
 
 // batchGeneration is NFNL_BATCH_GENID (linux/netfilter/nfnetlink.h).

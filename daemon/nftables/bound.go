@@ -11,11 +11,11 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
-// bound is what one look at a namespace reads at most. Whoever has NET_ADMIN in a pod can have the kernel hold as many
-// rules as there is memory, and each look holds several times what it reads: of six pods at once, some 150 MB.
+// bound is the most that one look at a namespace reads. A pod with NET_ADMIN can fill the kernel's memory with rules, and a
+// look takes several times what it reads: some 150 MB for six pods at once.
 type bound struct {
 	bytes    int // of all answers of the kernel
-	elements int // bytes of what sets hold, for each part of which the kernel goes through the set from its beginning
+	elements int // bytes of sets: for each part that is read, the kernel walks the set from its beginning
 	objects  int // of one kind: tables, chains, rules, sets, packets of elements
 	sets     int // of the native table, each of which is asked about
 }
@@ -27,7 +27,7 @@ var standard = bound{bytes: 4 << 20, elements: 512 << 10, objects: 16 << 10, set
 var ErrTooMuch = errors.New("somebody has put more packet-filter rules into the pod's network namespace than meshnetd reads, so that " +
 	"nobody can say what becomes of its traffic: take them out, or NET_ADMIN away from the pod")
 
-// check fails where a look has come to more of something than it may.
+// check fails where a look found more of something than it may read.
 func check(what string, have, most int) error {
 	if have > most {
 		return fmt.Errorf("%w (more than %d %s)", ErrTooMuch, most, what)
@@ -35,7 +35,8 @@ func check(what string, have, most int) error {
 	return nil
 }
 
-// Readable returns nil where the namespace holds no more than can be read, for programs that know no bound of their own.
+// Readable returns an error where the namespace holds more than may be read. It is for programs, which have no bound of
+// their own.
 func Readable(ns *netns.Namespace) error {
 	err := ns.Do(func() error { return look(func(state, []byte) error { return nil }) })
 	if err != nil {

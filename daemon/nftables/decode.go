@@ -89,16 +89,16 @@ func decodeChain(family rules.Family, c object, list []object) (rules.Chain, []u
 	return chain, handles, nil
 }
 
-// reader takes the expressions of one rule one after the other.
+// reader decodes the expressions of one rule, one after the other.
 type reader struct {
 	family   rules.Family
 	rule     rules.Rule
 	loaded   load
-	protocol string // that the rule asks for
+	protocol string // that the rule matches
 	foreign  []string
 }
 
-// load is what stands in the register.
+// load is what the register holds.
 type load struct {
 	from   string // meta or payload; "" is nothing
 	key    uint32 // of meta, or the header of payload
@@ -107,8 +107,8 @@ type load struct {
 	mask   []byte // nil is all bits
 }
 
-// decodeRule fails where the kernel's answer cannot be read. Anything that it does not know, down to an
-// attribute, makes the rule Foreign: what it says of a rule is all that the rule does.
+// decodeRule fails where the kernel's answer cannot be read. Anything unknown, down to an attribute, makes the rule
+// Foreign, so that a decoded rule never does more than it says.
 func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
 	r := reader{family: family}
 	err := eachAttribute(expressions, func(element attribute) error {
@@ -136,7 +136,7 @@ func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
 	return r.rule, nil
 }
 
-// attributes are those of an expression by their numbers. Later ones than known count as unknown.
+// attributes are those of an expression, by number. Numbers beyond the known ones set unknown.
 type attributes struct {
 	values  [8][]byte
 	unknown bool
@@ -218,7 +218,7 @@ func (r *reader) take(name string, a attributes) {
 }
 
 func (r *reader) load(name string, a attributes) bool {
-	if r.loaded.from != "" { // nobody looked at what is there
+	if r.loaded.from != "" { // what was loaded before was never used
 		return false
 	}
 	l := load{from: name}
@@ -264,7 +264,7 @@ func (r *reader) mask(a attributes) bool {
 // bitwiseOperation is NFTA_BITWISE_OP; 0 is the only one of older kernels.
 const bitwiseOperation = 6
 
-// exactly returns a name that is followed by one zero byte, else "", which nothing is called.
+// exactly returns a name that ends with one zero byte, else "", which is no name.
 func exactly(value []byte) string {
 	if n := name(value); len(value) == len(n)+1 {
 		return n
@@ -272,7 +272,7 @@ func exactly(value []byte) string {
 	return ""
 }
 
-// only returns the value of the one attribute of a list, nil where it is another one or not alone.
+// only returns the value of a list's single attribute; nil where there is another one.
 func only(list []byte, kind uint16) (value []byte) {
 	n := 0
 	err := eachAttribute(list, func(a attribute) error {
@@ -314,7 +314,7 @@ func (r *reader) extended(kind string, a attributes) (ok bool) {
 	return ok
 }
 
-// sayable reports whether a match is read from text as it is printed: a comment of somebody else need not be one word,
+// sayable reports whether a match survives printing and parsing. Somebody else's need not: a comment may be several words,
 // and a range may end before it begins.
 func sayable(m rules.Match) bool {
 	again := rules.ParseRule(rules.Rule{Match: []rules.Match{m}, Target: rules.Return}.String())
@@ -337,7 +337,7 @@ func (r *reader) verdict(a attributes) bool {
 	return ok && named && chain == ""
 }
 
-// verdictIn returns the verdict of an immediate, and the chain that it leads to; false where it says anything else.
+// verdictIn returns the verdict of an immediate, and the chain that it leads to; false where it has anything else.
 func verdictIn(a attributes) (code int32, chain string, ok bool) {
 	strange := false
 	err := eachAttribute(only(a.values[unix.NFTA_IMMEDIATE_DATA], unix.NFTA_DATA_VERDICT), func(a attribute) error {

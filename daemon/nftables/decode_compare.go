@@ -14,7 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// compare makes a match of what is loaded and what it is compared with.
+// compare turns a comparison of what is loaded into a match.
 func (r *reader) compare(a attributes) bool {
 	from, ok := a.number(unix.NFTA_CMP_SREG)
 	operator, ok2 := a.number(unix.NFTA_CMP_OP)
@@ -124,7 +124,7 @@ func prefixOf(l load, data []byte, length uint32) (netip.Prefix, bool) {
 			bits++
 		}
 		if bits%8 == 0 && bits > 0 || !bytes.Equal(l.mask, ones(bits, len(l.mask))) {
-			return netip.Prefix{}, false // as nobody writes it
+			return netip.Prefix{}, false // not as iptables writes it
 		}
 	}
 	address := make([]byte, length)

@@ -18,9 +18,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// What becomes of packets by all tables of a namespace, whoever wrote them, for package effect. An expression that is
-// not known here makes a condition that may hold or not, and where it could be more than a condition, an end that
-// cannot be known.
+// This translates all tables of a namespace, whoever wrote them, for package effect. An unknown expression becomes a
+// condition that may hold or not, or where it could be more than a condition, an end that cannot be known.
 
 // inetHooks are the hooks of IP by their numbers (NF_INET_*); ingress is none.
 var inetHooks = map[uint32]effect.Hook{
@@ -101,7 +100,7 @@ func (v view) target(o object, chain string) (*effect.Chain, error) {
 	return v.chain(found[0])
 }
 
-// values returns what a set holds, if that does not change by itself or by packets; false where it may.
+// values returns what a set holds; false where that may change by itself or by packets.
 func (v view) values(o object, set string, of loaded) (effect.Set, bool) {
 	key := object{family: o.family, table: o.table, chain: append([]byte(set), 0)}
 	found, held := key.of(v.sets), key.of(v.elements)
@@ -128,7 +127,7 @@ func setShape(o object) (flags uint32, length int) {
 	return flags, length
 }
 
-// elementsOfSet reads what elementsText wrote. An element that has more than a key is of no set that is constant.
+// elementsOfSet reads what elementsText wrote. Elements with more than a key are of maps, or of sets that change.
 func elementsOfSet(text []byte) (all []setElement) {
 	eachField(text, func(f field) {
 		var e setElement
@@ -157,11 +156,11 @@ func elementsOfSet(text []byte) (all []setElement) {
 // loaded is what stands in a register.
 type loaded struct {
 	field  effect.Field
-	known  bool   // of a field; else nobody knows what it is
+	known  bool   // the field is known
 	length int    // in bytes
 	native bool   // in the host's order
-	mask   []byte // that was laid over it; nil is none
-	pinned []byte // a value in its place, of the rule or of this family
+	mask   []byte // that was applied to it; nil is none
+	pinned []byte // a constant instead of a field: set by the rule, or given by the family
 	text   bool   // the name of an interface
 	top    int    // how many bytes the whole field has, of which these are the first
 }
@@ -241,7 +240,7 @@ func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.
 			return err
 		}
 		old, err := Legacy()
-		if len(old) > 0 { // which of two kinds of tables decides depends on which was there first
+		if len(old) > 0 { // which kind of tables decides depends on which was made first
 			r.Answer = max(r.Answer, effect.CannotTell)
 		}
 		return err
@@ -252,7 +251,7 @@ func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.
 	return r, nil
 }
 
-// judge does it in the namespace of the calling thread. Rules of have are tables of iptables-legacy.
+// judge is Effect in the namespace of the calling thread. The rules of have are those of iptables-legacy.
 func judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	err = look(func(s state, _ []byte) error {
 		r = effect.Result{}

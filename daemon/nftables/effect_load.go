@@ -14,7 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// metaFields are what meta loads as it is.
+// metaFields are the keys of meta that are a packet's field.
 var metaFields = map[uint32]loaded{
 	unix.NFT_META_L4PROTO: {field: effect.Protocol, known: true, length: 1, top: 1},
 	unix.NFT_META_MARK:    {field: effect.Mark, known: true, length: 4, top: 4, native: true},
@@ -79,7 +79,7 @@ func (p *program) connection(a attributes) {
 	switch key {
 	case unix.NFT_CT_STATE:
 		p.registers[into] = loaded{field: effect.CTState, known: true, length: 4, top: 4, native: true}
-	case unix.NFT_CT_MARK: // without a connection the rule ends
+	case unix.NFT_CT_MARK: // the rule fails for a packet without a connection
 		p.ask(effect.CTState, effect.Values(uint64(rules.StateNew), uint64(rules.StateRelated), uint64(rules.StateEstablished)))
 		p.registers[into] = loaded{field: effect.ConnMark, known: true, length: 4, top: 4, native: true}
 	default:
@@ -171,7 +171,7 @@ func (p *program) cmp(a attributes) {
 	}
 }
 
-// pinned compares a value that is known: packets of this family meet the rule, or none does.
+// pinned compares a constant: either all packets of this family pass, or none does.
 func (p *program) pinned(value []byte, operator uint32, data []byte) {
 	equal := bytes.Equal(value, data)
 	switch {
@@ -283,7 +283,7 @@ func (p *program) rangeOf(a attributes) {
 func (p *program) lookup(a attributes) {
 	from, _ := a.number(unix.NFTA_LOOKUP_SREG)
 	flags, _ := a.number(unix.NFTA_LOOKUP_FLAGS)
-	if _, verdicts := a.number(unix.NFTA_LOOKUP_DREG); verdicts { // a map: what it gives may be a verdict
+	if _, verdicts := a.number(unix.NFTA_LOOKUP_DREG); verdicts { // a map, which may give a verdict
 		p.anything("map")
 		return
 	}

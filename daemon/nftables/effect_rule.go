@@ -15,7 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// program is the expressions of one rule on their way to what they ask and do.
+// program translates the expressions of one rule into conditions and actions.
 type program struct {
 	view
 	of        object // the rule
@@ -41,7 +41,7 @@ func (v view) rule(o object) (r effect.Rule, met bool, err error) {
 			return err
 		}
 		if asked := len(p.rule.Conditions) > before || p.rule.Unknown != unknown; asked && len(p.rule.Actions) > 0 && !p.ended {
-			// What is asked after something was done decides about the rest only.
+			// A condition after an action applies only to what follows.
 			rest := effect.Rule{Conditions: slices.Clone(p.rule.Conditions[before:])}
 			if p.rule.Unknown != unknown {
 				rest.Unknown = p.rule.Unknown
@@ -72,14 +72,14 @@ func (p *program) ask(f effect.Field, s effect.Set) {
 
 func (p *program) do(a effect.Action) { p.rule.Actions = append(p.rule.Actions, a) }
 
-// perhaps is a condition that nobody knows.
+// perhaps adds a condition that is not known.
 func (p *program) perhaps(what string) {
 	if p.rule.Unknown == "" {
 		p.rule.Unknown = what
 	}
 }
 
-// anything is an expression that may do what nobody knows.
+// anything adds an action that is not known.
 func (p *program) anything(what string) {
 	p.perhaps(what)
 	p.rule.Actions = nil
@@ -93,7 +93,7 @@ func (p *program) end(a effect.Action) {
 
 func (p *program) step(kind string, a attributes) error {
 	switch kind {
-	case "counter", "last", "log": // they only tell
+	case "counter", "last", "log": // no effect on packets
 	case "meta":
 		p.meta(a)
 	case "ct":
@@ -124,7 +124,7 @@ func (p *program) step(kind string, a attributes) error {
 		return p.immediate(a)
 	case "notrack":
 		p.do(effect.Action{Verb: effect.NoTrack})
-	case "masq": // it chooses a source, which nothing here asks for afterwards
+	case "masq": // it changes only the source, which nothing asks for afterwards
 		p.end(effect.Action{Verb: effect.Accept})
 	case "reject":
 		p.end(effect.Action{Verb: effect.Reject})
@@ -261,7 +261,7 @@ func (p *program) target(a attributes) {
 		return
 	}
 	switch extension {
-	case "LOG", "NFLOG", "TRACE", "AUDIT": // they only tell
+	case "LOG", "NFLOG", "TRACE", "AUDIT": // no effect on packets
 	case "REJECT":
 		p.end(effect.Action{Verb: effect.Reject})
 	case "MASQUERADE", "SNAT":

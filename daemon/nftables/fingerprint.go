@@ -83,7 +83,7 @@ func look(fn func(s state, old []byte) error) error {
 	return fn(s, old)
 }
 
-// moment names the state among all that the namespace has had.
+// moment names this state among all that the namespace ever had.
 func (s state) moment(old []byte) string {
 	text := hex.EncodeToString(s.generation)
 	if len(old) > 0 {
@@ -93,7 +93,7 @@ func (s state) moment(old []byte) string {
 	return text
 }
 
-// fingerprint leaves out what says nothing.
+// fingerprint leaves out what has no effect.
 func (s state) fingerprint(old []byte) string {
 	tables := slices.DeleteFunc(slices.Clone(s.tables), func(t object) bool { return t.idle })
 	chains := slices.DeleteFunc(slices.Clone(s.chains), func(c object) bool { return c.idle && len(c.of(s.rules)) == 0 })
@@ -113,12 +113,12 @@ func digestOf(old []byte, lists ...[]object) string {
 	return sum.String()
 }
 
-// errMoved is a reading during which the rules were changed: what was read is of two states.
+// errMoved is returned where the rules were changed during a reading, which then mixes two states.
 var errMoved = errors.New("the rules were changed while they were read")
 
-// settled calls attempt until the rules stay as they are meanwhile.
+// settled calls attempt until the rules did not change during it.
 func settled[T any](attempt func() (T, error)) (T, error) {
-	const tries = 10 // each far shorter than the time in which a program can write rules again
+	const tries = 10 // each takes far less time than a program needs to write rules again
 	for range tries {
 		result, err := attempt()
 		if !errors.Is(err, errMoved) {
@@ -129,7 +129,7 @@ func settled[T any](attempt func() (T, error)) (T, error) {
 	return none, fmt.Errorf("%w, %d times in a row: see what keeps writing rules in this namespace, and try again", errMoved, tries)
 }
 
-// digest hashes a list of fields, each with its length before it, so that no two lists are taken for the same.
+// digest hashes a list of fields, each preceded by its length, so that different lists have different input.
 type digest struct{ sum hash.Hash }
 
 func newDigest() digest { return digest{sha256.New()} }

@@ -14,15 +14,15 @@ import (
 )
 
 // The native dialect: one table of family inet that is all ours. It says what a plan says, but in expressions
-// of nf_tables only, which every namespace takes whatever user namespace owns it, and with sets where a plan
-// has lists, so that a packet does not pay for their length.
+// of nf_tables only, which the kernel accepts in any user namespace, and with sets in place of lists, so that packets do
+// not pay for their length.
 const (
 	nativeFamily = unix.NFPROTO_INET
 	nativeTable  = "meshnetd"
 )
 
-// nativeAhead is how much earlier than those of iptables our chains are asked, so that no table of others
-// whose chains stand where iptables has its own can hide them.
+// nativeAhead is how much earlier than iptables' our chains run, so that no table of others at iptables' priorities can
+// hide them.
 const nativeAhead = -1
 
 // nativeHooks are the chains that a plan can begin in, in the order in which packets meet their tables.
@@ -62,7 +62,7 @@ type nativeChain struct {
 type nativeRule struct {
 	comment     string
 	expressions wire
-	from        *rules.Rule // of the plan; nil where the rule is not one's translation
+	from        *rules.Rule // the plan's rule that it translates; nil where there is none
 }
 
 // compile writes a plan's rules as expressions. Chains that no packet can come to are left out. It fails on a
@@ -148,11 +148,10 @@ func (c *compiler) rule(comment string, from *rules.Rule, write func(*wire)) nat
 	return nativeRule{comment, c.room[begin:len(c.room):len(c.room)], from}
 }
 
-// replace makes the table hold n, whatever it holds. Of a table that another plan was written to, and nobody has
-// changed since, the base chains that n has too stay, and only their rules go: the kernel asks a chain that goes,
-// with all its rules, until its hook is gone, and the new one meanwhile. A packet would meet both. What the
-// first one marks for TPROXY, the second one would remember for the client's connection, whose answers then
-// stay in the pod for ever.
+// replace makes the table hold n, whatever it holds. Base chains that both have are kept and only their rules replaced, if
+// nobody else changed the table: while a base chain is being deleted, packets meet it and the new one too. A packet that
+// the old chain marks for TPROXY would have its mark saved by the new one to the client's connection, whose answers would
+// then never leave the pod.
 func (n native) replace(b *batch, s state) error {
 	if !s.hasNative() {
 		return n.appendTo(b)
@@ -168,7 +167,7 @@ func (n native) replace(b *batch, s state) error {
 	return n.fill(b, n.clear(b, s))
 }
 
-// clear takes out what the table holds, but for the base chains that n has too, whose names it returns.
+// clear takes out what the table holds, except for the base chains that n has too, whose names it returns.
 func (n native) clear(b *batch, s state) (kept map[string]bool) {
 	hooks := map[string]hook{}
 	for _, c := range n.chains {
@@ -188,7 +187,7 @@ func (n native) clear(b *batch, s state) (kept map[string]bool) {
 			gone = append(gone, chain)
 		}
 	}
-	for _, chain := range gone { // no rule leads to them any more
+	for _, chain := range gone { // no rule leads to them now
 		b.deleteChain(nativeFamily, nativeTable, chain)
 	}
 	for _, set := range s.sets {
@@ -206,8 +205,8 @@ func (n native) appendTo(b *batch) error {
 	return n.fill(b, nil)
 }
 
-// fill makes sets, chains but for the kept ones, and rules. Sets are filled before a rule uses them: constant ones
-// take nothing afterwards.
+// fill makes sets, chains except for the kept ones, and rules. Sets are filled before a rule uses them, since constant sets
+// accept nothing afterwards.
 func (n native) fill(b *batch, kept map[string]bool) error {
 	for i, s := range n.sets {
 		s.appendTo(b, uint32(i+1))

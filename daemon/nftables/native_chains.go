@@ -69,9 +69,9 @@ func (t *translation) name(chain string, part int) string {
 	return full
 }
 
-// parts writes a chain, in several parts where a rule asks for packets that are not of an owner. Those are
-// also the packets that nobody owns, for which no expression can be true: so the owner's packets are led past
-// the rule instead, to the part that follows. A goto keeps what RETURN means.
+// parts writes a chain, split where a rule is for packets that are not an owner's. Those include packets without a socket,
+// for which no owner expression is ever true. So the owner's packets go past the rule instead, to the next part, by a goto,
+// which leaves RETURN its meaning.
 func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, err error) {
 	part := nativeChain{name: t.name(chain.Name, 0)}
 	lines := merged(chain.Rules, t.once)
@@ -109,7 +109,7 @@ func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, 
 	return append(parts, part), max(depth, len(parts)+1), nil
 }
 
-// goOn leads to the next part of a chain; where there is none, the chain is at its end.
+// goOn leads to the next part of a chain, or to the chain's end.
 func goOn(w *wire, next string) {
 	if next == "" {
 		immediate(w, unix.NFT_RETURN, "")
@@ -135,8 +135,8 @@ func (t *translation) jump(target rules.Target) (depth int, err error) {
 	return depth, err
 }
 
-// once reports whether a packet that meets a target twice is as if it had met it once. A chain may mark a packet
-// that then comes back to its other rules.
+// once reports whether meeting a target twice has the same effect as meeting it once. It has not where a chain marks a
+// packet that then returns to other rules.
 func (t *translation) once(target rules.Target) bool {
 	jump, ok := target.(rules.Jump)
 	return !ok || !t.marks(string(jump), 0)
@@ -182,7 +182,7 @@ func (t *translation) target(l *line) ([]act, error) {
 	case rules.TProxy:
 		return []act{
 			func(w *wire) { handOver(w, t.family, target) },
-			func(w *wire) { immediate(w, drop, "") }, // what no listener takes must not go on without the proxy
+			func(w *wire) { immediate(w, drop, "") }, // without a listener, packets must not go around the proxy
 		}, nil
 	case rules.SetMark:
 		return []act{func(w *wire) { storeNumber(w, uint32(target)); setMark(w) }}, nil
@@ -191,7 +191,7 @@ func (t *translation) target(l *line) ([]act, error) {
 	case rules.RestoreMark:
 		return []act{func(w *wire) { connection(w, unix.NFT_CT_MARK); setMark(w) }}, nil
 	case rules.CTZone:
-		// The kernel leaves a tracked packet as it is, but would track one that somebody took out of tracking.
+		// For a packet that somebody exempted from tracking, the kernel would begin to track it.
 		return []act{func(w *wire) { notUntracked(w); storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
 	case rules.RejectWith:
 		if target == rules.RejectPort && t.family != rules.IPv6 {

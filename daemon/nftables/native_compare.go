@@ -28,11 +28,11 @@ func (n native) differences(s state) []rules.Difference {
 	case len(n.chains) > 0:
 		held := n.holdsRules(s)
 		shown := n
-		if held { // rules are put into words only where one is not there
+		if held { // rules are turned into text only where one differs
 			shown = n.withoutRules()
 		}
 		want, err := shown.state()
-		if err != nil { // never seen: they are our own messages
+		if err != nil { // impossible: these are our own messages
 			d.add("", "unreadable", err.Error())
 			break
 		}
@@ -56,8 +56,8 @@ func (n native) withoutRules() native {
 	return bare
 }
 
-// holdsRules reports whether every chain holds its rules as they were sent. That they are not does not mean that
-// they differ.
+// holdsRules reports whether every chain holds its rules exactly as they were sent. Rules may be the same even where it
+// does not.
 func (n native) holdsRules(s state) bool {
 	for _, c := range n.chains {
 		have := chainObject(c.name).of(s.rules)
@@ -96,9 +96,9 @@ func elementLength(list []byte) int {
 	return min(aligned(int(binary.NativeEndian.Uint16(list))), len(list))
 }
 
-// state is what the kernel would say of the table.
+// state returns the table as the kernel would list it.
 func (n native) state() (s state, err error) {
-	b := &batch{messages: make(wire, 0, 4<<10)} // it is never sent
+	b := &batch{messages: make(wire, 0, 4<<10)} // never sent
 	if err := n.appendTo(b); err != nil {
 		return s, err
 	}
@@ -130,7 +130,7 @@ func (n native) state() (s state, err error) {
 	return s, nil
 }
 
-// unflag takes the mark "holds others" off all attributes of a list, which the kernel does not send back.
+// unflag takes the "nested" flag off all attributes of a list: the kernel does not send it back.
 func unflag(list []byte) {
 	const kind = 2 // where it stands in struct nlattr
 	for len(list) >= attributeHeader {
@@ -307,7 +307,7 @@ func (d *comparison) elements(set nativeSet, kind string, list [][]byte) {
 	}
 }
 
-// apart returns the elements that only one of two sets holds.
+// apart returns the elements that only one of two sets has.
 func apart(have, want []object) (missing, unexpected [][]byte) {
 	list := func(objects []object) (all [][]byte) {
 		for _, o := range objects {
@@ -358,8 +358,8 @@ func same(a, b object) bool {
 	return bytes.Equal(a.text, b.text) || bytes.Equal(plain(a.text), plain(b.text))
 }
 
-// plain returns the text of a rule without what only newer kernels say: that a bitwise expression is what it
-// always was.
+// plain returns the text of a rule without what only newer kernels send: that a bitwise expression has the operation that
+// it always had.
 func plain(text []byte) (out []byte) {
 	out = make([]byte, 0, len(text))
 	eachField(text, func(f field) {
@@ -379,7 +379,7 @@ func plain(text []byte) (out []byte) {
 	return out
 }
 
-// unsaid returns the text of a table or chain without a number that says nothing: older kernels do not send it.
+// unsaid returns the text of a table or chain without a number that has no meaning and that older kernels do not send.
 func unsaid(text []byte, kind uint16, number uint32) (out []byte) {
 	eachField(text, func(f field) {
 		if f.kind != kind || len(f.value) != 4 || f.number() != number {

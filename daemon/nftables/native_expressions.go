@@ -19,7 +19,7 @@ const (
 	tproxyPort    = 3 // NFTA_TPROXY_REG_PORT
 )
 
-// register2 takes what is used beside the register that all else uses.
+// register2 is for what is needed besides the register that everything else uses.
 const register2 = unix.NFT_REG_2
 
 // store puts a value into a register.
@@ -51,7 +51,7 @@ func lookup(w *wire, set string, flags uint32) {
 	})
 }
 
-// keep is bitwise with all that newer kernels send back.
+// keep is bitwise with all attributes that newer kernels send back.
 func keep(w *wire, mask []byte) {
 	expression(w, "bitwise", func() {
 		w.number(unix.NFTA_BITWISE_SREG, register)
@@ -63,7 +63,7 @@ func keep(w *wire, mask []byte) {
 	})
 }
 
-// connection loads something of the connection; without one the rule ends, unless it asks for the state.
+// connection loads a value of the connection. Without a connection the rule fails, unless the value is the state.
 func connection(w *wire, key uint32) {
 	expression(w, "ct", func() {
 		w.number(unix.NFTA_CT_DREG, register)
@@ -85,7 +85,7 @@ func setMark(w *wire) {
 	})
 }
 
-// handOver gives the packet to the listener and marks it; where there is none, the rule ends before the mark.
+// handOver gives the packet to the listener and marks it. Without a listener the rule ends before the mark.
 func handOver(w *wire, family rules.Family, t rules.TProxy) {
 	port := uint32(register)
 	if !t.Addr.IsUnspecified() {
@@ -114,7 +114,7 @@ func redirect(w *wire, port uint16) {
 	})
 }
 
-// toNetworkOrder turns the bytes of a number of so many bytes that is loaded.
+// toNetworkOrder converts the loaded number from the host's byte order.
 func toNetworkOrder(w *wire, length uint32) {
 	expression(w, "byteorder", func() {
 		w.number(unix.NFTA_BYTEORDER_SREG, register)

@@ -18,13 +18,13 @@ import (
 // condition is what a packet must meet, in the order in which it is asked.
 type condition struct {
 	asks    []ask
-	without []ask // owners that it must not have; each asks whether it has
+	without []ask // owners that it must not have
 }
 
 var errNoProtocol = errors.New("asks for ports without a protocol")
 
-// suits returns an error for a rule that iptables would refuse too, and for one that asks raw about a
-// connection: a zone that was chosen just before looks like one there, and not the same in both dialects.
+// suits returns an error for a rule that iptables would refuse too, and for one in raw that asks about the connection: a
+// zone that was just chosen looks like one there, and differently in the two dialects.
 func suits(table string, r rules.Rule) error {
 	asked := func(m rules.Match) bool { return slices.Contains(r.Match, m) }
 	tcp, udp := rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
@@ -71,7 +71,7 @@ func (t *translation) condition(l *line) (condition, error) {
 			c.asks = append(c.asks, func(w *wire) { matchProtocol(w, rules.Protocol(p)) })
 		}
 		if !family {
-			if _, ok := addressOf(m); ok { // nft shows an address as one where the family is asked before
+			if _, ok := addressOf(m); ok { // for nft to show an address as such, the family must be asked first
 				family = true
 				c.asks = append(c.asks, func(w *wire) { matchFamily(w, t.family) })
 			}

@@ -14,17 +14,17 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// line is a rule, or several in one that differ in one condition only. It does what they do one after the
-// other.
+// line is a rule, or several merged into one that differ in one condition only. It has the effect of all of them in
+// order.
 type line struct {
 	rules.Rule                     // the first of them
-	list       int                 // which condition differs; -1 where there is one rule only
+	list       int                 // the condition that differs; -1 for a single rule
 	values     map[any]rules.Match // what stands in its place in any of the rules, by what it is looked up by
-	wide       bool                // one of them stands for more than one that a packet may have
+	wide       bool                // one of the values covers several that a packet may have
 }
 
-// merged makes lines of the rules of a chain. A rule joins an earlier one across those between that leave it
-// the same whether they come before or after it.
+// merged turns the rules of a chain into lines. A rule joins an earlier line only if its order with the lines in between
+// does not matter.
 func merged(chain []rules.Rule, once func(rules.Target) bool) []*line {
 	lines := make([]*line, 0, len(chain))
 	for _, r := range chain {
@@ -36,12 +36,12 @@ func merged(chain []rules.Rule, once func(rules.Target) bool) []*line {
 	return lines
 }
 
-// How many lines a rule is compared with at most, and with how many values of a line where each has to be looked at: a
-// plan with more is translated as well, into more rules.
+// The most lines that a rule is compared with, and the most values of a line where each has to be looked at. A plan with
+// more is translated too, into more rules.
 const mostLines, mostValues = 16, 256
 
-// joins adds a rule to one of the lines. Where once is true, a packet that meets the rule's target a second
-// time is not changed by it any more: only then may rules overlap that become one, or change places.
+// joins adds a rule to one of the lines, and reports whether it could. Only where once is true, that is, where meeting the
+// target again has no effect, may merged rules overlap or change places.
 func joins(lines []*line, r rules.Rule, once bool) bool {
 	for _, l := range slices.Backward(lines[max(0, len(lines)-mostLines):]) {
 		if place, ok := l.differs(r); ok && (once || place >= 0 && l.apart(r.Match[place], place)) {
@@ -55,8 +55,8 @@ func joins(lines []*line, r rules.Rule, once bool) bool {
 	return false
 }
 
-// differs returns the one condition in which a rule is not as the line, which must be one that a set can
-// stand for. It is -1 where there is no such condition.
+// differs returns the one condition in which a rule differs from the line, which must be one that a set can replace; -1
+// where there is none.
 func (l *line) differs(r rules.Rule) (place int, ok bool) {
 	if r.Target != l.Target || len(r.Match) != len(l.Match) {
 		return -1, false
@@ -97,7 +97,7 @@ func lookedUpBy(m rules.Match) any {
 	return m
 }
 
-// several reports whether a condition stands for more than one value that a packet may have.
+// several reports whether a condition covers more than one value that a packet may have.
 func several(m rules.Match) bool {
 	switch m.(type) {
 	case rules.Source, rules.Destination, rules.DestinationPorts:

@@ -61,7 +61,7 @@ func readSets(k kernel) (sets, elements []object, err error) {
 	return sets, elements, nil
 }
 
-// askNative asks about part of the table. That it is not there any more is a change since it was listed.
+// askNative asks about part of the table. Where that is gone, the table was changed since it was listed.
 func askNative(k kernel, request uint16, attributes wire) ([]message, error) {
 	messages, err := k.ask(request, attributes)
 	if errors.Is(err, unix.ENOENT) {
@@ -115,7 +115,7 @@ func elementsText(messages []message) ([]byte, error) {
 	return text, nil
 }
 
-// elementText leaves out how long an element has still to live.
+// elementText leaves out an element's remaining timeout.
 func elementText(list []byte) (text []byte, err error) {
 	err = eachAttribute(list, func(a attribute) error {
 		if a.kind != unix.NFTA_SET_ELEM_EXPIRATION && a.kind != unix.NFTA_SET_ELEM_PAD {

@@ -43,7 +43,7 @@ type nativeSet struct {
 	elements []setElement
 }
 
-// setElement is a value, or of ranges where one begins or, with end, the first address behind one.
+// setElement is a value; for ranges, where one begins or, with end, the first value behind it.
 type setElement struct {
 	key []byte
 	end bool
@@ -141,11 +141,11 @@ func intervals(prefixes []netip.Prefix) []setElement {
 		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
 	var elements []setElement
-	var behind netip.Addr // the range that was begun; invalid where none is, or it reaches to the last address
+	var behind netip.Addr // end of the open range; invalid without one, or where it reaches to the last address
 	for _, p := range prefixes {
 		begin := p.Masked().Addr()
 		if len(elements) > 0 && (!behind.IsValid() || begin.Less(behind)) {
-			continue // within the one before: of two prefixes that overlap, one holds the other
+			continue // within the one before: overlapping prefixes are always nested
 		}
 		if len(elements) > 0 {
 			if begin != behind {
@@ -162,7 +162,7 @@ func intervals(prefixes []netip.Prefix) []setElement {
 	return elements
 }
 
-// after returns the first address behind a prefix; an invalid one where there is none.
+// after returns the first address behind a prefix; the invalid one where there is none.
 func after(p netip.Prefix) netip.Addr {
 	last := p.Masked().Addr().AsSlice()
 	for i, bits := range ones(p.Bits(), len(last)) {

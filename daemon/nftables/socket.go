@@ -27,7 +27,7 @@ type netfilter struct {
 }
 
 const (
-	// answerTimeout is long: nf_tables answers at once.
+	// answerTimeout is generous: nf_tables answers at once.
 	answerTimeout = time.Second
 	// longestPacket is what the kernel puts into one packet of a dump at most (af_netlink.c).
 	longestPacket = 32 << 10
@@ -60,7 +60,7 @@ func (c *netfilter) close() {
 	}
 }
 
-// rooms are where answers are received and changes are written; what a pod holds fits into a new one.
+// rooms are buffers for answers and changes. A new one is large enough for an ordinary pod.
 var rooms = sync.Pool{New: func() any {
 	room := make([]byte, 0, 4*longestPacket)
 	return &room
@@ -69,14 +69,14 @@ var rooms = sync.Pool{New: func() any {
 // roomKept bounds what is kept for the next one.
 const roomKept = 1 << 20
 
-// forget gives up what was read.
+// forget drops what was read.
 func (c *netfilter) forget() { c.room, c.held = c.room[:0], 0 }
 
 // limit returns what one look reads at most.
 func (c *netfilter) limit() bound { return c.most }
 
-// await sends a transaction that changes nothing. The kernel takes one at a time, so that the one before
-// it is over when the call returns. There is an answer only if it fails, and the next request gets it.
+// await sends an empty transaction. The kernel makes one at a time, so any earlier one is over when this returns. Only a
+// failure is answered, and the next request receives that.
 func (c *netfilter) await() error {
 	b := newBatch(nil)
 	defer b.release()
@@ -114,7 +114,7 @@ func (c *netfilter) transact(b *batch) error {
 			continue // of an earlier request
 		}
 		switch {
-		case errors.Is(no, unix.ERESTART): // that is what another generation is called
+		case errors.Is(no, unix.ERESTART): // the namespace is at another generation
 			return errMoved
 		case no != nil:
 			return b.refusal(int(seq-first), no)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package recovered makes panics errors. A daemon that dies of one pod leaves every other pod of the node
-// without it, so every goroutine that works for a pod starts here.
+// Package recovered turns panics into errors. A daemon that crashes on one pod leaves every other pod of the node
+// unattended, so every goroutine that works for a pod starts here.
 package recovered
 
 import (
@@ -12,7 +12,7 @@ import (
 // Panic is what a panic becomes.
 type Panic struct {
 	Value any
-	Stack string // for the log; whose pod it was does not want to read it
+	Stack string // for the log, not for the pod's author
 }
 
 // Error says that it was a panic.

@@ -26,7 +26,7 @@ const mostObjects = 16 << 10
 // ErrTooMuch is within the error about a namespace that holds more than is read.
 var ErrTooMuch = errors.New("somebody has put more into the pod's network namespace than meshnetd reads: take it out, or NET_ADMIN away from the pod")
 
-// errMoved is a list of which some may be missing.
+// errMoved is returned for a list that may be incomplete.
 var errMoved = errors.New("the list was changed while it was read")
 
 const (
@@ -34,8 +34,8 @@ const (
 	longestPacket = 32 << 10 // what the kernel puts into one packet of a list at most (af_netlink.c)
 )
 
-// list asks the kernel for all objects of a kind and calls fn with each of them. The request's body names a family, or
-// only some objects where the kernel knows to choose. Nothing is kept, and reading ends with the one too many.
+// list asks the kernel for all objects of a kind and calls fn with each. The request's body names a family, or a filter
+// where the kernel supports it. Reading stops at the first object over the limit.
 func list(request int, body []byte, fn func(m []byte) error) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -46,7 +46,7 @@ func list(request int, body []byte, fn func(m []byte) error) error {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return fmt.Errorf("time limit for routes: %w", err)
 	}
-	// Kernels before 4.20 do not choose, and tell everything.
+	// Kernels before 4.20 do not filter.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	req := nl.NewNetlinkRequest(request, unix.NLM_F_DUMP)
 	req.AddRawData(body)
@@ -63,7 +63,7 @@ func list(request int, body []byte, fn func(m []byte) error) error {
 			continue
 		case err != nil:
 			return err
-		case !ok || sender.Pid != 0: // others in the pod can send to the socket as well
+		case !ok || sender.Pid != 0: // other processes in the pod can send to the socket too
 			continue
 		}
 		messages, err := syscall.ParseNetlinkMessage(packet[:n])
@@ -94,8 +94,7 @@ func list(request int, body []byte, fn func(m []byte) error) error {
 	}
 }
 
-// whole repeats a list until nobody changes it meanwhile. A family that the kernel does not have, and a table that there
-// is not, hold nothing.
+// whole repeats a list until nothing changed while it was read. A missing family or table counts as an empty list.
 func whole(attempt func() error) (err error) {
 	const tries = 10
 	for range tries {
@@ -120,7 +119,7 @@ func listAddresses() (addrs []netlink.Addr, err error) {
 			about := nl.DeserializeIfAddrmsg(m)
 			attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
 			var ip []byte
-			for _, a := range attrs { // the other end's of a point-to-point link stands in IFA_ADDRESS
+			for _, a := range attrs { // on a point-to-point link, IFA_ADDRESS is the peer's
 				if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && ip == nil {
 					ip = a.Value
 				}
@@ -142,7 +141,7 @@ type policy struct {
 	priority int
 }
 
-// listPolicies returns those of a family. Whatever a rule says besides, known or not, makes it another one.
+// listPolicies returns those of a family. A rule with any other attribute, known or not, is not one of them.
 func listPolicies(f rules.Family) (found []policy, err error) {
 	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(f))}}).Serialize() // a struct fib_rule_hdr looks the same
 	err = whole(func() error {
@@ -189,7 +188,7 @@ func readPolicy(m []byte, family int) (p policy, ours bool, err error) {
 	return p, plain, err
 }
 
-// listLocalDefault reports whether everything is local by lo in a routing table.
+// listLocalDefault reports whether a routing table has the route "local default dev lo".
 func listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
 	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(r.Family))}}).Serialize()
 	request = append(request, nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(r.Table))).Serialize()...)

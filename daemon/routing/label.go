@@ -54,8 +54,8 @@ func (h *Handle) alias() (string, error) {
 	return link.Attrs().Alias, nil
 }
 
-// Own reads which routes and addresses of the footprint the namespace holds. A route that is there in part
-// or more than once is listed twice, which no plan does: the result is then equal to none.
+// Own reads which routes and addresses of the footprint the namespace holds. A route that is there in part or more than
+// once is listed twice, so that the result equals no plan.
 func (h *Handle) Own(footprint rules.Footprint) (rules.Plan, error) {
 	own := rules.Plan{Footprint: footprint}
 	for _, r := range footprint.Routes {

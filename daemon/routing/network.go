@@ -15,7 +15,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// mostAddresses of a family are told. Who has the right to can give a pod any number, and they are remembered.
+// mostAddresses bounds how many of a family are returned: they are remembered, and a pod with NET_ADMIN can have any
+// number.
 const mostAddresses = 32
 
 // Network reads what a plan has to know of the namespace, with the addresses of all interfaces in the order in which
@@ -56,9 +57,9 @@ type netconf struct{ family byte }
 func (netconf) Len() int            { return unix.NLMSG_ALIGNTO }
 func (m netconf) Serialize() []byte { return []byte{m.family, 0, 0, 0} }
 
-// hasIPv6 asks the kernel for its settings of IPv6, of which only a kernel without IPv6 does not know. Whether it is
-// switched off on the interfaces (disable_ipv6) can change at any time. A socket of the family would tell as well, but
-// not in a service that is allowed none.
+// hasIPv6 asks the kernel for its IPv6 settings, which only a kernel without IPv6 does not have. Whether interfaces have it
+// switched off (disable_ipv6) does not count, since that can change at any time. Opening an IPv6 socket would tell as
+// well, but the service's unit forbids that.
 func hasIPv6() (bool, error) {
 	request := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
 	request.AddData(netconf{unix.AF_INET6})

@@ -116,7 +116,7 @@ func (h *Handle) Verify(plan rules.Plan) ([]string, error) {
 	return diffs, nil
 }
 
-// presence reads how often the policy rule is there, and whether the route is.
+// presence counts the copies of the policy rule, and reports whether the route is there.
 func (h *Handle) presence(r rules.PolicyRoute) (policies int, routed bool, err error) {
 	found, err := h.policyRules(r)
 	if err != nil {
@@ -165,8 +165,8 @@ func localDefault(r rules.PolicyRoute) *netlink.Route {
 		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
 }
 
-// addRoute adds the policy rule and the route where they are not there. The kernel takes the same policy
-// rule twice, so it is asked first, and what is there twice is taken out once.
+// addRoute adds the policy rule and the route where they are missing. The kernel accepts the same policy rule twice, so it
+// is asked first, and a duplicate is taken out.
 func (h *Handle) addRoute(r rules.PolicyRoute) (changed bool, err error) {
 	found, err := h.policyRules(r)
 	if err != nil {
@@ -250,7 +250,7 @@ func (h *Handle) hasRoute(r rules.PolicyRoute) (routed bool, err error) {
 	return routed, nil
 }
 
-// wrote makes policy rules and routes of the family be read again.
+// wrote drops what was read of the family's policy rules and routes.
 func (h *Handle) wrote(f rules.Family) {
 	delete(h.rules, f)
 	for r := range h.routes {

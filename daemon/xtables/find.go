@@ -92,7 +92,7 @@ func locate(ctx context.Context, name, program string) (variant, error) {
 	}
 	six := strings.Replace(program, "iptables", "ip6tables", 1)
 	if v.v6, err = lookPath(six, "-save", "-restore"); err != nil {
-		v.v6 = six // the proof for IPv6 fails then, and says which program is missing
+		v.v6 = six // so that trying IPv6 fails and names the missing program
 	}
 	out, err := exec.CommandContext(ctx, v.v4, "--version").Output()
 	if err != nil {

@@ -62,12 +62,12 @@ func (t *Tables) run(ctx context.Context, ns *netns.Namespace, tool, input strin
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = time.Second // a busy node takes its time to hand over the last output
+	cmd.WaitDelay = time.Second // on a busy node the last output may take a while
 
 	if err := t.isolated.Do(ctx, ns, cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", tool, err)
 	}
-	// Somebody may write more rules since they were looked at, and programs read all that there are.
+	// Rules may have been added since readable looked at them, and iptables reads all there are.
 	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: mostMemory, Max: mostMemory}, nil) // it may have ended
 	if err := cmd.Wait(); err != nil {
 		if stdout.over {
@@ -82,14 +82,14 @@ func (t *Tables) run(ctx context.Context, ns *netns.Namespace, tool, input strin
 	return stdout.text, nil
 }
 
-// What a program may write, and the memory that it may have: both far above what the rules need that are read otherwise.
+// How much a program may write, and how much memory it may use: both far above what readable rules need.
 const (
 	mostSaid      = 16 << 20
 	mostComplaint = 4 << 10
 	mostMemory    = 256 << 20
 )
 
-// bounded keeps what a program writes, up to a length. The program then cannot write on, and ends.
+// bounded keeps what a program writes, up to a length. Beyond it writes fail, so that the program ends.
 type bounded struct {
 	text []byte
 	most int
@@ -104,9 +104,8 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// privateLock returns the file that legacy iptables locks. The node's own lock may be held for long by
-// others, and guards the host's tables only; in the sandbox nobody else works but other meshnetd
-// processes, which netns.Namespace.Lock keeps out.
+// privateLock returns the file that legacy iptables locks. The node's own lock guards the host's tables, and others may
+// hold it for long; in the sandbox only meshnetd processes write, which netns.Locks keep apart.
 func privateLock() (*os.File, error) {
 	fd, err := unix.MemfdCreate("xtables.lock", unix.MFD_CLOEXEC)
 	if err != nil {

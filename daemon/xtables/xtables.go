@@ -58,15 +58,16 @@ func (t *Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 	return changed.Load() || cleared, err
 }
 
-// unseen reads and clears what is in nf_tables beside what the variant shows.
+// unseen reads and clears our rules in nf_tables that the variant does not show: the native table, and for
+// iptables-legacy those of iptables-nft.
 var unseen = nftables.New(nftables.IPTables)
 
-// without is the plan of what the variant does not see: nothing of ours is to be there.
+// without is the plan that unseen applies: none of our rules.
 func (t *Tables) without(plan rules.Plan) rules.Plan {
 	if t.variant.legacy {
 		return rules.Plan{Footprint: plan.Footprint}
 	}
-	return rules.Plan{} // the tables of iptables-nft are its own business
+	return rules.Plan{} // iptables-nft itself sees its tables
 }
 
 // Verify compares what the kernel holds with the plan.
@@ -148,8 +149,7 @@ func (t *Tables) save(ctx context.Context, ns *netns.Namespace, family rules.Fam
 	return rules.ParseSave(family, bytes.NewReader(out))
 }
 
-// readable fails where there is more to read than a program should, which holds all of it in memory that counts as
-// meshnetd's.
+// readable fails where there is too much to read: a program holds all of it in memory, which counts as meshnetd's.
 func (t *Tables) readable(ns *netns.Namespace) error {
 	if t.netlink {
 		return nftables.Readable(ns)
