@@ -164,7 +164,7 @@ func expected(in consul.Intent, s scene, p packet) string {
 		}
 		return end(rules.Redirected, in.DNSPort)
 	}
-	if blocked && p.Protocol == "udp" && port == 53 && in.DNSPort == 0 && in.DNSAddress.IsValid() && !stays && !(p.Socket && p.UID == in.UID) {
+	if blocked && p.Protocol == "udp" && port == 53 && in.DNSPort == 0 && in.DNSAddress.IsValid() && !stays && (!p.Socket || p.UID != in.UID) {
 		return "refused"
 	}
 	proxys := p.Socket && (p.UID == in.UID || slices.Contains(in.UIDsExclude, p.UID))
