@@ -48,6 +48,8 @@ type Config struct {
 	StatusSocket    string                   // path; "" is none
 	LockDir         string                   // path of a directory that is root's alone
 	NRI             NRI
+	Required        bool  // the runtime itself requires the plugin, for every container of the node
+	Hooks           Hooks // by neighbours: other plugins
 	Log             Log
 	Metrics         Metrics
 	Mesh            Mesh
@@ -103,6 +105,15 @@ type NRI struct {
 	Index  string // two digits; plugins are called in ascending order
 }
 
+// Hooks says what happens to a container that another plugin gives OCI hooks, which run when all plugins have been asked.
+type Hooks string
+
+// The ways to treat it.
+const (
+	HooksReport Hooks = "report"
+	HooksRefuse Hooks = "refuse"
+)
+
 // Log says what is logged and how.
 type Log struct {
 	Level  string // one of Levels
@@ -140,6 +151,7 @@ func unsaid() Config {
 		StatusSocket:    "/run/meshnetd/meshnetd.sock",
 		LockDir:         "/run/meshnetd-locks",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "95"},
+		Hooks:           HooksReport,
 		Log:             Log{Level: "info", Format: "auto"},
 		Budget:          rules.StandardBudget(),
 		Mesh:            Mesh{Enabled: slices.Clone(Meshes)},
@@ -184,6 +196,9 @@ func keys(c *Config) map[string]setter {
 		"nri.socket": text(&c.NRI.Socket, absolute),
 		"nri.name":   text(&c.NRI.Name, pluginName),
 		"nri.index":  text(&c.NRI.Index, twoDigits),
+
+		"nri.required":     boolean(&c.Required),
+		"neighbours.hooks": text(&c.Hooks, oneOf([]Hooks{HooksReport, HooksRefuse})),
 
 		"log.level":  text(&c.Log.Level, oneOf(Levels)),
 		"log.format": text(&c.Log.Format, oneOf(Formats)),

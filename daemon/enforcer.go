@@ -53,6 +53,8 @@ type Policy struct {
 	CatchUp         config.CatchUp
 	ReplaceOutdated bool
 	OnDrift         config.OnDrift
+	Required        bool // the runtime requires meshnetd by itself
+	Hooks           config.Hooks
 	AuditInterval   time.Duration // in which every protected namespace is read once
 }
 
@@ -72,6 +74,7 @@ type Enforcer struct {
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
 	sharing   sharing
+	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 	audit     atomic.Pointer[Audit]
 	heard     atomic.Pointer[time.Time] // when the auditor last showed that it is alive
 	reloaded  chan struct{}             // tells the auditor that its interval is another one

@@ -29,10 +29,15 @@ const (
 	EventImpostor    = "proxy_identity"  // a container runs as the proxy without being it: it goes around the mesh
 	EventDrift       = "drift_found"     // its rules were changed after they had been verified
 	EventRepaired    = "drift_repaired"  // it has its rules again
+	EventLoose       = "pod_not_held"    // nothing keeps its containers back while meshnetd is away
+	EventNeighbour   = "neighbour"       // another plugin changed of a container what can lead around its rules
 )
 
 // Event names the outcome.
 func (o Outcome) Event() string {
+	if o.notice.event != "" {
+		return o.notice.event
+	}
 	switch o.Result {
 	case Skipped:
 		if o.Changed {
@@ -137,6 +142,8 @@ func (o Outcome) level() slog.Level {
 		return slog.LevelDebug
 	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
 		return slog.LevelWarn
+	case event == EventLoose || event == EventNeighbour:
+		return slog.LevelWarn
 	case event == EventLate || event == EventImpostor || event == EventRepaired || event == EventStopped:
 		return slog.LevelWarn
 	case o.Err != nil:
@@ -148,6 +155,8 @@ func (o Outcome) level() slog.Level {
 // message says in a sentence what the event alone does not.
 func (o Outcome) message() string {
 	switch o.Event() {
+	case EventLoose, EventNeighbour:
+		return o.notice.text
 	case EventLate:
 		return "the pod ran without its rules when meshnetd took it over; it has them now. " +
 			"Connections that were open before stay as they are"

@@ -134,6 +134,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	if o.Result == Protected {
 		o = checkNetNS(o, c)
 	}
+	o = e.review(o, c.Review)
 	o.end()
 	e.recordNews(o)
 	return o

@@ -85,6 +85,7 @@ type Outcome struct {
 	Took        time.Duration
 
 	found   int                    // of Differences, also those that are not kept
+	notice  notice                 // what is said beside what became of it
 	node    rules.Node             // that decided
 	key     string                 // of the plan
 	network rules.Network          // that it was made for

@@ -47,7 +47,10 @@ type Sandbox struct {
 	Admitted []rules.Container // the containers that were let through, with their ids where they are known
 	Backend  string            // what wrote its rules
 	Drift    Drift
+	Changes  []rules.Adjustment // what other plugins changed of its last containers
 
+	reviewed   bool          // the runtime has told with a container of it what follows
+	required   bool          // the pod requires meshnetd
 	key        string        // of the plan
 	network    rules.Network // that it was made for
 	turn       fair.Turn     // to be looked at again

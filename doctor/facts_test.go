@@ -22,7 +22,7 @@ var (
 func good() Facts {
 	return Facts{
 		Program: "v1.2.0", AsRoot: true,
-		Config: Config{File: "/etc/meshnetd/meshnetd.toml", Values: config.Default()},
+		Config: Config{File: "/etc/meshnetd/meshnetd.toml", Values: required(config.Default())},
 		Runtime: Runtime{Tried: []Tried{{Socket: "/run/containerd/containerd.sock"}, {Socket: "/var/run/crio/crio.sock", Err: errNo}},
 			Socket: "/run/containerd/containerd.sock", Name: "containerd", Version: "v2.4.2", Started: noon, Asked: true, NRIPlugin: true},
 		Settings: Settings{
@@ -63,4 +63,10 @@ func bad() Facts {
 	f.Daemon.Status = status.Status{Version: "v1.1.0", Started: noon}
 	f.Daemon.Process = &Process{PID: 42, OOM: 500, OwnMounts: true, OwnPIDs: true, Mount: Mount{Dir: "/run/netns", Point: "/", Propagation: "private"}}
 	return f
+}
+
+// required is the configuration of a node whose runtime requires meshnetd.
+func required(c config.Config) config.Config {
+	c.Required = true
+	return c
 }

@@ -51,7 +51,18 @@ func judgeRequired(f Facts) []Finding {
 				do("Write %q in %s, and restart the runtime.", name, key)}
 		}
 	}
-	if slices.Contains(v.Required, name) || slices.Contains(v.Required, index+"-"+name) {
+	here := f.Config.Values.Required
+	required := slices.Contains(v.Required, name) || slices.Contains(v.Required, index+"-"+name)
+	switch {
+	case required && !here:
+		return []Finding{info("validator-required", f.Settings.File, "The runtime requires meshnetd for every container of the node, and meshnetd is not told: pods "+
+			"without the annotation %s count as not held back (pod_not_held).", requiredAnnotation).do("Set nri.required = true in %s.", f.Config.File)}
+	case !required && here:
+		return []Finding{warning("validator-required", f.Settings.File, "nri.required says that the runtime requires meshnetd for every container of the node, and it does not: "+
+			"pods without the annotation %s are not held back while meshnetd is away, and nothing says so.", requiredAnnotation).
+			do("Set nri.required = false in %s, or write %q in %s and restart the runtime.", f.Config.File, name, key)}
+	}
+	if required {
 		return []Finding{ok("validator-required", f.Settings.File, "The runtime requires meshnetd for every container of the node. "+
 			"While meshnetd is away, a pod that asks for it as well says: required plugins %q not present; that is one plugin, on two lists.", name+","+name)}
 	}

@@ -72,6 +72,10 @@ func judgeVersion(f Facts) []Finding {
 			do("Upgrade the runtime as it says, and restart it.")}
 	}
 	what := fmt.Sprintf("With %s the tier is %q. %s", known, known.Tier, known.Why)
+	if known.Validates && known.Tier != nriplugin.BestEffort && f.Settings.Err == nil && !f.Settings.Validator.Enabled {
+		return []Finding{warning("runtime-version", f.Runtime.Socket, "With %s the tier can be %q, and is %q here: its validator is off (validator-enabled).",
+			known, known.Tier, nriplugin.BestEffort).do("%s", f.table(validatorOn, crioValidatorOn))}
+	}
 	if known.Tier == nriplugin.Guaranteed {
 		found := []Finding{ok("runtime-version", f.Runtime.Socket, "%s", what)}
 		for _, limit := range known.Limits {

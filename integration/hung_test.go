@@ -24,6 +24,15 @@ func TestHungDaemon(t *testing.T) {
 	l := startLabImporting(t, filepath.Join(root, "packaging", "containerd", "meshnetd.toml"))
 	daemon := runDaemon(t, l)
 	meshed := runPod(t, l, "meshed", injected("required-plugins.noderesource.dev", `["meshnetd"]`))
+	bare := runPod(t, l, "bare", injected())
+	started(t, meshed)
+	started(t, bare)
+	if line := daemon.event(t, "pod_not_held", "default/bare"); line.Message != "not held back while meshnetd is away: the pod does not require it" {
+		t.Errorf("said %q", line.Message)
+	}
+	if strings.Contains(daemon.Log(), `"event":"pod_not_held","pod":"default/meshed"`) {
+		t.Error("a pod that waits for meshnetd is said to be not held back")
+	}
 	if err := syscall.Kill(daemon.PID(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -19,9 +19,11 @@ type State struct {
 	Sandboxes map[string]int
 	// IPv6Around is how many pods have IPv6 that goes around their proxy, by mesh; 0 of a mesh where none has.
 	IPv6Around map[string]int
-	Audit      *Audit        // the last one; nil before the first
-	Interval   time.Duration // of the auditor
-	Audited    time.Duration // how long ago that was, or the daemon began
+	// NotHeld is how many pods have nothing that keeps their containers back while meshnetd is away, by why; each why there is.
+	NotHeld  map[string]int
+	Audit    *Audit        // the last one; nil before the first
+	Interval time.Duration // of the auditor
+	Audited  time.Duration // how long ago that was, or the daemon began
 
 	LinesLost int64 // of the log, since the start
 
@@ -53,6 +55,7 @@ var (
 	backend   = desc("backend_info", "Always 1; the label says what writes the rules.", "backend")
 	sandboxes = desc("sandboxes", "Pods of the mesh on this node, by what is known of them.", "state")
 	around    = desc("sandboxes_ipv6_around", "Pods whose IPv6 goes around their proxy, which does not speak it, by mesh.", "mesh")
+	notHeld   = desc("sandboxes_not_held", "Pods of which nothing keeps containers back while meshnetd is away, as far as they have shown it, by why.", "why")
 	age       = desc("audit_age_seconds", "Time since the auditor last came around, or since the start.")
 	last      = desc("audit_last_timestamp_seconds", "When the auditor last came around.")
 	took      = desc("audit_duration_seconds", "Time that the last pass of the auditor took, without its pauses.")
@@ -64,7 +67,7 @@ var (
 
 // Describe names the metrics.
 func (r *reading) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, age, last, took, interval, linesLost, reloaded, reloadedT} {
+	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, notHeld, age, last, took, interval, linesLost, reloaded, reloadedT} {
 		to <- d
 	}
 }
@@ -92,6 +95,9 @@ func (r *reading) Collect(to chan<- prometheus.Metric) {
 	}
 	for mesh, n := range s.IPv6Around {
 		gauge(around, float64(n), mesh)
+	}
+	for why, n := range s.NotHeld {
+		gauge(notHeld, float64(n), why)
 	}
 	gauge(age, s.Audited.Seconds())
 	gauge(interval, s.Interval.Seconds())

@@ -16,7 +16,7 @@ import (
 func BenchmarkCreateContainerHook(b *testing.B) { benchmarkHook(b, "CreateContainer") }
 func BenchmarkValidateHook(b *testing.B)        { benchmarkHook(b, "ValidateContainerAdjustment") }
 
-func BenchmarkStartHook(b *testing.B)           { benchmarkHook(b, "StartContainer") }
+func BenchmarkStartHook(b *testing.B) { benchmarkHook(b, "StartContainer") }
 
 func benchmarkHook(b *testing.B, what string) {
 	socket := socketPath(b)

@@ -38,6 +38,8 @@ var (
 // hooks is what the runtime calls during one session.
 type hooks struct {
 	pods     Enforcer
+	name     string // of this plugin, as its index
+	index    string
 	log      *slog.Logger
 	timeout  func() time.Duration // the runtime's request timeout, once it is known
 	synced   func(Runtime)
@@ -125,7 +127,13 @@ func (h *hooks) CreateContainer(ctx context.Context, sandbox *api.PodSandbox, co
 // ValidateContainerAdjustment looks at the container as all plugins have left it, and at the kernel.
 func (h *hooks) ValidateContainerAdjustment(ctx context.Context, req *api.ValidateContainerAdjustmentRequest) error {
 	pod := podOf(req.GetPod())
-	return h.ask(ctx, pod, func(ctx context.Context) error { return h.pods.Validate(ctx, pod, adjusted(req)) })
+	return h.ask(ctx, pod, func(ctx context.Context) error {
+		c := adjusted(req)
+		if !h.pods.Outside(pod) {
+			c.Review = reviewOf(req, h.name, h.index)
+		}
+		return h.pods.Validate(ctx, pod, c)
+	})
 }
 
 // StartContainer looks at the kernel again: hooks of the runtime have run since Validate.

@@ -40,8 +40,8 @@ func (rt Runtime) String() string { return rt.Name + " " + rt.Version }
 // Tier is how far the promise holds with a runtime: that no container of the mesh runs without its rules.
 type Tier string
 
-// The tiers. The first two need the runtime's default validator on and meshnetd among its required plugins,
-// which NRI does not show.
+// The tiers. The first two need the runtime's default validator on and meshnetd among the required plugins, which is
+// shown by the runtime's last question about each container.
 const (
 	Guaranteed Tier = "guaranteed"
 	Reduced    Tier = "reduced"     // kept, but a pod is refused at its first container, not at its sandbox
@@ -116,7 +116,7 @@ func identify(name, version string) (Runtime, error) {
 
 const (
 	validating = "containerd 2.2.6, 2.3.3 or newer, or CRI-O 1.34 or newer"
-	condition  = "it holds only where the runtime's default validator is on and requires the plugin, which NRI does not show."
+	condition  = "it holds only where the runtime's default validator is on and the plugin is required, which containers of the mesh show."
 )
 
 func (rt Runtime) containerd(r release) (Runtime, error) {

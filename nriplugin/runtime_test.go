@@ -157,12 +157,12 @@ func TestWhatTheOperatorReads(t *testing.T) {
 			[]string{"starts without meshnetd", "its containers are refused, since", "proxy_identity sees nothing"}},
 		{"containerd", "v2.2.0", "refused at its first container; it holds only where the runtime's default validator is on",
 			[]string{"upgrade to containerd 2.2.6, 2.3.3 or newer.", "proxy_identity sees nothing"}},
-		{"containerd", "v2.3.0", "which NRI does not show.", []string{"its containers are refused, since"}},
-		{"containerd", "v2.2.6", "requires the plugin, which NRI does not show.", []string{"upgrade to containerd 2.3.3 or newer."}},
-		{"containerd", "v2.3.3", "requires the plugin, which NRI does not show.", nil},
+		{"containerd", "v2.3.0", "which containers of the mesh show.", []string{"its containers are refused, since"}},
+		{"containerd", "v2.2.6", "the plugin is required, which containers of the mesh show.", []string{"upgrade to containerd 2.3.3 or newer."}},
+		{"containerd", "v2.3.3", "the plugin is required, which containers of the mesh show.", nil},
 		{"cri-o", "1.33.0", "no validators", []string{"upgrade to CRI-O 1.34 or newer.", "upgrade to CRI-O 1.36 or newer."}},
-		{"cri-o", "1.35.0", "which NRI does not show.", []string{"upgrade to CRI-O 1.36 or newer."}},
-		{"cri-o", "1.36.0", "which NRI does not show.", nil},
+		{"cri-o", "1.35.0", "which containers of the mesh show.", []string{"upgrade to CRI-O 1.36 or newer."}},
+		{"cri-o", "1.36.0", "which containers of the mesh show.", nil},
 		{"other", "1.0.0", "does not know this runtime", []string{"use containerd 2.2.6", "may not be told"}},
 	} {
 		rt, err := identify(test.name, test.version)

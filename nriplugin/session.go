@@ -140,7 +140,7 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 	}
 	e.stage = connected
 	synced := make(chan Runtime, 1)
-	h := &hooks{pods: p.Pods, log: p.Log, declined: p.declined}
+	h := &hooks{pods: p.Pods, name: p.Name, index: p.Index, log: p.Log, declined: p.declined}
 	p.declined = ""
 	h.synced = func(rt Runtime) { synced <- rt }
 	closed := make(chan struct{})

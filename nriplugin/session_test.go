@@ -67,7 +67,7 @@ func TestSession(t *testing.T) {
 	if len(connected) != 1 || connected[0]["runtime"] != "containerd" || connected[0]["version"] != "v2.4.2" ||
 		connected[0]["request_timeout"] != "2s" || connected[0]["refuse_late"] != "false" || connected[0]["level"] != "INFO" ||
 		connected[0]["tier"] != "guaranteed" || connected[0]["validates"] != "true" || connected[0]["tells_user"] != "true" ||
-		!strings.Contains(connected[0]["why"], "NRI does not show") || connected[0]["limits"] != "" {
+		!strings.Contains(connected[0]["why"], "containers of the mesh show") || connected[0]["limits"] != "" {
 		t.Errorf("logged %v", connected)
 	}
 }

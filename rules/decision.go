@@ -37,6 +37,7 @@ const (
 	ReasonBadInput          Reason = "bad-input"          // an annotation or argument cannot be understood
 	ReasonRuntimeHandler    Reason = "runtime-handler"    // the sandbox does not use the node's kernel network
 	ReasonNoNetNS           Reason = "no-netns"           // belongs to the mesh but has no namespace to write to
+	ReasonNeighbour         Reason = "neighbour"          // another plugin gives a container what the node does not let it have
 	ReasonOtherNetNS        Reason = "other-netns"        // a container is to run outside its sandbox's namespace
 	ReasonForbidden         Reason = "forbidden"          // an annotation asks for what the node's configuration does not allow
 	ReasonTwoMeshes         Reason = "two-meshes"         // more than one mesh claims the pod

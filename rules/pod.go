@@ -59,4 +59,49 @@ type Container struct {
 	Running bool   // its process has been started; known of pods that are taken over only
 	NetNS   string // path of the network namespace it joins; "" where it is not known
 	MovedBy string // the plugin that gave it another network namespace than its sandbox's; "" is none
+
+	Review *Review // nil where it is not the runtime's last question about the container
+}
+
+// Review is what a runtime tells beside a container when it asks about it last of all.
+type Review struct {
+	Validator bool         // the runtime's own validator is on, which keeps containers back that require an absent plugin
+	Required  bool         // the pod requires this plugin for the container
+	Changes   []Adjustment // what plugins changed of the container
+}
+
+// Adjustment is what a plugin changed of a container.
+type Adjustment struct {
+	Plugin string
+	Field  string // one of the Changed words
+	What   string // which one of them; "" where there is one
+}
+
+// What plugins can change of a container, and that may matter for its traffic.
+const (
+	ChangedArguments   = "arguments"
+	ChangedEnvironment = "environment"
+	ChangedMounts      = "mounts"
+	ChangedHooks       = "hooks"
+	ChangedDevices     = "devices"
+	ChangedNetDevices  = "network devices"
+	ChangedSysctls     = "sysctls"
+	ChangedNamespaces  = "namespaces"
+)
+
+// Around reports whether a change can lead the container's traffic around the pod's rules by itself.
+func (c Adjustment) Around() bool {
+	switch c.Field {
+	case ChangedHooks, ChangedDevices, ChangedNetDevices, ChangedSysctls, ChangedNamespaces:
+		return true
+	}
+	return false
+}
+
+// String says it in a sentence's part.
+func (c Adjustment) String() string {
+	if c.What == "" {
+		return c.Plugin + " changed " + c.Field
+	}
+	return c.Plugin + " changed " + c.Field + " (" + c.What + ")"
 }

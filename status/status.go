@@ -83,6 +83,7 @@ type Sandbox struct {
 	Detail    string       `json:"detail,omitempty"`
 	NetNS     string       `json:"netns"` // path of the network namespace, as the runtime named it
 	Drift     Drift        `json:"drift"`
+	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it
 
 	Live Live `json:"-"` // nil in what was read from a socket
 }

@@ -49,7 +49,7 @@ func (s Status) Text(w io.Writer, now time.Time) {
 // news is the detail of a sandbox that is not as it should be.
 func (sb Sandbox) news() string {
 	if sb.State == "protected" {
-		return ""
+		return sb.NotHeld
 	}
 	return sb.Detail
 }

@@ -96,7 +96,14 @@ func (l live) Explain() status.Explanation {
 		}
 		v = v.planned(network)
 	}
-	return holding(sb, explain(v, interfaces))
+	x := holding(sb, explain(v, interfaces))
+	if why := l.Loose(sb).Why(); why != "" {
+		x.Notes = append(x.Notes, why)
+	}
+	for _, c := range sb.Changes {
+		x.Notes = append(x.Notes, "another plugin of the node: "+c.String())
+	}
+	return x
 }
 
 // holding puts what a sandbox holds in place of what would be decided now, where that is something else.

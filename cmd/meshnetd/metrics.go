@@ -56,19 +56,27 @@ func (w *watch) lineLost() { w.linesLost.Add(1) }
 
 // state puts together what the metrics tell beside what they count. The queue may be nil.
 func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
-	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, IPv6Around: map[string]int{}, LinesLost: w.linesLost.Load(),
+	s := metrics.State{Ready: w.ready(e) == nil, Backend: w.backend, Sandboxes: map[string]int{}, IPv6Around: map[string]int{}, NotHeld: map[string]int{}, LinesLost: w.linesLost.Load(),
 		Waiting: map[string]bool{}}
 	if queue != nil {
 		s.LinesLost += queue.Lost()
 	}
 	count(&s, e.Sandboxes())
+	for _, loose := range daemon.Looses {
+		s.NotHeld[string(loose)] = 0
+	}
+	for _, sb := range e.Sandboxes() {
+		if loose := e.Loose(sb); loose != "" {
+			s.NotHeld[string(loose)]++
+		}
+	}
 	w.mu.Lock()
 	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.configuredAt
 	for _, cause := range nriplugin.Causes {
 		s.Waiting[string(cause)] = cause == w.waiting.Cause
 	}
 	if rt := w.runtime; rt != nil {
-		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier)}
+		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(shown(*rt, e).Tier)}
 	}
 	begun := w.started
 	w.mu.Unlock()

@@ -148,7 +148,7 @@ func newEnforcer(cfg config.Config, locks *netns.Locks, firewall daemon.Firewall
 
 func policy(cfg config.Config) daemon.Policy {
 	return daemon.Policy{Node: node(cfg), ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
-		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, AuditInterval: cfg.AuditInterval}
+		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, Required: cfg.Required, Hooks: cfg.Hooks, AuditInterval: cfg.AuditInterval}
 }
 
 // flushTimeout bounds how long the last lines of the log may take when the daemon ends.

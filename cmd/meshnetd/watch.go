@@ -116,13 +116,23 @@ func (w *watch) runtimeName() string {
 	return w.runtime.Name
 }
 
+// shown is the runtime as containers of the mesh have shown it: without its validator nothing keeps them back.
+func shown(rt nriplugin.Runtime, e *daemon.Enforcer) nriplugin.Runtime {
+	if rt.Tier != nriplugin.BestEffort && e.ValidatorOff() {
+		rt.Tier, rt.Why = nriplugin.BestEffort, "Its validator is off, as its last question about a container of the mesh showed: nothing keeps "+
+			"containers from starting without meshnetd."
+	}
+	return rt
+}
+
 // status puts together what there is to tell.
 func (w *watch) status(e *daemon.Enforcer) status.Status {
 	w.mu.Lock()
 	s := status.Status{Version: buildVersion(), Started: w.started, Backend: w.backend, Connected: w.connected,
 		Since: w.since, Reload: w.reload, Pods: status.Counts{}, Events: maps.Clone(w.events), Recent: w.recent.all()}
 	if rt := w.runtime; rt != nil {
-		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
+		shown := shown(*rt, e)
+		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(shown.Tier), Why: shown.Why,
 			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
 	}
 	if w.waiting.Why != nil {
@@ -140,7 +150,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail,
-			NetNS: sb.Pod.NetNS, Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s

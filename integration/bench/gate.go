@@ -89,7 +89,9 @@ func (b *bench) questions(nodes []*full) error {
 	}
 	var generation, validate, create, start []*speed.Peer
 	starting := func(e *daemon.Enforcer) func(context.Context, rules.Pod, rules.Container) daemon.Outcome {
-		return func(ctx context.Context, pod rules.Pod, c rules.Container) daemon.Outcome { return e.Start(ctx, pod, c.Name, "") }
+		return func(ctx context.Context, pod rules.Pod, c rules.Container) daemon.Outcome {
+			return e.Start(ctx, pod, c.Name, "")
+		}
 	}
 	for _, f := range nodes {
 		peer := func(do func() error) *speed.Peer { return &speed.Peer{Name: f.label, Absent: f.err, Do: do} }

@@ -7,7 +7,9 @@ package faults
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/containerd/nri/pkg/api"
@@ -25,7 +27,7 @@ func neighbourRows() []Row {
 		{Fault: "plugins before meshnetd and after it time out", Pods: 2, Everywhere: true, begin: neighbours(hangs), end: unhook},
 		{Fault: "plugins before, after, of meshnetd's index and of its name vanish while they are asked", Pods: each, Everywhere: true, begin: neighbours(vanishes), end: unhook},
 		{Fault: "such plugins refuse each call once", Pods: each, Everywhere: true, begin: neighbours(refuses), end: unhook},
-		{Fault: "such plugins give the first container a createRuntime hook that flushes the rules", Pods: each, Everywhere: true, begin: neighbours(adjusts), end: unhook},
+		{Fault: "such plugins give the first container a createRuntime hook that flushes the rules", Pods: each, Everywhere: true, begin: neighbours(adjusts), end: named},
 		{Fault: "rules flushed in StartContainer before meshnetd is asked, and the lock on the namespace held", Everywhere: true, begin: flushedAndHeld, end: letGo},
 		{Fault: "rules flushed in StartContainer, by a plugin after meshnetd", Hole: true, begin: flushedInStart, end: unhook},
 	}
@@ -116,4 +118,14 @@ func flushedAndHeld(ctx context.Context, s *stage) error {
 		once.Do(func() { err = errors.Join(s.hold(ctx, sandbox), flush(ctx, sandbox)) })
 		return err
 	}})
+}
+
+// named expects that meshnetd names each of them, where the runtime says who changed a container.
+func named(ctx context.Context, s *stage) error {
+	for _, seat := range seats {
+		if who := seat.index + "-" + seat.name + " changed hooks"; validates(s.lab.Version()) && !strings.Contains(s.daemon.Log(), who) {
+			s.failed(fmt.Errorf("meshnetd does not say: %s", who))
+		}
+	}
+	return unhook(ctx, s)
 }

@@ -16,6 +16,8 @@ var messageIDs = map[string]string{
 	"pod_blocked":          "ea4108802bf0f116e8d6946efcf955c5",
 	"pod_unprotected":      "23a966aeba3d8cc6187e4d408b5d3e04",
 	"pod_stopped":          "aaa8dbc12d66c6f9dcaab557a38c4bd7",
+	"pod_not_held":         "418b81eda08103e61a7cdd32bd0e3cfd",
+	"neighbour":            "6dc1f454576f544dffbb8419808955ec",
 	"proxy_identity":       "5a6b114537cb733b4dedfe5af0f905c8",
 	"drift_found":          "26a87ad45c04977f219d6dd248789e33",
 	"drift_repaired":       "82991ea4ef7055e3015f36e65d86dc0f",
