@@ -18,31 +18,39 @@ import (
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
-// A node that registers with the taint of packaging/taint takes no pods until meshnetd is ready on it. Who takes the
-// taint away has a shell and kubectl; here these are the machine's, with the account and the script of the file.
+// A node takes no pods until meshnetd is ready on it, and none when it has gone later. Who sets the taint of packaging/taint
+// and takes it away has a shell and kubectl; here these are the machine's, with the account and the script of the file.
 func TestTaint(t *testing.T) {
 	s := &story{c: start(t, "--register-with-taints", registered(t)), helm: helmTool(t)}
 	s.kubectl(t, "create", "namespace", "shop")
 	s.apply(t, plain("early"))
 	s.namespace(t)
-	file := filepath.Join(root(t), "packaging", "taint", "untaint.yaml")
+	file := filepath.Join(root(t), "packaging", "taint", "taint.yaml")
 	s.kubectl(t, "apply", "--validate=strict", "-f", file)
 	s.wait(t, "untolerated taint(s)", "-n", "shop", "describe", "pod", "early")
-	untaint := s.untaints(t)
+	tainter := s.tainter(t)
 	for _, args := range [][]string{
 		{"taint", "node", Node, "meshnetd.io/other=:NoSchedule"}, {"label", "node", Node, "a=b"}, {"annotate", "node", Node, "a=b"},
 		{"cordon", Node}, {"delete", "node", Node},
 	} {
-		untaint.forbidden(t, append(args, "--dry-run=server")...)
+		tainter.forbidden(t, append(args, "--dry-run=server")...)
 	}
-	untaint.forbidden(t, "get", "secrets", "-A")
-	untaint.run(t)
+	tainter.forbidden(t, "get", "secrets", "-A")
+	tainter.run(t)
 	s.images(t)
 	s.upgrade(t)
 	s.ready(t, "early")
 	if left := s.kubectl(t, "get", "node", Node, "-o", "jsonpath={.spec.taints}"); strings.Contains(left, "meshnetd.io") {
 		t.Errorf("the node still has %s", left)
 	}
+
+	s.kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--cascade=foreground", "--wait")
+	s.wait(t, "meshnetd.io/not-ready", "get", "node", Node, "-o", "jsonpath={.spec.taints}")
+	s.apply(t, plain("late"))
+	s.wait(t, "untolerated taint(s)", "-n", "shop", "describe", "pod", "late")
+	s.ready(t, "early") // what runs goes on
+	s.upgrade(t)
+	s.ready(t, "late")
 }
 
 // registered is the taint that the kubelet's file has, as the kubelet's flag takes it.
@@ -61,18 +69,18 @@ func registered(t *testing.T) string {
 	return file.RegisterWithTaints[0].Key + "=:" + file.RegisterWithTaints[0].Effect
 }
 
-// untainter is who takes the taint away.
-type untainter struct {
+// tainter is who sets the taint and takes it away.
+type tainter struct {
 	program string // kubectl
 	env     []string
 	script  string
 }
 
-// untaints reads the file's script, and asks for a token of its account.
-func (s *story) untaints(t *testing.T) *untainter {
+// tainter reads the file's script, and asks for a token of its account.
+func (s *story) tainter(t *testing.T) *tainter {
 	t.Helper()
-	script := s.kubectl(t, "-n", "meshnetd-system", "get", "configmap", "meshnetd-untaint", "-o", `jsonpath={.data.untaint\.sh}`)
-	token := s.kubectl(t, "-n", "meshnetd-system", "create", "token", "meshnetd-untaint")
+	script := s.kubectl(t, "-n", "meshnetd-system", "get", "configmap", "meshnetd-taint", "-o", `jsonpath={.data.taint\.sh}`)
+	token := s.kubectl(t, "-n", "meshnetd-system", "create", "token", "meshnetd-taint")
 	config := filepath.Join(t.TempDir(), "kubeconfig")
 	text, err := os.ReadFile(s.c.path("kubeconfig"))
 	if err != nil {
@@ -81,11 +89,11 @@ func (s *story) untaints(t *testing.T) *untainter {
 	if err := os.WriteFile(config, []byte(strings.Replace(string(text), s.c.token, token, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &untainter{script: script, program: filepath.Join(s.c.opts.Binaries, "kubectl"), env: []string{"PATH=" + s.c.opts.Binaries + ":" + os.Getenv("PATH"), "KUBECONFIG=" + config, "HOME=" + t.TempDir()}}
+	return &tainter{script: script, program: filepath.Join(s.c.opts.Binaries, "kubectl"), env: []string{"PATH=" + s.c.opts.Binaries + ":" + os.Getenv("PATH"), "KUBECONFIG=" + config, "HOME=" + t.TempDir()}}
 }
 
 // forbidden waits until the account may not do that: a policy is in force some moments after it is there.
-func (u *untainter) forbidden(t *testing.T, args ...string) {
+func (u *tainter) forbidden(t *testing.T, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -101,7 +109,7 @@ func (u *untainter) forbidden(t *testing.T, args ...string) {
 }
 
 // run runs the script until the test ends.
-func (u *untainter) run(t *testing.T) {
+func (u *tainter) run(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", u.script)
 	cmd.Env, cmd.Stdout, cmd.Stderr = u.env, t.Output(), t.Output()

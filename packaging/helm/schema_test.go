@@ -27,7 +27,7 @@ func TestSchemas(t *testing.T) {
 			}
 		})
 	}
-	for _, file := range []string{"../kubernetes/meshnetd.yaml", "../admission/required-plugin.yaml", "../taint/untaint.yaml"} {
+	for _, file := range []string{"../kubernetes/meshnetd.yaml", "../admission/required-plugin.yaml", "../taint/taint.yaml"} {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			if out, err := conform(t, schemas, []byte(read(t, file))); err != nil {
 				t.Errorf("%v\n%s", err, out)
