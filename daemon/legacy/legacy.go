@@ -2,7 +2,8 @@
 
 //go:build linux
 
-// Package legacy reads the tables of iptables-legacy, which nf_tables does not know of. It runs no program.
+// Package legacy reads the tables of iptables-legacy, which nf_tables does not know of, and empties those that hold a mesh's rules
+// alone. It runs no program.
 package legacy
 
 import (
@@ -124,6 +125,17 @@ func (b blobs) appendTo(text []byte, left *int) ([]byte, error) {
 // each calls fn for each table of the family. The kernel need not know a family that has none. A table is
 // always read whole, so that nothing can change in between. left is how many bytes may still be read.
 func (b blobs) each(left *int, fn func(name, rules string)) error {
+	return b.eachTable(func(fd int, name string) error {
+		rules, err := b.settled(fd, name, left)
+		if err == nil {
+			fn(name, rules)
+		}
+		return err
+	})
+}
+
+// eachTable calls fn for each table of the family, with a socket to ask the kernel about it.
+func (b blobs) eachTable(fn func(fd int, name string) error) error {
 	names, err := b.tables()
 	if err != nil || len(names) == 0 {
 		return err
@@ -138,11 +150,9 @@ func (b blobs) each(left *int, fn func(name, rules string)) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	for _, name := range names {
-		rules, err := b.settled(fd, name, left)
-		if err != nil {
+		if err := fn(fd, name); err != nil {
 			return fmt.Errorf("legacy table %s: %w", name, err)
 		}
-		fn(name, rules)
 	}
 	return nil
 }
@@ -177,34 +187,37 @@ func (b blobs) tables() ([]string, error) {
 
 // read returns a table without its counters, "" for one that holds nothing.
 func (b blobs) read(fd int, name string, left *int) (string, error) {
-	info := make([]byte, infoLength)
+	info, entries, err := b.fetch(fd, name, left)
+	if err != nil || b.idle(info, entries) {
+		return "", err
+	}
+	return string(info[nameLength:]) + string(entries), nil
+}
+
+// fetch returns a table, with its counters cleared.
+func (b blobs) fetch(fd int, name string, left *int) (info, entries []byte, err error) {
+	info = make([]byte, infoLength)
 	copy(info, name)
 	if err := b.get(fd, getInfo, info); err != nil {
-		return "", fmt.Errorf("IPT_SO_GET_INFO: %w", err)
+		return nil, nil, fmt.Errorf("IPT_SO_GET_INFO: %w", err)
 	}
 	size := binary.NativeEndian.Uint32(info[infoSize:])
 	if int(size) > *left {
-		return "", fmt.Errorf("%w (all of them more than %d bytes)", ErrTooMuch, most)
+		return nil, nil, fmt.Errorf("%w (all of them more than %d bytes)", ErrTooMuch, most)
 	}
 	table := make([]byte, entriesBegin+int(size))
 	copy(table, name)
 	binary.NativeEndian.PutUint32(table[entriesSize:], size)
-	err := b.get(fd, getEntries, table)
+	err = b.get(fd, getEntries, table)
 	if errors.Is(err, unix.EAGAIN) { // the size has changed
-		return "", errMoved
+		return nil, nil, errMoved
 	}
 	if err != nil {
-		return "", fmt.Errorf("IPT_SO_GET_ENTRIES: %w", err)
+		return nil, nil, fmt.Errorf("IPT_SO_GET_ENTRIES: %w", err)
 	}
 	*left -= int(size)
-	entries := table[entriesBegin:]
-	if err := b.clearCounters(entries); err != nil {
-		return "", err
-	}
-	if b.idle(info, entries) {
-		return "", nil
-	}
-	return string(info[nameLength:]) + string(entries), nil
+	entries = table[entriesBegin:]
+	return info, entries, b.clearCounters(entries)
 }
 
 // get calls getsockopt, which fills value.

@@ -48,6 +48,32 @@ func TestLegacyTablesCount(t *testing.T) {
 	}
 }
 
+// What a mesh's init container, or meshnetd by another backend, left in tables of iptables-legacy is taken out once the plan's own
+// rules stand. What is somebody else's stays, and goes on being a difference.
+func TestLegacyTablesOfTheMesh(t *testing.T) {
+	nstest.Require(t, "iptables-legacy")
+	plan := plans.DualStack(t)
+	for _, dialect := range []Dialect{IPTables, Native} {
+		for beside, whole := range map[string]bool{"": true, "iptables-legacy -t nat -A OUTPUT -p udp -j REDIRECT --to-port 1": false} {
+			s, tables := newSandbox(t), New(dialect)
+			for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
+				s.RunInput(t, "*nat\n:ISTIO_OUTPUT -\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\n-A ISTIO_OUTPUT -j RETURN\nCOMMIT\n", program+"-restore")
+			}
+			s.Run(t, "sh", "-c", beside)
+			for i, wantChanged := range []bool{true, false} {
+				changed, err := tables.Apply(t.Context(), s.ns, plan)
+				if err != nil || changed != wantChanged {
+					t.Errorf("%s, beside %q, time %d: changed %v, %v", dialect, beside, i+1, changed, err)
+				}
+			}
+			diffs, err := tables.Verify(t.Context(), s.ns, plan)
+			if err != nil || (len(diffs) == 0) != whole {
+				t.Errorf("%s, beside %q: %v, %v", dialect, beside, diffs, err)
+			}
+		}
+	}
+}
+
 // Reading does not move the generation; any change of nf_tables does, and so it never comes back.
 func TestGeneration(t *testing.T) {
 	s := newSandbox(t)

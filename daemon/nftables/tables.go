@@ -56,7 +56,8 @@ func (t Tables) wanted(plan rules.Plan) (wanted, error) {
 }
 
 // Apply makes the namespace hold the plan's rules, whatever earlier plan it holds, in one transaction, and
-// says whether it had to change anything. Rules of others stay where they are. Where somebody else writes at
+// says whether it had to change anything. Rules of others stay where they are; those of the plan's mesh in tables of
+// iptables-legacy, as its init container or another backend wrote them, are taken out where nobody else has any there. Where somebody else writes at
 // the same time, it begins again.
 func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (changed bool, err error) {
 	if err := ctx.Err(); err != nil {
@@ -76,6 +77,11 @@ func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan)
 			c.forget()
 			return want.apply(c)
 		})
+		if err != nil || plan.Rules() == 0 {
+			return err
+		}
+		cleared, err := legacy.Clear(plan.Footprint.Chains) // now that its own rules stand
+		changed = changed || cleared
 		return err
 	})
 	if err != nil {

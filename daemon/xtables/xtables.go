@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
@@ -55,6 +56,13 @@ func (t *Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 		return changed.Load(), err
 	}
 	cleared, err := unseen.Apply(ctx, ns, t.without(plan))
+	if err == nil && !t.variant.legacy && plan.Rules() > 0 {
+		err = ns.Do(func() error {
+			old, err := legacy.Clear(plan.Footprint.Chains)
+			cleared = cleared || old
+			return err
+		})
+	}
 	return changed.Load() || cleared, err
 }
 

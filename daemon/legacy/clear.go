@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package legacy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// setReplace is IPT_SO_SET_REPLACE, the same for both families. It needs no more than reading does.
+const setReplace = 64
+
+// Offsets in struct ipt_replace and struct ip6t_replace, which are the same on 64-bit machines, and what stands in entries.
+const (
+	replaceHooks       = 32
+	replaceNumEntries  = 36
+	replaceSize        = 40
+	replaceHookEntry   = 44
+	replaceUnderflow   = 64
+	replaceNumCounters = 84
+	replaceCounters    = 88 // a pointer: the kernel hands the old counters over
+	replaceEntries     = 96
+	standardTarget     = 40 // struct xt_standard_target
+	errorTarget        = 64 // struct xt_error_target, with the name of a chain behind struct xt_entry_target
+	targetName         = 2
+	targetData         = 32
+)
+
+// Clear makes tables empty, in the network namespace of the calling thread, that hold these chains and jumps to them, and
+// nothing else. It says whether there were any. The kernel replaces a table at once, and refuses where another number of rules
+// is there by then.
+func Clear(chains []string) (cleared bool, err error) {
+	left := most
+	for _, b := range []blobs{blobs4, blobs6} {
+		err := b.eachTable(func(fd int, name string) error {
+			info, entries, err := b.fetch(fd, name, &left)
+			if err == nil && !b.idle(info, entries) && b.only(info, entries, chains) {
+				if err = b.replace(fd, name, info); err == nil {
+					cleared = true
+				}
+			}
+			if errors.Is(err, errMoved) || errors.Is(err, unix.EAGAIN) {
+				return nil // somebody writes there, and who verifies sees it
+			}
+			return err
+		})
+		if err != nil {
+			return cleared, err
+		}
+	}
+	return cleared, nil
+}
+
+// only reports whether a table holds nothing but these chains, jumps to them from the built-in ones, and policies that accept.
+// That entries are as long as they say was seen when they were read.
+func (b blobs) only(info, entries []byte, chains []string) bool {
+	heads := map[int]bool{} // where chains begin
+	var builtin []int       // entries of built-in chains
+	for at, next := 0, 0; at < len(entries); at = next {
+		entry := entries[at:]
+		next = at + int(binary.NativeEndian.Uint16(entry[b.next:]))
+		target := b.targetOf(entry, next-at)
+		switch {
+		case target == nil:
+			return false
+		case string(target[targetName:targetName+len("ERROR")+1]) != "ERROR\x00":
+			if len(heads) == 0 {
+				builtin = append(builtin, at)
+			}
+		case next == len(entries): // the end of the table
+		case len(target) < errorTarget || !slices.Contains(chains, text(target[targetData:])):
+			return false
+		default:
+			heads[next] = true
+		}
+	}
+	policies := map[int]bool{}
+	for hooks := binary.NativeEndian.Uint32(info[infoValidHooks:]); hooks != 0; hooks &= hooks - 1 {
+		policies[int(binary.NativeEndian.Uint32(info[infoUnderflow+4*bits.TrailingZeros32(hooks):]))] = true
+	}
+	for _, at := range builtin {
+		length := int(binary.NativeEndian.Uint16(entries[at+b.next:]))
+		target := b.targetOf(entries[at:], length)
+		goes := int(int32(binary.NativeEndian.Uint32(target[verdict:])))
+		standard := target[targetName] == 0
+		if !standard || policies[at] && goes != verdictOfAccept || !policies[at] && !heads[goes] {
+			return false
+		}
+	}
+	return true
+}
+
+// targetOf returns the target of an entry, nil where it is none that the kernel could have given.
+func (b blobs) targetOf(entry []byte, length int) []byte {
+	at := int(binary.NativeEndian.Uint16(entry[b.target:]))
+	if at < b.entry || at+targetData+4 > length {
+		return nil
+	}
+	return entry[at:length]
+}
+
+// text is a string of C.
+func text(b []byte) string {
+	if end := bytes.IndexByte(b, 0); end >= 0 {
+		b = b[:end]
+	}
+	return string(b)
+}
+
+// replace puts policies that accept in the place of all that a table holds.
+func (b blobs) replace(fd int, name string, info []byte) error {
+	hooks := binary.NativeEndian.Uint32(info[infoValidHooks:])
+	table := make([]byte, replaceEntries)
+	put := func(at int, value uint32) { binary.NativeEndian.PutUint32(table[at:], value) }
+	add := func(target int) []byte {
+		entry := make([]byte, b.entry+target)
+		binary.NativeEndian.PutUint16(entry[b.target:], uint16(b.entry))
+		binary.NativeEndian.PutUint16(entry[b.next:], uint16(len(entry)))
+		binary.NativeEndian.PutUint16(entry[b.entry:], uint16(target))
+		table = append(table, entry...)
+		return table[len(table)-target:]
+	}
+	for left := hooks; left != 0; left &= left - 1 {
+		hook := bits.TrailingZeros32(left)
+		at := uint32(len(table) - replaceEntries)
+		put(replaceHookEntry+4*hook, at)
+		put(replaceUnderflow+4*hook, at)
+		accept := int32(verdictOfAccept)
+		binary.NativeEndian.PutUint32(add(standardTarget)[verdict:], uint32(accept))
+	}
+	end := add(errorTarget)
+	copy(end[targetName:], "ERROR")
+	copy(end[targetData:], "ERROR")
+	held := binary.NativeEndian.Uint32(info[infoNumEntries:])
+	counters := make([]byte, 16*held)
+	copy(table, name)
+	put(replaceHooks, hooks)
+	put(replaceNumEntries, uint32(bits.OnesCount32(hooks)+1))
+	put(replaceSize, uint32(len(table)-replaceEntries))
+	put(replaceNumCounters, held)
+	*(*unsafe.Pointer)(unsafe.Pointer(&table[replaceCounters])) = unsafe.Pointer(&counters[0])
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(b.level), setReplace,
+		uintptr(unsafe.Pointer(&table[0])), uintptr(len(table)), 0)
+	runtime.KeepAlive(counters)
+	if errno != 0 {
+		return fmt.Errorf("make it empty (IPT_SO_SET_REPLACE): %w", errno)
+	}
+	return nil
+}
