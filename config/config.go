@@ -71,7 +71,7 @@ const (
 	IdentityOff    Identity = "off"
 )
 
-// In returns how it is in a namespace, where some are exempt.
+// In returns the setting for a namespace, where some are exempt.
 func (i Identity) In(namespace string, exempt []string) Identity {
 	if slices.ContainsFunc(exempt, func(pattern string) bool { ok, err := path.Match(pattern, namespace); return ok && err == nil }) {
 		return IdentityOff
@@ -139,7 +139,7 @@ func Default() Config {
 	return c
 }
 
-// unsaid is the configuration before the meshes have what is said of all of them.
+// unsaid is the default configuration before inherit.
 func unsaid() Config {
 	c := Config{
 		Backend:         "auto",
@@ -209,10 +209,10 @@ func keys(c *Config) map[string]setter {
 
 		"metrics.address": text(&c.Metrics.Address, metricsAddress),
 
-		"istio.outbound_port":        number(&i.OutboundPort, 1, 65535),
-		"istio.inbound_port":         number(&i.InboundPort, 1, 65535),
-		"istio.tunnel_port":          number(&i.TunnelPort, 1, 65535),
-		"istio.dns_port":             number(&i.DNSPort, 1, 65535),
+		"istio.outbound_port":        port(&i.OutboundPort),
+		"istio.inbound_port":         port(&i.InboundPort),
+		"istio.tunnel_port":          port(&i.TunnelPort),
+		"istio.dns_port":             port(&i.DNSPort),
 		"istio.proxy_uid":            number(&i.UID, 1, 1<<32-2),
 		"istio.proxy_gid":            number(&i.GID, 1, 1<<32-2),
 		"istio.openshift":            boolean(&i.OpenShift),
@@ -227,7 +227,7 @@ func keys(c *Config) map[string]setter {
 	return all
 }
 
-// check finds what is wrong between keys, and says it of the later one, or of that which the file has.
+// check finds keys that contradict each other. It reports the later one, or the one that the file has.
 func (c Config) check(lines map[string]int) map[string]string {
 	problems := map[string]string{}
 	ports := []struct {
@@ -278,8 +278,7 @@ func oneOf[T ~string](values []T) func(string) error {
 	}
 }
 
-// The shortest interval keeps the auditor from being all that the node does, the longest is one that
-// somebody may still wait for.
+// A shorter interval would keep the node busy with the auditor; a longer one nobody would wait for.
 const (
 	shortestInterval = time.Second
 	longestInterval  = 24 * time.Hour
@@ -319,7 +318,7 @@ func absolute(s string) error {
 	return nil
 }
 
-// metricsAddress takes no names: what they mean may change, and is not to be asked for here.
+// metricsAddress accepts no host names, since what they resolve to may change.
 func metricsAddress(s string) error {
 	if path, unix := strings.CutPrefix(s, "unix:"); unix {
 		return absolute(path)

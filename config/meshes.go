@@ -34,10 +34,10 @@ func meshKeys(c *Config) map[string]setter {
 		"linkerd.control_plane_namespaces": texts(&l.ControlPlaneNamespaces, namespaceName),
 
 		"linkerd.ipv6":           text(&l.WithoutIPv6, ipv6OrNone),
-		"linkerd.inbound_port":   number(&l.InboundPort, 1, 65535),
-		"linkerd.outbound_port":  number(&l.OutboundPort, 1, 65535),
-		"linkerd.control_port":   number(&l.ControlPort, 1, 65535),
-		"linkerd.admin_port":     number(&l.AdminPort, 1, 65535),
+		"linkerd.inbound_port":   port(&l.InboundPort),
+		"linkerd.outbound_port":  port(&l.OutboundPort),
+		"linkerd.control_port":   port(&l.ControlPort),
+		"linkerd.admin_port":     port(&l.AdminPort),
 		"linkerd.proxy_uid":      number(&l.UID, 1, 1<<32-2),
 		"linkerd.proxy_gid":      number(&l.GID, 0, 1<<32-2),
 		"linkerd.skip_inbound":   portRanges(&l.SkipInbound),
@@ -48,8 +48,8 @@ func meshKeys(c *Config) map[string]setter {
 	}
 }
 
-// inherit gives the meshes what is said of all of them: a pod's budget, the namespaces besides their own, and what becomes
-// of IPv6 where they say nothing. It returns the keys that have the value of ipv6.
+// inherit gives each mesh what is set for all: the budget, excluded namespaces besides its own, and what becomes of IPv6
+// where it does not say. It returns the keys that took the value of ipv6.
 func (c *Config) inherit() (keys []string) {
 	c.Istio.Budget, c.Consul.Budget, c.Kuma.Budget, c.Linkerd.Budget = c.Budget, c.Budget, c.Budget, c.Budget
 	for _, mesh := range []struct {

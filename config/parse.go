@@ -208,7 +208,7 @@ func (r *reader) element(name string, e element, list list) {
 		}
 	}
 	if len(r.problems) > sound {
-		return // what a bad value leads to is no news
+		return // a consequence of a bad value that was reported
 	}
 	for key, problem := range check() {
 		at := strings.TrimSuffix(name+"."+key, ".")
@@ -337,6 +337,9 @@ func texts(target *[]string, check func(string) error) setter {
 func boolean(target *bool) setter {
 	return decoded(target, func() error { return nil })
 }
+
+// port reads a port that something can listen on.
+func port(target *uint16) setter { return number(target, 1, 65535) }
 
 func number[T uint16 | uint32 | int](target *T, least, most int64) setter {
 	var raw int64

@@ -38,7 +38,7 @@ func policies(c *Config) list {
 	}}
 }
 
-// given makes a list that the file has none that is not there: an empty one allows nothing.
+// given keeps an empty list of the file apart from a missing one: an empty list allows nothing, a missing one anything.
 func given[T any](target *[]T, read setter) setter {
 	return then(read, func() error {
 		if *target == nil {

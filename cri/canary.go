@@ -92,7 +92,7 @@ type canary struct {
 	made    string // id of the sandbox
 }
 
-// anyImage prefers the one of the sandboxes, which no kubelet removes.
+// anyImage prefers the sandboxes' own image, which no kubelet removes.
 func (w *canary) anyImage(ctx context.Context) (string, error) {
 	list, err := w.images.ListImages(ctx, &criv1.ListImagesRequest{})
 	if err != nil {
@@ -171,7 +171,7 @@ func (w *canary) container(ctx context.Context, sandbox *criv1.PodSandboxConfig,
 	return nil
 }
 
-// remove takes away what carries the canary's uid: a call whose answer was lost may have made something, too.
+// remove removes everything that has the canary's uid: a call whose answer was lost may have made something too.
 func (w *canary) remove(ctx context.Context) (left []string) {
 	mine := map[string]string{"io.kubernetes.pod.uid": w.id}
 	containers, err := w.runtime.ListContainers(ctx, &criv1.ListContainersRequest{Filter: &criv1.ContainerFilter{LabelSelector: mine}})

@@ -48,12 +48,12 @@ func (c Client) stop(ctx context.Context, sandboxID string) error {
 	if c.Socket == "" {
 		return errors.New("no socket is known for this runtime: set cri_socket")
 	}
-	// The transport is a unix socket that only root can open. What is said there needs no secret.
+	// The transport is a unix socket that only root can open, so it needs no encryption.
 	conn, err := grpc.NewClient("unix:"+c.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return fmt.Errorf("%w: cri_socket is to be a path", err)
 	}
-	defer func() { _ = conn.Close() }() // nothing is said on it any more
+	defer func() { _ = conn.Close() }() // its error means nothing after the answer
 	_, err = criv1.NewRuntimeServiceClient(conn).StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: sandboxID})
 	switch code := status.Code(err); {
 	case err == nil || code == codes.NotFound:

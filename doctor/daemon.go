@@ -86,7 +86,7 @@ func judgeSession(f Facts) []Finding {
 	return found
 }
 
-// untie says what ends a wait for the runtime.
+// untie says how to end a wait for the runtime.
 func untie(cause string) string {
 	switch nriplugin.Cause(cause) {
 	case nriplugin.Queue:

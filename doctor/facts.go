@@ -45,7 +45,7 @@ type Runtime struct {
 	AskErr    error
 	NRIPlugin bool   // the one that serves NRI is loaded
 	NRIErr    string // why it could not be; "" where it could
-	CRIErr    error  // why CRI does not answer though containerd does
+	CRIErr    error  // why CRI does not answer although containerd does
 }
 
 // Tried is one socket at which a runtime may answer.
@@ -78,7 +78,7 @@ type Settings struct {
 	NetNSDir    string   // where it mounts network namespaces
 }
 
-// Validator is the one that the runtime brings along.
+// Validator is the runtime's default validator.
 type Validator struct {
 	Enabled          bool
 	Required         []string
@@ -86,7 +86,7 @@ type Validator struct {
 	RejectNamespaces bool   // no plugin moves a container to another namespace
 }
 
-// NRI is what there is for plugins.
+// NRI is the runtime's side of plugins.
 type NRI struct {
 	Err     error // why the socket that meshnetd is configured for cannot be reached
 	Plugins []string
@@ -101,7 +101,7 @@ type Canary struct {
 	Left    []string // what could not be removed, and why
 }
 
-// Kernel is what it can do.
+// Kernel is what the kernel can do.
 type Kernel struct {
 	Release        string
 	Trials         []Trial
@@ -109,9 +109,9 @@ type Kernel struct {
 	Chosen         string
 	IPv6           error
 	UserNamespaces error
-	Modules        []string // of those in Wanted that are there, loaded or built in
-	Missing        []string // of them, neither
-	Locked         bool     // no module can be loaded any more
+	Modules        []string // of doctor.Modules, those that are loaded or built in
+	Missing        []string // the other ones
+	Locked         bool     // no further module can be loaded
 	IPTables       []string // variants that are installed, with their versions
 	LegacyTables   []string // of iptables-legacy in the host's namespace
 }
@@ -122,7 +122,7 @@ type Trial struct {
 	Err     error
 }
 
-// Node is the machine beside its runtime and kernel.
+// Node is the machine apart from its runtime and kernel.
 type Node struct {
 	HostErr     error // why the host's network namespace cannot be told
 	NetNSMount  Mount // of the directory with network namespaces, as init sees it

@@ -54,7 +54,7 @@ func (f Finding) do(what string, args ...any) Finding {
 	return f
 }
 
-// Report is everything that was found, by group in the order in which a node is to be mended.
+// Report is everything that was found, by group, in the order in which to repair a node.
 type Report struct {
 	Schema   int           `json:"schema"` // of this report; fields are added without a new one
 	Version  string        `json:"version"`
@@ -66,7 +66,7 @@ type Report struct {
 // Schema is the version of the report as JSON.
 const Schema = 1
 
-// judges has what is looked at, by group.
+// judges are the checks, by group.
 var judges = []struct {
 	group string
 	judge func(Facts) []Finding

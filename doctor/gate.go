@@ -12,7 +12,7 @@ const validatorOn = "[plugins.\"io.containerd.nri.v1.nri\".default_validator]\n 
 
 const crioValidatorOn = "[crio.nri.default_validator]\nnri_enable_default_validator = true\nnri_validator_reject_namespace_adjustment = true"
 
-// validates reports whether the runtime has a validator at all; what is said about one that has none would be noise.
+// validates reports whether the runtime has a validator at all: findings about a missing one would be noise.
 func (f Facts) validates() bool { return f.Runtime.known().Validates }
 
 func judgeValidator(f Facts) []Finding {

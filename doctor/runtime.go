@@ -115,7 +115,7 @@ func judgeSettings(f Facts) []Finding {
 	return found
 }
 
-// startError is how much later than /proc says a process may have started: that counts from a whole second.
+// startError is how much later than /proc says a process may have started: /proc counts from a whole second.
 const startError = 2 * time.Second
 
 func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" }
@@ -198,7 +198,7 @@ func judgeSocket(f Facts) []Finding {
 
 func sameSocket(a, b string) bool { return atRun(a) == atRun(b) }
 
-// atRun undoes the link that /var/run is on every node.
+// atRun replaces /var/run, a link on every node.
 func atRun(path string) string {
 	if rest, ok := strings.CutPrefix(filepath.Clean(path), "/var/run/"); ok {
 		return "/run/" + rest

@@ -89,8 +89,8 @@ func hasRaw(list []string) bool {
 	})
 }
 
-// noRaw reports whether a container has no NET_RAW whatever the runtime gives by default.
-func (s securityContext) noRaw() bool {
+// dropsNetRaw reports whether a container has no NET_RAW whatever the runtime gives by default.
+func (s securityContext) dropsNetRaw() bool {
 	return !s.Privileged && hasRaw(s.Capabilities.Drop) && !hasRaw(s.Capabilities.Add)
 }
 
@@ -197,7 +197,7 @@ func (d document) pod() rules.Pod {
 		Annotations: d.Metadata.Annotations,
 		HostNetwork: d.Spec.HostNetwork,
 
-		// The name of the class, which is its handler's as a rule: the manifest does not have more.
+		// The class is usually named like its handler, which a manifest does not have.
 		RuntimeHandler: d.Spec.RuntimeClass,
 	}
 	if pod.Namespace == "" {
@@ -233,7 +233,7 @@ func (c container) container(pod podSecurity) rules.Container {
 		ArgsOnly: len(c.Command) == 0 && len(c.Args) > 0, Env: env,
 		UID:    cmp.Or(c.SecurityContext.RunAsUser, pod.RunAsUser).value(),
 		GID:    cmp.Or(c.SecurityContext.RunAsGroup, pod.RunAsGroup).value(),
-		Groups: pod.groups(), DropsNetRaw: c.SecurityContext.noRaw()}
+		Groups: pod.groups(), DropsNetRaw: c.SecurityContext.dropsNetRaw()}
 }
 
 // qualified returns the name of an image that says its registry, or "": what a runtime makes of a shorter one is not

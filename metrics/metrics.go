@@ -30,7 +30,7 @@ type Outcome struct{ Event, Reason, Mesh string }
 // Hook is a question of the runtime and how it was answered.
 type Hook struct{ Trigger, Result string }
 
-// Labels come from this program's own words. Should one ever not, it must not fill the memory.
+// Labels have a fixed set of values. Should one ever not, it must not fill the memory.
 const (
 	mostOutcomes = 512
 	mostOthers   = 64
@@ -42,8 +42,8 @@ const (
 	readLimit = 4 * time.Second
 )
 
-// New returns metrics that have counted nothing yet; the stages are told from the beginning, since the first of a new
-// series is no increase. state is asked at each reading.
+// New returns metrics that have counted nothing yet. All stages are there from the beginning, since Prometheus sees no
+// increase in a new series. state is called at each reading.
 func New(version string, stageNames []string, state func() State) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "meshnetd_outcomes_total",
@@ -109,8 +109,8 @@ func (m *Metrics) Drifted() { m.drifts.Inc() }
 func (m *Metrics) Repaired() { m.repairs.Inc() }
 
 // Handler answers with all metrics: as text, as OpenMetrics, or with native histograms in Prometheus' own form,
-// whichever is asked for. A few are gathered at once, which takes milliseconds; the next reader waits. Whoever does not
-// take his answer keeps nobody waiting: it is ready by then.
+// whichever is asked for. A few readers are served at once, which takes milliseconds; the next one waits. A reader who
+// does not take the answer keeps nobody waiting, since it is complete before it is sent.
 func (m *Metrics) Handler() http.Handler {
 	gathering := make(chan struct{}, readers)
 	answer := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})

@@ -8,10 +8,10 @@ import (
 	"sync/atomic"
 )
 
-// resolved remembers the metric for each set of labels, so that to count costs one look into a map and no lock.
+// resolved caches the metric for each set of labels, so that counting takes one map look-up and no lock.
 type resolved[K comparable, M any] struct {
 	resolve func(K) M
-	most    int // sets of labels; the others are one
+	most    int // sets of labels; further ones share rest
 	rest    K
 
 	all atomic.Pointer[map[K]M]

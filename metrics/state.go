@@ -75,7 +75,7 @@ func (r *reading) Describe(to chan<- *prometheus.Desc) {
 // Collect asks for the state.
 func (r *reading) Collect(to chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		for i := range labels { // a runtime may call itself anything, and a label that is no text is a panic
+		for i := range labels { // a runtime may call itself anything, and Prometheus panics on invalid UTF-8
 			labels[i] = strings.ToValidUTF8(labels[i], "?")
 		}
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)

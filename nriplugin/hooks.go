@@ -19,7 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// The stub finds hooks by their signature and takes one that is off by a type for none at all.
+// The stub finds hooks by their signature, and silently ignores one whose signature is wrong.
 var (
 	_ stub.ConfigureInterface                   = (*hooks)(nil)
 	_ stub.SynchronizeInterface                 = (*hooks)(nil)
@@ -43,10 +43,10 @@ type hooks struct {
 	log      *slog.Logger
 	timeout  func() time.Duration // the runtime's request timeout, once it is known
 	synced   func(Runtime)
-	declined string // the unknown runtime that is not asked for validation, since it has refused that; "" is none
+	declined string // the unknown runtime that refused to be asked for validation; "" is none
 
 	configuring sync.Mutex // held during Configure
-	configured  bool       // no Configure is let through any more; guarded by configuring
+	configured  bool       // no further Configure is let through; guarded by configuring
 
 	mu       sync.Mutex
 	runtime  Runtime
@@ -76,8 +76,8 @@ func (h *hooks) Configure(_ context.Context, _, name, version string) (api.Event
 	return h.runtime.events(), nil
 }
 
-// Synchronize takes over the pods that exist already. It fails only where nothing can be done at all: a
-// single pod must not keep the daemon from the others.
+// Synchronize takes over the pods that exist already. A single pod must not keep the daemon from the others, so it fails
+// only where nothing can be done at all.
 func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
 	if !h.enter() {
 		return nil, errStopping
@@ -98,7 +98,7 @@ func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, co
 	for _, sandbox := range sandboxes {
 		pod := podOf(sandbox)
 		pod.Containers = held[pod.SandboxID]
-		// A stopped sandbox has neither process nor namespace; there is nothing to look at any more.
+		// A stopped sandbox has neither process nor namespace, so there is nothing to look at.
 		if pod.NetNS != "" || sandbox.GetPid() != 0 {
 			pods = append(pods, pod)
 		}
@@ -173,7 +173,7 @@ func (h *hooks) inTime(ctx context.Context, pod rules.Pod, question func(context
 		return err
 	case <-ctx.Done():
 	}
-	select { // it is to answer by itself when ctx ends, and has a moment for that
+	select { // the question ends with ctx, and has a moment to answer
 	case err := <-done:
 		return err
 	case <-time.After(answerMargin / 3):
@@ -181,8 +181,8 @@ func (h *hooks) inTime(ctx context.Context, pod rules.Pod, question func(context
 	}
 }
 
-// askFromMemory is for the time in which meshnetd is being stopped: what takes no time is still answered,
-// so that the rest of the node goes on, and everything else is refused.
+// askFromMemory answers while meshnetd is being stopped: what takes no time, so that the rest of the node goes on.
+// Everything else is refused.
 func (h *hooks) askFromMemory(ctx context.Context, pod rules.Pod, question func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
@@ -192,7 +192,7 @@ func (h *hooks) askFromMemory(ctx context.Context, pod rules.Pod, question func(
 	return nil
 }
 
-// guard makes a panic an error: one pod that we cannot handle must not take the daemon from the others.
+// guard turns a panic into an error: one pod must not take the daemon from the others.
 func (h *hooks) guard(what string, do func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -203,9 +203,8 @@ func (h *hooks) guard(what string, do func() error) (err error) {
 	return do()
 }
 
-// declines returns the runtime where the cause of a session that never began may be that it was asked for
-// validation without being known to have it: it then closes the connection without a word. Else it
-// returns "".
+// declines returns the runtime where a session may have failed because an unknown runtime was asked for validation, on
+// which it closes the connection without a word; else "".
 func (h *hooks) declines(gone bool) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -215,7 +214,7 @@ func (h *hooks) declines(gone bool) string {
 	return ""
 }
 
-// untold reports whether the runtime was to tell its pods next, and has not.
+// untold reports whether the session ended before the runtime told its pods, although that was next.
 func (h *hooks) untold() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -239,8 +238,8 @@ func (h *hooks) enter() bool {
 	return true
 }
 
-// drain refuses new work and waits for what the runtime still waits for, so that no answer is lost with
-// the connection: a lost answer lets the pod run.
+// drain refuses new work and waits until all answers are given: an answer that is lost with the connection lets the pod
+// run.
 func (h *hooks) drain() {
 	h.mu.Lock()
 	h.stopping = true
@@ -248,9 +247,9 @@ func (h *hooks) drain() {
 	h.busy.Wait()
 }
 
-// intercept passes the runtime's calls on to the stub, but only one Configure: the stub keeps what it says without a
-// lock, and its result in a channel with room for one. Of Synchronize, whose messages the stub keeps until the last one
-// has come, no more is passed on than is looked at.
+// intercept passes the runtime's calls on to the stub, but only one Configure: the stub stores it without a lock, and its
+// result in a channel with room for one. The stub also stores all messages of Synchronize until the last one has come, so
+// only what is looked at is passed on.
 func (h *hooks) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	switch {
 	case strings.HasSuffix(info.FullMethod, "/Synchronize"):
@@ -273,8 +272,7 @@ func (h *hooks) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info
 	return method(ctx, unmarshal)
 }
 
-// abort keeps the runtime from configuring the stub, makes any other Configure fail, and says whether the
-// runtime was first.
+// abort keeps the runtime from configuring the stub, and reports whether it already had. Any other Configure fails.
 func (h *hooks) abort() (configured bool) {
 	h.configuring.Lock()
 	defer h.configuring.Unlock()

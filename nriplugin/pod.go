@@ -32,9 +32,9 @@ func podOf(sandbox *api.PodSandbox) rules.Pod {
 			pod.NetNS = ns.GetPath()
 		}
 	}
-	// A namespace that a specification does not list is the runtime's own, the host's; but containerd also
-	// leaves out a path that does not exist any more. The pause process is in the namespace that is meant.
-	// No list at all proves nothing: containerd sends none where it could not read the specification.
+	// A specification without a network namespace means the runtime's own, which is the host's; but containerd also leaves
+	// out a path that is gone. The pause process is in the right one. No list at all proves nothing: containerd sends
+	// none where it could not read the specification.
 	if len(namespaces) > 0 && !listed && sandbox.GetPid() != 0 {
 		pod.NetNS = fmt.Sprintf("/proc/%d/ns/net", sandbox.GetPid())
 	}
@@ -50,7 +50,7 @@ const (
 // containerOf keeps what the flow needs of a container, as the runtime and the plugins before us made it.
 func containerOf(container *api.Container) rules.Container {
 	c := rules.Container{Name: nameOf(container), Image: container.GetImage().GetName(), Args: container.GetArgs(), Env: environment(container.GetEnv())}
-	if user := container.GetUser(); user != nil { // none is not root: the runtime does not tell
+	if user := container.GetUser(); user != nil { // absent does not mean root: not every runtime tells
 		uid, gid := int64(user.GetUid()), int64(user.GetGid())
 		c.UID, c.GID, c.Groups = &uid, &gid, user.GetAdditionalGids()
 	}
@@ -65,13 +65,13 @@ func nameOf(container *api.Container) string {
 	return cmp.Or(container.GetName(), container.GetLabels()[containerName], container.GetAnnotations()[containerName])
 }
 
-// mostTold is how many bytes are kept of the environment, or of the arguments, of a container that was there before us.
-// An injector's have a tenth of it. Any pod can have containers with a megabyte of either, and a node hundreds of them,
-// which together would take all the memory that meshnetd may have, at each of its starts.
+// mostTold is how many bytes are kept of a container's environment, and of its arguments, at Synchronize. What an injector
+// writes is a tenth of it. Any pod can have a megabyte of either, and hundreds of such containers would use up meshnetd's
+// memory at each start.
 const mostTold = 64 << 10
 
-// lighten takes out of containers what is not looked at. An environment that is too large is not known then, and of
-// arguments the first words are, by which a proxy is told.
+// lighten takes out of containers what is not looked at. An environment that is too large counts as unknown. Of arguments
+// the first words are kept, which show a proxy.
 func lighten(request *api.SynchronizeRequest) {
 	for _, c := range request.GetContainers() {
 		if c == nil {
@@ -101,7 +101,7 @@ func length(texts []string) (bytes int) {
 	return bytes
 }
 
-// environment reads NAME=value; the last of a name counts, as in most programs that read theirs.
+// environment reads NAME=value; the last one of a name counts, as for most programs.
 func environment(list []string) map[string]string {
 	var env map[string]string
 	for _, variable := range list {

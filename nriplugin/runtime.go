@@ -143,8 +143,8 @@ func (rt Runtime) crio(r release) (Runtime, error) {
 	return rt.judged("CRI-O 1.34 or newer", "CRI-O 1.36 or newer"), nil
 }
 
-// judged adds what the features mean for the promise, and the releases that have all of them and that tell
-// the user.
+// judged adds what the features mean for the promise. guaranteed and tells are the releases that have all of them, and
+// that tell the user.
 func (rt Runtime) judged(guaranteed, tells string) Runtime {
 	switch {
 	case !rt.Validates:
@@ -174,7 +174,7 @@ func (rt Runtime) level() slog.Level {
 	return slog.LevelWarn
 }
 
-// withoutValidation is what is left of an unknown runtime that closed the connection over validation.
+// withoutValidation returns an unknown runtime as one without validation, over which it closed the connection.
 func (rt Runtime) withoutValidation() Runtime {
 	rt.Validates = false
 	rt.Limits = append([]string{"It closed the connection when it was asked for validation, and is used without: a container starts " +

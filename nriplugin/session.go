@@ -58,7 +58,7 @@ type Plugin struct {
 }
 
 const (
-	queueNotice = 3 * time.Second       // a runtime that is free needs a moment
+	queueNotice = 3 * time.Second       // an idle runtime answers sooner
 	lastAnswer  = 50 * time.Millisecond // for answers given but not yet sent when a session is stopped
 )
 
@@ -94,8 +94,8 @@ func (p *Plugin) Run(ctx context.Context) error {
 	}
 }
 
-// tell says why there is no session. The same cause again is no news in the log, where which of several errors comes
-// out of a closed connection first is chance.
+// tell says why there is no session. The log has each cause once, however often it recurs: which error a closed connection
+// gives first is chance.
 func (p *Plugin) tell(w Waiting) {
 	if p.Waits != nil {
 		p.Waits(w)
@@ -134,7 +134,7 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 	}
 	conn := &watchedConn{Conn: dialled, lost: make(chan struct{})}
 	defer conn.Close()
-	e.socket, _ = os.Stat(p.Socket) // what cannot be seen is another one
+	e.socket, _ = os.Stat(p.Socket) // nil equals no other socket
 	if e.err = pace.allow(e.socket); e.err != nil {
 		return e
 	}
@@ -150,8 +150,8 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 		stub.WithOnClose(func() { once.Do(func() { close(closed) }) }), stub.WithLogger(quiet{p.Log}),
 		stub.WithTTRPCOptions([]ttrpc.ClientOpts{register(registered)},
 			[]ttrpc.ServerOpt{ttrpc.WithUnaryServerInterceptor(h.intercept)}),
-		// Runtimes with NRI 0.12.4 and newer then refuse a pod where we fail to answer, and throw us out as older ones do:
-		// were we kept, a daemon that hangs would refuse each pod of the node. Those of the mesh wait for the required plugin.
+		// With this, runtimes with NRI 0.12.4 and newer refuse a pod where we fail to answer, and disconnect us as older ones
+		// do: otherwise a daemon that hangs would block every pod of the node. Pods of the mesh wait for the required plugin.
 		stub.WithFailurePolicy(&api.FailurePolicy{FailRequest: true, KeepConnected: false}))
 	if err != nil {
 		e.err = fmt.Errorf("NRI stub: %w", err)
@@ -183,7 +183,7 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 			return e
 		case <-ctx.Done():
 			h.drain()
-			time.Sleep(lastAnswer) // there is no way to ask the stub whether an answer has left
+			time.Sleep(lastAnswer) // the stub does not tell whether an answer was sent
 			s.Stop()
 			e.err = ctx.Err()
 			return e
@@ -191,8 +191,8 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 	}
 }
 
-// fail says why there was no session. What an unknown runtime may have declined it is not asked for in
-// the next one only: the connection can have ended for another reason.
+// fail says why there was no session. An unknown runtime that may have declined validation is not asked for it in the next
+// session only, since the connection may have ended for another reason.
 func (p *Plugin) fail(e *ended, h *hooks, err error) {
 	gone := isGone(err)
 	if p.declined = h.declines(gone); p.declined != "" {
@@ -206,12 +206,12 @@ func (p *Plugin) fail(e *ended, h *hooks, err error) {
 // isGone reports whether the runtime closed the connection.
 func isGone(err error) bool { return errors.Is(err, errClosed) || errors.Is(err, ttrpc.ErrClosed) }
 
-// start registers, and waits for as long as the connection is open: the runtime takes plugins one after the other, and
-// who connects anew is the last again. The stub does not notice that the connection is gone while it waits for the
-// runtime's Configure; then the call that does not come is made here.
+// start registers, and waits as long as the connection is open: the runtime takes one plugin after the other, and one that
+// reconnects is last again. While the stub waits for the runtime's Configure it does not notice that the connection is
+// gone, so that call is then made here.
 func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn *watchedConn, registered <-chan struct{}) error {
 	started := make(chan error, 1)
-	// The stub's context ends its handlers, which are to be finished when we are told to stop.
+	// The stub cancels its handlers with this context, but they are to finish when we are told to stop.
 	go func() { started <- s.Start(context.WithoutCancel(ctx)) }()
 	notice := p.clock(queueNotice)
 	var why error
@@ -231,15 +231,15 @@ func (p *Plugin) start(ctx context.Context, s stub.Stub, h *hooks, conn *watched
 	_ = conn.Close()
 	var err error
 	select {
-	case err = <-started: // without a connection it fails by itself, as long as it is not registered
+	case err = <-started: // not registered yet, it fails by itself without a connection
 	case <-registered:
-		// Now it waits for one Configure, and if none has come, none will.
+		// It waits for one Configure, which will not come any more.
 		if service, ok := s.(api.PluginService); ok && !configured {
 			_, _ = service.Configure(context.WithoutCancel(ctx), &api.ConfigureRequest{})
 		}
 		err = <-started
 	}
-	if err == nil { // it was ready in that very moment
+	if err == nil { // it had just become ready
 		s.Stop()
 	}
 	return why
@@ -261,7 +261,7 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// register takes the stub's own limit from its only request, and closes a channel when the runtime has answered it.
+// register lifts the stub's own time limit from its only request, and closes a channel when the runtime has answered it.
 func register(registered chan<- struct{}) ttrpc.ClientOpts {
 	var once sync.Once
 	return ttrpc.WithUnaryClientInterceptor(func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response,
@@ -287,7 +287,7 @@ func (p *Plugin) explain(err error) error {
 	return fmt.Errorf("NRI socket %s: is the runtime running? %w", p.Socket, err)
 }
 
-// quiet passes the stub's messages on at debug level: what matters of them is logged here.
+// quiet logs the stub's messages at debug level: what matters of them is logged by this package.
 type quiet struct{ log *slog.Logger }
 
 func (q quiet) Debugf(ctx context.Context, format string, args ...any) { q.debug(ctx, format, args) }

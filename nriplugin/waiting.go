@@ -47,7 +47,7 @@ var (
 type stage int
 
 const (
-	away       stage = iota // nobody is there, or one who is left alone
+	away       stage = iota // there is no runtime, or it is being left alone
 	connected               // it is not known what the runtime would have done
 	configured              // the runtime knows what we want, and has not told all pods
 	ready
@@ -66,17 +66,17 @@ const (
 	longestPause = 5 * time.Second
 	firstRest    = time.Minute
 	longestRest  = 5 * time.Minute
-	tooOften     = 2 // ends of the runtime, one after the other, that make it likely that we are the occasion
+	tooOften     = 2 // ends of the runtime in a row from which it is likely that we cause them
 )
 
-// pace is how long the runtime is left alone between sessions. A runtime may end by telling its pods, to anybody:
-// then each session ends it once more, and it must have minutes in which the node can be mended. Its socket shows
-// that, since it makes a new one when it starts.
+// pace decides how long the runtime is left alone between sessions. Telling its pods may crash a runtime, whichever plugin
+// asks: then each session would crash it again, and it must have minutes in which the node can be repaired. A restart
+// shows in its socket, which is a new one then.
 type pace struct {
 	pause   time.Duration
 	suspect fs.FileInfo   // the socket of the last session, where that ended while the runtime was to tell its pods
-	gone    int           // such sessions one after the other with which the runtime ended, too
-	rest    time.Duration // what the runtime is to have for itself once it is back
+	gone    int           // such sessions in a row that ended with the runtime
+	rest    time.Duration // how long the runtime is left alone once it is back
 }
 
 // allow returns why there is to be no session now with the runtime whose socket this is.
@@ -101,7 +101,7 @@ func (p *pace) next(e ended) time.Duration {
 		if p.gone++; p.gone >= tooOften {
 			p.rest = min(firstRest<<min(p.gone-tooOften, 8), longestRest)
 		}
-	case e.stage != away && suspect != nil: // it had closed the connection, and lives
+	case e.stage != away && suspect != nil: // it closed the connection, but is still running
 		p.gone = 0
 	}
 	if e.stage == configured {
@@ -112,7 +112,7 @@ func (p *pace) next(e ended) time.Duration {
 		p.rest = 0
 		return rest
 	}
-	if e.lasted > longestPause { // a runtime that throws us out at once is not to be bothered
+	if e.lasted > longestPause { // else a runtime that disconnects us at once would be asked too often
 		p.pause = firstPause
 		if e.stage == ready {
 			return 0

@@ -4,6 +4,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -46,13 +47,9 @@ const (
 	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 
-// Mendable reports whether whoever writes the pod can do something about the reason, and nobody else has to.
+// Mendable reports whether the pod's author alone can do something about the reason.
 func (r Reason) Mendable() bool {
-	switch r {
-	case ReasonBadInput, ReasonForbidden, ReasonTwoMeshes, ReasonOverBudget, ReasonLoosened:
-		return true
-	}
-	return false
+	return slices.Contains([]Reason{ReasonBadInput, ReasonForbidden, ReasonTwoMeshes, ReasonOverBudget, ReasonLoosened}, r)
 }
 
 // Decision is the pure answer to "what about this pod?". Planner is called with the pod's network once a

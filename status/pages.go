@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Page is something that is answered beside the status, to GET.
+// Page is something that is served besides the status, to GET.
 type Page struct {
 	Path    string // such as "/metrics"
 	Handler http.Handler
@@ -45,12 +45,12 @@ func muxOf(pages []Page) *http.ServeMux {
 	return mux
 }
 
-// checkLimit is how long a check may take: a lock that is held for good is one that has no answer.
+// checkLimit is how long a check may take: it never returns where a lock is held forever.
 const checkLimit = time.Second
 
-// Check is a page that says how something is: 200 and a sentence that says so where check returns nil, else 503 and
-// why not. One check runs at a time, so that one that does not return is the last.
-func Check(well string, check func() error) http.Handler {
+// Check is a page for a health check: 200 and the text ok where check returns nil, else 503 and its error. One check runs at
+// a time, so that no more pile up behind one that never returns.
+func Check(ok string, check func() error) http.Handler {
 	running := make(chan struct{}, 1)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), checkLimit)
@@ -77,11 +77,11 @@ func Check(well string, check func() error) http.Handler {
 			fmt.Fprintln(w, err)
 			return
 		}
-		fmt.Fprintln(w, well)
+		fmt.Fprintln(w, ok)
 	})
 }
 
-// guarded makes a panic an error: whoever asks must never end the daemon.
+// guarded turns a panic into an error: a question must never end the daemon.
 func guarded(check func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

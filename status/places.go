@@ -11,20 +11,20 @@ import (
 	"sync"
 )
 
-// How many clients there may be at once. Those of the node have places of their own, which others cannot take.
+// How many clients there may be at once. Clients on the node have places of their own, which remote ones cannot take.
 const (
 	mostClients = 16 // of the node: on a unix socket, from a loopback address or one that is the listener's too
 	mostRemote  = 64
 	mostOfPeer  = 8 // of them, from one address
 )
 
-// places is a listener on which no client keeps another one out. Who comes gets a place at once: where there is none
-// left, the oldest client loses its own for which the daemon has done what it can, and which has not said yet what it
-// wants, or does not take its answer. So the daemon's file descriptors are bounded, too.
+// places is a listener on which no client can keep another one out. A new client gets a place at once. Where none is left,
+// it takes that of the oldest client that keeps the daemon waiting: one that has not sent its request, or does not read
+// its answer. This also bounds the daemon's file descriptors.
 type places struct {
 	net.Listener
 	done  <-chan struct{}
-	freed chan struct{} // there may be a place; has room for one
+	freed chan struct{} // signals that there may be a place; buffered
 
 	mu      sync.Mutex
 	clients []*client // oldest first
@@ -42,11 +42,11 @@ type client struct {
 	local bool
 
 	// Guarded by the places.
-	said bool // what it wants
-	busy bool // the daemon is at its answer, and not the client
+	said bool // it has sent its request
+	busy bool // the daemon is making its answer
 }
 
-// Accept waits only where each client that could lose its place is being answered. The server waits for Accept before it
+// Accept waits only while every client that could lose its place is being answered. The server waits for Accept before it
 // closes its connections, so that this ends with the daemon.
 func (p *places) Accept() (net.Conn, error) {
 	conn, err := p.Listener.Accept()
@@ -66,7 +66,7 @@ func (p *places) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// peerOf returns whose connection it is, and whether they are on this node.
+// peerOf returns the client's address, and whether it is on this node.
 func peerOf(conn net.Conn) (peer netip.Addr, local bool) {
 	remote, tcp := conn.RemoteAddr().(*net.TCPAddr)
 	if !tcp {
@@ -77,7 +77,7 @@ func peerOf(conn net.Conn) (peer netip.Addr, local bool) {
 	return peer, peer.IsLoopback() || here != nil && here.AddrPort().Addr().Unmap() == peer
 }
 
-// place gives the client a place, somebody else's if need be; false where there is none.
+// place gives the client a place, another one's if need be; false where there is none.
 func (p *places) place(c *client) bool {
 	p.mu.Lock()
 	ofPeer := func(other *client) bool { return other.local == c.local && other.peer == c.peer }
@@ -120,9 +120,8 @@ func (p *places) count(is func(*client) bool) (n int) {
 	return n
 }
 
-// oldest returns the oldest of those clients that is to do something, or nil. It is one of those who have not said what
-// they want, or of those who are to take their answer, whichever are more: neither kind can come so often that the other
-// would not get to its end.
+// oldest returns the oldest of those clients that keeps the daemon waiting, or nil: of the ones that owe a request or of
+// the ones that are to read an answer, whichever are more, so that neither kind can crowd out the other.
 func (p *places) oldest(is func(*client) bool) *client {
 	var first [2]*client
 	var many [2]int
@@ -144,7 +143,7 @@ func (p *places) oldest(is func(*client) bool) *client {
 	return first[1]
 }
 
-// ofGreediest narrows clients to those of the peer that has the most of those that are to do something.
+// ofGreediest narrows clients to those of the peer with the most clients that keep the daemon waiting.
 func (p *places) ofGreediest(is func(*client) bool) func(*client) bool {
 	counts := map[netip.Addr]int{}
 	var greediest netip.Addr
@@ -159,7 +158,7 @@ func (p *places) ofGreediest(is func(*client) bool) func(*client) bool {
 	return func(c *client) bool { return is(c) && c.peer == greediest }
 }
 
-// at says whether the daemon is at the client's answer.
+// at notes whether the daemon is making the client's answer.
 func (c *client) at(busy bool) {
 	c.of.mu.Lock()
 	c.busy, c.said = busy, true
@@ -199,7 +198,7 @@ func withClient(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, clientKey{}, conn)
 }
 
-// attending tells the places when a client has said what it wants.
+// attending tells the places when a client has sent its request.
 func attending(handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, ok := r.Context().Value(clientKey{}).(*client); ok {

@@ -99,7 +99,7 @@ func request(ctx context.Context, socket, method, path string, answer any) error
 		return ErrUnknown
 	}
 	if resp.StatusCode != http.StatusOK {
-		said, _ := io.ReadAll(io.LimitReader(body, 1024)) // the status line says enough
+		said, _ := io.ReadAll(io.LimitReader(body, 1024)) // without it the status line says enough
 		return fmt.Errorf("the answer is %s: %q; is the daemon of this version?", resp.Status, strings.TrimSpace(string(said)))
 	}
 	if err := json.NewDecoder(body).Decode(answer); err != nil {

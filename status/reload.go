@@ -19,7 +19,7 @@ func Reload(ctx context.Context, socket string) (Reloaded, error) {
 	return ask[Reloaded](ctx, socket, "reload the configuration", http.MethodPost, reload)
 }
 
-// reloaded does it.
+// reloaded reads the configuration again and returns what came of it.
 func reloaded(s Status) Reloaded {
 	if s.Reload == nil {
 		return Reloaded{Problem: "this daemon cannot read its configuration again: restart it"}

@@ -22,10 +22,10 @@ const (
 	path      = "/v1/status"
 	sandboxes = "/v1/sandboxes/"
 
-	lookLimit = 20 * time.Second // for the daemon to look into a sandbox
+	lookLimit = 20 * time.Second // for the daemon to look at a sandbox
 
-	requestLimit  = 2 * time.Second // for a client to say what it wants
-	answerLimit   = 5 * time.Second // for a client to take the answer, from when it has said that
+	requestLimit  = 2 * time.Second // for a client to send its request
+	answerLimit   = 5 * time.Second // for a client to read the answer, from when it has sent its request
 	takeoverLimit = 2 * time.Second // for a daemon that has the socket to prove that it is meshnetd
 )
 
@@ -60,14 +60,14 @@ func answerOn(ctx context.Context, listener net.Listener, handler http.Handler) 
 		ReadTimeout:       requestLimit,
 		WriteTimeout:      answerLimit,
 		MaxHeaderBytes:    4096,
-		ErrorLog:          log.New(io.Discard, "", 0), // a client's faults are its own
+		ErrorLog:          log.New(io.Discard, "", 0), // a client's errors are not the daemon's
 	}
 	server.SetKeepAlivesEnabled(false)
-	// A client in the middle of an answer asks again: the daemon's end must not wait for it.
+	// The daemon's end must not wait for a client in the middle of an answer, who can ask again.
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	err := server.Serve(newPlaces(listener, ctx.Done()))
-	_ = server.Close() // its connections, which the first one may still be at
+	_ = server.Close() // closes connections that the first Close may have missed
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -109,7 +109,7 @@ func find(s Status, id string) Live {
 // answer writes what say returns as JSON.
 func answer(say func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		// Whoever asks must never end the daemon.
+		// A question must never end the daemon.
 		defer func() {
 			if p := recover(); p != nil {
 				http.Error(w, fmt.Sprintf("the status cannot be told: %v", p), http.StatusInternalServerError)
@@ -119,11 +119,11 @@ func answer(say func(*http.Request) (any, error)) http.HandlerFunc {
 			http.Error(w, "a request has no body here", http.StatusBadRequest)
 			return
 		}
-		// A look at a sandbox may take longer than a client may to take the answer.
+		// A look at a sandbox may take longer than a client has to read the answer.
 		conn := http.NewResponseController(w)
 		_ = conn.SetWriteDeadline(time.Now().Add(lookLimit + answerLimit))
 		said, err := say(r)
-		if errors.Is(err, errGone) { // not 404, which a daemon that knows no sandboxes says
+		if errors.Is(err, errGone) { // not 404, which an older daemon without this path answers
 			http.Error(w, err.Error(), http.StatusGone)
 			return
 		}
@@ -138,7 +138,7 @@ func answer(say func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-// complete makes empty lists of absent ones, which readers of JSON would have to tell apart.
+// complete turns nil lists into empty ones, so that JSON has no null for them.
 func (s Status) complete() Status {
 	if s.Pods == nil {
 		s.Pods = Counts{}
@@ -169,7 +169,7 @@ func listen(ctx context.Context, socket, key string) (net.Listener, error) {
 	if err := replaceable(ctx, socket, key); err != nil {
 		return nil, err
 	}
-	// Nobody else looks into the new directory, so that nobody connects before the mode is right.
+	// Nobody else can reach the new directory, so nobody connects before the mode is right.
 	private, err := os.MkdirTemp(dir, ".new")
 	if err != nil {
 		return nil, fmt.Errorf("%w: name another place by %s", err, key)
@@ -180,7 +180,7 @@ func listen(ctx context.Context, socket, key string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (a socket's path has at most 107 bytes): name another place by %s", err, key)
 	}
-	// The listener removes at its end what it has made, a name that is gone by then.
+	// At its end the listener removes the name that it made, which is gone by then.
 	if err := errors.Join(os.Chmod(fresh, 0o600), os.Rename(fresh, socket)); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}

@@ -25,7 +25,7 @@ func (s Status) Text(w io.Writer, now time.Time) {
 		row(t, line...)
 	}
 	// Each table has columns of its own.
-	_ = t.Flush() // whoever reads has gone
+	_ = t.Flush() // fails only where the reader has gone
 	if last := s.Recent[max(0, len(s.Recent)-mostShown):]; len(last) > 0 {
 		fmt.Fprintln(w)
 		row(t, "LAST EVENTS", "EVENT", "POD", "MESH", "REASON", "MESSAGE")
@@ -122,7 +122,7 @@ func hooks(rt Runtime) string {
 	return sandbox + "; " + user
 }
 
-// counts prints by name, so that two prints can be compared.
+// counts prints in the order of names, so that two prints can be compared.
 func counts(all map[string]int) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(all)) {

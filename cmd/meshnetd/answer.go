@@ -105,7 +105,7 @@ func verdictLines(v status.Verdict) []string {
 	return nil
 }
 
-// effectLines say what the rules that are there do to packets beside the plan, which their words do not tell.
+// effectLines say what the rules that are there do to packets, compared with the plan.
 func effectLines(v status.Verdict) []string {
 	if v.Effect == "" {
 		return nil
@@ -117,7 +117,7 @@ func effectLines(v status.Verdict) []string {
 	return lines
 }
 
-// failure is why nothing is known of the pod; "" where something is.
+// failure returns why nothing is known of the pod; "" where something is.
 func (one answer) failure() string {
 	if one.Error == "" && one.Verdict != nil && (one.Verdict.Result == status.Failed || one.ended()) {
 		return one.Verdict.Detail

@@ -36,8 +36,8 @@ func askingFlags(c *cobra.Command) asking {
 	}
 }
 
-// read returns the configuration, and the built-in values in the place of a bad one: somebody has a pod that does not
-// talk, and a typing error in a file must not keep the daemon's answer from them.
+// read returns the configuration, or the built-in values where it is bad: a typing error in a file must not keep the
+// daemon's answer from somebody whose pod cannot talk.
 func (a asking) read() (config.Config, error) {
 	cfg, err := loadConfig(*a.config)
 	var bad config.Problems
@@ -114,7 +114,7 @@ func choose(all []status.Sandbox, name string) (status.Sandbox, error) {
 
 const mostMeant = 3 // names that are offered
 
-// meant offers the names that are nearest to one that is nobody's, or nothing.
+// meant offers the names nearest to an unknown one, or nothing.
 func meant(all []status.Sandbox, name string) string {
 	distances := map[string]int{}
 	for _, sb := range all {

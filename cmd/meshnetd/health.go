@@ -11,15 +11,14 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 )
 
-// ready returns why the daemon does not protect the node's pods yet, as everybody is told who asks.
+// ready returns why the daemon does not protect the node's pods yet.
 func (w *watch) ready(e *daemon.Enforcer) error { return unready(w.status(e), time.Now()) }
 
 // auditSilence is how long nothing may be heard of the auditor, at most: what it allows one pod, and a busy node.
 const auditSilence = daemon.AuditTimeout + time.Minute
 
-// alive returns why the daemon should be started anew, for the watchdog: nil says that its locks are free, and that
-// its auditor goes on. It does not return at all where a lock is held for good, which says the same. A runtime that is
-// away is no reason.
+// alive returns why the daemon should be restarted, for the watchdog: nil means that its locks are free and its auditor
+// goes on. Where a lock is held forever it never returns, which has the same effect. A runtime that is away is no reason.
 func (w *watch) alive(e *daemon.Enforcer, now time.Time) error {
 	_ = e.Sandboxes() // by its lock
 	w.mu.Lock()

@@ -13,15 +13,16 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/cgroup"
 )
 
-// ofGo is the part, in eighths, of what the control group allows that Go may use. Half of it is for the rules of pods,
-// whose memory the kernel charges to who wrote them, and which stay: see the budget in the reference configuration. The
+// ofGo is how many eighths of the control group's memory Go may use. Half of the whole is for pods' rules, which the kernel
+// charges to the process that wrote them for as long as they exist: see the budget in the reference configuration. The
 // rest is for threads, sockets and programs.
 const ofGo = 3
 
-// boundMemory makes Go collect before the kernel kills, and says what it found. What the environment says goes first.
+// boundMemory makes Go collect garbage before the kernel kills the process, and returns what it found. The environment's
+// settings take precedence.
 func boundMemory(root fs.FS) slog.Attr {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // a node's memory is dearer than what little time collecting takes here
+		debug.SetGCPercent(50) // collecting costs little here, and memory is dear on a node
 	}
 	limit := cgroup.Memory(root)
 	if os.Getenv("GOMEMLIMIT") == "" && limit > 0 {

@@ -12,9 +12,9 @@ import (
 	"github.com/meshnetd/meshnetd/status"
 )
 
-// takeoverPatience is how long after the session began a pod that cannot be taken over keeps the daemon from being
-// ready: one broken pod must not hold up the rollout of a cluster, or any pod's author the node, and each of its containers
-// is looked at once more when it is created.
+// takeoverPatience is how long after the session began a pod that cannot be taken over keeps the daemon from being ready:
+// one broken or hostile pod must not hold up a cluster's rollout. Its containers are still looked at when they are
+// created.
 const takeoverPatience = 20 * time.Second
 
 func readyCommand() *cobra.Command {
@@ -44,8 +44,8 @@ func readyCommand() *cobra.Command {
 	return c
 }
 
-// unready returns why a daemon that says this of itself does not protect its node, and what to look at. The sentence
-// stays the same while nothing changes: the kubelet makes an event of each other one.
+// unready returns why a daemon with this status does not protect its node, and what to look at. The sentence stays the
+// same while nothing changes, since the kubelet makes an event of each new one.
 func unready(s status.Status, now time.Time) error {
 	if !s.Connected && s.Waiting != nil {
 		return fmt.Errorf("not ready: no session with the runtime since %s: %s", earlier(s).UTC().Format(time.RFC3339), plainLines(s.Waiting.Why))

@@ -38,7 +38,7 @@ type reloader struct {
 	mu sync.Mutex // one reload at a time
 }
 
-// hangups catches SIGHUP from now on: until it is caught, it ends a process.
+// hangups catches SIGHUP from now on; before that, it ends the process.
 func hangups() <-chan os.Signal {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -73,7 +73,7 @@ func (r *reloader) on(ctx context.Context, hangup <-chan os.Signal) {
 func (r *reloader) reload() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// Before it is ready, systemd does not count a reload as one, and Ready would be a claim about the runtime.
+	// Before the daemon is ready systemd accepts no reload, and notify.Ready would claim that there is a runtime.
 	announced := r.watch.isAnnounced()
 	if announced {
 		r.tell(notify.Reloading())
@@ -175,7 +175,7 @@ func hangup(main string) error {
 	return nil
 }
 
-// mainPID reads what systemd says. To the system call, what is less than 1 is not a process but many.
+// mainPID reads the process id from systemd. Numbers below 1 would signal groups of processes.
 func mainPID(text string) (int, error) {
 	pid, err := strconv.Atoi(text)
 	if err != nil {

@@ -16,11 +16,11 @@ import (
 	"github.com/meshnetd/meshnetd/systemd/notify"
 )
 
-// breath is the least time between two sentences.
-const breath = 200 * time.Millisecond
+// linePause is the shortest time between two status lines for systemd.
+const linePause = 200 * time.Millisecond
 
-// supervise tells systemd how the daemon is until ctx ends, and answers its watchdog for as long as it is alive.
-// A lock that is held for good ends the answers, too: nothing here goes around the locks.
+// supervise tells systemd how the daemon is until ctx ends, and answers its watchdog as long as the daemon is alive. It
+// takes the daemon's locks, so that one that is held forever ends the answers.
 func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer, log *slog.Logger) {
 	if !notify.Listening() {
 		return
@@ -50,9 +50,9 @@ func supervise(ctx context.Context, socket string, w *watch, e *daemon.Enforcer,
 			complain("no_notify", err)
 			w.announce(err == nil)
 		}
-		select { // a hundred pods that start are told of in a few sentences
+		select { // many changes at once make few status lines
 		case <-ctx.Done():
-		case <-time.After(breath):
+		case <-time.After(linePause):
 		}
 		select {
 		case <-ctx.Done():
@@ -84,7 +84,7 @@ func (w *watch) isAnnounced() bool {
 	return w.announced
 }
 
-// sentence says how the daemon is.
+// sentence returns the status line for systemd.
 func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
 	counts := map[daemon.State]int{}
 	for _, sb := range e.Sandboxes() {

@@ -55,7 +55,7 @@ func planOf(told status.Plan) (rules.Plan, error) {
 	return p, nil
 }
 
-// routed makes a plan of the routes and addresses alone that were told.
+// routed makes a plan of only the routes and addresses that were told.
 func routed(told status.Plan) (p rules.Plan, err error) {
 	for _, r := range told.Routes {
 		p.Routes = append(p.Routes, rules.PolicyRoute{Family: rules.Family(r.Family), Mark: r.Mark, Table: r.Table})
@@ -70,7 +70,7 @@ func routed(told status.Plan) (p rules.Plan, err error) {
 	return p, nil
 }
 
-// plainLines keeps a terminal as it is: texts quote what a pod's author wrote.
+// plainLines takes out control characters, since texts quote what a pod's author wrote.
 func plainLines(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || unicode.IsPrint(r) {

@@ -35,7 +35,7 @@ type watch struct {
 	linesLost atomic.Int64 // of the log
 
 	auditInterval time.Duration
-	configuredAt  time.Time // when that became so
+	configuredAt  time.Time // when the configuration in force was read
 
 	announced bool          // systemd was told that the daemon is ready
 	reload    func() error  // see status.Status
@@ -54,7 +54,7 @@ func (w *watch) counting(record func(daemon.Outcome)) func(daemon.Outcome) {
 		w.events[event]++
 		w.recent.add(o)
 		w.mu.Unlock()
-		if event != daemon.EventSkipped { // it changes nothing of what is told
+		if event != daemon.EventSkipped { // which changes nothing in the status
 			w.poke()
 		}
 		record(o)
@@ -166,7 +166,7 @@ func serveStatus(ctx context.Context, socket string, read func() status.Status, 
 	})
 }
 
-// insist serves until ctx ends, and says once that it cannot.
+// insist serves until ctx ends, tries again where it cannot, and says so once.
 func insist(ctx context.Context, serve func() error, say func(error)) {
 	said := false
 	for ctx.Err() == nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/meshnetd/meshnetd/status"
 )
 
-// watchStatus shows the status again and again until the command is interrupted, which is no failure. That there
-// is no daemon is one at first; later it is said and tried again, for a restart is among what one watches.
+// watchStatus shows the status again and again until the command is interrupted, which is no failure. Without a
+// daemon it fails at first; later it says so and tries again, since a restart is among what one watches.
 func watchStatus(c *cobra.Command, ask asking, pause time.Duration, show func(status.Status) (string, error)) error {
 	screen := newScreen(c.OutOrStdout())
 	ticks := time.NewTicker(pause)
@@ -101,7 +101,7 @@ func (s *screen) draw(text string) error {
 	return err
 }
 
-// sorry says what went wrong, where the table stays as it is.
+// sorry says what went wrong beside the table, which stays as it is.
 func (s *screen) sorry(aside io.Writer, problem error) error {
 	if _, _, terminal := s.size(); terminal {
 		return s.draw("meshnetd: " + plainLines(problem.Error()) + "\nretrying\n")

@@ -67,7 +67,7 @@ func locks(dir string) (others bool, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if os.Geteuid() != 0 { // the owner that it has for root would be a wrong one for anybody else
+	if os.Geteuid() != 0 { // root's directory would look wrongly owned to anybody else
 		err = fs.ErrPermission
 	}
 	if err != nil {

@@ -234,8 +234,8 @@ func merge(to, from map[string]any, whole bool) {
 	}
 }
 
-// What follows returns a value of a table, or the default where there is none of that kind: the runtime would not start
-// with one of another kind, and that is the runtime's to say.
+// The following return a value of a table, or the default where there is none of that type: with a value of another type
+// the runtime would not start, and it is for the runtime to say so.
 
 func table(m map[string]any, key string) map[string]any {
 	inner, _ := m[key].(map[string]any)
