@@ -190,7 +190,7 @@ func TestDaemon(t *testing.T) {
 
 // An empty node is described, whatever is missing.
 func TestFacts(t *testing.T) {
-	root := plant(t, map[string]string{"opt/nri/plugins/10-a": "#!/bin/sh", "opt/nri/plugins/README": "no program", "etc/cni/net.d/1.conf": `{"type":"istio-cni"}`,
+	root := plant(t, map[string]string{"opt/nri/plugins/99-a": "#!/bin/sh", "opt/nri/plugins/README": "no program", "etc/cni/net.d/1.conf": `{"type":"istio-cni"}`,
 		"opt/cni/bin/istio-cni": "#!/bin/sh", "proc/net/ip_tables_names": "nat\n", "proc/1/mountinfo": mountinfo})
 	f := Facts(t.Context(), Options{Root: string(root), Program: "v1", Config: "/etc/meshnetd/meshnetd.toml", Canary: true})
 	r := doctor.Judge(f)
@@ -198,7 +198,7 @@ func TestFacts(t *testing.T) {
 	if err := r.Text(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"broken   runtime-found: ", "broken   nri-socket: ", "info     nri-plugins: /opt/nri/plugins/10-a", "warning  cni-redirect: istio-cni",
+	for _, want := range []string{"broken   runtime-found: ", "broken   nri-socket: ", "info     nri-plugins: /opt/nri/plugins/99-a", "warning  cni-redirect: istio-cni",
 		"info     cni-programs: ", "info     iptables-legacy: The host has tables of iptables-legacy (nat)", "info     config: There is no /etc/meshnetd",
 		"ok       netns-propagation: Namespaces that are mounted below /var/run/netns", "info     daemon-running: ", "kernel-rules: ", "kernel-version: Linux "} {
 		if !strings.Contains(text.String(), want) {
