@@ -36,7 +36,7 @@ func (q *question) flags(flags *pflag.FlagSet) {
 	flags.Bool("out", false, "a packet that a process of the pod sends (default)")
 	flags.StringVar(&q.uid, "uid", "", fmt.Sprintf("user `ID` of the process that sends (default %d)", defaultID))
 	flags.StringVar(&q.gid, "gid", "", fmt.Sprintf("group `ID` of the process that sends (default %d)", defaultID))
-	flags.StringVar(&q.iface, "iface", "", "`NAME` of the interface by which the packet leaves or arrives (default: that of the pod's address)")
+	flags.StringVar(&q.iface, "iface", "", "`NAME[=ADDRESS]` of the interface by which the packet leaves or arrives, with the pod's address there where a manifest has none of it (default: that of the pod's address)")
 	flags.StringVar(&q.source, "src", "", "`ADDRESS[:PORT]` that it comes from (default: the pod's own, or a peer's for --in)")
 }
 
@@ -82,12 +82,13 @@ func (q question) packet(interfaces []rules.Interface) (p rules.Packet, assumpti
 	if err := q.owner(&p, assume); err != nil {
 		return p, nil, err
 	}
-	name := q.iface
-	if err := checkInterface(name, q.in); err != nil {
+	first := leading(interfaces)
+	name, interfaces, err := q.by(interfaces)
+	if err != nil {
 		return p, nil, err
 	}
 	if name == "" {
-		if name = leading(interfaces); q.in || !local(interfaces, p.Destination.Addr()) {
+		if name = first; q.in || !local(interfaces, p.Destination.Addr()) {
 			assume("by interface %s (--iface)", name)
 		}
 	}
@@ -99,11 +100,25 @@ func (q question) packet(interfaces []rules.Interface) (p rules.Packet, assumpti
 	case !q.in || local(interfaces, p.Destination.Addr()):
 	case addressed(interfaces, p):
 		assume("%s is no address of the pod, which forwards the packet", p.Destination.Addr())
+		p.Out = first
 	default: // see reached
 		assume("%s has the address %s", p.In, p.Destination.Addr())
 	}
 	p.Source, err = q.from(p, interfaces, assume)
 	return p, assumptions, err
+}
+
+// by returns the interface that was named, "" where none was, and the pod's interfaces with what was said of it.
+func (q question) by(interfaces []rules.Interface) (name string, all []rules.Interface, err error) {
+	name, text, said := strings.Cut(q.iface, "=")
+	if err := checkInterface(name, q.in); err != nil || !said {
+		return name, interfaces, err
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil || name == "" || addr.Zone() != "" {
+		return "", nil, fmt.Errorf("--iface %q is no name with the pod's address there, such as docker0=172.17.0.1", q.iface)
+	}
+	return name, append(slices.Clone(interfaces), rules.Interface{Name: name, Addresses: []netip.Addr{addr.Unmap()}}), nil
 }
 
 // target reads where the packet goes; a port alone is one of the pod's own address, for --in.

@@ -20,13 +20,14 @@ func traceCommand() *cobra.Command {
 		Short: "Say which rules a packet meets in a pod, and where it ends, without sending it",
 		Long: "Walks the first packet of a connection through the rules that the running daemon keeps in a pod, or with -f through\n" +
 			"those that a manifest would get. PROTOCOL is tcp or udp. --out, the default, is a packet that a process of the pod\n" +
-			"sends to ADDRESS:PORT; --in one that a peer sends to the pod at ADDRESS:PORT, or :PORT for the pod's own address.\n" +
+			"sends to ADDRESS:PORT; --in one that a peer sends to the pod at ADDRESS:PORT, or :PORT for the pod's own address. What a\n" +
+			"virtual machine or a container within the pod sends comes in, too: by --iface, to an address that the pod forwards to.\n" +
 			"What is not named is assumed, and said. The tracer does what the kernel does with these rules; what really is in the\n" +
 			"kernel is compared by `meshnetd verify`, and what the kernel really does is shown by `meshnetd verify --traffic`.\n\n" +
 			"Exit 0 wherever the packet ends; 1 no such pod, no daemon, no right to ask it, or a packet that cannot be; 2 wrong\n" +
 			"command line or configuration; 3 the pod of -f is refused.",
 		Example: "  meshnetd trace shop/cart-7d4b9 tcp 203.0.113.10:443\n  meshnetd trace shop/cart-7d4b9 tcp 203.0.113.10:443 --uid 1337\n" +
-			"  meshnetd trace shop/cart-7d4b9 --in tcp :8080\n  meshnetd trace -f pod.yaml udp '[2001:db8::53]:53'",
+			"  meshnetd trace shop/cart-7d4b9 --in tcp :8080\n  meshnetd trace -f pod.yaml --in --iface docker0=172.17.0.1 --src 172.17.0.2 tcp 203.0.113.10:443\n  meshnetd trace -f pod.yaml udp '[2001:db8::53]:53'",
 		Args: cobra.ArbitraryArgs, // counted by words, below
 	}
 	var q question
@@ -182,6 +183,7 @@ func (q question) path(plan rules.Plan, interfaces []rules.Interface) (path rule
 	if err != nil {
 		return path, nil, err
 	}
+	_, interfaces, _ = q.by(interfaces) // which was read before
 	if packet.Direction == rules.Inbound {
 		interfaces = reached(interfaces, packet)
 	}

@@ -27,6 +27,7 @@ func TestTrace(t *testing.T) {
 		"reset":    "-f testdata/around.yaml --config testdata/block.toml tcp [2001:db8::1]:80",
 		"around":   "-f testdata/around.yaml tcp [2001:db8::1]:80",
 		"through":  "-f testdata/meshed.yaml --in tcp 10.9.9.9:80",
+		"docker":   "-f testdata/meshed.yaml --in --iface docker0=172.17.0.1 --src 172.17.0.2 udp 203.0.113.10:0",
 		"outside":  "-f testdata/outside.yaml udp 203.0.113.10:53",
 		"loopback": "-f testdata/meshed.yaml tcp 127.0.0.5:80",
 	} {
@@ -49,7 +50,7 @@ func TestTrace(t *testing.T) {
 // Over the daemon it is the very plan that is kept there, in the interfaces that are there.
 func TestTraceAskedOfADaemon(t *testing.T) {
 	plan := describe(plans.DualStack(t))
-	plan.Interfaces = []status.Interface{{Name: "lo", Addresses: []string{"127.0.0.1", "::1"}}, {Name: "net0", Addresses: []string{"fe80::1", "10.6.6.6", "fd00::6"}}}
+	plan.Interfaces = []status.Interface{{Name: "lo", Addresses: []string{"127.0.0.1", "::1"}}, {Name: "net0", Addresses: []string{"fe80::1", "10.6.6.6", "fd00::6"}}, {Name: "docker0", Addresses: []string{"172.17.0.1"}}}
 	broken := plan
 	broken.Key = "other"
 	unread := plan
@@ -60,7 +61,9 @@ func TestTraceAskedOfADaemon(t *testing.T) {
 		return execute(t, "", append([]string{"trace", "--socket", socket, "--config", testdata("default.toml")}, strings.Fields(args)...)...)
 	}
 	for args, want := range map[string][]string{
-		"shop/cart tcp 203.0.113.10:443":   {"pod shop/cart\ntcp 10.6.6.6:40000 to 203.0.113.10:443", "by interface net0 (--iface)", "ends: to the proxy's outbound listener, port 15001; the destination was 203.0.113.10:443\n"},
+		"shop/cart tcp 203.0.113.10:443": {"pod shop/cart\ntcp 10.6.6.6:40000 to 203.0.113.10:443", "by interface net0 (--iface)", "ends: to the proxy's outbound listener, port 15001; the destination was 203.0.113.10:443\n"},
+		"shop/cart --in --iface docker0 --src 172.17.0.2 udp 203.0.113.10:0": {"203.0.113.10 is no address of the pod, which forwards the packet",
+			"ends: leaves for 203.0.113.10:0, by net0: no rule gives it to the proxy\n"},
 		"89aba --in tcp :8080":             {"to 10.6.6.6:8080 in by net0", "ends: to the proxy's inbound listener, port 15006; the destination was 10.6.6.6:8080\n"},
 		"shop/cart tcp [fd00::6]:80":       {"from [fd00::6]:40000 (--src)", "ends: to whoever listens on [fd00::6]:80 in the pod: no rule gives it to the proxy\n"},
 		"shop/gateway tcp 203.0.113.10:80": {"note: the pod has no rules (protected)", "no rule matches", "from 192.0.2.2:40000, for no such address of the pod is known (--src)"},
@@ -112,6 +115,7 @@ func TestTraceBadCommandLine(t *testing.T) {
 		"a/b --in tcp :80 --uid 1":                    "do not go with --in",
 		"a/b --in tcp :80 --iface lo":                 "is traced by --out",
 		"a/b tcp 1.2.3.4:80 --iface a/b":              `--iface "a/b" is no name of an interface`,
+		"a/b --in tcp 1.2.3.4:80 --iface docker0=x":   `"docker0=x" is no name with the pod's address there`,
 		"a/b tcp 1.2.3.4:80 --iface sixteencharacter": "is no name of an interface",
 		"a/b tcp 1.2.3.4:80 --src x":                  `--src "x": is no address`,
 		"a/b tcp 1.2.3.4:80 --src ::1":                "are of two families",
