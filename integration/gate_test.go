@@ -47,6 +47,12 @@ func TestProxyRefinesThePod(t *testing.T) {
 			if line := daemon.event(t, "pod_not_held", "default/web"); line.Message != "not held back while meshnetd is away: the validator is off" {
 				t.Errorf("said %q", line.Message)
 			}
+			for _, ask := range [][2]string{{"status", "best effort: Its validator is off"}, {"explain", "not held back while meshnetd is away: the validator is off"}} {
+				args := []string{ask[0], "default/web"}
+				if _, told, stderr := daemon.command(t, args...); !strings.Contains(told, ask[1]) {
+					t.Errorf("%v does not say %q:\n%s%s", args, ask[1], told, stderr)
+				}
+			}
 		}
 		if !strings.Contains(text, dns) || !strings.Contains(text, drop) || strings.Contains(text, user) != tellsUser {
 			t.Errorf("the proxy's word is not in the rules:\n%s", text)
