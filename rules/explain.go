@@ -43,7 +43,7 @@ type GapReporter interface {
 // Explain returns what Decide does, with an account: what each mesh that does not decide says, in a line, and then
 // the steps of the one that does.
 func (n Node) Explain(pod Pod) Decision {
-	origin := n.Origin
+	origin, misspelt := n.Origin, n.misspelt(pod)
 	n.Meshes = slices.Clone(n.Meshes)
 	for i, mesh := range n.Meshes {
 		n.Meshes[i] = explaining{mesh}
@@ -52,6 +52,7 @@ func (n Node) Explain(pod Pod) Decision {
 	if d.Account == nil { // of a node without meshes
 		return d
 	}
+	d.Account.first(misspelt)
 	for i, step := range d.Account.Steps {
 		d.Account.Steps[i] = shortened(step, longestDetail)
 	}

@@ -17,6 +17,10 @@ import (
 // nothing and costs nothing. Texts come in parts, so that they are joined only where they are kept.
 type Steps struct{ all []string }
 
+// LookupsBehind is said where lookups are kept apart by zones.
+const LookupsBehind = "lookups are captured: those of containers within the pod, as docker has them, may get no answer, since answers from port 53 " +
+	"are tracked apart, as by the mesh's own rules"
+
 // Add notes what was looked at.
 func (s *Steps) Add(parts ...string) {
 	if s != nil {

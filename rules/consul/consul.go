@@ -44,10 +44,11 @@ func Standard() Defaults { return Defaults{WithoutIPv6: rules.IPv6Mesh} }
 // Name returns "consul".
 func (Mesh) Name() string { return "consul" }
 
+// Keys returns what Decide looks at, labels and annotations alike.
+func (Mesh) Keys() []string { return keys }
+
 // Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool {
-	return slices.Contains(keys, key)
-}
+func (Mesh) Reads(key string) bool { return slices.Contains(keys, key) }
 
 // Refines is false for every container: the annotations say everything.
 func (Mesh) Refines(string) bool { return false }

@@ -85,6 +85,9 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
 	s.Add("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
+	if intent.DNSCapture {
+		s.Add(account.LookupsBehind)
+	}
 	reason, detail := rules.ReasonInjected, "annotation "+keyStatus+" is present"
 	if _, injected := pod.Annotations[keyStatus]; !injected {
 		reason, detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`

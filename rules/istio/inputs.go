@@ -20,13 +20,13 @@ const annotation = "annotation"
 var (
 	listKeys = []string{keyIncludeOutboundIPs, keyExcludeOutboundIPs, keyIncludeInbound, keyExcludeInbound, keyIncludeOutbound,
 		keyExcludeOutbound, keyExcludeInterfaces}
-	textKeys  = []string{keyMode, keyOverrides, keyOptInPort, keyOptInUserID, keyOptInGroupID}
+	textKeys  = []string{keyMode, keyOverrides, keyProxyConfig, keyOptInPort, keyOptInUserID, keyOptInGroupID}
 	listNames = []string{envOwnerGroups, envOwnerGroupsExclude}
 	textNames = []string{envDNSCapture, envDualStack, envInvalidDrop, envLoopback}
 )
 
 // keys are all that is looked at, of labels too.
-var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyProxyConfig, keyOptIn, keyRerouteInterfaces, keyKubevirtInterfaces},
+var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyOptIn, keyRerouteInterfaces, keyKubevirtInterfaces},
 	listKeys, textKeys, buildPodKeys)
 
 // inputs are what the pod asks for: the marks, and what intent reads.

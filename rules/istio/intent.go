@@ -96,6 +96,10 @@ func (m Mesh) intent(pod rules.Pod, injected []string, from sources) (Intent, er
 	a.gives(keyIncludeInbound, "inboundAll", "inboundPorts")
 	in.InboundExclude = a.ports(keyExcludeInbound, defaultExcludedPort,
 		`"*" would exclude every port: set `+keyIncludeInbound+` to "" to capture nothing inbound`)
+	if own := func(port uint16) bool { return slices.Contains(agentPorts, port) }; len(in.Inbound) > 0 &&
+		len(slices.DeleteFunc(slices.Clone(in.InboundExclude), own)) > 0 {
+		in.notes = append(in.notes, "annotation "+keyExcludeInbound+" has no effect beside "+keyIncludeInbound+": every port that this lists is captured")
+	}
 	in.InboundExclude = rules.Unique(append(in.InboundExclude, agentPorts...))
 	a.gives(keyExcludeInbound, "inboundPortsExcluded")
 	in.OutboundAll, in.Outbound = a.prefixesOrAll(keyIncludeOutboundIPs, "*")

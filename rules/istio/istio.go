@@ -69,10 +69,11 @@ func Standard() Defaults {
 // Name returns "istio".
 func (Mesh) Name() string { return "istio" }
 
+// Keys returns what Decide looks at, labels and annotations alike.
+func (Mesh) Keys() []string { return keys }
+
 // Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool {
-	return slices.Contains(keys, key)
-}
+func (Mesh) Reads(key string) bool { return slices.Contains(keys, key) }
 
 // Refines is true for the containers whose arguments, environment and user the injector filled in.
 func (Mesh) Refines(container string) bool {

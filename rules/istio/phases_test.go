@@ -126,7 +126,6 @@ func TestValidationArguments(t *testing.T) {
 // What is known when, from the sandbox to the proxy.
 func TestPhases(t *testing.T) {
 	const config = "proxy.istio.io/config"
-	const configNote = "annotation proxy.istio.io/config is not read: what it sets in the proxy's environment (DNS capture, dual stack, invalid drop) is taken from the node's configuration"
 	defaults := istio.Standard()
 	defaults.DNSCapture = true
 	validation := func(args ...string) rules.Container {
@@ -146,30 +145,32 @@ func TestPhases(t *testing.T) {
 		uid, gid   uint32
 		port       uint16
 		dns, dual  bool
-		noted      bool
 	}{
-		{"the sandbox", injected(config, "{}"), nil, 1337, 1337, 15001, true, false, true},
-		{"validation", injected(config, "{}"), []rules.Container{validation("-p", "15100", "-u", "5")}, 5, 1337, 15100, true, false, true},
+		{"the sandbox", injected(config, "{}"), nil, 1337, 1337, 15001, true, false},
+		{"dual stack asked for", injected(config, "proxyMetadata: {ISTIO_DUAL_STACK: \"true\"}"), nil, 1337, 1337, 15001, true, true},
+		{"lookups not wanted: that is the proxy's to say", injected(config, "proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"false\"}"), nil, 1337, 1337, 15001, true, false},
+		{"the proxy over what was asked for", injected(config, "proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}"), []rules.Container{proxy}, 1337, 1337, 15001, false, true},
+		{"validation", injected(config, "{}"), []rules.Container{validation("-p", "15100", "-u", "5")}, 5, 1337, 15100, true, false},
 		{"validation, its own environment", injected(), []rules.Container{{Name: "istio-validation", Env: map[string]string{
-			"ISTIO_META_DNS_CAPTURE": "false", "ISTIO_DUAL_STACK": "true"}}}, 1337, 1337, 15001, true, false, false},
-		{"validation, its own user", injected(), []rules.Container{as(validation(), 5, 6)}, 5, 6, 15001, true, false, false},
-		{"validation, arguments over its user", injected(), []rules.Container{as(validation("-u", "7"), 5, 6)}, 7, 6, 15001, true, false, false},
-		{"validation, and then the proxy", injected(config, "{}"), []rules.Container{validation("-p", "15100", "-u", "5"), proxy}, 5, 1337, 15100, false, true, false},
-		{"the proxy alone", injected(), []rules.Container{proxy}, 1337, 1337, 15001, false, true, false},
-		{"the proxy's user", injected(), []rules.Container{as(proxy, 8, 9)}, 8, 9, 15001, false, true, false},
+			"ISTIO_META_DNS_CAPTURE": "false", "ISTIO_DUAL_STACK": "true"}}}, 1337, 1337, 15001, true, false},
+		{"validation, its own user", injected(), []rules.Container{as(validation(), 5, 6)}, 5, 6, 15001, true, false},
+		{"validation, arguments over its user", injected(), []rules.Container{as(validation("-u", "7"), 5, 6)}, 7, 6, 15001, true, false},
+		{"validation, and then the proxy", injected(config, "{}"), []rules.Container{validation("-p", "15100", "-u", "5"), proxy}, 5, 1337, 15100, false, true},
+		{"the proxy alone", injected(), []rules.Container{proxy}, 1337, 1337, 15001, false, true},
+		{"the proxy's user", injected(), []rules.Container{as(proxy, 8, 9)}, 8, 9, 15001, false, true},
 		{"the proxy's user over all", injected(overrides, `{"containers":[{"name":"istio-proxy","securityContext":{"runAsUser":3,"runAsGroup":4}}]}`),
-			[]rules.Container{as(validation("-u", "5", "-g", "6"), 5, 6), as(proxy, 8, 9)}, 8, 9, 15001, false, true, false},
+			[]rules.Container{as(validation("-u", "5", "-g", "6"), 5, 6), as(proxy, 8, 9)}, 8, 9, 15001, false, true},
 		{"overrides, the runtime tells no user", injected(overrides, `{"containers":[{"name":"istio-proxy","securityContext":{"runAsUser":3,"runAsGroup":4}}]}`),
-			[]rules.Container{proxy}, 3, 4, 15001, false, true, false},
+			[]rules.Container{proxy}, 3, 4, 15001, false, true},
 		{"OpenShift", injected(), []rules.Container{as(validation("-u", "1000660000"), 1000660000, 1000660000)},
-			1000660000, 1000660000, 15001, true, false, false},
+			1000660000, 1000660000, 15001, true, false},
 		{"OpenShift, then the proxy", injected(), []rules.Container{as(validation("-u", "1000660000"), 1000660000, 1000660000), as(proxy, 1000660000, 1000660000)},
-			1000660000, 1000660000, 15001, false, true, false},
-		{"TPROXY", tproxy, []rules.Container{as(validation("-u", "1337"), 1337, 1337), as(proxy, 0, 1337)}, 1337, 1337, 15001, false, true, false},
-		{"user and group 0 leave what was known", tproxy, []rules.Container{validation("-u", "5", "-g", "6"), as(proxy, 0, 0)}, 5, 6, 15001, false, true, false},
+			1000660000, 1000660000, 15001, false, true},
+		{"TPROXY", tproxy, []rules.Container{as(validation("-u", "1337"), 1337, 1337), as(proxy, 0, 1337)}, 1337, 1337, 15001, false, true},
+		{"user and group 0 leave what was known", tproxy, []rules.Container{validation("-u", "5", "-g", "6"), as(proxy, 0, 0)}, 5, 6, 15001, false, true},
 		{"a validation that the injector did not add", injected("sidecar.istio.io/status", only),
-			[]rules.Container{as(validation("-p", "1", "-u", "5", "-g", "6"), 5, 6)}, 1337, 1337, 15001, true, false, false},
-		{"a status without names", injected("sidecar.istio.io/status", "true"), []rules.Container{validation("-u", "5")}, 5, 1337, 15001, true, false, false},
+			[]rules.Container{as(validation("-p", "1", "-u", "5", "-g", "6"), 5, 6)}, 1337, 1337, 15001, true, false},
+		{"a status without names", injected("sidecar.istio.io/status", "true"), []rules.Container{validation("-u", "5")}, 5, 1337, 15001, true, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := istio.Mesh{Defaults: defaults}
@@ -177,9 +178,6 @@ func TestPhases(t *testing.T) {
 			in := intentOf(t, m, pod)
 			if in.UID != tt.uid || in.GID != tt.gid || in.OutboundPort != tt.port || in.DNSCapture != tt.dns || in.DualStack != tt.dual {
 				t.Errorf("got user %d:%d, port %d, dns %t, dual stack %t", in.UID, in.GID, in.OutboundPort, in.DNSCapture, in.DualStack)
-			}
-			if noted := slices.Contains(planOf(t, m, pod, first4).Notes, configNote); noted != tt.noted {
-				t.Errorf("the note on %s: %t", config, noted)
 			}
 			d := m.Decide(pod)
 			if d.Proxy.UID != tt.uid || d.Proxy.GID != tt.gid {
@@ -314,7 +312,7 @@ func randomInjected(random *rand.Rand) rules.Pod {
 	for _, pair := range [][]string{
 		{mode, pick("REDIRECT", "TPROXY")},
 		{"inject.istio.io/templates", pick("sidecar", "gateway", "sidecar,custom")},
-		{"proxy.istio.io/config", "{}"},
+		{"proxy.istio.io/config", pick("{}", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}", "proxyMetadata: {INVALID_DROP: '1', X: y}")},
 		{overrides, `{"containers":[{"name":"istio-proxy","securityContext":{"runAsUser":3}}]}`},
 	} {
 		if random.IntN(2) == 0 {

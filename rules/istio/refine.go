@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/document"
 )
 
 // The environment of the proxy container that shapes the redirection.
@@ -42,9 +43,10 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 		}
 	}
 	proxy := pod.Container(containerProxy)
-	if _, ok := pod.Annotations[keyProxyConfig]; ok && proxy == nil {
-		in.notes = append(in.notes, "annotation "+keyProxyConfig+" is not read: what it sets in the proxy's environment "+
-			"(DNS capture, dual stack, invalid drop) is taken from the node's configuration")
+	if proxy == nil || proxy.Env == nil {
+		if err := in.applyProxyConfig(pod.Annotations[keyProxyConfig]); err != nil {
+			return err
+		}
 	}
 	if proxy != nil {
 		if err := in.applyUser(*proxy); err != nil {
@@ -67,6 +69,28 @@ func (in Intent) with(refined Intent) Intent {
 	in.DualStack = in.DualStack || refined.DualStack
 	in.InvalidDrop = in.InvalidDrop || refined.InvalidDrop
 	return in
+}
+
+// applyProxyConfig reads what the injector was asked to put into the proxy's environment, as long as that is not known. Only
+// what has more captured counts: what takes away is the environment's to say, and is judged there.
+func (in *Intent) applyProxyConfig(value string) error {
+	if value == "" {
+		return nil
+	}
+	metadata, problem := document.Texts(value, "proxyMetadata")
+	if problem != "" {
+		return &rules.InputError{Place: annotation + " " + keyProxyConfig, Value: value, Problem: problem}
+	}
+	for _, s := range []struct {
+		name, field string
+		into        *bool
+	}{{envDNSCapture, "dnsCapture", &in.DNSCapture}, {envDualStack, "dualStack", &in.DualStack}, {envInvalidDrop, "invalidDrop", &in.InvalidDrop}} {
+		if on, err := strconv.ParseBool(metadata[s.name]); err == nil && on {
+			*s.into = true
+			in.from.gave(s.field, annotation, " ", keyProxyConfig, " proxyMetadata.", s.name)
+		}
+	}
+	return nil
 }
 
 // applyUser takes the ids that a container runs as, where they are known.

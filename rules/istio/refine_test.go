@@ -186,19 +186,45 @@ func TestEnvironmentOverConfiguration(t *testing.T) {
 	}
 }
 
-// What is not read is said.
-func TestProxyConfigAnnotationIsNoted(t *testing.T) {
-	pod := rules.Pod{Annotations: map[string]string{"sidecar.istio.io/status": "{}", "proxy.istio.io/config": "proxyMetadata: {}"},
-		IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
-	for _, containers := range [][]rules.Container{nil, {{Name: "istio-proxy"}}} {
-		pod.Containers = containers
-		plan, err := istio.Mesh{Defaults: istio.Standard()}.Decide(pod).Planner(rules.Network{Addresses: pod.IPs})
-		if err != nil {
-			t.Fatal(err)
+// What the injector was asked to give the proxy counts before the proxy is known, where it has more captured.
+func TestProxyConfig(t *testing.T) {
+	const key = "proxy.istio.io/config"
+	for config, want := range map[string][3]bool{ // DNS capture, dual stack, invalid drop
+		"proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n  X: y\nconcurrency: 2": {true, false, false},
+		`{"proxyMetadata":{"ISTIO_DUAL_STACK":"1","INVALID_DROP":"T"}}`:              {false, true, true},
+		"proxyMetadata: {ISTIO_META_DNS_CAPTURE: yes, ISTIO_DUAL_STACK: ''}":         {},
+		"proxyMetadata:":                        {},
+		"holdApplicationUntilProxyStarts: true": {},
+		"":                                      {},
+	} {
+		in := intentOf(t, mesh, injected(key, config))
+		if got := [3]bool{in.DNSCapture, in.DualStack, in.InvalidDrop}; got != want {
+			t.Errorf("%q: %v", config, got)
 		}
-		noted := len(plan.Notes) == 1 && strings.Contains(plan.Notes[0], "proxy.istio.io/config is not read")
-		if noted != (containers == nil) {
-			t.Errorf("containers %v: notes %q", containers, plan.Notes)
+	}
+	for config, problem := range map[string]string{
+		"proxyMetadata: [ISTIO_DUAL_STACK]":         "proxyMetadata (line 1) is not an object",
+		"proxyMetadata: {ISTIO_DUAL_STACK: [true]}": "proxyMetadata.ISTIO_DUAL_STACK (line 1) is not a text",
+		"proxyMetadata: {":                          "not YAML",
+		"%TAG ! x\n---\nproxyMetadata: {}":          "begins with %",
+		"- proxyMetadata":                           "is not an object",
+	} {
+		if d := mesh.Decide(injected(key, config)); d.Reason != rules.ReasonBadInput || !strings.Contains(d.Detail, "annotation "+key) || !strings.Contains(d.Detail, problem) {
+			t.Errorf("%q: %s (%s)", config, d.Reason, d.Detail)
+		}
+	}
+	if d := mesh.Decide(injected(key, "x: "+strings.Repeat("y", 20<<10))); d.Reason != rules.ReasonOverBudget {
+		t.Errorf("20 KiB: %s (%s)", d.Reason, d.Detail)
+	}
+}
+
+func TestListsWithoutEffect(t *testing.T) {
+	for list, want := range map[string]bool{"8080": true, "15020,8080": true, "15020": false, "15090,15021,15020": false, "": false} {
+		for include, noted := range map[string]bool{"80,8080": want, "*": false, "": false} {
+			notes := planOf(t, mesh, injected(inboundExcluded, list, inboundPorts, include), only4).Notes
+			if got := slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "has no effect beside") }); got != noted {
+				t.Errorf("exclude %q, include %q: %q", list, include, notes)
+			}
 		}
 	}
 }

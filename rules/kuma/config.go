@@ -3,15 +3,15 @@
 package kuma
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/document"
 )
 
 // read reads the configuration. Its keys, with the value of a missing one, or one that is null, as Kuma has it:
@@ -43,25 +43,12 @@ import (
 // storeFirewalld, iptablesExecutables, redirect.*.insertRedirectInsteadOfAppend (ours come first in any case),
 // redirect.dns.resolvConfigPath, log.level, and the rest of ebpf. Any other key is refused unless it is null: it may
 // change what the others mean.
-//
-// Reading takes little time whatever a pod's author writes there: YAML's directives (%TAG) cost the square of their number,
-// and the runtime waits.
 func (in *Intent) read(text string) (problem string) {
-	if directive.MatchString(text) {
-		return "has a line that begins with %, which no setting needs"
+	root, problem := document.Root(text)
+	if problem != "" {
+		return problem
 	}
-	var root yaml.Node
-	d := yaml.NewDecoder(strings.NewReader(text))
-	if err := d.Decode(&root); err != nil {
-		return "not YAML: " + err.Error()
-	}
-	if err := d.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
-		return "something follows the YAML document"
-	}
-	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 {
-		return "not one YAML document"
-	}
-	return in.fields(root.Content[0])
+	return in.fields(root)
 }
 
 func (in *Intent) fields(root *yaml.Node) (problem string) {
@@ -110,11 +97,20 @@ func (in *Intent) fields(root *yaml.Node) (problem string) {
 	case in.DNSCapture && !captureAll:
 		return "redirect.dns.captureAll: is not true: the pod's name servers are not known when its rules are written"
 	}
+	for i, d := range []Direction{in.Inbound, in.Outbound} {
+		if len(d.Include) > 0 && slices.ContainsFunc(d.Exclude, func(port uint16) bool { return port != probes }) {
+			in.notes = append(in.notes, "redirect."+[]string{"inbound", "outbound"}[i]+
+				".excludePorts has no effect beside includePorts: every port that this lists is captured")
+		}
+	}
 	if quiet {
 		in.notes = append(in.notes, "comments.disabled is not followed: the comments tell whose the rules are")
 	}
 	return ""
 }
+
+// probes is where the control plane has the kubelet's probes answered, and which it excludes itself.
+const probes = 9001
 
 func (d *Direction) keys(users value) value {
 	return within(keys{

@@ -5,7 +5,6 @@ package kuma
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -86,9 +85,6 @@ func input(config string) rules.Input {
 	}
 	return w
 }
-
-// directive is a line such as %TAG; YAML has more line breaks than one.
-var directive = regexp.MustCompile("(^|[\n\r\u0085\u2028\u2029\ufeff])%")
 
 func (m Mesh) intent(pod rules.Pod) (Intent, error) {
 	in := Intent{

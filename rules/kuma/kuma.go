@@ -31,10 +31,11 @@ func Standard() Defaults {
 // Name returns "kuma".
 func (Mesh) Name() string { return "kuma" }
 
+// Keys returns what Decide looks at.
+func (Mesh) Keys() []string { return []string{keyInjected, KeyConfig, keyNetworks} }
+
 // Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool {
-	return key == keyInjected || key == KeyConfig || key == keyNetworks
-}
+func (m Mesh) Reads(key string) bool { return slices.Contains(m.Keys(), key) }
 
 // Refines is false for every container: the annotations say everything.
 func (Mesh) Refines(string) bool { return false }
@@ -100,6 +101,9 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
 	}
 	s.Add("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing")
+	if intent.DNSCapture && !intent.DNSOneZone {
+		s.Add(account.LookupsBehind)
+	}
 	if !intent.CNIMode {
 		return decide(rules.Skip, rules.ReasonInitContainer, "annotation "+KeyConfig+" has no cniMode: true, so that init container "+
 			containerInit+" sets the pod up")

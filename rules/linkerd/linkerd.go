@@ -56,10 +56,11 @@ func Standard() Defaults {
 // Name returns "linkerd".
 func (Mesh) Name() string { return "linkerd" }
 
+// Keys returns what Decide looks at, labels and annotations alike.
+func (Mesh) Keys() []string { return keys }
+
 // Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool {
-	return slices.Contains(keys, key)
-}
+func (Mesh) Reads(key string) bool { return slices.Contains(keys, key) }
 
 // Refines is false for every container: the annotations say everything.
 func (Mesh) Refines(string) bool { return false }

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// speller is a mesh that tells what it reads, so that what was meant for it can be found.
+type speller interface {
+	// Keys returns the labels and annotations for which Reads is true.
+	Keys() []string
+}
+
+// mostMisspelt is how many annotations of a pod are taken for misspelt ones.
+const mostMisspelt = 5
+
+// misspelt says of annotations that no mesh reads which one was meant, if they are nearly one that is read.
+func (n Node) misspelt(pod Pod) (said []string) {
+	var known []string
+	for _, mesh := range slices.Concat(n.Meshes, n.Disabled) {
+		if m, ok := mesh.(speller); ok {
+			known = append(known, m.Keys()...)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(pod.Annotations)) {
+		if len(said) == mostMisspelt {
+			break
+		}
+		if near := nearest(key, known); near != "" && !n.reads(key) {
+			said = append(said, fmt.Sprintf("annotation %s is read by no mesh: is %s meant?", key, near))
+		}
+	}
+	return said
+}
+
+// nearest returns what a key is a misspelt one of, or "": two letters may be others, and any of another case, or the name is
+// right and its prefix is another mesh's annotations'.
+func nearest(key string, known []string) string {
+	const mostLetters = 2
+	_, name, _ := strings.Cut(key, "/")
+	best, near := mostLetters+1, ""
+	for _, k := range known {
+		prefix, right, _ := strings.Cut(k, "/")
+		if len(key) < len(k)-mostLetters || len(key) > len(k)+mostLetters {
+			if right != "" && name == right && strings.HasSuffix(prefix, domain(key)) && best > mostLetters {
+				near = k
+			}
+			continue
+		}
+		if d := distance(strings.ToLower(key), strings.ToLower(k), best); d < best {
+			best, near = d, k
+		}
+	}
+	return near
+}
+
+// domain returns the last two labels of a key's prefix, such as "istio.io".
+func domain(key string) string {
+	prefix, _, _ := strings.Cut(key, "/")
+	labels := strings.Split(prefix, ".")
+	return strings.Join(labels[max(0, len(labels)-2):], ".")
+}
+
+// distance is how many letters have to be put in, left out or changed to make b of a; most, where it is that or more.
+func distance(a, b string, most int) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last, least := row[0], i+1
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost = 1 + min(last, row[j], row[j+1])
+			}
+			last, row[j+1] = row[j+1], cost
+			least = min(least, cost)
+		}
+		if least >= most {
+			return most
+		}
+	}
+	return min(row[len(b)], most)
+}
