@@ -21,19 +21,19 @@ const (
 
 const (
 	firstHop = 1  // what leaves the pod goes no further
-	anyHop   = 64 // of what is to look as if it came from elsewhere
+	anyHop   = 64 // for packets that seem to come from elsewhere
 )
 
 // signature is a TCP MD5 signature (RFC 2385) that fits no key. A listener without a key, as all of a pod are,
 // counts such a segment as dropped and does nothing else: it neither answers nor knows of a connection.
 var signature = append([]byte{1, 1, 19, 18}, make([]byte, 16)...)
 
-// form is what a packet does not say of itself.
+// form is how a packet is encoded, apart from what rules.Packet says.
 type form struct {
 	flags    byte // of TCP
 	sequence uint32
 	unsigned bool // without the signature
-	spoilt   bool // with a checksum that is wrong, so that nobody takes it
+	spoilt   bool // with a wrong checksum, so that no receiver accepts it
 	hops     byte
 }
 
@@ -69,7 +69,7 @@ func segment(p rules.Packet, f form) []byte {
 	return b
 }
 
-// datagram is short: the kernel checks the sum of a long one only when somebody reads it.
+// datagram is short, since the kernel verifies the checksum of a long one only when it is read.
 func datagram(p rules.Packet) []byte {
 	b := make([]byte, 12)
 	binary.BigEndian.PutUint16(b[0:], p.Source.Port())
@@ -114,7 +114,7 @@ func checksum(parts ...[]byte) uint16 {
 // frame puts an Ethernet header before a packet for an interface with that address.
 func frame(mac []byte, p rules.Packet, packet []byte) []byte {
 	f := append([]byte{}, mac...)
-	f = append(f, 0x02, 0, 0, 0, 0, 0x01) // a sender's address that nobody was given by a manufacturer
+	f = append(f, 0x02, 0, 0, 0, 0, 0x01) // a locally administered address as sender
 	kind := uint16(unix.ETH_P_IP)
 	if p.Family() == rules.IPv6 {
 		kind = unix.ETH_P_IPV6

@@ -25,7 +25,7 @@ type entry struct {
 	zone uint16
 }
 
-// errUntold is within the error where the kernel does not tell what it tracks.
+// errUntold is within the error where the kernel does not list its connections.
 var errUntold = errors.New("connection tracking cannot be asked (nf_conntrack_netlink is needed)")
 
 // track asks for the packet's connection in these zones; nil is none.
@@ -55,8 +55,8 @@ func untrack(p rules.Packet, zone uint16) error {
 	return nil
 }
 
-// tupleRequest names a connection by its first packet. An acknowledgement ends the answer: the kernel calls even
-// a single entry one of many, and sends no end.
+// tupleRequest names a connection by its first packet. It asks for an acknowledgement to end the answer: the kernel flags
+// even a single entry as one of many, and sends no end.
 func tupleRequest(command int, p rules.Packet, zone uint16) *nl.NetlinkRequest {
 	family, protocol := byte(unix.AF_INET), byte(unix.IPPROTO_TCP)
 	source, destination := nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
@@ -83,7 +83,7 @@ func tupleRequest(command int, p rules.Packet, zone uint16) *nl.NetlinkRequest {
 	return req
 }
 
-// translated returns from where the answer is expected.
+// translated returns the address that the answer is expected from.
 func translated(message []byte) (netip.AddrPort, error) {
 	fail := func() (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%w: its answer cannot be read", errUntold)

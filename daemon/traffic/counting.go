@@ -16,8 +16,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// counts tries in a new namespace whether this kernel drops what is signed for a listener without a key, counts it
-// there and tells it (CONFIG_TCP_MD5SIG and tcp_diag).
+// counts tries in a new namespace whether this kernel drops signed segments to a listener without a key, and reports the
+// drops per listener (CONFIG_TCP_MD5SIG and tcp_diag).
 func counts() (bool, error) {
 	ns, err := netns.New()
 	if err != nil {

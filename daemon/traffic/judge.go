@@ -37,8 +37,8 @@ type abilities struct {
 	counting bool // what a listener is given and does not take
 }
 
-// end puts together where the packet ended. Of several listeners that were given something at that moment, the
-// one that was to have it counts.
+// end puts together where the packet ended. Where several listeners were given something at that moment, the expected one
+// counts.
 func (s sighting) end(p rules.Packet, want rules.End) rules.End {
 	end := rules.End{To: p.Destination, Original: p.Destination}
 	if s.entry != nil {
@@ -73,8 +73,8 @@ func (s sighting) taker(wanted uint16) (port uint16, taken bool) {
 	return s.given[0].at.Port(), true
 }
 
-// final reports whether nothing can change what was seen: what the pod sends is translated, and tracked, before the
-// call that sends it returns.
+// final reports whether waiting cannot change what was seen: what the pod sends is translated and tracked before the
+// sending call returns.
 func (s sighting) final(p rules.Packet, want rules.End) bool {
 	if s.entry == nil {
 		return p.Direction == rules.Outbound
@@ -85,7 +85,7 @@ func (s sighting) final(p rules.Packet, want rules.End) bool {
 // judge compares what was seen of a packet with what the rules say.
 func judge(p rules.Packet, want rules.End, s sighting, can abilities) (seen rules.End, v Verdict, note string) {
 	if want.To == p.Destination && want.Port == p.Destination.Port() && want.Kind != rules.Leaves {
-		want.Kind = rules.Delivered // to be led to where one goes already cannot be told from going there
+		want.Kind = rules.Delivered // a redirection to the same address cannot be seen
 	}
 	seen = s.end(p, want)
 	same := seen.Kind == want.Kind && seen.Port == want.Port && seen.To == want.To && seen.Zone == want.Zone
@@ -106,7 +106,7 @@ func judge(p rules.Packet, want rules.End, s sighting, can abilities) (seen rule
 	return seen, v, note
 }
 
-// arrival reports whether a packet that was sent to the right listener came to it.
+// arrival judges whether a packet that was sent to the right listener reached it.
 func (s sighting) arrival(p rules.Packet, seen rules.End, can abilities) (Verdict, string) {
 	if p.Protocol != rules.TCP || !can.counting || (seen.Kind != rules.Redirected && seen.Kind != rules.Delivered) {
 		return Right, ""

@@ -10,7 +10,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// named is everything that rules speak of, each once and in their order.
+// named is everything that rules name, each once and in their order.
 type named struct {
 	uids, gids []uint32
 	tcp, udp   []uint16

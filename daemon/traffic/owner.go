@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// as calls fn with the calling thread's sockets belonging to another user and group: netfilter asks for the
-// file system's ids of whoever opened a socket. The thread must be locked, as it is within netns.Namespace.Do.
-// Where it does not get its own ids back, nobody else runs on it: it stays locked, and ends with its goroutine.
+// as calls fn with new sockets of the calling thread belonging to another user and group: netfilter looks at the
+// file-system ids of whoever opened the socket. The thread must be locked, as within netns.Namespace.Do. Where it cannot get
+// its own ids back, it stays locked and ends with its goroutine.
 func as(uid, gid uint32, fn func() error) error {
 	runtime.LockOSThread() // once more than the caller has
 	own, err := threadIDs()

@@ -25,11 +25,11 @@ const (
 	anyPort       = 40000 // stands for the source port that is not chosen yet
 )
 
-// usual are ports that somebody who redirects traffic redirects.
+// usual are ports that any redirection is likely to cover.
 var usual = []uint16{80, 443}
 
-// probes returns what to send in a pod: a packet for everybody, address, range and port that the rules speak
-// of, and for those that they do not. What becomes of each is for the tracer to tell.
+// probes returns what to send in a pod: a packet for each owner, address, range and port that the rules name, and for ones
+// that they do not. The tracer tells what should become of each.
 func probes(plan rules.Plan, s scene) []probe {
 	var all []probe
 	for _, set := range plan.Rulesets() {
@@ -51,7 +51,7 @@ type family struct {
 	named
 	kind    rules.Family
 	outside netip.Addr
-	quiet   uint16 // a port of which the rules do not speak, and on which nobody listens
+	quiet   uint16 // a port that the rules do not name and nobody listens on
 	app     owner
 	routed  bool // the plan has a route of its own
 	probes  []probe
@@ -74,7 +74,7 @@ func newFamily(set rules.Ruleset, s scene) *family {
 	return f
 }
 
-// stranger is the id of an ordinary user of whom the rules do not speak.
+// stranger returns the id of an ordinary user whom the rules do not name.
 func stranger(ids []uint32) uint32 {
 	id := uint32(1000)
 	for slices.Contains(ids, id) {
@@ -83,7 +83,7 @@ func stranger(ids []uint32) uint32 {
 	return id
 }
 
-// others are the owners of whom the rules speak.
+// others returns the owners whom the rules name.
 func (f *family) others() []owner {
 	var all []owner
 	for _, uid := range f.uids {
@@ -119,7 +119,7 @@ func (f *family) outbound() {
 	f.inside()
 }
 
-// inside sends what stays in the pod.
+// inside adds packets that stay in the pod.
 func (f *family) inside() {
 	if w, err := f.route(f.outside); err == nil {
 		if err := f.inUse(w.source); err != nil {
@@ -210,7 +210,7 @@ func (f *family) add(about string, p rules.Packet) {
 	f.probes = append(f.probes, probe{about: about, packet: p})
 }
 
-// cannot adds one probe for everything that the same error is about.
+// cannot adds a probe that reports an error instead of sending a packet, once for each error.
 func (f *family) cannot(about string, err error) {
 	if !slices.ContainsFunc(f.probes, func(p probe) bool { return p.about == about && p.err != nil }) {
 		f.probes = append(f.probes, probe{about: about, err: err})

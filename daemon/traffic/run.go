@@ -16,8 +16,8 @@ import (
 
 const (
 	arrivalTime = 200 * time.Millisecond // for a packet to come to its listener
-	allPatience = time.Second            // for all of a run together; a kernel that is late is late with few
-	leastTime   = 5 * time.Millisecond   // for a packet when that is used up
+	allPatience = time.Second            // for a whole run; a busy kernel is late for a few packets only
+	leastTime   = 5 * time.Millisecond   // for a packet once that is used up
 	lookPause   = time.Millisecond
 )
 
@@ -29,7 +29,7 @@ type run struct {
 	counting bool
 	injector *injector
 	arrives  error // why nothing can be made to arrive
-	told     bool  // and that this has been said
+	told     bool  // whether that was reported
 	patience time.Duration
 }
 
@@ -115,8 +115,8 @@ func (r *run) try(c *Check) error {
 	return nil
 }
 
-// takeBack leaves nothing of a packet. A listener may have answered what arrived where this kernel does not look at
-// signatures: that ends with a reset, which takes the same way as long as the connection is tracked.
+// takeBack removes all traces of a packet. Where this kernel ignores signatures a listener may have answered it: a reset,
+// which goes the same way as long as the connection is tracked, ends that.
 func (r *run) takeBack(p rules.Packet, sequence uint32, e *entry) error {
 	if p.Direction == rules.Inbound && !r.counting {
 		if err := r.give(p, form{flags: flagRST, sequence: sequence + 1, hops: anyHop, unsigned: true}); err != nil {

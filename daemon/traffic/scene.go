@@ -19,7 +19,7 @@ import (
 
 const loopback = "lo"
 
-// scene is what of a pod decides which packets can be sent in it.
+// scene is what decides which packets can be sent in a pod.
 type scene struct {
 	interfaces []rules.Interface // in the kernel's order, as the tracer wants them
 	links      map[string]link
@@ -62,7 +62,7 @@ func look() (scene, error) {
 		s.interfaces = append(s.interfaces, rules.Interface{Name: attrs.Name, Addresses: addresses(known.prefixes)})
 	}
 	s.route = func(to netip.Addr) (way, error) { return route(to, names) }
-	s.listeners, _ = readListeners() // where they are not told, their ports are not tried
+	s.listeners, _ = readListeners() // where they cannot be read, their ports are not tried
 	return s, nil
 }
 
@@ -105,8 +105,8 @@ func route(to netip.Addr, names map[int]string) (way, error) {
 	return way{out: names[found[0].LinkIndex], source: source.Unmap(), local: found[0].Type == unix.RTN_LOCAL}, nil
 }
 
-// inUse returns an error for an address of the pod that the kernel lists and does not use yet: while it looks
-// whether somebody else has an IPv6 address, which takes a second or two, packets for it do not stay in the pod.
+// inUse returns an error for an address of the pod that the kernel does not use yet: during duplicate address detection,
+// which takes a second or two for IPv6, packets for it do not stay in the pod.
 func (s scene) inUse(addr netip.Addr) error {
 	w, err := s.route(addr)
 	if err == nil && !w.local {
@@ -153,8 +153,7 @@ func (s scene) own(name string, f rules.Family) netip.Addr {
 	return netip.Addr{}
 }
 
-// neighbour returns an address from which a packet can come by an interface, so that a check of the way back
-// (rp_filter) lets it in.
+// neighbour returns an address from which a packet can come by an interface without being dropped by rp_filter.
 func (s scene) neighbour(name string, f rules.Family, outside netip.Addr) netip.Addr {
 	if w, err := s.route(outside); err == nil && w.out == name {
 		return outside

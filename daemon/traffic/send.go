@@ -18,8 +18,8 @@ import (
 // answerTime is how long an answer made in the pod itself may take where no patience is left.
 const answerTime = 300 * time.Millisecond
 
-// reserve takes a port of the packet's source address, so that no connection of the pod can have it meanwhile.
-// It is given up with the returned function.
+// reserve takes a port of the packet's source address, so that no connection of the pod can use it until release is
+// called.
 func reserve(p *rules.Packet) (release func(), err error) {
 	kind := unix.SOCK_STREAM
 	if p.Protocol == rules.UDP {
@@ -60,8 +60,8 @@ func domain(p rules.Packet) int {
 	return unix.AF_INET
 }
 
-// sendRaw sends the bytes by a socket of the user and group. A raw socket is one for the owner match, and its
-// packets go through every hook that those of others go through.
+// sendRaw sends the bytes by a raw socket of the user and group. The owner match sees it as any other socket, and its packets
+// go through the same hooks.
 func sendRaw(p rules.Packet, uid, gid uint32, packet []byte) error {
 	return as(uid, gid, func() error {
 		fd, err := unix.Socket(domain(p), unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -71,7 +71,7 @@ func sendRaw(p rules.Packet, uid, gid uint32, packet []byte) error {
 		defer func() { _ = unix.Close(fd) }()
 		err = unix.Sendto(fd, packet, 0, sockaddr(netip.AddrPortFrom(p.Destination.Addr(), 0)))
 		if errors.Is(err, unix.EPERM) {
-			return nil // what netfilter drops
+			return nil // netfilter dropped it
 		}
 		return err
 	})
@@ -106,8 +106,8 @@ func connect(p *rules.Packet, uid, gid uint32, patience time.Duration) (refused 
 	return errors.Is(err, unix.ECONNREFUSED), release, nil
 }
 
-// prepare makes sure that nothing goes further than to the node, and that whoever accepts the connection sees it
-// end at once.
+// prepare makes sure that nothing goes further than the node, and that a listener who accepts the connection sees it end at
+// once.
 func prepare(fd int, p *rules.Packet) error {
 	level, option := unix.IPPROTO_IP, unix.IP_TTL
 	if p.Family() == rules.IPv6 {

@@ -2,11 +2,11 @@
 
 //go:build linux
 
-// Package traffic proves by packets that a live network namespace does what a plan says. It sends a packet for
-// everybody and everything that the plan speaks of, and compares where each ended with what the tracer says of
-// the same packet.
+// Package traffic proves by packets that a live network namespace does what a plan says. It sends a packet
+// for each owner, address and port that the plan names, and compares where each ended with what the tracer says of the same
+// packet.
 //
-// Nobody notices. A TCP packet is the first of a connection and carries a signature that fits no key: the kernel
+// The pod does not notice. A TCP packet is the first of a connection and carries a signature that fits no key: the kernel
 // walks it through all rules and routes to the listener, counts it there, and drops it without an answer. What is
 // to leave the pod has a wrong checksum too, and goes no further than to the node. What is to arrive is handed to
 // the kernel as if the interface had received it. The connections that the kernel then tracks are deleted.

@@ -56,7 +56,7 @@ func (f *flow) contains(pod *Pod, p rules.Packet) bool {
 // ends returns where all packets of a pod end by a side's rules.
 func ends(t testing.TB, pod *Pod, side *Side) []flow {
 	t.Helper()
-	c := comparison{pod: pod, limit: Limit}
+	c := comparison{pod: pod, limit: maxWork}
 	var all []flow
 	for _, start := range starts(pod, side.six) {
 		some, ok := c.walk(side, start)

@@ -9,15 +9,15 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Answer is what the rules of a namespace are beside those of a plan.
+// Answer is how the rules of a namespace compare with those of a plan.
 type Answer uint8
 
 // The answers, the worst last.
 const (
 	Equal Answer = iota
-	// More: nothing goes around that the plan takes or stops, and something is taken or stopped that it lets be.
+	// More: everything that the plan takes or stops is taken or stopped, and something else is too.
 	More
-	// LessWhileAway: what the plan stops while the proxy does not listen gets by then, and at no other time.
+	// LessWhileAway: while the proxy does not listen, something gets by that the plan stops then.
 	LessWhileAway
 	CannotTell
 	Less
@@ -43,9 +43,9 @@ func (a Answer) String() string {
 // Difference is a set of packets that end otherwise, shown by one of them.
 type Difference struct {
 	Answer     Answer
-	Remembered bool // they end the same, but their connections are left with what those that follow show
-	Followed   bool // of connections that have different marks on the two sides by now
-	Away       bool // while nobody listens where TPROXY gives packets to
+	Remembered bool // the packets end the same, but leave their connections in different states
+	Followed   bool // a packet before it left the connection with different marks on the two sides
+	Away       bool // only while nobody listens at TPROXY's port
 	Witness    rules.Packet
 	Other      string // the protocol, where the witness is neither TCP nor UDP
 	Plan, Have string // what becomes of it, in words
@@ -59,12 +59,11 @@ type Result struct {
 	Work        int
 }
 
-// Limit is how much work a comparison may be: less than a second's. Beyond it the answer is CannotTell.
-const Limit = 500_000
+// maxWork bounds a comparison: it takes less than a second. Beyond it the answer is CannotTell.
+const maxWork = 500_000
 
-// Compare sends every packet that a pod can have through the plan's side and the other one. The plan's has nothing
-// unknown in it.
-func Compare(p *Pod, plan, have *Side) Result { return compareWithin(p, plan, have, Limit) }
+// Compare sends every packet that a pod can have through both sides. The plan's side must have nothing unknown in it.
+func Compare(p *Pod, plan, have *Side) Result { return compareWithin(p, plan, have, maxWork) }
 
 func compareWithin(p *Pod, plan, have *Side, limit int) Result {
 	c := comparison{pod: p, limit: limit, kinds: map[difference]int{}, sets: map[string]Set{}}
@@ -77,7 +76,7 @@ func compareWithin(p *Pod, plan, have *Side, limit int) Result {
 		switch {
 		case i == 0:
 			answer = c.Answer
-		case answer != c.Answer: // it depends on which of the chains was there first
+		case answer != c.Answer: // it depends on which of the chains was made first
 			answer = max(min(answer, c.Answer), CannotTell)
 		}
 	}
@@ -93,22 +92,22 @@ func compareWithin(p *Pod, plan, have *Side, limit int) Result {
 	return c.Result
 }
 
-// comparison is one that is under way.
+// comparison is the state of a running Compare.
 type comparison struct {
 	Result
 	pod   *Pod
 	limit int
-	kinds map[difference]int // where the difference of a kind is
+	kinds map[difference]int // the index of each kind's Difference
 	away  bool
 
-	// Of one order of chains:
+	// For one order of chains:
 	later []memory
 	asked map[memory]bool
 	sets  map[string]Set           // of memories, by their key
-	zones map[[2]uint16]Difference // the plan's and the other side's of the same packets: their numbers mean nothing
+	zones map[[2]uint16]Difference // pairs of zones, the plan's and the other side's, of the same packets
 }
 
-// difference is what makes two differences one kind.
+// difference identifies a kind of Difference.
 type difference struct {
 	answer     Answer
 	plan, have kind
@@ -116,14 +115,14 @@ type difference struct {
 	remembered bool
 }
 
-// memory is what connections are left with by the two sides, where that differs: what follows is compared with one on
-// the plan's side and the other on the other's. The protocols are those of the packets.
+// memory is a pair of different connection marks that the two sides leave the same connections with. The packets that
+// follow are compared with one mark on each side.
 type memory struct {
 	plan, have      ref
 	marks, protocol string // sets, by their key
 }
 
-// mostMemories bounds what is followed; beyond it the answer is CannotTell.
+// mostMemories bounds the memories that are followed; beyond it the answer is CannotTell.
 const mostMemories = 64
 
 // through compares what becomes of all packets, and reports whether the limit let it.
@@ -164,7 +163,7 @@ func (c *comparison) through(plan, have *Side) bool {
 	return true
 }
 
-// from compares what becomes of the packets of one start, which the other side may know with other marks.
+// from compares what becomes of the packets of one start. On the other side, other has them, with its marks.
 func (c *comparison) from(plan, have *Side, start, other flow) bool {
 	ends, ok := c.walk(plan, start)
 	if !ok {
@@ -185,7 +184,7 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 	return true
 }
 
-// walk returns where a flow ends on a side; false where that is more work than is left.
+// walk returns where a flow ends on a side; false where that exceeds the work that is left.
 func (c *comparison) walk(side *Side, f flow) ([]flow, bool) {
 	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, away: c.away}
 	if f.inbound {
@@ -228,8 +227,8 @@ func (c *comparison) judge(p pair, six, followed bool) {
 	}
 }
 
-// remember notes what connections of packets with the same end are left with by the two sides, and reports whether that
-// differs in a way that is not followed.
+// remember notes in which states packets that end the same leave their connections, and reports whether these differ in a
+// way that cannot be followed.
 func (c *comparison) remember(p pair, six, followed bool) bool {
 	a, b := p.plan, p.have
 	if at := [2]uint16{a.zone, b.zone}; !c.away && !followed {
@@ -257,9 +256,9 @@ func (c *comparison) remember(p pair, six, followed bool) bool {
 	return false
 }
 
-// separated compares the zones of connections. Where the plan keeps apart what the other side does not, a packet of one
-// connection may be taken for another's that uses the same ports, and go its way; where that keeps more apart, answers
-// are not recognised, which lets nothing around.
+// separated compares the conntrack zones. Where the plan has two zones and the other side one, a packet can be mistaken for
+// another connection's with the same addresses and ports, and go its way. Where the other side has more zones, only
+// answers are not recognised, which lets nothing around the proxy.
 func (c *comparison) separated() {
 	pairs := slices.SortedFunc(maps.Keys(c.zones), func(a, b [2]uint16) int { return slices.Compare(a[:], b[:]) })
 	for side, answer := range []Answer{Less, More} {
@@ -280,7 +279,7 @@ func (c *comparison) separated() {
 // pair is two ends of the same packets.
 type pair struct{ plan, have flow }
 
-// align cuts a box so that every ref of the two ends is the same on all of it, or on none.
+// align cuts a box into parts on each of which the two ends' refs are equal everywhere or nowhere.
 func align(plan, have flow) []pair {
 	parts := []pair{{plan, have}}
 	for _, refs := range [][2]ref{{plan.connMark, have.connMark}, {plan.dst, have.dst}, {plan.dport, have.dport}} {
@@ -307,7 +306,7 @@ func align(plan, have flow) []pair {
 	return parts
 }
 
-// sameRef reports whether two refs are one value on all of a box.
+// sameRef reports whether two refs have the same value on all of a box.
 func sameRef(b *box, x, y ref) bool {
 	if x == y {
 		return true
@@ -340,7 +339,7 @@ func verdict(plan, have flow) Answer {
 	case plan.taken(), plan.stopped() && !have.taken():
 		return Less
 	}
-	return More // what the plan lets be, somebody does something to
+	return More // the plan lets it be, the other side does not
 }
 
 func sameEnd(plan, have flow) bool {
@@ -349,7 +348,7 @@ func sameEnd(plan, have flow) bool {
 	}
 	b := &have.box
 	switch plan.kind {
-	case redirected: // which address of the pod it is does not matter to a listener on all
+	case redirected: // a listener on all addresses does not mind which one it is
 		return sameRef(b, plan.dport, have.dport)
 	case leaves:
 		return sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst) && sameRef(b, plan.route, have.route)

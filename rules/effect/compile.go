@@ -60,7 +60,7 @@ func (s *Side) AddTables(p *Pod, rs rules.Ruleset) {
 	s.Add(bases...)
 }
 
-// Add adds base chains with all that their rules lead to. The chains are the side's from then on.
+// Add adds base chains with all that their rules lead to. It takes over the chains and may change them.
 func (s *Side) Add(bases ...Base) {
 	j := joiner{done: map[*Chain]bool{}, pure: map[*Chain]bool{}}
 	for _, b := range bases {
@@ -91,7 +91,7 @@ func (p *Pod) rule(family rules.Family, r rules.Rule, chains map[string]*Chain) 
 // protocols are the numbers of those that rules name.
 var protocols = map[string]uint64{rules.TCP: 6, rules.UDP: 17}
 
-var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // that xt_multiport looks for ports in
+var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // protocols with ports, to xt_multiport
 
 // prefixOf returns the addresses that a rule's prefix stands for. One of no bits is any address whatever its family.
 func prefixOf(p netip.Prefix, six bool) Set {
@@ -168,7 +168,7 @@ func (p *Pod) Conditions(family rules.Family, m rules.Match) (conditions []Condi
 		conditions = []Condition{is(CTState, states(m))}
 	case rules.PacketMark:
 		conditions = []Condition{is(Mark, negated(m.Not, every32, Single(N(uint64(m.Mark)))))}
-	case rules.ConnMark: // a packet of no connection has no mark of one, not even 0
+	case rules.ConnMark: // a packet without a connection matches no mark, not even 0
 		conditions = []Condition{is(CTState, tracked), is(ConnMark, Single(N(uint64(m.Mark))))}
 	case rules.Comment:
 	default:
@@ -188,7 +188,7 @@ const (
 
 var (
 	tracked = Values(fresh, related, established)
-	first   = Values(fresh, related) // nat is asked
+	first   = Values(fresh, related) // of packets for which nat is asked
 )
 
 func states(m rules.CTState) Set {

@@ -4,11 +4,11 @@ package effect
 
 import "slices"
 
-// joiner makes one rule of neighbours that do the same and whose conditions differ in one field, since the order of
-// such does not matter: a thousand ranges become one condition.
+// joiner merges neighbouring rules that do the same and whose conditions differ in one field only, since their order does
+// not matter: a thousand ranges become one condition.
 type joiner struct {
 	done map[*Chain]bool
-	pure map[*Chain]bool // see leavesAlone; asked once for each chain, or jumps in jumps would take for ever
+	pure map[*Chain]bool // results of leavesAlone, without which nested jumps would take exponential time
 }
 
 func (j *joiner) shorten(c *Chain) {
@@ -68,7 +68,7 @@ func (j *joiner) differByOne(a, b *Rule) (index int, ok bool) {
 	return index, differ <= 1
 }
 
-// joinable reports whether a packet that met the actions does not come to the next rule, or comes there as it was.
+// joinable reports whether packets that met the actions do not reach the next rule, or reach it unchanged.
 func (j *joiner) joinable(actions []Action) bool {
 	if len(actions) == 0 {
 		return true
@@ -81,8 +81,7 @@ func (j *joiner) joinable(actions []Action) bool {
 	return !slices.ContainsFunc(actions, func(a Action) bool { return a.Verb != Nothing && (a.Verb != Jump || !j.leavesAlone(a.Chain)) })
 }
 
-// leavesAlone reports whether a chain does nothing to the packets that come back from it, so that to be sent there again
-// means nothing.
+// leavesAlone reports whether packets return from a chain unchanged, so that sending them there again has no effect.
 func (j *joiner) leavesAlone(c *Chain) bool {
 	if c == nil {
 		return false
@@ -90,7 +89,7 @@ func (j *joiner) leavesAlone(c *Chain) bool {
 	if known, ok := j.pure[c]; ok {
 		return known
 	}
-	j.pure[c] = false // for a loop, which the kernel refuses
+	j.pure[c] = false // ends a loop, which the kernel would refuse
 	for _, r := range c.Rules {
 		if r.Unknown != "" {
 			return false

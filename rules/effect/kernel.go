@@ -10,8 +10,8 @@ import (
 // What the kernel does between chains and by targets. The order is that of package rules' tracer, but for base chains of
 // any priority.
 
-// Priorities between which the kernel does something of its own. Chains of nat are asked at the place of nat whatever
-// their priority says, one after the other by it.
+// Priorities between which the kernel does something of its own. Chains of nat run at nat's place whatever their priority
+// is; it only orders them among each other.
 const (
 	lowest     = -1 << 31
 	atTracking = -200
@@ -20,7 +20,7 @@ const (
 	highest    = 1 << 31
 )
 
-// set does what leaves packets where they are.
+// set takes actions that change packets without ending their way.
 func (w *walker) set(f flow, a *Action) []flow {
 	switch a.Verb {
 	case SetMark:
@@ -46,7 +46,7 @@ func (w *walker) set(f flow, a *Action) []flow {
 		}
 		all := append(in, out...)
 		for i := range all {
-			all[i].ct = given(fresh) // what rules see from here on is the zone's template
+			all[i].ct = given(fresh) // from here on rules see the zone's template
 		}
 		return all
 	case NoTrack:
@@ -61,7 +61,7 @@ func (w *walker) set(f flow, a *Action) []flow {
 // trackable reports whether nothing is known of the packets' connections yet.
 func (f *flow) trackable() bool { return !f.looped && !f.zoned && f.ct == given(invalid) }
 
-// redirect sends packets to the loopback address, or where they arrived, to that interface's first address.
+// redirect sends packets to the loopback address, or arriving ones to the first address of their interface.
 func (w *walker) redirect(f flow, port uint16, hook Hook) (all []flow) {
 	f.redirected, f.dport = true, given(uint64(port))
 	if hook == Output {
@@ -131,9 +131,9 @@ func translated(flows []flow, a *Action) []flow {
 	return flows
 }
 
-// tproxy gives packets to a listener. One of a connection that exists has its socket already: a transparent one is the
-// proxy's own, any other loses the packet. Where nobody listens, iptables drops what begins; in nft the rule does not
-// hold then, and the packet passes on.
+// tproxy gives packets to a listener. A packet of an existing connection goes to that connection's socket: a transparent
+// one is the proxy's, any other loses the packet. Where nobody listens, iptables drops new connections; in nft the rule
+// does not match then, and the packet goes on.
 func (w *walker) tproxy(flows []flow, a *Action) (taken, passed []flow) {
 	for _, f := range flows {
 		existing, begins := w.cut(f, entered(CTState), Single(N(established)))
@@ -167,8 +167,8 @@ func held(flows []flow, a *Action, listener uint16) []flow {
 	return flows
 }
 
-// nat is asked once for a connection about its destination, at prerouting or output, and once about its source, at
-// input or postrouting. Whatever it says to the first packet, nothing included, is how it stays.
+// nat runs once per connection for its destination, at prerouting or output, and once for its source, at input or
+// postrouting. What it decides for the first packet, even if it is nothing, holds for the rest.
 func (w *walker) nat(flows []flow, hook Hook) []flow {
 	ofSource := hook == Input || hook == Postrouting
 	var begin, rest []flow
@@ -201,7 +201,7 @@ func (w *walker) nat(flows []flow, hook Hook) []flow {
 	return merge(append(rest, begin...))
 }
 
-// track asks what stands before connection tracking, and then knows the connection.
+// track runs the chains before connection tracking, and then looks up the connection.
 func (w *walker) track(flows []flow, hook Hook) []flow {
 	for i := range flows {
 		flows[i].ct, flows[i].seenConnMark = given(invalid), given(0)
@@ -218,7 +218,7 @@ func (w *walker) track(flows []flow, hook Hook) []flow {
 	return flows
 }
 
-// routed gives packets the interface that leads to where they go now.
+// routed sets the interface that leads to where packets go now.
 func (w *walker) routed(flows []flow) (all []flow) {
 	for _, f := range flows {
 		here, away := w.cut(f, f.dst, w.side.local)
@@ -269,7 +269,7 @@ func (w *walker) postrouting(flows []flow) []flow {
 	return w.pass(flows, Postrouting, atNatLast, highest)
 }
 
-// rerouting asks base chains, and routes anew after each of kind route where the mark is another one.
+// rerouting runs base chains. After one of kind route that changed the mark, packets are routed again.
 func (w *walker) rerouting(flows []flow, first, last int) []flow {
 	for _, b := range w.side.hooks[Output] {
 		if b.Kind == NAT || b.Priority < first || b.Priority >= last {
@@ -321,7 +321,7 @@ func (w *walker) inbound(flows []flow) {
 	}
 }
 
-// forward sends on what is not the pod's own. What TPROXY gave to a socket, and no route brings there, goes nowhere.
+// forward sends on what is not for the pod. What TPROXY gave to a socket that no route leads to is dropped.
 func (w *walker) forward(flows []flow) {
 	for _, f := range flows {
 		if f.held {
@@ -337,7 +337,7 @@ func (w *walker) forward(flows []flow) {
 	}
 }
 
-// martian drops what has a loopback address and did not come by lo.
+// martian drops packets with a loopback address that did not come by lo.
 func (w *walker) martian(flows []flow, own Set) (all []flow) {
 	for _, f := range flows {
 		bad, good := w.cut(f, entered(Source), own)

@@ -10,11 +10,11 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// mostAnswers are remembered of one Loosening: the pods of a node are of few kinds.
+// mostAnswers bounds the cache of one Loosening: a node has few kinds of pods.
 const mostAnswers = 256
 
-// NewLoosening returns a rules.Loosening: it says what a plan lets go that an earlier one takes or stops. What cannot be told is
-// something. The answers for pairs of plans are remembered, so that pods of one kind cost it once.
+// NewLoosening returns a rules.Loosening: it says what a plan lets go that an earlier one takes or stops. Where that cannot
+// be told, it says so, which counts as looser. Answers are cached, so that pods of one kind cost it once.
 func NewLoosening() rules.Loosening {
 	var mu sync.Mutex
 	answers := map[[2]string]string{}

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// merge makes one flow of those that are in the same state and differ in one field only, as long as there are any.
+// merge joins flows that are in the same state and differ in one field only, as long as there are any.
 func merge(flows []flow) []flow {
 	if len(flows) < 2 {
 		return flows
@@ -33,7 +33,7 @@ func merge(flows []flow) []flow {
 // mergedBy merges the flows that differ in the field x only.
 func mergedBy(x Field, flows []flow, sums []uint64) ([]flow, []uint64) {
 	at := make(map[uint64]int, len(flows))
-	var more map[int][]Span // what is to be added to a flow's field, put in order once at the end
+	var more map[int][]Span // to be added to a flow's field, sorted once at the end
 	k := 0
 	for i := range flows {
 		rest := sums[i] ^ mixed(int(x), flows[i].box[x].hash)

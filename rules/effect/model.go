@@ -16,7 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Field is something of a packet as it enters. What changes on its way, such as a mark that a rule sets, is a ref.
+// Field is a property of a packet as it enters. Values that change on its way, such as its mark, are refs.
 type Field int8
 
 // The fields.
@@ -37,7 +37,7 @@ const (
 	fields
 )
 
-// box is the packets that have in each field one of its values.
+// box is the set of packets whose fields each have one of these values.
 type box [fields]Set
 
 // ref is a value that a packet has now: that of one of its fields, or one that it was given.
@@ -66,7 +66,7 @@ type state struct {
 	zoned, looped, natDst, natSrc, redirected, held, untracked bool
 
 	listener, zone uint16
-	maybe          bool // a condition that is not understood has decided on the way
+	maybe          bool // it depends on a condition that is not understood
 	kind           kind // of the end
 }
 
@@ -87,14 +87,14 @@ const (
 	dropped
 	refused // with an answer
 	leaves
-	unknown // something that is not understood has it
+	unknown // ended by something that is not understood
 )
 
-// Condition holds for packets that have now a value of the set in the field.
+// Condition holds for packets whose field has now one of the set's values.
 type Condition struct {
 	Field Field
 	Set   Set
-	// Bare is set where a condition on the owner holds for packets without a socket, as a negated one of iptables does.
+	// Bare is set where a condition on the owner holds for packets without a socket, as negated ones of iptables do.
 	Bare bool
 }
 
@@ -125,13 +125,13 @@ const (
 	Zone
 	NoTrack
 	Reject
-	Unknown // anything may come of it
+	Unknown // anything may happen
 )
 
 // Action is one thing that a rule does.
 type Action struct {
 	Verb  Verb
-	Chain *Chain // of Jump and Goto; nil is one that nobody knows
+	Chain *Chain // of Jump and Goto; nil is unknown
 	Port  uint16 // of Redirect, DNAT (0 leaves it) and TProxy
 	Value Number // the address of DNAT; the mark or zone that is set, by TProxy too
 	Stops bool   // of TProxy: it marks the packet and ends the base chain, as iptables' does; in nft a verdict follows
@@ -143,7 +143,7 @@ type Chain struct {
 	Rules []Rule
 }
 
-// Kind is how the kernel asks a base chain.
+// Kind is the type of a base chain.
 type Kind uint8
 
 // The kinds.
@@ -153,7 +153,7 @@ const (
 	Route
 )
 
-// Hook is where the kernel asks a base chain.
+// Hook is where the kernel runs a base chain.
 type Hook uint8
 
 // The hooks.
@@ -166,7 +166,7 @@ const (
 	hooks
 )
 
-// Base is a chain that the kernel asks by itself.
+// Base is a base chain, which the kernel runs at a hook.
 type Base struct {
 	*Chain
 	Hook     Hook
@@ -205,14 +205,14 @@ func NewPod(interfaces []rules.Interface) *Pod {
 			others = append(others, k)
 		}
 	}
-	if len(others) == 0 { // one that is not there yet
+	if len(others) == 0 { // the one that is to come
 		others = []uint64{p.number("eth0")}
 	}
 	p.others = Values(others...)
 	return p
 }
 
-// number numbers an interface. A name that no interface has gets a number, too: it may be that of one which comes later.
+// number returns an interface's number. An unknown name gets one too: the interface may come later.
 func (p *Pod) number(name string) uint64 {
 	if i := slices.Index(p.names, name); i >= 0 {
 		return uint64(i)
@@ -275,8 +275,8 @@ func every(six bool) Set {
 	return every32
 }
 
-// orders returns the side with the chains of one hook and one priority in every order: the kernel asks the one that was
-// made last first, which cannot be read from it. all is false where there are too many.
+// orders returns the side with chains of equal hook and priority in every order: the kernel runs the newest first, but does
+// not tell which that is. all is false where there are too many orders.
 func (s *Side) orders() (sides []*Side, all bool) {
 	const most = 8
 	sides = []*Side{s}
@@ -302,7 +302,7 @@ func (s *Side) orders() (sides []*Side, all bool) {
 	return sides, true
 }
 
-// tproxies reports whether any rule hands packets to a listener that may not be there.
+// tproxies reports whether any rule uses TPROXY, whose listener may not be there.
 func (s *Side) tproxies() bool {
 	seen := map[*Chain]bool{}
 	var in func(*Chain) bool

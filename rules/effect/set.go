@@ -76,14 +76,13 @@ func (a Number) previous() Number {
 // Span is all numbers from First to Last.
 type Span struct{ First, Last Number }
 
-// Set is a set of values of one field: spans in order, with a gap between any two. It is never changed. The hash tells
-// two different sets apart at little cost.
+// Set is an immutable set of values of one field: sorted spans with gaps between them. The hash makes comparisons cheap.
 type Set struct {
 	spans []Span
 	hash  uint64
 }
 
-// inOrder makes a set of spans that are in order and apart.
+// inOrder makes a set of sorted spans with gaps between them.
 func inOrder(spans []Span) Set {
 	h := uint64(14695981039346656037) // FNV-1a, a number at a time
 	for _, s := range spans {
@@ -164,7 +163,7 @@ func (s Set) meets(t Set) bool {
 	})
 }
 
-// And returns what both sets have. Its work is what the smaller one has, and what comes out.
+// And returns what both sets have, in time proportional to the smaller one and the result.
 func (s Set) And(t Set) Set {
 	if len(t.spans) > len(s.spans) {
 		s, t = t, s

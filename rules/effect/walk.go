@@ -37,7 +37,7 @@ func (w *walker) cut(f flow, r ref, s Set) (hit, miss []flow) {
 	return []flow{f}, []flow{out}
 }
 
-// now tells where packets have what a condition asks for.
+// now returns the current value of what a condition asks for.
 func (f *flow) now(x Field) ref {
 	switch x {
 	case In:
@@ -59,10 +59,10 @@ func (f *flow) now(x Field) ref {
 	return entered(x)
 }
 
-// ownerless reports whether a condition asks for an owner where no packet of the flow has one.
+// ownerless reports whether a condition asks for the owner of packets that have none.
 func (f *flow) ownerless(c *Condition) bool { return (c.Field == UID || c.Field == GID) && !f.socket }
 
-// misses reports whether the conditions hold for no packet of a flow, which is so of most rules and flows.
+// misses reports whether the conditions hold for no packet of a flow, as is most often the case.
 func (w *walker) misses(f *flow, conditions []Condition) bool {
 	w.work++
 	for i := range conditions {
@@ -107,11 +107,10 @@ func (w *walker) ask(f flow, conditions []Condition) (hits, misses []flow) {
 	return hits, misses
 }
 
-// deepest is how many chains can lead into each other (NFT_JUMP_STACK_SIZE); the kernel takes no more.
+// deepest is how deep the kernel lets jumps nest (NFT_JUMP_STACK_SIZE).
 const deepest = 16
 
-// chain returns the flows that come out of a chain at its end or by a return, and those that the base chain has no
-// more to say to.
+// chain returns the flows that leave a chain by its end or a return, and those for which the whole base chain is over.
 func (w *walker) chain(flows []flow, c *Chain, hook Hook, depth int) (on, stopped []flow) {
 	if c == nil || depth > deepest {
 		w.endAll(flows, unknown)
@@ -128,7 +127,7 @@ func (w *walker) chain(flows []flow, c *Chain, hook Hook, depth int) (on, stoppe
 	return merge(append(on, flows...)), merge(stopped)
 }
 
-// outcome is what becomes of flows by a rule, those apart that end.
+// outcome is what becomes of flows at a rule, except for those that end.
 type outcome struct{ next, returned, stopped []flow }
 
 // rule returns the flows that come to the next rule.
@@ -228,7 +227,7 @@ func (w *walker) endAll(flows []flow, k kind) {
 	}
 }
 
-// end keeps of a flow's state only what is asked of an end, so that more of them are one.
+// end keeps only the part of a flow's state that is compared, so that more ends can be merged.
 func (w *walker) end(f flow, k kind) {
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
 	if k != dropped && k != refused && k != unknown {
@@ -241,7 +240,7 @@ func (w *walker) end(f flow, k kind) {
 	w.ended = append(w.ended, flow{last, f.box})
 }
 
-// base asks a base chain.
+// base runs a base chain.
 func (w *walker) base(flows []flow, b Base) []flow {
 	on, stopped := w.chain(flows, b.Chain, b.Hook, 0)
 	if b.Drop {
@@ -251,7 +250,7 @@ func (w *walker) base(flows []flow, b Base) []flow {
 	return merge(append(on, stopped...))
 }
 
-// pass asks the base chains of a hook whose priorities are from first up to last, those of nat apart.
+// pass runs the base chains of a hook with priorities from first up to last, except for those of nat.
 func (w *walker) pass(flows []flow, hook Hook, first, last int) []flow {
 	for _, b := range w.side.hooks[hook] {
 		if b.Kind != NAT && b.Priority >= first && b.Priority < last && len(flows) > 0 && !w.over() {

@@ -12,7 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// starts are all packets, in sets that have in common how they enter and whether their connection exists.
+// starts returns all packets, as flows that differ in how packets enter and whether their connection exists.
 func starts(p *Pod, six bool) []flow {
 	zero := Single(N(0))
 	all := box{Protocol: Between(1, 255), Source: every(six), Destination: every(six).Without(zero), SourcePort: every16, DestinationPort: every16,
@@ -35,7 +35,7 @@ func starts(p *Pod, six bool) []flow {
 	return out
 }
 
-// show finds the most usual packet of a pair, and says what becomes of it.
+// show picks the most usual packet of a pair, and says what becomes of it.
 func (c *comparison) show(p pair, six, memory bool) Difference {
 	d := Difference{Away: c.away}
 	d.Witness, d.Other, d.weight = witness(c.pod, six, p.have)
@@ -49,7 +49,7 @@ func (c *comparison) show(p pair, six, memory bool) Difference {
 	return d
 }
 
-// usual are the values that a witness has where its box lets it, the most usual first.
+// usual returns the values that a witness is given where its box allows it, the most usual first.
 func usual(p *Pod, six, inbound bool) [fields][]Number {
 	address := func(four, six6 string) Number {
 		if six {
@@ -76,7 +76,7 @@ func usual(p *Pod, six, inbound bool) [fields][]Number {
 		}
 	}
 	u[Destination] = append(u[Destination], address("127.0.0.1", "::1"))
-	if inbound { // what is forwarded comes after what is for the pod
+	if inbound { // forwarded packets are less usual than those for the pod
 		u[Destination] = append(u[Destination][1:], u[Destination][0])
 	}
 	return u
@@ -94,7 +94,7 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, other string, weigh
 		} else if Field(x) != In && Field(x) != Out {
 			rank = 10
 		}
-		if Field(x) == CTState || Field(x) == Mark || Field(x) == Protocol { // what nobody sees in daily life
+		if Field(x) == CTState || Field(x) == Mark || Field(x) == Protocol { // rarely seen in practice
 			rank *= 3
 		}
 		weight += max(rank, 0)
@@ -184,7 +184,7 @@ func (f *flow) memory(p *rules.Packet) string {
 	return text
 }
 
-// key is a text that tells a set from every other.
+// key returns a text that identifies a set.
 func (s Set) key() string {
 	b := make([]byte, 0, 32*len(s.spans))
 	for _, x := range s.spans {
