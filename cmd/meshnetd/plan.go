@@ -106,7 +106,7 @@ func node(cfg config.Config) rules.Node {
 		n.Meshes = append(n.Meshes, static.Mesh{Profile: profile})
 	}
 	if len(cfg.Static) == 0 { // the rules of those that were there before are known by their chains
-		n.Disabled = append(n.Disabled, static.Mesh{Profile: static.Nobodys})
+		n.Disabled = append(n.Disabled, static.Mesh{Profile: static.None})
 	}
 	return n
 }

@@ -33,8 +33,8 @@ func loopback(family rules.Family) netip.Prefix {
 	return netip.PrefixFrom(addr, addr.BitLen())
 }
 
-// redirect writes everything, in the order in which packets are to meet it. Consul puts each exclusion before those
-// that are there already, so that the last of a list comes first.
+// redirect writes all rules, in the order in which packets are to meet them. Consul inserts each exclusion
+// before the earlier ones, so that the last of a list comes first.
 func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	var b rules.Builder
 	in.lookups(&b, family)
@@ -55,7 +55,7 @@ func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	return b.Ruleset(family)
 }
 
-// lookups sends those for Consul's DNS there. Of a dual-stack pod that is IPv6 only.
+// lookups redirects lookups to Consul's DNS; in a dual-stack pod, IPv6 ones only.
 func (in Intent) lookups(b *rules.Builder, family rules.Family) {
 	asked, isAddress := in.DNSAddress, in.DNSAddress.IsValid()
 	if in.DualStack != (family == rules.IPv6) || !isAddress && in.DNSPort == 0 {
@@ -103,7 +103,7 @@ func keptPorts(direction string, ports []rules.PortRange) (kept []rules.Selectio
 // block refuses IPv6 where redirect would have captured it. Consul captures lookups of the proxy, too: there it answers them.
 func (in Intent) block() rules.Ruleset {
 	var lookupsKept []rules.Selection
-	if in.DNSAddress.IsValid() && in.DNSPort == 0 { // whatever server they are for
+	if in.DNSAddress.IsValid() && in.DNSPort == 0 { // lookups to any server are captured
 		lookupsKept = []rules.Selection{{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}}
 	}
 	return rules.Block(
@@ -112,7 +112,7 @@ func (in Intent) block() rules.Ruleset {
 		lookupsKept...)
 }
 
-// withoutTCP leaves out what Block asks for by itself.
+// withoutTCP leaves out matches on TCP, which Block adds itself.
 func withoutTCP(kept []rules.Selection) []rules.Selection {
 	for i := range kept {
 		kept[i].Match = slices.DeleteFunc(kept[i].Match, func(m rules.Match) bool { return m == rules.Match(tcp) })

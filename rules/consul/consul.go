@@ -124,7 +124,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	return d
 }
 
-// Marked reports whether the injector has been at a pod.
+// Marked reports whether the injector marked a pod.
 func (Mesh) Marked(pod rules.Pod) bool {
 	return pod.Annotations[keyConnect] != "" || pod.Annotations[keyMesh] != ""
 }

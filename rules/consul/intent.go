@@ -16,8 +16,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Intent is what the mesh wants for one pod, every default filled in. Nothing of it is merged: the injector has put
-// the node's, the namespace's and the pod's settings together, and what it wrote down replaces everything.
+// Intent is what the mesh wants for one pod, every default filled in. It is read from one annotation
+// alone, in which the injector already merged its own, the namespace's and the pod's settings.
 type Intent struct {
 	UID          uint32 `json:"proxyUID"`
 	InboundPort  uint16 `json:"inboundPort"`
@@ -37,7 +37,7 @@ type Intent struct {
 	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
 }
 
-const outboundPort = 15001 // where nobody says another one
+const outboundPort = 15001 // the default
 
 // inputs are what intent reads. Each key of the configuration counts as an item.
 func inputs(pod rules.Pod) [2]rules.Input {
@@ -174,7 +174,7 @@ func into(value json.RawMessage, target any, want string) error {
 	return nil
 }
 
-// eachItem calls add with each text of a list, which null is an empty one of.
+// eachItem calls add with each text of a list; null is an empty list.
 func eachItem(value json.RawMessage, add func(string) string) error {
 	if bytes.Equal(value, []byte("null")) {
 		return nil

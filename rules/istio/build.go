@@ -26,8 +26,8 @@ func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.P
 	return f.Plan(network, footprint)
 }
 
-// speaksIPv6 reports whether the proxy does. Istio goes by the first address that the kernel lists, which is an IPv4 one
-// where there is any; with dual stack it speaks both, also where the pod gets its IPv6 address later.
+// speaksIPv6 reports whether the proxy speaks IPv6. Istio goes by the first address that the kernel lists, an IPv4 one where
+// there is any. With dual stack it speaks both, even where the pod gets its IPv6 address later.
 func (in Intent) speaksIPv6(network rules.Network) bool {
 	global := network.Global()
 	return in.DualStack || len(global) > 0 && !slices.ContainsFunc(global, netip.Addr.Is4)
@@ -69,7 +69,7 @@ const (
 	lo         = "lo"
 )
 
-// redirect writes everything, in the order in which packets are to meet it.
+// redirect writes all rules, in the order in which packets are to meet them.
 func (b *builder) redirect() rules.Ruleset {
 	b.exceptInterfaces()
 	b.rerouteInterfaces()
@@ -96,7 +96,7 @@ func (b *builder) exceptInterfaces() {
 }
 
 // rerouteInterfaces treats what a virtual machine or container inside the pod sends as the pod's own
-// outbound traffic. Istio puts each rule before those that are there already, so that the last one ends up first.
+// outbound traffic. Istio inserts each rule before the earlier ones, so that the last one comes first.
 func (b *builder) rerouteInterfaces() {
 	var first []rules.Rule
 	interfaces := rules.Unique(b.RerouteInterfaces)
@@ -219,8 +219,8 @@ func (b *builder) outbound() {
 	}
 }
 
-// exemptProxy keeps the proxy's own traffic from coming back to it. With DNS capture the lookups of apps
-// over loopback are left for the agent; Istio spares port 53 only where the proxy is told by user id.
+// exemptProxy keeps the proxy's own traffic from being redirected to itself. With DNS capture, apps' lookups over loopback
+// are left to the agent; Istio leaves port 53 out only where the proxy is identified by user id.
 func (b *builder) exemptProxy(proxy, others rules.Match, byUser bool) {
 	tcp, toLo := rules.Protocol(rules.TCP), rules.OutInterface(lo)
 	beyond := rules.Destination{Prefix: b.loopback, Not: true}

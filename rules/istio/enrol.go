@@ -102,7 +102,7 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decisi
 	return d
 }
 
-// before plans for the pod as long as its containers are not known, with what they add.
+// before plans for the pod as if its containers were not known, plus what they add.
 func (m Mesh) before(pod rules.Pod, names []string, refined Intent) func(rules.Network) (rules.Plan, error) {
 	pod.Containers, pod.Complete = nil, false
 	return func(network rules.Network) (rules.Plan, error) {
@@ -225,9 +225,9 @@ func notSidecar(pod rules.Pod, proxy rules.Container, s *account.Steps) (rules.R
 	}
 }
 
-// proxyKind returns what "pilot-agent proxy KIND" runs, or "" where the arguments do not say. A manifest has
-// the arguments only, a runtime the agent's own path before them. In any other place the words may be
-// somebody else's: that a pod needs no rules must be beyond doubt.
+// proxyKind returns what "pilot-agent proxy KIND" runs, or "" where the arguments do not say. A manifest has only the
+// arguments, a runtime also the agent's path before them. Anywhere else the words prove nothing: that a pod needs no rules
+// must be beyond doubt.
 func proxyKind(args []string) string {
 	if len(args) > 0 && isAgent(args[0]) {
 		args = args[1:]
@@ -262,8 +262,8 @@ var proxies = []rules.Sidecar{
 	{Name: containerValidation, Command: []string{agent, iptables}},
 }
 
-// sidecars returns those of the proxies that the injector wrote down. Where it wrote down nothing, it is an old one,
-// which adds the proxy alone.
+// sidecars returns the proxies that the injector listed. An injector that listed nothing is an old one, which adds the
+// proxy alone.
 func sidecars(injected []string) []rules.Sidecar {
 	first, end := 0, len(proxies)
 	if len(injected) > 0 && !slices.Contains(injected, containerProxy) {

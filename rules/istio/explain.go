@@ -9,9 +9,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules/account"
 )
 
-// sources notes which place gave each value, by the name of a field in the intent's JSON. Several places can say one
-// value, so that it is noted where they are read. The nil one, that of a decision that nobody asks about, notes nothing
-// and costs nothing, as with account.Steps.
+// sources notes which place gave each value, by the name of a field in the intent's JSON. Several places can give a value,
+// so this is noted where they are read. A nil one notes nothing and costs nothing, as with account.Steps.
 type sources map[string]string
 
 // gave notes which place gave a field its value; a later one replaces an earlier one.

@@ -45,7 +45,7 @@ func (g *gaps) included(p rules.Packet) bool {
 	return slices.ContainsFunc(g.in.Outbound, func(prefix netip.Prefix) bool { return prefix.Contains(p.Destination.Addr()) })
 }
 
-// beyond returns an address out of the included ranges, where that can be.
+// beyond returns an address outside the included ranges, where there is one.
 func (g *gaps) beyond(family rules.Family) netip.Addr {
 	return (&account.Gaps{Ranges: g.in.Outbound}).Outside(family)
 }
@@ -76,7 +76,7 @@ func (g *gaps) outbound() {
 	for _, prefix := range g.in.OutboundExclude {
 		family, addr := account.FamilyOf(prefix.Addr()), prefix.Addr()
 		if addr.IsUnspecified() {
-			addr = addr.Next() // nothing goes to the first
+			addr = addr.Next() // the first is no host's
 		}
 		if !prefix.Contains(addr) || !g.Ruled(family) {
 			continue
@@ -122,7 +122,7 @@ func (g *gaps) owners() {
 	if g.in.OwnerGroups == nil {
 		for _, id := range g.in.OwnerGroupsExclude {
 			if id == g.GID {
-				continue // the proxy's, which is said
+				continue // the proxy's group is in the gap above
 			}
 			p := g.sent(rules.TCP, g.FreePort())
 			p.GID = id
@@ -170,7 +170,7 @@ func (g *gaps) withinThePod() {
 	}
 }
 
-// by is the interface that the rules see.
+// by returns the interface that the rules see.
 func (g *gaps) by(p rules.Packet) string {
 	switch {
 	case !account.Out(p):
@@ -215,7 +215,7 @@ func (g *gaps) byInterface() {
 	}
 }
 
-// behind returns a packet that comes by an interface and is covered.
+// behind returns a packet that arrives by an interface and is covered.
 func (g *gaps) behind(name string, covers account.Covers) (rules.Packet, bool) {
 	for _, family := range g.Families() {
 		for _, port := range append([]uint16{g.FreePort(), g.in.TunnelPort}, g.in.InboundExclude...) {
@@ -247,7 +247,7 @@ func (g *gaps) inbound() {
 		}
 	}
 	if g.in.InboundAll && slices.Contains(g.in.InboundExclude, g.in.TunnelPort) || !g.in.InboundAll && !slices.Contains(g.in.Inbound, g.in.TunnelPort) {
-		return // it is said
+		return // in the gaps above already
 	}
 	covers := func(p rules.Packet) bool {
 		return arriving(p) && p.Destination.Port() == g.in.TunnelPort && g.passes(p)

@@ -8,7 +8,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// marks are what tells whether the pod has a sidecar to redirect to.
+// marks are the inputs that tell whether the pod has a sidecar to redirect to.
 func marks(pod rules.Pod) []rules.Input {
 	return []rules.Input{rules.TextInput(annotation, keyStatus, pod.Annotations[keyStatus]),
 		rules.TextInput(annotation, keyTemplates, pod.Annotations[keyTemplates])}

@@ -72,8 +72,8 @@ type Intent struct {
 	from  sources // while the values are read, where somebody asks for their sources
 }
 
-// intent reads annotations, then what the pod's containers say, which is the mesh's last word. proxies are
-// those that the injector added.
+// intent reads annotations, and then what the pod's containers say, which takes precedence. injected are the containers that
+// the injector added.
 func (m Mesh) intent(pod rules.Pod, injected []string, from sources) (Intent, error) {
 	d := m.Defaults
 	in := Intent{
@@ -145,7 +145,7 @@ type annotations struct {
 	from   sources
 }
 
-// gives notes that an annotation that is there gave these fields their values.
+// gives notes that an annotation, if present, gave these fields their values.
 func (a *annotations) gives(key string, fields ...string) {
 	if _, ok := a.values[key]; !ok {
 		return
@@ -251,8 +251,8 @@ func (a *annotations) interfaces(key string) []string {
 	return names
 }
 
-// validInterface follows Istio, which is narrower than the kernel: a name stands in rules, so it must not
-// be able to be anything else.
+// validInterface follows Istio, which is stricter than the kernel: the name becomes part of rules, so it must not be able
+// to mean anything else.
 func validInterface(name string) bool {
 	letter := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
 	if name == "" || len(name) > maxInterfaceNameLength || !letter(name[0]) {

@@ -94,7 +94,7 @@ var (
 	loopback6    = netip.MustParsePrefix("::1/128")
 )
 
-// The chains are Istio's; the two for IPv6 that is to be reset are ours.
+// The chains are Istio's; the two for IPv6 that is refused are ours.
 const (
 	chainInbound    = "ISTIO_INBOUND"
 	chainInRedirect = "ISTIO_IN_REDIRECT"

@@ -4,7 +4,7 @@ package istio
 
 import "github.com/meshnetd/meshnetd/rules"
 
-// Place names what has a packet in the end.
+// Place names what a packet comes to in the end.
 type Place string
 
 // Where a packet of a pod can end.

@@ -25,10 +25,9 @@ const (
 	envLoopback           = "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"
 )
 
-// refine overlays what the injector's user override, the validation container and the proxy container
-// say, in that order: each knows better than the one before. A runtime tells the containers one by one, so
-// that either may not be known yet: what only it could say is then as the node's configuration has it. A
-// validation container that the injector did not add is not heard.
+// refine applies what the injector's user override, the validation container and the proxy container say, each taking
+// precedence over the one before. A runtime tells containers one by one, so either may not be known yet: its values are
+// then those of the node's configuration. A validation container that the injector did not add is ignored.
 func (in *Intent) refine(pod rules.Pod, injected []string) error {
 	if err := in.applyOverrides(pod.Annotations[keyOverrides]); err != nil {
 		return err
@@ -61,8 +60,8 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 	return in.check()
 }
 
-// with adds to an intent what containers may say that takes nothing away: who the proxy is, which range of lo is left
-// alone, and what it captures besides. Where the proxy listens is the mesh's to say: at another port it may be the app.
+// with adds to an intent what containers may say without loosening it: who the proxy is, which loopback range is left
+// alone, and what is captured besides. Not the proxy's ports, which only the mesh may set: at another port may be the app.
 func (in Intent) with(refined Intent) Intent {
 	in.UID, in.GID, in.Loopback = refined.UID, refined.GID, refined.Loopback
 	in.DNSCapture = in.DNSCapture || refined.DNSCapture
@@ -232,8 +231,8 @@ func (in *Intent) oneOf(f flag, list string) string {
 	return ids[0]
 }
 
-// flags returns what follows the sub-command. A manifest has it first, or leaves it out, and a runtime has
-// the agent's path before it. What another program does with its arguments is not known.
+// flags returns what follows the sub-command, which a manifest has first or leaves out; a runtime has the agent's path
+// before it. Arguments of any other program are unknown.
 func flags(args []string) ([]string, bool) {
 	switch {
 	case len(args) == 0 || strings.HasPrefix(args[0], "-"):
@@ -261,8 +260,8 @@ func argument(args []string, long, short string) (value string, found bool) {
 	return value, found
 }
 
-// applyEnvironment reads the proxy's environment, which says nothing else than what it names: an absent
-// switch is off. A switch that Istio's agent cannot read is off for it, so it is off here, with a note.
+// applyEnvironment reads the proxy's environment. An absent switch is off. One that Istio's agent cannot parse is off too,
+// as for the agent, and gets a note.
 func (in *Intent) applyEnvironment(env map[string]string) error {
 	toggle := func(field, name string) bool {
 		value, ok := env[name]

@@ -57,7 +57,7 @@ func (b *builder) add(table, chain, comment, why string, target rules.Target, ma
 	b.Append(table, chain, why, target, append(match, rules.Comment(commentPrefix+comment))...)
 }
 
-// redirect writes everything, in the order in which packets are to meet it.
+// redirect writes all rules, in the order in which packets are to meet them.
 func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	b := builder{Intent: in, family: family, loopback: netip.MustParsePrefix("127.0.0.1/32"), passthrough: passthrough4}
 	if family == rules.IPv6 {
@@ -80,8 +80,8 @@ func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	return b.Ruleset(family)
 }
 
-// networks treats what containers or virtual machines in the pod send as the pod's own outbound traffic. Kuma sends
-// their lookups to a port where nobody listens if lookups are not captured; here they are left alone then.
+// networks treats what containers or virtual machines in the pod send as the pod's own outbound traffic. If lookups
+// are not captured, Kuma sends theirs to a port where nobody listens; here they are left alone.
 func (b *builder) networks() {
 	for _, n := range b.Networks {
 		if n.Prefix.Addr().Is6() != (b.family == rules.IPv6) {
@@ -150,14 +150,14 @@ func (d Direction) portsKept() (kept []rules.Selection) {
 	return kept
 }
 
-// users leaves out what some users send to some ports, lookups included.
+// users exempts what some users send to some ports, lookups included.
 func (b *builder) users() {
 	for _, u := range distinct(b.Users) {
 		b.add(nat, output, "user", u.why(), rules.Return, append([]rules.Match{rules.Protocol(u.Protocol)}, u.match()...)...)
 	}
 }
 
-// distinct returns users without those that are there a second time.
+// distinct returns users without repetitions.
 func distinct(users []User) []User {
 	seen := map[string]bool{}
 	return slices.DeleteFunc(slices.Clone(users), func(u User) bool {
@@ -264,7 +264,7 @@ func (in Intent) usersKept(protocol string) (kept []rules.Selection) {
 	return kept
 }
 
-// withoutTCP leaves out what Block asks for by itself.
+// withoutTCP leaves out matches on TCP, which Block adds itself.
 func withoutTCP(kept []rules.Selection) []rules.Selection {
 	for i, s := range kept {
 		if s.Match[0] == rules.Match(tcp) {

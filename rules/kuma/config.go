@@ -151,10 +151,10 @@ func parseRanges(text string) (ranges []netip.Prefix, problem string) {
 	return ranges, ""
 }
 
-// mostNumbers is what one rule can hold of ports; a range has two.
+// mostNumbers is how many ports one rule can hold; a range counts as two.
 const mostNumbers = 15
 
-// parseUsers reads an exclusion for users, which is one for each of its protocols.
+// parseUsers reads an exclusion for users, and returns one for each of its protocols.
 func parseUsers(text string) ([]User, string) {
 	parts := strings.Split(text, ":")
 	if len(parts) > 3 {
@@ -228,7 +228,7 @@ func parseNetwork(text string) ([]Network, string) {
 	return []Network{{Interface: name, Prefix: prefix}}, ""
 }
 
-// validInterface is narrower than the kernel: a name stands in rules, so it must not be able to be anything else. A plus
+// validInterface is stricter than the kernel: the name becomes part of rules, so it must not be able to mean anything else. A plus
 // at its end stands for all names that begin so.
 func validInterface(name string) bool {
 	other := func(c rune) bool {

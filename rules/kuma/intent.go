@@ -11,9 +11,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Intent is what the mesh wants for one pod, every default filled in. Nothing of it is merged: the control plane has
-// put its own configuration, the ConfigMap and the pod's other annotations together, and what it wrote down replaces
-// everything. The other annotations are therefore not looked at.
+// Intent is what the mesh wants for one pod, every default filled in. It is read from one annotation
+// alone, in which the control plane already merged its own configuration, the ConfigMap and the pod's other annotations.
 type Intent struct {
 	CNIMode bool   `json:"cniMode"`
 	UID     uint32 `json:"proxyUID"`

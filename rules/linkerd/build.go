@@ -32,7 +32,7 @@ func (b *builder) add(chain, comment, why string, target rules.Target, match ...
 	b.Append(nat, chain, why, target, append(match, rules.Comment("proxy-init/"+comment))...)
 }
 
-// redirect writes everything, in the order in which packets are to meet it.
+// redirect writes all rules, in the order in which packets are to meet them.
 func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	var b builder
 	b.add(prerouting, "install-proxy-init-prerouting", "what arrives may be inbound traffic", rules.Jump(chainRedirect))
@@ -68,7 +68,7 @@ func (in Intent) inbound(b *builder, family rules.Family) {
 	}
 }
 
-// skip leaves ports alone, so many in one rule as it has room for.
+// skip leaves ports alone, in as few rules as possible.
 func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
 	for _, part := range rules.PortLists(rules.MergePorts(ports)) {
 		words := make([]string, len(part))

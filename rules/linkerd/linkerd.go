@@ -86,8 +86,8 @@ const (
 	containerInit  = "linkerd-init"
 )
 
-// sidecars are the injector's containers that run as the proxy. linkerd-network-validator does not: it asks as an app
-// whether the rules are there.
+// sidecars are the injector's containers that run as the proxy. linkerd-network-validator does not: it tests the rules
+// as an app.
 var sidecars = []rules.Sidecar{{Name: containerProxy, Command: []string{"linkerd2-proxy-identity"}}}
 
 // Decide follows Linkerd's CNI plugin, with what the pod itself says in place of its containers.
@@ -121,15 +121,15 @@ func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
 	return d
 }
 
-// Marked reports whether the injector has been at a pod, or the control plane's own have made it.
+// Marked reports whether the injector marked a pod, or the pod is the control plane's own.
 func (Mesh) Marked(pod rules.Pod) bool {
 	_, labelled := pod.Labels[labelControlPlane]
 	_, injected := pod.Annotations[keyVersion]
 	return labelled && injected
 }
 
-// outside returns why a pod does not belong to the mesh, or "". That linkerd-init sets a pod up shows in its
-// containers only: as long as those are not known the pod is taken for one in CNI mode, whose rules are the same.
+// outside returns why a pod does not belong to the mesh, or "". Only its containers show that linkerd-init sets
+// a pod up: until they are known, the pod is treated as one in CNI mode, whose rules are the same.
 func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
 	if pod.HostNetwork {
 		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"

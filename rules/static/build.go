@@ -51,8 +51,8 @@ type builder struct {
 	family rules.Family
 }
 
-// redirect writes everything, in the order in which packets are to meet it. The built-in chains hold nothing but
-// jumps, so that every rule is known by the chain that it stands in.
+// redirect writes all rules, in the order in which packets are to meet them. The built-in chains hold only jumps,
+// so that every other rule is recognised by its chain.
 func (p Profile) redirect(family rules.Family) rules.Ruleset {
 	b := builder{Profile: p, family: family}
 	switch {
@@ -104,7 +104,7 @@ func (b *builder) inboundTProxy() {
 	b.Append(mangle, chainOutbound, "the app answers on a connection that carries the mark", rules.RestoreMark{}, rules.ConnMark{Mark: Mark})
 }
 
-// inboundExceptions lets pass what is excluded.
+// inboundExceptions lets excluded traffic pass.
 func (b *builder) inboundExceptions(table string) {
 	for _, name := range b.ExcludeInterfaces {
 		b.Append(table, chainInbound, "interface "+name+" is excluded", rules.Return, rules.InInterface(name))
@@ -167,7 +167,7 @@ func (b *builder) keepDNSApart() {
 	b.Append(raw, chainOutbound, "the app asks", apps, udp, ask)
 }
 
-// exempt is whose traffic is never redirected, and by which interfaces.
+// exempt returns whose traffic, and by which interfaces, is never redirected.
 func (p Profile) exempt() []rules.Selection {
 	var all []rules.Selection
 	add := func(why string, match rules.Match) {

@@ -45,9 +45,9 @@ type Profile struct {
 	WithoutIPv6          rules.WithoutIPv6 `json:"ipv6"` // looked at without ProxyIPv6
 }
 
-// Nobodys is a profile that selects no pod: a path has no namespace's name. It stands for those that are gone from the
-// configuration, whose rules may be there.
-var Nobodys = Profile{Name: "static", Namespaces: []string{"/"}}
+// None is a profile that selects no pod, since no namespace is called "/". It stands for profiles that were removed from the
+// configuration, whose rules may still be there.
+var None = Profile{Name: "static", Namespaces: []string{"/"}}
 
 // Term is a label or annotation that a pod has to have.
 type Term struct {
@@ -81,7 +81,7 @@ func (m Mesh) Reads(key string) bool {
 // Refines is false for every container: the configuration says everything.
 func (Mesh) Refines(string) bool { return false }
 
-// The chains are every profile's, so that the rules of one that is gone from the configuration are known.
+// All profiles share these chains, so that the rules of one that was removed from the configuration are recognised.
 const (
 	chainInbound    = "MESHNETD_STATIC_IN"
 	chainInRedirect = "MESHNETD_STATIC_IN_REDIRECT"
@@ -92,7 +92,7 @@ const (
 	chainTProxy     = "MESHNETD_STATIC_TPROXY"
 )
 
-// Mark is what packets have that TPROXY keeps in the pod. A proxy that connects to the app from the client's address
+// Mark is the mark of packets that TPROXY keeps in the pod. A proxy that connects to the app from the client's address
 // sets it on its sockets.
 const Mark = 1347
 

@@ -72,7 +72,7 @@ func TestSelector(t *testing.T) {
 		"another namespace": {func(p *static.Profile, _ *rules.Pod) { p.Namespaces = []string{"team-*"} }, rules.ReasonNotInjected},
 		"excluded":          {func(p *static.Profile, _ *rules.Pod) { p.ExcludeNamespaces = []string{"shop"} }, rules.ReasonNamespaceExcluded},
 		"host network":      {func(_ *static.Profile, pod *rules.Pod) { pod.HostNetwork = true }, rules.ReasonHostNetwork},
-		"nobody's":          {func(p *static.Profile, _ *rules.Pod) { *p = static.Nobodys }, rules.ReasonNotInjected},
+		"nobody's":          {func(p *static.Profile, _ *rules.Pod) { *p = static.None }, rules.ReasonNotInjected},
 	} {
 		p, pod := house(), selected()
 		tt.change(&p, &pod)
