@@ -100,15 +100,18 @@ func TestResources(t *testing.T) {
 func TestIstioValues(t *testing.T) {
 	var values struct {
 		Pilot struct {
-			CNI struct{ Enabled bool }
+			CNI struct {
+				Enabled  bool
+				Provider string
+			}
 		}
 		SidecarInjectorWebhook struct {
 			InjectedAnnotations map[string]string `yaml:"injectedAnnotations"`
 		} `yaml:"sidecarInjectorWebhook"`
 	}
 	documents := decodeAll(t, "istio/values.yaml", &values)
-	if documents != 1 || !values.Pilot.CNI.Enabled {
-		t.Errorf("%d documents, pilot.cni.enabled = %v", documents, values.Pilot.CNI.Enabled)
+	if cni := values.Pilot.CNI; documents != 1 || !cni.Enabled || cni.Provider != "default" {
+		t.Errorf("%d documents, pilot.cni = %+v", documents, cni)
 	}
 	annotations := values.SidecarInjectorWebhook.InjectedAnnotations
 	if len(annotations) != 1 || !requires(annotations[requiredPlugins], config.Default().NRI.Name) {
