@@ -66,9 +66,9 @@ func Clear(chains []string) (cleared bool, err error) {
 func (b blobs) only(info, entries []byte, chains []string) bool {
 	heads := map[int]bool{} // where chains begin
 	var builtin []int       // entries of built-in chains
-	for at, next := 0, 0; at < len(entries); at = next {
+	for at := 0; at < len(entries); {
 		entry := entries[at:]
-		next = at + int(binary.NativeEndian.Uint16(entry[b.next:]))
+		next := at + int(binary.NativeEndian.Uint16(entry[b.next:]))
 		target := b.targetOf(entry, next-at)
 		switch {
 		case target == nil:
@@ -83,6 +83,7 @@ func (b blobs) only(info, entries []byte, chains []string) bool {
 		default:
 			heads[next] = true
 		}
+		at = next
 	}
 	policies := map[int]bool{}
 	for hooks := binary.NativeEndian.Uint32(info[infoValidHooks:]); hooks != 0; hooks &= hooks - 1 {
