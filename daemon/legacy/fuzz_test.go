@@ -90,3 +90,28 @@ func FuzzIdle(f *testing.F) {
 		}
 	})
 }
+
+// Whatever stands in entries that are as long as they say, they are read within their bounds.
+func FuzzOnly(f *testing.F) {
+	f.Add([]byte{0, 8, 0}, []byte("ERROR"), uint16(114))
+	f.Add([]byte{24}, []byte{}, uint16(0))
+	f.Fuzz(func(t *testing.T, more, junk []byte, at uint16) {
+		for _, b := range []blobs{blobs4, blobs6} {
+			entries := b.table(more)
+			for first := 0; first < len(entries); {
+				next := first + int(binary.NativeEndian.Uint16(entries[first+b.next:]))
+				if place := first + b.target + int(at); place < next && place != first+b.next && place != first+b.next+1 {
+					copy(entries[place:min(next, place+len(junk))], junk)
+				}
+				first = next
+			}
+			if b.clearCounters(entries) != nil {
+				continue
+			}
+			info := make([]byte, infoLength)
+			binary.NativeEndian.PutUint32(info[infoValidHooks:], uint32(at&0b11111))
+			copy(info[infoUnderflow:], junk)
+			_ = b.only(info, entries, []string{"PROXY_INIT_OUTPUT"})
+		}
+	})
+}
