@@ -113,7 +113,7 @@ func diagnose(t *testing.T, l *lab.Lab, args ...string) diagnosis {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "meshnetd.toml")
-	write(t, file, fmt.Sprintf("nri.socket = %q\ncri_socket = %q\nstatus_socket = %q\n",
+	write(t, file, fmt.Sprintf("nri.socket = %q\nnri.required = true\ncri_socket = %q\nstatus_socket = %q\n",
 		l.NRISocket(), l.Socket(), filepath.Join(l.Dir(), "meshnetd.sock")))
 	cmd := exec.CommandContext(within(t, time.Minute), program, append([]string{"doctor", "--json", "--config", file}, args...)...)
 	var failed strings.Builder

@@ -19,8 +19,10 @@ import (
 
 // An operator asks why a real pod is treated as it is and where a packet ends, and the real packet ends there.
 func TestExplainAndTraceARunningPod(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
-	d := runDaemon(t, l, "istio.tunnel_port = 15009", `proxy_identity = "off"`) // a container of the test speaks as the proxy
+	opts := labOptions(t, lab.Containerd24)
+	opts.DualStack, opts.DefaultValidator, opts.RequiredPlugins = true, true, []string{"meshnetd"}
+	l := startLabWith(t, opts)
+	d := runDaemon(t, l, "nri.required = true", "istio.tunnel_port = 15009", `proxy_identity = "off"`) // a container of the test speaks as the proxy
 	peerPod := runPod(t, l, "peer", nil)
 	runServer(t, peerPod, "8080", "peer")
 	runServer(t, peerPod, "19091", "excluded")

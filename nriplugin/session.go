@@ -158,29 +158,42 @@ func (p *Plugin) session(ctx context.Context, pace *pace) (e ended) {
 		return e
 	}
 	h.timeout = s.RequestTimeout
-	if err := p.start(ctx, s, h, conn, registered); err != nil {
-		if e.err = h.unusable(); e.err == nil {
-			p.fail(&e, h, err)
+	connect := func(rt Runtime) {
+		e.stage = ready
+		p.Log.Log(ctx, rt.level(), "connected to the runtime", "event", "nri_connected", "runtime", rt.Name, "version", rt.Version,
+			"nri", s.RuntimeNRIVersion(), "request_timeout", s.RequestTimeout(), "tier", rt.Tier, "why", rt.Why,
+			"refuse_late", rt.RefuseLate, "validates", rt.Validates, "tells_user", rt.TellsUser, "limits", strings.Join(rt.Limits, " "))
+		if p.Synced != nil {
+			p.Synced(rt)
+		}
+	}
+	lose := func(err error) ended {
+		select {
+		case rt := <-synced: // and lost in the same moment
+			connect(rt)
+		default:
+		}
+		switch {
+		case e.stage != ready:
+			if e.err = h.unusable(); e.err == nil {
+				p.fail(&e, h, err)
+			}
+		case isGone(err):
+			e.err = errors.New("connection closed")
+		default:
+			e.err = err
 		}
 		return e
+	}
+	if err := p.start(ctx, s, h, conn, registered); err != nil {
+		return lose(err)
 	}
 	for {
 		select {
 		case rt := <-synced:
-			e.stage = ready
-			p.Log.Log(ctx, rt.level(), "connected to the runtime", "event", "nri_connected", "runtime", rt.Name, "version", rt.Version,
-				"nri", s.RuntimeNRIVersion(), "request_timeout", s.RequestTimeout(), "tier", rt.Tier, "why", rt.Why,
-				"refuse_late", rt.RefuseLate, "validates", rt.Validates, "tells_user", rt.TellsUser, "limits", strings.Join(rt.Limits, " "))
-			if p.Synced != nil {
-				p.Synced(rt)
-			}
+			connect(rt)
 		case <-closed:
-			if e.stage == ready {
-				e.err = errors.New("connection closed")
-			} else {
-				p.fail(&e, h, errClosed)
-			}
-			return e
+			return lose(errClosed)
 		case <-ctx.Done():
 			h.drain()
 			time.Sleep(lastAnswer) // the stub does not tell whether an answer was sent

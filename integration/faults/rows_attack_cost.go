@@ -75,7 +75,7 @@ func (g *greed) end(ctx context.Context, s *stage) error {
 }
 
 func overBudget(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "more than the") && strings.Contains(err.Error(), "(budget.")
+	return err != nil && strings.Contains(err.Error(), "more than the") && strings.Contains(err.Error(), "budget.")
 }
 
 // greedySandboxes are made while nobody is there who could refuse them.
