@@ -11,6 +11,8 @@ export MESHNETD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshnetd
 PACKAGES = $(filter-out %/integration/kube %/integration/systemd,$(shell $(GO) list ./...))
 # Programs that tests upgrade from.
 FROZEN := 0c2f8e7
+# Packages tested at once: many wait more than they work.
+BESIDE = $$(($$(nproc) + 1))
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
@@ -47,7 +49,7 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 check: modules lint ## vet, lint, and all tests that need no runtime, in minutes and without root
 	$(GO) vet ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd
-	set -o pipefail; MESHNETD_RUNTIMES=none $(GO) test -json -count=1 -timeout 20m $(PACKAGES) | $(REPORT) $(STRICT)
+	set -o pipefail; MESHNETD_RUNTIMES=none $(GO) test -json -count=1 -timeout 20m -p $(BESIDE) $(PACKAGES) | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
 # of the others take three times as long. Labs have the machine for themselves, and a daemon with the race detector.
@@ -59,7 +61,7 @@ TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) t
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
 	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
-		$(TEST) -race $$racing || failed=1; $(TEST) $$rest || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
