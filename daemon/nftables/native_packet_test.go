@@ -7,7 +7,6 @@ package nftables
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -164,16 +163,20 @@ func TestPacketsWithoutOwner(t *testing.T) {
 // newUserSandbox is a namespace that belongs to a user namespace of its own, whose user 0 is the 10000 of this one.
 func newUserSandbox(t testing.TB) (s sandbox, pid int) {
 	t.Helper()
-	nstest.Require(t, "nft", "bash")
-	cmd := exec.Command("cat") // until its input ends
+	nstest.Require(t, "nft", "bash", "unshare")
+	// As runtimes do, the network after the users: what the kernel makes in /proc for it is theirs only then.
+	cmd := exec.Command("unshare", "--net", "sh", "-c", "echo; exec cat") // until its input ends
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 10000, Size: 50000}}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNET, UidMappings: ids, GidMappings: ids,
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, Credential: &syscall.Credential{}, UidMappings: ids, GidMappings: ids,
 		GidMappingsEnableSetgroups: true}
 	input, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stdout = io.Discard
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -181,6 +184,9 @@ func newUserSandbox(t testing.TB) (s sandbox, pid int) {
 		_ = input.Close()
 		_ = cmd.Wait()
 	})
+	if _, err := output.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	s.Namespace = &nstest.Namespace{Path: fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)}
 	s.Run(t, "ip", "link", "set", "lo", "up")
 	if s.ns, err = netns.Open(s.Path, nil); err != nil {
