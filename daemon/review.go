@@ -65,13 +65,14 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 		return o
 	}
 	e.validator.Store(&r.Validator)
-	before, _ := e.sandboxes.get(o.Pod.SandboxID)
+	var before, now Sandbox
 	e.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
+		before = *sb
 		sb.required = r.Required && (sb.required || !sb.reviewed) // by each of its containers
 		sb.reviewed = true
 		sb.Changes = added(sb.Changes, r.Changes)
+		now = *sb
 	})
-	now, _ := e.sandboxes.get(o.Pod.SandboxID)
 	if loose := e.Loose(now); loose != "" && (!before.reviewed || loose == NotRequired && before.required) {
 		e.record(o.noticing(EventLoose, loose.Why()))
 	}
