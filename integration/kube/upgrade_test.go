@@ -139,6 +139,7 @@ func (s *story) upgrades(t *testing.T) {
 		t.Errorf("meshnetd is %q after", now)
 	}
 	s.refused(t, "spinning-")
+	s.alone(t, "spinning", 3)
 	for _, peer := range s.peers(t) { // they do call
 		s.wait(t, fmt.Sprintf(`"original_dst":"%s"`, peer), "-n", "shop", "logs", "-l", "app=spinning", "-c", "istio-proxy", "--tail=100")
 	}
@@ -152,6 +153,21 @@ func (s *story) upgrades(t *testing.T) {
 	s.whole(t)
 	s.kubectl(t, "-n", "shop", "delete", "deployment", "spinning", "--cascade=foreground", "--wait")
 	s.kubectl(t, "-n", "shop", "delete", "pod", "outsider", "--now")
+}
+
+// alone waits until the pods that a rollout replaced are gone, which it does not wait for: who asks for their logs by
+// label fails on one that goes meanwhile.
+func (s *story) alone(t *testing.T, app string, replicas int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var names string
+	if err := lab.Poll(ctx, func() (done bool, err error) {
+		names, err = s.c.Kubectl(ctx, "", "-n", "shop", "get", "pods", "-l", "app="+app, "-o", "name")
+		return err == nil && len(strings.Fields(names)) == replicas, nil
+	}); err != nil {
+		t.Fatalf("there were never %d pods of %s alone (%v), but at last\n%s", replicas, app, err, names)
+	}
 }
 
 // version returns what the running meshnetd says of itself.
