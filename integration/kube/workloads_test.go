@@ -5,6 +5,7 @@
 package kube
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
 // replicas are as many pods as one Deployment has here.
@@ -24,9 +27,15 @@ func (s *story) workloads(t *testing.T) {
 		"replicas": replicas, "selector": map[string]any{"matchLabels": map[string]any{"app": "many"}}}))
 	s.kubectl(t, "-n", "shop", "rollout", "status", "deployment/many", "--timeout="+patience.String())
 	t.Logf("%d pods ready in %s", replicas, time.Since(begun).Round(time.Millisecond))
-	said := s.kubectl(t, "-n", "shop", "logs", "-l", "app=many", "-c", "app", "--max-log-requests", "60")
-	if got := strings.Count(said, `"reply":"outbound original_dst=203.0.113.10:443"`); got != replicas {
-		t.Errorf("the first connections of %d pods of %d were the proxy's:\n%s", got, replicas, said)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	said, got := "", 0
+	if err := lab.Poll(ctx, func() (done bool, err error) {
+		said, err = s.c.Kubectl(ctx, "", "-n", "shop", "logs", "-l", "app=many", "-c", "app", "--max-log-requests", "60")
+		got = strings.Count(said, `"reply":"outbound original_dst=203.0.113.10:443"`)
+		return err == nil && got == replicas, nil
+	}); err != nil {
+		t.Errorf("the first connections of %d pods of %d were the proxy's (%v):\n%s", got, replicas, err, said)
 	}
 	s.kubectl(t, "-n", "shop", "delete", "deployment", "many", "--cascade=foreground", "--wait")
 
@@ -62,9 +71,7 @@ func (s *story) twoFamilies(t *testing.T) {
 	s.apply(t, dualStack(t, pod))
 	s.ready(t, "families")
 	s.byTheProxy(t, "families")
-	if said := s.kubectl(t, "-n", "shop", "logs", "families", "-c", "app6"); !strings.Contains(said, `"reply":"outbound original_dst=[2001:db8::10]:443"`) {
-		t.Errorf("the app's IPv6 connection ended elsewhere: %s", said)
-	}
+	s.wait(t, `"reply":"outbound original_dst=[2001:db8::10]:443"`, "-n", "shop", "logs", "families", "-c", "app6")
 	for _, addr := range s.podIPs(t, "families") {
 		target := netip.AddrPortFrom(addr, 8080)
 		s.apply(t, strings.Replace(plain("client"), "[pause]", fmt.Sprintf("[connect, tcp, %q]", target), 1))
