@@ -152,7 +152,12 @@ func TestPhases(t *testing.T) {
 		{"the proxy over what was asked for", injected(config, "proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}"), []rules.Container{proxy}, 1337, 1337, 15001, false, true},
 		{"validation", injected(config, "{}"), []rules.Container{validation("-p", "15100", "-u", "5")}, 5, 1337, 15100, true, false},
 		{"validation, its own environment", injected(), []rules.Container{{Name: "istio-validation", Env: map[string]string{
-			"ISTIO_META_DNS_CAPTURE": "false", "ISTIO_DUAL_STACK": "true"}}}, 1337, 1337, 15001, true, false},
+			"ISTIO_META_DNS_CAPTURE": "false", "ISTIO_DUAL_STACK": "true"}}}, 1337, 1337, 15001, true, true},
+		{"the proxy over validation's environment", injected(), []rules.Container{{Name: "istio-validation", Env: map[string]string{
+			"ISTIO_META_DNS_CAPTURE": "true", "ISTIO_DUAL_STACK": "true"}}, {Name: "istio-proxy", Args: []string{"proxy", "sidecar"},
+			Env: map[string]string{"X": "y"}}}, 1337, 1337, 15001, false, false},
+		{"the environment of a validation that the injector did not add", injected("sidecar.istio.io/status", only), []rules.Container{{
+			Name: "istio-validation", Env: map[string]string{"ISTIO_DUAL_STACK": "true"}}}, 1337, 1337, 15001, true, false},
 		{"validation, its own user", injected(), []rules.Container{as(validation(), 5, 6)}, 5, 6, 15001, true, false},
 		{"validation, arguments over its user", injected(), []rules.Container{as(validation("-u", "7"), 5, 6)}, 7, 6, 15001, true, false},
 		{"validation, and then the proxy", injected(config, "{}"), []rules.Container{validation("-p", "15100", "-u", "5"), proxy}, 5, 1337, 15100, false, true},

@@ -32,7 +32,11 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 	if err := in.applyOverrides(pod.Annotations[keyOverrides]); err != nil {
 		return err
 	}
-	if validation := pod.Container(containerValidation); validation != nil && (len(injected) == 0 || slices.Contains(injected, containerValidation)) {
+	validation := pod.Container(containerValidation)
+	if validation != nil && len(injected) > 0 && !slices.Contains(injected, containerValidation) {
+		validation = nil
+	}
+	if validation != nil {
 		// It runs as the user that the proxy is to run as, so that the rules let it pass.
 		if err := in.applyUser(*validation); err != nil {
 			return err
@@ -45,6 +49,9 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 	if proxy == nil || proxy.Env == nil {
 		if err := in.applyProxyConfig(pod.Annotations[keyProxyConfig]); err != nil {
 			return err
+		}
+		if validation != nil {
+			in.switchOn(validation.Env, "container ", containerValidation, " environment ")
 		}
 	}
 	if proxy != nil {
@@ -70,8 +77,7 @@ func (in Intent) with(refined Intent) Intent {
 	return in
 }
 
-// applyProxyConfig reads what the injector was asked to put into the proxy's environment, as long as that is not known. Only
-// what has more captured counts: what takes away is the environment's to say, and is judged there.
+// applyProxyConfig reads what the injector was asked to put into the proxy's environment, as long as that is not known.
 func (in *Intent) applyProxyConfig(value string) error {
 	if value == "" {
 		return nil
@@ -80,16 +86,23 @@ func (in *Intent) applyProxyConfig(value string) error {
 	if problem != "" {
 		return &rules.InputError{Place: annotation + " " + keyProxyConfig, Value: value, Problem: problem}
 	}
+	in.switchOn(metadata, annotation, " ", keyProxyConfig, " proxyMetadata.")
+	return nil
+}
+
+// switchOn reads what the proxy's environment is going to be, from where it is known earlier: the injector writes the same
+// into that of the validation container, which is created before the app where the proxy is not. Only what has more
+// captured counts: what takes away is the environment's to say, and is judged there.
+func (in *Intent) switchOn(environment map[string]string, place ...string) {
 	for _, s := range []struct {
 		name, field string
 		into        *bool
 	}{{envDNSCapture, "dnsCapture", &in.DNSCapture}, {envDualStack, "dualStack", &in.DualStack}, {envInvalidDrop, "invalidDrop", &in.InvalidDrop}} {
-		if on, err := strconv.ParseBool(metadata[s.name]); err == nil && on {
+		if on, err := strconv.ParseBool(environment[s.name]); err == nil && on {
 			*s.into = true
-			in.from.gave(s.field, annotation, " ", keyProxyConfig, " proxyMetadata.", s.name)
+			in.from.gave(s.field, append(slices.Clip(place), s.name)...)
 		}
 	}
-	return nil
 }
 
 // applyUser takes the ids that a container runs as, where they are known.
