@@ -60,7 +60,7 @@ func TestRooms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, room := range regexp.MustCompile(`[a-z0-9]+/[a-z/]*`).FindAllString(rooms, -1) {
+	for _, room := range regexp.MustCompile(`[a-z0-9-]+/[a-z/]*`).FindAllString(rooms, -1) {
 		if !exists(room) {
 			t.Errorf("there is no %s", room)
 		}

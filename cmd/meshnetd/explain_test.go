@@ -6,7 +6,6 @@ package main
 
 import (
 	"encoding/json"
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,12 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/golden"
-	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
-	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -47,88 +43,6 @@ func TestExplain(t *testing.T) {
 			})
 		}
 	}
-}
-
-// The commands that are said to show what is not captured do show it: for each, the words make the very packet,
-// and what is printed ends outside of the proxy.
-func TestGapsAreShownByTheirCommands(t *testing.T) {
-	shown := 0
-	cases, err := recorded.Cases()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range cases {
-		v := view{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.planned(rules.Network{Addresses: c.Pod().IPs})
-		shown += shownByCommands(t, c.Name, v, assumed(c.Pod().IPs))
-	}
-	for seed := range uint64(500) {
-		s := generate.Draw(rand.New(rand.NewPCG(seed, 11)))
-		v := view{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}, Policies: []rules.CapturePolicy{{MayLoosen: true}}}.Explain(s.Pod)}.planned(rules.Network{Addresses: s.Pod.IPs})
-		shown += shownByCommands(t, "drawn", v, s.Interfaces)
-	}
-	if shown < 4000 {
-		t.Errorf("only %d gaps", shown)
-	}
-}
-
-// shownByCommands returns how many gaps of a pod are shown by their commands.
-func shownByCommands(t *testing.T, name string, v view, interfaces []rules.Interface) (shown int) {
-	t.Helper()
-	x := explain(v, interfaces)
-	gaps := v.Decision.Intent.(rules.GapReporter).Gaps(v.Plan, interfaces)
-	for i, told := range x.NotCaptured {
-		if told.Trace == nil {
-			p := gaps[i].Packet
-			// Of what arrives by an interface without an address of its family, no words tell whose it is.
-			if unknown := p.Direction == rules.Inbound && !addressed(interfaces, *p); p.State != rules.StateEstablished && !unknown {
-				t.Errorf("%s: %q has no command", name, told.What)
-			}
-			continue
-		}
-		q, err := parseTrace(told.Trace)
-		if err != nil {
-			t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
-		}
-		got, _, err := q.packet(interfaces)
-		if err != nil {
-			t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
-		}
-		want := *gaps[i].Packet
-		want.State = rules.StateNew
-		got.Out, want.Out = outOf(got), outOf(want)
-		if got != want {
-			t.Fatalf("%s: %q: %v is %+v, want %+v", name, told.What, told.Trace, got, want)
-		}
-		w, err := q.answer(scene{pod: name, plan: v.Plan, interfaces: interfaces})
-		if err != nil || w.End.Kind != string(rules.Leaves) && w.End.Kind != string(rules.Delivered) {
-			t.Fatalf("%s: %q: %v ends %v, %v", name, told.What, told.Trace, w.End, err)
-		}
-		shown++
-	}
-	return shown
-}
-
-// outOf is the interface that a sent packet is asked about where it leaves the pod; an inbound one has none.
-func outOf(p rules.Packet) string {
-	if p.Direction == rules.Inbound {
-		return ""
-	}
-	return p.Out
-}
-
-// parseTrace takes the arguments of `meshnetd trace -f POD` apart, as the command does.
-func parseTrace(args []string) (question, error) {
-	c := traceCommand()
-	if err := c.ParseFlags(args); err != nil {
-		return question{}, err
-	}
-	var q question
-	for name, target := range map[string]*string{"uid": &q.uid, "gid": &q.gid, "iface": &q.iface, "src": &q.source} {
-		*target = c.Flag(name).Value.String()
-	}
-	q.in = c.Flag("in").Value.String() == "true"
-	_, err := q.words(c.Flags().Args(), "pod.yaml")
-	return q, err
 }
 
 // The daemon's explanation is what is printed, whatever it is.
@@ -218,7 +132,7 @@ func TestExplainAndTraceBadInput(t *testing.T) {
 // The rules are those that the sandbox holds; where they are not what would be decided now, that is said first.
 func TestExplainWhatIsHeld(t *testing.T) {
 	plan := plans.DualStack(t)
-	now := status.Explanation{Key: plan.Key(), Rules: describe(plan).Rules, Notes: []string{"other"}}
+	now := status.Explanation{Key: plan.Key(), Rules: explain.Describe(plan).Rules, Notes: []string{"other"}}
 	if diff := cmp.Diff(now, holding(daemon.Sandbox{State: daemon.StateProtected, Plan: plan}, now)); diff != "" {
 		t.Errorf("one that holds its plan (-want +got):\n%s", diff)
 	}

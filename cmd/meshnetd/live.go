@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/status"
@@ -72,7 +73,7 @@ func verdict(o daemon.Outcome) status.Verdict {
 // Plan implements status.Live.
 func (l live) Plan() status.Plan {
 	sb, _ := l.Sandbox(l.id)
-	p := describe(sb.Plan)
+	p := explain.Describe(sb.Plan)
 	p.NetNS, p.Device, p.Inode = sb.Pod.NetNS, sb.NetNS.Dev, sb.NetNS.Ino
 	for _, i := range l.interfaces(sb) {
 		one := status.Interface{Name: i.Name}
@@ -88,15 +89,15 @@ func (l live) Plan() status.Plan {
 func (l live) Explain() status.Explanation {
 	sb, d, _ := l.Enforcer.Explain(l.id)
 	interfaces := l.interfaces(sb)
-	v := view{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
+	v := explain.View{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
 	if sb.State != daemon.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
 		network := sb.Network()
 		if network.Addresses == nil { // it was not entered yet
-			network.Addresses = addressesOf(interfaces)
+			network.Addresses = explain.AddressesOf(interfaces)
 		}
-		v = v.planned(network)
+		v = v.Planned(network)
 	}
-	x := holding(sb, explain(v, interfaces))
+	x := holding(sb, explain.Of(v, interfaces))
 	if why := l.Loose(sb).Why(); why != "" {
 		x.Notes = append(x.Notes, why)
 	}
@@ -111,7 +112,7 @@ func holding(sb daemon.Sandbox, x status.Explanation) status.Explanation {
 	if sb.State == daemon.StateProtected && x.Key == sb.Plan.Key() {
 		return x
 	}
-	told := describe(sb.Plan)
+	told := explain.Describe(sb.Plan)
 	x.Rules, x.Routes, x.Loopback, x.Key = told.Rules, told.Routes, told.Loopback, told.Key
 	x.Notes = append([]string{heldNote(sb)}, x.Notes...)
 	return x
@@ -140,7 +141,7 @@ func heldNote(sb daemon.Sandbox) string {
 func (l live) interfaces(sb daemon.Sandbox) []rules.Interface {
 	read, err := l.Interfaces(sb)
 	if err != nil {
-		return assumed(sb.Pod.IPs)
+		return explain.Assumed(sb.Pod.IPs)
 	}
 	return read
 }

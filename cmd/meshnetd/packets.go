@@ -12,6 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -24,7 +25,7 @@ func sender(cfg config.Config) func(context.Context, string, status.Sandbox, *an
 		if err != nil {
 			return err
 		}
-		plan, err := planOf(told)
+		plan, err := explain.PlanOf(told)
 		if err != nil {
 			return err
 		}

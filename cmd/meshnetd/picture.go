@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules/draw"
 	"github.com/meshnetd/meshnetd/status"
 )
 
 // explaining returns what prints an explanation in a format, with the way of a packet where one is named.
 func explaining(format, packet string) (func(io.Writer, explained) error, error) {
-	plain, ok := map[string]func(io.Writer, status.Explanation) error{"text": printExplanation, "json": printDocument[status.Explanation]}[format]
+	plain, ok := map[string]func(io.Writer, status.Explanation) error{"text": explain.Print, "json": printDocument[status.Explanation]}[format]
 	drawing, draws := map[string]func(draw.Picture) string{"svg": draw.Picture.SVG, "dot": draw.Picture.DOT}[format]
 	switch {
 	case !ok && !draws:
@@ -23,9 +24,9 @@ func explaining(format, packet string) (func(io.Writer, explained) error, error)
 	case ok:
 		return func(w io.Writer, x explained) error { return plain(w, x.Explanation) }, nil
 	}
-	var q *question
+	var q *explain.Question
 	if packet != "" {
-		asked, err := asked(packet)
+		asked, err := explain.ParseQuestion(packet)
 		if err != nil {
 			return nil, err
 		}
@@ -41,13 +42,13 @@ func explaining(format, packet string) (func(io.Writer, explained) error, error)
 }
 
 // picture is what there is to draw of a pod.
-func (x explained) picture(q *question) (draw.Picture, error) {
+func (x explained) picture(q *explain.Question) (draw.Picture, error) {
 	p := draw.Picture{Title: "pod " + x.Namespace + "/" + x.Name,
 		Lines: append([]string{fmt.Sprintf("%s (%s: %s)", x.Action, x.Reason, x.Detail)}, x.Notes...)}
 	for _, gap := range x.NotCaptured {
 		p.Around = append(p.Around, gap.What)
 	}
-	plan, err := planOf(status.Plan{Key: x.Key, Rules: x.Rules, Routes: x.Routes, Loopback: x.Loopback})
+	plan, err := explain.PlanOf(status.Plan{Key: x.Key, Rules: x.Rules, Routes: x.Routes, Loopback: x.Loopback})
 	if err != nil {
 		return p, &exit{exitFailed, err}
 	}
@@ -59,11 +60,11 @@ func (x explained) picture(q *question) (draw.Picture, error) {
 	if err != nil {
 		return p, &exit{exitFailed, err}
 	}
-	path, _, err := q.path(p.Plan, interfaces)
+	path, _, err := q.Path(p.Plan, interfaces)
 	if err != nil {
-		return p, err
+		return p, untraceable(err)
 	}
 	p.Way, p.Around = &path, nil
-	p.Lines = append(p.Lines, path.Packet.String(), ending(path))
+	p.Lines = append(p.Lines, path.Packet.String(), explain.Ending(path))
 	return p, nil
 }

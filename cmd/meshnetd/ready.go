@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -48,7 +49,7 @@ func readyCommand() *cobra.Command {
 // same while nothing changes, since the kubelet makes an event of each new one.
 func unready(s status.Status, now time.Time) error {
 	if !s.Connected && s.Waiting != nil {
-		return fmt.Errorf("not ready: no session with the runtime since %s: %s", earlier(s).UTC().Format(time.RFC3339), plainLines(s.Waiting.Why))
+		return fmt.Errorf("not ready: no session with the runtime since %s: %s", earlier(s).UTC().Format(time.RFC3339), explain.PlainLines(s.Waiting.Why))
 	}
 	if !s.Connected {
 		return fmt.Errorf("not ready: no session with the runtime since %s: look at the log for nri_waiting or nri_lost, and run meshnetd doctor on the node",
@@ -81,5 +82,5 @@ func session(s status.Status) string {
 	if s.Runtime == nil {
 		return "connected"
 	}
-	return fmt.Sprintf("connected to %s %s, tier %s", plainLines(s.Runtime.Name), plainLines(s.Runtime.Version), plainLines(s.Runtime.Tier))
+	return fmt.Sprintf("connected to %s %s, tier %s", explain.PlainLines(s.Runtime.Name), explain.PlainLines(s.Runtime.Version), explain.PlainLines(s.Runtime.Tier))
 }

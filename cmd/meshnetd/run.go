@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
@@ -147,7 +148,7 @@ func newEnforcer(cfg config.Config, locks *netns.Locks, firewall daemon.Firewall
 }
 
 func policy(cfg config.Config) daemon.Policy {
-	return daemon.Policy{Node: node(cfg), ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
+	return daemon.Policy{Node: explain.Node(cfg), ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
 		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, Required: cfg.Required, Hooks: cfg.Hooks, AuditInterval: cfg.AuditInterval}
 }
 

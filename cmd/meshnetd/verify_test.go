@@ -16,9 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
-	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -213,35 +211,5 @@ func TestVerifyPackets(t *testing.T) {
 	text.Reset()
 	if err := none.add(answer{sent: true}); err != nil || text.String() != "nothing to send: the pod is to have no rules\n" || none.end() != nil {
 		t.Errorf("%v, %q", err, text.String())
-	}
-}
-
-// A plan comes over the socket as it was.
-func TestPlanOverTheSocket(t *testing.T) {
-	for _, c := range plans.Recorded(t) {
-		d := node(config.Default()).Decide(c.Pod())
-		if d.Action != rules.Enrol {
-			continue
-		}
-		plan, err := d.Planner(rules.Network{Addresses: c.Pod().IPs})
-		if err != nil {
-			t.Fatal(err)
-		}
-		back, err := planOf(describe(plan))
-		if err != nil {
-			t.Errorf("%s: %v", c.Name, err)
-		}
-		plan.Notes, plan.Footprint = nil, rules.Footprint{}
-		if plan.Key() != back.Key() || plan.V4.String() != back.V4.String() || plan.V6.String() != back.V6.String() {
-			t.Errorf("%s is another plan", c.Name)
-		}
-		if len(plan.V4.Tables) > 0 && back.V4.Tables[0].Chains[0].Rules[0].Why == "" {
-			t.Errorf("%s: the reasons are lost", c.Name)
-		}
-	}
-	broken := describe(plans.DualStack(t))
-	broken.Loopback = []string{"x"}
-	if _, err := planOf(broken); err == nil || !strings.Contains(err.Error(), "the daemon's plan") {
-		t.Errorf("got %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -104,7 +105,7 @@ func (s *screen) draw(text string) error {
 // sorry says what went wrong beside the table, which stays as it is.
 func (s *screen) sorry(aside io.Writer, problem error) error {
 	if _, _, terminal := s.size(); terminal {
-		return s.draw("meshnetd: " + plainLines(problem.Error()) + "\nretrying\n")
+		return s.draw("meshnetd: " + explain.PlainLines(problem.Error()) + "\nretrying\n")
 	}
 	_, err := fmt.Fprintln(aside, "meshnetd:", problem)
 	return err

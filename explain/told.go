@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package explain
 
 import (
 	"fmt"
@@ -12,8 +12,8 @@ import (
 	"github.com/meshnetd/meshnetd/status"
 )
 
-// describe puts a plan into what the socket tells.
-func describe(plan rules.Plan) status.Plan {
+// Describe puts a plan into what the socket tells.
+func Describe(plan rules.Plan) status.Plan {
 	p := status.Plan{Key: plan.Key()}
 	for _, set := range plan.Rulesets() {
 		for _, table := range set.Tables {
@@ -33,8 +33,8 @@ func describe(plan rules.Plan) status.Plan {
 	return p
 }
 
-// planOf makes the daemon's plan of what it told. Its key proves that nothing was lost on the way.
-func planOf(told status.Plan) (rules.Plan, error) {
+// PlanOf makes the daemon's plan of what it told. Its key proves that nothing was lost on the way.
+func PlanOf(told status.Plan) (rules.Plan, error) {
 	sets := map[int]*rules.Builder{int(rules.IPv4): {}, int(rules.IPv6): {}}
 	var p rules.Plan
 	for _, r := range told.Rules {
@@ -70,8 +70,8 @@ func routed(told status.Plan) (p rules.Plan, err error) {
 	return p, nil
 }
 
-// plainLines takes out control characters, since texts quote what a pod's author wrote.
-func plainLines(text string) string {
+// PlainLines takes out control characters, since texts quote what a pod's author wrote.
+func PlainLines(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || unicode.IsPrint(r) {
 			return r
@@ -80,8 +80,8 @@ func plainLines(text string) string {
 	}, text)
 }
 
-// interfacesOf reads what the daemon told of a pod's interfaces.
-func interfacesOf(told status.Plan) ([]rules.Interface, error) {
+// InterfacesOf reads what the daemon told of a pod's interfaces.
+func InterfacesOf(told status.Plan) ([]rules.Interface, error) {
 	var all []rules.Interface
 	for _, i := range told.Interfaces {
 		one := rules.Interface{Name: i.Name}
@@ -97,8 +97,8 @@ func interfacesOf(told status.Plan) ([]rules.Interface, error) {
 	return all, nil
 }
 
-// assumed returns the interfaces of a pod of which only its addresses are known.
-func assumed(ips []netip.Addr) []rules.Interface {
+// Assumed returns the interfaces of a pod of which only its addresses are known.
+func Assumed(ips []netip.Addr) []rules.Interface {
 	if len(ips) == 0 {
 		return nil
 	}
@@ -107,8 +107,8 @@ func assumed(ips []netip.Addr) []rules.Interface {
 
 const usualInterface = "eth0" // of pods
 
-// addressesOf returns the addresses by which others reach a pod with these interfaces.
-func addressesOf(interfaces []rules.Interface) []netip.Addr {
+// AddressesOf returns the addresses by which others reach a pod with these interfaces.
+func AddressesOf(interfaces []rules.Interface) []netip.Addr {
 	var all []netip.Addr
 	for _, i := range interfaces {
 		for _, addr := range i.Addresses {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package explain
 
 import (
 	"net/netip"
@@ -38,8 +38,8 @@ func TestGapsOfOtherMeshesAreShownByTheirCommands(t *testing.T) {
 				inbound: {excludePorts: [9001], excludePortsForIPs: ['192.0.2.0/24,fd00::/8']},
 				outbound: {excludePorts: [25], excludePortsForIPs: ['10.0.0.1'], excludePortsForUIDs: ['tcp:22:1001-1005', '53:0']}}}`})},
 		} {
-			v := view{Pod: tt.pod, Decision: rules.Node{Meshes: []rules.Mesh{tt.mesh}, RuntimeHandlers: []string{""}}.Explain(tt.pod)}.planned(rules.Network{Addresses: tt.pod.IPs})
-			shown += shownByCommands(t, tt.mesh.Name()+" "+string(without), v, assumed(tt.pod.IPs))
+			v := View{Pod: tt.pod, Decision: rules.Node{Meshes: []rules.Mesh{tt.mesh}, RuntimeHandlers: []string{""}}.Explain(tt.pod)}.Planned(rules.Network{Addresses: tt.pod.IPs})
+			shown += shownByCommands(t, tt.mesh.Name()+" "+string(without), v, Assumed(tt.pod.IPs))
 		}
 	}
 	if shown < 80 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package explain
 
 import (
 	"errors"
@@ -15,8 +15,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// question is which packet a trace is about.
-type question struct {
+// Question is which packet a trace is about.
+type Question struct {
 	protocol, destination, source, iface string
 	uid, gid                             string
 	in                                   bool
@@ -30,8 +30,8 @@ const (
 var errTraceWords = errors.New("want a pod, a protocol and where the packet goes, as in `meshnetd trace shop/cart tcp 203.0.113.10:443`; " +
 	"with -f POD the name is left out")
 
-// flags are those that say more about the packet.
-func (q *question) flags(flags *pflag.FlagSet) {
+// Flags are those that say more about the packet.
+func (q *Question) Flags(flags *pflag.FlagSet) {
 	flags.BoolVar(&q.in, "in", false, "a packet that arrives from a peer")
 	flags.Bool("out", false, "a packet that a process of the pod sends (default)")
 	flags.StringVar(&q.uid, "uid", "", fmt.Sprintf("user `ID` of the process that sends (default %d)", defaultID))
@@ -40,21 +40,21 @@ func (q *question) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&q.source, "src", "", "`ADDRESS[:PORT]` that it comes from (default: the pod's own, or a peer's for --in)")
 }
 
-// asked reads the arguments of `meshnetd trace` from one text.
-func asked(text string) (q question, err error) {
+// ParseQuestion reads the arguments of `meshnetd trace` from one text.
+func ParseQuestion(text string) (q Question, err error) {
 	flags := pflag.NewFlagSet("packet", pflag.ContinueOnError)
-	q.flags(flags)
+	q.Flags(flags)
 	if err := flags.Parse(strings.Fields(text)); err != nil {
 		return q, fmt.Errorf("--packet %q: %w", text, err)
 	}
-	if _, err = q.words(flags.Args(), "-"); err != nil {
+	if _, err = q.Words(flags.Args(), "-"); err != nil {
 		return q, fmt.Errorf("--packet %q: %w", text, err)
 	}
 	return q, nil
 }
 
-// words takes the arguments apart: the pod's name, where no file says who it is, a protocol and a destination.
-func (q *question) words(args []string, file string) (pod string, err error) {
+// Words takes the arguments apart: the pod's name, where no file says who it is, a protocol and a destination.
+func (q *Question) Words(args []string, file string) (pod string, err error) {
 	if file == "" && len(args) == 3 {
 		pod, args = args[0], args[1:]
 	}
@@ -67,7 +67,7 @@ func (q *question) words(args []string, file string) (pod string, err error) {
 }
 
 // packet returns the packet in a pod with these interfaces, and what had to be assumed.
-func (q question) packet(interfaces []rules.Interface) (p rules.Packet, assumptions []string, err error) {
+func (q Question) packet(interfaces []rules.Interface) (p rules.Packet, assumptions []string, err error) {
 	assume := func(format string, args ...any) { assumptions = append(assumptions, fmt.Sprintf(format, args...)) }
 	if q.protocol != rules.TCP && q.protocol != rules.UDP {
 		return p, nil, fmt.Errorf("protocol %q is not tcp or udp, as in `tcp 203.0.113.10:443`: the rules know no other, and leave all others alone", q.protocol)
@@ -109,7 +109,7 @@ func (q question) packet(interfaces []rules.Interface) (p rules.Packet, assumpti
 }
 
 // by returns the interface that was named, "" where none was, and the pod's interfaces with what was said of it.
-func (q question) by(interfaces []rules.Interface) (name string, all []rules.Interface, err error) {
+func (q Question) by(interfaces []rules.Interface) (name string, all []rules.Interface, err error) {
 	name, text, said := strings.Cut(q.iface, "=")
 	if err := checkInterface(name, q.in); err != nil || !said {
 		return name, interfaces, err
@@ -122,7 +122,7 @@ func (q question) by(interfaces []rules.Interface) (name string, all []rules.Int
 }
 
 // target reads where the packet goes; a port alone is one of the pod's own address, for --in.
-func (q question) target(interfaces []rules.Interface) (netip.AddrPort, error) {
+func (q Question) target(interfaces []rules.Interface) (netip.AddrPort, error) {
 	text := q.destination
 	if q.in && strings.HasPrefix(text, ":") {
 		port, err := portOf(text[1:])
@@ -140,7 +140,7 @@ func (q question) target(interfaces []rules.Interface) (netip.AddrPort, error) {
 }
 
 // owner sets whose the packet is.
-func (q question) owner(p *rules.Packet, assume func(string, ...any)) error {
+func (q Question) owner(p *rules.Packet, assume func(string, ...any)) error {
 	if q.in {
 		if q.uid != "" || q.gid != "" {
 			return errors.New("--uid and --gid are of a process of the pod that sends: they do not go with --in")
@@ -166,7 +166,7 @@ func (q question) owner(p *rules.Packet, assume func(string, ...any)) error {
 }
 
 // from returns where the packet comes from.
-func (q question) from(p rules.Packet, interfaces []rules.Interface, assume func(string, ...any)) (netip.AddrPort, error) {
+func (q Question) from(p rules.Packet, interfaces []rules.Interface, assume func(string, ...any)) (netip.AddrPort, error) {
 	six := p.Family() == rules.IPv6
 	if q.source != "" {
 		from, err := parseSource(q.source)
@@ -274,7 +274,7 @@ func checkInterface(name string, in bool) error {
 // leading returns the interface by which others reach the pod.
 func leading(interfaces []rules.Interface) string {
 	for _, i := range interfaces {
-		if i.Name != "lo" && len(addressesOf([]rules.Interface{i})) > 0 {
+		if i.Name != "lo" && len(AddressesOf([]rules.Interface{i})) > 0 {
 			return i.Name
 		}
 	}
@@ -283,7 +283,7 @@ func leading(interfaces []rules.Interface) string {
 
 // own returns the pod's address of a family, or one that stands for it where none is known.
 func own(interfaces []rules.Interface, six bool) (netip.Addr, bool) {
-	for _, addr := range addressesOf(interfaces) {
+	for _, addr := range AddressesOf(interfaces) {
 		if addr.Is6() == six {
 			return addr, true
 		}
