@@ -123,6 +123,7 @@ type Log struct {
 // Metrics says where metrics and health can be read beside the status socket.
 type Metrics struct {
 	Address string // "IP:PORT" or "unix:/PATH"; "" is nowhere
+	Status  bool   // the status and explanations, too
 }
 
 // The values that Backend, Log.Level and Log.Format can have.
@@ -208,6 +209,7 @@ func keys(c *Config) map[string]setter {
 		"budget.rules": number(&c.Budget.Rules, 128, 8192),
 
 		"metrics.address": text(&c.Metrics.Address, metricsAddress),
+		"metrics.status":  boolean(&c.Metrics.Status),
 
 		"istio.outbound_port":        port(&i.OutboundPort),
 		"istio.inbound_port":         port(&i.InboundPort),
@@ -249,6 +251,9 @@ func (c Config) check(lines map[string]int) map[string]string {
 	}
 	if c.StatusSocket != "" && c.Metrics.Address == "unix:"+c.StatusSocket {
 		problems["metrics.address"] = "is status_socket already, which answers for metrics, too: leave it empty"
+	}
+	if c.Metrics.Status && c.Metrics.Address == "" {
+		problems["metrics.status"] = "there is no metrics.address to serve it at: status_socket has it in any case"
 	}
 	if len(c.Mesh.Enabled)+len(c.Static) == 0 {
 		problems["mesh.enabled"] = "an empty list would leave every pod without its rules: there is no [[static]] profile either"

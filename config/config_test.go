@@ -114,6 +114,7 @@ neighbours.hooks = "refuse"
 log.level = "debug"
 log.format = "json"
 metrics.address = "[::1]:15990"
+metrics.status = true
 budget = { bytes = 2048, items = 17, rules = 129 }
 [istio]
 outbound_port = 1
@@ -199,7 +200,7 @@ dns_port = 51
 		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
 			Namespaces: []string{"shop", "team-*"}, Allow: rules.Allow("", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY")}},
 		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Required: true, Hooks: HooksRefuse, Log: Log{Level: "debug", Format: "json"},
-		Metrics: Metrics{Address: "[::1]:15990"}}
+		Metrics: Metrics{Address: "[::1]:15990", Status: true}}
 	want.Budget = rules.Budget{Bytes: 2048, Items: 17, Rules: 129}
 	i := &want.Istio
 	i.Budget = want.Budget
@@ -295,6 +296,7 @@ func TestProblemsOfOneKind(t *testing.T) {
 		"log format":         {"log.format = \"syslog\"\n", "f.toml:1: log.format: \"syslog\" is none of auto, journal, text, json"},
 		"locks":              {"lock_dir = \"\"\n", "f.toml:1: lock_dir: \"\" is not an absolute path"},
 		"metrics on status":  {"\nmetrics.address = \"unix:/run/meshnetd/meshnetd.sock\"\n", "f.toml:2: metrics.address: is status_socket already, which answers for metrics, too: leave it empty"},
+		"status nowhere":     {"\nmetrics.status = true\n", "f.toml:2: metrics.status: there is no metrics.address to serve it at: status_socket has it in any case"},
 		"metrics by path":    {"metrics.address = \"unix:run/m.sock\"\n", "f.toml:1: metrics.address: \"run/m.sock\" is not an absolute path"},
 		"metrics by name":    {"metrics.address = \"localhost:15990\"\n", "f.toml:1: metrics.address: \"localhost:15990\"" + noAddress},
 		"metrics on a port":  {"metrics.address = \":15990\"\n", "f.toml:1: metrics.address: \":15990\"" + noAddress},

@@ -11,6 +11,8 @@ type Live interface {
 	Plan() Plan
 	// Explain says why it is to hold that, and what of the pod's traffic that leaves out.
 	Explain() Explanation
+	// Recall says the same from memory alone, without the interfaces that the pod really has.
+	Recall() Explanation
 	// Verify compares the kernel with that, rule by rule, and changes nothing.
 	Verify(context.Context) Verdict
 	// Repair brings the rules back to what the configuration says today.

@@ -22,6 +22,7 @@ type pod struct {
 }
 
 func (p pod) Explain() Explanation               { return p.why }
+func (p pod) Recall() Explanation                { return p.why }
 func (p pod) Plan() Plan                         { return p.plan }
 func (p pod) Verify(ctx context.Context) Verdict { return p.verify(ctx) }
 func (p pod) Repair(ctx context.Context) Verdict { return p.repair(ctx) }

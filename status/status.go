@@ -10,6 +10,7 @@
 //	GET  /v1/sandboxes/ID/verify     Verdict: the kernel compared with the plan
 //	POST /v1/sandboxes/ID/repair     Verdict: the same, and brought to what the configuration says today
 //
+// GET of the status and of an explanation, from memory, is served to others too, where the configuration says so.
 // ID is the runtime's, as in Status. A sandbox that is not known is 410 Gone.
 package status
 

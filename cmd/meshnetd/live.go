@@ -86,9 +86,16 @@ func (l live) Plan() status.Plan {
 }
 
 // Explain implements status.Live.
-func (l live) Explain() status.Explanation {
+func (l live) Explain() status.Explanation { return l.explanation(l.interfaces) }
+
+// Recall implements status.Live.
+func (l live) Recall() status.Explanation {
+	return l.explanation(func(sb daemon.Sandbox) []rules.Interface { return explain.Assumed(sb.Pod.IPs) })
+}
+
+func (l live) explanation(interfacesOf func(daemon.Sandbox) []rules.Interface) status.Explanation {
 	sb, d, _ := l.Enforcer.Explain(l.id)
-	interfaces := l.interfaces(sb)
+	interfaces := interfacesOf(sb)
 	v := explain.View{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
 	if sb.State != daemon.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
 		network := sb.Network()

@@ -87,9 +87,12 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	reload := &reloader{file: fileOf(file), running: cfg, enforcer: enforcer, watch: watch, log: log}
 	watch.reload = reload.reload
 	go supervise(ctx, cfg.NRI.Socket, watch, enforcer, log)
-	pages := pages(meter, watch, enforcer)
+	pages, read := pages(meter, watch, enforcer), func() status.Status { return watch.status(enforcer) }
 	if cfg.StatusSocket != "" {
-		go serveStatus(ctx, cfg.StatusSocket, func() status.Status { return watch.status(enforcer) }, pages, log)
+		go serveStatus(ctx, cfg.StatusSocket, read, pages, log)
+	}
+	if cfg.Metrics.Status {
+		pages = append(pages, status.Remote(read)...)
 	}
 	if cfg.Metrics.Address != "" {
 		go serveMetrics(ctx, cfg.Metrics.Address, pages, log)

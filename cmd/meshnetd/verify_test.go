@@ -29,6 +29,7 @@ type told struct {
 }
 
 func (l told) Explain() status.Explanation               { return l.why }
+func (l told) Recall() status.Explanation                { return l.why }
 func (l told) Plan() status.Plan                         { return l.plan }
 func (l told) Verify(context.Context) status.Verdict     { return l.verify }
 func (l told) Repair(context.Context) (v status.Verdict) { return l.repair }

@@ -138,7 +138,7 @@ func TestObjects(t *testing.T) {
 		want   []string
 	}{
 		{"", []string{"ConfigMap", "DaemonSet", "ServiceAccount"}},
-		{everything, []string{"ConfigMap", "DaemonSet", "Namespace", "PodMonitor", "SecurityContextConstraints", "Service", "ServiceAccount"}},
+		{everything, []string{"ClusterRole", "ConfigMap", "DaemonSet", "Namespace", "PodMonitor", "Role", "Role", "SecurityContextConstraints", "Service", "ServiceAccount"}},
 	} {
 		objects, err := render(t, test.values)
 		if err != nil {
@@ -153,7 +153,55 @@ func TestObjects(t *testing.T) {
 	}
 }
 
+// Who reads can neither run nor change anything, and who runs commands needs a Role of its own. Nobody has them unasked.
+func TestRoles(t *testing.T) {
+	objects, err := render(t, "metrics: {enabled: true}\nkubectl: {read: true}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := func(o object) map[string]bool {
+		all := map[string]bool{}
+		for _, rule := range o["rules"].([]any) {
+			for _, resource := range object(rule.(map[string]any))["resources"].([]any) {
+				for _, verb := range object(rule.(map[string]any))["verbs"].([]any) {
+					all[verb.(string)+" "+resource.(string)] = true
+				}
+			}
+		}
+		return all
+	}
+	if slices.Contains(kinds(objects), "RoleBinding") || slices.Contains(kinds(objects), "ClusterRoleBinding") {
+		t.Errorf("somebody has the Roles: %v", kinds(objects))
+	}
+	if diff := cmp.Diff(map[string]bool{"get pods": true, "list pods": true, "get pods/proxy": true, "get configmaps": true}, allowed(find(t, objects, "Role"))); diff != "" {
+		t.Errorf("in meshnetd's namespace (-want +got):\n%s", diff)
+	}
+	for what := range allowed(find(t, objects, "ClusterRole")) {
+		if verb, _, _ := strings.Cut(what, " "); verb != "get" && verb != "list" {
+			t.Errorf("readers may %s", what)
+		}
+	}
+	text := find(t, objects, "ConfigMap").at("data", "meshnetd.toml").(string)
+	if got, err := config.Parse("meshnetd.toml", text); err != nil || !got.Metrics.Status {
+		t.Errorf("there is nothing to read: %v in\n%s", err, text)
+	}
+	if objects, err = render(t, "kubectl: {exec: true}"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]bool{"create pods/exec": true}, allowed(find(t, objects, "Role"))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// There is nothing to read where nothing is served.
+func TestReadersNeedTheirEndpoint(t *testing.T) {
+	if _, err := render(t, "kubectl: {read: true}"); err == nil || !strings.Contains(err.Error(), "metrics/enabled") && !strings.Contains(err.Error(), "metrics.enabled") {
+		t.Errorf("got %v", err)
+	}
+}
+
 const everything = `
+kubectl: {read: true, exec: true}
 metrics: {enabled: true, service: true, podMonitor: {enabled: true, labels: {team: mesh}}}
 openshift: {enabled: true}
 namespace: {create: true}

@@ -33,5 +33,8 @@ host_netns = "/proc/self/ns/net"
 # By the Helm chart.
 [metrics]
 address = "[::]:{{ .Values.metrics.port }}"
+{{- if .Values.kubectl.read }}
+status = true
+{{- end }}
 {{ end }}
 {{- end }}
