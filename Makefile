@@ -16,7 +16,7 @@ BESIDE = $$(($$(nproc) + 1))
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
-.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube kube bench bench-kube faults soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ faults: deps runtimes build ## break everything meshnetd needs, and print what w
 	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
 	@exec $(BUILD)/faults -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
+critest: deps runtimes build ## run Kubernetes' contract suite for NRI, and compare it with a node without meshnetd
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
+	$(GO) build -o $(BUILD)/critest ./integration/critest
+	suite=$$(packaging/tool.sh critest) && exec $(BUILD)/critest -critest $$suite -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+
 PODS ?= 2000
 
 soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed at random moments
@@ -136,7 +141,7 @@ modules:
 
 deps: modules ## install the Debian packages that tests and demo need
 	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc \
-		newuidmap:uidmap journalctl:systemd \
+		newuidmap:uidmap journalctl:systemd busybox:busybox-static \
 		debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server; do \
 		PATH=$$PATH:/usr/sbin:/sbin command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
