@@ -54,10 +54,10 @@ func (f *flow) contains(pod *Pod, p rules.Packet) bool {
 }
 
 // ends returns where all packets of a pod end by a side's rules.
-func ends(t testing.TB, pod *Pod, side *Side) []flow {
+func ends(t testing.TB, pod *Pod, side *Side) []*flow {
 	t.Helper()
 	c := comparison{pod: pod, limit: maxWork}
-	var all []flow
+	var all []*flow
 	for _, start := range starts(pod, side.six) {
 		some, ok := c.walk(side, start)
 		if !ok {
@@ -124,7 +124,7 @@ func TestAsTraced(t *testing.T) {
 					continue
 				}
 				packets++
-				var in []flow
+				var in []*flow
 				for _, f := range all {
 					if f.contains(pod, p) {
 						in = append(in, f)

@@ -169,15 +169,18 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 	if !ok {
 		return false
 	}
+	found, ok := c.walk(have, other)
+	if c.Work += len(ends) * len(found) / 8; !ok || c.Work > c.limit {
+		return false
+	}
 	for _, wanted := range ends {
-		other.box = wanted.box
-		found, ok := c.walk(have, other)
-		if !ok {
-			return false
-		}
 		for _, got := range found {
-			for _, p := range align(wanted, got) {
-				c.judge(p, plan.six, start.connMark != other.connMark)
+			both, met := wanted.box.and(&got.box)
+			if !met {
+				continue
+			}
+			for _, box := range align(both, &wanted.state, &got.state) {
+				c.judge(pair{flow{wanted.state, box}, flow{got.state, box}}, plan.six, start.connMark != other.connMark)
 			}
 		}
 	}
@@ -185,12 +188,12 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 }
 
 // walk returns where a flow ends on a side; false where that exceeds the work that is left.
-func (c *comparison) walk(side *Side, f flow) ([]flow, bool) {
+func (c *comparison) walk(side *Side, f flow) ([]*flow, bool) {
 	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, away: c.away}
 	if f.inbound {
-		w.inbound([]flow{f})
+		w.inbound([]*flow{&f})
 	} else {
-		w.outbound([]flow{f})
+		w.outbound([]*flow{&f})
 	}
 	c.Work += w.work
 	return merge(w.ended), !w.over()
@@ -280,8 +283,8 @@ func (c *comparison) separated() {
 type pair struct{ plan, have flow }
 
 // align cuts a box into parts on each of which the two ends' refs are equal everywhere or nowhere.
-func align(plan, have flow) []pair {
-	parts := []pair{{plan, have}}
+func align(whole box, plan, have *state) []box {
+	parts := []box{whole}
 	for _, refs := range [][2]ref{{plan.connMark, have.connMark}, {plan.dst, have.dst}, {plan.dport, have.dport}} {
 		a, b := refs[0], refs[1]
 		if a.isGiven() == b.isGiven() {
@@ -290,18 +293,16 @@ func align(plan, have flow) []pair {
 		if a.isGiven() {
 			a, b = b, a
 		}
-		var out []pair
-		for _, p := range parts {
-			same := p.have.box[a.from].And(Single(b.c))
-			if same.Empty() || same.equal(p.have.box[a.from]) {
-				out = append(out, p)
+		for i := range parts {
+			same := parts[i][a.from].And(Single(b.c))
+			other := parts[i][a.from].Without(same)
+			if same.Empty() || other.Empty() {
 				continue
 			}
-			x, y := p, p
-			x.have.box[a.from], y.have.box[a.from] = same, p.have.box[a.from].Without(same)
-			out = append(out, x, y)
+			apart := parts[i]
+			parts[i][a.from], apart[a.from] = same, other
+			parts = append(parts, apart)
 		}
-		parts = out
 	}
 	return parts
 }
@@ -315,7 +316,7 @@ func sameRef(b *box, x, y ref) bool {
 		if r.isGiven() {
 			return r.c, true
 		}
-		s := b[r.from].spans
+		s := b[r.from].all()
 		return s[0].First, len(s) == 1 && s[0].First == s[0].Last
 	}
 	a, ok := fixed(x)

@@ -4,8 +4,9 @@ package effect
 
 import "slices"
 
-// joiner merges neighbouring rules that do the same and whose conditions differ in one field only, since their order does
-// not matter: a thousand ranges become one condition.
+// joiner makes chains shorter without a change of what they do: rules without an effect go, and rules of a row that do the
+// same and whose conditions differ in one field become one, since their order does not matter. A thousand ranges are one
+// condition then.
 type joiner struct {
 	done map[*Chain]bool
 	pure map[*Chain]bool // results of leavesAlone, without which nested jumps would take exponential time
@@ -21,37 +22,57 @@ func (j *joiner) shorten(c *Chain) {
 			j.shorten(a.Chain)
 		}
 	}
-	c.Rules = j.joined(c.Rules)
+	c.Rules = slices.DeleteFunc(c.Rules, func(r Rule) bool { return !slices.ContainsFunc(r.Actions, acts) })
+	c.Rules = j.joined(j.joined(c.Rules)) // ports of each protocol, and then the protocols
+	for k := len(c.Rules) - 1; k >= 0 && returns(c.Rules[k].Actions); k-- {
+		c.Rules = c.Rules[:k]
+	}
 }
 
+// acts reports whether an action does anything. Those of the chain that it leads to are known to.
+func acts(a Action) bool {
+	return a.Verb != Nothing && (a.Verb != Jump || a.Chain == nil || len(a.Chain.Rules) > 0)
+}
+
+// returns reports whether a rule only ends its chain, which at the chain's end makes no difference.
+func returns(actions []Action) bool {
+	i := slices.IndexFunc(actions, acts)
+	return i < 0 || actions[i].Verb == Return || actions[i].Verb == Goto && actions[i].Chain != nil && len(actions[i].Chain.Rules) == 0
+}
+
+// lookBack is how many rules before one of a row are tried to be joined with it.
+const lookBack = 4
+
 func (j *joiner) joined(all []Rule) []Rule {
+	type growing struct {
+		condition int
+		spans     []Span // in order only in the end, so that many take little time
+	}
 	var out []Rule
+	var more []growing
+next:
 	for _, r := range all {
-		if k := len(out) - 1; k >= 0 {
-			if x, ok := j.differByOne(&out[k], &r); ok { // the spans are put in order once, below
-				set := &out[k].Conditions[x].Set
-				set.spans = append(set.spans, r.Conditions[x].Set.spans...)
-				continue
+		for k := len(out) - 1; k >= max(0, len(out)-lookBack) && slices.Equal(out[k].Actions, r.Actions); k-- {
+			if x, ok := j.differByOne(&out[k], &r); ok && (len(more[k].spans) == 0 || more[k].condition == x) {
+				more[k] = growing{x, append(more[k].spans, r.Conditions[x].Set.all()...)}
+				continue next
 			}
 		}
-		r.Conditions = slices.Clone(r.Conditions)
-		for i := range r.Conditions {
-			r.Conditions[i].Set.spans = slices.Clone(r.Conditions[i].Set.spans)
-		}
-		out = append(out, r)
+		out, more = append(out, r), append(more, growing{})
 	}
-	for i := range out {
-		for k := range out[i].Conditions {
-			out[i].Conditions[k].Set = Union(out[i].Conditions[k].Set.spans...)
+	for k, m := range more {
+		if len(m.spans) > 0 {
+			out[k].Conditions = slices.Clone(out[k].Conditions)
+			set := &out[k].Conditions[m.condition].Set
+			*set = Union(append(m.spans, set.all()...)...)
 		}
 	}
 	return out
 }
 
-// differByOne returns the index of the only condition in which two rules that can be one differ.
+// differByOne returns the index of the only condition in which two rules of the same actions differ, if they can be one.
 func (j *joiner) differByOne(a, b *Rule) (index int, ok bool) {
-	if a.Unknown != "" || b.Unknown != "" || len(a.Conditions) != len(b.Conditions) || len(a.Conditions) == 0 ||
-		!slices.Equal(a.Actions, b.Actions) || !j.joinable(a.Actions) {
+	if a.Unknown != "" || b.Unknown != "" || len(a.Conditions) != len(b.Conditions) || len(a.Conditions) == 0 || !j.joinable(a.Actions) {
 		return 0, false
 	}
 	differ := 0
@@ -60,7 +81,7 @@ func (j *joiner) differByOne(a, b *Rule) (index int, ok bool) {
 		if x.Field != y.Field || x.Bare != y.Bare {
 			return 0, false
 		}
-		if !slices.Equal(x.Set.spans, y.Set.spans) {
+		if !x.Set.equal(y.Set) {
 			index = i
 			differ++
 		}

@@ -40,6 +40,19 @@ const (
 // box is the set of packets whose fields each have one of these values.
 type box [fields]Set
 
+// and returns the packets that are in both boxes, if there are any.
+func (b *box) and(other *box) (both box, any bool) {
+	for x := range b {
+		if !b[x].meets(other[x]) {
+			return both, false
+		}
+	}
+	for x := range b {
+		both[x] = b[x].And(other[x])
+	}
+	return both, true
+}
+
 // ref is a value that a packet has now: that of one of its fields, or one that it was given.
 type ref struct {
 	from Field // given: a value
@@ -236,7 +249,7 @@ func NewSide(p *Pod, family rules.Family, routes []rules.PolicyRoute, addresses 
 	if s.six {
 		local = loopback6
 	}
-	all := slices.Clone(local.spans)
+	all := slices.Clone(local.all())
 	add := func(a netip.Addr) {
 		if a.Is6() == s.six {
 			all = append(all, Span{Address(a), Address(a)})

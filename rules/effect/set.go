@@ -76,14 +76,34 @@ func (a Number) previous() Number {
 // Span is all numbers from First to Last.
 type Span struct{ First, Last Number }
 
-// Set is an immutable set of values of one field: sorted spans with gaps between them. The hash makes comparisons cheap.
-type Set struct {
+// Set is an immutable set of values of one field. It is a pointer, since boxes of sets are copied all the time.
+type Set struct{ of *values }
+
+// values are sorted spans with gaps between them. The hash makes comparisons cheap.
+type values struct {
 	spans []Span
 	hash  uint64
 }
 
+func (s Set) all() []Span {
+	if s.of == nil {
+		return nil
+	}
+	return s.of.spans
+}
+
+func (s Set) hash() uint64 {
+	if s.of == nil {
+		return 0
+	}
+	return s.of.hash
+}
+
 // inOrder makes a set of sorted spans with gaps between them.
 func inOrder(spans []Span) Set {
+	if len(spans) == 0 {
+		return Set{}
+	}
 	h := uint64(14695981039346656037) // FNV-1a, a number at a time
 	for _, s := range spans {
 		for _, v := range [...]uint64{s.First.hi, s.First.lo, s.Last.hi, s.Last.lo} {
@@ -91,7 +111,7 @@ func inOrder(spans []Span) Set {
 			h ^= h >> 29
 		}
 	}
-	return Set{spans, h}
+	return Set{&values{spans, h}}
 }
 
 // Union returns the set of all values of spans in any order.
@@ -138,68 +158,94 @@ func Prefix(p netip.Prefix) Set {
 }
 
 // Empty reports whether the set has no value.
-func (s Set) Empty() bool { return len(s.spans) == 0 }
+func (s Set) Empty() bool { return s.of == nil }
 
-func (s Set) equal(t Set) bool { return s.hash == t.hash && slices.Equal(s.spans, t.spans) }
-
-// from returns the index of the first span that does not end before v.
-func (s Set) from(v Number) int {
-	return sort.Search(len(s.spans), func(i int) bool { return !s.spans[i].Last.less(v) })
+func (s Set) equal(t Set) bool {
+	return s.of == t.of || s.hash() == t.hash() && slices.Equal(s.all(), t.all())
 }
 
 func (s Set) has(v Number) bool {
-	i := s.from(v)
-	return i < len(s.spans) && !v.less(s.spans[i].First)
+	i := from(s.all(), v)
+	return i < len(s.all()) && !v.less(s.all()[i].First)
+}
+
+// from returns the index of the first span that does not end before v.
+func from(spans []Span, v Number) int {
+	if len(spans) < 8 {
+		i := 0
+		for i < len(spans) && spans[i].Last.less(v) {
+			i++
+		}
+		return i
+	}
+	return sort.Search(len(spans), func(i int) bool { return !spans[i].Last.less(v) })
 }
 
 // meets reports whether the sets have a value in common.
 func (s Set) meets(t Set) bool {
-	if len(t.spans) > len(s.spans) {
-		s, t = t, s
+	few, many := s.all(), t.all()
+	if len(few) > len(many) {
+		few, many = many, few
 	}
-	return slices.ContainsFunc(t.spans, func(b Span) bool {
-		i := s.from(b.First)
-		return i < len(s.spans) && !b.Last.less(s.spans[i].First)
-	})
+	for _, a := range few {
+		if i := from(many, a.First); i < len(many) && !a.Last.less(many[i].First) {
+			return true
+		}
+	}
+	return false
 }
 
 // And returns what both sets have, in time proportional to the smaller one and the result.
 func (s Set) And(t Set) Set {
-	if len(t.spans) > len(s.spans) {
+	if len(t.all()) > len(s.all()) {
 		s, t = t, s
 	}
-	var out []Span
-	for _, b := range t.spans {
-		for i := s.from(b.First); i < len(s.spans) && !b.Last.less(s.spans[i].First); i++ {
-			x := s.spans[i]
-			if x.First.less(b.First) {
-				x.First = b.First
-			}
-			if b.Last.less(x.Last) {
-				x.Last = b.Last
-			}
-			out = append(out, x)
+	few, many := t.all(), s.all()
+	out := make([]Span, 0, len(few))
+	for _, a := range few {
+		for i := from(many, a.First); i < len(many) && !a.Last.less(many[i].First); i++ {
+			out = append(out, Span{later(a.First, many[i].First), earlier(a.Last, many[i].Last)})
+		}
+	}
+	for _, whole := range []Set{s, t} { // the same set as before is told apart at once
+		if slices.Equal(out, whole.all()) {
+			return whole
 		}
 	}
 	return inOrder(out)
 }
 
+func later(a, b Number) Number {
+	if a.less(b) {
+		return b
+	}
+	return a
+}
+
+func earlier(a, b Number) Number {
+	if a.less(b) {
+		return a
+	}
+	return b
+}
+
 // Without returns what s has and t has not.
 func (s Set) Without(t Set) Set {
 	var out []Span
-	j := 0
-	for _, a := range s.spans {
-		for j < len(t.spans) && t.spans[j].Last.less(a.First) {
-			j++
+	minus := t.all()
+	for _, a := range s.all() {
+		for len(minus) > 0 && minus[0].Last.less(a.First) {
+			minus = minus[1:]
 		}
 		open := true
-		for k := j; k < len(t.spans) && !a.Last.less(t.spans[k].First); k++ {
-			b := t.spans[k]
+		for _, b := range minus {
+			if a.Last.less(b.First) {
+				break
+			}
 			if a.First.less(b.First) {
 				out = append(out, Span{a.First, b.First.previous()})
 			}
-			if !b.Last.less(a.Last) {
-				open = false
+			if open = b.Last.less(a.Last); !open {
 				break
 			}
 			a.First = b.Last.next()
@@ -212,4 +258,4 @@ func (s Set) Without(t Set) Set {
 }
 
 // Or returns what either set has.
-func (s Set) Or(t Set) Set { return Union(slices.Concat(s.spans, t.spans)...) }
+func (s Set) Or(t Set) Set { return Union(slices.Concat(s.all(), t.all())...) }

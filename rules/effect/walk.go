@@ -2,39 +2,58 @@
 
 package effect
 
-// walker sends flows through the chains of one side.
+import "slices"
+
+// walker sends flows through the chains of one side. A flow is in one list at a time, and is changed where it is.
 type walker struct {
 	side  *Side
 	pod   *Pod
 	limit int // of work
 	work  int
-	ended []flow
+	ended []*flow
 	away  bool // nobody listens where TPROXY gives packets to
 }
 
 func (w *walker) over() bool { return w.work > w.limit }
 
-// cut divides a flow by a condition on what its packets have now.
-func (w *walker) cut(f flow, r ref, s Set) (hit, miss []flow) {
+// cut divides a flow by a condition on what its packets have now. Either part is nil where no packet is in it.
+func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 	w.work++
 	if r.isGiven() {
 		if s.has(r.c) {
-			return []flow{f}, nil
+			return f, nil
 		}
-		return nil, []flow{f}
+		return nil, f
 	}
 	inside := f.box[r.from].And(s)
-	w.work += len(inside.spans) / 8
+	w.work += len(inside.all()) / 8
 	switch {
 	case inside.Empty():
-		return nil, []flow{f}
+		return nil, f
 	case inside.equal(f.box[r.from]):
-		return []flow{f}, nil
+		return f, nil
 	}
-	out := f
-	out.box[r.from] = f.box[r.from].Without(s)
+	other := *f
+	other.box[r.from] = f.box[r.from].Without(s)
 	f.box[r.from] = inside
-	return []flow{f}, []flow{out}
+	return f, &other
+}
+
+// cutAll divides flows by what each has now of something.
+func (w *walker) cutAll(flows []*flow, of func(*flow) ref, s Set) (hits, misses []*flow) {
+	for _, f := range flows {
+		hit, miss := w.cut(f, of(f), s)
+		hits, misses = add(hits, hit), add(misses, miss)
+	}
+	return hits, misses
+}
+
+// add appends a flow if there is one.
+func add(flows []*flow, f *flow) []*flow {
+	if f == nil {
+		return flows
+	}
+	return append(flows, f)
 }
 
 // now returns the current value of what a condition asks for.
@@ -85,33 +104,27 @@ func (w *walker) misses(f *flow, conditions []Condition) bool {
 	return false
 }
 
-// ask divides a flow by all conditions of a rule.
-func (w *walker) ask(f flow, conditions []Condition) (hits, misses []flow) {
-	hits = []flow{f}
-	for i := range conditions {
+// ask divides a flow by all conditions of a rule, and adds what misses one of them.
+func (w *walker) ask(f *flow, conditions []Condition, misses []*flow) (hit *flow, missed []*flow) {
+	for i := 0; i < len(conditions) && f != nil; i++ {
 		c := &conditions[i]
-		var still []flow
-		for _, h := range hits {
-			switch {
-			case !h.ownerless(c):
-				in, out := w.cut(h, h.now(c.Field), c.Set)
-				still, misses = append(still, in...), append(misses, out...)
-			case c.Bare:
-				still = append(still, h)
-			default:
-				misses = append(misses, h)
-			}
+		switch {
+		case !f.ownerless(c):
+			var miss *flow
+			f, miss = w.cut(f, f.now(c.Field), c.Set)
+			misses = add(misses, miss)
+		case !c.Bare:
+			f, misses = nil, append(misses, f)
 		}
-		hits = still
 	}
-	return hits, misses
+	return f, misses
 }
 
 // deepest is how deep the kernel lets jumps nest (NFT_JUMP_STACK_SIZE).
 const deepest = 16
 
 // chain returns the flows that leave a chain by its end or a return, and those for which the whole base chain is over.
-func (w *walker) chain(flows []flow, c *Chain, hook Hook, depth int) (on, stopped []flow) {
+func (w *walker) chain(flows []*flow, c *Chain, hook Hook, depth int) (on, stopped []*flow) {
 	if c == nil || depth > deepest {
 		w.endAll(flows, unknown)
 		return nil, nil
@@ -128,32 +141,31 @@ func (w *walker) chain(flows []flow, c *Chain, hook Hook, depth int) (on, stoppe
 }
 
 // outcome is what becomes of flows at a rule, except for those that end.
-type outcome struct{ next, returned, stopped []flow }
+type outcome struct{ next, returned, stopped []*flow }
 
 // rule returns the flows that come to the next rule.
-func (w *walker) rule(flows []flow, r *Rule, hook Hook, depth int) (rest []flow, out outcome) {
-	first := 0
-	for first < len(flows) && w.misses(&flows[first], r.Conditions) {
-		first++
-	}
-	if first == len(flows) {
+func (w *walker) rule(flows []*flow, r *Rule, hook Hook, depth int) (rest []*flow, out outcome) {
+	first := slices.IndexFunc(flows, func(f *flow) bool { return !w.misses(f, r.Conditions) })
+	if first < 0 {
 		return flows, out
 	}
-	rest = append(make([]flow, 0, len(flows)+2), flows[:first]...)
-	hits := make([]flow, 0, len(flows)-first)
-	for i := first; i < len(flows); i++ {
-		if i > first && w.misses(&flows[i], r.Conditions) {
-			rest = append(rest, flows[i])
+	rest = append(make([]*flow, 0, len(flows)+2), flows[:first]...)
+	var hits []*flow
+	for i, f := range flows[first:] {
+		if i > 0 && w.misses(f, r.Conditions) {
+			rest = append(rest, f)
 			continue
 		}
-		hit, miss := w.ask(flows[i], r.Conditions)
-		rest, hits = append(rest, miss...), append(hits, hit...)
+		var hit *flow
+		hit, rest = w.ask(f, r.Conditions, rest)
+		hits = add(hits, hit)
 	}
 	if r.Unknown != "" { // it holds, or it does not
-		for i := range hits {
-			hits[i].maybe = true
+		for _, f := range hits {
+			f.maybe = true
+			other := *f
+			rest = append(rest, &other)
 		}
-		rest = append(rest, hits...)
 	}
 	out = w.act(merge(hits), r.Actions, hook, depth)
 	rest = append(rest, out.next...)
@@ -164,7 +176,7 @@ func (w *walker) rule(flows []flow, r *Rule, hook Hook, depth int) (rest []flow,
 }
 
 // act does what a rule says to the flows that it matches.
-func (w *walker) act(flows []flow, actions []Action, hook Hook, depth int) (out outcome) {
+func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out outcome) {
 	for i := range actions {
 		if len(flows) == 0 {
 			break
@@ -210,7 +222,7 @@ func (w *walker) act(flows []flow, actions []Action, hook Hook, depth int) (out 
 				return out
 			}
 		case SetMark, SaveMark, RestoreMark, Zone, NoTrack:
-			var changed []flow
+			var changed []*flow
 			for _, f := range flows {
 				changed = append(changed, w.set(f, a)...)
 			}
@@ -221,14 +233,14 @@ func (w *walker) act(flows []flow, actions []Action, hook Hook, depth int) (out 
 	return out
 }
 
-func (w *walker) endAll(flows []flow, k kind) {
+func (w *walker) endAll(flows []*flow, k kind) {
 	for _, f := range flows {
 		w.end(f, k)
 	}
 }
 
 // end keeps only the part of a flow's state that is compared, so that more ends can be merged.
-func (w *walker) end(f flow, k kind) {
+func (w *walker) end(f *flow, k kind) {
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
 	if k != dropped && k != refused && k != unknown {
 		last.dst, last.dport, last.listener = f.dst, f.dport, f.listener
@@ -237,11 +249,12 @@ func (w *walker) end(f flow, k kind) {
 	if k == leaves {
 		last.route = f.route
 	}
-	w.ended = append(w.ended, flow{last, f.box})
+	f.state = last
+	w.ended = append(w.ended, f)
 }
 
 // base runs a base chain.
-func (w *walker) base(flows []flow, b Base) []flow {
+func (w *walker) base(flows []*flow, b Base) []*flow {
 	on, stopped := w.chain(flows, b.Chain, b.Hook, 0)
 	if b.Drop {
 		w.endAll(on, dropped)
@@ -251,7 +264,7 @@ func (w *walker) base(flows []flow, b Base) []flow {
 }
 
 // pass runs the base chains of a hook with priorities from first up to last, except for those of nat.
-func (w *walker) pass(flows []flow, hook Hook, first, last int) []flow {
+func (w *walker) pass(flows []*flow, hook Hook, first, last int) []*flow {
 	for _, b := range w.side.hooks[hook] {
 		if b.Kind != NAT && b.Priority >= first && b.Priority < last && len(flows) > 0 && !w.over() {
 			flows = w.base(flows, b)

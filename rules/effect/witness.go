@@ -87,7 +87,7 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, other string, weigh
 	u := usual(p, six, f.inbound)
 	var v [fields]Number
 	for x := range v {
-		v[x] = f.box[x].spans[0].First
+		v[x] = f.box[x].all()[0].First
 		rank := slices.IndexFunc(u[x], f.box[x].has)
 		if rank >= 0 {
 			v[x] = u[x][rank]
@@ -186,8 +186,8 @@ func (f *flow) memory(p *rules.Packet) string {
 
 // key returns a text that identifies a set.
 func (s Set) key() string {
-	b := make([]byte, 0, 32*len(s.spans))
-	for _, x := range s.spans {
+	b := make([]byte, 0, 32*len(s.all()))
+	for _, x := range s.all() {
 		for _, v := range [...]uint64{x.First.hi, x.First.lo, x.Last.hi, x.Last.lo} {
 			b = binary.BigEndian.AppendUint64(b, v)
 		}
