@@ -39,6 +39,7 @@ func (f *flow) contains(pod *Pod, p rules.Packet) bool {
 	if p.State == rules.StateInvalid {
 		v[CTState] = N(invalid)
 	}
+	v[Listening] = N(1)
 	if p.Transparent {
 		v[Transparent] = N(1)
 	}

@@ -98,7 +98,6 @@ type comparison struct {
 	pod   *Pod
 	limit int
 	kinds map[difference]int // the index of each kind's Difference
-	away  bool
 
 	// For one order of chains:
 	later []memory
@@ -133,16 +132,6 @@ func (c *comparison) through(plan, have *Side) bool {
 		if !c.from(plan, have, f, f) {
 			return false
 		}
-	}
-	if have.tproxies() || plan.tproxies() {
-		c.away = true
-		defer func() { c.away = false }()
-		for _, f := range start {
-			if f.box[CTState].has(N(fresh)) && !c.from(plan, have, f, f) {
-				return false
-			}
-		}
-		c.away = false
 	}
 	for len(c.later) > 0 {
 		m := c.later[0]
@@ -189,7 +178,7 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 
 // walk returns where a flow ends on a side; false where that exceeds the work that is left.
 func (c *comparison) walk(side *Side, f flow) ([]*flow, bool) {
-	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, away: c.away}
+	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work}
 	if f.inbound {
 		w.inbound([]*flow{&f})
 	} else {
@@ -205,7 +194,7 @@ func (c *comparison) judge(p pair, six, followed bool) {
 	switch {
 	case answer == Less && p.have.maybe:
 		answer = CannotTell
-	case answer == Less && c.away:
+	case answer == Less && p.away():
 		answer = LessWhileAway
 	}
 	remembered := false
@@ -234,7 +223,7 @@ func (c *comparison) judge(p pair, six, followed bool) {
 // way that cannot be followed.
 func (c *comparison) remember(p pair, six, followed bool) bool {
 	a, b := p.plan, p.have
-	if at := [2]uint16{a.zone, b.zone}; !c.away && !followed {
+	if at := [2]uint16{a.zone, b.zone}; !p.away() && !followed {
 		d := c.show(p, six, true)
 		if known, ok := c.zones[at]; !ok || d.weight < known.weight {
 			d.Remembered = true
@@ -281,6 +270,9 @@ func (c *comparison) separated() {
 
 // pair is two ends of the same packets.
 type pair struct{ plan, have flow }
+
+// away reports whether this happens only while nobody listens.
+func (p *pair) away() bool { return !p.have.box[Listening].has(N(1)) }
 
 // align cuts a box into parts on each of which the two ends' refs are equal everywhere or nowhere.
 func align(whole box, plan, have *state) []box {

@@ -125,18 +125,15 @@ func translated(flows []*flow, a *Action) []*flow {
 // one is the proxy's, any other loses the packet. Where nobody listens, iptables drops new connections; in nft the rule
 // does not match then, and the packet goes on.
 func (w *walker) tproxy(flows []*flow, a *Action) (taken, passed []*flow) {
-	existing, begins := w.cutAll(flows, func(*flow) ref { return entered(CTState) }, Single(N(established)))
-	own, other := w.cutAll(existing, func(*flow) ref { return entered(Transparent) }, Single(N(1)))
-	w.endAll(other, dropped)
-	taken = held(own, a, 0)
-	switch {
-	case !w.away:
-		return append(taken, held(begins, a, a.Port)...), nil
-	case a.Stops:
-		w.endAll(begins, dropped)
-		return taken, nil
+	of := func(x Field) func(*flow) ref { return func(*flow) ref { return entered(x) } }
+	existing, begins := w.cutAll(flows, of(CTState), Single(N(established)))
+	own, other := w.cutAll(existing, of(Transparent), Single(N(1)))
+	listened, passed := w.cutAll(begins, of(Listening), Single(N(1)))
+	if a.Stops {
+		other, passed = append(other, passed...), nil
 	}
-	return taken, begins
+	w.endAll(other, dropped)
+	return append(held(own, a, 0), held(listened, a, a.Port)...), passed
 }
 
 func held(flows []*flow, a *Action, listener uint16) []*flow {

@@ -34,6 +34,7 @@ const (
 	ConnMark
 	CTState     // one bit of rules.CTState
 	Transparent // of a connection that exists: 1 where its socket is a transparent one
+	Listening   // 1 while somebody listens where TPROXY gives packets to
 	fields
 )
 
@@ -313,25 +314,4 @@ func (s *Side) orders() (sides []*Side, all bool) {
 		}
 	}
 	return sides, true
-}
-
-// tproxies reports whether any rule uses TPROXY, whose listener may not be there.
-func (s *Side) tproxies() bool {
-	seen := map[*Chain]bool{}
-	var in func(*Chain) bool
-	in = func(c *Chain) bool {
-		if c == nil || seen[c] {
-			return false
-		}
-		seen[c] = true
-		return slices.ContainsFunc(c.Rules, func(r Rule) bool {
-			return slices.ContainsFunc(r.Actions, func(a Action) bool { return a.Verb == TProxy || in(a.Chain) })
-		})
-	}
-	for _, h := range s.hooks {
-		if slices.ContainsFunc(h, func(b Base) bool { return in(b.Chain) }) {
-			return true
-		}
-	}
-	return false
 }

@@ -11,7 +11,6 @@ type walker struct {
 	limit int // of work
 	work  int
 	ended []*flow
-	away  bool // nobody listens where TPROXY gives packets to
 }
 
 func (w *walker) over() bool { return w.work > w.limit }
@@ -73,7 +72,7 @@ func (f *flow) now(x Field) ref {
 		return f.dport
 	case CTState:
 		return f.ct
-	case Protocol, Source, SourcePort, UID, GID, Transparent, fields, constant:
+	case Protocol, Source, SourcePort, UID, GID, Transparent, Listening, fields, constant:
 	}
 	return entered(x)
 }

@@ -21,9 +21,9 @@ func starts(p *Pod, six bool) []flow {
 	var out []flow
 	for _, existing := range []bool{false, true} {
 		f := flow{entry, all}
-		f.box[CTState], f.box[ConnMark], f.box[Transparent] = Values(invalid, fresh, untracked), zero, zero
+		f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(invalid, fresh, untracked), zero, zero, Values(0, 1)
 		if existing {
-			f.box[CTState], f.box[ConnMark], f.box[Transparent] = Values(related, established), every32, Values(0, 1)
+			f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(related, established), every32, Values(0, 1), Single(N(1))
 		}
 		sent, kernels, received := f, f, f
 		sent.socket, sent.owned = true, true
@@ -37,9 +37,9 @@ func starts(p *Pod, six bool) []flow {
 
 // show picks the most usual packet of a pair, and says what becomes of it.
 func (c *comparison) show(p pair, six, memory bool) Difference {
-	d := Difference{Away: c.away}
+	d := Difference{Away: p.away()}
 	d.Witness, d.Other, d.weight = witness(c.pod, six, p.have)
-	if memory || c.away {
+	if memory || d.Away {
 		d.weight += 50
 	}
 	d.Plan, d.Have = p.plan.words(six, &d.Witness), p.have.words(six, &d.Witness)
@@ -66,7 +66,7 @@ func usual(p *Pod, six, inbound bool) [fields][]Number {
 	u := [fields][]Number{
 		Protocol: numbers(6, 17), Source: {address("198.51.100.1", "2001:db8:1::1")}, Destination: {address("203.0.113.9", "2001:db8::9")},
 		SourcePort: numbers(40000), DestinationPort: numbers(443, 80, 8080), UID: numbers(1000, 0), GID: numbers(1000, 0), Mark: numbers(0),
-		ConnMark: numbers(0), CTState: numbers(fresh, established, invalid, related, untracked), Transparent: numbers(0),
+		ConnMark: numbers(0), CTState: numbers(fresh, established, invalid, related, untracked), Transparent: numbers(0), Listening: numbers(1),
 	}
 	for _, i := range p.interfaces {
 		for _, a := range i.addresses {
