@@ -24,6 +24,10 @@ func istioPlan(t testing.TB, annotations ...string) rules.Plan {
 		"sidecar.istio.io/status": `{"initContainers":["istio-validation","istio-proxy"],"containers":null}`}, Containers: []rules.Container{
 		{Name: "istio-validation"}, {Name: "istio-proxy", Args: []string{"proxy", "sidecar"}}}}
 	for i := 0; i+1 < len(annotations); i += 2 {
+		if strings.HasPrefix(annotations[i], "ISTIO_") { // of the proxy's environment
+			pod.Containers[1].Env = map[string]string{annotations[i]: annotations[i+1]}
+			continue
+		}
 		pod.Annotations[annotations[i]] = annotations[i+1]
 	}
 	return meshtest.Plan(t, istio.Mesh{Defaults: istio.Standard()}, pod)
@@ -210,18 +214,25 @@ func TestOnlyLoopback(t *testing.T) {
 }
 
 func BenchmarkCompare(b *testing.B) {
-	var ports, ranges []string
+	var ports []string
 	for i := range 40 {
 		ports = append(ports, fmt.Sprint(3000+7*i))
 	}
-	for i := range 200 {
-		ranges = append(ranges, fmt.Sprintf("%d.%d.%d.0/24", 20+i%50, i/4%256, i*7%256))
-	}
+	many := edited(b, istioPlan(b), func(text string) string {
+		const first = "-A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN\n"
+		var ranges strings.Builder
+		for i := range 1000 {
+			fmt.Fprintf(&ranges, "-A ISTIO_OUTPUT -d %d.%d.%d.0/24 -j RETURN\n", 20+i%50, i/4%256, i*7%256)
+		}
+		return strings.Replace(text, first, first+ranges.String(), 1)
+	})
 	for name, plan := range map[string]rules.Plan{
 		"default": istioPlan(b),
-		"tproxy, 40 ports": istioPlan(b, "sidecar.istio.io/interceptionMode", "TPROXY", "traffic.sidecar.istio.io/excludeInboundPorts", strings.Join(ports, ","),
+		"tproxy, dns, 40 ports": istioPlan(b, "sidecar.istio.io/interceptionMode", "TPROXY",
+			"ISTIO_META_DNS_CAPTURE", "true",
+			"traffic.sidecar.istio.io/excludeInboundPorts", strings.Join(ports, ","),
 			"traffic.sidecar.istio.io/excludeOutboundPorts", strings.Join(ports, ",")),
-		"200 ranges": istioPlan(b, "traffic.sidecar.istio.io/excludeOutboundIPRanges", strings.Join(ranges, ",")),
+		"1000 ranges": many,
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -197,6 +197,9 @@ func (s Set) meets(t Set) bool {
 
 // And returns what both sets have, in time proportional to the smaller one and the result.
 func (s Set) And(t Set) Set {
+	if s.equal(t) {
+		return s
+	}
 	if len(t.all()) > len(s.all()) {
 		s, t = t, s
 	}

@@ -136,7 +136,7 @@ func (w *walker) chain(flows []*flow, c *Chain, hook Hook, depth int) (on, stopp
 		flows, out = w.rule(flows, &c.Rules[i], hook, depth)
 		on, stopped = append(on, out.returned...), append(stopped, out.stopped...)
 	}
-	return merge(append(on, flows...)), merge(stopped)
+	return append(on, flows...), stopped
 }
 
 // outcome is what becomes of flows at a rule, except for those that end.
@@ -204,7 +204,7 @@ func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out
 			return out
 		case Jump:
 			on, stopped := w.chain(flows, a.Chain, hook, depth+1)
-			flows, out.stopped = on, append(out.stopped, stopped...)
+			flows, out.stopped = merge(on), append(out.stopped, stopped...)
 		case Redirect:
 			for _, f := range flows {
 				out.stopped = append(out.stopped, w.redirect(f, a.Port, hook)...)
