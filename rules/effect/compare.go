@@ -224,9 +224,12 @@ func (c *comparison) judge(p pair, six, followed bool) {
 func (c *comparison) remember(p pair, six, followed bool) bool {
 	a, b := p.plan, p.have
 	if at := [2]uint16{a.zone, b.zone}; !p.away() && !followed {
-		d := c.show(p, six, true)
-		if known, ok := c.zones[at]; !ok || d.weight < known.weight {
+		var d Difference
+		if a.zone != b.zone {
+			d = c.show(p, six, true)
 			d.Remembered = true
+		}
+		if known, ok := c.zones[at]; !ok || d.weight < known.weight {
 			c.zones[at] = d
 		}
 	}

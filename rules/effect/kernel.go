@@ -154,13 +154,13 @@ func (w *walker) nat(flows []*flow, hook Hook) []*flow {
 	ofSource := hook == Input || hook == Postrouting
 	var begin, rest []*flow
 	for _, f := range flows {
-		if settled := ofSource && f.natSrc || !ofSource && f.natDst; settled || f.untracked {
+		if f.untracked || ofSource && f.natSrc {
 			rest = append(rest, f)
 			continue
 		}
 		in, out := w.cut(f, entered(CTState), first)
 		if rest = add(rest, out); in != nil {
-			in.natSrc, in.natDst = in.natSrc || ofSource, in.natDst || !ofSource
+			in.natSrc = in.natSrc || ofSource
 			begin = append(begin, in)
 		}
 	}
@@ -178,7 +178,7 @@ func (w *walker) nat(flows []*flow, hook Hook) []*flow {
 		}
 		begin = open
 	}
-	return merge(append(rest, begin...))
+	return append(rest, begin...)
 }
 
 // track runs the chains before connection tracking, and then looks up the connection.
@@ -188,13 +188,13 @@ func (w *walker) track(flows []*flow, hook Hook) []*flow {
 	}
 	flows = w.pass(flows, hook, lowest, atTracking)
 	for _, f := range flows {
-		if f.untracked {
+		if f.zoned = false; f.untracked {
 			f.ct = given(untracked)
-			continue
+		} else {
+			f.ct, f.seenConnMark = entered(CTState), f.connMark
 		}
-		f.ct, f.seenConnMark = entered(CTState), f.connMark
 	}
-	return flows
+	return merge(flows)
 }
 
 // routed sets the interface that leads to where packets go now.
@@ -272,6 +272,9 @@ func (w *walker) routedIf(flows []*flow, which func(*flow) bool) (all []*flow) {
 		} else {
 			all = append(all, f)
 		}
+	}
+	if len(again) == 0 {
+		return all
 	}
 	return merge(append(all, w.routed(again)...))
 }

@@ -64,7 +64,7 @@ func (m *merger) by(x Field) {
 
 // find returns the flow with that rest among the first k. Few are faster searched than noted.
 func (m *merger) find(rest uint64, k int) (int, bool) {
-	const few = 32
+	const few = 128
 	if len(m.flows) <= few {
 		j := slices.Index(m.rests[:k], rest)
 		return j, j >= 0

@@ -77,7 +77,7 @@ type state struct {
 	seenConnMark           ref
 	before                 ref // the mark where a chain of kind route began
 
-	zoned, looped, natDst, natSrc, redirected, held, untracked bool
+	zoned, looped, natSrc, redirected, held, untracked bool
 
 	listener, zone uint16
 	maybe          bool // it depends on a condition that is not understood

@@ -128,12 +128,16 @@ func (w *walker) chain(flows []*flow, c *Chain, hook Hook, depth int) (on, stopp
 		w.endAll(flows, unknown)
 		return nil, nil
 	}
+	most := 2 * len(flows)
 	for i := range c.Rules {
 		if len(flows) == 0 || w.over() {
 			break
 		}
 		var out outcome
-		flows, out = w.rule(flows, &c.Rules[i], hook, depth)
+		if flows, out = w.rule(flows, &c.Rules[i], hook, depth); len(flows) > most {
+			flows = merge(flows)
+			most = 2 * len(flows)
+		}
 		on, stopped = append(on, out.returned...), append(stopped, out.stopped...)
 	}
 	return append(on, flows...), stopped
@@ -166,12 +170,8 @@ func (w *walker) rule(flows []*flow, r *Rule, hook Hook, depth int) (rest []*flo
 			rest = append(rest, &other)
 		}
 	}
-	out = w.act(merge(hits), r.Actions, hook, depth)
-	rest = append(rest, out.next...)
-	if len(rest) > len(flows) {
-		rest = merge(rest)
-	}
-	return rest, out
+	out = w.act(hits, r.Actions, hook, depth)
+	return append(rest, out.next...), out
 }
 
 // act does what a rule says to the flows that it matches.
