@@ -5,10 +5,6 @@
 package daemon
 
 import (
-	"fmt"
-	"net"
-	"net/netip"
-
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -43,35 +39,8 @@ func (e *Enforcer) Interfaces(sb Sandbox) ([]rules.Interface, error) {
 	defer ns.Close()
 	var all []rules.Interface
 	err = ns.Do(func() (err error) {
-		all, err = interfacesHere()
+		all, err = netns.Interfaces()
 		return err
 	})
 	return all, err
-}
-
-// interfacesHere reads the interfaces of the thread's namespace.
-func interfacesHere() ([]rules.Interface, error) {
-	links, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("list the pod's interfaces: %w", err)
-	}
-	var all []rules.Interface
-	for _, link := range links {
-		addrs, err := link.Addrs()
-		if err != nil {
-			return nil, fmt.Errorf("list the addresses of the pod's %s: %w", link.Name, err)
-		}
-		all = append(all, rules.Interface{Name: link.Name, Addresses: addresses(addrs)})
-	}
-	return all, nil
-}
-
-func addresses(found []net.Addr) []netip.Addr {
-	var all []netip.Addr
-	for _, f := range found {
-		if prefix, err := netip.ParsePrefix(f.String()); err == nil {
-			all = append(all, prefix.Addr().Unmap().WithZone(""))
-		}
-	}
-	return all
 }

@@ -14,40 +14,43 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
-// linkerd-init writes by iptables-legacy unless its chart says otherwise. The next container is refused once, and has
-// meshnetd's rules then.
+// linkerd-init writes by iptables-legacy unless its chart says otherwise. Where its rules do what meshnetd's do, they hold nothing
+// up; where they are other ones, the next container is refused once, and has meshnetd's rules then.
 func TestInitContainerByOldTables(t *testing.T) {
 	nstest.Require(t, "iptables-legacy-restore")
-	ctx := limited(t, patience)
-	e := on(t, nftables.New(nftables.IPTables), linkerds)
-	pod := ofLinkerd(t, "web")
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
-		t.Fatal(o.Error())
-	}
-	ns, err := netns.Open(pod.NetNS, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	err = ns.Do(func() error {
-		restore := exec.CommandContext(ctx, "iptables-legacy-restore")
-		restore.Stdin = strings.NewReader("*nat\n:PROXY_INIT_REDIRECT -\n:PROXY_INIT_OUTPUT -\n" +
-			"-A PREROUTING -m comment --comment proxy-init/redirect -j PROXY_INIT_REDIRECT\n-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-ports 4143\n" +
-			"-A OUTPUT -j PROXY_INIT_OUTPUT\n-A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 -j RETURN\nCOMMIT\n")
-		return restore.Run()
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if o := e.Validate(ctx, pod, app); o.Error() == nil || !strings.Contains(o.Error().Error(), "also in iptables-legacy") {
-		t.Errorf("the first container after it: %v", o.Error())
-	}
-	for _, ask := range []func() Outcome{
-		func() Outcome { return e.Admit(ctx, pod, app) }, func() Outcome { return e.Validate(ctx, pod, app) },
-		func() Outcome { return e.Compare(ctx, "web") },
-	} {
-		if o := ask(); o.Error() != nil || o.Err != nil || len(o.Differences) > 0 {
-			t.Errorf("at the next try, %s: %v, %v", o.Trigger, o.Err, o.Differences)
+	for port, refusedOnce := range map[string]bool{"4143": false, "4999": true} {
+		ctx := limited(t, patience)
+		e := on(t, nftables.New(nftables.IPTables), linkerds)
+		pod := ofLinkerd(t, "web")
+		if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+			t.Fatal(o.Error())
+		}
+		ns, err := netns.Open(pod.NetNS, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		err = ns.Do(func() error {
+			restore := exec.CommandContext(ctx, "iptables-legacy-restore")
+			restore.Stdin = strings.NewReader("*nat\n:PROXY_INIT_REDIRECT -\n:PROXY_INIT_OUTPUT -\n" +
+				"-A PREROUTING -m comment --comment proxy-init/redirect -j PROXY_INIT_REDIRECT\n-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-ports " + port +
+				"\n-A OUTPUT -j PROXY_INIT_OUTPUT\n-A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 -j RETURN\nCOMMIT\n")
+			return restore.Run()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := e.Validate(ctx, pod, app)
+		if refused := o.Error() != nil; refused != refusedOnce || refused && !strings.Contains(o.Error().Error(), "also in iptables-legacy") {
+			t.Errorf("port %s, the first container after it: %v", port, o.Error())
+		}
+		for _, ask := range []func() Outcome{
+			func() Outcome { return e.Admit(ctx, pod, app) }, func() Outcome { return e.Validate(ctx, pod, app) },
+			func() Outcome { return e.Compare(ctx, "web") },
+		} {
+			if o := ask(); o.Error() != nil || o.Err != nil || len(o.Differences) > 0 {
+				t.Errorf("port %s, at the next try, %s: %v, %v", port, o.Trigger, o.Err, o.Differences)
+			}
 		}
 	}
 }

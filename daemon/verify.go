@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -52,7 +53,7 @@ func (e *Enforcer) compare(ctx context.Context, ns entered, o *Outcome) (err err
 	if o.Differences, err = e.differences(ctx, ns, o); err != nil || o.Plan.Rules() == 0 {
 		return err
 	}
-	interfaces, err := interfacesHere()
+	interfaces, err := netns.Interfaces()
 	if err != nil {
 		return err
 	}

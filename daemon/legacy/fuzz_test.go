@@ -115,3 +115,27 @@ func FuzzOnly(f *testing.F) {
 		}
 	})
 }
+
+// Any bytes are taken apart or refused, and every rule has all that it is asked for.
+func FuzzParse(f *testing.F) {
+	for _, b := range []blobs{blobs4, blobs6} {
+		text := append([]byte{byte(b.family), 0, 0, 0, 3}, "nat"...)
+		entries := b.table([]byte{0, 40, 3})
+		text = binary.BigEndian.AppendUint32(text, uint32(infoLength-nameLength+len(entries)))
+		f.Add(append(append(text, make([]byte, infoLength-nameLength)...), entries...))
+	}
+	f.Add([]byte{2, 0, 0})
+	f.Fuzz(func(t *testing.T, text []byte) {
+		tables, err := Parse(text)
+		if err != nil {
+			return
+		}
+		for _, table := range tables {
+			for at, e := range table.Entries {
+				if e.Next <= at || len(e.Packet) < blobs4.packet || !e.Head && e.Target.Name == "" && len(e.Target.Info) < 4 {
+					t.Errorf("the entry at %d: %+v", at, e)
+				}
+			}
+		}
+	})
+}

@@ -29,6 +29,7 @@ type blobs struct {
 	ip      rules.Family
 	level   int    // of getsockopt
 	names   string // the file that lists the tables; asking for one that is not in it would make it
+	packet  int    // length of struct ipt_ip or ip6t_ip6, with which an entry begins
 	entry   int    // length of struct ipt_entry or ip6t_entry
 	target  int    // its target_offset, two bytes
 	next    int    // its next_offset, two bytes
@@ -37,9 +38,9 @@ type blobs struct {
 
 var (
 	blobs4 = blobs{family: unix.AF_INET, ip: rules.IPv4, level: unix.SOL_IP, names: "/proc/thread-self/net/ip_tables_names",
-		entry: 112, target: 88, next: 90, counter: 96}
+		packet: 84, entry: 112, target: 88, next: 90, counter: 96}
 	blobs6 = blobs{family: unix.AF_INET6, ip: rules.IPv6, level: unix.SOL_IPV6, names: "/proc/thread-self/net/ip6_tables_names",
-		entry: 168, target: 140, next: 142, counter: 152}
+		packet: 136, entry: 168, target: 140, next: 142, counter: 152}
 )
 
 // The options of getsockopt, the same for both families: IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES.
@@ -52,6 +53,7 @@ const (
 const (
 	nameLength      = 32 // XT_TABLE_MAXNAMELEN: both begin with the name
 	infoValidHooks  = 32 // a bit for each hook
+	infoHookEntry   = 36 // for each hook where its first rule stands; four bytes each
 	infoUnderflow   = 56 // for each hook where its policy stands among the entries; four bytes each
 	infoNumEntries  = 76
 	infoSize        = 80 // of all entries, in bytes
@@ -90,51 +92,26 @@ type Table struct {
 	Name   string
 }
 
-// Tables returns the tables that hold something.
-func Tables() ([]Table, error) {
-	var tables []Table
-	left := most
-	for _, b := range []blobs{blobs4, blobs6} {
-		err := b.each(&left, func(name, text string) {
-			if text != "" {
-				tables = append(tables, Table{b.ip, name})
-			}
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return tables, nil
-}
-
-// appendTo appends each table that holds something: its family, and its name and its rules with their lengths.
+// appendTo appends each table that holds something: its family, and its name and its rules with their lengths. A table is
+// always read whole, so that nothing can change in between. left is how many bytes may still be read.
 func (b blobs) appendTo(text []byte, left *int) ([]byte, error) {
-	err := b.each(left, func(name, rules string) {
-		if rules == "" {
-			return
+	err := b.eachTable(func(fd int, name string) error {
+		rules, err := b.settled(fd, name, left)
+		if err != nil || rules == "" {
+			return err
 		}
 		text = append(text, byte(b.family))
 		for _, field := range []string{name, rules} {
 			text = binary.BigEndian.AppendUint32(text, uint32(len(field)))
 			text = append(text, field...)
 		}
+		return nil
 	})
 	return text, err
 }
 
-// each calls fn for each table of the family. The kernel need not know a family that has none. A table is
-// always read whole, so that nothing can change in between. left is how many bytes may still be read.
-func (b blobs) each(left *int, fn func(name, rules string)) error {
-	return b.eachTable(func(fd int, name string) error {
-		rules, err := b.settled(fd, name, left)
-		if err == nil {
-			fn(name, rules)
-		}
-		return err
-	})
-}
-
-// eachTable calls fn for each table of the family, with a socket to ask the kernel about it.
+// eachTable calls fn for each table of the family, with a socket to ask the kernel about it. The kernel need not know a
+// family that has none.
 func (b blobs) eachTable(fn func(fd int, name string) error) error {
 	names, err := b.tables()
 	if err != nil || len(names) == 0 {

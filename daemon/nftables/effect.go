@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -32,12 +33,14 @@ type view struct {
 	state
 	pod    *effect.Pod
 	family rules.Family
+	local  effect.Set               // addresses of the pod
 	chains map[string]*effect.Chain // by table and name
 }
 
 // addTo adds every base chain that packets of the side's family meet.
-func (s state) addTo(side *effect.Side, pod *effect.Pod, family rules.Family) error {
-	v := view{s, pod, family, map[string]*effect.Chain{}}
+func (s state) addTo(side *effect.Side, pod *effect.Pod, family rules.Family, old []legacy.Contents) error {
+	v := view{s, pod, family, side.Local(), map[string]*effect.Chain{}}
+	v.addOld(side, old)
 	var bases []effect.Base
 	for _, c := range s.chains {
 		hook, known := inetHooks[c.hook.number]
@@ -229,20 +232,14 @@ func before(key []byte) []byte {
 	return key
 }
 
-// Effect compares what becomes of a pod's packets by all that nf_tables holds in the namespace, whoever wrote it, with
-// what becomes of them by the plan. have is the plan's routes and addresses that the namespace has.
+// Effect compares what becomes of a pod's packets by all that nf_tables and iptables-legacy hold in the namespace, whoever
+// wrote it, with what becomes of them by the plan. have is the plan's routes and addresses that the namespace has.
 func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	if err := ctx.Err(); err != nil {
 		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
 	}
 	err = ns.Do(func() error {
-		if r, err = judge(plan, have, interfaces); err != nil || !have.V4.Empty() || !have.V6.Empty() {
-			return err
-		}
-		old, err := Legacy()
-		if len(old) > 0 { // which kind of tables decides depends on which was made first
-			r.Answer = max(r.Answer, effect.CannotTell)
-		}
+		r, err = judge(plan, have, interfaces)
 		return err
 	})
 	if err != nil {
@@ -251,15 +248,20 @@ func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.
 	return r, nil
 }
 
-// judge is Effect in the namespace of the calling thread. The rules of have are those of iptables-legacy.
+var families = []rules.Family{rules.IPv4, rules.IPv6}
+
+// judge is Effect in the namespace of the calling thread.
 func judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
-	err = look(func(s state, _ []byte) error {
+	err = look(func(s state, text []byte) error {
+		old, err := legacy.Parse(text)
+		if err != nil {
+			return err
+		}
 		r = effect.Result{}
-		for _, old := range have.Rulesets() {
+		for _, family := range families {
 			pod := effect.NewPod(interfaces)
-			wanted, held := effect.OfPlan(pod, plan, old.Family), effect.NewSide(pod, old.Family, have.Routes, have.Loopback)
-			held.AddTables(pod, old)
-			if err := s.addTo(held, pod, old.Family); err != nil {
+			wanted, held := effect.OfPlan(pod, plan, family), effect.NewSide(pod, family, have.Routes, have.Loopback)
+			if err := s.addTo(held, pod, family, old); err != nil {
 				return err
 			}
 			one := effect.Compare(pod, wanted, held)

@@ -117,9 +117,11 @@ func (p *program) step(kind string, a attributes) error {
 			p.perhaps(kind)
 		}
 	case "match":
-		p.match(a)
+		revision, _ := a.number(unix.NFTA_MATCH_REV)
+		p.match(exactly(a.values[unix.NFTA_MATCH_NAME]), revision, a.values[unix.NFTA_MATCH_INFO])
 	case "target":
-		p.target(a)
+		revision, _ := a.number(unix.NFTA_TARGET_REV)
+		p.target(exactly(a.values[unix.NFTA_TARGET_NAME]), revision, a.values[unix.NFTA_TARGET_INFO])
 	case "immediate":
 		return p.immediate(a)
 	case "notrack":
@@ -239,40 +241,37 @@ func (p *program) immediate(a attributes) error {
 }
 
 // match reads one of xtables.
-func (p *program) match(a attributes) {
-	revision, _ := a.number(unix.NFTA_MATCH_REV)
-	extension := exactly(a.values[unix.NFTA_MATCH_NAME])
-	if m, ok := decodeMatch(extension, revision, a.values[unix.NFTA_MATCH_INFO]); ok {
+func (p *program) match(name string, revision uint32, info []byte) {
+	if m, ok := decodeMatch(name, revision, info); ok {
 		if conditions, ok := p.pod.Conditions(p.family, m); ok {
 			p.rule.Conditions = append(p.rule.Conditions, conditions...)
 			return
 		}
 	}
-	if extension != "comment" {
-		p.perhaps("match " + extension)
+	if name != "comment" && !p.ofOthers(name, revision, info) {
+		p.perhaps("match " + name)
 	}
 }
 
-func (p *program) target(a attributes) {
-	revision, _ := a.number(unix.NFTA_TARGET_REV)
-	extension := exactly(a.values[unix.NFTA_TARGET_NAME])
-	if t, ok := decodeTarget(p.family, extension, revision, a.values[unix.NFTA_TARGET_INFO]); ok {
+// target reads one of xtables.
+func (p *program) target(name string, revision uint32, info []byte) {
+	if t, ok := decodeTarget(p.family, name, revision, info); ok {
 		p.do(effect.Act(p.family, t, nil))
 		return
 	}
-	switch extension {
+	switch name {
 	case "LOG", "NFLOG", "TRACE", "AUDIT": // no effect on packets
 	case "REJECT":
 		p.end(effect.Action{Verb: effect.Reject})
 	case "MASQUERADE", "SNAT":
 		p.end(effect.Action{Verb: effect.Accept})
 	case "CT", "NOTRACK":
-		if info := a.values[unix.NFTA_TARGET_INFO]; extension == "NOTRACK" || len(info) >= 2 && binary.NativeEndian.Uint16(info)&1 != 0 { // XT_CT_NOTRACK
+		if name == "NOTRACK" || len(info) >= 2 && binary.NativeEndian.Uint16(info)&1 != 0 { // XT_CT_NOTRACK
 			p.do(effect.Action{Verb: effect.NoTrack})
 			return
 		}
-		p.anything("target " + extension)
+		p.anything("target " + name)
 	default:
-		p.anything("target " + extension)
+		p.anything("target " + name)
 	}
 }

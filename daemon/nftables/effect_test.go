@@ -165,7 +165,7 @@ func TestEffectOfIstiosTwoTools(t *testing.T) {
 			plan.AddTables(pod, saved)
 			held, err := read(s.dial(t))
 			if err == nil {
-				err = held.addTo(have, pod, family)
+				err = held.addTo(have, pod, family, nil)
 			}
 			if err != nil {
 				t.Fatal(err)

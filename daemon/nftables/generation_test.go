@@ -13,15 +13,17 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Tables of iptables-legacy that can take packets away are differences, and move the generation.
+// Tables of iptables-legacy that can take packets away are differences, with a packet; any move the generation.
 func TestLegacyTablesCount(t *testing.T) {
 	nstest.Require(t, "iptables-legacy")
 	plan := plans.DualStack(t)
 	for command, want := range map[string]string{
-		"iptables-legacy -t nat -A OUTPUT -p tcp -j RETURN":     "iptables nat: also in iptables-legacy",
-		"ip6tables-legacy -t mangle -A OUTPUT -p tcp -j RETURN": "ip6tables mangle: also in iptables-legacy",
-		"iptables-legacy -t filter -A OUTPUT -p tcp -j DROP":    "",
-		"iptables-legacy -t nat -L":                             "",
+		"iptables-legacy -t nat -A OUTPUT -p tcp -j REDIRECT --to-port 1": "iptables nat: also in iptables-legacy, unexpected: cannot be told, as tcp ",
+		"ip6tables-legacy -t raw -A OUTPUT -p tcp -j CT --notrack":        "ip6tables raw: also in iptables-legacy, unexpected: takes less, as tcp ",
+		"iptables-legacy -t nat -A OUTPUT -p tcp -j RETURN":               "",
+		"ip6tables-legacy -t mangle -A OUTPUT -p tcp -j RETURN":           "",
+		"iptables-legacy -t filter -A OUTPUT -p tcp -j DROP":              "",
+		"iptables-legacy -t nat -L":                                       "",
 	} {
 		t.Run(command, func(t *testing.T) {
 			s := newSandbox(t)
@@ -44,17 +46,23 @@ func TestLegacyTablesCount(t *testing.T) {
 			if (s.fingerprint(t) != fingerprint) != holds {
 				t.Error("the fingerprint does not tell")
 			}
+			fingerprint = s.fingerprint(t)
+			s.Run(t, "ip", "addr", "add", "10.9.9.9", "dev", "lo")
+			if (s.fingerprint(t) != fingerprint) != holds { // by which what these tables do is judged
+				t.Error("the fingerprint does not tell of an address, or does in vain")
+			}
 		})
 	}
 }
 
 // What a mesh's init container, or meshnetd by another backend, left in tables of iptables-legacy is taken out once the plan's own
-// rules stand. What is somebody else's stays, and goes on being a difference.
+// rules stand. What is somebody else's stays, and is a difference where it may take from the plan.
 func TestLegacyTablesOfTheMesh(t *testing.T) {
 	nstest.Require(t, "iptables-legacy")
 	plan := plans.DualStack(t)
 	for _, dialect := range []Dialect{IPTables, Native} {
-		for beside, whole := range map[string]bool{"": true, "iptables-legacy -t nat -A OUTPUT -p udp -j REDIRECT --to-port 1": false} {
+		for beside, whole := range map[string]bool{"": true, "iptables-legacy -t nat -A OUTPUT -p tcp -j REDIRECT --to-port 1": false,
+			"iptables-legacy -t nat -A OUTPUT -p udp -j REDIRECT --to-port 1": true} {
 			s, tables := newSandbox(t), New(dialect)
 			for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
 				s.RunInput(t, "*nat\n:ISTIO_OUTPUT -\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\n-A ISTIO_OUTPUT -j RETURN\nCOMMIT\n", program+"-restore")

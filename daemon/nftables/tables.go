@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -135,7 +134,7 @@ func (t Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 		if err != nil || plan.Rules() == 0 {
 			return err
 		}
-		old, err := Legacy()
+		old, err := Legacy(plan)
 		diffs = append(diffs, old...)
 		return err
 	})
@@ -160,23 +159,6 @@ func (w wanted) differences(s state) ([]rules.Difference, error) {
 		}
 	}
 	return append(diffs, w.native.differences(s)...), nil
-}
-
-// Legacy returns a difference for each table of iptables-legacy, in the namespace of the calling thread,
-// whose rules could take packets away from those of a plan: of two tables nat, the one that was made last
-// decides. Those of filter and security can only drop.
-func Legacy() ([]rules.Difference, error) {
-	tables, err := legacy.Tables()
-	if err != nil {
-		return nil, err
-	}
-	var diffs []rules.Difference
-	for _, t := range tables {
-		if slices.Contains([]string{"nat", "mangle", "raw"}, t.Name) {
-			diffs = append(diffs, rules.Difference{Family: t.Family, Table: t.Name, Kind: "also in iptables-legacy, unexpected"})
-		}
-	}
-	return diffs, nil
 }
 
 // Own reads the rules of the footprint that the namespace holds, those of another plan too.

@@ -99,7 +99,7 @@ func (t *Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 	more, err := unseen.Verify(ctx, ns, t.without(plan))
 	if err == nil && !t.variant.legacy && plan.Rules() > 0 {
 		err = ns.Do(func() error {
-			old, err := nftables.Legacy()
+			old, err := nftables.Legacy(plan)
 			more = append(more, old...)
 			return err
 		})
@@ -109,19 +109,6 @@ func (t *Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 
 // Effect compares what becomes of packets by all that the namespace holds with what becomes of them by the plan.
 func (t *Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
-	if t.variant.legacy {
-		err := t.eachFamily(plan, func(want rules.Ruleset) (err error) {
-			of := &have.V4
-			if want.Family == rules.IPv6 {
-				of = &have.V6
-			}
-			*of, err = t.save(ctx, ns, want.Family)
-			return err
-		})
-		if err != nil {
-			return effect.Result{}, err
-		}
-	}
 	return unseen.Effect(ctx, ns, plan, have, interfaces)
 }
 

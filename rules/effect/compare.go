@@ -59,6 +59,14 @@ type Result struct {
 	Work        int
 }
 
+// String returns the answer, and the worst difference.
+func (r Result) String() string {
+	if len(r.Differences) == 0 {
+		return r.Answer.String()
+	}
+	return r.Answer.String() + ", as " + r.Differences[0].String()
+}
+
 // maxWork bounds a comparison: it takes less than a second. Beyond it the answer is CannotTell.
 const maxWork = 500_000
 

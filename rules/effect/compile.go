@@ -44,15 +44,9 @@ func (s *Side) AddTables(p *Pod, rs rules.Ruleset) {
 			for _, r := range chain.Rules {
 				made[chain.Name].Rules = append(made[chain.Name].Rules, p.rule(rs.Family, r, made))
 			}
-			at, known := tables[t.Name]
-			if hook, ok := builtin[chain.Name]; ok && known {
-				b := Base{Chain: made[chain.Name], Hook: hook, Kind: at.kind, Priority: at.priority}
-				switch {
-				case at.kind == NAT && (hook == Input || hook == Postrouting):
-					b.Priority = 100
-				case t.Name == "mangle" && hook == Output:
-					b.Kind = Route
-				}
+			hook, based := builtin[chain.Name]
+			if b, known := PlaceOf(t.Name, hook); based && known {
+				b.Chain = made[chain.Name]
 				bases = append(bases, b)
 			}
 		}
@@ -60,11 +54,26 @@ func (s *Side) AddTables(p *Pod, rs rules.Ruleset) {
 	s.Add(bases...)
 }
 
+// PlaceOf returns where the kernel asks a built-in chain of an iptables table; false for a table that it does not have.
+func PlaceOf(table string, hook Hook) (b Base, known bool) {
+	at, known := tables[table]
+	b = Base{Hook: hook, Kind: at.kind, Priority: at.priority}
+	switch {
+	case at.kind == NAT && (hook == Input || hook == Postrouting):
+		b.Priority = 100
+	case table == "mangle" && hook == Output:
+		b.Kind = Route
+	}
+	return b, known
+}
+
 // Add adds base chains with all that their rules lead to. It takes over the chains and may change them.
 func (s *Side) Add(bases ...Base) {
 	j := joiner{done: map[*Chain]bool{}, pure: map[*Chain]bool{}}
 	for _, b := range bases {
-		j.shorten(b.Chain)
+		if j.shorten(b.Chain); len(b.Rules) == 0 && !b.Drop { // it has no effect, and would double the orders
+			continue
+		}
 		s.hooks[b.Hook] = append(s.hooks[b.Hook], b)
 	}
 	for _, list := range s.hooks {

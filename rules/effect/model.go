@@ -273,6 +273,9 @@ func NewSide(p *Pod, family rules.Family, routes []rules.PolicyRoute, addresses 
 	return s
 }
 
+// Local returns the pod's addresses.
+func (s *Side) Local() Set { return s.local }
+
 var (
 	loopback4 = Prefix(netip.MustParsePrefix("127.0.0.0/8"))
 	loopback6 = Single(N(1))

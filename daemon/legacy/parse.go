@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package legacy
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Contents is a table as the kernel holds it.
+type Contents struct {
+	Table
+	Hooks   map[int]Hook // by their numbers (NF_INET_*)
+	Entries map[int]Entry
+}
+
+// Hook is a built-in chain: the places of its first entry, and of its policy, which is an entry too.
+type Hook struct{ First, Policy int }
+
+// Entry is a rule, or the head of a chain. Packets go on to the entry at Next where it does not decide.
+type Entry struct {
+	Next    int
+	Head    bool   // of a chain, or the end of the table: what arrives there is dropped
+	Begins  bool   // the first rule of a chain: a head is before it
+	Packet  []byte // struct ipt_ip, or ip6t_ip6
+	Matches []Extension
+	Target  Extension // without a name where the target is Verdict
+	Verdict int       // the place of an entry to jump to, or a verdict below 0
+}
+
+// Extension is a match or a target of xtables, with the structure that it takes.
+type Extension struct {
+	Name     string
+	Revision uint32
+	Info     []byte
+}
+
+// struct xt_entry_match and xt_entry_target begin alike: their length, a name, a revision.
+const (
+	extensionName     = 2
+	extensionRevision = 31
+	extensionInfo     = 32
+)
+
+var errLayout = errors.New("a table of iptables-legacy is not laid out as the kernel does it")
+
+// Parse takes apart what Read returned.
+func Parse(text []byte) (all []Contents, err error) {
+	for len(text) > 0 {
+		b := blobs4
+		if text[0] == byte(blobs6.family) {
+			b = blobs6
+		}
+		var fields [2][]byte // the table's name, and what settled returned
+		text = text[1:]
+		for i := range fields {
+			if len(text) < 4 || len(text)-4 < int(binary.BigEndian.Uint32(text)) {
+				return nil, errLayout
+			}
+			end := 4 + int(binary.BigEndian.Uint32(text))
+			fields[i], text = text[4:end], text[end:]
+		}
+		c := Contents{Table: Table{b.ip, string(fields[0])}, Hooks: map[int]Hook{}, Entries: map[int]Entry{}}
+		if err := b.parse(&c, fields[1]); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// parse reads struct ipt_getinfo without its name, and the entries behind it.
+func (b blobs) parse(c *Contents, text []byte) error {
+	const info = infoLength - nameLength
+	if len(text) < info {
+		return errLayout
+	}
+	number := func(at int) int { return int(binary.NativeEndian.Uint32(text[at-nameLength:])) }
+	for hook := range 5 { // NF_INET_NUMHOOKS
+		if number(infoValidHooks)>>hook&1 == 1 {
+			c.Hooks[hook] = Hook{number(infoHookEntry + 4*hook), number(infoUnderflow + 4*hook)}
+		}
+	}
+	entries, begins := text[info:], false
+	for at := 0; at < len(entries); {
+		e, err := b.entryOf(entries[at:])
+		if err != nil {
+			return err
+		}
+		e.Next, e.Begins = e.Next+at, begins
+		c.Entries[at] = e
+		at, begins = e.Next, e.Head
+	}
+	return nil
+}
+
+// entryOf reads the first entry; its Next is its length.
+func (b blobs) entryOf(text []byte) (e Entry, err error) {
+	if len(text) < b.entry {
+		return e, errLayout
+	}
+	target, next := int(binary.NativeEndian.Uint16(text[b.target:])), int(binary.NativeEndian.Uint16(text[b.next:]))
+	if target < b.entry || next < target || next > len(text) {
+		return e, errLayout
+	}
+	e.Next, e.Packet = next, text[:b.packet]
+	for at := b.entry; at < target; {
+		m, length, err := extension(text[at:target])
+		if err != nil {
+			return e, err
+		}
+		e.Matches = append(e.Matches, m)
+		at += length
+	}
+	if e.Target, _, err = extension(text[target:next]); err != nil {
+		return e, err
+	}
+	switch e.Target.Name {
+	case "ERROR":
+		e.Head = true
+	case "":
+		if len(e.Target.Info) < 4 {
+			return e, errLayout
+		}
+		e.Verdict = int(int32(binary.NativeEndian.Uint32(e.Target.Info)))
+	}
+	return e, nil
+}
+
+// extension reads the first extension, and how long it is.
+func extension(text []byte) (x Extension, length int, err error) {
+	if len(text) < extensionInfo {
+		return x, 0, errLayout
+	}
+	length = int(binary.NativeEndian.Uint16(text))
+	if length < extensionInfo || length > len(text) {
+		return x, 0, errLayout
+	}
+	return Extension{unix.ByteSliceToString(text[extensionName:extensionRevision]), uint32(text[extensionRevision]), text[extensionInfo:length]}, length, nil
+}
