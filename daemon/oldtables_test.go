@@ -18,7 +18,7 @@ import (
 // up; where they are other ones, the next container is refused once, and has meshnetd's rules then.
 func TestInitContainerByOldTables(t *testing.T) {
 	nstest.Require(t, "iptables-legacy-restore")
-	for port, refusedOnce := range map[string]bool{"4143": false, "4999": true} {
+	for more, refusedOnce := range map[string]bool{"": false, "-A PROXY_INIT_OUTPUT -p tcp -j REDIRECT --to-ports 4999\n": true} {
 		ctx := limited(t, patience)
 		e := on(t, nftables.New(nftables.IPTables), linkerds)
 		pod := ofLinkerd(t, "web")
@@ -33,8 +33,8 @@ func TestInitContainerByOldTables(t *testing.T) {
 		err = ns.Do(func() error {
 			restore := exec.CommandContext(ctx, "iptables-legacy-restore")
 			restore.Stdin = strings.NewReader("*nat\n:PROXY_INIT_REDIRECT -\n:PROXY_INIT_OUTPUT -\n" +
-				"-A PREROUTING -m comment --comment proxy-init/redirect -j PROXY_INIT_REDIRECT\n-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-ports " + port +
-				"\n-A OUTPUT -j PROXY_INIT_OUTPUT\n-A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 -j RETURN\nCOMMIT\n")
+				"-A PREROUTING -m comment --comment proxy-init/redirect -j PROXY_INIT_REDIRECT\n-A PROXY_INIT_REDIRECT -p tcp -j REDIRECT --to-ports 4143\n" +
+				"-A OUTPUT -j PROXY_INIT_OUTPUT\n-A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 -j RETURN\n" + more + "COMMIT\n")
 			return restore.Run()
 		})
 		if err != nil {
@@ -42,14 +42,14 @@ func TestInitContainerByOldTables(t *testing.T) {
 		}
 		o := e.Validate(ctx, pod, app)
 		if refused := o.Error() != nil; refused != refusedOnce || refused && !strings.Contains(o.Error().Error(), "also in iptables-legacy") {
-			t.Errorf("port %s, the first container after it: %v", port, o.Error())
+			t.Errorf("%q, the first container after it: %v", more, o.Error())
 		}
 		for _, ask := range []func() Outcome{
 			func() Outcome { return e.Admit(ctx, pod, app) }, func() Outcome { return e.Validate(ctx, pod, app) },
 			func() Outcome { return e.Compare(ctx, "web") },
 		} {
 			if o := ask(); o.Error() != nil || o.Err != nil || len(o.Differences) > 0 {
-				t.Errorf("port %s, at the next try, %s: %v, %v", port, o.Trigger, o.Err, o.Differences)
+				t.Errorf("%q, at the next try, %s: %v, %v", more, o.Trigger, o.Err, o.Differences)
 			}
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
@@ -85,4 +87,58 @@ func rulesOf(saved string) string {
 		}
 	}
 	return strings.Join(lines, "")
+}
+
+// The sockets that are asked are no raw ones: who has NET_ADMIN alone reads the tables and empties them. Without NET_ADMIN nothing
+// is read, and that is said.
+func TestWithoutNetRaw(t *testing.T) {
+	nstest.Require(t, "iptables-legacy")
+	s := nstest.New(t)
+	ns, err := netns.Open(s.Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	s.RunInput(t, "*nat\n:ISTIO_OUTPUT -\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n", "iptables-legacy-restore")
+	for _, tt := range []struct {
+		lack    int
+		cleared bool
+		want    string
+	}{{unix.CAP_NET_ADMIN, false, "CAP_NET_ADMIN"}, {unix.CAP_NET_RAW, true, ""}} {
+		err := ns.Do(func() error {
+			defer without(t, tt.lack)()
+			_, unread := Read()
+			if (unread == nil) != (tt.want == "") || unread != nil && !strings.Contains(unread.Error(), tt.want) {
+				t.Errorf("read: got %v, want %q", unread, tt.want)
+			}
+			cleared, err := Clear([]string{"ISTIO_OUTPUT"})
+			if cleared != tt.cleared {
+				t.Errorf("cleared %v, want %v", cleared, tt.cleared)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// without takes a capability from the calling thread until it is called back.
+func without(t testing.TB, capability int) (back func()) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	if err := unix.Capget(&header, &had[0]); err != nil {
+		t.Fatal(err)
+	}
+	has := had
+	has[capability/32].Effective &^= 1 << (capability % 32)
+	if err := unix.Capset(&header, &has[0]); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Capset(&header, &had[0]); err != nil {
+			t.Error(err)
+		}
+	}
 }

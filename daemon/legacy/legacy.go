@@ -202,6 +202,9 @@ func (b blobs) get(fd, option int, value []byte) error {
 	length := uint32(len(value))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(b.level), uintptr(option),
 		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
+	if errno == unix.EPERM {
+		return fmt.Errorf("%w: meshnetd lacks CAP_NET_ADMIN, without which the kernel does not tell", errno)
+	}
 	if errno != 0 {
 		return errno
 	}

@@ -107,7 +107,7 @@ func TestEffectOfLegacy(t *testing.T) {
 func TestEffectOfLegacyPlans(t *testing.T) {
 	nstest.Require(t, "iptables-legacy", "ip6tables-legacy")
 	random := rand.New(rand.NewPCG(7, 9))
-	for range 12 {
+	for range 6 {
 		drawn := generate.Draw(random)
 		less, removed := withoutOne(random, drawn.Plan)
 		pod := effect.NewPod(drawn.Interfaces)
