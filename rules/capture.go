@@ -215,6 +215,9 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if problem := n.Budget.exceededBy(d); problem != "" {
 			return reject(ReasonOverBudget, problem)
 		}
+		if all := privileged(d.Bypasses(pod)); len(all) > 0 && n.refusesPowers(pod.Namespace) {
+			return reject(ReasonBypass, SayBypasses(all)+" can go around the pod's rules, and bypass.privileged in the node's configuration refuses that")
+		}
 		for _, network := range networks {
 			plan, err := d.Planner(network)
 			if err != nil {
@@ -232,6 +235,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if found {
 			d.Account.step("what the plan captures is within " + policy.String())
 		}
+		return d.noting(d.earlyNote(pod))
 	case Reject:
 	}
 	return d

@@ -44,12 +44,13 @@ const (
 	ReasonTwoMeshes         Reason = "two-meshes"         // more than one mesh claims the pod
 	ReasonOverBudget        Reason = "over-budget"        // asks for more bytes, items or rules than the node's configuration allows a pod
 	ReasonLoosened          Reason = "loosened"           // a container would take away what the sandbox has
+	ReasonBypass            Reason = "bypass"             // a container is given a way around the rules
 	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 
 // Mendable reports whether the pod's author alone can do something about the reason.
 func (r Reason) Mendable() bool {
-	return slices.Contains([]Reason{ReasonBadInput, ReasonForbidden, ReasonTwoMeshes, ReasonOverBudget, ReasonLoosened}, r)
+	return slices.Contains([]Reason{ReasonBadInput, ReasonForbidden, ReasonTwoMeshes, ReasonOverBudget, ReasonLoosened, ReasonBypass}, r)
 }
 
 // Decision is the pure answer to "what about this pod?". Planner is called with the pod's network once a

@@ -73,11 +73,17 @@ func (p Proxy) index(name string) int {
 	return slices.IndexFunc(p.Containers, func(s Sidecar) bool { return s.Name == name })
 }
 
+// is reports whether a container is the proxy, and not another one by its name.
+func (p Proxy) is(c Container) bool {
+	i := p.index(c.Name)
+	return i >= 0 && p.Containers[i].runs(c) && p.trusts(c.Image)
+}
+
 // PacketSockets returns the names of those of a manifest's containers, besides the proxy's, that may have NET_RAW, where
 // they do not drop it: packets of such sockets meet no rule.
 func (d Decision) PacketSockets(pod Pod) (names []string) {
 	for _, c := range pod.Containers {
-		if pod.Complete && !c.DropsNetRaw && d.Proxy.index(c.Name) < 0 {
+		if pod.Complete && !c.Powers.DropsNetRaw && d.Proxy.index(c.Name) < 0 {
 			names = append(names, c.Name)
 		}
 	}

@@ -133,7 +133,7 @@ func TestIdentityIsSmall(t *testing.T) {
 
 // Packet sockets are the manifest's to tell, and the proxy's are its own business.
 func TestPacketSockets(t *testing.T) {
-	pod := rules.Pod{Complete: true, Containers: []rules.Container{{Name: "istio-proxy"}, {Name: "app"}, {Name: "dropped", DropsNetRaw: true}, {Name: "log"}}}
+	pod := rules.Pod{Complete: true, Containers: []rules.Container{{Name: "istio-proxy"}, {Name: "app"}, {Name: "dropped", Powers: rules.Powers{DropsNetRaw: true}}, {Name: "log"}}}
 	if got := enrolled().PacketSockets(pod); !slices.Equal(got, []string{"app", "log"}) {
 		t.Errorf("got %v", got)
 	}

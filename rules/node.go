@@ -16,6 +16,8 @@ type Node struct {
 	ProxyImages     []string           // patterns of path.Match for the image of a proxy; none is any image
 	Annotations     []AnnotationPolicy // the first that matches an annotation counts; without one it is allowed
 	Loosening       Loosening          // nil: any plan that differs counts as looser
+	RefusePowers    bool               // containers that were given a way around the rules are refused with their pod
+	PowersExempt    []string           // patterns of path.Match for namespaces where they are not
 	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
 	Policies        []CapturePolicy    // the first that matches a namespace counts
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain

@@ -16,8 +16,10 @@ type Pod struct {
 	Annotations    map[string]string
 	Said           int // bytes of labels and annotations that decide, where they were too many to be kept (Remembered)
 
-	NetNS       string // path of the network namespace; "" where it is not known
-	HostNetwork bool   // proven to share the host's network namespace
+	NetNS        string // path of the network namespace; "" where it is not known
+	NetNSOfPause bool   // the runtime names none, so NetNS is the pause process's, as far as /proc shows it
+	HostNetwork  bool   // proven to share the host's network namespace
+	HostPID      bool   // it shares the host's process ids: of a manifest or by the kubelet only
 
 	IPs        []netip.Addr // as the runtime or the manifest orders them; nil where they are not known
 	Containers []Container  // init containers first; nil where they are not known
@@ -46,15 +48,17 @@ func (p Pod) Container(name string) *Container {
 
 // Container is what is known of one container of a pod.
 type Container struct {
-	Name        string
-	Image       string            // as the runtime names it; "" where it is not known
-	Args        []string          // of its first process, with the program before them
-	ArgsOnly    bool              // Args are without the program, which the image gives: of a manifest only
-	Env         map[string]string // without the variables whose value is not known
-	UID         *int64            // of its first process; nil where it is not known
-	GID         *int64            // of its first process; nil where it is not known
-	Groups      []uint32          // its additional groups; none where they are not known
-	DropsNetRaw bool              // it drops NET_RAW: of a manifest only, a runtime does not tell
+	Name      string
+	Image     string            // as the runtime names it; "" where it is not known
+	Args      []string          // of its first process, with the program before them
+	ArgsOnly  bool              // Args are without the program, which the image gives: of a manifest only
+	Env       map[string]string // without the variables whose value is not known
+	UID       *int64            // of its first process; nil where it is not known
+	GID       *int64            // of its first process; nil where it is not known
+	Groups    []uint32          // its additional groups; none where they are not known
+	Phase     Phase
+	Powers    Powers
+	ByKubelet Values // those values that the kubelet says, where the runtime has not told them
 
 	Running bool   // its process has been started; known of pods that are taken over only
 	NetNS   string // path of the network namespace it joins; "" where it is not known

@@ -121,7 +121,7 @@ func (r *request) ask(mesh Mesh) Decision {
 // noting returns the decision with notes before those of its plan.
 func (d Decision) noting(notes []string) Decision {
 	planner := d.Planner
-	if planner == nil {
+	if planner == nil || len(notes) == 0 {
 		return d
 	}
 	d.Planner = func(network Network) (Plan, error) {

@@ -104,7 +104,7 @@ func TestPlanReported(t *testing.T) {
 		code  int
 		notes []string
 	}{
-		"init-as-proxy": {exitRefused, []string{"container download-model runs as user 1337, as the proxy does"}},
+		"init-as-proxy": {exitRefused, []string{"init container download-model runs before the proxy does", "container download-model runs as user 1337, as the proxy does"}},
 		"same-uid":      {exitRefused, []string{"container app runs as user 1000820000, as the proxy does"}},
 		"pod-as-proxy": {exitRefused, []string{"container app runs as user 1337 and group 1337, as the proxy does",
 			"container worker has the proxy's group 1337 among its additional groups, as a pod's fsGroup or supplementalGroups make it"}},

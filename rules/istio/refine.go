@@ -5,7 +5,6 @@ package istio
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -41,7 +40,7 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 		if err := in.applyUser(*validation); err != nil {
 			return err
 		}
-		if err := in.applyArguments(validation.Args); err != nil {
+		if err := in.applyArguments(validation.Args, validation.By(rules.ValueArgs)); err != nil {
 			return err
 		}
 	}
@@ -51,7 +50,7 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 			return err
 		}
 		if validation != nil {
-			in.switchOn(validation.Env, "container ", containerValidation, " environment ")
+			in.switchOn(validation.Env, "container ", containerValidation, " environment"+validation.By(rules.ValueEnv)+" ")
 		}
 	}
 	if proxy != nil {
@@ -59,7 +58,7 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 			return err
 		}
 		if proxy.Env != nil { // nil is not known, which is not empty
-			if err := in.applyEnvironment(proxy.Env); err != nil {
+			if err := in.applyEnvironment(*proxy); err != nil {
 				return err
 			}
 		}
@@ -113,20 +112,20 @@ func (in *Intent) applyUser(c rules.Container) error {
 				Problem: "not a user or group id"}
 		}
 	}
-	in.applyIDs(c.UID, c.GID, "container ", c.Name)
+	in.applyIDs(c, "container ", c.Name)
 	return nil
 }
 
 // applyIDs takes the ids of a security context. 0 is what TPROXY and low ports need, and then the proxy
 // drops to the default user.
-func (in *Intent) applyIDs(uid, gid *int64, kind, name string) {
-	if uid != nil && *uid > 0 {
-		in.UID = uint32(*uid)
-		in.from.gave("proxyUID", kind, name, " user")
+func (in *Intent) applyIDs(c rules.Container, kind, name string) {
+	if c.UID != nil && *c.UID > 0 {
+		in.UID = uint32(*c.UID)
+		in.from.gave("proxyUID", kind, name, " user", c.By(rules.ValueUser))
 	}
-	if gid != nil && *gid > 0 {
-		in.GID = uint32(*gid)
-		in.from.gave("proxyGID", kind, name, " group")
+	if c.GID != nil && *c.GID > 0 {
+		in.GID = uint32(*c.GID)
+		in.from.gave("proxyGID", kind, name, " group", c.By(rules.ValueGroup))
 	}
 }
 
@@ -159,7 +158,7 @@ func (in *Intent) applyOverrides(value string) error {
 					Problem: fmt.Sprintf("%d is not a user or group id", *id)}
 			}
 		}
-		in.applyIDs(c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup, "annotation ", keyOverrides)
+		in.applyIDs(rules.Container{UID: c.SecurityContext.RunAsUser, GID: c.SecurityContext.RunAsGroup}, "annotation ", keyOverrides)
 	}
 	return nil
 }
@@ -199,7 +198,7 @@ func (in *Intent) set(field string, n uint64) {
 
 // applyArguments reads the command line that istio-validation shares with istio-iptables: ports and ids.
 // The lists on it are in the annotations too.
-func (in *Intent) applyArguments(args []string) error {
+func (in *Intent) applyArguments(args []string, by string) error {
 	args, ok := flags(args)
 	if !ok {
 		in.notes = append(in.notes, fmt.Sprintf("container %s does not run %s: its arguments are not read",
@@ -220,7 +219,7 @@ func (in *Intent) applyArguments(args []string) error {
 				Problem: fmt.Sprintf("not a number from 1 to %d", largest(f.bits))}
 		}
 		in.set(f.field, n)
-		in.from.gave(f.field, "container ", containerValidation, " argument ", f.short, " (", f.long, ")")
+		in.from.gave(f.field, "container ", containerValidation, " argument ", f.short, " (", f.long, ")", by)
 	}
 	return nil
 }
@@ -275,10 +274,11 @@ func argument(args []string, long, short string) (value string, found bool) {
 
 // applyEnvironment reads the proxy's environment. An absent switch is off. One that Istio's agent cannot parse is off too,
 // as for the agent, and gets a note.
-func (in *Intent) applyEnvironment(env map[string]string) error {
+func (in *Intent) applyEnvironment(proxy rules.Container) error {
+	env, by := proxy.Env, proxy.By(rules.ValueEnv)
 	toggle := func(field, name string) bool {
 		value, ok := env[name]
-		in.gaveEnvironment(field, name, ok)
+		in.gaveEnvironment(field, name, by, ok)
 		on, err := strconv.ParseBool(value)
 		if ok && err != nil {
 			in.notes = append(in.notes, fmt.Sprintf("container %s: %s=%q is no boolean and counts as false",
@@ -296,7 +296,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 			return err
 		}
 		in.OwnerGroups = groups
-		in.gaveEnvironment("ownerGroups", envOwnerGroups, true)
+		in.gaveEnvironment("ownerGroups", envOwnerGroups, by, true)
 	}
 	if value, ok := env[envOwnerGroupsExclude]; ok {
 		groups, err := in.ownerGroups(envOwnerGroupsExclude, value)
@@ -304,7 +304,7 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 			return err
 		}
 		in.OwnerGroupsExclude = groups
-		in.gaveEnvironment("ownerGroupsExcluded", envOwnerGroupsExclude, true)
+		in.gaveEnvironment("ownerGroupsExcluded", envOwnerGroupsExclude, by, true)
 	}
 	if value, ok := env[envLoopback]; ok {
 		prefix, err := ParseLoopback(value)
@@ -313,90 +313,18 @@ func (in *Intent) applyEnvironment(env map[string]string) error {
 				Problem: err.Error()}
 		}
 		in.Loopback = prefix
-		in.gaveEnvironment("loopback", envLoopback, true)
+		in.gaveEnvironment("loopback", envLoopback, by, true)
 	}
 	return nil
 }
 
 // gaveEnvironment notes that the proxy's environment gave a field its value, by a variable or by its absence.
-func (in *Intent) gaveEnvironment(field, name string, present bool) {
+func (in *Intent) gaveEnvironment(field, name, by string, present bool) {
 	if present {
-		in.from.gave(field, "container ", containerProxy, " environment ", name)
+		in.from.gave(field, "container ", containerProxy, " environment ", name, by)
 	} else {
-		in.from.gave(field, "container ", containerProxy, " environment, which has no ", name)
+		in.from.gave(field, "container ", containerProxy, " environment, which has no ", name, by)
 	}
-}
-
-// ownerGroups reads groups. Names are not resolved: they are in the image's files, which nobody vouches for. A list of the
-// only groups that are captured does not count where it has one, and one of exceptions without it: more is captured, as by
-// Istio's CNI plugin, which looks at neither list.
-func (in *Intent) ownerGroups(name, value string) ([]uint32, error) {
-	items := strings.Split(value, ",")
-	named := func(item string) bool {
-		_, err := strconv.ParseInt(strings.TrimSpace(item), 10, 64)
-		return strings.TrimSpace(item) != "" && strings.TrimSpace(item) != "*" && err != nil
-	}
-	if i := slices.IndexFunc(items, named); i >= 0 {
-		note := fmt.Sprintf("container %s: %s: %q is no number, and names of groups are not resolved: ", containerProxy, name, rules.Excerpt(items[i]))
-		if name == envOwnerGroups {
-			in.notes = append(in.notes, note+"all groups are captured")
-			return nil, nil
-		}
-		in.notes = append(in.notes, note+"what it sends is captured")
-		value = strings.Join(slices.DeleteFunc(items, named), ",")
-	}
-	groups, err := ParseOwnerGroups(value)
-	if err == nil && name == envOwnerGroups {
-		err = CheckOwnerGroups(groups)
-	}
-	if err == nil && groups == nil && name == envOwnerGroupsExclude && strings.TrimSpace(value) == "*" {
-		err = fmt.Errorf("%q cannot be excluded: it would leave nobody", value)
-	}
-	if err != nil {
-		return nil, &rules.InputError{Place: "container " + containerProxy + " environment " + name, Value: value,
-			Problem: err.Error()}
-	}
-	return groups, nil
-}
-
-// ParseOwnerGroups reads a comma-separated list of group ids. "*" is everybody, returned as nil; an empty
-// list is nobody. Names are refused: they would be looked up in the node's files, not the pod's.
-func ParseOwnerGroups(value string) ([]uint32, error) {
-	if strings.TrimSpace(value) == "*" {
-		return nil, nil
-	}
-	groups := []uint32{}
-	for item := range strings.SplitSeq(value, ",") {
-		if item = strings.TrimSpace(item); item == "" {
-			continue
-		}
-		id, err := strconv.ParseUint(item, 10, 32)
-		if err != nil || id > largest(32) {
-			return nil, fmt.Errorf("%q is not a numeric group id", item)
-		}
-		groups = append(groups, uint32(id))
-	}
-	return groups, nil
-}
-
-// CheckOwnerGroups refuses more included groups than one rule can hold.
-func CheckOwnerGroups(groups []uint32) error {
-	if len(groups) > maxOwnerGroups {
-		return fmt.Errorf("%d groups are too many: %d at most", len(groups), maxOwnerGroups)
-	}
-	return nil
-}
-
-// ParseLoopback reads the IPv4 loopback range that outbound capture leaves alone.
-func ParseLoopback(value string) (netip.Prefix, error) {
-	prefix, err := netip.ParsePrefix(value)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("not a CIDR such as 127.0.0.1/32")
-	}
-	if !prefix.Addr().Is4() || !prefix.Addr().IsLoopback() || prefix.Bits() < 8 {
-		return netip.Prefix{}, fmt.Errorf("not within 127.0.0.0/8")
-	}
-	return prefix.Masked(), nil
 }
 
 // check refuses settings that are each valid but cannot work together.
