@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+// Package kubelet knows the pods of this node as their kubelet does, from its Pods API: what a runtime tells of them late,
+// or never. It asks no API server, and where nobody answers, nothing is known.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshnetd/meshnetd/manifest"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Socket is where a kubelet serves its Pods API.
+const Socket = "/var/lib/kubelet/pods-api/pods-api.sock"
+
+// askLimit is how long a pod that the watch has not told of is asked for, while the runtime waits with it.
+const askLimit = 50 * time.Millisecond
+
+// Between two watches.
+const (
+	firstPause   = 200 * time.Millisecond
+	longestPause = 10 * time.Second
+)
+
+// Condition is a word for how the watch is.
+type Condition string
+
+// The conditions.
+const (
+	Absent   Condition = "absent"   // there is no socket
+	Failing  Condition = "failing"  // nobody answers there, or with an error
+	Reading  Condition = "reading"  // the pods that there are already are being told
+	Complete Condition = "complete" // all of them are known, and changes are told
+)
+
+// State is what there is to tell of a Source.
+type State struct {
+	Condition  Condition
+	Since      time.Time
+	Why        string // of Failing
+	Pods       int    // that are known
+	Left       int    // that were told by the last watch and are not kept: they cannot be read, or are too many
+	LeftWhy    string
+	Known      int // pods that were known when they were needed
+	Asked      int // those that had to be asked for
+	Unanswered int // those that stayed unknown
+}
+
+// Source keeps what the kubelet says of each pod of the node.
+type Source struct {
+	socket   string
+	expected bool // somebody says that there is one, so its absence is worth a word
+	log      *slog.Logger
+	pause    time.Duration // the first one
+
+	mu    sync.Mutex
+	table table
+	conn  *grpc.ClientConn // of the watch; nil where there is none
+	state State
+	said  bool // that it is lost
+}
+
+// New returns a source that knows nothing yet. expected tells whether somebody says that there is such a socket.
+func New(socket string, expected bool, log *slog.Logger) *Source {
+	return &Source{socket: socket, expected: expected, log: log, pause: firstPause, state: State{Condition: Absent, Since: time.Now()}}
+}
+
+// State tells how it is.
+func (s *Source) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state := s.state
+	state.Pods, state.Left, state.LeftWhy = len(s.table.pods), s.table.left, s.table.why
+	return state
+}
+
+// Known returns what is known of a pod already.
+func (s *Source) Known(uid string) (rules.Pod, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.table.pods[uid]
+	return e.pod, ok
+}
+
+// Pod returns what is known of a pod that is about to run. One that is not known is asked for, once and not for long: the
+// runtime waits with it.
+func (s *Source) Pod(ctx context.Context, uid string) (pod rules.Pod, ok bool) {
+	s.mu.Lock()
+	conn := s.conn
+	e, known := s.table.pods[uid]
+	s.mu.Unlock()
+	if known {
+		s.count(&s.state.Known)
+		return e.pod, true
+	}
+	if conn == nil {
+		s.count(&s.state.Unanswered)
+		return rules.Pod{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	message, err := get(ctx, conn, uid)
+	if err == nil {
+		pod, err = manifest.ReadProtobuf(message)
+	}
+	if err != nil || pod.UID != uid {
+		s.count(&s.state.Unanswered)
+		return rules.Pod{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Asked++
+	s.table.put(pod)
+	return pod, true
+}
+
+func (s *Source) count(n *int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*n++
+}
+
+// Run watches until ctx ends, again and again.
+func (s *Source) Run(ctx context.Context) {
+	pause := s.pause
+	for ctx.Err() == nil {
+		began := time.Now()
+		if err := s.watch(ctx); ctx.Err() == nil {
+			s.ended(err)
+		}
+		if time.Since(began) > longestPause {
+			pause = s.pause
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause + rand.N(pause/4+1)):
+		}
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// watch takes in what the kubelet says until it says no more.
+func (s *Source) watch(ctx context.Context) error {
+	if _, err := os.Stat(s.socket); err != nil {
+		return err // grpc would try for a while
+	}
+	conn, err := dial(s.socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	next, err := watch(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		e, err := next()
+		if err != nil {
+			return err
+		}
+		s.take(conn, e, first)
+	}
+}
+
+// take takes in one event of the watch.
+func (s *Source) take(conn *grpc.ClientConn, e event, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first {
+		s.conn = conn
+		s.table.begin()
+		s.become(Reading, nil)
+	}
+	switch e.kind {
+	case added, modified:
+		if pod, err := manifest.ReadProtobuf(e.pod); err != nil {
+			s.table.leave(err)
+		} else {
+			s.table.put(pod)
+		}
+	case deleted:
+		if pod, err := manifest.ReadProtobuf(e.pod); err == nil {
+			s.table.drop(pod.UID)
+		}
+	case synced:
+		s.table.swept()
+		s.become(Complete, nil)
+		if s.said || s.expected {
+			s.log.Info("the kubelet tells its pods: their containers are known before the runtime creates them", "event", EventKnown, "pods", len(s.table.pods))
+		}
+		s.said = false
+		s.expected = true // from now on its absence is worth a word
+	}
+}
+
+// ended says why a watch ended, once until there is another one that is complete. What is known stays.
+func (s *Source) ended(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	again := s.conn == nil // the one before ended, too: not only for a moment
+	s.conn = nil
+	if errors.Is(err, os.ErrNotExist) {
+		s.become(Absent, nil)
+	} else {
+		s.become(Failing, err)
+	}
+	if again && s.expected && !s.said {
+		s.said = true
+		s.log.Warn("the kubelet does not tell its pods: of those that start, what the runtime tells is known", "event", EventLost, "socket", s.socket, "error", err)
+	}
+}
+
+func (s *Source) become(c Condition, why error) {
+	if s.state.Condition != c {
+		s.state.Since = time.Now()
+	}
+	s.state.Condition, s.state.Why = c, ""
+	if why != nil {
+		s.state.Why = why.Error()
+	}
+}
+
+// The events of the log.
+const (
+	EventKnown = "kubelet_known" // the kubelet tells its pods
+	EventLost  = "kubelet_lost"  // it does not, or not any more
+)

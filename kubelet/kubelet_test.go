@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package kubelet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// journal is a log that can be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(line []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(line)
+}
+
+func (j *journal) count(event string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Count(j.text.String(), "event="+event+" ")
+}
+
+// watching runs a source on the socket.
+func watching(t *testing.T, socket string, expected bool) (*Source, *journal) {
+	t.Helper()
+	log := &journal{}
+	s := New(socket, expected, slog.New(slog.NewTextHandler(log, nil)))
+	s.pause = time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { s.Run(ctx); close(done) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return s, log
+}
+
+// until waits until it is so.
+func until(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !so(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("not so: %s", what)
+		}
+	}
+}
+
+func complete(s *Source) func() bool {
+	return func() bool { return s.State().Condition == Complete }
+}
+
+func user(s *Source, uid string) int64 {
+	pod, ok := s.Known(uid)
+	if !ok || len(pod.Containers) != 1 || pod.Containers[0].UID == nil {
+		return -1
+	}
+	return *pod.Containers[0].UID
+}
+
+func TestWatch(t *testing.T) {
+	changes := make(chan func(func(kind, []byte) error) error)
+	srv := &server{socket: socketPath(t)}
+	srv.watch = func(send func(kind, []byte) error, ctx context.Context) error {
+		if err := errors.Join(send(added, podOf("a", 1)), send(added, podOf("b", 2)), send(synced, nil)); err != nil {
+			return err
+		}
+		for {
+			select {
+			case change := <-changes:
+				if err := change(send); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	srv.start(t)
+	s, _ := watching(t, srv.socket, false)
+	until(t, "all pods are known", complete(s))
+	if user(s, "a") != 1 || user(s, "b") != 2 || s.State().Pods != 2 {
+		t.Fatalf("known: %d pods", s.State().Pods)
+	}
+	tell := func(k kind, pod []byte) {
+		changes <- func(send func(kind, []byte) error) error { return send(k, pod) }
+	}
+	tell(modified, podOf("a", 3))
+	tell(deleted, message(1, message(1, "pod-b", 3, "shop", 5, "b")))
+	tell(added, podOf("c", 4))
+	until(t, "the changes are known", func() bool { return user(s, "c") == 4 })
+	if user(s, "a") != 3 || user(s, "b") != -1 {
+		t.Errorf("a runs as %d, b as %d", user(s, "a"), user(s, "b"))
+	}
+	tell(added, []byte("nonsense")) // it is said, and the watch goes on
+	tell(added, podOf("d", 5))
+	until(t, "what follows nonsense is known", func() bool { return user(s, "d") == 5 })
+	if state := s.State(); state.Left != 1 || state.LeftWhy == "" {
+		t.Errorf("a pod that cannot be read is not told of: %+v", state)
+	}
+}
+
+// A watch that is given up is taken up again, without a word; pods that went meanwhile are forgotten.
+func TestDroppedWatch(t *testing.T) {
+	drop := make(chan struct{})
+	srv := &server{socket: socketPath(t)}
+	var times int
+	srv.watch = func(send func(kind, []byte) error, ctx context.Context) error {
+		if times++; times == 1 {
+			if err := errors.Join(send(added, podOf("a", 1)), send(added, podOf("gone", 1)), send(synced, nil)); err != nil {
+				return err
+			}
+			<-drop
+			return status.Error(codes.ResourceExhausted, "watch client channel closed")
+		}
+		return telling(podOf("a", 2))(send, ctx)
+	}
+	srv.start(t)
+	s, log := watching(t, srv.socket, false)
+	until(t, "the first watch is complete", complete(s))
+	close(drop)
+	until(t, "the second watch is complete", func() bool { return user(s, "a") == 2 && complete(s)() })
+	if _, known := s.Known("gone"); known {
+		t.Error("a pod is known that the second watch does not tell of")
+	}
+	if n := log.count(EventLost); n > 0 {
+		t.Errorf("said %d times that the kubelet is lost", n)
+	}
+}
+
+// While the kubelet starts nothing is known, and nothing but one line is said of it.
+func TestStartingKubelet(t *testing.T) {
+	srv := &server{socket: socketPath(t)}
+	var mu sync.Mutex
+	refused := 0
+	srv.watch = func(send func(kind, []byte) error, ctx context.Context) error {
+		mu.Lock()
+		starting := refused < 5
+		refused++
+		mu.Unlock()
+		if starting {
+			return status.Error(codes.FailedPrecondition, "Kubelet is initializing")
+		}
+		return telling(podOf("a", 1))(send, ctx)
+	}
+	srv.start(t)
+	s, log := watching(t, srv.socket, true)
+	until(t, "it answers in the end", complete(s))
+	if lost, known := log.count(EventLost), log.count(EventKnown); lost != 1 || known != 1 {
+		t.Errorf("said %d times that it does not tell, and %d times that it does", lost, known)
+	}
+}
+
+// A socket that goes and comes again: what was known stays, and is said once each way.
+func TestRestartedKubelet(t *testing.T) {
+	srv := &server{socket: socketPath(t), watch: telling(podOf("a", 1))}
+	s, log := watching(t, srv.socket, false)
+	if state := s.State(); state.Condition != Absent {
+		t.Errorf("without a socket it is %q", state.Condition)
+	}
+	srv.start(t)
+	until(t, "the socket is found", complete(s))
+	srv.grpc.Stop()
+	until(t, "the socket's end is said", func() bool { return log.count(EventLost) == 1 })
+	if user(s, "a") != 1 {
+		t.Error("what was known is forgotten with the kubelet")
+	}
+	again := &server{socket: srv.socket, watch: telling(podOf("a", 7))}
+	again.start(t)
+	until(t, "it is known anew", func() bool { return user(s, "a") == 7 && complete(s)() })
+	if lost, known := log.count(EventLost), log.count(EventKnown); lost != 1 || known != 1 {
+		t.Errorf("said %d times that it is lost, and %d times that it is back", lost, known)
+	}
+}
+
+// A node without the socket costs no word.
+func TestAbsent(t *testing.T) {
+	s, log := watching(t, socketPath(t), false)
+	if _, known := s.Pod(t.Context(), "a"); known {
+		t.Error("a pod is known by nobody")
+	}
+	if state := s.State(); state.Unanswered != 1 || state.Condition != Absent {
+		t.Errorf("got %+v", state)
+	}
+	if log.count(EventLost)+log.count(EventKnown) > 0 {
+		t.Error("it is said that there is none")
+	}
+}
+
+// A pod that the watch has not told of is asked for once, and is known from then on.
+func TestAsk(t *testing.T) {
+	srv := &server{socket: socketPath(t), watch: telling(podOf("a", 1)),
+		get: func(_ context.Context, uid string) ([]byte, error) { return podOf(uid, 9), nil }}
+	srv.start(t)
+	s, _ := watching(t, srv.socket, false)
+	until(t, "the watch is complete", complete(s))
+	for _, uid := range []string{"a", "new", "new"} {
+		if _, known := s.Pod(t.Context(), uid); !known {
+			t.Errorf("%s is not known", uid)
+		}
+	}
+	if state := s.State(); srv.questions() != 1 || state.Known != 2 || state.Asked != 1 || state.Unanswered != 0 {
+		t.Errorf("%d questions; %+v", srv.questions(), state)
+	}
+}
+
+// A kubelet that does not answer, answers about another pod, or nonsense, leaves the pod unknown; nobody waits for it.
+func TestBadAnswers(t *testing.T) {
+	hangs := make(chan struct{})
+	defer close(hangs)
+	answers := map[string]func() ([]byte, error){
+		"hangs":    func() ([]byte, error) { <-hangs; return podOf("hangs", 1), nil },
+		"other":    func() ([]byte, error) { return podOf("another", 1), nil },
+		"nonsense": func() ([]byte, error) { return []byte{0xff, 0xff}, nil },
+		"limited":  func() ([]byte, error) { return nil, status.Error(codes.ResourceExhausted, "rejected by rate limiter") },
+	}
+	srv := &server{socket: socketPath(t), watch: telling(), get: func(_ context.Context, uid string) ([]byte, error) { return answers[uid]() }}
+	srv.start(t)
+	s, _ := watching(t, srv.socket, false)
+	until(t, "the watch is complete", complete(s))
+	for uid := range answers {
+		if _, known := s.Pod(t.Context(), uid); known { // it returns, or the test does not end
+			t.Errorf("%s is known", uid)
+		}
+	}
+	if state := s.State(); state.Unanswered != len(answers) || state.Asked != 0 {
+		t.Errorf("got %+v", state)
+	}
+}
+
+// Nobody but root is believed.
+func TestListenerIsRoot(t *testing.T) {
+	srv := &server{socket: socketPath(t), watch: telling(podOf("a", 1))}
+	if err := os.Chmod(filepath.Dir(srv.socket), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with its user
+		defer close(listening)
+		if _, _, problem := unix.RawSyscall(unix.SYS_SETRESUID, 1, 1, 1); problem != 0 {
+			t.Error(problem)
+			return
+		}
+		srv.start(t)
+	}()
+	<-listening
+	s, _ := watching(t, srv.socket, false)
+	until(t, "the listener is refused", func() bool { return strings.Contains(s.State().Why, "user 1 listens there") })
+}
+
+func TestTableIsBounded(t *testing.T) {
+	s := New("", false, slog.New(slog.DiscardHandler))
+	for i := range mostPods + 10 {
+		s.take(nil, event{added, podOf(fmt.Sprint(i), 1)}, i == 0)
+	}
+	if state := s.State(); state.Pods != mostPods || state.Left != 10 {
+		t.Errorf("%d pods are kept, and %d are left", state.Pods, state.Left)
+	}
+	large := New("", false, slog.New(slog.DiscardHandler))
+	word := strings.Repeat("x", 60<<10)
+	for i := range 2048 {
+		uid := fmt.Sprint(i)
+		large.take(nil, event{added, message(1, message(1, "p", 3, "n", 5, uid), 2, message(2, message(1, "app", 4, word)))}, i == 0)
+	}
+	if large.table.bytes > mostBytes || large.State().Left == 0 {
+		t.Errorf("%d bytes are kept, and %d pods are left", large.table.bytes, large.State().Left)
+	}
+	for uid := range large.table.pods {
+		large.table.drop(uid)
+	}
+	if large.table.bytes != 0 {
+		t.Errorf("%d bytes are counted of no pod", large.table.bytes)
+	}
+}
