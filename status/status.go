@@ -86,6 +86,8 @@ type Sandbox struct {
 	Drift     Drift        `json:"drift"`
 	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it
 
+	Around bool `json:"ipv6Around,omitempty"` // its IPv6 goes around its proxy, which does not speak it
+
 	Live Live `json:"-"` // nil in what was read from a socket
 }
 

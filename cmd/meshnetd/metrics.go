@@ -99,11 +99,15 @@ func count(s *metrics.State, all []daemon.Sandbox) {
 			continue
 		}
 		around := 0
-		if sb.Plan.WithoutIPv6 == rules.IPv6Mesh {
+		if ipv6Around(sb) {
 			around = 1
 		}
 		s.IPv6Around[sb.Decision.Mesh] += around
 	}
+}
+
+func ipv6Around(sb daemon.Sandbox) bool {
+	return sb.Decision.Action == rules.Enrol && sb.Plan.WithoutIPv6 == rules.IPv6Mesh
 }
 
 // pages are what is served to those who watch the daemon.

@@ -150,7 +150,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail,
-			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s
