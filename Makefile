@@ -9,6 +9,8 @@ export MESHNETD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshnetd
 
 # Packages whose tests need a Debian or a Kubernetes of their own are lanes by themselves.
 PACKAGES = $(filter-out %/integration/kube %/integration/systemd,$(shell $(GO) list ./...))
+# The kubectl plugin, a module of its own.
+PLUGIN := kubectl-meshnetd
 # Programs that tests upgrade from.
 FROZEN := 0c2f8e7
 # Packages tested at once: many wait more than they work.
@@ -47,9 +49,10 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin $(if $(RECORD),-record $(RECORD))
 
 check: modules lint ## vet, lint, and all tests that need no runtime, in minutes and without root
-	$(GO) vet ./...
-	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd
-	set -o pipefail; MESHNETD_RUNTIMES=none $(GO) test -json -count=1 -timeout 20m -p $(BESIDE) $(PACKAGES) | $(REPORT) $(STRICT)
+	$(GO) vet ./... && $(GO) vet -C $(PLUGIN) ./...
+	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd && GOOS=darwin $(GO) build -C $(PLUGIN) -o /dev/null .
+	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -count=1 -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
+		$(GO) test -C $(PLUGIN) -json -count=1 ./... || failed=1; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
 # of the others take three times as long. Labs have the machine for themselves, and a daemon with the race detector.
@@ -61,7 +64,8 @@ TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) t
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
 	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
-		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
+		$(GO) test -C $(PLUGIN) -json -count=1 -race ./... || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
@@ -130,14 +134,14 @@ fuzz: ## run every fuzz test for a minute
 		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 60s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows, and check the workflow
-	$$(packaging/tool.sh golangci-lint) run --allow-parallel-runners
+	linter=$$(packaging/tool.sh golangci-lint) && $$linter run --allow-parallel-runners && cd $(PLUGIN) && $$linter run --allow-parallel-runners
 	$$(packaging/tool.sh actionlint)
 
 runtimes: ## build the pinned containerd 2.4 and 1.7, CNI plugins and Consul's library into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes
 
 modules:
-	@echo "downloading the modules that are missing (at most a minute or two)"; $(GO) mod download
+	@echo "downloading the modules that are missing (at most a minute or two)"; $(GO) mod download && cd $(PLUGIN) && $(GO) mod download
 
 deps: modules ## install the Debian packages that tests and demo need
 	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc \
