@@ -116,18 +116,18 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	if o.Drifted {
 		pass.Drifted++
 	}
-	failed := o.Result == Failed || o.Result == Refused
+	failed := o.Result == Failed || o.Result == Refused || o.Result == Unproven
 	if now, _ := e.sandboxes.get(id); o.Result == Skipped && now.unsettled() {
 		e.sandboxes.forget(id) // outside the mesh by today's configuration
 	}
 	switch {
 	case running.Err() != nil: // the daemon ends
 	case errors.Is(o.Err, netns.ErrGone):
-		e.sandboxes.forget(id)
+		e.forgetGone(id)
 	case failed && o.Err.Error() == known.Detail: // that was said before
 	case known.unsettled():
 		e.conclude(o)
-	case failed || o.Drifted || o.Changed || o.Readdressed || known.State == StateFailing:
+	case failed || o.Drifted || o.Changed || o.Readdressed || known.State == StateFailing || o.Outdated && known.State != StateOutdated:
 		e.record(o)
 	} // else nothing changed, or nothing that counts
 }
@@ -142,7 +142,7 @@ func (e *Enforcer) reread(ctx context.Context, known Sandbox) Outcome {
 		if known.State != StateFailing {
 			o.enter(StageVerify)
 			if intact, err := e.intact(ctx, known); err == nil && intact {
-				o.Result = Protected
+				o.confirm(known)
 				return nil
 			}
 		}
@@ -159,6 +159,12 @@ func (e *Enforcer) forgetIfGone(known Sandbox) {
 		ns.Close()
 	}
 	if errors.Is(err, netns.ErrGone) {
-		e.sandboxes.forget(known.Pod.SandboxID)
+		e.forgetGone(known.Pod.SandboxID)
 	}
+}
+
+// forgetGone forgets a sandbox that has ended, here and for daemons to come.
+func (e *Enforcer) forgetGone(id string) {
+	e.sandboxes.forget(id)
+	e.receipts.Remove(id)
 }

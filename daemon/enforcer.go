@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
@@ -63,9 +64,6 @@ type Enforcer struct {
 	// StopSandbox ends a sandbox so that the kubelet makes a new one; nil where that is not possible. It is set
 	// before the first pod.
 	StopSandbox func(ctx context.Context, sandboxID string) error
-	// OtherDaemons reports whether another meshnetd runs on this node, as in a rolling update; nil is no. It is set
-	// before the first pod.
-	OtherDaemons func() bool
 
 	host      []netns.ID
 	locks     *netns.Locks
@@ -73,6 +71,7 @@ type Enforcer struct {
 	record    func(Outcome)
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
+	receipts  receipts.Directory
 	sharing   sharing
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 	audit     atomic.Pointer[Audit]
@@ -81,9 +80,10 @@ type Enforcer struct {
 }
 
 // New returns an Enforcer that has seen no pod yet. It never touches the host's namespaces, and enters another one with
-// its lock held. record is called once for every outcome, and must not block.
+// its lock held; in the
+// directory of locks it keeps receipts too. record is called once for every outcome, and must not block.
 func New(policy Policy, host []netns.ID, locks *netns.Locks, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, locks: locks, firewall: firewall, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}}
+	e := &Enforcer{host: host, locks: locks, receipts: receipts.In(locks.Directory()), firewall: firewall, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}}
 	e.record = e.sandboxes.counting(record)
 	e.SetPolicy(policy)
 	return e
@@ -208,8 +208,8 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	})
 }
 
-// Remove takes out of a namespace what meshnetd put in, and nothing else: by the label, where the rules that it names
-// are whole, else those of every enabled mesh. It says whether there was anything.
+// Remove takes out of a namespace what meshnetd put in, and nothing else: those that were verified there,
+// where they are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
 	o := e.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
 		return e.visit(ctx, o, func(ns entered) error { return e.remove(ctx, ns, o) })

@@ -50,6 +50,12 @@ func (f firewall) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules
 }
 
 func (f firewall) Effect(context.Context, *netns.Namespace, rules.Plan, rules.Plan, []rules.Interface) (effect.Result, error) {
+	if f.verify == nil {
+		return effect.Result{}, nil
+	}
+	if found, err := f.verify(); err != nil || len(found) > 0 {
+		return effect.Result{Answer: effect.Less}, err
+	}
 	return effect.Result{}, nil
 }
 
@@ -81,13 +87,14 @@ func (r *recorder) count() int {
 	return len(r.outcomes)
 }
 
-func newEnforcer(t *testing.T, f Firewall) (*Enforcer, *recorder) {
+// newEnforcer returns a daemon of the test's node: those of one test share its directory.
+func newEnforcer(t testing.TB, f Firewall) (*Enforcer, *recorder) {
 	t.Helper()
 	host, err := netns.Host("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	locks, err := netns.MakeLocks(filepath.Join(t.TempDir(), "locks"))
+	locks, err := netns.MakeLocks(filepath.Join(filepath.Dir(t.TempDir()), "locks"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,6 +219,10 @@ func TestEvents(t *testing.T) {
 		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, EventProtected},
 		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Running: true}, EventLate},
 		{Outcome{Result: Protected, Trigger: Takeover, Outdated: true, Running: true}, EventOutdated},
+		{Outcome{Result: Protected, Trigger: Audited, Outdated: true}, EventOutdated},
+		{Outcome{Result: Protected, Trigger: Audited, Outdated: true, Changed: true}, EventRepaired},
+		{Outcome{Result: Unproven, Trigger: Audited, Err: errors.New("why")}, EventUnproven},
+		{Outcome{Result: Unproven, Trigger: ContainerCreated, Changed: true, Err: errors.New("why")}, EventUnproven},
 		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true}, EventProtected},
 		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, WasEnrolled: true}, EventRepaired},
 		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, WasEnrolled: true, Refined: true}, EventRefined},

@@ -21,7 +21,8 @@ const (
 	EventRefined     = "pod_refined"     // one of its containers said more about it, and its rules were replaced
 	EventReaddressed = "pod_readdressed" // its addresses are other ones, and so are its rules, or what goes around them
 	EventLate        = "pod_late"        // it ran without its rules; it has them now
-	EventOutdated    = "pod_outdated"    // it has the whole rules of another version or configuration, and keeps them
+	EventOutdated    = "pod_outdated"    // it has other rules than today's, which protect it, and keeps them
+	EventUnproven    = "pod_unproven"    // nobody can tell what becomes of its packets; it stays so until its next container
 	EventSkipped     = "pod_skipped"     // not touched
 	EventBlocked     = "pod_blocked"     // its sandbox or one of its containers was refused
 	EventUnprotected = "pod_unprotected" // it exists, belongs to the mesh, and does not have its rules
@@ -46,6 +47,8 @@ func (o Outcome) Event() string {
 		return EventSkipped
 	case Protected:
 		return o.protectedEvent()
+	case Unproven:
+		return EventUnproven
 	case Unprotected:
 		switch {
 		case o.Stopped:
@@ -70,10 +73,10 @@ func (o Outcome) protectedEvent() string {
 		return EventLate
 	case o.Readdressed && !o.Drifted:
 		return EventReaddressed
+	case o.Outdated && !o.Changed:
+		return EventOutdated
 	case o.Trigger == Audited || o.Drifted:
 		return EventRepaired
-	case o.Outdated:
-		return EventOutdated
 	case o.Trigger == ContainerCreated && o.WasEnrolled && o.Changed && o.Refined:
 		return EventRefined
 	case (o.Trigger == ContainerCreated || o.Trigger == ContainerStarted) && o.WasEnrolled && o.Changed:
@@ -142,7 +145,7 @@ func (o Outcome) level() slog.Level {
 		return slog.LevelDebug
 	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
 		return slog.LevelWarn
-	case event == EventLoose || event == EventNeighbour:
+	case event == EventLoose || event == EventNeighbour || event == EventUnproven:
 		return slog.LevelWarn
 	case event == EventLate || event == EventImpostor || event == EventRepaired || event == EventStopped:
 		return slog.LevelWarn
@@ -161,8 +164,7 @@ func (o Outcome) message() string {
 		return "the pod ran without its rules when meshnetd took it over; it has them now. " +
 			"Connections that were open before stay as they are"
 	case EventOutdated:
-		return "the pod holds the whole rules of another version or configuration of meshnetd and keeps them; " +
-			"it gets new ones when it is started anew, or with replace_outdated = true"
+		return o.outdated() + ". It gets new ones when it is started anew, or with replace_outdated = true"
 	case EventStopped:
 		return "the pod ran without its rules; its sandbox was stopped so that a new one is made (catch_up)"
 	case EventImpostor:
@@ -186,6 +188,18 @@ func (o Outcome) message() string {
 		return o.Err.Error()
 	}
 	return o.Decision.Detail
+}
+
+// outdated says of rules that stay how they differ from those that the pod would get today.
+func (o Outcome) outdated() string {
+	what := "the pod keeps rules that protect it and are not those of its plan"
+	if o.earlier {
+		what = "the pod keeps the whole rules of another version or configuration of meshnetd"
+	}
+	if o.judged.said != "" {
+		what += "; compared with today's: " + o.judged.said
+	}
+	return what
 }
 
 // write writes the line of an outcome. left is how many like it were left out since the last line.

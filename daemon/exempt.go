@@ -7,7 +7,9 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -46,14 +48,10 @@ func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
 }
 
 // leaveSelfManaged leaves a pod alone whose init container has set it up. The container's name proves nothing: the kernel
-// must hold rules of a mesh that capture something, without a label that says they are ours. Otherwise a pod that was
+// must hold rules of a mesh that capture something, and none were verified there. Otherwise a pod that was
 // there before meshnetd is decided about as if that container were not known, as it was when it got its rules.
 func (e *Enforcer) leaveSelfManaged(ctx context.Context, ns entered, o *Outcome, known Sandbox) (stays bool, err error) {
-	label, err := ns.routes.Label()
-	if err != nil {
-		return false, err
-	}
-	if label == "" || known.State == StateExempt {
+	if e.receipt(ns, o).Plan == "" || known.State == StateExempt {
 		own, err := e.own(ctx, ns)
 		if err != nil {
 			return false, err
@@ -80,15 +78,13 @@ func (e *Enforcer) exempt(ctx context.Context, ns entered, o *Outcome) error {
 	if err := e.clear(ctx, ns, o, footprint); err != nil {
 		return err
 	}
-	if err := ns.routes.SetLabel(""); err != nil {
-		return err
-	}
+	e.receipts.Remove(o.receiptID())
 	e.remember(o, StateExempt, "")
 	return nil
 }
 
 // exemptFootprint covers the rules that an exempt pod may have from meshnetd: those of the mesh that enrols it without its
-// containers, and those that the label names. Any other mesh's were written by another program.
+// containers, and those that were verified there. Any other mesh's were written by another program.
 func (e *Enforcer) exemptFootprint(ctx context.Context, ns entered, o *Outcome) (rules.Footprint, error) {
 	var footprints []rules.Footprint
 	enrols := e.withoutContainers(*o).Decision.Mesh
@@ -97,37 +93,28 @@ func (e *Enforcer) exemptFootprint(ctx context.Context, ns entered, o *Outcome) 
 			footprints = append(footprints, mesh.Footprint())
 		}
 	}
-	label, err := ns.routes.Label()
-	if err != nil || label == "" {
-		return rules.Union(footprints...), err
+	receipt := e.receipt(ns, o)
+	if receipt.Plan == "" {
+		return rules.Union(footprints...), nil
 	}
 	own, err := e.own(ctx, ns)
-	if own.Key() == label {
+	if own.Key() == receipt.Plan {
 		footprints = append(footprints, parts(own.Footprint)...)
 	}
 	return rules.Union(footprints...), err
 }
 
-// remove takes out the rules that the label names; where they are not whole, those of every enabled mesh, and no others.
-// The label stays where no mesh's rules are found: what it names may have been written by another backend, which the
-// caller asks next.
+// remove takes out the rules that were verified there; where they are not whole, those of every enabled mesh, and no others.
 func (e *Enforcer) remove(ctx context.Context, ns entered, o *Outcome) error {
-	label, err := ns.routes.Label()
-	if err != nil {
-		return err
-	}
 	own, err := e.own(ctx, ns)
 	if err != nil {
 		return err
 	}
 	footprint := e.enabledFootprint()
-	if own.Rules() > 0 && own.Key() == label {
+	if own.Rules() > 0 && slices.ContainsFunc(e.receipts.Of(ns.ID()), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
-	if err := e.clear(ctx, ns, o, footprint); err != nil || own.Rules() == 0 {
-		return err
-	}
-	return ns.routes.SetLabel("")
+	return e.clear(ctx, ns, o, footprint)
 }
 
 // clear takes the rules of the footprint out of the namespace. It reads the kernel rule by rule: the fingerprint of an

@@ -13,7 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
-	"github.com/meshnetd/meshnetd/daemon/routing"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
@@ -31,28 +31,6 @@ func elsewheresPlan(t *testing.T, pod rules.Pod) rules.Plan {
 		t.Fatal(err)
 	}
 	return plan
-}
-
-func labelOf(t *testing.T, path string) (label string) {
-	t.Helper()
-	ns, err := netns.Open(path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	err = ns.Do(func() error {
-		routes, err := routing.Open()
-		if err != nil {
-			return err
-		}
-		defer routes.Close()
-		label, err = routes.Label()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return label
 }
 
 // A pod that was there before, and that its own init container has set up, is left exactly as it is, now and later.
@@ -294,8 +272,8 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 				pod.Containers = []rules.Container{router}
 				e.Synchronize(ctx, []rules.Pod{pod})
 			}
-			if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || labelOf(t, pod.NetNS) != "" {
-				t.Errorf("started %v: %q, label %q", started, known.State, labelOf(t, pod.NetNS))
+			if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || e.receipts.Read("gateway") != (receipts.Receipt{}) {
+				t.Errorf("started %v: %q, receipt %v", started, known.State, e.receipts.Read("gateway"))
 			}
 			if n, left := count(pod.NetNS, istios), count(pod.NetNS, linkerds); n > 0 || left != others {
 				t.Errorf("started %v: %d rules of Istio, %d of %d of Linkerd", started, n, left, others)
@@ -304,8 +282,8 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 	})
 }
 
-// A gateway that has the whole rules of a mesh that is off by now, and the label of them, has them from here.
-func TestExemptPodLosesWhatItsLabelNames(t *testing.T) {
+// A gateway that has the whole rules of a mesh that is off by now, and a receipt of them, has them from here.
+func TestExemptPodLosesWhatWasVerified(t *testing.T) {
 	each(t, func(t *testing.T, f Firewall, count func(string, rules.Mesh) int) {
 		ctx := limited(t, patience)
 		pod := inject(sandbox(t, "gateway"))
@@ -314,7 +292,7 @@ func TestExemptPodLosesWhatItsLabelNames(t *testing.T) {
 			t.Fatalf("%s, %v", o.Result, o.Err)
 		}
 		pod.Containers = []rules.Container{router}
-		equal := pod // but for the label: what is found of it proves nothing of the other
+		equal := pod // but for the receipt: what is found of it proves nothing of the other
 		equal.SandboxID, equal.NetNS = "equal", sandbox(t, "").NetNS
 		writeAs(t, equal.NetNS, o.Plan)
 		e := on(t, f, istios)

@@ -6,6 +6,7 @@ package daemon
 
 import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -39,7 +40,7 @@ func (e *Enforcer) Interfaces(sb Sandbox) ([]rules.Interface, error) {
 	defer ns.Close()
 	var all []rules.Interface
 	err = ns.Do(func() (err error) {
-		all, err = netns.Interfaces()
+		all, err = routing.Interfaces()
 		return err
 	})
 	return all, err

@@ -96,7 +96,7 @@ func (p Policy) identity(pod rules.Pod) config.Identity {
 // checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
 func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 	policy := e.policy.Load().identity(o.Pod)
-	if o.Result != Protected || policy == config.IdentityOff {
+	if !o.Result.admits() || policy == config.IdentityOff {
 		return o
 	}
 	if o.Impostor = o.Decision.Impostor(c); o.Impostor == "" {
@@ -123,7 +123,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 			o.enter(StageVerify)
 			if intact, err := e.intact(ctx, known); err == nil && intact {
-				o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
+				o.confirm(known)
 				return nil
 			}
 			return e.settle(ctx, o)
@@ -131,7 +131,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	} else {
 		o.Result = Skipped
 	}
-	if o.Result == Protected {
+	if o.Result.admits() {
 		o = checkNetNS(o, c)
 	}
 	o = e.review(o, c.Review)
@@ -169,7 +169,7 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 			o.enter(StageVerify)
 			if known.Pod.NetNS == pod.NetNS {
 				if intact, err := e.intact(ctx, known); err == nil && intact {
-					o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
+					o.confirm(known)
 					return nil
 				}
 			}
@@ -177,11 +177,19 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 		})
 	}
 	o.end()
-	if o.Err != nil {
+	if o.Error() != nil {
 		o.Unheeded = unheeded
 	}
 	e.recordNews(o)
 	return o
+}
+
+// confirm gives the outcome what is known of a sandbox whose rules nobody touched.
+func (o *Outcome) confirm(known Sandbox) {
+	o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
+	if known.State == StateUnproven {
+		o.Result = Unproven
+	}
 }
 
 // checkNetNS refuses a container that is to run in another network namespace than its sandbox's.

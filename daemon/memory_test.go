@@ -79,12 +79,16 @@ func (m *memory) Verify(_ context.Context, ns *netns.Namespace, plan rules.Plan)
 	return diffs, nil
 }
 
-func (m *memory) Effect(_ context.Context, ns *netns.Namespace, plan, _ rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+func (m *memory) Effect(_ context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	done, err := m.call()
 	defer done()
+	have.V4, have.V6 = m.plans[ns.ID()].V4, m.plans[ns.ID()].V6
+	if have.Key() == plan.Key() { // what is foreign here does nothing
+		return effect.Result{Alone: m.foreign[ns.ID()] == 0}, err
+	}
 	for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
 		pod := effect.NewPod(interfaces)
-		one := effect.Compare(pod, effect.OfPlan(pod, plan, family), effect.OfPlan(pod, m.plans[ns.ID()], family))
+		one := effect.Compare(pod, effect.OfPlan(pod, plan, family), effect.OfPlan(pod, have, family))
 		r.Answer, r.Differences = max(r.Answer, one.Answer), append(r.Differences, one.Differences...)
 	}
 	return r, err

@@ -24,6 +24,7 @@ const (
 	Skipped     Result = "skipped"     // not to be touched
 	Refused     Result = "refused"     // must not run as it is: its author or the operator has to change something
 	Failed      Result = "failed"      // must not run now: the next try may work
+	Unproven    Result = "unproven"    // belongs to the mesh, and nobody can tell what its rules do; they stay so
 	Unprotected Result = "unprotected" // runs without its rules, and the configuration says to leave it so
 )
 
@@ -69,18 +70,18 @@ type Outcome struct {
 	WasEnrolled bool          // it was known to belong to the mesh before this look
 	Refined     bool          // its rules are other ones than before: a container said more about it
 	Readdressed bool          // its addresses are other ones, and so are its rules, or what goes around them
-	Outdated    bool          // protected by the whole rules of another version or configuration
+	Outdated    bool          // protected by other rules than those of its plan, or of today's configuration
 	Drifted     bool          // its rules had been verified and were found changed
 	Stopped     bool          // its sandbox was stopped over CRI
 	Unheeded    string        // why the container may run although it is refused; "" where it does not
 	Impostor    string        // why the container goes around the mesh; "" is not
 	Differences []string      // how the kernel does not hold the plan, or did not before it was changed
-	Effect      effect.Result // of Verify and Compare: what becomes of packets beside what the plan says
+	Effect      effect.Result // what becomes of packets beside what the plan says
 	Stage       Stage
 	Spent       [len(Stages)]time.Duration // in each of Stages
 	NetNS       netns.ID                   // zero where it was not entered
 	Backend     string                     // what writes the rules of that namespace
-	Err         error                      // of Refused, Failed and Unprotected
+	Err         error                      // of Refused, Failed, Unproven and Unprotected
 	Began       time.Time
 	Took        time.Duration
 
@@ -88,7 +89,10 @@ type Outcome struct {
 	notice  notice                 // what is said beside what became of it
 	node    rules.Node             // that decided
 	key     string                 // of the plan
+	earlier bool                   // the plan is one that was verified there by another configuration
 	network rules.Network          // that it was made for
+	seen    reading                // of the rules that were judged; the zero one where they changed meanwhile
+	judged  judgement              // of them, by the plan
 	entered time.Time              // the stage
 	now     *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
 	waited  bool                   // the runtime waits for it, and every other pod of the node with it
@@ -143,7 +147,7 @@ func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 func (o Outcome) Error() error {
 	what := fmt.Sprintf("pod %s/%s", o.Pod.Namespace, o.Pod.Name)
 	switch o.Result {
-	case Protected, Skipped, Unprotected:
+	case Protected, Skipped, Unproven, Unprotected:
 	case Refused:
 		next := "Ask the administrator of the node"
 		if o.Impostor != "" || o.Decision.Reason.Mendable() {
@@ -159,6 +163,9 @@ func (o Outcome) Error() error {
 	}
 	return nil
 }
+
+// admits reports whether a container of the pod may run, as far as its sandbox's rules go.
+func (r Result) admits() bool { return r == Protected || r == Unproven }
 
 // undecided reports whether the result is still to come.
 func (o Outcome) undecided() bool { return o.Result == "" }

@@ -61,7 +61,7 @@ const mostChanges = 32
 
 // review takes in what the runtime tells beside a container of the mesh, and says what of it is news.
 func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
-	if o.Result != Protected || r == nil {
+	if !o.Result.admits() || r == nil {
 		return o
 	}
 	e.validator.Store(&r.Validator)

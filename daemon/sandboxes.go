@@ -23,16 +23,17 @@ type State string
 // The states. A sandbox that is in none of them is a new one.
 const (
 	StateProtected   State = "protected"
-	StateOutdated    State = "outdated"    // the rules are whole, and of another version or configuration
+	StateOutdated    State = "outdated"    // protected by other rules than today's: by an earlier configuration's, or by some that do the same or more
+	StateUnproven    State = "unproven"    // what becomes of its packets cannot be told
 	StateUnprotected State = "unprotected" // runs without its rules, and is left so
 	StatePending     State = "pending"     // was there before meshnetd, and has not been looked at yet, or could not be
 	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
 	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to, or sets itself up
-	StateSkipped     State = "skipped"     // bears an injector\'s mark, and is left alone
+	StateSkipped     State = "skipped"     // bears an injector's mark, and is left alone
 )
 
 // States are all of them.
-var States = [...]State{StateProtected, StateOutdated, StateUnprotected, StatePending, StateFailing, StateExempt, StateSkipped}
+var States = [...]State{StateProtected, StateOutdated, StateUnproven, StateUnprotected, StatePending, StateFailing, StateExempt, StateSkipped}
 
 // Sandbox is what the daemon remembers of one sandbox. It is never changed, only replaced.
 type Sandbox struct {
@@ -52,6 +53,7 @@ type Sandbox struct {
 	reviewed   bool          // the runtime has told with a container of it what follows
 	required   bool          // the pod requires meshnetd
 	key        string        // of the plan
+	earlier    bool          // the plan is one that was verified there by another configuration
 	network    rules.Network // that it was made for
 	turn       fair.Turn     // to be looked at again
 	node       rules.Node    // that decided
@@ -120,7 +122,7 @@ func (s *sandboxes) counting(record func(Outcome)) func(Outcome) {
 
 // enrolled reports whether the sandbox is to hold rules.
 func (s Sandbox) enrolled() bool {
-	return s.State == StateProtected || s.State == StateOutdated || s.State == StateFailing
+	return s.State == StateProtected || s.State == StateOutdated || s.State == StateUnproven || s.State == StateFailing
 }
 
 // sandboxes is the daemon's memory. It is lost with the process, and made again from Synchronize and the
@@ -128,11 +130,12 @@ func (s Sandbox) enrolled() bool {
 type sandboxes struct {
 	mu       sync.Mutex
 	byID     map[string]Sandbox
-	verified map[evidence]bool
+	evidence map[evidence]judgement
 }
 
-// evidence is the fingerprint of a namespace that was verified to hold a plan.
-type evidence struct{ plan, fingerprint string }
+// evidence is what a judgement holds for: rules with this fingerprint, compared with a plan, among these interfaces,
+// addresses and routes; "" is any, where the plan's rules are all that there is.
+type evidence struct{ plan, fingerprint, around string }
 
 // mostEvidence bounds the memory for it. As a rule a plan has one fingerprint on a node.
 const mostEvidence = 4096
@@ -182,11 +185,7 @@ func (s *sandboxes) forgetIf(id string, so func(Sandbox) bool) {
 }
 
 // forgetAllBut forgets all sandboxes but these.
-func (s *sandboxes) forgetAllBut(pods []rules.Pod) {
-	exist := make(map[string]bool, len(pods))
-	for _, pod := range pods {
-		exist[pod.SandboxID] = true
-	}
+func (s *sandboxes) forgetAllBut(exist map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.byID, func(id string, _ Sandbox) bool { return !exist[id] })
@@ -234,20 +233,21 @@ func (s *sandboxes) count() int {
 	return len(s.byID)
 }
 
-// learn remembers that a namespace with this fingerprint held the plan.
-func (s *sandboxes) learn(e evidence) {
+// learn remembers a judgement.
+func (s *sandboxes) learn(at evidence, j judgement) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.verified == nil || len(s.verified) >= mostEvidence {
-		s.verified = map[evidence]bool{}
+	if s.evidence == nil || len(s.evidence) >= mostEvidence {
+		s.evidence = map[evidence]judgement{}
 	}
-	s.verified[e] = true
+	s.evidence[at] = j
 }
 
-func (s *sandboxes) proves(e evidence) bool {
+func (s *sandboxes) judged(at evidence) (judgement, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.verified[e]
+	j, known := s.evidence[at]
+	return j, known
 }
 
 // identities returns as whom containers run, with what shows whether they are the proxy.

@@ -8,11 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -46,9 +46,10 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	if err := o.step(ctx, StageDecide); err != nil {
 		return err
 	}
-	if o.WasEnrolled && o.Trigger != Takeover && known.knows(o.Pod.Containers) {
+	asDecided := o.Trigger != Takeover || known.earlier && !e.policy.Load().ReplaceOutdated
+	if o.WasEnrolled && asDecided && known.knows(o.Pod.Containers) {
 		path := o.Pod.NetNS // the runtime may name the namespace in another way than before
-		o.Pod, o.Decision, o.Plan, o.key, o.node = known.Pod, known.Decision, known.Plan, known.key, known.node
+		o.Pod, o.Decision, o.Plan, o.key, o.node, o.earlier = known.Pod, known.Decision, known.Plan, known.key, known.node, known.earlier
 		o.Pod.NetNS = path
 		if err := e.readdress(ns, o, known); err != nil {
 			return err
@@ -69,14 +70,14 @@ func (e *Enforcer) settleIn(ctx context.Context, ns entered, o *Outcome, known S
 	case e.shownByContainers(*o):
 		return e.exempt(ctx, ns, o)
 	case e.ofDisabledMesh(*o):
-		if outdated, err := e.matchesLabel(ctx, ns, o); err != nil || outdated {
+		if stays, err := e.keepEarlier(ctx, ns, o); err != nil || stays {
 			return err
 		}
 		e.sandboxes.forget(o.Pod.SandboxID)
 		return nil
 	case o.Result == Refused && o.Trigger == Takeover:
-		outdated, err := e.matchesLabel(ctx, ns, o)
-		if err == nil && !outdated && (!known.refused() || known.Detail != o.Err.Error()) {
+		stays, err := e.keepEarlier(ctx, ns, o)
+		if err == nil && !stays && (!known.refused() || known.Detail != o.Err.Error()) {
 			e.remember(o, StateUnprotected, "") // it stays so until its author or the configuration changes
 		}
 		return err
@@ -114,10 +115,9 @@ func (e *Enforcer) checkAdmitted(o *Outcome, known Sandbox) {
 	}
 }
 
-// protect makes the namespace hold the plan. What was there before meshnetd looked is treated as the
-// configuration says: rules of a running pod are not changed without being asked.
+// protect makes the namespace do what the plan says. Rules of a running pod that do that, or that another configuration
+// wrote and that are whole, are not changed without being asked.
 func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
-	policy := e.policy.Load()
 	switch o.Trigger {
 	case SandboxStarted, ContainerCreated, ByHand:
 		o.Running = known.State == StateUnprotected && known.running
@@ -127,30 +127,83 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 			return e.applyAndVerify(ctx, ns, o)
 		}
 	}
-	if whole, err := e.inspect(ctx, ns, o); err != nil || whole {
+	err := e.look(ctx, ns, o)
+	if err != nil {
 		return err
 	}
-	// Another whole plan was written by an earlier meshnetd, or by the one that is replacing this one.
-	replace := o.Trigger == Takeover && policy.ReplaceOutdated
-	if !replace && (o.Trigger == Takeover || e.otherDaemons()) {
-		if outdated, err := e.matchesLabel(ctx, ns, o); err != nil || outdated {
+	var earlier *Outcome
+	if o.judged.grade() != whole {
+		if earlier, err = e.heldEarlier(ctx, ns, *o); err != nil {
 			return err
 		}
 	}
-	leave := o.Running && policy.CatchUp != config.CatchUpApply && !replace
+	replace := o.Trigger == Takeover && e.policy.Load().ReplaceOutdated && (earlier != nil || o.judged.grade() <= unproven)
+	switch {
+	case o.judged.grade() == whole:
+		o.Outdated = o.earlier
+		return e.keep(ctx, o)
+	case replace:
+		o.Running = false // it had rules, and gets others because somebody asked for that
+		return e.applyAndVerify(ctx, ns, o)
+	case earlier != nil:
+		*o = *earlier
+	}
+	switch o.judged.grade() {
+	case whole, alike:
+		o.Outdated = true
+		return e.keep(ctx, o)
+	case unproven:
+		return e.protectUnproven(ctx, ns, o)
+	case lost:
+	}
+	return e.protectLost(ctx, ns, o, known)
+}
+
+// protectUnproven replaces rules of which nobody can tell what they do before a container is created or starts, unless
+// those are the plan's, and it is somebody else's that nobody can tell of. A running pod keeps them.
+func (e *Enforcer) protectUnproven(ctx context.Context, ns entered, o *Outcome) error {
+	switch {
+	case o.judged.words:
+	case o.Trigger == ContainerValidated: // the next try begins with the look that writes
+		return o.cannotTell()
+	case o.Trigger == ContainerStarted, o.Trigger == Takeover && !o.Running:
+		return e.applyAndVerify(ctx, ns, o)
+	}
+	return e.leaveUnproven(ctx, o)
+}
+
+func (o Outcome) cannotTell() error {
+	return fmt.Errorf("what becomes of the pod's packets cannot be told: %s", o.judged.said)
+}
+
+func (e *Enforcer) leaveUnproven(ctx context.Context, o *Outcome) error {
+	if err := givenUp(ctx); err != nil {
+		return err
+	}
+	o.Result, o.Err = Unproven, o.cannotTell()
+	e.remember(o, StateUnproven, o.seen.generation)
+	return nil
+}
+
+// protectLost writes rules where there are none, or such that do less than the plan, or leaves that as the configuration says.
+func (e *Enforcer) protectLost(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
+	if err := givenUp(ctx); err != nil {
+		return err
+	}
+	policy := e.policy.Load()
+	leave := o.Running && policy.CatchUp != config.CatchUpApply
 	if o.WasEnrolled {
-		leave = policy.OnDrift != config.DriftRepair && !replace
-		o.Drifted = known.State != StateFailing && !replace
+		leave, o.Drifted = policy.OnDrift != config.DriftRepair, known.State != StateFailing
 	}
 	if o.Trigger == ContainerStarted { // its containers go on, and this one has not begun
 		leave, o.Running = false, known.State == StateUnprotected && known.running
 	}
 	switch {
 	case o.Trigger == ContainerValidated:
-		return fmt.Errorf("the sandbox has lost its rules: %s", o.some())
+		return fmt.Errorf("the sandbox has lost its rules: %s", o.judged.said)
 	case leave:
 		o.Result = Unprotected
-		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", o.some())
+		o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", o.judged.said)
 		e.remember(o, StateUnprotected, "")
 		return nil
 	case o.Drifted:
@@ -159,18 +212,15 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 	return e.applyAndVerify(ctx, ns, o)
 }
 
-// otherDaemons reports whether another meshnetd runs on this node.
-func (e *Enforcer) otherDaemons() bool { return e.OtherDaemons != nil && e.OtherDaemons() }
-
 // driftFound returns the outcome that reports the drift, before it is repaired. Its stages have no
 // times: those are in the outcome of the repair.
 func driftFound(o Outcome) Outcome {
 	o.Result, o.Took, o.Spent = Unprotected, time.Since(o.Began), [len(Stages)]time.Duration{}
-	o.Err = fmt.Errorf("the pod's rules were changed: %s", o.some())
+	o.Err = fmt.Errorf("the pod's rules were changed: %s", o.judged.said)
 	return o
 }
 
-// applyAndVerify applies the plan, and reads the kernel to prove that it is there.
+// applyAndVerify applies the plan, and reads the kernel to prove that it is there and holds.
 func (e *Enforcer) applyAndVerify(ctx context.Context, ns entered, o *Outcome) error {
 	if err := e.supersede(ctx, ns, o); err != nil {
 		return err
@@ -178,146 +228,60 @@ func (e *Enforcer) applyAndVerify(ctx context.Context, ns entered, o *Outcome) e
 	if err := e.apply(ctx, ns, o); err != nil {
 		return err
 	}
-	whole, err := e.inspect(ctx, ns, o)
-	if err == nil && !whole {
-		err = fmt.Errorf("the kernel does not hold what was written: %s", o.some())
+	err := e.look(ctx, ns, o)
+	switch g := o.judged.grade(); {
+	case err != nil:
+		return err
+	case g <= alike:
+		o.Outdated = o.earlier
+		return e.keep(ctx, o)
+	case g == unproven && o.judged.words:
+		return e.leaveUnproven(ctx, o)
+	case o.judged.words:
+		return fmt.Errorf("the kernel holds the pod's rules, and rules of somebody else that take packets from them: %s", o.judged.said)
 	}
-	return err
+	return fmt.Errorf("the kernel does not hold what was written: %s", o.judged.said)
 }
 
-// inspect reports whether the namespace holds exactly the plan, and if so remembers the sandbox as protected. In the
-// kernel it changes nothing but the label.
-func (e *Enforcer) inspect(ctx context.Context, ns entered, o *Outcome) (whole bool, err error) {
-	if err := o.step(ctx, StageVerify); err != nil {
-		return false, err
-	}
-	seen, held, err := e.matchesEvidence(ctx, ns, o)
-	if err != nil {
-		return false, err
-	}
-	if !held {
-		if o.Differences, err = e.differences(ctx, ns, o); err != nil || len(o.Differences) > 0 {
-			return false, err
-		}
-		seen = e.learn(ctx, ns, o, seen)
-	}
-	if err := ctx.Err(); err != nil { // nobody waits for the result, so it must not be recorded
-		return false, fmt.Errorf("%w after a look that took too long: %w", errGivenUp, err)
-	}
-	return true, e.markProtected(ns, o, seen.generation)
-}
-
-// reading identifies a namespace's rules: the fingerprint compares them with other namespaces', the generation shows
-// whether anything was written since.
-type reading struct{ fingerprint, generation string }
-
-func (e *Enforcer) read(ctx context.Context, ns entered) (r reading, err error) {
-	r.fingerprint, r.generation, err = e.firewall.Fingerprint(ctx, ns.Namespace)
-	return r, err
-}
-
-// matchesEvidence is the cheap verification: the fingerprint is one that was seen on a namespace holding the same plan,
-// and the plan's routes and addresses are there.
-func (e *Enforcer) matchesEvidence(ctx context.Context, ns entered, o *Outcome) (seen reading, held bool, err error) {
-	if seen, err = e.read(ctx, ns); err != nil {
-		return seen, false, err
-	}
-	if !e.sandboxes.proves(evidence{o.key, seen.fingerprint}) {
-		return seen, false, nil
-	}
-	routed, err := ns.routes.Verify(o.Plan)
-	return seen, err == nil && len(routed) == 0, err
-}
-
-// learn remembers the fingerprint of a namespace that was just verified, unless somebody wrote there in between: then it
-// proves nothing.
-func (e *Enforcer) learn(ctx context.Context, ns entered, o *Outcome, before reading) reading {
-	still := e.ifUnchanged(ctx, ns, before)
-	if still.fingerprint != "" {
-		e.sandboxes.learn(evidence{o.key, still.fingerprint})
-	}
-	return still
-}
-
-// ifUnchanged returns the reading where nobody wrote since, else the zero reading.
-func (e *Enforcer) ifUnchanged(ctx context.Context, ns entered, before reading) reading {
-	generation, err := e.firewall.Generation(ctx, ns.Namespace)
-	if err != nil || generation != before.generation {
-		return reading{}
-	}
-	return before
-}
-
-// matchesLabel reports whether the namespace holds exactly the rules that its label names: those that an earlier meshnetd,
-// or one with another configuration, verified there. The sandbox is then remembered as outdated. A pod with NET_ADMIN can
-// write a label too, so this is asked only at a takeover, and while another meshnetd runs.
-func (e *Enforcer) matchesLabel(ctx context.Context, ns entered, o *Outcome) (bool, error) {
-	label, err := ns.routes.Label()
-	if err != nil || label == "" { // read first, since nothing else can fail then: most pods of others end here
-		return false, err
-	}
-	seen, err := e.read(ctx, ns)
-	if err != nil {
-		return false, err
-	}
-	own, err := e.own(ctx, ns)
-	if err != nil {
-		return false, err
-	}
-	if own.Rules() == 0 || own.Key() != label {
-		return false, nil
-	}
-	e.adopt(o, own)
-	if o.network, err = network(ns, o.Pod); err != nil {
-		return false, err
-	}
-	o.planned(own.WithIPv6Around(o.network))
-	o.Result, o.Err, o.Outdated, o.Differences = Protected, nil, true, nil
-	e.remember(o, StateOutdated, e.ifUnchanged(ctx, ns, seen).generation)
-	return true, nil
-}
-
-// adopt fits the decision about a pod to the rules that it has: the meshes that wrote them decide, and the rules say
-// whose traffic they let pass. Policies and switches of today's configuration do not count against them.
-func (e *Enforcer) adopt(o *Outcome, plan rules.Plan) {
-	writers := o.node.OnlyWritersOf(plan)
-	wrote := func(mesh rules.Mesh) bool { return mesh.Name() == o.Decision.Mesh }
-	if o.Decision.Action != rules.Enrol || !slices.ContainsFunc(writers.Meshes, wrote) {
-		o.node, o.node.Annotations = writers, nil
-		again := *o
-		again.Result, again.Err = "", nil
-		e.decide(&again)
-		o.Decision = again.Decision
-	}
-	o.Decision.Proxy = o.Decision.Proxy.IdentifiedBy(plan)
-}
-
-// markProtected labels the namespace with the plan it was read to hold, and remembers the sandbox.
-func (e *Enforcer) markProtected(ns entered, o *Outcome, generation string) error {
-	if err := ns.routes.SetLabel(o.key); err != nil {
+// keep remembers the sandbox as protected by the rules that were found.
+func (e *Enforcer) keep(ctx context.Context, o *Outcome) error {
+	if err := givenUp(ctx); err != nil {
 		return err
 	}
-	known, _ := e.sandboxes.get(o.Pod.SandboxID)
+	o.Result, o.Err = Protected, nil
 	state := StateProtected
-	if o.Outdated = known.State == StateOutdated && known.key == o.key; o.Outdated {
+	if o.Outdated {
 		state = StateOutdated
 	}
-	o.Result = Protected
-	e.remember(o, state, generation)
+	e.remember(o, state, o.seen.generation)
+	return nil
+}
+
+// givenUp is an error where nobody waits for the result any more, so that it must not be recorded.
+func givenUp(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w after a look that took too long: %w", errGivenUp, err)
+	}
 	return nil
 }
 
 func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	detail := o.Decision.Detail
-	if o.Err != nil {
+	switch {
+	case o.Err != nil:
 		detail = o.Err.Error()
+	case o.Outdated:
+		detail = o.outdated()
+	}
+	if (state == StateProtected || state == StateOutdated) && o.judged.words {
+		e.receipts.Write(o.receiptID(), receipts.Receipt{NetNS: o.NetNS, Plan: o.key})
 	}
 	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
 	if o.Decision.Reason != rules.ReasonInitContainer { // known from containers that need not be kept
 		pod.Containers = e.refining(pod.Containers)
 	}
 	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
-		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, network: o.network, NetNS: o.NetNS, Since: time.Now(),
+		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, earlier: o.earlier, network: o.network, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
 			Changes: sb.Changes, reviewed: sb.reviewed, required: sb.required,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}

@@ -27,7 +27,12 @@ const (
 // when all are done or ctx ends; the rest are then done in the background, since the runtime starts no pod
 // of the node meanwhile.
 func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
-	e.sandboxes.forgetAllBut(pods)
+	exist := make(map[string]bool, len(pods))
+	for _, pod := range pods {
+		exist[pod.SandboxID] = true
+	}
+	e.sandboxes.forgetAllBut(exist)
+	e.receipts.Keep(exist)
 	pending := make([]bool, len(pods))
 	for i, pod := range pods { // before any event: the runtime tells what their containers say only once
 		pending[i] = e.expect(pod)
@@ -157,7 +162,7 @@ func (e *Enforcer) conclude(o Outcome) {
 		return // the auditor comes back to it
 	}
 	if o.gone() {
-		e.sandboxes.forget(o.Pod.SandboxID)
+		e.forgetGone(o.Pod.SandboxID)
 	}
 	if o.Result == Unprotected && e.policy.Load().CatchUp == config.CatchUpStop && e.StopSandbox != nil {
 		// Not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us.
@@ -175,7 +180,7 @@ func (e *Enforcer) stop(o Outcome) {
 		o.Err = fmt.Errorf("%w; and its sandbox could not be stopped: %w", o.Err, err)
 	} else {
 		o.Stopped = true
-		e.sandboxes.forget(o.Pod.SandboxID)
+		e.forgetGone(o.Pod.SandboxID)
 	}
 	o.Took = time.Since(o.Began)
 	e.record(o)

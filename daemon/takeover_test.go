@@ -41,7 +41,7 @@ func TestTakeover(t *testing.T) {
 		{"running, stop fails", "none", running, config.CatchUpStop, false, errBroken, EventUnprotected, false, StateUnprotected},
 		{"of another version", "other", running, config.CatchUpApply, false, nil, EventOutdated, false, StateOutdated},
 		{"of another version, not started", "other", created, config.CatchUpApply, false, nil, EventOutdated, false, StateOutdated},
-		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, EventLate, true, StateProtected},
+		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, EventProtected, true, StateProtected},
 		{"damaged", "damaged", running, config.CatchUpApply, false, nil, EventLate, true, StateProtected},
 		{"damaged, report", "damaged", running, config.CatchUpReport, false, nil, EventUnprotected, false, StateUnprotected},
 	} {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -48,21 +47,13 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 	return o
 }
 
-// compare reads the kernel rule by rule, and judges what it does to packets.
-func (e *Enforcer) compare(ctx context.Context, ns entered, o *Outcome) (err error) {
-	if o.Differences, err = e.differences(ctx, ns, o); err != nil || o.Plan.Rules() == 0 {
-		return err
-	}
-	interfaces, err := netns.Interfaces()
+// compare judges the namespace anew, and remembers nothing of it.
+func (e *Enforcer) compare(ctx context.Context, ns entered, o *Outcome) error {
+	around, err := surroundingsOf(ns, o.Plan)
 	if err != nil {
 		return err
 	}
-	have, err := ns.routes.Own(o.Plan.Footprint)
-	if err != nil {
-		return err
-	}
-	o.Effect, err = e.firewall.Effect(ctx, ns.Namespace, o.Plan, have, interfaces)
-	return err
+	return e.judge(ctx, ns, o, around)
 }
 
 // Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with
@@ -110,6 +101,7 @@ func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
 			o.Result, o.Err = "", nil
 			o.Decision, o.node = known.Decision, known.node
 			o.planned(known.Plan)
+			o.earlier = known.earlier
 		case e.shownByContainers(*o):
 			return e.exempt(ctx, ns, o)
 		default:

@@ -13,7 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/routing"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -160,8 +160,9 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 	}
 }
 
-// A label is not believed where nothing proves that a meshnetd wrote it: a pod with NET_ADMIN can write one.
-func TestForgedLabel(t *testing.T) {
+// Rules of a running pod that do less than they did are found, whatever anybody claims of them; those that another meshnetd
+// of this node verified there are left to it.
+func TestRulesOfAnotherDaemon(t *testing.T) {
 	m := newMemory()
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
@@ -173,28 +174,8 @@ func TestForgedLabel(t *testing.T) {
 	other, _ := newEnforcer(t, newMemory())
 	other.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
 	foreign := other.Enforce(ctx, SandboxStarted, sandbox(t, "other")).Plan
-	forge := func(plan rules.Plan) {
-		t.Helper()
-		ns, err := netns.Open(pod.NetNS, e.Host())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ns.Close()
-		m.put(t, pod.NetNS, plan)
-		err = ns.Do(func() error {
-			routes, err := routing.Open()
-			if err != nil {
-				return err
-			}
-			defer routes.Close()
-			return routes.SetLabel(plan.Key())
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	for what, plan := range map[string]rules.Plan{"flushed": {Footprint: whole.Footprint}, "another plan": foreign} {
-		forge(plan)
+		m.put(t, pod.NetNS, plan)
 		if o := e.Validate(ctx, pod, app); o.Error() == nil {
 			t.Errorf("%s: a container was let through", what)
 		}
@@ -206,23 +187,23 @@ func TestForgedLabel(t *testing.T) {
 	if got := r.events(); !slices.Contains(got, EventDrift) && !slices.Contains(got, EventRepaired) {
 		t.Errorf("recorded: %v", got)
 	}
-	// Without rules there is nothing that could be whole, not even at a takeover.
-	forge(rules.Plan{Footprint: whole.Footprint})
-	later, _ := newEnforcer(t, m)
-	later.with(func(p *Policy) { p.CatchUp = config.CatchUpApply })
-	later.Synchronize(ctx, []rules.Pod{pod})
-	if m.holds(t, pod.NetNS).Key() != whole.Key() {
-		t.Error("an empty namespace was taken for the rules of another version")
+	id := identity(t, pod.NetNS)
+	for _, of := range []netns.ID{{Dev: id.Dev, Ino: id.Ino + 1}, id} { // a namespace that is gone, and its own
+		e.Admit(ctx, pod, app)
+		m.put(t, pod.NetNS, foreign)
+		e.receipts.Write("web", receipts.Receipt{NetNS: of, Plan: foreign.Key()})
+		auditNow(t, e)
+		if stays := m.holds(t, pod.NetNS).Key() == foreign.Key(); stays != (of == id) {
+			t.Errorf("verified in %s, which is not %s: stays %v", of, id, stays)
+		}
 	}
-	// While another meshnetd runs, whole rules of its plan are left to it.
-	e.OtherDaemons = func() bool { return true }
-	forge(foreign)
 	if o := e.Validate(ctx, pod, app); o.Error() != nil {
 		t.Errorf("rules of the other daemon: %v", o.Error())
 	}
+	m.put(t, pod.NetNS, rules.Plan{Footprint: whole.Footprint})
 	auditNow(t, e)
-	if m.holds(t, pod.NetNS).Key() != foreign.Key() {
-		t.Error("two daemons take each other's rules away")
+	if m.holds(t, pod.NetNS).Rules() == 0 {
+		t.Error("no rules were taken for those of another daemon")
 	}
 }
 

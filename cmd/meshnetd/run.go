@@ -102,7 +102,6 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return &exit{exitFailed, err}
 	}
 	defer leave()
-	enforcer.OtherDaemons = locks.OtherDaemons
 	reload.on(ctx, hangup)
 	go enforcer.Audit(ctx)
 	plugin := nriplugin.Plugin{Socket: cfg.NRI.Socket, Name: cfg.NRI.Name, Index: cfg.NRI.Index,

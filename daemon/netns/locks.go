@@ -92,6 +92,9 @@ func (l *Locks) check() error {
 	return nil
 }
 
+// Directory returns the directory, which root alone reaches.
+func (l *Locks) Directory() string { return l.path }
+
 // Close releases the directory; locks that are held stay.
 func (l *Locks) Close() { _ = unix.Close(l.dir) }
 

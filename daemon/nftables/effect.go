@@ -234,12 +234,12 @@ func before(key []byte) []byte {
 
 // Effect compares what becomes of a pod's packets by all that nf_tables and iptables-legacy hold in the namespace, whoever
 // wrote it, with what becomes of them by the plan. have is the plan's routes and addresses that the namespace has.
-func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+func (t Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	if err := ctx.Err(); err != nil {
 		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
 	}
 	err = ns.Do(func() error {
-		r, err = judge(plan, have, interfaces)
+		r, err = t.judge(plan, have, interfaces)
 		return err
 	})
 	if err != nil {
@@ -251,13 +251,18 @@ func (Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.
 var families = []rules.Family{rules.IPv4, rules.IPv6}
 
 // judge is Effect in the namespace of the calling thread.
-func judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+func (t Tables) judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	err = look(func(s state, text []byte) error {
 		old, err := legacy.Parse(text)
 		if err != nil {
 			return err
 		}
 		r = effect.Result{}
+		if len(old) == 0 && slices.Equal(plan.Routes, have.Routes) && slices.Equal(plan.Loopback, have.Loopback) {
+			if r.Alone, err = t.holdsAlone(s, plan); err != nil || r.Alone {
+				return err
+			}
+		}
 		for _, family := range families {
 			pod := effect.NewPod(interfaces)
 			wanted, held := effect.OfPlan(pod, plan, family), effect.NewSide(pod, family, have.Routes, have.Loopback)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
-	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -30,7 +30,7 @@ func Legacy(plan rules.Plan) (diffs []rules.Difference, err error) {
 	if err != nil {
 		return nil, err
 	}
-	interfaces, err := netns.Interfaces()
+	interfaces, err := routing.Interfaces()
 	if err != nil {
 		return nil, err
 	}

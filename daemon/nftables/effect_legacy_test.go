@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
@@ -86,7 +86,7 @@ func TestEffectOfLegacy(t *testing.T) {
 			s := newSandbox(t)
 			s.Peer(t, "10.0.0.0/24")
 			var interfaces []rules.Interface
-			err := s.ns.Do(func() (err error) { interfaces, err = netns.Interfaces(); return err })
+			err := s.ns.Do(func() (err error) { interfaces, err = routing.Interfaces(); return err })
 			if err != nil {
 				t.Fatal(err)
 			}

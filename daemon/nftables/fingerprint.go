@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/routing"
 )
 
 // Fingerprint reads all tables, chains and rules of the namespace, those of others and of iptables-legacy
@@ -92,7 +93,7 @@ func withInterfaces(old []byte) ([]byte, error) {
 	if len(old) == 0 {
 		return nil, nil
 	}
-	interfaces, err := netns.Interfaces()
+	interfaces, err := routing.Interfaces()
 	return fmt.Append(old, interfaces), err
 }
 

@@ -134,6 +134,28 @@ func listAddresses() (addrs []netlink.Addr, err error) {
 	return addrs, err
 }
 
+// listLinks returns the index and name of every interface.
+func listLinks() (links []netlink.LinkAttrs, err error) {
+	err = whole(func() error {
+		links = nil
+		return list(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
+			if len(m) < unix.SizeofIfInfomsg {
+				return nil
+			}
+			link := netlink.LinkAttrs{Index: int(nl.DeserializeIfInfomsg(m).Index)}
+			attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
+			for _, a := range attrs {
+				if a.Attr.Type == unix.IFLA_IFNAME {
+					link.Name = unix.ByteSliceToString(a.Value)
+				}
+			}
+			links = append(links, link)
+			return err
+		})
+	})
+	return links, err
+}
+
 // policy is a policy rule that is nothing but "fwmark MARK lookup TABLE".
 type policy struct {
 	mark     uint32

@@ -45,6 +45,40 @@ func (h *Handle) Network() (rules.Network, error) {
 	return n, err
 }
 
+// Interfaces returns the interfaces with their addresses, in the kernel's order. They are for a look, not to be remembered.
+func Interfaces() ([]rules.Interface, error) {
+	h, err := Open()
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	return h.Interfaces()
+}
+
+// Interfaces is Interfaces by this socket.
+func (h *Handle) Interfaces() ([]rules.Interface, error) {
+	if err := h.readAddresses(); err != nil {
+		return nil, err
+	}
+	links, err := listLinks()
+	if err != nil {
+		return nil, fmt.Errorf("list the pod's interfaces: %w", err)
+	}
+	at := map[int]int{}
+	var all []rules.Interface
+	for _, l := range links {
+		at[l.Index] = len(all)
+		all = append(all, rules.Interface{Name: l.Name})
+	}
+	for _, a := range h.addrs {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		if i, known := at[a.LinkIndex]; ok && known {
+			all[i].Addresses = append(all[i].Addresses, ip.Unmap())
+		}
+	}
+	return all, nil
+}
+
 // What linux/netconf.h has for the settings of a whole family.
 const (
 	netconfIndex = 1  // NETCONFA_IFINDEX

@@ -126,6 +126,35 @@ func (h *Handle) presence(r rules.PolicyRoute) (policies int, routed bool, err e
 	return len(found), routed, err
 }
 
+// Own reads which routes and addresses of the footprint the namespace holds. A route that is there in part or more than
+// once is listed twice, so that the result equals no plan.
+func (h *Handle) Own(footprint rules.Footprint) (rules.Plan, error) {
+	own := rules.Plan{Footprint: footprint}
+	for _, r := range footprint.Routes {
+		n, routed, err := h.presence(r)
+		if err != nil {
+			return rules.Plan{}, err
+		}
+		switch {
+		case n == 0 && !routed:
+		case n == 1 && routed:
+			own.Routes = append(own.Routes, r)
+		default:
+			own.Routes = append(own.Routes, r, r)
+		}
+	}
+	for _, prefix := range footprint.Loopback {
+		have, err := h.hasAddress(prefix)
+		if err != nil {
+			return rules.Plan{}, err
+		}
+		if have {
+			own.Loopback = append(own.Loopback, prefix)
+		}
+	}
+	return own, nil
+}
+
 func union[T comparable](a, b []T) []T {
 	all := slices.Clone(a)
 	for _, v := range b {

@@ -57,6 +57,7 @@ type Result struct {
 	Answer      Answer
 	Differences []Difference // one of each kind, the worst first, by its most usual packet
 	Work        int
+	Alone       bool // nothing but the plan is there, so that the answer holds for every pod with that plan
 }
 
 // String returns the answer, and the worst difference.

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/daemon/receipts"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
+func (e *Enforcer) receipt(ns entered, o *Outcome) receipts.Receipt {
+	if r := e.receipts.Read(o.receiptID()); r.NetNS == ns.ID() {
+		return r
+	}
+	return receipts.Receipt{}
+}
+
+// receiptID is what the receipt is for. A command may name a namespace and no sandbox: no takeover believes that one.
+func (o *Outcome) receiptID() string {
+	if o.Pod.SandboxID == "" {
+		return fmt.Sprintf("netns-%d", o.NetNS.Ino)
+	}
+	return o.Pod.SandboxID
+}
+
+// keepEarlier keeps the rules that another configuration's plan has in the namespace, and reports whether it has any.
+func (e *Enforcer) keepEarlier(ctx context.Context, ns entered, o *Outcome) (bool, error) {
+	earlier, err := e.heldEarlier(ctx, ns, *o)
+	if err != nil || earlier == nil || earlier.judged.grade() > alike {
+		return false, err
+	}
+	*o = *earlier
+	o.Outdated = true
+	return true, e.keep(ctx, o)
+}
+
+// heldEarlier returns the outcome with the plan that was verified in the sandbox with another configuration, and how the
+// namespace is judged by that; nil where it holds other rules by now, or some that take packets from them.
+func (e *Enforcer) heldEarlier(ctx context.Context, ns entered, o Outcome) (*Outcome, error) {
+	receipt := e.receipt(ns, &o)
+	if receipt.Plan == "" || receipt.Plan == o.key {
+		return nil, nil
+	}
+	own, err := e.own(ctx, ns)
+	if err != nil || own.Rules() == 0 || own.Key() != receipt.Plan {
+		return nil, err
+	}
+	today := o.judged.said
+	e.adopt(&o, own)
+	if o.network, err = network(ns, o.Pod); err != nil {
+		return nil, err
+	}
+	o.planned(own.WithIPv6Around(o.network))
+	o.Result, o.Err, o.earlier = "", nil, true
+	if err := e.look(ctx, ns, &o); err != nil || o.judged.grade() == lost {
+		return nil, err
+	}
+	o.judged.said = today // which is what there is to say of them
+	return &o, nil
+}
+
+// adopt fits the decision about a pod to the rules that it has: the meshes that wrote them decide, and the rules say
+// whose traffic they let pass. Policies and switches of today's configuration do not count against them.
+func (e *Enforcer) adopt(o *Outcome, plan rules.Plan) {
+	writers := o.node.OnlyWritersOf(plan)
+	wrote := func(mesh rules.Mesh) bool { return mesh.Name() == o.Decision.Mesh }
+	if o.Decision.Action != rules.Enrol || !slices.ContainsFunc(writers.Meshes, wrote) {
+		o.node, o.node.Annotations = writers, nil
+		again := *o
+		again.Result, again.Err = "", nil
+		e.decide(&again)
+		o.Decision = again.Decision
+	}
+	o.Decision.Proxy = o.Decision.Proxy.IdentifiedBy(plan)
+}
+
+// supersede widens the plan's footprint to another mesh's rules that were verified in the sandbox: they would stay on top of
+// the new ones otherwise, even if somebody changed them since. Only a new configuration moves a pod to another mesh, so
+// this is for pods that are taken over or repaired.
+func (e *Enforcer) supersede(ctx context.Context, ns entered, o *Outcome) error {
+	if o.Trigger != Takeover && o.Trigger != ByHand {
+		return nil
+	}
+	if receipt := e.receipt(ns, o); receipt.Plan == "" || receipt.Plan == o.key {
+		return nil
+	}
+	own, err := e.own(ctx, ns)
+	if err == nil && own.Rules() > 0 {
+		o.Plan.Footprint = rules.Union(append(parts(own.Footprint), o.Plan.Footprint)...)
+	}
+	return err
+}
+
+// parts returns the footprints that a union consists of, so that unions do not nest.
+func parts(footprint rules.Footprint) []rules.Footprint {
+	if footprint.Parts == nil {
+		return []rules.Footprint{footprint}
+	}
+	return slices.Clone(footprint.Parts)
+}
+
+// own reads what the namespace holds of any mesh's plan. Routes and addresses count only for meshes whose rules are there.
+func (e *Enforcer) own(ctx context.Context, ns entered) (rules.Plan, error) {
+	all := e.policy.Load().Node.Footprint()
+	v4, v6, err := e.firewall.Own(ctx, ns.Namespace, all)
+	if err != nil {
+		return rules.Plan{}, err
+	}
+	own, err := ns.routes.Own(all.Narrow(rules.Plan{V4: v4, V6: v6}))
+	own.V4, own.V6 = v4, v6
+	return own, err
+}
