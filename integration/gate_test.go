@@ -339,7 +339,7 @@ func TestOutdatedRulesStay(t *testing.T) {
 	}
 	second.terminate(t)
 	third := runDaemon(t, l, "istio.inbound_port = 16006", "replace_outdated = true")
-	third.event(t, "pod_late", "default/web")
+	third.event(t, "pod_protected", "default/web")
 	if text := saved(t, pod); !strings.Contains(text, "--to-ports 16006") {
 		t.Errorf("asked to replace them, it did not:\n%s", text)
 	}

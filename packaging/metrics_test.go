@@ -44,12 +44,12 @@ func exported(t *testing.T) map[string]series {
 		return metrics.State{Waiting: causes, Runtime: &metrics.Runtime{Name: "containerd", Version: "v1", Tier: string(nriplugin.BestEffort)}, Backend: "iptables",
 			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, NotHeld: map[string]int{string(daemon.ValidatorOff): 1, string(daemon.NotRequired): 1}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
-	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventSkipped, daemon.EventBlocked,
+	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventUnproven, daemon.EventSkipped, daemon.EventBlocked,
 		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventLoose, daemon.EventNeighbour, daemon.EventDrift, daemon.EventRepaired} {
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(rules.ReasonInjected), Mesh: "istio"})
 	}
 	for _, trigger := range []daemon.Trigger{daemon.SandboxStarted, daemon.ContainerCreated, daemon.ContainerValidated, daemon.ContainerStarted} {
-		for _, result := range []daemon.Result{daemon.Protected, daemon.Skipped, daemon.Refused, daemon.Failed, daemon.Unprotected} {
+		for _, result := range []daemon.Result{daemon.Protected, daemon.Skipped, daemon.Refused, daemon.Failed, daemon.Unproven, daemon.Unprotected} {
 			m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(result)}, time.Millisecond)
 		}
 	}

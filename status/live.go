@@ -25,7 +25,8 @@ type Result string
 // The results.
 const (
 	Whole     Result = "whole"     // the kernel holds the plan
-	Different Result = "different" // it does not
+	Alike     Result = "alike"     // it holds other rules, which do what the plan says, or more
+	Different Result = "different" // it does not, and other rules do less, or nobody can tell
 	Repaired  Result = "repaired"  // it did not, and does now
 	Exempt    Result = "exempt"    // the pod is to have no rules, and has none
 	Gone      Result = "gone"      // the sandbox has ended: its network namespace is not there any more

@@ -96,7 +96,7 @@ func verdictLines(v status.Verdict) []string {
 		return []string{fmt.Sprintf("the kernel holds the plan: %d rules", v.Rules)}
 	case status.Exempt:
 		return []string{"nothing to verify: " + v.Detail}
-	case status.Different:
+	case status.Different, status.Alike:
 		return append(slices.Clone(v.Differences), effectLines(v)...)
 	case status.Repaired:
 		return append(v.Differences, fmt.Sprintf("repaired: the kernel holds the plan: %d rules", v.Rules))

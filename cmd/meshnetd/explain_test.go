@@ -141,8 +141,9 @@ func TestExplainWhatIsHeld(t *testing.T) {
 		want string
 	}{
 		{daemon.Sandbox{State: daemon.StateProtected, Detail: "d"}, "the pod's rules are other ones than what would be decided now"},
-		{daemon.Sandbox{State: daemon.StateOutdated, Plan: plan}, "the pod keeps the rules of another version or configuration (pod_outdated); " +
+		{daemon.Sandbox{State: daemon.StateOutdated, Plan: plan}, "the pod keeps other rules than it would get today (pod_outdated); " +
 			"the settings, and what is not captured, are those of today's"},
+		{daemon.Sandbox{State: daemon.StateUnproven, Plan: plan, Detail: "why"}, "nobody can tell what becomes of the pod's packets (pod_unproven): why"},
 		{daemon.Sandbox{State: daemon.StateUnprotected, Plan: plan, Detail: "flushed"}, "the pod runs without its rules: nothing of what follows is in force: flushed"},
 		{daemon.Sandbox{State: daemon.StatePending}, "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules"},
 		{daemon.Sandbox{State: daemon.StateFailing, Plan: plan}, "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit"},

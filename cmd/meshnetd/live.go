@@ -36,12 +36,17 @@ func compared(o daemon.Outcome) status.Verdict {
 	if o.Err != nil || o.Plan.Rules() == 0 && len(o.Differences) == 0 {
 		return v
 	}
-	v.Effect = o.Effect.Answer.String()
+	if o.Plan.Rules() > 0 {
+		v.Effect = o.Effect.Answer.String()
+	}
 	for _, d := range o.Effect.Differences[:min(len(o.Effect.Differences), mostPackets)] {
 		v.Packets = append(v.Packets, d.String())
 	}
-	if len(o.Differences) > 0 || o.Effect.Answer > effect.More {
+	switch {
+	case o.Effect.Answer > effect.More:
 		v.Result = status.Different
+	case len(o.Differences) > 0:
+		v.Result = status.Alike
 	}
 	return v
 }
@@ -128,7 +133,8 @@ func holding(sb daemon.Sandbox, x status.Explanation) status.Explanation {
 // heldNote says what the rules of a sandbox are that are not those of the explained decision.
 func heldNote(sb daemon.Sandbox) string {
 	what := map[daemon.State]string{
-		daemon.StateOutdated:    "the pod keeps the rules of another version or configuration (pod_outdated); the settings, and what is not captured, are those of today's",
+		daemon.StateOutdated:    "the pod keeps other rules than it would get today (pod_outdated); the settings, and what is not captured, are those of today's",
+		daemon.StateUnproven:    "nobody can tell what becomes of the pod's packets (pod_unproven)",
 		daemon.StateUnprotected: "the pod runs without its rules: nothing of what follows is in force",
 		daemon.StatePending:     "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules",
 		daemon.StateFailing:     "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit",

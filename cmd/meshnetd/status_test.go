@@ -77,7 +77,7 @@ func TestStatusBadInput(t *testing.T) {
 		"sh[op":                             "is no pattern",
 		"a/b/c":                             "is no pattern",
 		"--name a/b":                        "is no pattern",
-		"--outcome dead":                    `--outcome "dead" is none of protected, outdated, unprotected, pending, failing, exempt`,
+		"--outcome dead":                    `--outcome "dead" is none of protected, outdated, unproven, unprotected, pending, failing, exempt`,
 		"--config " + testdata("none.toml"): "none.toml",
 	} {
 		code, out, err := execute(t, "", append([]string{"status"}, strings.Fields(args)...)...)

@@ -106,7 +106,7 @@ func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
 		state daemon.State
 		text  string
 	}{
-		{daemon.StatePending, "not taken over yet"}, {daemon.StateFailing, "failing"}, {daemon.StateUnprotected, "without rules"},
+		{daemon.StatePending, "not taken over yet"}, {daemon.StateFailing, "failing"}, {daemon.StateUnproven, "of which nobody can tell what their rules do"}, {daemon.StateUnprotected, "without rules"},
 	} {
 		if n := counts[c.state]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, c.text))

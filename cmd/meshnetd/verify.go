@@ -34,8 +34,8 @@ func verifyCommand() *cobra.Command {
 			"or what cannot be told, with packets that show it.\n" +
 			"--traffic sends the packets that show what the kernel does, which also finds what others put beside the rules;\n" +
 			"no connection comes of them, neither for the app nor for the proxy.\n\n" +
-			"Exit 0 when all is as it should be, or is repaired; 4 with a line for each difference,\n" +
-			"and where packets go around that the plan takes, or that cannot be told; 1 failed; 2 wrong command line\n" +
+			"Exit 0 when the rules do what the plan says, or more, also where their words differ, which is said, and when they are\n" +
+			"repaired; 4 where packets go around that the plan takes, or that cannot be told; 1 failed; 2 wrong command line\n" +
 			"or, with --netns, configuration;\n" +
 			"3 the pod of -f is refused. What is not provable is said, and is no difference.",
 		Example: "  meshnetd verify shop/cart-7d4b9\n  meshnetd verify --all --repair\n  meshnetd verify --traffic shop/cart-7d4b9\n" +
@@ -98,7 +98,7 @@ func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) err
 				return &exit{exitFailed, err}
 			}
 		default: // a pod that is left alone is to have nothing of ours
-			if v.Result != status.Different {
+			if v.Result == status.Exempt {
 				v.Result = status.Whole
 			}
 			one.Verdict = &v

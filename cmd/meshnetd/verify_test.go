@@ -71,6 +71,7 @@ var (
 	whole    = status.Verdict{Result: status.Whole, Rules: 21}
 	differs  = status.Verdict{Result: status.Different, Rules: 21, Differences: []string{"missing: a", "unexpected: b"}}
 	beside   = status.Verdict{Result: status.Different, Rules: 21, Effect: "takes less", Packets: []string{"tcp x: the plan takes it, the kernel does not"}}
+	alike    = status.Verdict{Result: status.Alike, Rules: 21, Differences: []string{"missing: a"}, Effect: "takes more", Packets: []string{"tcp y"}}
 	repaired = status.Verdict{Result: status.Repaired, Rules: 21, Differences: []string{"missing: a"}}
 	exempt   = status.Verdict{Result: status.Exempt, Detail: "a gateway"}
 	failed   = status.Verdict{Result: status.Failed, Detail: "broken"}
@@ -82,6 +83,7 @@ func TestVerifyPods(t *testing.T) {
 		pod("default", "broken", "0123aa", told{verify: failed, repair: failed}),
 		pod("default", "ended", "0123bb", told{verify: gone, repair: gone}),
 		pod("default", "web", "4567aa", told{verify: whole, repair: whole, plan: status.Plan{NetNS: "/nowhere", Key: "other"}}),
+		pod("mail", "alike", "6666aa", told{verify: alike}),
 		pod("mail", "beside", "7777aa", told{verify: beside}),
 		pod("shop", "cart", "89abaa", told{verify: differs, repair: repaired}),
 		pod("shop", "gateway", "89abcc", told{verify: exempt, repair: exempt}),
@@ -97,6 +99,7 @@ func TestVerifyPods(t *testing.T) {
 		{"4567", 0, "the kernel holds the plan: 21 rules\n", ""},
 		{"shop/gateway", 0, "nothing to verify: a gateway\n", ""},
 		{"shop/cart", exitDifference, "missing: a\nunexpected: b\n", "2 differences"},
+		{"mail/alike", 0, "missing: a\nby what becomes of packets: takes more\n  tcp y\n", ""},
 		{"mail/beside", exitDifference, "by what becomes of packets: takes less\n  tcp x: the plan takes it, the kernel does not\n", "1 differences"},
 		{"shop/cart --repair", 0, "missing: a\nrepaired: the kernel holds the plan: 21 rules\n", ""},
 		{"default/web --repair", 0, "the kernel holds the plan: 21 rules\n", ""},
@@ -109,7 +112,8 @@ func TestVerifyPods(t *testing.T) {
 		{"89ab", exitFailed, "", "89abaa (shop/cart, protected), 89abcc (shop/gateway, protected)"},
 		{"shop/web", exitFailed, "", "no pod shop/web of the mesh runs on this node (`meshnetd status` lists those that do)"},
 		{"web", exitFailed, "", "a pod is named NAMESPACE/POD"},
-		{"--all", exitFailed, "default/web: the kernel holds the plan: 21 rules\nmail/beside: by what becomes of packets: takes less\n" +
+		{"--all", exitFailed, "default/web: the kernel holds the plan: 21 rules\nmail/alike: missing: a\nmail/alike: by what becomes of packets: takes more\n" +
+			"mail/alike:   tcp y\nmail/beside: by what becomes of packets: takes less\n" +
 			"mail/beside:   tcp x: the plan takes it, the kernel does not\nshop/cart: missing: a\nshop/cart: unexpected: b\n" +
 			"shop/gateway: nothing to verify: a gateway\nshop/twice: the kernel holds the plan: 21 rules\nshop/twice: missing: a\nshop/twice: unexpected: b\n",
 			"default/broken: broken"}, // and nothing of the one that has ended

@@ -12,6 +12,7 @@ var messageIDs = map[string]string{
 	"pod_readdressed":      "5f1c0d9e7ab34c2f8e61d40b92a7c3e8",
 	"pod_late":             "c707fe2f23c76212b043ee614d234c8b",
 	"pod_outdated":         "99bde795642fff1d8e76351e900b8dfc",
+	"pod_unproven":         "7e0c4b5d3f1a4c0e9a6b2d8f5c17e394",
 	"pod_skipped":          "eaf58199c4bd20defd862ceb92d06fc1",
 	"pod_blocked":          "ea4108802bf0f116e8d6946efcf955c5",
 	"pod_unprotected":      "23a966aeba3d8cc6187e4d408b5d3e04",
