@@ -64,6 +64,8 @@ type Enforcer struct {
 	// StopSandbox ends a sandbox so that the kubelet makes a new one; nil where that is not possible. It is set
 	// before the first pod.
 	StopSandbox func(ctx context.Context, sandboxID string) error
+	// Kubelet tells what the runtime does not; nil where nobody is asked. It is set before the first pod.
+	Kubelet Kubelet
 
 	host      []netns.ID
 	locks     *netns.Locks
@@ -115,6 +117,7 @@ func (e *Enforcer) Host() []netns.ID { return e.host }
 func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) Outcome {
 	o := e.enforce(ctx, begin(trigger, pod))
 	e.record(o)
+	e.sayBypass(o)
 	return o
 }
 
@@ -128,7 +131,10 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case there is no time for a new one
 	if !ok || known.State == StateSkipped {
-		if o = e.decideUnknown(ctx, o); o.Result == Skipped {
+		if o = e.decideUnknown(ctx, o); o.Result != Skipped {
+			o = e.decideSpecified(ctx, o)
+		}
+		if o.Result == Skipped {
 			e.rememberSkipped(o)
 		}
 	}

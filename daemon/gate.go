@@ -26,6 +26,7 @@ import (
 func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
 	o := begin(ContainerCreated, pod)
 	o.Container = c.Name
+	c, spec := e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
 	settled := ok && known.covers(pod, e.refining([]rules.Container{c}))
 	if settled {
@@ -43,6 +44,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		// Kept for checkAdmitted: the proxy, whose ids are not redirected, may be created after this container.
 		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, identities(c)) })
 	}
+	e.sayContradiction(o, c, spec)
 	e.recordNews(o)
 	return o
 }
@@ -113,6 +115,7 @@ func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
 	o := begin(ContainerValidated, pod)
 	o.Container = c.Name
+	c, _ = e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
 	news := e.refining([]rules.Container{c})
 	if !ok || !known.covers(pod, news) {

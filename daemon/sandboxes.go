@@ -271,7 +271,7 @@ func saying(containers []rules.Container, named func(string) bool) []rules.Conta
 	var all []rules.Container
 	for _, c := range containers {
 		if named(c.Name) {
-			all = append(all, rules.Container{Name: c.Name, Args: c.Args, Env: c.Env, UID: c.UID, GID: c.GID})
+			all = append(all, rules.Container{Name: c.Name, Args: c.Args, ArgsOnly: c.ArgsOnly, Env: c.Env, UID: c.UID, GID: c.GID, ByKubelet: c.ByKubelet})
 		}
 	}
 	return all

@@ -112,6 +112,7 @@ func (e *Enforcer) takeOver(ctx context.Context, pod rules.Pod) Outcome {
 }
 
 func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
+	o.Pod.HostNetwork = e.sharesHost(o.Pod)
 	pod := o.Pod
 	known, expected := e.sandboxes.get(pod.SandboxID)
 	if known.undecided() {

@@ -44,8 +44,8 @@ func TestPodOf(t *testing.T) {
 	}{
 		{"no list proves nothing", nil, rules.Pod{}},
 		{"an empty list proves nothing", []*api.LinuxNamespace{}, rules.Pod{}},
-		{"a list without network proves nothing", []*api.LinuxNamespace{{Type: "ipc"}, {Type: "mount"}}, rules.Pod{NetNS: "/proc/4711/ns/net"}},
-		{"only user is a list too", []*api.LinuxNamespace{{Type: "user"}}, rules.Pod{NetNS: "/proc/4711/ns/net"}},
+		{"a list without network proves nothing", []*api.LinuxNamespace{{Type: "ipc"}, {Type: "mount"}}, rules.Pod{NetNS: "/proc/4711/ns/net", NetNSOfPause: true}},
+		{"only user is a list too", []*api.LinuxNamespace{{Type: "user"}}, rules.Pod{NetNS: "/proc/4711/ns/net", NetNSOfPause: true}},
 		{"network", []*api.LinuxNamespace{{Type: "network", Path: "/n"}}, rules.Pod{NetNS: "/n"}},
 		{"network of a process", []*api.LinuxNamespace{{Type: "network", Path: "/proc/7/ns/net"}}, rules.Pod{NetNS: "/proc/7/ns/net"}},
 		// CRI-O pins the host's namespace: it is listed like any other, and only its inode tells.

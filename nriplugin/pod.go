@@ -36,7 +36,7 @@ func podOf(sandbox *api.PodSandbox) rules.Pod {
 	// out a path that is gone. The pause process is in the right one. No list at all proves nothing: containerd sends
 	// none where it could not read the specification.
 	if len(namespaces) > 0 && !listed && sandbox.GetPid() != 0 {
-		pod.NetNS = fmt.Sprintf("/proc/%d/ns/net", sandbox.GetPid())
+		pod.NetNS, pod.NetNSOfPause = fmt.Sprintf("/proc/%d/ns/net", sandbox.GetPid()), true
 	}
 	return pod
 }

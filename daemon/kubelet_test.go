@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// specs is a Kubelet that knows these pods, and counts how often it was asked for one that is about to run.
+type specs struct {
+	pods  []rules.Pod
+	asked int
+}
+
+func (s *specs) Pod(_ context.Context, uid string) (rules.Pod, bool) {
+	s.asked++
+	return s.Known(uid)
+}
+
+func (s *specs) Known(uid string) (rules.Pod, bool) {
+	i := slices.IndexFunc(s.pods, func(p rules.Pod) bool { return p.UID == uid })
+	if i < 0 {
+		return rules.Pod{}, false
+	}
+	return s.pods[i], true
+}
+
+// withSpec returns a sandbox and an enforcer whose kubelet knows these containers of it.
+func withSpec(t *testing.T, m *memory, containers ...rules.Container) (*Enforcer, *recorder, rules.Pod, *specs) {
+	t.Helper()
+	e, r := newEnforcer(t, m)
+	pod := sandbox(t, "web")
+	pod.UID = "uid-web"
+	known := &specs{pods: []rules.Pod{{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Containers: containers, Complete: true}}}
+	e.Kubelet = known
+	return e, r, pod, known
+}
+
+func events(r *recorder) (all []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.outcomes {
+		all = append(all, o.Event())
+	}
+	return all
+}
+
+// specified is a container as a specification has it: without the program that its image gives.
+func specified(c rules.Container) rules.Container {
+	c.Args, c.ArgsOnly = c.Args[1:], true
+	return c
+}
+
+// A classic sidecar's own user is in the first rules, before the app's container, and nothing is written again for it.
+func TestFirstPlanByTheKubelet(t *testing.T) {
+	m := newMemory()
+	proxy := container("istio-proxy", 4242)
+	e, r, pod, known := withSpec(t, m, app, specified(proxy))
+	ctx := limited(t, patience)
+	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+		t.Fatalf("got %s, %v", o.Result, o.Err)
+	}
+	if first := m.holds(t, pod.NetNS); !strings.Contains(first.V4.String(), "--uid-owner 4242") {
+		t.Errorf("the first rules do not have the proxy's user:\n%s", first.V4)
+	}
+	_, d, _ := e.Explain(pod.SandboxID)
+	sources := map[string]string{}
+	for _, s := range d.Account.Settings {
+		sources[s.Name] = s.Source
+	}
+	if got, want := sources["proxyUID"], "container istio-proxy user, by the kubelet"; got != want {
+		t.Errorf("the user is %q, want %q", got, want)
+	}
+	for _, c := range []rules.Container{app, proxy} {
+		if o := e.Admit(ctx, pod, c); o.Error() != nil {
+			t.Error(o.Error())
+		}
+		if o := e.Validate(ctx, pod, c); o.Error() != nil {
+			t.Error(o.Error())
+		}
+	}
+	if got := events(r); m.applied != 1 || !slices.Equal(got, []string{EventProtected}) {
+		t.Errorf("written %d times; events %q", m.applied, got)
+	}
+	if known.asked != 1 {
+		t.Errorf("asked %d times", known.asked)
+	}
+	if _, d, _ = e.Explain(pod.SandboxID); d.Account == nil {
+		t.Fatal("no account")
+	}
+	for _, s := range d.Account.Settings {
+		if s.Name == "proxyUID" && s.Source != "container istio-proxy user" {
+			t.Errorf("when the runtime has told it, the user is by %q", s.Source)
+		}
+	}
+}
+
+// What the runtime creates counts, before the container starts, and the difference is said.
+func TestContradiction(t *testing.T) {
+	m := newMemory()
+	e, r, pod, _ := withSpec(t, m, app, container("istio-proxy", 4242))
+	ctx := limited(t, patience)
+	e.Enforce(ctx, SandboxStarted, pod)
+	created := container("istio-proxy", 4343)
+	if o := e.Admit(ctx, pod, created); o.Error() != nil {
+		t.Fatal(o.Error())
+	}
+	if now := m.holds(t, pod.NetNS); !strings.Contains(now.V4.String(), "--uid-owner 4343") || m.applied != 2 {
+		t.Errorf("written %d times:\n%s", m.applied, now.V4)
+	}
+	if got, want := events(r), []string{EventProtected, EventContradicted, EventRefined}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if text := r.outcomes[1].message(); !strings.Contains(text, "user 4343 instead of 4242") {
+		t.Errorf("said: %s", text)
+	}
+}
+
+// A runtime that tells no user still has nobody run as the proxy.
+func TestImpostorByTheKubelet(t *testing.T) {
+	e, _, pod, _ := withSpec(t, newMemory(), as("app", 1337, "/bin/app"))
+	ctx := limited(t, patience)
+	e.Enforce(ctx, SandboxStarted, pod)
+	untold := rules.Container{Name: "app", Args: []string{"/bin/app"}}
+	if o := e.Admit(ctx, pod, untold); o.Error() == nil || !strings.Contains(o.Error().Error(), "container app runs as user 1337") {
+		t.Errorf("got %v", o.Error())
+	}
+	pod.Name = "other" // whose UID is another pod's here
+	if c, _ := e.specified(pod, untold); c.UID != nil {
+		t.Error("another pod's specification counts")
+	}
+}
+
+// A pod outside the mesh is nobody's question.
+func TestOutsideIsNotAskedFor(t *testing.T) {
+	e, _, pod, known := withSpec(t, newMemory(), app)
+	pod.Annotations = nil
+	if o := e.Enforce(limited(t, patience), SandboxStarted, pod); o.Result != Skipped || known.asked != 0 {
+		t.Errorf("got %s; asked %d times", o.Result, known.asked)
+	}
+	pod = sandbox(t, "there-before")
+	pod.UID = "uid-web"
+	e.Synchronize(limited(t, patience), []rules.Pod{pod})
+	if known.asked != 0 {
+		t.Error("a pod that was there before is asked for")
+	}
+}
+
+// Without the host's process ids nobody can look into the pause process of a pod on the host's network.
+func TestHostNetworkByTheKubelet(t *testing.T) {
+	e, r, pod, known := withSpec(t, newMemory())
+	known.pods[0].HostNetwork = true
+	ctx := limited(t, patience)
+	own := pod
+	if o := e.Enforce(ctx, SandboxStarted, own); o.Result != Protected {
+		t.Errorf("a pod whose network namespace the runtime names: %s, %v", o.Result, o.Err)
+	}
+	host := pod
+	host.SandboxID, host.NetNS, host.NetNSOfPause = "host", "/proc/4194304/ns/net", true
+	if o := e.Enforce(ctx, SandboxStarted, host); o.Result != Skipped || o.Decision.Reason != rules.ReasonHostNetwork {
+		t.Errorf("at its start: %s, %s, %v", o.Result, o.Decision.Reason, o.Err)
+	}
+	before := r.count()
+	e.Synchronize(ctx, []rules.Pod{host})
+	if got := events(r)[before:]; !slices.Equal(got, []string{EventSkipped}) {
+		t.Errorf("taken over: %q", got)
+	}
+	if _, known := e.sandboxes.get("host"); known {
+		t.Error("it is remembered")
+	}
+}
+
+// What is given to a container is said before the container is created, or refused where the node says so.
+func TestPodsThatCanBypass(t *testing.T) {
+	admin := app
+	admin.Powers = rules.Powers{NetAdmin: true}
+	m := newMemory()
+	e, r, pod, known := withSpec(t, m, admin)
+	ctx := limited(t, patience)
+	e.Enforce(ctx, SandboxStarted, pod)
+	if got := events(r); !slices.Equal(got, []string{EventProtected, EventBypass}) {
+		t.Fatalf("got %q", got)
+	}
+	if text := r.outcomes[1].message(); !strings.Contains(text, "container app (net_admin)") {
+		t.Errorf("said: %s", text)
+	}
+	sb, _ := e.sandboxes.get(pod.SandboxID)
+	if got := rules.SayBypasses(e.Bypasses(sb)); got != "container app (net_admin)" {
+		t.Errorf("of the sandbox: %q", got)
+	}
+	policy := *e.policy.Load()
+	policy.Node.RefusePowers = true
+	e.SetPolicy(policy)
+	again := pod
+	again.SandboxID, again.NetNS = "again", nstest.New(t).Path
+	if o := e.Enforce(ctx, SandboxStarted, again); o.Result != Refused || o.Decision.Reason != rules.ReasonBypass || m.holds(t, again.NetNS).Rules() > 0 {
+		t.Errorf("got %s, %v", o.Result, o.Err)
+	}
+	// Where the runtime has to be refused later, its containers are.
+	if o := e.Admit(ctx, again, app); o.Result != Refused || o.Decision.Reason != rules.ReasonBypass {
+		t.Errorf("its container: %s, %v", o.Result, o.Err)
+	}
+	// What runs already goes on.
+	e.Synchronize(ctx, []rules.Pod{again})
+	if sb, _ := e.sandboxes.get("again"); sb.State != StateProtected {
+		t.Errorf("taken over: %s, %s", sb.State, sb.Detail)
+	}
+	known.pods = nil
+	if got := e.Bypasses(sb); got != nil {
+		t.Errorf("without the kubelet: %v", got)
+	}
+}
