@@ -48,8 +48,11 @@ type Config struct {
 	StatusSocket    string                   // path; "" is none
 	LockDir         string                   // path of a directory that is root's alone
 	NRI             NRI
-	Required        bool  // the runtime itself requires the plugin, for every container of the node
-	Hooks           Hooks // by neighbours: other plugins
+	Required        bool   // the runtime itself requires the plugin, for every container of the node
+	Hooks           Hooks  // by neighbours: other plugins
+	PodsAPI         string // of the kubelet: path of its socket, PodsAPIAuto or PodsAPIOff
+	Bypass          Bypass
+	BypassExempt    []string // patterns of path.Match for namespaces where nobody is refused by Bypass
 	Log             Log
 	Metrics         Metrics
 	Mesh            Mesh
@@ -153,6 +156,8 @@ func unsaid() Config {
 		LockDir:         "/run/meshnetd-locks",
 		NRI:             NRI{Socket: "/var/run/nri/nri.sock", Name: "meshnetd", Index: "95"},
 		Hooks:           HooksReport,
+		PodsAPI:         PodsAPIAuto,
+		Bypass:          BypassReport,
 		Log:             Log{Level: "info", Format: "auto"},
 		Budget:          rules.StandardBudget(),
 		Mesh:            Mesh{Enabled: slices.Clone(Meshes)},
@@ -200,6 +205,10 @@ func keys(c *Config) map[string]setter {
 
 		"nri.required":     boolean(&c.Required),
 		"neighbours.hooks": text(&c.Hooks, oneOf([]Hooks{HooksReport, HooksRefuse})),
+
+		"kubelet.pods_api":  text(&c.PodsAPI, podsAPI),
+		"bypass.privileged": text(&c.Bypass, oneOf([]Bypass{BypassReport, BypassRefuse})),
+		"bypass.exempt":     texts(&c.BypassExempt, pattern),
 
 		"log.level":  text(&c.Log.Level, oneOf(Levels)),
 		"log.format": text(&c.Log.Format, oneOf(Formats)),

@@ -111,6 +111,9 @@ status_socket = ""
 lock_dir = "/run/other"
 nri = { socket = "/run/x.sock", name = "other", index = "42", required = true }
 neighbours.hooks = "refuse"
+kubelet.pods_api = "/run/pods.sock"
+bypass.privileged = "refuse"
+bypass.exempt = ["ops-*"]
 log.level = "debug"
 log.format = "json"
 metrics.address = "[::1]:15990"
@@ -199,7 +202,7 @@ dns_port = 51
 		AuditInterval: 90 * time.Second, CRISocket: "/run/cri.sock", StatusSocket: "", LockDir: "/run/other",
 		Annotations: []rules.AnnotationPolicy{{Annotation: "a/b", Otherwise: rules.Refuse}, {Annotation: "c/*", Otherwise: rules.Ignore,
 			Namespaces: []string{"shop", "team-*"}, Allow: rules.Allow("", "*", "80", "9000-9100", "10.0.0.0/8", "TPROXY")}},
-		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Required: true, Hooks: HooksRefuse, Log: Log{Level: "debug", Format: "json"},
+		NRI: NRI{Socket: "/run/x.sock", Name: "other", Index: "42"}, Required: true, Hooks: HooksRefuse, PodsAPI: "/run/pods.sock", Bypass: BypassRefuse, BypassExempt: []string{"ops-*"}, Log: Log{Level: "debug", Format: "json"},
 		Metrics: Metrics{Address: "[::1]:15990", Status: true}}
 	want.Budget = rules.Budget{Bytes: 2048, Items: 17, Rules: 129}
 	i := &want.Istio

@@ -36,6 +36,13 @@ explained in [guarantee](guarantee.md); "guaranteed" and "reduced" hold only whe
 		}
 	}
 	page.WriteString("\nNewer versions than the last of a row count as that row. A runtime that is not in the table is used as \"best effort\".\n\n")
+	page.WriteString(`| Kubernetes | The kubelet's Pods API: what is known before a pod's first container |
+|---|---|
+| 1.37 and newer | users, arguments, environment and what containers are given, with any of these runtimes, where the socket is reachable |
+| 1.36 | the same with the feature gate PodsAPI, which is off by default |
+| older | what the runtime tells |
+
+`)
 	page.WriteString("| Beside it | Run by the tests |\n|---|---|\n")
 	for _, what := range []string{"Kubernetes", "CNI plugins", "Helm"} {
 		fmt.Fprintf(&page, "| %s | %s |\n", what, strings.Join(tested[what], ", "))

@@ -42,7 +42,7 @@ func TestReports(t *testing.T) {
 func TestChecks(t *testing.T) {
 	want := []string{"canary", "canary-removed", "cni-multus", "cni-programs", "cni-redirect", "config", "daemon-capabilities", "daemon-connected", "daemon-mounts",
 		"daemon-namespaces", "daemon-oom", "daemon-running", "daemon-sandbox", "daemon-version", "host-netns", "iptables", "iptables-legacy",
-		"kernel-backend", "kernel-ipv6", "kernel-modules", "kernel-rules", "kernel-user-namespaces", "kernel-version", "netns-propagation",
+		"kernel-backend", "kernel-ipv6", "kernel-modules", "kernel-rules", "kernel-user-namespaces", "kernel-version", "kubelet-pods", "netns-propagation",
 		"nri-enabled", "nri-plugins", "nri-registration-timeout", "nri-request-timeout", "nri-socket", "other-daemon", "runtime-config",
 		"runtime-config-imports", "runtime-config-loaded", "runtime-found", "runtime-version", "validator-enabled", "validator-namespaces",
 		"validator-required", "validator-tolerance"}
@@ -295,6 +295,9 @@ func TestDaemon(t *testing.T) {
 			f.Daemon.Status.Connected, f.Daemon.Status.Waiting = false, &status.Waiting{Cause: cause, Why: "because"}
 		}
 	}
+	kubelet := func(k status.Kubelet) func(*Facts) {
+		return func(f *Facts) { f.Daemon.Status.Kubelet = &k }
+	}
 	process := func(change func(*Process)) func(*Facts) {
 		return func(f *Facts) { change(f.Daemon.Process) }
 	}
@@ -315,6 +318,11 @@ func TestDaemon(t *testing.T) {
 		{"connected", func(*Facts) {}, OK, "daemon-connected", `tier "guaranteed"`, ""},
 		{"not connected", func(f *Facts) { f.Daemon.Status.Connected = false }, Broken, "daemon-connected", "no session", "nri-socket"},
 		{"no socket yet", waiting("socket"), Broken, "daemon-connected", "no session with the runtime: because.", "nri-socket"},
+		{"the kubelet tells", kubelet(status.Kubelet{Condition: "complete", Pods: 12, Known: 7}), OK, "kubelet-pods", "tells its 12 pods; of those that started 7 were known", ""},
+		{"the kubelet tells too much", kubelet(status.Kubelet{Condition: "complete", Left: 3, LeftWhy: "too many"}), Warning, "kubelet-pods", "3 pods", "rare"},
+		{"no Pods API", kubelet(status.Kubelet{Condition: "absent"}), Info, "kubelet-pods", "There is no", "kubelet.podsAPI"},
+		{"the kubelet is telling", kubelet(status.Kubelet{Condition: "reading"}), Info, "kubelet-pods", "so far", "Ask again"},
+		{"the kubelet fails", kubelet(status.Kubelet{Condition: "failing", Why: "because"}), Warning, "kubelet-pods", "because", "PodsAPI"},
 		{"in the queue", waiting("queue"), Broken, "daemon-connected", "because", "ss -xp"},
 		{"too large", waiting("synchronize"), Broken, "daemon-connected", "because", "crictl inspect"},
 		{"ends the runtime", waiting("runtime_gone"), Broken, "daemon-connected", "because", "crictl inspect"},

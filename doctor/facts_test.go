@@ -39,6 +39,7 @@ func good() Facts {
 			Networks: []Network{{File: "/etc/cni/net.d/10-net.conflist", Plugins: []string{"bridge", "portmap"}}}},
 		Daemon: Daemon{Socket: "/run/meshnetd/meshnetd.sock", Installed: true,
 			Status: status.Status{Version: "v1.2.0", Started: noon, Connected: true, Synchronized: true,
+				Kubelet: &status.Kubelet{Socket: "/var/lib/kubelet/pods-api/pods-api.sock", Condition: "complete", Pods: 30, Known: 12},
 				Runtime: &status.Runtime{Name: "containerd", Version: "v2.4.2", Tier: "guaranteed"}},
 			Process: &Process{PID: 42, Capabilities: 1<<capNetAdmin | 1<<capSysAdmin, NoNewPrivs: true, Seccomp: 2, OOM: -900,
 				OwnMounts: true, Mount: Mount{Dir: "/run/netns", Point: "/run", Propagation: "slave"}},

@@ -98,6 +98,7 @@ var judges = []struct {
 	{"meshnetd", judgeRoot},
 	{"meshnetd", judgeDaemon},
 	{"meshnetd", judgeSession},
+	{"meshnetd", judgeKubelet},
 	{"meshnetd", judgeSkew},
 	{"meshnetd", judgeCapabilities},
 	{"meshnetd", judgeSandboxing},

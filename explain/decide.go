@@ -20,6 +20,7 @@ import (
 // Node asks the meshes that are switched on, and knows the rules of all.
 func Node(cfg config.Config) rules.Node {
 	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin,
+		RefusePowers: cfg.Bypass == config.BypassRefuse, PowersExempt: cfg.BypassExempt,
 		Policies: cfg.Policies, Loosening: effect.NewLoosening()}
 	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
 		linkerd.Mesh{Defaults: cfg.Linkerd}} {

@@ -46,6 +46,7 @@ const (
 
 // State is what there is to tell of a Source.
 type State struct {
+	Socket     string
 	Condition  Condition
 	Since      time.Time
 	Why        string // of Failing
@@ -73,7 +74,7 @@ type Source struct {
 
 // New returns a source that knows nothing yet. expected tells whether somebody says that there is such a socket.
 func New(socket string, expected bool, log *slog.Logger) *Source {
-	return &Source{socket: socket, expected: expected, log: log, pause: firstPause, state: State{Condition: Absent, Since: time.Now()}}
+	return &Source{socket: socket, expected: expected, log: log, pause: firstPause, state: State{Socket: socket, Condition: Absent, Since: time.Now()}}
 }
 
 // State tells how it is.

@@ -18,7 +18,8 @@ import (
 
 func full() State {
 	return State{Connected: true, Ready: true, Waiting: map[string]bool{"queue": true, "socket": false}, Runtime: &Runtime{"containerd", "v2\xff", "best effort"}, Backend: "iptables",
-		Sandboxes: map[string]int{"protected": 3, "failing": 0}, IPv6Around: map[string]int{"linkerd": 2, "kuma": 0}, NotHeld: map[string]int{"validator_off": 4}, Audit: &Audit{time.Unix(1000, 500e6), 1500 * time.Millisecond},
+		Sandboxes: map[string]int{"protected": 3, "failing": 0}, IPv6Around: map[string]int{"linkerd": 2, "kuma": 0}, NotHeld: map[string]int{"validator_off": 4},
+		CanBypass: map[string]int{"net_admin": 2, "host_pid": 0}, Kubelet: &Kubelet{Complete: true, Pods: 12, Started: map[string]int{"known": 9, "asked": 1}}, Audit: &Audit{time.Unix(1000, 500e6), 1500 * time.Millisecond},
 		Interval: 30 * time.Second, Audited: 2500 * time.Millisecond, LinesLost: 7, Rejected: true, Reloaded: time.Unix(2000, 0)}
 }
 
@@ -159,7 +160,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %q", name, f.GetHelp())
 		}
 	}
-	if n != 22 {
+	if n != 26 {
 		t.Errorf("%d metrics", n)
 	}
 }

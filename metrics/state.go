@@ -20,10 +20,13 @@ type State struct {
 	// IPv6Around is how many pods have IPv6 that goes around their proxy, by mesh; 0 of a mesh where none has.
 	IPv6Around map[string]int
 	// NotHeld is how many pods have nothing that keeps their containers back while meshnetd is away, by why; each why there is.
-	NotHeld  map[string]int
-	Audit    *Audit        // the last one; nil before the first
-	Interval time.Duration // of the auditor
-	Audited  time.Duration // how long ago that was, or the daemon began
+	NotHeld map[string]int
+	// CanBypass is how many pods have a container that can go around their rules, by how; each way there is.
+	CanBypass map[string]int
+	Kubelet   *Kubelet      // nil where nobody asks it
+	Audit     *Audit        // the last one; nil before the first
+	Interval  time.Duration // of the auditor
+	Audited   time.Duration // how long ago that was, or the daemon began
 
 	LinesLost int64 // of the log, since the start
 
@@ -33,6 +36,13 @@ type State struct {
 
 // Runtime is the container runtime.
 type Runtime struct{ Name, Version, Tier string }
+
+// Kubelet is how the kubelet tells of its pods.
+type Kubelet struct {
+	Complete bool           // it tells all of them
+	Pods     int            // that are known
+	Started  map[string]int // pods of the mesh, by how they were known when they started
+}
 
 // Audit is a look at all protected pods.
 type Audit struct {
@@ -56,6 +66,10 @@ var (
 	sandboxes = desc("sandboxes", "Pods of the mesh on this node, by what is known of them.", "state")
 	around    = desc("sandboxes_ipv6_around", "Pods whose IPv6 goes around their proxy, which does not speak it, by mesh.", "mesh")
 	notHeld   = desc("sandboxes_not_held", "Pods of which nothing keeps containers back while meshnetd is away, as far as they have shown it, by why.", "why")
+	bypass    = desc("sandboxes_can_bypass", "Pods with a container that can go around their rules, by how, as far as the kubelet tells.", "way")
+	told      = desc("kubelet_complete", "1 while the kubelet tells all of its pods.")
+	toldPods  = desc("kubelet_pods", "Pods that are known by the kubelet.")
+	started   = desc("kubelet_pods_started_total", "Pods of the mesh that started, by how they were known by the kubelet: known, asked, unanswered.", "how")
 	age       = desc("audit_age_seconds", "Time since the auditor last came around, or since the start.")
 	last      = desc("audit_last_timestamp_seconds", "When the auditor last came around.")
 	took      = desc("audit_duration_seconds", "Time that the last pass of the auditor took, without its pauses.")
@@ -67,7 +81,7 @@ var (
 
 // Describe names the metrics.
 func (r *reading) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, notHeld, age, last, took, interval, linesLost, reloaded, reloadedT} {
+	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, notHeld, bypass, told, toldPods, started, age, last, took, interval, linesLost, reloaded, reloadedT} {
 		to <- d
 	}
 }
@@ -98,6 +112,16 @@ func (r *reading) Collect(to chan<- prometheus.Metric) {
 	}
 	for why, n := range s.NotHeld {
 		gauge(notHeld, float64(n), why)
+	}
+	for way, n := range s.CanBypass {
+		gauge(bypass, float64(n), way)
+	}
+	if k := s.Kubelet; k != nil {
+		gauge(told, number(k.Complete))
+		gauge(toldPods, float64(k.Pods))
+		for how, n := range k.Started {
+			to <- prometheus.MustNewConstMetric(started, prometheus.CounterValue, float64(n), how)
+		}
 	}
 	gauge(age, s.Audited.Seconds())
 	gauge(interval, s.Interval.Seconds())

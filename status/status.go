@@ -29,6 +29,7 @@ type Status struct {
 	Rejected     string         `json:"configurationRejected,omitempty"` // why the configuration on disk is not in force
 	Connected    bool           `json:"connected"`                       // there is a session with the runtime
 	Since        time.Time      `json:"since,omitzero"`                  // when the session began, or the last one was lost
+	Kubelet      *Kubelet       `json:"kubelet,omitempty"`               // nil where nobody asks it
 	Waiting      *Waiting       `json:"waiting,omitempty"`               // why there is no session; nil where there is one, or nothing was tried yet
 	Synchronized bool           `json:"synchronized"`                    // the pods that were there before the session are taken over
 	Pods         Counts         `json:"pods"`
@@ -55,6 +56,20 @@ type Runtime struct {
 type Waiting struct {
 	Cause string `json:"cause"` // a word: socket, queue, registration, synchronize, runtime_gone
 	Why   string `json:"why"`   // sentences for the operator
+}
+
+// Kubelet is how the kubelet tells of its pods, beside the runtime.
+type Kubelet struct {
+	Socket     string    `json:"socket"`
+	Condition  string    `json:"condition"` // a word: absent, failing, reading, complete
+	Since      time.Time `json:"since,omitzero"`
+	Why        string    `json:"why,omitempty"` // it is failing
+	Pods       int       `json:"pods"`          // that are known
+	Left       int       `json:"left"`          // that it told of and that are not kept
+	LeftWhy    string    `json:"leftWhy,omitempty"`
+	Known      int       `json:"known"`      // pods of the mesh that were known when they started
+	Asked      int       `json:"asked"`      // those that had to be asked for
+	Unanswered int       `json:"unanswered"` // those of which it did not tell
 }
 
 // Counts is how many pods there are of each kind: "protected", "unprotected", "outdated".
@@ -84,6 +99,7 @@ type Sandbox struct {
 	Detail    string       `json:"detail,omitempty"`
 	NetNS     string       `json:"netns"` // path of the network namespace, as the runtime named it
 	Drift     Drift        `json:"drift"`
+	CanBypass string       `json:"canBypass,omitempty"`   // which of its containers can go around its rules, and how, as the kubelet tells
 	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it
 
 	Around bool `json:"ipv6Around,omitempty"` // its IPv6 goes around its proxy, which does not speak it

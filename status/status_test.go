@@ -26,6 +26,7 @@ func full() Status {
 			Name: "containerd", Version: "v2.2.9", Tier: "guaranteed", Why: "it validates containers, and a refused sandbox is taken back",
 			Validates: true, TellsUser: false, Limits: []string{"the user of a container is not told", "another limit"},
 		},
+		Kubelet: &Kubelet{Socket: "/pods.sock", Condition: "complete", Since: at(10, 1), Pods: 12, Left: 1, LeftWhy: "not read", Known: 3, Asked: 1, Unanswered: 2},
 		Connected: true, Since: at(10, 2), Synchronized: true, Waiting: &Waiting{"queue", "waiting in the runtime's queue"},
 		Pods:   Counts{"unprotected": 1, "protected": 2, "outdated": 1},
 		Events: map[string]int{"pod_protected": 14, "pod_late": 1},
@@ -37,6 +38,7 @@ func full() Status {
 			Namespace: "default", Name: "web", ID: "0123456789abcdef0123456789abcdef", State: "protected", Reason: "injected",
 			Mesh: "istio", Plan: "fedcba9876543210", Rules: 21, Backend: "iptables-nft", Since: at(11, 0),
 			Took: Milliseconds(6912 * time.Microsecond), NetNS: "/var/run/netns/cni-0123", Drift: Drift{Times: 3, Last: at(29, 1)}, Detail: "not news",
+			CanBypass: "container app (net_admin)", NotHeld: "not held back",
 		}, {
 			Namespace: "shop", Name: "a-pod-with-a-longer-name", ID: "abc", State: "unprotected", Reason: "bad-input", Mesh: "istio",
 			Detail: "quotes its author:\n\x1b[31mred\x1b[0m\tand \u202eturned",
@@ -54,9 +56,11 @@ func TestText(t *testing.T) {
 	golden.Check(t, "full.text.golden", text(full()))
 	golden.Check(t, "new.text.golden", text(Status{Version: "v0.3.0", Started: at(10, 1).In(time.FixedZone("there", 7200)), Backend: "iptables-nft"}))
 	lost := full()
+	lost.Kubelet = &Kubelet{Socket: "/pods.sock", Condition: "failing", Why: "nobody answers", Pods: 12}
 	lost.Connected, lost.Synchronized, lost.Audit, lost.Sandboxes = false, false, nil, nil
 	golden.Check(t, "lost.text.golden", text(lost))
 	joining := full()
+	joining.Kubelet = &Kubelet{Socket: "/pods.sock", Condition: "absent"}
 	joining.Synchronized, joining.Runtime.TellsUser, joining.Runtime.Validates, joining.Sandboxes = false, true, false, nil
 	golden.Check(t, "joining.text.golden", text(joining))
 }

@@ -49,9 +49,16 @@ func (s Status) Text(w io.Writer, now time.Time) {
 // news is the detail of a sandbox that is not as it should be.
 func (sb Sandbox) news() string {
 	if sb.State == "protected" {
-		return sb.NotHeld
+		return strings.Join(slices.DeleteFunc([]string{sb.NotHeld, sb.bypass()}, func(s string) bool { return s == "" }), "; ")
 	}
 	return sb.Detail
+}
+
+func (sb Sandbox) bypass() string {
+	if sb.CanBypass == "" {
+		return ""
+	}
+	return "can go around its rules: " + sb.CanBypass
 }
 
 func (d Drift) text(now time.Time) string {
@@ -98,6 +105,7 @@ func (s Status) summary() [][]string {
 	} else {
 		lines = append(lines, []string{"runtime", "not known yet, " + session})
 	}
+	lines = append(lines, []string{"source", s.Kubelet.source()})
 	if w := s.Waiting; w != nil && !s.Connected {
 		lines = append(lines, []string{"waiting", w.Why})
 	}
@@ -109,6 +117,25 @@ func (s Status) summary() [][]string {
 		lines = append(lines, []string{"audit", fmt.Sprintf("%s: %d pods in %s, %d drifted", moment(a.Last), a.Pods, a.Took, a.Drifted)})
 	}
 	return lines
+}
+
+// source says by whom pods are known.
+func (k *Kubelet) source() string {
+	switch {
+	case k == nil:
+		return "nri"
+	case k.Condition == "absent":
+		return "nri; no kubelet's Pods API at " + k.Socket
+	}
+	text := "nri + kubelet, " + k.Condition
+	if k.Condition == "failing" {
+		text = "nri; the kubelet's Pods API fails: " + k.Why + "; still known"
+	}
+	text += fmt.Sprintf(": %d pods; of those that started %d were known, %d asked for, %d not told", k.Pods, k.Known, k.Asked, k.Unanswered)
+	if k.Left > 0 {
+		text += fmt.Sprintf("; %d are not kept: %s", k.Left, k.LeftWhy)
+	}
+	return text
 }
 
 func hooks(rt Runtime) string {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
@@ -70,6 +71,12 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 			s.NotHeld[string(loose)]++
 		}
 	}
+	s.CanBypass = canBypass(e)
+	if w.kubelet != nil {
+		k := w.kubelet.State()
+		s.Kubelet = &metrics.Kubelet{Complete: k.Condition == kubelet.Complete, Pods: k.Pods,
+			Started: map[string]int{"known": k.Known, "asked": k.Asked, "unanswered": k.Unanswered}}
+	}
 	w.mu.Lock()
 	s.Connected, s.Interval, s.Rejected, s.Reloaded = w.connected, w.auditInterval, w.rejected != nil, w.configuredAt
 	for _, cause := range nriplugin.Causes {
@@ -86,6 +93,26 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 	}
 	s.Audited = time.Since(begun)
 	return s
+}
+
+// canBypass counts the pods that can go around their rules, by how.
+func canBypass(e *daemon.Enforcer) map[string]int {
+	pods := map[string]int{}
+	for _, way := range rules.Ways {
+		pods[string(way)] = 0
+	}
+	for _, sb := range e.Sandboxes() {
+		ways := map[rules.Way]bool{}
+		for _, b := range e.Bypasses(sb) {
+			for _, way := range b.Ways {
+				ways[way] = true
+			}
+		}
+		for way := range ways {
+			pods[string(way)]++
+		}
+	}
+	return pods
 }
 
 // count tells the pods of the mesh by what is known of them, and those whose IPv6 goes around their proxy.

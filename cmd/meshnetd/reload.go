@@ -112,7 +112,7 @@ func needRestart(a, b config.Config) []string {
 		a, b any
 	}{
 		{"backend", a.Backend, b.Backend}, {"host_netns", a.HostNetNS, b.HostNetNS}, {"cri_socket", a.CRISocket, b.CRISocket},
-		{"status_socket", a.StatusSocket, b.StatusSocket}, {"lock_dir", a.LockDir, b.LockDir}, {"nri", a.NRI, b.NRI}, {"log", a.Log, b.Log}, {"metrics", a.Metrics, b.Metrics},
+		{"status_socket", a.StatusSocket, b.StatusSocket}, {"lock_dir", a.LockDir, b.LockDir}, {"nri", a.NRI, b.NRI}, {"kubelet.pods_api", a.PodsAPI, b.PodsAPI}, {"log", a.Log, b.Log}, {"metrics", a.Metrics, b.Metrics},
 	} {
 		if !reflect.DeepEqual(k.a, k.b) {
 			keys = append(keys, k.name)

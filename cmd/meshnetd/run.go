@@ -19,6 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
@@ -82,6 +83,10 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	enforcer.StopSandbox = func(ctx context.Context, sandboxID string) error {
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
+	}
+	if source := newSource(cfg.PodsAPI, log); source != nil {
+		enforcer.Kubelet, watch.kubelet = source, source
+		go source.Run(ctx)
 	}
 	watch.configured(cfg)
 	reload := &reloader{file: fileOf(file), running: cfg, enforcer: enforcer, watch: watch, log: log}
@@ -152,6 +157,17 @@ func newEnforcer(cfg config.Config, locks *netns.Locks, firewall daemon.Firewall
 func policy(cfg config.Config) daemon.Policy {
 	return daemon.Policy{Node: explain.Node(cfg), ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
 		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, Required: cfg.Required, Hooks: cfg.Hooks, AuditInterval: cfg.AuditInterval}
+}
+
+// newSource returns what asks the kubelet, nil where nobody is to.
+func newSource(podsAPI string, log *slog.Logger) *kubelet.Source {
+	switch podsAPI {
+	case config.PodsAPIOff:
+		return nil
+	case config.PodsAPIAuto:
+		return kubelet.New(kubelet.Socket, false, log)
+	}
+	return kubelet.New(podsAPI, true, log)
 }
 
 // flushTimeout bounds how long the last lines of the log may take when the daemon ends.

@@ -14,7 +14,9 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/nriplugin"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -22,6 +24,8 @@ import (
 type watch struct {
 	started time.Time
 	backend string
+
+	kubelet *kubelet.Source // nil where nobody asks it; set before the first reading
 
 	mu        sync.Mutex
 	runtime   *nriplugin.Runtime // of the last session; nil before the first
@@ -150,7 +154,12 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail,
-			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.Bypasses(sb)), Live: live{e, sb.Pod.SandboxID}})
+	}
+	if w.kubelet != nil {
+		k := w.kubelet.State()
+		s.Kubelet = &status.Kubelet{Socket: k.Socket, Condition: string(k.Condition), Since: k.Since, Why: k.Why, Pods: k.Pods, Left: k.Left, LeftWhy: k.LeftWhy,
+			Known: k.Known, Asked: k.Asked, Unanswered: k.Unanswered}
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s

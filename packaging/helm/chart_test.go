@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/kubelet"
 )
 
 // object is a Kubernetes object as it is rendered.
@@ -295,6 +296,18 @@ func TestValues(t *testing.T) {
 	mounts := container["volumeMounts"].([]any)
 	if diff := cmp.Diff(map[string]any{"name": "cri", "mountPath": "/run/containerd", "readOnly": true}, mounts[len(mounts)-1]); diff != "" {
 		t.Errorf("the CRI socket (-want +got):\n%s", diff)
+	}
+	if objects, err = render(t, "kubelet: {podsAPI: true, directory: /opt/kubelet}"); err != nil {
+		t.Fatal(err)
+	}
+	pod = object(find(t, objects, "DaemonSet").at("spec", "template", "spec").(map[string]any))
+	mounts = object(pod["containers"].([]any)[0].(map[string]any))["volumeMounts"].([]any)
+	if diff := cmp.Diff(map[string]any{"name": "pods-api", "mountPath": filepath.Dir(kubelet.Socket), "readOnly": true}, mounts[len(mounts)-1]); diff != "" {
+		t.Errorf("the kubelet's Pods API (-want +got):\n%s", diff)
+	}
+	volumes := pod["volumes"].([]any)
+	if diff := cmp.Diff(map[string]any{"name": "pods-api", "hostPath": map[string]any{"path": "/opt/kubelet/pods-api", "type": "DirectoryOrCreate"}}, volumes[len(volumes)-1]); diff != "" {
+		t.Errorf("the kubelet's directory (-want +got):\n%s", diff)
 	}
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	objects, err = render(t, "image: {digest: \""+digest+"\", tag: v1}")

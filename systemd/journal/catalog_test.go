@@ -129,7 +129,7 @@ func entries(t *testing.T) map[string]string {
 // files calls f with each file of the program that can log.
 func files(t *testing.T, f func(*ast.File)) {
 	t.Helper()
-	for _, dir := range []string{"cmd", "cri", "daemon", "doctor", "metrics", "nriplugin", "status", "systemd"} {
+	for _, dir := range []string{"cmd", "cri", "daemon", "doctor", "kubelet", "metrics", "nriplugin", "status", "systemd"} {
 		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
