@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
@@ -114,7 +115,10 @@ type pod struct {
 		HostNetwork bool   `json:"hostNetwork"`
 	} `json:"spec"`
 	Status struct {
-		Phase      string `json:"phase"`
+		Phase  string `json:"phase"`
+		PodIPs []struct {
+			IP string `json:"ip"`
+		} `json:"podIPs"`
 		Conditions []struct {
 			Type   string `json:"type"`
 			Status string `json:"status"`
@@ -123,6 +127,16 @@ type pod struct {
 }
 
 func (p pod) ended() bool { return p.Status.Phase == "Succeeded" || p.Status.Phase == "Failed" }
+
+func (p pod) addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, entry := range p.Status.PodIPs {
+		if addr, err := netip.ParseAddr(entry.IP); err == nil {
+			all = append(all, addr)
+		}
+	}
+	return all
+}
 
 func (p pod) ready() bool {
 	for _, c := range p.Status.Conditions {

@@ -96,7 +96,7 @@ func root() *cobra.Command {
 	flags.Uint16Var(&o.port, "port", 15990, "`PORT` where meshnetd tells its status (the chart's metrics.port)")
 	flags.IntVar(&o.parallel, "parallel", 50, "`NUMBER` of nodes to ask at once")
 	flags.DurationVar(&o.patience, "node-timeout", 10*time.Second, "how `LONG` one node may take")
-	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), versionCommand(o))
+	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), versionCommand(o))
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c
 }

@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -36,11 +37,11 @@ type metadata struct {
 type spec struct {
 	HostNetwork     bool        `yaml:"hostNetwork"`
 	HostPID         bool        `yaml:"hostPID"`
-	RuntimeClass    string      `yaml:"runtimeClassName"`
+	RuntimeClass    string      `yaml:"runtimeClassName" json:"runtimeClassName"`
 	SecurityContext podSecurity `yaml:"securityContext"`
 	InitContainers  []container `yaml:"initContainers"`
 	Containers      []container `yaml:"containers"`
-	Ephemeral       []container `yaml:"ephemeralContainers"`
+	Ephemeral       []container `yaml:"ephemeralContainers" json:"ephemeralContainers"`
 }
 
 type status struct {
@@ -126,6 +127,11 @@ func (i *id) UnmarshalYAML(node *yaml.Node) error {
 	return nil
 }
 
+// UnmarshalJSON refuses what is no id.
+func (i *id) UnmarshalJSON(text []byte) error {
+	return i.UnmarshalYAML(&yaml.Node{Value: string(text)})
+}
+
 func (i *id) value() *int64 { return (*int64)(i) }
 
 // address is an IP address; "" is none.
@@ -145,6 +151,15 @@ func (a *address) UnmarshalYAML(node *yaml.Node) error {
 	}
 	a.Addr = addr
 	return nil
+}
+
+// UnmarshalJSON refuses what is no address.
+func (a *address) UnmarshalJSON(text []byte) error {
+	var value string
+	if err := json.Unmarshal(text, &value); err != nil {
+		return err
+	}
+	return a.UnmarshalYAML(&yaml.Node{Kind: yaml.ScalarNode, Value: value})
 }
 
 func (d document) pod() rules.Pod {

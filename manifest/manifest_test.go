@@ -3,6 +3,8 @@
 package manifest_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/meshnetd/meshnetd/manifest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -21,6 +24,42 @@ import (
 var compare = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.EquateEmpty()}
 
 func ptr(n int64) *int64 { return &n }
+
+// An item of a list is read as the manifest is; of one that is no pod the error says what.
+func TestItem(t *testing.T) {
+	for _, name := range []string{"pod.json", "all.yaml"} {
+		text, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := manifest.Read(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var document map[string]any
+		if err := yaml.Unmarshal(text, &document); err != nil {
+			t.Fatal(err)
+		}
+		delete(document, "kind")
+		item, err := json.Marshal(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := manifest.Item(item)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got, compare); diff != "" {
+			t.Errorf("%s (-read +item):\n%s", name, diff)
+		}
+	}
+	for text, want := range map[string]string{`{"status":{"podIP":"10.0.0"}}`: "is not an IP address", `{"spec":{"securityContext":{"runAsUser":-1}}}`: "is not a user or group id",
+		`[]`: "cannot unmarshal"} {
+		if _, err := manifest.Item([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
 
 // The same pod in both notations, with every field that is looked at and some that are not.
 func TestRead(t *testing.T) {

@@ -189,7 +189,7 @@ func TestRoles(t *testing.T) {
 	if objects, err = render(t, "kubectl: {exec: true}"); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]bool{"create pods/exec": true}, allowed(find(t, objects, "Role"))); diff != "" {
+	if diff := cmp.Diff(map[string]bool{"get pods/exec": true, "create pods/exec": true}, allowed(find(t, objects, "Role"))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
