@@ -93,7 +93,11 @@ func (b *Backend) try(ctx context.Context, name string, isolated *netns.Isolated
 func attempt(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
 	switch name {
 	case IPTables, NFTables:
-		return prove(ctx, name, nftables.New(nftables.Dialect(name)))
+		tables, err := learn(ctx, nftables.Dialect(name))
+		if err != nil {
+			return nil, err
+		}
+		return prove(ctx, name, tables)
 	}
 	variant := strings.Replace(name, Exec, xtables.Auto, 1)
 	tables, err := xtables.Find(ctx, variant, isolated)
@@ -101,6 +105,15 @@ func attempt(ctx context.Context, name string, isolated *netns.Isolated) (*prove
 		return nil, err
 	}
 	return prove(ctx, name, tables)
+}
+
+func learn(ctx context.Context, dialect nftables.Dialect) (nftables.Tables, error) {
+	scratch, err := netns.New()
+	if err != nil {
+		return nftables.Tables{}, err
+	}
+	defer scratch.Close()
+	return nftables.Learn(ctx, dialect, scratch, everything(rules.IPv4))
 }
 
 // prove writes and reads back a plan with every match and target there is, for IPv4 and for both families.

@@ -252,7 +252,7 @@ var families = []rules.Family{rules.IPv4, rules.IPv6}
 
 // judge is Effect in the namespace of the calling thread.
 func (t Tables) judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
-	err = look(func(s state, text []byte) error {
+	err = t.added.look(func(s state, text []byte) error {
 		old, err := legacy.Parse(text)
 		if err != nil {
 			return err

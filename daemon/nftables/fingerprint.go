@@ -68,7 +68,10 @@ func Generation(ns *netns.Namespace) (generation string, err error) {
 
 // look reads the namespace of the calling thread, and what iptables-legacy holds there. The state does not
 // outlive fn.
-func look(fn func(s state, old []byte) error) error {
+func look(fn func(s state, old []byte) error) error { return (*additions)(nil).look(fn) }
+
+// look leaves out what the kernel adds.
+func (a *additions) look(fn func(s state, old []byte) error) error {
 	c, err := dialNetfilter()
 	if err != nil {
 		return err
@@ -76,7 +79,7 @@ func look(fn func(s state, old []byte) error) error {
 	defer c.close()
 	s, err := settled(func() (state, error) {
 		c.forget()
-		return read(c)
+		return read(a.of(c))
 	})
 	if err != nil {
 		return err

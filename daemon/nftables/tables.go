@@ -27,10 +27,13 @@ const (
 type Dialect string
 
 // Tables writes and reads rules in one dialect.
-type Tables struct{ dialect Dialect }
+type Tables struct {
+	dialect Dialect
+	added   *additions // nil is none
+}
 
-// New returns the Tables of a dialect. Prove reports whether they work on this node.
-func New(d Dialect) Tables { return Tables{d} }
+// New returns the Tables of a dialect. Learn makes them for kernels that are newer than meshnetd.
+func New(d Dialect) Tables { return Tables{dialect: d} }
 
 // Name returns the dialect.
 func (t Tables) Name(*netns.Namespace) string { return string(t.dialect) }
@@ -40,10 +43,11 @@ type wanted struct {
 	sets      []rules.Ruleset // IPv4, IPv6
 	native    native
 	footprint rules.Footprint
+	added     *additions
 }
 
 func (t Tables) wanted(plan rules.Plan) (wanted, error) {
-	w := wanted{sets: plan.Rulesets(), footprint: plan.Footprint}
+	w := wanted{sets: plan.Rulesets(), footprint: plan.Footprint, added: t.added}
 	if t.dialect == Native {
 		w.sets = rules.Plan{}.Rulesets()
 		var err error
@@ -90,30 +94,34 @@ func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan)
 }
 
 func (w wanted) apply(c *netfilter) (changed bool, err error) {
-	s, err := read(c)
+	s, err := read(w.added.of(c))
 	if err != nil {
 		return false, err
 	}
-	b := newBatch(s.generation)
+	b, err := w.changes(s)
 	defer b.release()
+	if err != nil || b.changes() == 0 {
+		return false, err
+	}
+	return true, c.transact(b)
+}
+
+// changes returns what makes a state hold the plan's rules. The caller releases it.
+func (w wanted) changes(s state) (*batch, error) {
+	b := newBatch(s.generation)
 	for _, set := range w.sets {
 		have, err := s.decode(set.Family)
 		if err != nil {
-			return false, err
+			return b, err
 		}
 		if err := appendEdits(b, s, have, rules.Edits(have.Ruleset, set, w.footprint)); err != nil {
-			return false, err
+			return b, err
 		}
 	}
-	if len(w.native.differences(s)) > 0 {
-		if err := w.native.replace(b, s); err != nil {
-			return false, err
-		}
+	if len(w.native.differences(s)) == 0 {
+		return b, nil
 	}
-	if b.changes() == 0 {
-		return false, nil
-	}
-	return true, c.transact(b)
+	return b, w.native.replace(b, s)
 }
 
 // Verify compares what the kernel holds with the plan. A table of iptables-legacy that could take packets
@@ -127,7 +135,7 @@ func (t Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 		return nil, err
 	}
 	err = ns.Do(func() error {
-		err := look(func(s state, _ []byte) (err error) {
+		err := t.added.look(func(s state, _ []byte) (err error) {
 			diffs, err = want.differences(s)
 			return err
 		})
@@ -168,7 +176,7 @@ func (t Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Fo
 		return v4, v6, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
 	}
 	err = ns.Do(func() error {
-		return look(func(s state, _ []byte) (err error) {
+		return t.added.look(func(s state, _ []byte) (err error) {
 			v4, v6, err = s.own(footprint)
 			return err
 		})
