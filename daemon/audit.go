@@ -116,7 +116,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	if o.Drifted {
 		pass.Drifted++
 	}
-	failed := o.Result == Failed || o.Result == Refused || o.Result == Unproven
+	failed := o.Result != Unprotected && o.Err != nil
 	if now, _ := e.sandboxes.get(id); o.Result == Skipped && now.unsettled() {
 		e.sandboxes.forget(id) // outside the mesh by today's configuration
 	}
