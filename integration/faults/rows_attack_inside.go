@@ -21,9 +21,8 @@ func insideAttacks() []Row {
 	return []Row{
 		{Fault: "a pod with NET_ADMIN has the kernel hold rules, elements and routes without end, while 4 pods start", Pods: 4, Everywhere: true,
 			begin: pour, end: poured},
-		// Until rules are judged by what they do, also in running pods.
-		{Fault: "a pod with NET_ADMIN writes rules and label of one that may exclude everything, and meshnetd restarts", Hole: true,
-			end: forge},
+		{Fault: "a pod with NET_ADMIN writes the rules of one that may exclude everything, and meshnetd restarts", Everywhere: true,
+			begin: forge, end: evicted},
 		// Where the runtime has a validator it refuses each of the pod's containers while the required plugin is away, istio-init as
 		// well. By its name meshnetd refuses none: it says nothing that the sandbox does not know, and takes no rules away.
 		{Fault: "a pod with a container istio-init that does nothing starts while meshnetd is away", Absent: true, Init: "istio-init", end: late},
@@ -100,41 +99,33 @@ const everything = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ot
 	"sidecar.istio.io/status": "{\"containers\": [\"istio-proxy\"]}",
 	"traffic.sidecar.istio.io/excludeOutboundIPRanges": "0.0.0.0/0,::/0"}}, "status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}}`
 
-// forge writes into each pod what such a pod has, has meshnetd restarted, and sees that the app goes around. Then it
-// takes everything back, so that the row's pods come up.
+// forge writes into a running pod what such a pod has, while meshnetd is away, and has the pod's app send once it is back. How an
+// earlier meshnetd named such rules on lo says nothing either.
 func forge(ctx context.Context, s *stage) error {
-	restarted := func(each func(path string) *exec.Cmd) (err error) {
-		s.daemon.Kill()
-		s.forget(s.daemon)
-		for _, p := range s.pods {
-			if out, err := each(p.sandbox.NetNS()).CombinedOutput(); err != nil {
-				return fmt.Errorf("in pod %s: %w: %s", p.spec.Name, err, out)
-			}
+	name := s.unique("forged")
+	p, err := s.lab.RunPod(ctx, lab.PodSpec{Name: name, UID: name, Annotations: lab.Injected(nil)})
+	if err != nil {
+		return err
+	}
+	s.hostile = append(s.hostile, p.ID)
+	if _, err := p.RunContainer(ctx, lab.ContainerSpec{Name: "first", Args: []string{"pause"}, User: appID, Group: appID}); err != nil {
+		return err
+	}
+	s.daemon.Kill()
+	s.forget(s.daemon)
+	apply := exec.CommandContext(ctx, s.programs.launcher, "apply", "--netns", p.NetNS(), "--config", filepath.Join(s.lab.Dir(), "meshnetd.toml"), "-f", "-")
+	apply.Stdin = strings.NewReader(everything)
+	alias := exec.CommandContext(ctx, "nsenter", "--net="+p.NetNS(), "ip", "link", "set", "lo", "alias", "meshnetd:forged")
+	for _, cmd := range []*exec.Cmd{apply, alias} {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s in %s: %w: %s", cmd.Args, name, err, out)
 		}
-		s.daemon, err = s.runDaemon(ctx)
+	}
+	if s.daemon, err = s.runDaemon(ctx); err != nil {
 		return err
 	}
-	before, err := s.accepted()
-	if err != nil {
-		return err
-	}
-	if err := restarted(func(path string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, s.programs.launcher, "apply", "--netns", path, "--config", filepath.Join(s.lab.Dir(), "meshnetd.toml"), "-f", "-")
-		cmd.Stdin = strings.NewReader(everything)
-		return cmd
-	}); err != nil {
-		return err
-	}
-	err = lab.Poll(ctx, func() (bool, error) {
-		now, err := s.accepted()
-		return now > before, err
-	})
-	if err != nil {
-		return fmt.Errorf("nothing goes around any more: say so in this row (%w)", err)
-	}
-	return restarted(func(path string) *exec.Cmd {
-		return exec.CommandContext(ctx, "nsenter", "--net="+path, "ip", "link", "set", "lo", "alias", "")
-	})
+	_, err = p.RunContainer(ctx, lab.ContainerSpec{Name: "app", Args: s.flood(), User: appID, Group: appID})
+	return err
 }
 
 // late starts the daemon when the pods have been tried.
