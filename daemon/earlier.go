@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
@@ -51,7 +52,7 @@ func (e *Enforcer) heldEarlier(ctx context.Context, ns entered, o Outcome) (*Out
 	if err != nil || own.Rules() == 0 || own.Key() != receipt.Plan {
 		return nil, err
 	}
-	today := o.judged.said
+	today := e.compared(o.Plan, own)
 	e.adopt(&o, own)
 	if o.network, err = network(ns, o.Pod); err != nil {
 		return nil, err
@@ -61,8 +62,25 @@ func (e *Enforcer) heldEarlier(ctx context.Context, ns entered, o Outcome) (*Out
 	if err := e.look(ctx, ns, &o); err != nil || o.judged.grade() == lost {
 		return nil, err
 	}
-	o.judged.said = today // which is what there is to say of them
+	if o.judged.said == "" {
+		o.judged.said = today
+	}
 	return &o, nil
+}
+
+// compared says what the rules of an earlier plan do that those of today's do not, or the other way round. Pods of one kind
+// are compared once.
+func (e *Enforcer) compared(today, earlier rules.Plan) string {
+	if today.Rules() == 0 { // the pod would get none
+		return ""
+	}
+	at := evidence{today.Key(), earlier.Key(), "plans"}
+	j, known := e.sandboxes.judged(at)
+	if !known {
+		j.said = Outcome{Effect: effect.ComparePlans(today, earlier)}.said()
+		e.sandboxes.learn(at, j)
+	}
+	return j.said
 }
 
 // adopt fits the decision about a pod to the rules that it has: the meshes that wrote them decide, and the rules say

@@ -127,30 +127,26 @@ func (e *Enforcer) protect(ctx context.Context, ns entered, o *Outcome, known Sa
 			return e.applyAndVerify(ctx, ns, o)
 		}
 	}
-	err := e.look(ctx, ns, o)
-	if err != nil {
+	replace := o.Trigger == Takeover && e.policy.Load().ReplaceOutdated
+	earlier, err := e.heldEarlier(ctx, ns, *o)
+	switch {
+	case err != nil:
 		return err
-	}
-	var earlier *Outcome
-	if o.judged.grade() != whole {
-		if earlier, err = e.heldEarlier(ctx, ns, *o); err != nil {
+	case earlier != nil && !replace:
+		*o = *earlier
+	case earlier == nil:
+		if err := e.look(ctx, ns, o); err != nil {
 			return err
 		}
+		replace = replace && (o.judged.grade() == alike || o.judged.grade() == unproven)
 	}
-	replace := o.Trigger == Takeover && e.policy.Load().ReplaceOutdated && (earlier != nil || o.judged.grade() <= unproven)
-	switch {
-	case o.judged.grade() == whole:
-		o.Outdated = o.earlier
-		return e.keep(ctx, o)
-	case replace:
+	if replace {
 		o.Running = false // it had rules, and gets others because somebody asked for that
 		return e.applyAndVerify(ctx, ns, o)
-	case earlier != nil:
-		*o = *earlier
 	}
 	switch o.judged.grade() {
 	case whole, alike:
-		o.Outdated = true
+		o.Outdated = o.earlier || o.judged.grade() == alike
 		return e.keep(ctx, o)
 	case unproven:
 		return e.protectUnproven(ctx, ns, o)

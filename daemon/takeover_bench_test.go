@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
+)
+
+// A daemon starts on a node of 250 pods, whose rules are those of another configuration.
+func BenchmarkTakeover(b *testing.B) {
+	const count = 250
+	earlier, _ := newEnforcer(b, nftables.New(nftables.IPTables))
+	pods := make([]rules.Pod, count)
+	for i := range pods {
+		ip := fmt.Sprintf("10.0.%d.%d", 1+i/200, 1+i%200)
+		pods[i] = meshed(nstest.New(b, ip+"/16").Path)
+		pods[i].SandboxID, pods[i].IPs = fmt.Sprint("pod", i), []netip.Addr{netip.MustParseAddr(ip)}
+		pods[i].Containers = []rules.Container{{Name: "app", Running: true}}
+		if o := earlier.Enforce(context.Background(), SandboxStarted, pods[i]); o.Result != Protected {
+			b.Fatal(o.Err)
+		}
+	}
+	for name, change := range map[string]func(*istio.Defaults){"protected": func(*istio.Defaults) {}, "outdated": otherPort} {
+		want := map[string]State{"protected": StateProtected, "outdated": StateOutdated}[name]
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				d := istio.Standard()
+				change(&d)
+				e, _ := newEnforcer(b, nftables.New(nftables.IPTables))
+				e.receipts = earlier.receipts
+				e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
+				e.Synchronize(context.Background(), pods)
+				for _, sb := range e.Sandboxes() {
+					if sb.State != want {
+						b.Fatalf("%s: %s", sb.State, sb.Detail)
+					}
+				}
+			}
+		})
+	}
+}
