@@ -30,18 +30,30 @@ func BenchmarkTakeover(b *testing.B) {
 			b.Fatal(o.Err)
 		}
 	}
-	for name, change := range map[string]func(*istio.Defaults){"protected": func(*istio.Defaults) {}, "outdated": otherPort} {
-		want := map[string]State{"protected": StateProtected, "outdated": StateOutdated}[name]
-		b.Run(name, func(b *testing.B) {
+	for _, tt := range []struct {
+		name    string
+		written nftables.Dialect
+		change  func(*istio.Defaults)
+		want    State
+	}{
+		{"protected", nftables.IPTables, func(*istio.Defaults) {}, StateProtected},
+		{"outdated", nftables.IPTables, otherPort, StateOutdated},
+		{"in_another_shape", nftables.Native, func(*istio.Defaults) {}, StateOutdated},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			for _, pod := range pods {
+				earlier.firewall = nftables.New(tt.written)
+				earlier.Enforce(context.Background(), ByHand, pod)
+			}
 			for b.Loop() {
 				d := istio.Standard()
-				change(&d)
+				tt.change(&d)
 				e, _ := newEnforcer(b, nftables.New(nftables.IPTables))
 				e.receipts = earlier.receipts
 				e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
 				e.Synchronize(context.Background(), pods)
 				for _, sb := range e.Sandboxes() {
-					if sb.State != want {
+					if sb.State != tt.want {
 						b.Fatalf("%s: %s", sb.State, sb.Detail)
 					}
 				}
