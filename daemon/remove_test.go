@@ -13,7 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
-// Remove takes out what the label names, or what an enabled mesh may have: never the rules of another program for a
+// Remove takes out what was verified there, or what an enabled mesh may have: never the rules of another program for a
 // mesh that is off.
 func TestRemoveWhatIsOurs(t *testing.T) {
 	each(t, func(t *testing.T, f Firewall, count func(string, rules.Mesh) int) {
