@@ -111,13 +111,8 @@ type load struct {
 // Foreign, so that a decoded rule never does more than it says.
 func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
 	r := reader{family: family}
-	err := eachAttribute(expressions, func(element attribute) error {
-		name, data, err := splitExpression(element.value)
-		if err != nil {
-			return err
-		}
-		data.unknown = data.unknown || element.kind != unix.NFTA_LIST_ELEM
-		r.take(name, data)
+	err := eachExpression(expressions, func(kind string, a attributes) error {
+		r.take(kind, a)
 		return nil
 	})
 	if err != nil {
@@ -140,6 +135,18 @@ func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
 type attributes struct {
 	values  [8][]byte
 	unknown bool
+}
+
+// eachExpression calls fn for every expression of a list.
+func eachExpression(list []byte, fn func(kind string, a attributes) error) error {
+	return eachAttribute(list, func(element attribute) error {
+		kind, a, err := splitExpression(element.value)
+		if err != nil {
+			return err
+		}
+		a.unknown = a.unknown || element.kind != unix.NFTA_LIST_ELEM
+		return fn(kind, a)
+	})
 }
 
 func splitExpression(element []byte) (kind string, data attributes, err error) {

@@ -5,9 +5,7 @@
 package nftables
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -31,15 +29,20 @@ var inetHooks = map[uint32]effect.Hook{
 // view reads the tables of a state as packets of one family meet them.
 type view struct {
 	state
-	pod    *effect.Pod
-	family rules.Family
-	local  effect.Set               // addresses of the pod
-	chains map[string]*effect.Chain // by table and name
+	pod     *effect.Pod
+	family  rules.Family
+	local   effect.Set               // addresses of the pod
+	chains  map[string]*effect.Chain // by key
+	written map[string]bool          // sets that packets write to, by key
 }
 
 // addTo adds every base chain that packets of the side's family meet.
 func (s state) addTo(side *effect.Side, pod *effect.Pod, family rules.Family, old []legacy.Contents) error {
-	v := view{s, pod, family, side.Local(), map[string]*effect.Chain{}}
+	written, err := s.setsNamed("dynset", unix.NFTA_DYNSET_SET_NAME, func(object) bool { return false })
+	if err != nil {
+		return err
+	}
+	v := view{s, pod, family, side.Local(), map[string]*effect.Chain{}, written}
 	v.addOld(side, old)
 	var bases []effect.Base
 	for _, c := range s.chains {
@@ -75,22 +78,25 @@ func (s state) dormant(c object) bool {
 }
 
 func (v view) chain(c object) (*effect.Chain, error) {
-	key := string([]byte{c.family}) + name(c.table) + "\x00" + name(c.chain)
+	key := c.key()
 	if known := v.chains[key]; known != nil {
 		return known, nil
 	}
 	chain := &effect.Chain{Name: name(c.table) + " " + name(c.chain)}
 	v.chains[key] = chain
 	for _, o := range c.of(v.rules) {
-		r, met, err := v.rule(o)
+		r, err := v.rule(o)
 		if err != nil {
 			return nil, err
 		}
-		if met {
-			chain.Rules = append(chain.Rules, r)
-		}
+		chain.Rules = append(chain.Rules, r)
 	}
 	return chain, nil
+}
+
+// key names a chain or set among all.
+func (o object) key() string {
+	return string([]byte{o.family}) + name(o.table) + "\x00" + name(o.chain)
 }
 
 // target returns the chain of the object's table that a rule leads to; nil where there is none.
@@ -101,135 +107,6 @@ func (v view) target(o object, chain string) (*effect.Chain, error) {
 		return nil, nil
 	}
 	return v.chain(found[0])
-}
-
-// values returns what a set holds; false where that may change by itself or by packets.
-func (v view) values(o object, set string, of loaded) (effect.Set, bool) {
-	key := object{family: o.family, table: o.table, chain: append([]byte(set), 0)}
-	found, held := key.of(v.sets), key.of(v.elements)
-	if len(found) != 1 || len(held) != 1 {
-		return effect.Set{}, false
-	}
-	flags, length := setShape(found[0])
-	const simple = unix.NFT_SET_ANONYMOUS | unix.NFT_SET_CONSTANT | unix.NFT_SET_INTERVAL
-	if flags&^simple != 0 || length != of.length || of.mask != nil {
-		return effect.Set{}, false
-	}
-	return of.set(elementsOfSet(held[0].text), flags&unix.NFT_SET_INTERVAL != 0)
-}
-
-func setShape(o object) (flags uint32, length int) {
-	eachField(o.text, func(f field) {
-		switch f.kind {
-		case unix.NFTA_SET_FLAGS:
-			flags = f.number()
-		case unix.NFTA_SET_KEY_LEN:
-			length = int(f.number())
-		}
-	})
-	return flags, length
-}
-
-// elementsOfSet reads what elementsText wrote. Elements with more than a key are of maps, or of sets that change.
-func elementsOfSet(text []byte) (all []setElement) {
-	eachField(text, func(f field) {
-		var e setElement
-		eachField(f.value, func(f field) {
-			switch f.kind {
-			case unix.NFTA_SET_ELEM_KEY:
-				e.key = dataOf(f.value)
-			case unix.NFTA_SET_ELEM_FLAGS:
-				e.end = f.number()&unix.NFT_SET_ELEM_INTERVAL_END != 0
-			}
-		})
-		all = append(all, e)
-	})
-	slices.SortStableFunc(all, func(a, b setElement) int {
-		if c := bytes.Compare(a.key, b.key); c != 0 || a.end == b.end {
-			return c
-		}
-		if a.end { // what ends where another begins
-			return -1
-		}
-		return 1
-	})
-	return all
-}
-
-// loaded is what stands in a register.
-type loaded struct {
-	field  effect.Field
-	known  bool   // the field is known
-	length int    // in bytes
-	native bool   // in the host's order
-	mask   []byte // that was applied to it; nil is none
-	pinned []byte // a constant instead of a field: set by the rule, or given by the family
-	text   bool   // the name of an interface
-	top    int    // how many bytes the whole field has, of which these are the first
-}
-
-// number reads bytes in the order of what is loaded. Those of the first part of a field are its highest.
-func (l loaded) number(b []byte) (effect.Number, bool) {
-	if len(b) != l.length {
-		return effect.Number{}, false
-	}
-	whole := make([]byte, 16)
-	if l.native {
-		for i, x := range b {
-			whole[15-i] = x // little-endian; see nativeIsLittle
-		}
-		if !nativeIsLittle {
-			copy(whole[16-len(b):], b)
-		}
-	} else {
-		copy(whole[16-l.top:], b)
-	}
-	return effect.Wide(binary.BigEndian.Uint64(whole[:8]), binary.BigEndian.Uint64(whole[8:])), true
-}
-
-var nativeIsLittle = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
-
-// span returns the values of the whole field whose first bytes are from first to last.
-func (l loaded) span(first, last []byte) (effect.Span, bool) {
-	a, ok := l.number(first)
-	b, ok2 := l.number(last)
-	return effect.Span{First: a, Last: b.Filled(8 * (l.top - l.length))}, ok && ok2
-}
-
-// set returns the values that elements stand for.
-func (l loaded) set(elements []setElement, intervals bool) (effect.Set, bool) {
-	var spans []effect.Span
-	for i, e := range elements {
-		if e.end {
-			continue
-		}
-		last := e.key
-		if intervals {
-			last = bytes.Repeat([]byte{0xff}, len(e.key))
-			if i+1 < len(elements) && elements[i+1].end {
-				last = before(elements[i+1].key)
-			} else if i+1 < len(elements) {
-				return effect.Set{}, false
-			}
-		}
-		s, ok := l.span(e.key, last)
-		if !ok || l.native && intervals {
-			return effect.Set{}, false
-		}
-		spans = append(spans, s)
-	}
-	return effect.Union(spans...), true
-}
-
-// before returns the number before one in the network's order.
-func before(key []byte) []byte {
-	key = slices.Clone(key)
-	for i := len(key) - 1; i >= 0; i-- {
-		if key[i]--; key[i] != 0xff {
-			break
-		}
-	}
-	return key
 }
 
 // Effect compares what becomes of a pod's packets by all that nf_tables and iptables-legacy hold in the namespace, whoever

@@ -107,15 +107,15 @@ func (t *oldTable) chain(first, policy int) *effect.Chain {
 	return c
 }
 
-func (t *oldTable) rule(e legacy.Entry) effect.Rule {
-	p := program{view: t.view}
+func (t *oldTable) rule(e legacy.Entry) (r effect.Rule) {
+	p := program{view: t.view, rule: &r}
 	jumps := p.addressed(e.Packet)
 	for _, m := range e.Matches {
 		p.match(m.Name, m.Revision, m.Info)
 	}
 	if e.Target.Name != "" {
 		p.target(e.Target.Name, e.Target.Revision, e.Target.Info)
-		return p.rule
+		return r
 	}
 	switch {
 	case e.Verdict == oldAccept:
@@ -133,7 +133,7 @@ func (t *oldTable) rule(e legacy.Entry) effect.Rule {
 		}
 		p.end(a)
 	}
-	return p.rule
+	return r
 }
 
 // packetLayout is where struct ipt_ip or ip6t_ip6 has what a rule asks of addresses, interfaces and the protocol.
@@ -178,12 +178,11 @@ func (p *program) addressed(packet []byte) (jumps effect.Verb) {
 	for i, f := range []effect.Field{effect.In, effect.Out} {
 		const size = unix.IFNAMSIZ
 		name, mask := packet[at.interfaces+i*size:][:size], packet[at.interfaces+(2+i)*size:][:size]
-		pattern := unix.ByteSliceToString(and(name, mask))
-		if leading(mask) == 8*len(pattern) && len(pattern) < size {
-			pattern += "+"
-		}
-		if pattern != "+" {
-			p.askUnless(inverse&(notIn<<i) != 0, f, effect.Everything(2), p.pod.Interfaces(pattern))
+		switch length := leading(mask); {
+		case !contiguous(mask) || length%8 != 0:
+			p.perhaps("mask")
+		case length > 0:
+			p.askUnless(inverse&(notIn<<i) != 0, f, effect.Everything(2), interfacesNamed(p.pod, name[:length/8]))
 		}
 	}
 	protocol := binary.NativeEndian.Uint16(packet[at.protocol:])

@@ -27,64 +27,68 @@ var metaFields = map[uint32]loaded{
 func (p *program) meta(a attributes) {
 	key, _ := a.number(unix.NFTA_META_KEY)
 	if from, set := a.number(unix.NFTA_META_SREG); set {
-		value := p.registers[from]
+		value := p.registers.at(from)
 		switch {
 		case key == unix.NFT_META_NFTRACE || key == unix.NFT_META_PRIORITY: // nothing that rules ask for
 		case key == unix.NFT_META_MARK && len(value.pinned) == 4:
 			p.do(effect.Action{Verb: effect.SetMark, Value: effect.N(uint64(binary.NativeEndian.Uint32(value.pinned)))})
-		case key == unix.NFT_META_MARK && value.known && value.field == effect.ConnMark && value.mask == nil:
+		case key == unix.NFT_META_MARK && value.whole(effect.ConnMark):
 			p.do(effect.Action{Verb: effect.RestoreMark})
 		default:
 			p.anything("meta")
 		}
 		return
 	}
-	into, ok := a.number(unix.NFTA_META_DREG)
-	if !ok {
-		p.anything("meta")
-		return
-	}
-	l := metaFields[key]
-	switch key {
-	case unix.NFT_META_NFPROTO:
+	into, _ := a.number(unix.NFTA_META_DREG)
+	l, known := metaFields[key]
+	switch {
+	case key == unix.NFT_META_NFPROTO:
 		l = loaded{pinned: []byte{nfFamily(p.family)}}
-	case unix.NFT_META_PROTOCOL:
+	case key == unix.NFT_META_PROTOCOL && p.family == rules.IPv6:
+		l = loaded{pinned: []byte{0x86, 0xdd}}
+	case key == unix.NFT_META_PROTOCOL:
 		l = loaded{pinned: []byte{0x08, 0x00}}
-		if p.family == rules.IPv6 {
-			l.pinned = []byte{0x86, 0xdd}
-		}
+	case !known:
+		p.something("meta")
+		return
+	case l.field == effect.UID || l.field == effect.GID: // the rule ends for a packet without a socket
+		p.ask(l.field, effect.Everything(4))
 	}
-	p.registers[into] = l
+	p.registers.load(into, l)
+}
+
+// whole reports whether it is all of a field, unchanged.
+func (l loaded) whole(f effect.Field) bool {
+	return l.known && l.field == f && l.mask == nil && l.native && l.length == l.top
 }
 
 func (p *program) connection(a attributes) {
 	key, _ := a.number(unix.NFTA_CT_KEY)
 	if from, set := a.number(unix.NFTA_CT_SREG); set {
-		value := p.registers[from]
+		value := p.registers.at(from)
 		switch {
-		case key == unix.NFT_CT_MARK && value.known && value.field == effect.Mark && value.mask == nil:
+		case key == unix.NFT_CT_MARK && value.whole(effect.Mark):
 			p.do(effect.Action{Verb: effect.SaveMark})
-		case key == unix.NFT_CT_ZONE && len(value.pinned) >= 2:
+		case key == unix.NFT_CT_ZONE && len(value.pinned) >= 2 && a.values[unix.NFTA_CT_DIRECTION] == nil:
 			p.do(effect.Action{Verb: effect.Zone, Value: effect.N(uint64(binary.NativeEndian.Uint16(value.pinned)))})
 		default:
 			p.anything("ct")
 		}
 		return
 	}
-	into, ok := a.number(unix.NFTA_CT_DREG)
-	if !ok {
-		p.anything("ct")
-		return
-	}
+	into, _ := a.number(unix.NFTA_CT_DREG)
+	l := loaded{known: true, length: 4, top: 4, native: true}
 	switch key {
 	case unix.NFT_CT_STATE:
-		p.registers[into] = loaded{field: effect.CTState, known: true, length: 4, top: 4, native: true}
-	case unix.NFT_CT_MARK: // the rule fails for a packet without a connection
+		l.field = effect.CTState
+	case unix.NFT_CT_MARK: // the rule ends for a packet without a connection
 		p.ask(effect.CTState, effect.Values(uint64(rules.StateNew), uint64(rules.StateRelated), uint64(rules.StateEstablished)))
-		p.registers[into] = loaded{field: effect.ConnMark, known: true, length: 4, top: 4, native: true}
+		l.field = effect.ConnMark
 	default:
-		p.registers[into] = loaded{}
+		p.something("ct")
+		return
 	}
+	p.registers.load(into, l)
 }
 
 // payload loads addresses and ports. The first bytes of an address are its first bits.
@@ -103,9 +107,7 @@ func (p *program) payload(a attributes) {
 	}
 	l := loaded{length: int(length)}
 	of := func(f effect.Field, top uint32) {
-		if length <= top {
-			l.field, l.known, l.top = f, true, int(top)
-		}
+		l.field, l.known, l.top = f, length > 0 && length <= top, int(top)
 	}
 	switch {
 	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == source:
@@ -119,48 +121,53 @@ func (p *program) payload(a attributes) {
 	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && offset == destinationPort && length == 2:
 		of(effect.DestinationPort, 2)
 	}
-	p.registers[into] = l
+	if !l.known { // a packet may be too short for it
+		p.something("payload")
+		return
+	}
+	p.registers.load(into, l)
 }
 
 // protocol4 is where struct iphdr has the protocol.
 const protocol4 = 9
 
 func (p *program) bitwise(a attributes) {
-	from, ok := a.number(unix.NFTA_BITWISE_SREG)
-	into, ok2 := a.number(unix.NFTA_BITWISE_DREG)
+	from, _ := a.number(unix.NFTA_BITWISE_SREG)
+	into, _ := a.number(unix.NFTA_BITWISE_DREG)
 	mask, xor := dataOf(a.values[unix.NFTA_BITWISE_MASK]), dataOf(a.values[unix.NFTA_BITWISE_XOR])
 	operation, _ := a.number(bitwiseOperation)
-	l := p.registers[from]
-	if !ok || !ok2 || operation != 0 || l.mask != nil || l.pinned != nil || !bytes.Equal(xor, make([]byte, len(mask))) {
-		l = loaded{}
+	l := p.registers.at(from)
+	if operation != 0 || !l.known || l.mask != nil || len(mask) != l.length || !bytes.Equal(xor, make([]byte, len(mask))) {
+		l = loaded{} // what comes of it is not known, as long as nobody asks
 	}
 	l.mask = mask
-	p.registers[into] = l
+	p.registers.load(into, l)
 }
 
 func (p *program) byteorder(a attributes) {
 	from, _ := a.number(unix.NFTA_BYTEORDER_SREG)
-	into, ok := a.number(unix.NFTA_BYTEORDER_DREG)
+	into, _ := a.number(unix.NFTA_BYTEORDER_DREG)
+	length, _ := a.number(unix.NFTA_BYTEORDER_LEN)
 	size, _ := a.number(unix.NFTA_BYTEORDER_SIZE)
-	l := p.registers[from]
-	if !ok || l.pinned != nil || l.mask != nil || int(size) != l.length {
+	l := p.registers.at(from)
+	if !l.known || l.text || l.mask != nil || int(size) != l.length || int(length) != l.length {
 		l = loaded{}
 	}
 	l.native = !l.native
-	p.registers[into] = l
+	p.registers.load(into, l)
 }
 
 func (p *program) cmp(a attributes) {
 	from, _ := a.number(unix.NFTA_CMP_SREG)
 	operator, ok := a.number(unix.NFTA_CMP_OP)
 	data := dataOf(a.values[unix.NFTA_CMP_DATA])
-	l := p.registers[from]
+	l := p.registers.at(from)
 	switch {
 	case !ok || data == nil:
 		p.perhaps("cmp")
 	case l.pinned != nil:
 		p.pinned(l.pinned, operator, data)
-	case !l.known:
+	case !l.known || len(data) > l.length:
 		p.perhaps("cmp")
 	default:
 		if s, ok := p.compared(l, operator, data); ok {
@@ -178,7 +185,7 @@ func (p *program) pinned(value []byte, operator uint32, data []byte) {
 	case len(value) != len(data) || operator != unix.NFT_CMP_EQ && operator != unix.NFT_CMP_NEQ:
 		p.perhaps("cmp")
 	case equal != (operator == unix.NFT_CMP_EQ):
-		p.never = true
+		p.never()
 	}
 }
 
@@ -232,20 +239,28 @@ func (p *program) compared(l loaded, operator uint32, data []byte) (effect.Set, 
 	return effect.Set{}, false
 }
 
-// named compares names of interfaces: one without a zero byte at its end stands for all that begin so.
+// named compares names of interfaces.
 func (l loaded) named(pod *effect.Pod, data []byte, equal bool, operator uint32) (effect.Set, bool) {
 	if l.mask != nil || !equal && operator != unix.NFT_CMP_NEQ {
 		return effect.Set{}, false
 	}
-	pattern := unix.ByteSliceToString(data)
-	if len(pattern) == len(data) && len(data) < unix.IFNAMSIZ {
-		pattern += "+"
-	}
-	s := pod.Interfaces(pattern)
+	s := interfacesNamed(pod, data)
 	if !equal {
 		s = effect.Everything(2).Without(s)
 	}
 	return s, true
+}
+
+// interfacesNamed returns the interfaces whose names begin with these bytes: one is whole by the zero byte behind it.
+func interfacesNamed(pod *effect.Pod, data []byte) effect.Set {
+	name := unix.ByteSliceToString(data)
+	switch behind := data[len(name):]; {
+	case len(behind) == 0 && len(data) < unix.IFNAMSIZ:
+		return pod.Prefixed(name)
+	case bytes.ContainsFunc(behind, func(r rune) bool { return r != 0 }): // no name has that
+		return effect.Set{}
+	}
+	return pod.Interface(name)
 }
 
 // statesOf reads "state & mask", compared with nothing or with one state.
@@ -267,9 +282,9 @@ func (p *program) rangeOf(a attributes) {
 	from, _ := a.number(unix.NFTA_RANGE_SREG)
 	operator, ok := a.number(unix.NFTA_RANGE_OP)
 	first, last := dataOf(a.values[unix.NFTA_RANGE_FROM_DATA]), dataOf(a.values[unix.NFTA_RANGE_TO_DATA])
-	l := p.registers[from]
+	l := p.registers.at(from)
 	s, known := l.span(first, last)
-	if !ok || !known || !l.known || l.text || l.native || l.mask != nil || l.field == effect.CTState {
+	if !ok || !known || !l.known || operator != unix.NFT_RANGE_EQ && operator != unix.NFT_RANGE_NEQ || l.text || l.native || l.mask != nil || l.field == effect.CTState {
 		p.perhaps("range")
 		return
 	}
@@ -283,11 +298,15 @@ func (p *program) rangeOf(a attributes) {
 func (p *program) lookup(a attributes) {
 	from, _ := a.number(unix.NFTA_LOOKUP_SREG)
 	flags, _ := a.number(unix.NFTA_LOOKUP_FLAGS)
-	if _, verdicts := a.number(unix.NFTA_LOOKUP_DREG); verdicts { // a map, which may give a verdict
+	switch into, given := a.number(unix.NFTA_LOOKUP_DREG); {
+	case given && into == unix.NFT_REG_VERDICT:
 		p.anything("map")
 		return
+	case given:
+		p.something("map")
+		return
 	}
-	l := p.registers[from]
+	l := p.registers.at(from)
 	set, ok := p.values(p.of, exactly(a.values[unix.NFTA_LOOKUP_SET]), l)
 	if !ok || !l.known || l.text || l.field == effect.CTState || flags&^unix.NFT_LOOKUP_F_INV != 0 {
 		p.perhaps("set")

@@ -7,7 +7,6 @@ package nftables
 import (
 	"bytes"
 	"encoding/binary"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,70 +18,59 @@ import (
 type program struct {
 	view
 	of        object // the rule
-	registers map[uint32]loaded
-	rule      effect.Rule
-	never     bool // packets of this family do not meet the rule's conditions
-	ended     bool // by a verdict
+	registers registers
+	rule      *effect.Rule // or the rest of it, behind an action
+	ended     bool         // by a verdict, or by a condition that no packet of the family meets
 }
 
-// rule reads a rule; met is false where no packet of the family can meet it. It fails where the kernel's answer cannot
-// be read.
-func (v view) rule(o object) (r effect.Rule, met bool, err error) {
-	p := program{view: v, of: o, registers: map[uint32]loaded{}}
-	var outer []*effect.Rule
-	err = eachAttribute(o.expressions, func(element attribute) error {
-		kind, a, err := splitExpression(element.value)
-		if err != nil || p.ended || p.never {
-			return err
+// rule reads a rule. It fails where the kernel's answer cannot be read.
+func (v view) rule(o object) (r effect.Rule, err error) {
+	p := program{view: v, of: o, rule: &r}
+	err = eachExpression(o.expressions, func(kind string, a attributes) error {
+		if p.ended {
+			return nil
 		}
-		a.unknown = a.unknown || element.kind != unix.NFTA_LIST_ELEM
-		before, unknown := len(p.rule.Conditions), p.rule.Unknown
-		if err := p.step(kind, a); err != nil {
-			return err
-		}
-		if asked := len(p.rule.Conditions) > before || p.rule.Unknown != unknown; asked && len(p.rule.Actions) > 0 && !p.ended {
-			// A condition after an action applies only to what follows.
-			rest := effect.Rule{Conditions: slices.Clone(p.rule.Conditions[before:])}
-			if p.rule.Unknown != unknown {
-				rest.Unknown = p.rule.Unknown
-			}
-			done := p.rule
-			done.Conditions, done.Unknown = done.Conditions[:before], unknown
-			outer = append(outer, &done)
-			p.rule = rest
-		}
-		return nil
+		return p.step(kind, a)
 	})
-	for _, r := range slices.Backward(outer) {
-		inner := p.rule
-		for i := range inner.Actions {
-			if inner.Actions[i].Verb == effect.Return { // it would return from the inner chain only
-				inner.Actions[i] = effect.Action{Verb: effect.Unknown}
-			}
-		}
-		r.Actions = append(r.Actions, effect.Action{Verb: effect.Jump, Chain: &effect.Chain{Rules: []effect.Rule{inner}}})
-		p.rule = *r
+	return r, err
+}
+
+// asks returns the rule that a condition is added to: behind an action, it applies only to what follows.
+func (p *program) asks() *effect.Rule {
+	if len(p.rule.Actions) > 0 {
+		rest := &effect.Rule{}
+		p.do(effect.Action{Verb: effect.Then, Rest: rest})
+		p.rule = rest
 	}
-	return p.rule, !p.never, err
+	return p.rule
 }
 
 func (p *program) ask(f effect.Field, s effect.Set) {
-	p.rule.Conditions = append(p.rule.Conditions, effect.Condition{Field: f, Set: s})
+	r := p.asks()
+	r.Conditions = append(r.Conditions, effect.Condition{Field: f, Set: s})
 }
+
+// never ends a rule by a condition that no packet meets.
+func (p *program) never() { p.ended = true }
 
 func (p *program) do(a effect.Action) { p.rule.Actions = append(p.rule.Actions, a) }
 
 // perhaps adds a condition that is not known.
 func (p *program) perhaps(what string) {
-	if p.rule.Unknown == "" {
-		p.rule.Unknown = what
+	if r := p.asks(); r.Unknown == "" {
+		r.Unknown = what
 	}
+}
+
+// something loads what is not known, or what a packet may not have.
+func (p *program) something(what string) {
+	p.perhaps(what)
+	p.registers = registers{}
 }
 
 // anything adds an action that is not known.
 func (p *program) anything(what string) {
 	p.perhaps(what)
-	p.rule.Actions = nil
 	p.end(effect.Action{Verb: effect.Unknown})
 }
 
@@ -94,6 +82,16 @@ func (p *program) end(a effect.Action) {
 func (p *program) step(kind string, a attributes) error {
 	switch kind {
 	case "counter", "last", "log": // no effect on packets
+		return nil
+	case "limit", "quota", "connlimit", "fib", "socket", "rt", "exthdr", "osf", "hash", "numgen", "xfrm", "tunnel", "dynset", "objref":
+		p.something(kind) // nothing but conditions and loads
+		return nil
+	}
+	if a.unknown {
+		p.anything(kind)
+		return nil
+	}
+	switch kind {
 	case "meta":
 		p.meta(a)
 	case "ct":
@@ -110,12 +108,6 @@ func (p *program) step(kind string, a attributes) error {
 		p.rangeOf(a)
 	case "lookup":
 		p.lookup(a)
-	case "limit", "quota", "connlimit", "fib", "socket", "rt", "exthdr", "osf", "hash", "numgen", "xfrm", "tunnel": // nothing but conditions
-		if into, ok := a.number(1); kind != "limit" && kind != "quota" && kind != "connlimit" && ok {
-			p.registers[into] = loaded{}
-		} else {
-			p.perhaps(kind)
-		}
 	case "match":
 		revision, _ := a.number(unix.NFTA_MATCH_REV)
 		p.match(exactly(a.values[unix.NFTA_MATCH_NAME]), revision, a.values[unix.NFTA_MATCH_INFO])
@@ -143,8 +135,8 @@ func (p *program) step(kind string, a attributes) error {
 		port, ok := p.port(a, tproxyPort, tproxyPort)
 		switch {
 		case given && family != unix.NFPROTO_UNSPEC && family != unix.NFPROTO_INET && byte(family) != nfFamily(p.family):
-			p.never = true
-		case ok:
+			p.never()
+		case ok && a.values[tproxyAddress] == nil: // a listener on all addresses
 			p.do(effect.Action{Verb: effect.TProxy, Port: port})
 		default:
 			p.anything(kind)
@@ -162,12 +154,15 @@ func (p *program) port(a attributes, min, max int) (uint16, bool) {
 	if !given {
 		last = first
 	}
-	x, y := p.registers[first].pinned, p.registers[last].pinned
+	x, y := p.registers.at(first).pinned, p.registers.at(last).pinned
 	if !ok || len(x) < 2 || !bytes.Equal(x, y) {
 		return 0, false
 	}
 	return binary.BigEndian.Uint16(x), true
 }
+
+// The flags of nat that do not change where it leads (linux/netfilter/nf_nat.h).
+const plainNAT = 1 | 2 | 4 | 8 | 16 // addresses, ports, random ports, persistent, fully random ports
 
 func (p *program) nat(a attributes) {
 	kind, _ := a.number(unix.NFTA_NAT_TYPE)
@@ -176,7 +171,7 @@ func (p *program) nat(a attributes) {
 		return
 	}
 	if family, ok := a.number(unix.NFTA_NAT_FAMILY); ok && byte(family) != nfFamily(p.family) {
-		p.never = true
+		p.never()
 		return
 	}
 	low, ok := a.number(unix.NFTA_NAT_REG_ADDR_MIN)
@@ -188,13 +183,13 @@ func (p *program) nat(a attributes) {
 	if p.family == rules.IPv6 {
 		address = loaded{length: 16, top: 16}
 	}
-	x, y := p.registers[low].pinned, p.registers[high].pinned
+	x, y := p.registers.at(low).pinned, p.registers.at(high).pinned
 	to, known := address.number(x)
 	port, ported := uint16(0), true
 	if _, given := a.number(unix.NFTA_NAT_REG_PROTO_MIN); given {
 		port, ported = p.port(a, unix.NFTA_NAT_REG_PROTO_MIN, unix.NFTA_NAT_REG_PROTO_MAX)
 	}
-	if !ok || !known || !ported || !bytes.Equal(x, y) {
+	if flags, _ := a.number(unix.NFTA_NAT_FLAGS); !ok || !known || !ported || !bytes.Equal(x, y) || flags&^plainNAT != 0 {
 		p.anything("nat")
 		return
 	}
@@ -208,7 +203,7 @@ func (p *program) immediate(a attributes) error {
 		return nil
 	}
 	if into != unix.NFT_REG_VERDICT {
-		p.registers[into] = loaded{pinned: dataOf(a.values[unix.NFTA_IMMEDIATE_DATA])}
+		p.registers.load(into, loaded{pinned: dataOf(a.values[unix.NFTA_IMMEDIATE_DATA])})
 		return nil
 	}
 	code, chain, ok := verdictIn(a)
@@ -244,7 +239,8 @@ func (p *program) immediate(a attributes) error {
 func (p *program) match(name string, revision uint32, info []byte) {
 	if m, ok := decodeMatch(name, revision, info); ok {
 		if conditions, ok := p.pod.Conditions(p.family, m); ok {
-			p.rule.Conditions = append(p.rule.Conditions, conditions...)
+			r := p.asks()
+			r.Conditions = append(r.Conditions, conditions...)
 			return
 		}
 	}

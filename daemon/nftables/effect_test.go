@@ -83,6 +83,13 @@ func withoutOne(random *rand.Rand, plan rules.Plan) (less rules.Plan, removed st
 	return less, removed
 }
 
+// theirSets are sets of another table, one of each kind that matters.
+const theirSets = `set blocked { type ipv4_addr; flags dynamic,timeout; }
+set some { type ipv4_addr; flags interval; elements = { 203.0.113.0/24, 192.0.2.1 }; }
+set none { type ipv4_addr; }
+set kept { type ipv4_addr; }
+`
+
 // Tables of others beside a plan's rules, as docker, Telepresence and the like write them.
 func TestEffectOfOthers(t *testing.T) {
 	nstest.Require(t, "nft")
@@ -97,7 +104,7 @@ func TestEffectOfOthers(t *testing.T) {
 		"nat that translates, last":           {"type nat hook output priority -90; policy accept; tcp dport 443 dnat ip to 203.0.113.1", effect.More},
 		"nat of the same priority":            {"type nat hook output priority -100; policy accept; tcp dport 443 redirect to :9000", effect.CannotTell},
 		"nat of one priority that counts":     {"type nat hook output priority -100; policy accept; counter", effect.Equal},
-		"ports of a set, first":               {"type nat hook output priority -110; policy accept; tcp dport { 80, 443 } redirect to :9000", effect.CannotTell},
+		"ports of a set, first":               {"type nat hook output priority -110; policy accept; tcp dport { 80, 443 } redirect to :9000", effect.Less},
 		"a range of ports, first":             {"type nat hook output priority -110; policy accept; tcp dport 400-500 redirect to :9000", effect.Less},
 		"a range of addresses":                {"type nat hook output priority -110; policy accept; ip daddr 10.96.0.0/12 ip protocol tcp dnat ip to 10.0.0.1", effect.Less},
 		"a user's":                            {"type nat hook output priority -110; policy accept; meta skuid 1000 meta l4proto tcp redirect to :9000", effect.Less},
@@ -115,11 +122,21 @@ func TestEffectOfOthers(t *testing.T) {
 		"interfaces by their beginning":       {"type nat hook output priority -110; policy accept; oifname \"et*\" tcp dport 443 redirect to :9000", effect.Less},
 		"an interface that is not there":      {"type nat hook output priority -110; policy accept; oifname \"wlan0\" tcp dport 443 redirect to :9000", effect.Equal},
 		"what a dynamic set holds is dropped": {"type filter hook output priority -150; policy accept; ip daddr @blocked drop", effect.More},
+		"what a dynamic set holds, first":     {"type nat hook output priority -110; policy accept; ip daddr @blocked meta l4proto tcp redirect to :9000", effect.CannotTell},
+		"what a named set holds, first":       {"type nat hook output priority -110; policy accept; ip daddr @some meta l4proto tcp redirect to :9000", effect.Less},
+		"what a named set does not hold":      {"type nat hook output priority -110; policy accept; ip daddr != @some meta l4proto tcp redirect to :9000", effect.Less},
+		"what an empty set holds, first":      {"type nat hook output priority -110; policy accept; ip daddr @none meta l4proto tcp redirect to :9000", effect.Equal},
+		"what packets put into a set":         {"type nat hook output priority -110; policy accept; meta l4proto tcp update @kept { ip daddr }; ip daddr @kept meta l4proto tcp redirect to :9000", effect.CannotTell},
+		"addresses with ports of a set":       {"type nat hook output priority -110; policy accept; ip daddr . tcp dport { 203.0.113.1 . 443 } redirect to :9000", effect.CannotTell},
+		"an address by a map":                 {"type nat hook output priority -110; policy accept; meta l4proto tcp dnat ip to tcp dport map { 443 : 203.0.113.1 }", effect.CannotTell},
+		"ports of a set that accepts":         {"type nat hook output priority -110; policy accept; tcp dport { 80, 443 } accept", effect.Equal},
+		"half of all addresses, by a set":     {"type nat hook output priority -110; policy accept; ip daddr { 0.0.0.0/1, 240.0.0.0-255.255.255.255 } meta l4proto tcp redirect to :9000", effect.Less},
+		"users of a set":                      {"type nat hook output priority -110; policy accept; meta skuid { 1000, 1001 } meta l4proto tcp redirect to :9000", effect.Less},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
 			s.write(t, plan)
-			s.RunInput(t, "table inet other {\nset blocked { type ipv4_addr; flags dynamic,timeout; }\nchain c {\n"+
+			s.RunInput(t, "table inet other {\n"+theirSets+"chain c {\n"+
 				strings.ReplaceAll(tt.chain, "; ", ";\n")+"\n}\n}\n", "nft", "-f", "-")
 			if r := s.effect(t, plan, interfaces); r.Answer != tt.want {
 				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)

@@ -20,8 +20,9 @@ import (
 
 // Fingerprint reads all tables, chains and rules of the namespace, those of others and of iptables-legacy
 // too, and returns their SHA-256 in hexadecimal. Equal ones mean equal rules in equal order, equal hooks,
-// policies and table flags; where there are tables of iptables-legacy, equal interfaces too. Counters and handles do not matter, nor do tables of iptables that hold
-// nothing. What is in the sets of others is not looked at. Fingerprints compare on one running kernel only.
+// policies and table flags; where there are tables of iptables-legacy, equal interfaces too. Counters and handles do not
+// matter, nor do tables of iptables that hold nothing. What sets of others hold counts as far as it is read to judge rules.
+// Fingerprints compare on one running kernel only.
 // The generation is what Generation returns as long as nobody changes anything.
 func Fingerprint(ns *netns.Namespace) (fingerprint, generation string, err error) {
 	err = ns.Do(func() error {

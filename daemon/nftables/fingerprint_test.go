@@ -324,7 +324,9 @@ func (f *fake) await() error {
 
 func (f *fake) limit() bound { return standard }
 
-func (f *fake) ask(request uint16, _ []byte) ([]message, error) {
+func (f *fake) reopen() error { return nil }
+
+func (f *fake) ask(request uint16, _ byte, _ []byte) ([]message, error) {
 	if request != getGen {
 		f.calls += "d"
 		if f.moved--; f.moved >= 0 {

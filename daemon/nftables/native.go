@@ -177,7 +177,7 @@ func (n native) clear(b *batch, s state) (kept map[string]bool) {
 	var gone []string
 	for _, c := range s.chains {
 		chain := name(c.chain)
-		if c.family != nativeFamily || name(c.table) != nativeTable {
+		if !c.isNative() {
 			continue
 		}
 		b.flush(nativeFamily, nativeTable, chain)
@@ -190,7 +190,7 @@ func (n native) clear(b *batch, s state) (kept map[string]bool) {
 	for _, chain := range gone { // no rule leads to them now
 		b.deleteChain(nativeFamily, nativeTable, chain)
 	}
-	for _, set := range s.sets {
+	for _, set := range ofNative(s.sets) {
 		b.deleteSet(nativeFamily, nativeTable, name(set.chain))
 	}
 	return kept

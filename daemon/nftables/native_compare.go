@@ -180,10 +180,10 @@ func (d *comparison) add(chain, kind, what string) {
 
 // ofNative returns the part of a sorted list that belongs to the table.
 func ofNative(list []object) []object {
-	return slices.DeleteFunc(slices.Clone(list), func(o object) bool {
-		return o.family != nativeFamily || name(o.table) != nativeTable
-	})
+	return slices.DeleteFunc(slices.Clone(list), func(o object) bool { return !o.isNative() })
 }
+
+func (o object) isNative() bool { return o.family == nativeFamily && name(o.table) == nativeTable }
 
 func (d *comparison) tables(have, want []object) {
 	for _, t := range ofNative(have) {

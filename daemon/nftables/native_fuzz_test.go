@@ -27,7 +27,9 @@ func (s sets) await() error { return nil }
 
 func (s sets) limit() bound { return standard }
 
-func (s sets) ask(request uint16, _ []byte) ([]message, error) {
+func (s sets) reopen() error { return nil }
+
+func (s sets) ask(request uint16, _ byte, _ []byte) ([]message, error) {
 	switch {
 	case s.err != nil:
 		return nil, s.err

@@ -34,7 +34,7 @@ const (
 func readSets(k kernel) (sets, elements []object, err error) {
 	var table wire
 	table.text(unix.NFTA_SET_TABLE, nativeTable)
-	messages, err := askNative(k, getSets, table)
+	messages, err := askPart(k, getSets, nativeFamily, table)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,15 +45,8 @@ func readSets(k kernel) (sets, elements []object, err error) {
 		return nil, nil, err
 	}
 	for _, s := range sets {
-		var of wire
-		of.text(unix.NFTA_SET_ELEM_LIST_TABLE, nativeTable)
-		of.text(unix.NFTA_SET_ELEM_LIST_SET, name(s.chain))
-		messages, err := askNative(k, getElements, of)
+		held, err := heldBy(k, s)
 		if err != nil {
-			return nil, nil, err
-		}
-		held := object{family: s.family, table: s.table, chain: s.chain}
-		if held.text, err = elementsText(messages); err != nil {
 			return nil, nil, err
 		}
 		elements = append(elements, held)
@@ -61,9 +54,22 @@ func readSets(k kernel) (sets, elements []object, err error) {
 	return sets, elements, nil
 }
 
-// askNative asks about part of the table. Where that is gone, the table was changed since it was listed.
-func askNative(k kernel, request uint16, attributes wire) ([]message, error) {
-	messages, err := k.ask(request, attributes)
+func heldBy(k kernel, set object) (object, error) {
+	var of wire
+	of.text(unix.NFTA_SET_ELEM_LIST_TABLE, name(set.table))
+	of.text(unix.NFTA_SET_ELEM_LIST_SET, name(set.chain))
+	messages, err := askPart(k, getElements, set.family, of)
+	if err != nil {
+		return object{}, err
+	}
+	held := object{family: set.family, table: set.table, chain: set.chain}
+	held.text, err = elementsText(messages)
+	return held, err
+}
+
+// askPart asks about part of a table. Where that is gone, the table was changed since it was listed.
+func askPart(k kernel, request uint16, family byte, attributes wire) ([]message, error) {
+	messages, err := k.ask(request, family, attributes)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, errMoved
 	}

@@ -52,6 +52,17 @@ func dialNetfilter() (*netfilter, error) {
 	return &netfilter{fd: fd, seq: 1, room: (*room)[:0], longest: longestPacket, most: standard}, nil
 }
 
+// reopen leaves an answer that has not been read to its end, and keeps what was read. The thread must be in the namespace.
+func (c *netfilter) reopen() error {
+	fresh, err := dialNetfilter()
+	if err != nil {
+		return err
+	}
+	c.fd, fresh.fd = fresh.fd, c.fd
+	fresh.close()
+	return nil
+}
+
 // close ends the socket, and with it what was read from it.
 func (c *netfilter) close() {
 	_ = unix.Close(c.fd)
@@ -156,16 +167,13 @@ func (c *netfilter) roomFor(length int) error {
 	return nil
 }
 
-// ask sends a request that concerns all families, or with attributes the part of the native family that
-// they name. Messages stay valid when the next request is sent.
-func (c *netfilter) ask(request uint16, attributes []byte) ([]message, error) {
+// ask sends a request about a family, or all, and of it what attributes name. Messages stay valid when the next request is
+// sent.
+func (c *netfilter) ask(request uint16, family byte, attributes []byte) ([]message, error) {
 	defer func() { c.seq++ }()
-	flags, family := uint16(unix.NLM_F_DUMP), byte(unix.NFPROTO_UNSPEC)
+	flags := uint16(unix.NLM_F_DUMP)
 	if request == getGen { // there is one only
 		flags = 0
-	}
-	if attributes != nil {
-		family = nativeFamily
 	}
 	m := appendHeader(nil, request, flags, c.seq, family, 0)
 	m = append(m, attributes...)

@@ -89,7 +89,7 @@ func TestAnswer(t *testing.T) {
 func TestOnlyTheKernelAnswers(t *testing.T) {
 	s := newSandbox(t)
 	c, other := s.dial(t), s.dial(t)
-	if _, err := c.ask(getGen, nil); err != nil { // which gives the socket its port
+	if _, err := c.ask(getGen, unix.NFPROTO_UNSPEC, nil); err != nil { // which gives the socket its port
 		t.Fatal(err)
 	}
 	name, err := unix.Getsockname(c.fd)
@@ -101,7 +101,7 @@ func TestOnlyTheKernelAnswers(t *testing.T) {
 	if err := unix.Sendto(other.fd, lie, 0, name); err != nil {
 		t.Fatal(err)
 	}
-	if messages, err := c.ask(getGen, nil); err != nil || len(messages) != 1 {
+	if messages, err := c.ask(getGen, unix.NFPROTO_UNSPEC, nil); err != nil || len(messages) != 1 {
 		t.Errorf("got %d messages, %v; want what the kernel said", len(messages), err)
 	}
 }
@@ -110,7 +110,7 @@ func TestOnlyTheKernelAnswers(t *testing.T) {
 func TestLongPacket(t *testing.T) {
 	c := newSandbox(t).dial(t)
 	c.room, c.longest = nil, unix.NLMSG_HDRLEN
-	if messages, err := c.ask(getGen, nil); err == nil || !strings.Contains(err.Error(), "longer than a kernel sends") {
+	if messages, err := c.ask(getGen, unix.NFPROTO_UNSPEC, nil); err == nil || !strings.Contains(err.Error(), "longer than a kernel sends") {
 		t.Errorf("got %d messages, %v", len(messages), err)
 	}
 }
@@ -144,7 +144,7 @@ func TestSignalsEndNothing(t *testing.T) {
 func TestRefusedByTheKernel(t *testing.T) {
 	s := newSandbox(t)
 	c := s.dial(t)
-	if _, err := c.ask(unix.NFNL_SUBSYS_NFTABLES<<8|0xff, nil); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "0xaff") {
+	if _, err := c.ask(unix.NFNL_SUBSYS_NFTABLES<<8|0xff, unix.NFPROTO_UNSPEC, nil); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "0xaff") {
 		t.Errorf("an unknown request: got %v", err)
 	}
 	if err := c.do(table(unix.NFT_MSG_DELTABLE, 0, unix.NFPROTO_INET, "none")); !errors.Is(err, unix.ENOENT) {
@@ -153,7 +153,7 @@ func TestRefusedByTheKernel(t *testing.T) {
 	if err := c.await(); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.ask(getGen, nil); err != nil {
+	if _, err := c.ask(getGen, unix.NFPROTO_UNSPEC, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -47,9 +47,10 @@ type kernel interface {
 	// await returns when no change of the tables is half done. Some kernels count a change before they make
 	// it and some after, so that the generation alone would not show that what was read is of two states.
 	await() error
-	// ask returns the messages that answer a request, or errMoved. It concerns all families, or what the
-	// attributes of the native table's family name.
-	ask(request uint16, attributes []byte) ([]message, error)
+	// ask returns the messages that answer a request about a family, or all, or errMoved.
+	ask(request uint16, family byte, attributes []byte) ([]message, error)
+	// reopen leaves an answer that was not read to its end.
+	reopen() error
 	// limit is what one look reads at most, of which ask keeps to the bytes and objects.
 	limit() bound
 }
@@ -62,7 +63,7 @@ type message struct {
 
 // generationOf returns the number that changes with every change of the namespace's tables.
 func generationOf(k kernel) ([]byte, error) {
-	messages, err := k.ask(getGen, nil)
+	messages, err := k.ask(getGen, unix.NFPROTO_UNSPEC, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func generationOf(k kernel) ([]byte, error) {
 type state struct {
 	generation            []byte
 	tables, chains, rules []object
-	sets, elements        []object // of the native table only: iptables has none
+	sets, elements        []object // of the native table, and what rules of others ask that nothing but netlink changes
 }
 
 // read returns a state that the namespace was in. It fails with errMoved where a change of the tables began
@@ -107,7 +108,7 @@ func read(k kernel) (state, error) {
 		request uint16
 		read    func(message, []byte) (object, error)
 	}{{&s.tables, getTables, readTable}, {&s.chains, getChains, readChain}, {&s.rules, getRules, readRule}} {
-		messages, err := k.ask(dump.request, nil)
+		messages, err := k.ask(dump.request, unix.NFPROTO_UNSPEC, nil)
 		if err != nil {
 			return s, err
 		}
@@ -119,6 +120,9 @@ func read(k kernel) (state, error) {
 		if s.sets, s.elements, err = readSets(k); err != nil {
 			return s, err
 		}
+	}
+	if err := s.readSetsOfOthers(k); err != nil {
+		return s, err
 	}
 	if err := k.await(); err != nil {
 		return s, err

@@ -113,12 +113,19 @@ func prefixOf(p netip.Prefix, six bool) Set {
 	return Prefix(p)
 }
 
-// Interfaces returns the numbers of the interfaces that a name stands for: with a + at its end all that begin so.
-func (p *Pod) Interfaces(pattern string) Set {
-	prefix, wild := strings.CutSuffix(pattern, "+")
-	if !wild {
-		return Single(N(p.number(pattern)))
+// Interfaces returns the numbers of the interfaces that iptables' word stands for: with a + at its end all that begin so.
+func (p *Pod) Interfaces(word string) Set {
+	if prefix, wild := strings.CutSuffix(word, "+"); wild {
+		return p.Prefixed(prefix)
 	}
+	return p.Interface(word)
+}
+
+// Interface returns the number of the interface with that name.
+func (p *Pod) Interface(name string) Set { return Single(N(p.number(name))) }
+
+// Prefixed returns the numbers of the interfaces whose names begin so.
+func (p *Pod) Prefixed(prefix string) Set {
 	var all []uint64
 	for i, name := range p.names {
 		if strings.HasPrefix(name, prefix) {

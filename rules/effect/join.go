@@ -18,14 +18,20 @@ func (j *joiner) shorten(c *Chain) {
 	}
 	j.done[c] = true
 	for _, r := range c.Rules {
-		for _, a := range r.Actions {
-			j.shorten(a.Chain)
-		}
+		j.within(r.Actions)
 	}
 	c.Rules = slices.DeleteFunc(c.Rules, func(r Rule) bool { return !slices.ContainsFunc(r.Actions, acts) })
 	c.Rules = j.joined(j.joined(c.Rules)) // ports of each protocol, and then the protocols
 	for k := len(c.Rules) - 1; k >= 0 && returns(c.Rules[k].Actions); k-- {
 		c.Rules = c.Rules[:k]
+	}
+}
+
+func (j *joiner) within(actions []Action) {
+	for _, a := range actions {
+		if j.shorten(a.Chain); a.Rest != nil {
+			j.within(a.Rest.Actions)
+		}
 	}
 }
 
@@ -97,7 +103,7 @@ func (j *joiner) joinable(actions []Action) bool {
 	switch actions[len(actions)-1].Verb {
 	case Accept, Drop, Return, Goto, Redirect, DNAT, Reject:
 		return true
-	case Nothing, Jump, TProxy, SetMark, SaveMark, RestoreMark, Zone, NoTrack, Unknown:
+	case Nothing, Jump, TProxy, SetMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown:
 	}
 	return !slices.ContainsFunc(actions, func(a Action) bool { return a.Verb != Nothing && (a.Verb != Jump || !j.leavesAlone(a.Chain)) })
 }
@@ -117,7 +123,7 @@ func (j *joiner) leavesAlone(c *Chain) bool {
 		}
 		for _, a := range r.Actions {
 			switch a.Verb {
-			case SetMark, SaveMark, RestoreMark, Zone, NoTrack, Unknown, TProxy:
+			case SetMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown, TProxy:
 				return false
 			case Jump, Goto:
 				if !j.leavesAlone(a.Chain) {

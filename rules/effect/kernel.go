@@ -50,7 +50,7 @@ func (w *walker) set(f *flow, a *Action) []*flow {
 		if f.trackable() {
 			f.zoned, f.untracked, f.ct = true, true, given(untracked)
 		}
-	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, TProxy, Reject, Unknown: // they are no changes
+	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, TProxy, Reject, Then, Unknown: // they are no changes
 	}
 	return []*flow{f}
 }

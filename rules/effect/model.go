@@ -139,6 +139,7 @@ const (
 	Zone
 	NoTrack
 	Reject
+	Then    // the rest of the rule, which has conditions of its own
 	Unknown // anything may happen
 )
 
@@ -146,6 +147,7 @@ const (
 type Action struct {
 	Verb  Verb
 	Chain *Chain // of Jump and Goto; nil is unknown
+	Rest  *Rule  // of Then
 	Port  uint16 // of Redirect, DNAT (0 leaves it) and TProxy
 	Value Number // the address of DNAT; the mark or zone that is set, by TProxy too
 	Stops bool   // of TProxy: it marks the packet and ends the base chain, as iptables' does; in nft a verdict follows

@@ -220,6 +220,11 @@ func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out
 				out.stopped = append(out.stopped, taken...)
 				return out
 			}
+		case Then:
+			missed, of := w.rule(flows, a.Rest, hook, depth)
+			out.next = append(out.next, missed...)
+			out.returned, out.stopped = append(out.returned, of.returned...), append(out.stopped, of.stopped...)
+			return out
 		case SetMark, SaveMark, RestoreMark, Zone, NoTrack:
 			var changed []*flow
 			for _, f := range flows {
