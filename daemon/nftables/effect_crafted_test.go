@@ -240,6 +240,35 @@ func TestEffectOfLargeSets(t *testing.T) {
 	}
 }
 
+// The interfaces of a rule of iptables-legacy are those that the kernel compares with, whatever bytes stand there.
+func TestLegacyNamesOfInterfaces(t *testing.T) {
+	pod := effect.NewPod([]rules.Interface{{Name: "eth0", Addresses: addresses}})
+	for name, tt := range map[string]struct {
+		name, mask string
+		want       effect.Set
+	}{
+		"all that begin so":       {"eth", "\xff\xff\xff", pod.Prefixed("eth")},
+		"one":                     {"eth0\x00", "\xff\xff\xff\xff\xff", pod.Interface("eth0")},
+		"one with a plus":         {"+\x00", "\xff\xff", pod.Interface("+")},
+		"more behind a zero byte": {"eth0\x00x", "\xff\xff\xff\xff\xff\xff", effect.Set{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			packet := make([]byte, 84) // struct ipt_ip
+			copy(packet[packet4.interfaces:], tt.name)
+			copy(packet[packet4.interfaces+2*unix.IFNAMSIZ:], tt.mask)
+			var r effect.Rule
+			p := program{view: view{pod: pod, family: rules.IPv4}, rule: &r}
+			p.addressed(packet)
+			if len(r.Conditions) != 1 {
+				t.Fatalf("got %v", r.Conditions)
+			}
+			if got := r.Conditions[0].Set; !got.Without(tt.want).Empty() || !tt.want.Without(got).Empty() {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
 // Whatever a rule says, it is understood or not, and nothing that it says makes more of it.
 func FuzzEffectOfRules(f *testing.F) {
 	for _, dialect := range []func(*wire){
