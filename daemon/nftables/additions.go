@@ -188,8 +188,8 @@ type plainer struct {
 	added *additions
 }
 
-func (p plainer) ask(request uint16, attributes []byte) ([]message, error) {
-	messages, err := p.kernel.ask(request, attributes)
+func (p plainer) ask(request uint16, family byte, attributes []byte) ([]message, error) {
+	messages, err := p.kernel.ask(request, family, attributes)
 	for i := range messages {
 		messages[i].attributes = p.added.without(answers(request), messages[i].attributes)
 	}
@@ -202,8 +202,8 @@ type observed struct {
 	show func(list string, attributes []byte) error
 }
 
-func (o observed) ask(request uint16, attributes []byte) ([]message, error) {
-	messages, err := o.kernel.ask(request, attributes)
+func (o observed) ask(request uint16, family byte, attributes []byte) ([]message, error) {
+	messages, err := o.kernel.ask(request, family, attributes)
 	for _, m := range messages {
 		if err == nil && request != getGen {
 			err = o.show(answers(request), m.attributes)

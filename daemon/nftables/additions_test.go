@@ -30,8 +30,8 @@ const (
 	usual    = "\x00\x00\x00\x01"
 )
 
-func (k *inventor) ask(request uint16, attributes []byte) ([]message, error) {
-	messages, err := k.kernel.ask(request, attributes)
+func (k *inventor) ask(request uint16, family byte, attributes []byte) ([]message, error) {
+	messages, err := k.kernel.ask(request, family, attributes)
 	if request == getGen {
 		return messages, err
 	}
