@@ -23,8 +23,9 @@ REPORT = $(GO) run ./integration/report
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build meshnetd, static, into build/
+build: ## build meshnetd and the kubectl plugin, static, into build/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BUILD)/meshnetd ./cmd/meshnetd
+	CGO_ENABLED=0 $(GO) build -C $(PLUGIN) -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(abspath $(BUILD))/kubectl-meshnetd .
 
 package: ## build the deb and the rpm, into build/package
 	VERSION="$(VERSION)" GO="$(GO)" packaging/build.sh $(BUILD)/package
@@ -79,7 +80,7 @@ stress: deps runtimes ## run the tests again and again on a machine that has too
 	integration/stress.sh
 
 # What runs on a Kubernetes needs: the runtime, Kubernetes, the image, and a frozen one, for upgrades.
-KUBE = MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes \
+KUBE = MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes MESHNETD_PLUGINS=$(abspath $(BUILD)) \
 	MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar MESHNETD_FROZEN=$(MESHNETD_CACHE)/frozen-$(FROZEN)
 
 kube: deps
@@ -87,6 +88,7 @@ kube: deps
 	integration/kube/build.sh $(BUILD)/kubernetes
 	packaging/frozen.sh $(FROZEN) >/dev/null
 	VERSION=kube GO="$(GO)" packaging/image/build.sh $(BUILD)/image-kube
+	CGO_ENABLED=0 $(GO) build -C $(PLUGIN) -o $(abspath $(BUILD))/kubectl-meshnetd .
 
 test-kube: kube ## run a Kubernetes, install the chart with the image, and show what tenants see
 	set -o pipefail; $(KUBE) $(GO) test -json -count=1 -timeout 30m ./integration/kube | $(REPORT)

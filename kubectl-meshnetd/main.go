@@ -97,6 +97,7 @@ func root() *cobra.Command {
 	flags.IntVar(&o.parallel, "parallel", 50, "`NUMBER` of nodes to ask at once")
 	flags.DurationVar(&o.patience, "node-timeout", 10*time.Second, "how `LONG` one node may take")
 	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), versionCommand(o))
+	c.AddCommand(pagesCommands()...)
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c
 }

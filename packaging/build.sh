@@ -34,8 +34,12 @@ stage=$work/stage
 mkdir -p "$stage"/{catalog,doc,examples,share}
 
 CGO_ENABLED=0 $go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o "$stage/meshnetd" ./cmd/meshnetd
+CGO_ENABLED=0 $go build -C kubectl-meshnetd -trimpath -ldflags "-s -w -X main.version=$VERSION" -o "$stage/kubectl-meshnetd" .
 $go run -tags pages ./cmd/meshnetd pages "$stage/pages"
+$go run -C kubectl-meshnetd -tags pages . pages "$stage/pages/man"
+install -m 755 kubectl-meshnetd/kubectl_complete-meshnetd "$stage/"
 $go run ./packaging/sbom "$stage/meshnetd" >"$stage/doc/sbom.spdx.json"
+$go run ./packaging/sbom "$stage/kubectl-meshnetd" >"$stage/doc/kubectl-meshnetd.spdx.json"
 gzip -9n "$stage"/pages/man/*
 
 install -m 644 config/reference.toml "$stage/meshnetd.toml"
@@ -49,20 +53,23 @@ done
 install -m 644 examples/* "$stage/examples/"
 gzip -9n <CHANGELOG.md >"$stage/doc/changelog.gz"
 
-# What the one program is made of, and under which terms.
+# What the programs are made of, and under which terms.
 {
 	printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: meshnetd\n'
 	printf 'Source: https://github.com/meshnetd/meshnetd\n\nFiles: *\nCopyright: the meshnetd authors\nLicense: Apache-2.0\n'
 	printf ' On Debian systems the text is in /usr/share/common-licenses/Apache-2.0. The modules that are linked into\n'
-	printf ' the program, their versions and their licences are in sbom.spdx.json and third-party.gz.\n'
+	printf ' the programs, their versions and their licences are in *.spdx.json and third-party.gz.\n'
 } >"$stage/doc/copyright"
-$go version -m "$stage/meshnetd" | awk '$1 == "dep" {print $2}' | while read -r module; do
-	dir=$($go list -m -f '{{.Dir}}' "$module")
-	find "$dir" -maxdepth 1 -type f \( -iname 'licen[cs]e*' -o -iname 'notice*' -o -iname 'copying*' \) | sort | while read -r file; do
-		printf '\n==== %s: %s\n\n' "$module" "${file##*/}"
-		cat "$file"
+licences() { # of what a program is made of: PROGRAM, and the directory of its module
+	$go version -m "$1" | awk '$1 == "dep" && $2 != "github.com/meshnetd/meshnetd" {print $2}' | while read -r module; do
+		dir=$($go list -C "$2" -m -f '{{.Dir}}' "$module")
+		find "$dir" -maxdepth 1 -type f \( -iname 'licen[cs]e*' -o -iname 'notice*' -o -iname 'copying*' \) | sort | while read -r file; do
+			printf '\n==== %s: %s\n\n' "$module" "${file##*/}"
+			cat "$file"
+		done
 	done
-done | gzip -9n >"$stage/doc/third-party.gz"
+}
+{ licences "$stage/meshnetd" . && licences "$stage/kubectl-meshnetd" kubectl-meshnetd; } | gzip -9n >"$stage/doc/third-party.gz"
 
 cp packaging/nfpm.yaml "$work/"
 cp -r packaging/deb packaging/rpm "$work/"
@@ -74,6 +81,6 @@ rm -f "$dest"/*.deb "$dest"/*.rpm
 for format in deb rpm; do
 	(cd "$work" && "$tool" package --config nfpm.yaml --packager "$format" --target "$dest/" >/dev/null)
 done
-install -m 755 "$stage/meshnetd" "$dest/meshnetd"
-install -m 644 "$stage/doc/sbom.spdx.json" "$dest/"
-(cd "$dest" && sha256sum meshnetd sbom.spdx.json ./*.deb ./*.rpm)
+install -m 755 "$stage/meshnetd" "$stage/kubectl-meshnetd" "$dest/"
+install -m 644 "$stage"/doc/*.spdx.json "$dest/"
+(cd "$dest" && sha256sum meshnetd kubectl-meshnetd ./*.spdx.json ./*.deb ./*.rpm)

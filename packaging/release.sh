@@ -28,7 +28,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 NFPM_DIR=${NFPM_DIR:-$root/build} packaging/build.sh "$dest" >/dev/null
-mv "$dest/meshnetd" "$dest/meshnetd-linux-$($GO env GOARCH)"
+for program in meshnetd kubectl-meshnetd; do mv "$dest/$program" "$dest/$program-linux-$($GO env GOARCH)"; done
 packaging/image/build.sh "$work/image" >/dev/null
 mv "$work/image/meshnetd.tar" "$dest/meshnetd-image-$version.tar"
 

@@ -34,6 +34,8 @@ const readyTimeout = 2 * time.Minute
 type Options struct {
 	// Binaries is the directory that integration/kube/build.sh built into.
 	Binaries string
+	// Plugins is a directory of kubectl's plugins.
+	Plugins string
 	// Lab is the containerd. NRI's validator should be on.
 	Lab lab.Options
 	// KubeletArgs are more arguments of the kubelet.
@@ -144,7 +146,7 @@ func (c *Cluster) Helm(ctx context.Context, program string, args ...string) (str
 
 func (c *Cluster) run(ctx context.Context, program, input string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "KUBECONFIG=" + c.path("kubeconfig"), "HOME=" + c.path("home")}
+	cmd.Env = []string{"PATH=" + c.opts.Plugins + ":" + os.Getenv("PATH"), "KUBECONFIG=" + c.path("kubeconfig"), "HOME=" + c.path("home")}
 	cmd.Stdin = strings.NewReader(input)
 	out, err := cmd.Output()
 	if err != nil {

@@ -24,7 +24,7 @@ func options(t *testing.T) Options {
 	if kubernetes == "" || runtimes == "" {
 		t.Skip("runs by make test-kube")
 	}
-	return Options{Binaries: kubernetes, Log: t.Output(),
+	return Options{Binaries: kubernetes, Plugins: os.Getenv("MESHNETD_PLUGINS"), Log: t.Output(),
 		Lab: lab.Options{Version: lab.Containerd24, Binaries: runtimes, DefaultValidator: true, DualStack: true, Log: t.Output()}}
 }
 
