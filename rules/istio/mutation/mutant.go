@@ -158,6 +158,20 @@ func otherMatches(m rules.Match) []rules.Match {
 		return []rules.Match{rules.PacketMark{Mark: m.Mark + 1, Not: m.Not}, rules.PacketMark{Mark: m.Mark, Not: !m.Not}}
 	case rules.ConnMark:
 		return []rules.Match{rules.ConnMark{Mark: m.Mark + 1}}
+	case rules.DestinationPorts:
+		var all []rules.Match
+		for i, r := range m {
+			other := slices.Clone(m)
+			if other[i].Last = r.Last + 1; other[i].Last == 0 {
+				other[i].Last = r.Last - 1
+			}
+			all = append(all, other)
+		}
+		return all
+	case rules.OwnerUIDs:
+		return []rules.Match{rules.OwnerUIDs{First: m.First + 1, Last: m.Last + 1}}
+	case rules.Comment:
+		return nil
 	}
 	panic(fmt.Sprintf("no mutation is known for condition %T", m))
 }
@@ -196,6 +210,8 @@ func otherTargets(t rules.Target) []rules.Target {
 		port.Port++
 		mark.Mark++
 		return []rules.Target{port, mark}
+	case rules.DNAT:
+		return []rules.Target{rules.DNAT{To: t.To, Port: t.Port + 1}}
 	case rules.SetMark:
 		return []rules.Target{t + 1}
 	case rules.CTZone:
