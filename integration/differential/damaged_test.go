@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package differential
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
+	"github.com/meshnetd/meshnetd/rules/istio/generate"
+)
+
+// What is said of damaged rules, compared with the plan, holds for packets in the kernel: by rules that are equal or take
+// more, none goes around.
+func TestDamagedPlans(t *testing.T) {
+	const perPlan = 60
+	pairs := fromEnvironment(t, "MESHNETD_DAMAGED", 2000)
+	first := fromEnvironment(t, "MESHNETD_SEED", rand.Uint64()>>16)
+	g := newGallery(t, firewall(t, backend.IPTables))
+	c := newCounts()
+	answers := map[effect.Answer]int{}
+	refused, rounds := 0, 0
+	for seed := first; c.sent < int(pairs); seed++ {
+		random := rand.New(rand.NewPCG(seed, 0))
+		setting, packets := g.draw(random, perPlan)
+		other := setting.Plan
+		said := map[rules.Family]effect.Answer{}
+		for _, rs := range []*rules.Ruleset{&other.V4, &other.V6} {
+			if rs.Empty() {
+				continue
+			}
+			*rs = generate.Damaged(random, *rs)
+			pod := effect.NewPod(g.interfaces)
+			said[rs.Family] = effect.Compare(pod, effect.OfPlan(pod, setting.Plan, rs.Family), effect.OfPlan(pod, other, rs.Family)).Answer
+			answers[said[rs.Family]]++
+		}
+		packets = slices.DeleteFunc(packets, func(p rules.Packet) bool { // by rules that the kernel refuses
+			_, err := other.Trace(p, g.interfaces)
+			return err != nil
+		})
+		rounds++
+		shots, err := g.fire(t.Context(), other, other, packets)
+		if err != nil {
+			if refused++; refused > 10 && refused > rounds/2 {
+				t.Fatalf("MESHNETD_SEED=%d: too many of the damaged rules are refused: %v", seed, err)
+			}
+			continue
+		}
+		for _, s := range shots {
+			was, err := setting.Plan.Trace(s.packet, g.interfaces)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer := said[s.packet.Family()]; !c.count(s) || s.cannot == "" && !holds(answer, was.End, s) {
+				t.Fatalf("MESHNETD_SEED=%d: %s, but the kernel does this by the damaged rules: %s\n%s%s", seed, answer, s.got, was, s.path)
+			}
+		}
+	}
+	t.Logf("MESHNETD_SEED=%d: %s\n%v, %d of %d refused by the kernel", first, c, answers, refused, rounds)
+	if answers[effect.Less] == 0 || answers[effect.Equal]+answers[effect.More] == 0 {
+		t.Errorf("too few of some kind: %v", answers)
+	}
+}
+
+// holds reports whether what the kernel did with a packet is within what is said of the rules.
+func holds(answer effect.Answer, planned rules.End, s *shot) bool {
+	want := wanted(planned, s.way)
+	elsewhere := s.got.kind != want.kind || s.got.listener != want.listener
+	switch answer {
+	case effect.Equal:
+		return !elsewhere
+	case effect.More:
+		switch planned.Kind {
+		case rules.Redirected, rules.TProxied:
+			return !elsewhere || s.got.kind == dropped || s.got.kind == reset
+		case rules.Dropped, rules.Refused:
+			return s.got.kind != left
+		case rules.Delivered, rules.Leaves:
+		}
+	case effect.LessWhileAway, effect.CannotTell, effect.Less:
+	}
+	return true
+}
