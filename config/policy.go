@@ -3,6 +3,9 @@
 package config
 
 import (
+	"fmt"
+	"regexp"
+
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -33,9 +36,24 @@ func policies(c *Config) list {
 				}
 				return nil
 			})),
-			"may_loosen": boolean(&p.MayLoosen),
+			"may_loosen":      boolean(&p.MayLoosen),
+			"accepted_tables": texts(&p.Accepted, foreignTable),
 		}, func() map[string]string { return nil }
 	}}
+}
+
+var tableName = regexp.MustCompile(`^(ip|ip6|inet|iptables-legacy|ip6tables-legacy) [a-zA-Z0-9][a-zA-Z0-9/\\_.-]*$`)
+
+// foreignTable accepts the name of a table, and none of those that pods' own rules can be in.
+func foreignTable(s string) error {
+	switch s {
+	case "inet meshnetd", "ip nat", "ip mangle", "ip raw", "ip6 nat", "ip6 mangle", "ip6 raw", "ip filter", "ip6 filter":
+		return fmt.Errorf("%q is where the pods' own rules are: only tables of others can be accepted", s)
+	}
+	if !tableName.MatchString(s) {
+		return fmt.Errorf(`%q is no table: its family (ip, ip6, inet) and its name, as "nft list tables" shows them, or "iptables-legacy nat"`, s)
+	}
+	return nil
 }
 
 // given keeps an empty list of the file apart from a missing one: an empty list allows nothing, a missing one anything.

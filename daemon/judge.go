@@ -18,7 +18,8 @@ import (
 type judgement struct {
 	words  bool // rule by rule they are the plan's
 	answer effect.Answer
-	said   string // how they differ, and a packet that shows what comes of it
+	said   string   // how they differ, and a packet that shows what comes of it
+	beside []string // what tables of others do
 }
 
 // grade is what follows from a judgement, the best first.
@@ -108,6 +109,7 @@ func (e *Enforcer) look(ctx context.Context, ns entered, o *Outcome) (err error)
 type surroundings struct {
 	interfaces []rules.Interface
 	have       rules.Plan // the plan's routes and addresses that are there
+	accepted   []string   // tables of others by the configuration
 }
 
 func surroundingsOf(ns entered, plan rules.Plan) (s surroundings, err error) {
@@ -115,12 +117,13 @@ func surroundingsOf(ns entered, plan rules.Plan) (s surroundings, err error) {
 		return s, err
 	}
 	s.have, err = ns.routes.Own(plan.Footprint)
+	s.accepted = plan.Accepted
 	return s, err
 }
 
 // digest names surroundings.
 func (s surroundings) digest() string {
-	sum := sha256.Sum256(fmt.Append(nil, s.interfaces, s.have.Routes, s.have.Loopback))
+	sum := sha256.Sum256(fmt.Append(nil, s.interfaces, s.have.Routes, s.have.Loopback, s.accepted))
 	return string(sum[:])
 }
 
@@ -154,8 +157,16 @@ func (e *Enforcer) judge(ctx context.Context, ns entered, o *Outcome, around sur
 			return err
 		}
 	}
-	o.judged = judgement{words: len(o.Differences) == 0, answer: o.Effect.Answer, said: o.said()}
+	o.judged = judgement{words: len(o.Differences) == 0, answer: o.Effect.Answer, said: o.said(), beside: beside(o.Effect)}
 	return nil
+}
+
+// beside is what tables of others do, in a bounded number of words.
+func beside(r effect.Result) (said []string) {
+	for _, n := range r.Beside {
+		said = append(said, short(n.String()))
+	}
+	return said
 }
 
 // said is how the rules that are there differ from the plan: the first differences, and a packet that shows what comes of

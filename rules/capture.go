@@ -26,6 +26,7 @@ type CapturePolicy struct {
 
 	Skips     []Reason // for which a pod with an injector's mark may be left alone
 	MayLoosen bool     // containers may take away rules that the sandbox has
+	Accepted  []string // tables of others that may take from the rules
 }
 
 // policy returns the policy for a namespace.
@@ -235,10 +236,18 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if found {
 			d.Account.step("what the plan captures is within " + policy.String())
 		}
-		return d.noting(d.earlyNote(pod))
+		return d.noting(d.earlyNote(pod)).accepting(policy.Accepted)
 	case Reject:
 	}
 	return d
+}
+
+// accepting returns the decision with a plan that accepts tables of others.
+func (d Decision) accepting(tables []string) Decision {
+	if len(tables) == 0 {
+		return d
+	}
+	return d.planning(func(p *Plan) { p.Accepted = tables })
 }
 
 // loosened returns the mesh that a pod is kept out of only by what its containers say, and how; "" is none.

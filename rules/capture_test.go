@@ -4,6 +4,7 @@ package rules_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,6 +98,22 @@ func TestContainersTakeNothingAway(t *testing.T) {
 				t.Errorf("explained as %s", e.Action)
 			}
 		})
+	}
+}
+
+// A policy accepts tables of others in its namespaces: the plan says so, and is no other one for it.
+func TestAcceptedTables(t *testing.T) {
+	accepted := []string{"inet telepresence"}
+	plan := func(policies ...rules.CapturePolicy) rules.Plan {
+		p, err := governed(policies...).Decide(annotated()).Planner(rules.Network{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	elsewhere, here := plan(rules.CapturePolicy{Namespaces: []string{"other"}, Accepted: accepted}), plan(rules.CapturePolicy{Accepted: accepted})
+	if elsewhere.Accepted != nil || !slices.Equal(here.Accepted, accepted) || here.Key() != elsewhere.Key() {
+		t.Errorf("accepted %v elsewhere, %v here", elsewhere.Accepted, here.Accepted)
 	}
 }
 

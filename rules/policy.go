@@ -120,14 +120,19 @@ func (r *request) ask(mesh Mesh) Decision {
 
 // noting returns the decision with notes before those of its plan.
 func (d Decision) noting(notes []string) Decision {
+	return d.planning(func(p *Plan) { p.Notes = slices.Concat(notes, p.Notes) })
+}
+
+// planning returns the decision with something more said of its plan.
+func (d Decision) planning(say func(*Plan)) Decision {
 	planner := d.Planner
-	if planner == nil || len(notes) == 0 {
+	if planner == nil {
 		return d
 	}
 	d.Planner = func(network Network) (Plan, error) {
 		p, err := planner(network)
 		if err == nil {
-			p.Notes = slices.Concat(notes, p.Notes)
+			say(&p)
 		}
 		return p, err
 	}

@@ -7,6 +7,7 @@ package legacy
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -141,4 +142,26 @@ func extension(text []byte) (x Extension, length int, err error) {
 		return x, 0, errLayout
 	}
 	return Extension{unix.ByteSliceToString(text[extensionName:extensionRevision]), uint32(text[extensionRevision]), text[extensionInfo:length]}, length, nil
+}
+
+// Chains returns the names of the table's own chains.
+func (c Contents) Chains() (names []string) {
+	for _, e := range c.Entries {
+		if name := unix.ByteSliceToString(e.Target.Info); e.Head && name != "ERROR" { // which ends the table
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Rules counts the table's rules, its policies and the ends of its chains not among them.
+func (c Contents) Rules() int {
+	n := len(c.Entries) - len(c.Hooks)
+	for _, e := range c.Entries {
+		if e.Head {
+			n--
+		}
+	}
+	return n - len(c.Chains())
 }

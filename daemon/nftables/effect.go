@@ -140,6 +140,10 @@ func (t Tables) judge(plan, have rules.Plan, interfaces []rules.Interface) (r ef
 				return err
 			}
 		}
+		if r.Beside, err = s.beside(plan, have, interfaces, old); err != nil {
+			return err
+		}
+		s, old = s.accepted(plan, old)
 		for _, family := range families {
 			pod := effect.NewPod(interfaces)
 			wanted, held := effect.OfPlan(pod, plan, family), effect.NewSide(pod, family, have.Routes, have.Loopback)

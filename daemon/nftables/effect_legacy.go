@@ -27,7 +27,7 @@ func Legacy(plan rules.Plan) (diffs []rules.Difference, err error) {
 		return nil, err
 	}
 	old, err := legacy.Parse(text)
-	if err != nil {
+	if old = acceptedOld(plan, old); err != nil || len(old) == 0 {
 		return nil, err
 	}
 	interfaces, err := routing.Interfaces()

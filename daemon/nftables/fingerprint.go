@@ -15,21 +15,18 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/routing"
 )
 
 // Fingerprint reads all tables, chains and rules of the namespace, those of others and of iptables-legacy
 // too, and returns their SHA-256 in hexadecimal. Equal ones mean equal rules in equal order, equal hooks,
-// policies and table flags; where there are tables of iptables-legacy, equal interfaces too. Counters and handles do not
-// matter, nor do tables of iptables that hold nothing. What sets of others hold counts as far as it is read to judge rules.
+// policies and table flags. Counters and handles do not matter, nor do tables of iptables that hold nothing. What sets of others hold counts as far as it is read to judge rules.
 // Fingerprints compare on one running kernel only.
 // The generation is what Generation returns as long as nobody changes anything.
 func Fingerprint(ns *netns.Namespace) (fingerprint, generation string, err error) {
 	err = ns.Do(func() error {
 		return look(func(s state, old []byte) error {
-			old, err := withInterfaces(old)
 			fingerprint, generation = s.fingerprint(old), s.moment(old)
-			return err
+			return nil
 		})
 	})
 	if err != nil {
@@ -44,9 +41,6 @@ func Fingerprint(ns *netns.Namespace) (fingerprint, generation string, err error
 func Generation(ns *netns.Namespace) (generation string, err error) {
 	err = ns.Do(func() error {
 		old, err := legacy.Read()
-		if err == nil {
-			old, err = withInterfaces(old)
-		}
 		if err != nil {
 			return err
 		}
@@ -90,15 +84,6 @@ func (a *additions) look(fn func(s state, old []byte) error) error {
 		return err
 	}
 	return fn(s, old)
-}
-
-// withInterfaces appends the interfaces to what iptables-legacy holds, since what that does beside a plan depends on them.
-func withInterfaces(old []byte) ([]byte, error) {
-	if len(old) == 0 {
-		return nil, nil
-	}
-	interfaces, err := routing.Interfaces()
-	return fmt.Append(old, interfaces), err
 }
 
 // moment names this state among all that the namespace ever had.

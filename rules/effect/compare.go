@@ -57,7 +57,8 @@ type Result struct {
 	Answer      Answer
 	Differences []Difference // one of each kind, the worst first, by its most usual packet
 	Work        int
-	Alone       bool // nothing but the plan is there, so that the answer holds for every pod with that plan
+	Alone       bool        // nothing but the plan is there, so that the answer holds for every pod with that plan
+	Beside      []Neighbour // tables of others in the namespace, one by one
 }
 
 // String returns the answer, and the worst difference.
