@@ -157,13 +157,13 @@ func (e *Enforcer) judge(ctx context.Context, ns entered, o *Outcome, around sur
 			return err
 		}
 	}
-	o.judged = judgement{words: len(o.Differences) == 0, answer: o.Effect.Answer, said: o.said(), beside: beside(o.Effect)}
+	o.judged = judgement{words: len(o.Differences) == 0, answer: o.Effect.Answer, said: o.said(), beside: o.Beside()}
 	return nil
 }
 
-// beside is what tables of others do, in a bounded number of words.
-func beside(r effect.Result) (said []string) {
-	for _, n := range r.Beside {
+// Beside is what tables of others do, in a bounded number of words.
+func (o Outcome) Beside() (said []string) {
+	for _, n := range o.Effect.Beside {
 		said = append(said, short(n.String()))
 	}
 	return said

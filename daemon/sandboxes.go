@@ -49,6 +49,7 @@ type Sandbox struct {
 	Backend  string            // what wrote its rules
 	Drift    Drift
 	Changes  []rules.Adjustment // what other plugins changed of its last containers
+	Beside   []string           // what tables of others in its namespace do beside its rules
 
 	reviewed   bool          // the runtime has told with a container of it what follows
 	required   bool          // the pod requires meshnetd

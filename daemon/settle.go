@@ -279,7 +279,7 @@ func (e *Enforcer) remember(o *Outcome, state State, generation string) {
 	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
 		*sb = Sandbox{Pod: pod, State: state, Decision: o.Decision, Plan: o.Plan, key: o.key, earlier: o.earlier, network: o.network, NetNS: o.NetNS, Since: time.Now(),
 			Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
-			Changes: sb.Changes, reviewed: sb.reviewed, required: sb.required,
+			Changes: sb.Changes, Beside: o.judged.beside, reviewed: sb.reviewed, required: sb.required,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
 	})
 }

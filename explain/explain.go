@@ -101,6 +101,12 @@ func Print(w io.Writer, x status.Explanation) error {
 			fmt.Fprintf(&out, "      %s\n", shellWords(gap.Trace))
 		}
 	}
+	if len(x.Beside) > 0 {
+		out.WriteString("\ntables of others in the pod's network namespace, and what they do beside its rules\n")
+	}
+	for _, table := range x.Beside {
+		fmt.Fprintf(&out, "  - %s\n", table)
+	}
 	PrintRules(&out, x.Rules)
 	told := status.Plan{Routes: x.Routes, Loopback: x.Loopback}
 	if plan, err := routed(told); err == nil && len(x.Routes)+len(x.Loopback) > 0 {

@@ -17,6 +17,7 @@ type Explanation struct {
 	Routes      []Route   `json:"routes"`
 	Loopback    []string  `json:"loopback"`
 	NotCaptured []Gap     `json:"notCaptured"`
+	Beside      []string  `json:"beside"` // what tables of others in the pod's namespace do beside its rules
 	Key         string    `json:"plan"`
 }
 
@@ -37,7 +38,7 @@ type Gap struct {
 func (e Explanation) Complete() Explanation {
 	e.Steps, e.Notes, e.Loopback = append([]string{}, e.Steps...), append([]string{}, e.Notes...), append([]string{}, e.Loopback...)
 	e.Settings, e.Rules, e.Routes = append([]Setting{}, e.Settings...), append([]Rule{}, e.Rules...), append([]Route{}, e.Routes...)
-	e.NotCaptured = append([]Gap{}, e.NotCaptured...)
+	e.NotCaptured, e.Beside = append([]Gap{}, e.NotCaptured...), append([]string{}, e.Beside...)
 	for i := range e.NotCaptured {
 		e.NotCaptured[i].Trace = append([]string{}, e.NotCaptured[i].Trace...)
 	}

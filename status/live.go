@@ -39,6 +39,7 @@ type Verdict struct {
 	Differences []string     `json:"differences"`       // before the repair
 	Effect      string       `json:"effect,omitempty"`  // what the rules do beside the plan, such as "takes less"; of Verify only
 	Packets     []string     `json:"packets,omitempty"` // of those that show it, one of a kind
+	Beside      []string     `json:"beside,omitempty"`  // what tables of others do, one by one; of Verify only
 	Rules       int          `json:"rules"`             // of the plan
 	Plan        string       `json:"plan"`              // its key
 	Took        Milliseconds `json:"tookMilliseconds"`

@@ -33,7 +33,7 @@ var (
 		Routes: []Route{{4, 1337, 133}}, Loopback: []string{"::6/128"}, Interfaces: []Interface{{"eth0", []string{"10.0.0.1"}}}}
 	someReasons = Explanation{Namespace: "shop", Name: "cart", Mesh: "istio", Action: "redirect", Reason: "injected", Detail: "d", Steps: []string{"s"},
 		Settings: []Setting{{"tproxy", "false", "built-in default"}}, Notes: []string{"n"}, Rules: somePlan.Rules, Routes: somePlan.Routes, Loopback: somePlan.Loopback,
-		NotCaptured: []Gap{{"UDP", []string{"--out"}}}, Key: "0123"}
+		NotCaptured: []Gap{{"UDP", []string{"--out"}}}, Beside: []string{"table inet x: harmless"}, Key: "0123"}
 )
 
 func servePods(t *testing.T, pods map[string]Live) (socket string) {
@@ -81,9 +81,9 @@ func TestLiveJSON(t *testing.T) {
 		`{"namespace":"shop","name":"cart","mesh":"istio","action":"redirect","reason":"injected","detail":"d","steps":["s"],` +
 			`"settings":[{"name":"tproxy","value":"false","source":"built-in default"}],"notes":["n"],` +
 			`"rules":[{"family":4,"table":"nat","chain":"OUTPUT","rule":"-j ISTIO_OUTPUT","why":"why"}],"routes":[{"family":4,"mark":1337,"table":133}],` +
-			`"loopback":["::6/128"],"notCaptured":[{"what":"UDP","trace":["--out"]}],"plan":"0123"}`: someReasons,
+			`"loopback":["::6/128"],"notCaptured":[{"what":"UDP","trace":["--out"]}],"beside":["table inet x: harmless"],"plan":"0123"}`: someReasons,
 		`{"namespace":"","name":"","mesh":"","action":"","reason":"","detail":"","steps":[],"settings":[],"notes":[],"rules":[],"routes":[],"loopback":[],` +
-			`"notCaptured":[{"what":"SCTP","trace":[]}],"plan":""}`: Explanation{NotCaptured: []Gap{{What: "SCTP"}}}.Complete(),
+			`"notCaptured":[{"what":"SCTP","trace":[]}],"beside":[],"plan":""}`: Explanation{NotCaptured: []Gap{{What: "SCTP"}}}.Complete(),
 	} {
 		if got, err := json.Marshal(v); err != nil || string(got) != want {
 			t.Errorf("%v\ngot  %s\nwant %s", err, got, want)

@@ -46,10 +46,11 @@ func (s Status) Text(w io.Writer, now time.Time) {
 	_ = t.Flush()
 }
 
-// news is the detail of a sandbox that is not as it should be.
+// news is the detail of a sandbox that is not as it should be, or has tables of others beside its rules.
 func (sb Sandbox) news() string {
 	if sb.State == "protected" {
-		return strings.Join(slices.DeleteFunc([]string{sb.NotHeld, sb.bypass()}, func(s string) bool { return s == "" }), "; ")
+		told := append([]string{sb.NotHeld, sb.bypass()}, sb.Beside...)
+		return strings.Join(slices.DeleteFunc(told, func(s string) bool { return s == "" }), "; ")
 	}
 	return sb.Detail
 }

@@ -93,7 +93,7 @@ func (one answer) lines() []string {
 func verdictLines(v status.Verdict) []string {
 	switch v.Result {
 	case status.Whole:
-		return []string{fmt.Sprintf("the kernel holds the plan: %d rules", v.Rules)}
+		return append([]string{fmt.Sprintf("the kernel holds the plan: %d rules", v.Rules)}, besideLines(v)...)
 	case status.Exempt:
 		return []string{"nothing to verify: " + v.Detail}
 	case status.Different, status.Alike:
@@ -113,6 +113,13 @@ func effectLines(v status.Verdict) []string {
 	lines := []string{"by what becomes of packets: " + v.Effect}
 	for _, p := range v.Packets {
 		lines = append(lines, "  "+p)
+	}
+	return append(lines, besideLines(v)...)
+}
+
+func besideLines(v status.Verdict) (lines []string) {
+	for _, table := range v.Beside {
+		lines = append(lines, "beside the pod's rules: "+table)
 	}
 	return lines
 }

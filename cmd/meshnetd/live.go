@@ -42,6 +42,7 @@ func compared(o daemon.Outcome) status.Verdict {
 	for _, d := range o.Effect.Differences[:min(len(o.Effect.Differences), mostPackets)] {
 		v.Packets = append(v.Packets, d.String())
 	}
+	v.Beside = o.Beside()
 	switch {
 	case o.Effect.Answer > effect.More:
 		v.Result = status.Different
@@ -113,6 +114,7 @@ func (l live) explanation(interfacesOf func(daemon.Sandbox) []rules.Interface) s
 	if why := l.Loose(sb).Why(); why != "" {
 		x.Notes = append(x.Notes, why)
 	}
+	x.Beside = sb.Beside
 	for _, c := range sb.Changes {
 		x.Notes = append(x.Notes, "another plugin of the node: "+c.String())
 	}
