@@ -26,7 +26,7 @@ func full() Status {
 			Name: "containerd", Version: "v2.2.9", Tier: "guaranteed", Why: "it validates containers, and a refused sandbox is taken back",
 			Validates: true, TellsUser: false, Limits: []string{"the user of a container is not told", "another limit"},
 		},
-		Kubelet: &Kubelet{Socket: "/pods.sock", Condition: "complete", Since: at(10, 1), Pods: 12, Left: 1, LeftWhy: "not read", Known: 3, Asked: 1, Unanswered: 2},
+		Kubelet:   &Kubelet{Socket: "/pods.sock", Condition: "complete", Since: at(10, 1), Pods: 12, Left: 1, LeftWhy: "not read", Known: 3, Asked: 1, Unanswered: 2},
 		Connected: true, Since: at(10, 2), Synchronized: true, Waiting: &Waiting{"queue", "waiting in the runtime's queue"},
 		Pods:   Counts{"unprotected": 1, "protected": 2, "outdated": 1},
 		Events: map[string]int{"pod_protected": 14, "pod_late": 1},
