@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
+)
+
+// What package effect says of the kernel: who gets a connection where chains of several tables are asked about it.
+func TestKernelOfSeveralTables(t *testing.T) {
+	nstest.Require(t, "nft")
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	const (
+		app, proxy, other = server + ":80", "127.0.0.1:9001", "127.0.0.1:9000"
+		ours              = "chain ours { type nat hook output priority -100; tcp dport 80 redirect to :9001; }\n"
+		theirs            = "chain theirs { type nat hook output priority -100; tcp dport 80 redirect to :9000; }\n"
+	)
+	for name, tt := range map[string]struct {
+		chains string
+		gets   string // the connection
+		want   effect.Answer
+	}{
+		"the plan's alone": {ours, proxy, effect.Equal},
+		"nat runs at its place, whatever its priority is": {"chain marks { type route hook output priority -150; tcp dport 80 meta mark set 0x1; }\n" +
+			"chain early { type nat hook output priority -190; meta mark 0x1 tcp dport 80 redirect to :9001; }\n", proxy, effect.Equal},
+		"an accept in another chain of nat does not stop ours":      {"chain first { type nat hook output priority -110; accept; }\n" + ours, proxy, effect.Equal},
+		"an accept in ours does":                                    {strings.Replace(ours, "tcp", "tcp dport 80 accept; tcp", 1), app, effect.Less},
+		"what another chain of nat translates is not asked again":   {"chain first { type nat hook output priority -110; tcp dport 80 redirect to :9000; }\n" + ours, other, effect.Less},
+		"of one priority the chain that was made last is first":     {ours + theirs, other, effect.CannotTell},
+		"of one priority the chain that was made first is last":     {theirs + ours, proxy, effect.CannotTell},
+		"notrack before connections are looked up ends nat":         {"chain raw { type filter hook output priority -300; notrack; }\n" + ours, app, effect.Less},
+		"notrack behind that does nothing":                          {"chain late { type filter hook output priority -150; notrack; }\n" + ours, proxy, effect.Equal},
+		"an accept in a chain of filter does not stop those of nat": {"chain filter { type filter hook output priority -150; accept; }\n" + ours, proxy, effect.Equal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t)
+			s.own(t, client, server)
+			listeners := []int{s.listen(t, app, 0), s.listen(t, proxy, 0), s.listen(t, other, 0)}
+			s.RunInput(t, "table ip t {\n"+tt.chains+"}\n", "nft", "-f", "-")
+			got := ""
+			err := s.sendAnd(port80, func(int) error { // nothing waits on the way through lo
+				for _, l := range listeners {
+					got += accepted(t, l)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != tt.gets {
+				t.Errorf("it is %q's, want %q", got, tt.gets)
+			}
+			if r := s.effect(t, plan, interfaces); r.Answer != tt.want {
+				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
+			}
+		})
+	}
+}
+
+// nft's "skuid != X" does not hold for a packet without a socket. Those of iptables, which do, are in TestPacketsWithoutOwner.
+func TestKernelOfPacketsWithoutOwner(t *testing.T) {
+	nstest.Require(t, "nft")
+	s := newSandbox(t)
+	s.own(t, client, server)
+	s.RunInput(t, watch, "nft", "-f", "-")
+	s.RunInput(t, "table ip t {\nchain marks { type route hook output priority -150; meta skuid != 1 meta mark set 0x2; }\n}\n", "nft", "-f", "-")
+	s.shoot(t, port80)
+	got := elementsOf(s.Run(t, "nft", "list", "table", "inet", "watch"))
+	for _, want := range []string{"tcp . " + server + " . 80 . 0x00000002", "tcp . " + client + " . 0x00000000"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("want %s, seen\n%s", want, got)
+		}
+	}
+}
