@@ -125,6 +125,65 @@ func TestKernelOfTheFuture(t *testing.T) {
 	}
 }
 
+// reversing is a kernel that sends the attributes of expressions the other way round.
+type reversing struct{ kernel }
+
+func (k reversing) ask(request uint16, family byte, attributes []byte) ([]message, error) {
+	messages, err := k.kernel.ask(request, family, attributes)
+	for i := range messages {
+		if request == getRules {
+			messages[i].attributes = reversed(answers(request), messages[i].attributes)
+		}
+	}
+	return messages, err
+}
+
+func reversed(list string, attributes []byte) []byte {
+	p := path{list: list}
+	var all []attribute
+	_ = eachAttribute(attributes, func(a attribute) error {
+		if here := p.to(a); holds[here] || list == element && a.kind == unix.NFTA_EXPR_DATA {
+			a.value = reversed(here, a.value)
+		}
+		all = append(all, a)
+		return nil
+	})
+	if strings.HasPrefix(list, element+" ") {
+		slices.Reverse(all)
+	}
+	var out wire
+	for _, a := range all {
+		out.bytes(a.kind, a.value)
+	}
+	return out
+}
+
+// Kernels send the attributes of an expression in one order or another, which means nothing.
+func TestOrderOfAttributesMeansNothing(t *testing.T) {
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Jump("A"))
+	b.Append("nat", "A", "", rules.Return, rules.Protocol(rules.TCP), rules.OwnerUIDs{First: 1, Last: 5})
+	b.Append("nat", "A", "", rules.Redirect{Port: 2}, rules.Protocol(rules.TCP))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	for _, dialect := range []Dialect{IPTables, Native} {
+		s := newSandbox(t)
+		if _, err := New(dialect).Apply(t.Context(), s.ns, plan); err != nil {
+			t.Fatal(err)
+		}
+		now, err := read(reversing{s.dial(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := New(dialect).wanted(plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diffs, err := want.differences(now); err != nil || len(diffs) > 0 {
+			t.Errorf("%s: %v, %v", dialect, diffs, err)
+		}
+	}
+}
+
 // shownTwice reports whether the kernel shows the list more than once.
 func shownTwice(t *testing.T, c kernel, list string) bool {
 	k := &inventor{kernel: c, odd: list}

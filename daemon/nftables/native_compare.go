@@ -358,25 +358,37 @@ func same(a, b object) bool {
 	return bytes.Equal(a.text, b.text) || bytes.Equal(plain(a.text), plain(b.text))
 }
 
-// plain returns the text of a rule without what only newer kernels send: that a bitwise expression has the operation that
-// it always had.
+// plain returns the text of a rule without what differs between kernels: newer ones send that a bitwise expression has the
+// operation that it always had, and Linux 7 sends the attributes of a byteorder expression in another order.
 func plain(text []byte) (out []byte) {
 	out = make([]byte, 0, len(text))
 	eachField(text, func(f field) {
-		if f.expression != "bitwise" || f.kind != unix.NFTA_EXPR_DATA {
-			out = f.appendTo(out)
-			return
+		if f.expression != "" && f.kind == unix.NFTA_EXPR_DATA {
+			f.value = inOrder(f.expression, f.value)
 		}
-		var data wire
-		_ = eachAttribute(f.value, func(a attribute) error {
-			if a.kind != bitwiseOperation || a.number() != 0 {
-				data.bytes(a.kind, a.value)
-			}
-			return nil
-		})
-		out = attribute{f.kind, data}.appendTo(out)
+		out = f.appendTo(out)
 	})
 	return out
+}
+
+// inOrder sorts the data of an expression by the numbers of its attributes.
+func inOrder(expression string, data []byte) []byte {
+	var list []attribute
+	err := eachAttribute(data, func(a attribute) error {
+		if expression != "bitwise" || a.kind != bitwiseOperation || a.number() != 0 {
+			list = append(list, a)
+		}
+		return nil
+	})
+	if err != nil {
+		return data
+	}
+	slices.SortStableFunc(list, func(a, b attribute) int { return int(a.kind) - int(b.kind) })
+	var sorted wire
+	for _, a := range list {
+		sorted.bytes(a.kind, a.value)
+	}
+	return sorted
 }
 
 // unsaid returns the text of a table or chain without a number that has no meaning and that older kernels do not send.
