@@ -174,7 +174,7 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 	}
 	for _, wanted := range ends {
 		for _, got := range found {
-			both, met := wanted.box.and(&got.box)
+			both, met := wanted.and(&got.box)
 			if !met {
 				continue
 			}
