@@ -79,11 +79,10 @@ func (e *Enforcer) look(ctx context.Context, ns entered, o *Outcome) (err error)
 	if err != nil {
 		return err
 	}
-	at, known := evidence{o.key, o.seen.fingerprint, ""}, false
-	if len(moved) == 0 {
-		if o.judged, known = e.sandboxes.judged(at); known {
-			return nil
-		}
+	at := evidence{o.key, o.seen.fingerprint, ""}
+	j, known := e.sandboxes.judged(at)
+	if o.judged = j; known && len(moved) == 0 {
+		return nil
 	}
 	around, err := surroundingsOf(ns, o.Plan)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -90,6 +91,9 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			}
 			if known, _ := e.Sandbox("web"); known.State != StateOutdated || list() != before || !slices.Equal(r.events(), []string{EventOutdated}) {
 				t.Errorf("%s, %v: %s\n%s", known.State, r.events(), known.Detail, list())
+			}
+			if o := e.Compare(ctx, "web"); o.Err != nil || len(o.Differences) == 0 || o.Effect.Answer != effect.More || len(o.Effect.Differences) == 0 {
+				t.Errorf("compared: %s, %q, %v", o.Effect.Answer, o.Differences, o.Err)
 			}
 			again, r := newEnforcer(t, nftables.New(nftables.IPTables))
 			again.with(func(p *Policy) { p.ReplaceOutdated, p.CatchUp = true, catchUp })
