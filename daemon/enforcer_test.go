@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -94,7 +95,9 @@ func newEnforcer(t testing.TB, f Firewall) (*Enforcer, *recorder) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	locks, err := netns.MakeLocks(filepath.Join(filepath.Dir(t.TempDir()), "locks"))
+	dir := filepath.Dir(t.TempDir()) + "-locks"
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // work that a test gave up may still write there
+	locks, err := netns.MakeLocks(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
