@@ -108,8 +108,12 @@ func TestOneSlowNodeHoldsNobodyUp(t *testing.T) {
 	all := make(chan struct{})
 	f := &fake{nodes: []string{"slow"}, daemons: map[string]http.Handler{}}
 	f.daemons["slow"] = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		<-all
-		<-r.Context().Done()
+		select {
+		case <-all:
+		case <-r.Context().Done():
+			t.Error("the others waited for the slow one")
+		}
+		panic(http.ErrAbortHandler)
 	})
 	for i := range others {
 		name := fmt.Sprintf("node-%d", i)
@@ -121,8 +125,18 @@ func TestOneSlowNodeHoldsNobodyUp(t *testing.T) {
 			}
 		})
 	}
-	code, out, errs := f.asked(t, "status", "--parallel", "2", "--node-timeout", "2s")
-	if code != exitFailed || !strings.Contains(out, fmt.Sprintf("total     %d nodes", others)) || !strings.Contains(errs, "node slow: does not answer") {
+	code, out, errs := f.asked(t, "status", "--parallel", "2", "--node-timeout", "1m")
+	if code != exitFailed || !strings.Contains(out, fmt.Sprintf("total     %d nodes", others)) || !strings.Contains(errs, "node slow: ") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+}
+
+// A node that never answers is left after its time.
+func TestSilentNode(t *testing.T) {
+	f := &fake{nodes: []string{"silent", "well"}, daemons: map[string]http.Handler{"well": healthy(),
+		"silent": http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}}
+	code, out, errs := f.asked(t, "status", "--node-timeout", "1s")
+	if code != exitFailed || !strings.Contains(out, "guaranteed") || !strings.Contains(errs, "node silent: does not answer") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 }
