@@ -76,6 +76,7 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 	if proxyUID(e) != 2000 {
 		t.Errorf("proxy's user %d: what the containers said is lost", proxyUID(e))
 	}
+	eventually(t, "what was given up has ended", func() bool { return e.Compare(limited(t, patience), "web").Err == nil })
 }
 
 // A pod outside the mesh whose container comes before its takeover is let through without being entered.

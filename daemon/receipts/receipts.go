@@ -21,7 +21,7 @@ import (
 // Directory holds a file for each sandbox. Whoever reads or writes one has the lock on the sandbox's namespace.
 type Directory string
 
-// In returns the directory of receipts within one of root's, which need not exist.
+// In returns the directory of receipts within one of root's, where it is made when it is needed.
 func In(dir string) Directory { return Directory(filepath.Join(dir, "receipts")) }
 
 // Receipt is what was verified in a sandbox.
@@ -75,7 +75,8 @@ func (d Directory) Write(id string, r Receipt) {
 		return
 	}
 	text := fmt.Sprintln(format, r.NetNS.Dev, r.NetNS.Ino, r.Plan, ".") // the end shows that nothing is missing
-	if os.MkdirAll(string(d), 0o700) != nil || os.WriteFile(path, []byte(text), 0o600) != nil {
+	_ = os.Mkdir(string(d), 0o700) // as a rule it is there
+	if os.WriteFile(path, []byte(text), 0o600) != nil {
 		d.Remove(id)
 	}
 }
