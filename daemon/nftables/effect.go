@@ -111,14 +111,28 @@ func (v view) target(o object, chain string) (*effect.Chain, error) {
 
 // Effect compares what becomes of a pod's packets by all that nf_tables and iptables-legacy hold in the namespace, whoever
 // wrote it, with what becomes of them by the plan. have is the plan's routes and addresses that the namespace has.
-func (t Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
-	if err := ctx.Err(); err != nil {
-		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
-	}
-	err = ns.Do(func() error {
-		r, err = t.judge(plan, have, interfaces)
-		return err
+func (t Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+	return judged(ctx, ns, func() (effect.Result, error) { return t.judge(plan, have, interfaces) })
+}
+
+// EffectOfLegacy is Effect on a kernel that has no nf_tables.
+func EffectOfLegacy(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+	return judged(ctx, ns, func() (effect.Result, error) {
+		old, err := legacy.Read()
+		if err != nil {
+			return effect.Result{}, err
+		}
+		return Tables{}.compare(state{}, old, plan, have, interfaces)
 	})
+}
+
+func judged(ctx context.Context, ns *netns.Namespace, judge func() (effect.Result, error)) (r effect.Result, err error) {
+	if err = ctx.Err(); err == nil {
+		err = ns.Do(func() error {
+			r, err = judge()
+			return err
+		})
+	}
 	if err != nil {
 		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
 	}
@@ -130,31 +144,36 @@ var families = []rules.Family{rules.IPv4, rules.IPv6}
 // judge is Effect in the namespace of the calling thread.
 func (t Tables) judge(plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	err = t.added.look(func(s state, text []byte) error {
-		old, err := legacy.Parse(text)
-		if err != nil {
-			return err
-		}
-		r = effect.Result{}
-		if len(old) == 0 && slices.Equal(plan.Routes, have.Routes) && slices.Equal(plan.Loopback, have.Loopback) {
-			if r.Alone, err = t.holdsAlone(s, plan); err != nil || r.Alone {
-				return err
-			}
-		}
-		if r.Beside, err = s.beside(plan, have, interfaces, old); err != nil {
-			return err
-		}
-		s, old = s.accepted(plan, old)
-		for _, family := range families {
-			pod := effect.NewPod(interfaces)
-			wanted, held := effect.OfPlan(pod, plan, family), effect.NewSide(pod, family, have.Routes, have.Loopback)
-			if err := s.addTo(held, pod, family, old); err != nil {
-				return err
-			}
-			one := effect.Compare(pod, wanted, held)
-			r.Answer, r.Work = max(r.Answer, one.Answer), r.Work+one.Work
-			r.Differences = append(r.Differences, one.Differences...)
-		}
-		return nil
+		r, err = t.compare(s, text, plan, have, interfaces)
+		return err
 	})
 	return r, err
+}
+
+// compare reads what iptables-legacy holds from text.
+func (t Tables) compare(s state, text []byte, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+	old, err := legacy.Parse(text)
+	if err != nil {
+		return r, err
+	}
+	if len(old) == 0 && slices.Equal(plan.Routes, have.Routes) && slices.Equal(plan.Loopback, have.Loopback) {
+		if r.Alone, err = t.holdsAlone(s, plan); err != nil || r.Alone {
+			return r, err
+		}
+	}
+	if r.Beside, err = s.beside(plan, have, interfaces, old); err != nil {
+		return r, err
+	}
+	s, old = s.accepted(plan, old)
+	for _, family := range families {
+		pod := effect.NewPod(interfaces)
+		wanted, held := effect.OfPlan(pod, plan, family), effect.NewSide(pod, family, have.Routes, have.Loopback)
+		if err := s.addTo(held, pod, family, old); err != nil {
+			return r, err
+		}
+		one := effect.Compare(pod, wanted, held)
+		r.Answer, r.Work = max(r.Answer, one.Answer), r.Work+one.Work
+		r.Differences = append(r.Differences, one.Differences...)
+	}
+	return r, nil
 }

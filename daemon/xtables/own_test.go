@@ -6,6 +6,7 @@ package xtables
 
 import (
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Own returns the plan that a namespace holds, whatever rules of others stand around it.
@@ -57,4 +59,35 @@ func TestOwnSaysWhatFails(t *testing.T) {
 	if _, _, err := tables.Own(t.Context(), ns, rules.Footprint{}); err == nil || !strings.Contains(err.Error(), "no table") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// Where the kernel has no nf_tables, what the rules of iptables-legacy do is judged without it.
+func TestEffectWithoutNFTables(t *testing.T) {
+	eachVariant(t, func(t *testing.T, tables *Tables) {
+		if !tables.variant.legacy {
+			return
+		}
+		alone := *tables
+		alone.netlink = false
+		s := newSandbox(t, &alone)
+		plan := plans.DualStack(t)
+		s.write(t, plan)
+		s.Run(t, "nft", "add", "table", "inet", "unseen")
+		s.Run(t, "nft", "add chain inet unseen c { type filter hook output priority 0; policy drop; }")
+		have := rules.Plan{Routes: plan.Routes, Loopback: plan.Loopback}
+		answer := func() effect.Answer {
+			r, err := alone.Effect(t.Context(), s.ns, plan, have, []rules.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.7")}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.Answer
+		}
+		if got := answer(); got != effect.Equal {
+			t.Errorf("right after: %s", got)
+		}
+		s.shell(t, "IPT -t nat -F ISTIO_OUTPUT")
+		if got := answer(); got != effect.Less {
+			t.Errorf("without its rules: %s", got)
+		}
+	})
 }

@@ -113,6 +113,9 @@ func (t *Tables) Effect(ctx context.Context, ns *netns.Namespace, plan, have rul
 	if t.variant.legacy { // the plan's own rules are there
 		plan.Accepted = slices.DeleteFunc(slices.Clone(plan.Accepted), func(table string) bool { return strings.Contains(table, "-legacy ") })
 	}
+	if !t.netlink {
+		return nftables.EffectOfLegacy(ctx, ns, plan, have, interfaces)
+	}
 	return unseen.Effect(ctx, ns, plan, have, interfaces)
 }
 
