@@ -75,7 +75,7 @@ func (d Directory) Write(id string, r Receipt) {
 		return
 	}
 	text := fmt.Sprintln(format, r.NetNS.Dev, r.NetNS.Ino, r.Plan, ".") // the end shows that nothing is missing
-	_ = os.Mkdir(string(d), 0o700) // as a rule it is there
+	_ = os.Mkdir(string(d), 0o700)                                      // as a rule it is there
 	if os.WriteFile(path, []byte(text), 0o600) != nil {
 		d.Remove(id)
 	}
