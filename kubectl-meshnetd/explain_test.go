@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -59,6 +60,14 @@ func TestExplain(t *testing.T) {
 	code, out, _ := f.asked(t, "explain", "web-1")
 	if diff := cmp.Diff("pod shop/web-1\nmesh: istio\ndecision: redirect (injected: d)\n\n", out); code != 0 || diff != "" {
 		t.Errorf("exit %d (-want +got):\n%s", code, diff)
+	}
+	before := sandbox("web-1", "protected") // one that the runtime has not taken away yet
+	before.ID, before.Since, before.Live = "id-before", time.Unix(1, 0), reasons{}
+	now := sandbox("web-1", "protected")
+	now.Since = time.Unix(2, 0)
+	f.daemons["a"] = healthy(now, before)
+	if x := explained(t, f, "web-1"); x[0].Name != "web-1" {
+		t.Errorf("the sandbox before is explained: %+v", x)
 	}
 	for args, want := range map[string]string{"nobody": "namespace shop has no pod nobody", "svc/outside": "it selects no pods", "bank/web": "bank is no kind that has pods",
 		"deploy/nobody": "find deployment shop/nobody"} {

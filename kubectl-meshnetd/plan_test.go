@@ -17,18 +17,14 @@ import (
 	"github.com/meshnetd/meshnetd/status"
 )
 
-// holding is a pod as its daemon knows it, with the rules that a configuration gives it.
-func holding(t testing.TB, item, text string) status.Sandbox {
+// holding is a pod as its daemon knows it, with the rules that the built-in configuration gives it.
+func holding(t testing.TB, item string) status.Sandbox {
 	t.Helper()
-	cfg, err := config.Parse("then.toml", text)
-	if err != nil {
-		t.Fatal(err)
-	}
 	read, err := manifest.Item([]byte(item))
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := explain.Plan(cfg, read)
+	v := explain.Plan(config.Default(), read)
 	return status.Sandbox{Namespace: read.Namespace, Name: read.Name, ID: "id-" + read.Name, State: "protected", Mesh: "istio", Plan: v.Plan.Key(),
 		Live: reasons{x: explain.Of(v, explain.Assumed(read.IPs)).Complete()}}
 }
@@ -44,9 +40,9 @@ func TestPlan(t *testing.T) {
 		`{"metadata":{"namespace":"shop","name":"left"},"spec":{"nodeName":"a","containers":[{"name":"app"}]}}`,
 		strings.Replace(meshed("over", "a", ""), "Running", "Succeeded", 1),
 	}
-	left := holding(t, meshed("left", "a", ""), "")
+	left := holding(t, meshed("left", "a", ""))
 	f := &fake{nodes: []string{"a", "b"}, daemons: map[string]http.Handler{"b": unreachable,
-		"a": healthy(holding(t, items[0], ""), holding(t, meshed("less", "a", ""), ""), holding(t, meshed("more", "a", more), ""), left)},
+		"a": healthy(holding(t, items[0]), holding(t, meshed("less", "a", "")), holding(t, meshed("more", "a", more)), left)},
 		pods: func(_ string, page int) ([]string, bool) { return items[page*3 : page*3+3], page < 2 }}
 	code, out, errs := f.asked(t, "plan", "-o", "json")
 	var told struct {
@@ -89,7 +85,7 @@ func TestPlan(t *testing.T) {
 // A packet is traced through the rules that the daemon tells.
 func TestTrace(t *testing.T) {
 	item := meshed("web", "a", "")
-	f := &fake{nodes: []string{"a"}, daemons: map[string]http.Handler{"a": healthy(holding(t, item, ""))}, objects: map[string]string{inShop + "web": item}}
+	f := &fake{nodes: []string{"a"}, daemons: map[string]http.Handler{"a": healthy(holding(t, item))}, objects: map[string]string{inShop + "web": item}}
 	code, out, errs := f.asked(t, "trace", "web", "tcp", "203.0.113.10:443")
 	for _, want := range []string{"pod shop/web", "from 10.244.1.7:40000", "ends: to the proxy's outbound listener, port 15001"} {
 		if code != 0 || !strings.Contains(out, want) {

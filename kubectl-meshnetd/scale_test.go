@@ -34,7 +34,7 @@ func large(b *testing.B) *fake {
 		name := fmt.Sprintf("node-%d", n)
 		f.nodes = append(f.nodes, name)
 		f.daemons[name] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			one := holding(b, item(n, 0), "")
+			one := holding(b, item(n, 0))
 			var all []status.Sandbox
 			for i := range podsEach {
 				one.Name, one.ID, one.Detail = fmt.Sprintf("web-%d-%d", n, i), fmt.Sprintf("%064d", n*podsEach+i), "annotation sidecar.istio.io/status is present"
