@@ -152,7 +152,7 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 }
 
 // Rules of iptables-legacy beside ours may decide instead of them: whoever adds them, no further container
-// of the pod is created until they are gone.
+// of the pod is created until they are gone. Those of a docker in the pod do not.
 func TestLegacyRulesBesideOurs(t *testing.T) {
 	for _, name := range []string{backend.IPTables, backend.NFTables, xtables.NFT} {
 		t.Run(name, func(t *testing.T) {
@@ -167,8 +167,21 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 			if o := validate(); o.Error() != nil {
 				t.Fatal(o.Error())
 			}
+			for _, docker := range []string{"-N DOCKER", "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER", "-A DOCKER -i docker0 -j RETURN",
+				"-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER", "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"} {
+				ns.Run(t, "iptables-legacy", append([]string{"-t", "nat"}, strings.Fields(docker)...)...)
+			}
+			if o := validate(); o.Error() != nil {
+				t.Errorf("beside docker's: %v", o.Error())
+			}
 			ns.Run(t, "iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "9999")
 			const want = "iptables nat: also in iptables-legacy, unexpected"
+			if name == backend.NFTables { // its table is asked first, so that nothing is taken from it
+				if o := validate(); o.Error() != nil {
+					t.Errorf("a table that is asked later: %v", o.Error())
+				}
+				return
+			}
 			if o := validate(); o.Error() == nil || !strings.Contains(o.Error().Error(), want) {
 				t.Errorf("got %v", o.Error())
 			}
