@@ -8,7 +8,7 @@ import (
 )
 
 // Modules are those of the kernel that the rules can need, by any backend.
-var Modules = []string{"nf_tables", "nft_compat", "nf_nat", "nf_conntrack", "nft_chain_nat", "nft_ct", "nft_redir", "nft_reject_inet", "nft_tproxy",
+var Modules = []string{"nf_tables", "nft_compat", "nf_nat", "nf_conntrack", "nft_chain_nat", "nft_ct", "nft_nat", "nft_redir", "nft_reject_inet", "nft_tproxy",
 	"xt_owner", "xt_comment", "xt_nat", "xt_REDIRECT", "xt_TPROXY", "xt_CT", "xt_conntrack", "xt_connmark", "xt_mark", "xt_multiport", "xt_tcpudp", "ip_tables", "iptable_nat"}
 
 func judgeKernel(f Facts) []Finding {
@@ -46,7 +46,7 @@ func judgeBackends(f Facts) []Finding {
 	}
 	if k.UserNamespaces != nil {
 		return append(found, warning("kernel-user-namespaces", tried, "Pods with a user namespace of their own (hostUsers: false) are refused: %v.",
-			k.UserNamespaces).do("Load the modules of nf_tables: modprobe -a nf_tables nft_ct nft_redir nft_tproxy nft_chain_nat"))
+			k.UserNamespaces).do("Load the modules of nf_tables: modprobe -a nf_tables nft_ct nft_nat nft_redir nft_reject_inet nft_tproxy nft_chain_nat"))
 	}
 	return append(found, ok("kernel-user-namespaces", tried, "Pods with a user namespace of their own (hostUsers: false) can be served."))
 }
