@@ -7,18 +7,21 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 export MESHNETD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshnetd
 
-# Packages whose tests need a Debian or a Kubernetes of their own are lanes by themselves.
-PACKAGES = $(filter-out %/integration/kube %/integration/systemd,$(shell $(GO) list ./...))
+# Packages whose tests need a Debian, a Kubernetes or a kernel of their own are lanes by themselves.
+PACKAGES = $(filter-out %/integration/kube %/integration/systemd %/integration/kernels %/integration/userlands,$(shell $(GO) list ./...))
 # The kubectl plugin, a module of its own.
 PLUGIN := kubectl-meshnetd
 # Programs that tests upgrade from.
 FROZEN := 0c2f8e7
 # Packages tested at once: many wait more than they work.
 BESIDE = $$(($$(nproc) + 1))
+# Programs that tests and demo need, with their Debian packages.
+PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc newuidmap:uidmap \
+	journalctl:systemd busybox:busybox-static debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
-.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-kernels test-userlands kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +96,16 @@ kube: deps
 test-kube: kube ## run a Kubernetes, install the chart with the image, and show what tenants see
 	set -o pipefail; $(KUBE) $(GO) test -json -count=1 -timeout 30m ./integration/kube | $(REPORT)
 
+# ONLY=5.10 boots those whose names begin so; SHORT=1 leaves out what takes minutes; RECORD=integration/kernels/recorded.md writes
+# what docs/compatibility.md shows.
+test-kernels: PROGRAMS += qemu-system-x86_64:qemu-system-x86 depmod:kmod
+test-kernels: deps ## boot Debian's kernels, whole and with modules left out, and run tests and pods in them
+	set -o pipefail; $(GO) test -json -count=1 -timeout 180m $(if $(SHORT),-short) -run '^TestKernels$$/^$(ONLY)' ./integration/kernels \
+		$(if $(RECORD),-args -record $(abspath $(RECORD))) | $(REPORT)
+
+test-userlands: deps ## have iptables and nft of four Debian releases read, save and restore the rules
+	set -o pipefail; MESHNETD_REQUIRE=1 $(GO) test -json -count=1 -timeout 20m ./integration/userlands | $(REPORT)
+
 # ONLY=hook,packet runs these sections; without it all are run.
 bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
@@ -147,9 +160,7 @@ modules:
 	@echo "downloading the modules that are missing (at most a minute or two)"; $(GO) mod download && cd $(PLUGIN) && $(GO) mod download
 
 deps: modules ## install the Debian packages that tests and demo need
-	@missing=; for program in iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc \
-		newuidmap:uidmap journalctl:systemd busybox:busybox-static \
-		debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server; do \
+	@missing=; for program in $(PROGRAMS); do \
 		PATH=$$PATH:/usr/sbin:/sbin command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
 	@if [ -n "$$SUDO_USER" ] && ! grep -q "^$$SUDO_USER:" /etc/subuid; then \
