@@ -226,22 +226,30 @@ func TestAsk(t *testing.T) {
 func TestBadAnswers(t *testing.T) {
 	hangs := make(chan struct{})
 	defer close(hangs)
-	answers := map[string]func() ([]byte, error){
-		"hangs":    func() ([]byte, error) { <-hangs; return podOf("hangs", 1), nil },
-		"other":    func() ([]byte, error) { return podOf("another", 1), nil },
-		"nonsense": func() ([]byte, error) { return []byte{0xff, 0xff}, nil },
-		"limited":  func() ([]byte, error) { return nil, status.Error(codes.ResourceExhausted, "rejected by rate limiter") },
+	answer := func(uid string) ([]byte, error) {
+		switch uid {
+		case "hangs":
+			<-hangs
+		case "other":
+			uid = "another"
+		case "nonsense":
+			return []byte{0xff, 0xff}, nil
+		case "limited":
+			return nil, status.Error(codes.ResourceExhausted, "rejected by rate limiter")
+		}
+		return podOf(uid, 1), nil
 	}
-	srv := &server{socket: socketPath(t), watch: telling(), get: func(_ context.Context, uid string) ([]byte, error) { return answers[uid]() }}
+	questions := []string{"hangs", "other", "nonsense", "limited"}
+	srv := &server{socket: socketPath(t), watch: telling(), get: func(_ context.Context, uid string) ([]byte, error) { return answer(uid) }}
 	srv.start(t)
 	s, _ := watching(t, srv.socket, false)
 	until(t, "the watch is complete", complete(s))
-	for uid := range answers {
+	for _, uid := range questions {
 		if _, known := s.Pod(t.Context(), uid); known { // it returns, or the test does not end
 			t.Errorf("%s is known", uid)
 		}
 	}
-	if state := s.State(); state.Unanswered != len(answers) || state.Asked != 0 {
+	if state := s.State(); state.Unanswered != len(questions) || state.Asked != 0 {
 		t.Errorf("got %+v", state)
 	}
 }

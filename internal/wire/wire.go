@@ -27,17 +27,15 @@ func Each(message []byte, read func(Field) error) error {
 			return protowire.ParseError(n)
 		}
 		message = message[n:]
-		f := Field{Number: int(number), Kind: kind}
-		switch kind {
-		case protowire.BytesType:
-			f.Bytes, n = protowire.ConsumeBytes(message)
-		case protowire.VarintType:
-			f.Varint, n = protowire.ConsumeVarint(message)
-		default:
-			n = protowire.ConsumeFieldValue(number, kind, message)
-		}
-		if n < 0 {
+		if n = protowire.ConsumeFieldValue(number, kind, message); n < 0 {
 			return protowire.ParseError(n)
+		}
+		f := Field{Number: int(number), Kind: kind}
+		if kind == protowire.BytesType {
+			f.Bytes, _ = protowire.ConsumeBytes(message)
+		}
+		if kind == protowire.VarintType {
+			f.Varint, _ = protowire.ConsumeVarint(message)
 		}
 		message = message[n:]
 		if kind != protowire.BytesType && kind != protowire.VarintType {
