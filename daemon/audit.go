@@ -110,26 +110,17 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 		e.forgetIfGone(known)
 		return
 	}
-	if o.undecided() {
-		return
-	}
-	if o.Drifted {
+	if o.drifted {
 		pass.Drifted++
-	}
-	failed := o.Result != Unprotected && o.Err != nil
-	if now, _ := e.sandboxes.get(id); o.Result == Skipped && now.unsettled() {
-		e.sandboxes.forget(id) // outside the mesh by today's configuration
 	}
 	switch {
 	case running.Err() != nil: // the daemon ends
-	case errors.Is(o.Err, netns.ErrGone):
-		e.forgetGone(id)
-	case failed && o.Err.Error() == known.Detail: // that was said before
+	case o.Result != Unprotected && o.Err != nil && o.Err.Error() == known.Detail: // that was said before
 	case known.unsettled():
 		e.conclude(o)
-	case failed || o.Drifted || o.Changed || o.Readdressed || known.State == StateFailing || o.Outdated && known.State != StateOutdated:
-		e.record(o)
-	} // else nothing changed, or nothing that counts
+	default:
+		e.report(o)
+	}
 }
 
 // reread looks at a sandbox that is protected, or should be.
@@ -146,7 +137,7 @@ func (e *Enforcer) reread(ctx context.Context, known Sandbox) Outcome {
 				return nil
 			}
 		}
-		return e.settle(ctx, o)
+		return e.reconcile(ctx, o)
 	})
 	o.end()
 	return o
@@ -159,12 +150,7 @@ func (e *Enforcer) forgetIfGone(known Sandbox) {
 		ns.Close()
 	}
 	if errors.Is(err, netns.ErrGone) {
-		e.forgetGone(known.Pod.SandboxID)
+		e.sandboxes.forget(known.Pod.SandboxID)
+		e.receipts.Remove(known.Pod.SandboxID)
 	}
-}
-
-// forgetGone forgets a sandbox that has ended, here and for daemons to come.
-func (e *Enforcer) forgetGone(id string) {
-	e.sandboxes.forget(id)
-	e.receipts.Remove(id)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -30,17 +31,6 @@ func (o *Outcome) receiptID() string {
 	return o.Pod.SandboxID
 }
 
-// keepEarlier keeps the rules that another configuration's plan has in the namespace, and reports whether it has any.
-func (e *Enforcer) keepEarlier(ctx context.Context, ns entered, o *Outcome) (bool, error) {
-	earlier, err := e.heldEarlier(ctx, ns, *o)
-	if err != nil || earlier == nil || earlier.judged.grade() > alike {
-		return false, err
-	}
-	*o = *earlier
-	o.Outdated = true
-	return true, e.keep(ctx, o)
-}
-
 // heldEarlier returns the outcome with the plan that was verified in the sandbox with another configuration, and how the
 // namespace is judged by that; nil where it holds other rules by now, or some that take packets from them.
 func (e *Enforcer) heldEarlier(ctx context.Context, ns entered, o Outcome) (*Outcome, error) {
@@ -59,7 +49,7 @@ func (e *Enforcer) heldEarlier(ctx context.Context, ns entered, o Outcome) (*Out
 	}
 	o.planned(own.WithIPv6Around(o.network))
 	o.Result, o.Err, o.earlier = "", nil, true
-	if err := e.look(ctx, ns, &o); err != nil || o.judged.grade() == lost {
+	if err := e.judgeBy(ctx, ns, &o); err != nil || o.judged.holds() == lifecycle.Less {
 		return nil, err
 	}
 	if o.judged.said == "" {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
@@ -82,11 +83,9 @@ type Enforcer struct {
 }
 
 // New returns an Enforcer that has seen no pod yet. It never touches the host's namespaces, and enters another one with
-// its lock held; in the
-// directory of locks it keeps receipts too. record is called once for every outcome, and must not block.
+// its lock held; in the directory of locks it keeps receipts too. record is called once for every outcome, and must not block.
 func New(policy Policy, host []netns.ID, locks *netns.Locks, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, locks: locks, receipts: receipts.In(locks.Directory()), firewall: firewall, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}}
-	e.record = e.sandboxes.counting(record)
+	e := &Enforcer{host: host, locks: locks, receipts: receipts.In(locks.Directory()), firewall: firewall, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
 	e.SetPolicy(policy)
 	return e
 }
@@ -116,15 +115,14 @@ func (e *Enforcer) Host() []netns.ID { return e.host }
 // finishes by itself, with the namespace locked.
 func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) Outcome {
 	o := e.enforce(ctx, begin(trigger, pod))
-	e.record(o)
+	e.report(o)
 	e.sayBypass(o)
 	return o
 }
 
 func begin(trigger Trigger, pod rules.Pod) Outcome {
 	now := time.Now()
-	waited := trigger == SandboxStarted || trigger == ContainerCreated || trigger == ContainerValidated || trigger == ContainerStarted
-	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now, waited: waited}
+	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now, waited: trigger.Waits()}
 }
 
 func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
@@ -134,36 +132,23 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 		if o = e.decideUnknown(ctx, o); o.Result != Skipped {
 			o = e.decideSpecified(ctx, o)
 		}
-		if o.Result == Skipped {
-			e.rememberSkipped(o)
-		}
+		o = e.unseen(o)
 	}
-	if o.undecided() {
-		o = e.try(ctx, o, e.settle)
+	if o.undecided() && !o.decided {
+		o = e.try(ctx, o, e.reconcile)
 	}
 	o.end()
 	return o
 }
 
-// rememberSkipped remembers a pod that is skipped although it bears an injector's mark, so that the status shows it.
-func (e *Enforcer) rememberSkipped(o Outcome) {
-	if !o.Decision.Marked || o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would show when it is gone
-		return
-	}
-	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
-	pod.Containers = nil
-	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
-		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {
-			*sb = Sandbox{Pod: pod, State: StateSkipped, Decision: o.Decision, Since: time.Now(), Detail: o.Decision.Detail, node: o.node}
-		}
-	})
-}
-
 // decideUnknown decides about a pod of which nothing is known. Most pods of a node end here, without a goroutine.
 func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 	decide := func(_ context.Context, o *Outcome) error {
-		if e.decide(o); e.shownByContainers(*o) {
-			o.Result = ""
+		if e.decide(o); o.Result != Failed {
+			o.want = e.want(o)
+		}
+		if o.want == lifecycle.WantNone {
+			o.Result = "" // not without a look
 		}
 		return nil
 	}
@@ -174,25 +159,15 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 	return o
 }
 
-// try does the work within ctx. A sandbox for which it fails counts as failing from then on, but what its containers said
-// is kept. Where the auditor is to come back, the outcome has no result.
-func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	o = e.within(ctx, o, work)
-	if e.sandboxes.endTurn(o.Pod.SandboxID, o.overrun) && !o.waited && o.Trigger != ByHand {
-		o.Result, o.Err = "", nil
-		return o // nothing is known yet: the auditor comes back to it, with more time
+// unseen takes a pod of which nothing was known through the table, where that does not ask for a look into its namespace.
+func (e *Enforcer) unseen(o Outcome) Outcome {
+	switch {
+	case o.want == lifecycle.Undecided:
+		return e.fail(o, e.sandboxes.endTurn(o.Pod.SandboxID, o.overrun))
+	case o.want == lifecycle.WantNothing || o.want == lifecycle.WantMarked || o.Trigger != Takeover && !o.want.Looks() || o.Pod.NetNS == "":
+		return e.fromMemory(o, o.want, lifecycle.NoTrouble)
 	}
-	if (o.Result != Failed && o.Result != Refused) || errors.Is(o.Err, context.Canceled) {
-		return o // also where the daemon is being stopped
-	}
-	e.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
-		switch {
-		case sb.State == StatePending || sb.State == StateFailing:
-			sb.Detail = o.Err.Error()
-		case o.Result == Failed && sb.enrolled(): // a container that is refused leaves its sandbox as it is
-			sb.State, sb.Since, sb.Detail, sb.generation = StateFailing, time.Now(), o.Err.Error(), ""
-		}
-	})
+	o.Result = ""
 	return o
 }
 

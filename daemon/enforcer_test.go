@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -212,44 +213,6 @@ func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 	}
 }
 
-func TestEvents(t *testing.T) {
-	for _, tt := range []struct {
-		o    Outcome
-		want string
-	}{
-		{Outcome{Result: Protected, Trigger: SandboxStarted, Changed: true}, EventProtected},
-		{Outcome{Result: Protected, Trigger: Takeover}, EventProtected},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true}, EventProtected},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Running: true}, EventLate},
-		{Outcome{Result: Protected, Trigger: Takeover, Outdated: true, Running: true}, EventOutdated},
-		{Outcome{Result: Protected, Trigger: Audited, Outdated: true}, EventOutdated},
-		{Outcome{Result: Protected, Trigger: Audited, Outdated: true, Changed: true}, EventRepaired},
-		{Outcome{Result: Unproven, Trigger: Audited, Err: errors.New("why")}, EventUnproven},
-		{Outcome{Result: Unproven, Trigger: ContainerCreated, Changed: true, Err: errors.New("why")}, EventUnproven},
-		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true}, EventProtected},
-		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, WasEnrolled: true}, EventRepaired},
-		{Outcome{Result: Protected, Trigger: ContainerCreated, Changed: true, WasEnrolled: true, Refined: true}, EventRefined},
-		{Outcome{Result: Protected, Trigger: ContainerCreated, Impostor: "why"}, EventImpostor},
-		{Outcome{Result: Skipped, Trigger: ContainerCreated, Changed: true}, EventRefined},
-		{Outcome{Result: Refused, Trigger: ContainerCreated, Impostor: "why"}, EventBlocked},
-		{Outcome{Result: Failed, Trigger: ContainerValidated}, EventBlocked},
-		{Outcome{Result: Unprotected, Trigger: Takeover}, EventUnprotected},
-		{Outcome{Result: Unprotected, Trigger: Takeover, Stopped: true}, EventStopped},
-		{Outcome{Result: Unprotected, Trigger: Audited}, EventDrift},
-		{Outcome{Result: Protected, Trigger: Audited}, EventRepaired},
-		{Outcome{Result: Failed, Trigger: Audited}, EventUnprotected},
-		{Outcome{Result: Skipped, Trigger: Takeover}, EventSkipped},
-		{Outcome{Result: Refused, Trigger: SandboxStarted}, EventBlocked},
-		{Outcome{Result: Failed, Trigger: SandboxStarted}, EventBlocked},
-		{Outcome{Result: Failed, Trigger: Takeover}, EventUnprotected},
-		{Outcome{Result: Refused, Trigger: Takeover}, EventUnprotected},
-	} {
-		if got := tt.o.Event(); got != tt.want {
-			t.Errorf("%s by %s, changed %v: got %s, want %s", tt.o.Result, tt.o.Trigger, tt.o.Changed, got, tt.want)
-		}
-	}
-}
-
 // One line for each pod of the mesh, none for others unless debugging.
 func TestLogLines(t *testing.T) {
 	for _, tt := range []struct {
@@ -257,13 +220,12 @@ func TestLogLines(t *testing.T) {
 		level slog.Level
 		want  string
 	}{
-		{Outcome{Result: Skipped}, slog.LevelInfo, ""},
-		{Outcome{Result: Skipped}, slog.LevelDebug, "level=DEBUG"},
-		{Outcome{Result: Protected}, slog.LevelInfo, "level=INFO"},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Running: true},
+		{Outcome{Result: Skipped, Said: lifecycle.EventSkipped}, slog.LevelInfo, ""},
+		{Outcome{Result: Skipped, Said: lifecycle.EventSkipped}, slog.LevelDebug, "level=DEBUG"},
+		{Outcome{Result: Protected, Said: lifecycle.EventProtected}, slog.LevelInfo, "level=INFO"},
+		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Said: lifecycle.EventLate},
 			slog.LevelInfo, "level=WARN"},
-		{Outcome{Result: Failed, Err: errors.New("why")}, slog.LevelInfo, "level=ERROR msg=why event=pod_blocked"},
-		{Outcome{Result: Failed, Trigger: Takeover, Err: netns.ErrGone}, slog.LevelInfo, ""},
+		{Outcome{Result: Failed, Said: lifecycle.EventBlocked, Err: errors.New("why")}, slog.LevelInfo, "level=ERROR msg=why event=pod_blocked"},
 	} {
 		var out bytes.Buffer
 		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), func() {})
@@ -283,7 +245,7 @@ func TestStalledLogBlocksNobody(t *testing.T) {
 	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)), func() { lost.Add(1) })
 	const more = 10
 	for range queued + 1 + more { // one is being written
-		record(Outcome{Result: Protected})
+		record(Outcome{Result: Protected, Said: lifecycle.EventProtected})
 	}
 	var out bytes.Buffer
 	read := make(chan struct{})

@@ -10,29 +10,29 @@ import (
 	"log/slog"
 	"sync/atomic"
 
-	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // The events of pods. Scripts rely on these words.
 const (
-	EventProtected   = "pod_protected"   // its rules were read from the kernel before its first container
-	EventRefined     = "pod_refined"     // one of its containers said more about it, and its rules were replaced
-	EventReaddressed = "pod_readdressed" // its addresses are other ones, and so are its rules, or what goes around them
-	EventLate        = "pod_late"        // it ran without its rules; it has them now
-	EventOutdated    = "pod_outdated"    // it has other rules than today's, which protect it, and keeps them
-	EventUnproven    = "pod_unproven"    // nobody can tell what becomes of its packets; it stays so until its next container
-	EventSkipped     = "pod_skipped"     // not touched
-	EventBlocked     = "pod_blocked"     // its sandbox or one of its containers was refused
-	EventUnprotected = "pod_unprotected" // it exists, belongs to the mesh, and does not have its rules
-	EventStopped     = "pod_stopped"     // it ran without its rules, and its sandbox was stopped for that
-	EventImpostor    = "proxy_identity"  // a container runs as the proxy without being it: it goes around the mesh
-	EventDrift       = "drift_found"     // its rules were changed after they had been verified
-	EventRepaired    = "drift_repaired"  // it has its rules again
-	EventLoose       = "pod_not_held"    // nothing keeps its containers back while meshnetd is away
-	EventNeighbour   = "neighbour"       // another plugin changed of a container what can lead around its rules
+	EventProtected   = string(lifecycle.EventProtected)
+	EventRefined     = string(lifecycle.EventRefined)
+	EventReaddressed = string(lifecycle.EventReaddressed)
+	EventLate        = string(lifecycle.EventLate)
+	EventOutdated    = string(lifecycle.EventOutdated)
+	EventUnproven    = string(lifecycle.EventUnproven)
+	EventSkipped     = string(lifecycle.EventSkipped)
+	EventBlocked     = string(lifecycle.EventBlocked)
+	EventUnprotected = string(lifecycle.EventUnprotected)
+	EventStopped     = string(lifecycle.EventStopped)
+	EventDrift       = string(lifecycle.EventDrift)
+	EventRepaired    = string(lifecycle.EventRepaired)
 
+	EventImpostor     = "proxy_identity"    // a container runs as the proxy without being it: it goes around the mesh
+	EventLoose        = "pod_not_held"      // nothing keeps its containers back while meshnetd is away
+	EventNeighbour    = "neighbour"         // another plugin changed of a container what can lead around its rules
 	EventBypass       = "pod_can_bypass"    // a container of it is given what leads around its rules
 	EventContradicted = "spec_contradicted" // a container is created otherwise than its pod's specification says
 )
@@ -42,50 +42,7 @@ func (o Outcome) Event() string {
 	if o.notice.event != "" {
 		return o.notice.event
 	}
-	switch o.Result {
-	case Skipped:
-		if o.Changed {
-			return EventRefined
-		}
-		return EventSkipped
-	case Protected:
-		return o.protectedEvent()
-	case Unproven:
-		return EventUnproven
-	case Unprotected:
-		switch {
-		case o.Stopped:
-			return EventStopped
-		case o.Trigger == Audited || o.Drifted:
-			return EventDrift
-		}
-		return EventUnprotected
-	case Refused, Failed:
-	}
-	if o.Trigger == Takeover || o.Trigger == Audited || o.Trigger == ByHand || o.Unheeded != "" { // it runs all the same
-		return EventUnprotected
-	}
-	return EventBlocked
-}
-
-func (o Outcome) protectedEvent() string {
-	switch {
-	case o.Impostor != "":
-		return EventImpostor
-	case o.Changed && o.Running:
-		return EventLate
-	case o.Readdressed && !o.Drifted:
-		return EventReaddressed
-	case o.Outdated && !o.Changed:
-		return EventOutdated
-	case o.Trigger == Audited || o.Drifted:
-		return EventRepaired
-	case o.Trigger == ContainerCreated && o.WasEnrolled && o.Changed && o.Refined:
-		return EventRefined
-	case (o.Trigger == ContainerCreated || o.Trigger == ContainerStarted) && o.WasEnrolled && o.Changed:
-		return EventRepaired
-	}
-	return EventProtected
+	return string(o.Said)
 }
 
 // queued is how many outcomes may wait to be written: more than a node has pods.
@@ -139,12 +96,9 @@ func Log(log *slog.Logger, lost func()) (record func(Outcome), flush func()) {
 	return record, func() { close(stop); <-done }
 }
 
-// gone reports whether an existing pod ended while it was being taken over, which is no news.
-func (o Outcome) gone() bool { return o.Trigger == Takeover && errors.Is(o.Err, netns.ErrGone) }
-
 func (o Outcome) level() slog.Level {
 	switch event := o.Event(); {
-	case event == EventSkipped && !o.Decision.Marked || o.gone():
+	case event == EventSkipped && !o.Decision.Marked:
 		return slog.LevelDebug
 	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
 		return slog.LevelWarn
@@ -161,7 +115,7 @@ func (o Outcome) level() slog.Level {
 // message says in a sentence what the event alone does not.
 func (o Outcome) message() string {
 	switch o.Event() {
-	case EventLoose, EventNeighbour, EventBypass, EventContradicted:
+	case EventLoose, EventNeighbour, EventBypass, EventContradicted, EventImpostor:
 		return o.notice.text
 	case EventLate:
 		return "the pod ran without its rules when meshnetd took it over; it has them now. " +
@@ -170,8 +124,6 @@ func (o Outcome) message() string {
 		return o.outdated() + ". It gets new ones when it is started anew, or with replace_outdated = true"
 	case EventStopped:
 		return "the pod ran without its rules; its sandbox was stopped so that a new one is made (catch_up)"
-	case EventImpostor:
-		return o.Impostor
 	case EventReaddressed:
 		if o.Plan.WithoutIPv6 == rules.IPv6Mesh {
 			return "the pod got an IPv6 address, and its IPv6 goes around the mesh"
@@ -213,6 +165,7 @@ func write(log *slog.Logger, o Outcome, left int) {
 		slog.String("sandbox", o.Pod.SandboxID),
 		slog.String("mesh", o.Decision.Mesh),
 		slog.String("reason", string(o.Decision.Reason)),
+		slog.String("why", o.Why),
 		slog.Int64("began_unix_us", o.Began.UnixMicro()),
 		slog.Int64("took_us", o.Took.Microseconds()),
 	}

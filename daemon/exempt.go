@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -47,40 +48,17 @@ func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
 	return false
 }
 
-// leaveSelfManaged leaves a pod alone whose init container has set it up. The container's name proves nothing: the kernel
-// must hold rules of a mesh that capture something, and none were verified there. Otherwise a pod that was
-// there before meshnetd is decided about as if that container were not known, as it was when it got its rules.
-func (e *Enforcer) leaveSelfManaged(ctx context.Context, ns entered, o *Outcome, known Sandbox) (stays bool, err error) {
-	if e.receipt(ns, o).Plan == "" || known.State == StateExempt {
-		own, err := e.own(ctx, ns)
-		if err != nil {
-			return false, err
-		}
-		if own.Captures() {
-			e.remember(o, StateExempt, "")
-			return true, nil
-		}
+// ownInit says whether an init container has set the pod up. The container's name proves nothing: the kernel must hold rules
+// of a mesh that capture something, and none were verified there.
+func (p *pass) ownInit() (lifecycle.Holds, error) {
+	own, err := p.own(p.ctx, p.ns)
+	switch {
+	case err != nil || !own.Captures():
+		return lifecycle.Less, err
+	case p.receipt(p.ns, p.o).Plan != "":
+		return lifecycle.Enough, nil
 	}
-	if o.Trigger == Takeover || known.State == StatePending || known.State == StateExempt {
-		o.Pod.Containers = e.refining(o.Pod.Containers)
-		o.Result, o.Err = "", nil
-		e.decide(o)
-	}
-	return false, nil
-}
-
-// exempt takes out the rules that a pod got before its containers were known.
-func (e *Enforcer) exempt(ctx context.Context, ns entered, o *Outcome) error {
-	footprint, err := e.exemptFootprint(ctx, ns, o)
-	if err != nil {
-		return err
-	}
-	if err := e.clear(ctx, ns, o, footprint); err != nil {
-		return err
-	}
-	e.receipts.Remove(o.receiptID())
-	e.remember(o, StateExempt, "")
-	return nil
+	return lifecycle.Foreign, nil
 }
 
 // exemptFootprint covers the rules that an exempt pod may have from meshnetd: those of the mesh that enrols it without its
@@ -114,13 +92,13 @@ func (e *Enforcer) remove(ctx context.Context, ns entered, o *Outcome) error {
 	if own.Rules() > 0 && slices.ContainsFunc(e.receipts.Of(ns.ID()), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
-	return e.clear(ctx, ns, o, footprint)
+	o.planned(rules.Plan{Footprint: footprint})
+	return e.clear(ctx, ns, o)
 }
 
-// clear takes the rules of the footprint out of the namespace. It reads the kernel rule by rule: the fingerprint of an
-// empty plan does not say whose rules are gone.
-func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome, footprint rules.Footprint) error {
-	o.planned(rules.Plan{Footprint: footprint})
+// clear takes the rules of the plan's footprint out of the namespace; the plan itself is empty. It reads the kernel rule by
+// rule: the fingerprint of an empty plan does not say whose rules are gone.
+func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome) error {
 	if err := e.apply(ctx, ns, o); err != nil {
 		return err
 	}

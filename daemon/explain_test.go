@@ -63,7 +63,7 @@ func TestDriftIsCounted(t *testing.T) {
 				tt.find(t, e, pod)
 			}
 			// A container that says more is no drift, and does not make what was forgotten.
-			if o := e.Admit(limited(t, patience), pod, rules.Container{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true"}}); !o.Refined {
+			if o := e.Admit(limited(t, patience), pod, rules.Container{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true"}}); o.Event() != EventRefined {
 				t.Fatalf("%+v", o)
 			}
 			if sb, _ := e.Sandbox("a"); sb.Drift.Times != 3 {

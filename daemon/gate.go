@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/daemon/routing"
@@ -30,7 +31,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	known, ok := e.expected(ctx, pod)
 	settled := ok && known.covers(pod, e.refining([]rules.Container{c}))
 	if settled {
-		o.WasEnrolled, o.Decision, o.Plan, o.NetNS = known.enrolled(), known.Decision, known.Plan, known.NetNS
+		o.Decision, o.Plan, o.NetNS = known.Decision, known.Plan, known.NetNS
 		o.Result = Protected
 		if known.State == StateExempt {
 			o.Result = Skipped
@@ -45,7 +46,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, identities(c)) })
 	}
 	e.sayContradiction(o, c, spec)
-	e.recordNews(o)
+	e.report(o)
 	return o
 }
 
@@ -62,22 +63,10 @@ func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) 
 	return known, ok
 }
 
-// recordNews records the outcome for a container unless it says nothing new: a pod outside the mesh, or one that was
-// protected before and still is.
-func (e *Enforcer) recordNews(o Outcome) {
-	if errors.Is(o.Err, context.Canceled) {
-		return // the daemon is being stopped, and its successor will be asked again
-	}
-	if o.Changed || o.Readdressed || o.Impostor != "" || o.Err != nil || (o.Result == Protected && !o.WasEnrolled) {
-		e.record(o)
-	}
-}
-
 // covers reports whether nothing has to be done for a container: its sandbox is settled, and the container says nothing
 // new.
 func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
-	settled := s.State == StateProtected || s.State == StateOutdated || s.State == StateExempt
-	return settled && s.Pod.NetNS == pod.NetNS && s.knows(news)
+	return s.State.Settled() && s.Pod.NetNS == pod.NetNS && s.knows(news)
 }
 
 // knows reports whether everything that the containers say is known already.
@@ -98,14 +87,24 @@ func (p Policy) identity(pod rules.Pod) config.Identity {
 // checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
 func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 	policy := e.policy.Load().identity(o.Pod)
-	if !o.Result.admits() || policy == config.IdentityOff {
+	if !o.Result.Admits() || policy == config.IdentityOff {
 		return o
 	}
 	if o.Impostor = o.Decision.Impostor(c); o.Impostor == "" {
 		return o
 	}
 	if policy == config.IdentityRefuse {
-		o.Result, o.Err = Refused, errors.New(o.Impostor)
+		return o.refusing("", errors.New(o.Impostor))
+	}
+	e.record(o.noticing(EventImpostor, o.Impostor))
+	return o
+}
+
+// refusing refuses a container of a sandbox that is well.
+func (o Outcome) refusing(reason rules.Reason, err error) Outcome {
+	o.Result, o.Said, o.Err = Refused, lifecycle.EventBlocked, err
+	if reason != "" {
+		o.Decision.Reason = reason
 	}
 	return o
 }
@@ -122,24 +121,24 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
 		o = e.checkIdentity(e.enforce(ctx, o), c)
-	} else if o.WasEnrolled = known.enrolled(); o.WasEnrolled {
+	} else if known.enrolled() {
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 			o.enter(StageVerify)
 			if intact, err := e.intact(ctx, known); err == nil && intact {
 				o.confirm(known)
 				return nil
 			}
-			return e.settle(ctx, o)
+			return e.reconcile(ctx, o)
 		})
 	} else {
 		o.Result = Skipped
 	}
-	if o.Result.admits() {
+	if o.Result.Admits() {
 		o = checkNetNS(o, c)
 	}
 	o = e.review(o, c.Review)
 	o.end()
-	e.recordNews(o)
+	e.report(o)
 	return o
 }
 
@@ -163,9 +162,9 @@ func (e *Enforcer) Outside(pod rules.Pod) bool {
 // heed an error; "" where it does.
 func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded string) Outcome {
 	o := begin(ContainerStarted, pod)
-	o.Container = container
+	o.Container, o.Unheeded = container, unheeded
 	known, ok := e.expected(ctx, pod)
-	if o.WasEnrolled = known.enrolled(); !ok {
+	if !ok {
 		o = e.enforce(ctx, o)
 	} else {
 		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
@@ -176,19 +175,19 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 					return nil
 				}
 			}
-			return e.settle(ctx, o)
+			return e.reconcile(ctx, o)
 		})
 	}
-	o.end()
-	if o.Error() != nil {
-		o.Unheeded = unheeded
+	if o.end(); o.Error() == nil {
+		o.Unheeded = ""
 	}
-	e.recordNews(o)
+	e.report(o)
 	return o
 }
 
 // confirm gives the outcome what is known of a sandbox whose rules nobody touched.
 func (o *Outcome) confirm(known Sandbox) {
+	o.decided = true
 	o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
 	if known.State == StateUnproven {
 		o.Result = Unproven
@@ -198,8 +197,7 @@ func (o *Outcome) confirm(known Sandbox) {
 // checkNetNS refuses a container that is to run in another network namespace than its sandbox's.
 func checkNetNS(o Outcome, c rules.Container) Outcome {
 	refuse := func(format string, args ...any) Outcome {
-		o.Result, o.Decision.Reason, o.Err = Refused, rules.ReasonOtherNetNS, fmt.Errorf(format, args...)
-		return o
+		return o.refusing(rules.ReasonOtherNetNS, fmt.Errorf(format, args...))
 	}
 	if c.MovedBy != "" {
 		return refuse("%s gives it another network namespace than its sandbox's (%q), where the pod's rules are not", c.MovedBy, c.NetNS)

@@ -22,32 +22,6 @@ type judgement struct {
 	beside []string // what tables of others do
 }
 
-// grade is what follows from a judgement, the best first.
-type grade uint8
-
-const (
-	whole    grade = iota // the plan's rules, and nothing takes packets from them
-	alike                 // other rules that do what the plan says, or more; or less, but only while nobody listens
-	unproven              // it cannot be told
-	lost                  // they do less
-)
-
-func (j judgement) grade() grade {
-	switch j.answer {
-	case effect.Equal, effect.More:
-		if j.words {
-			return whole
-		}
-		return alike
-	case effect.LessWhileAway:
-		return alike
-	case effect.CannotTell:
-		return unproven
-	case effect.Less:
-	}
-	return lost
-}
-
 // reading identifies a namespace's rules: the fingerprint compares them with other namespaces', the generation shows
 // whether anything was written since.
 type reading struct{ fingerprint, generation string }
@@ -66,8 +40,8 @@ func (e *Enforcer) ifUnchanged(ctx context.Context, ns entered, before reading) 
 	return before
 }
 
-// look judges the namespace by the outcome's plan, or remembers how the same rules were judged before.
-func (e *Enforcer) look(ctx context.Context, ns entered, o *Outcome) (err error) {
+// judgeBy judges the namespace by the outcome's plan, or remembers how the same rules were judged before.
+func (e *Enforcer) judgeBy(ctx context.Context, ns entered, o *Outcome) (err error) {
 	if err := o.step(ctx, StageVerify); err != nil {
 		return err
 	}

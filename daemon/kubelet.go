@@ -8,6 +8,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -29,7 +30,7 @@ func (e *Enforcer) decideSpecified(ctx context.Context, o Outcome) Outcome {
 	if !ok {
 		return o
 	}
-	o.Pod, o.Result, o.Err = o.Pod.With(spec), "", nil
+	o.Pod, o.Result, o.Err, o.want = o.Pod.With(spec), "", nil, lifecycle.Undecided
 	return e.decideUnknown(ctx, o)
 }
 

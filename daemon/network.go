@@ -38,21 +38,18 @@ func network(ns entered, pod rules.Pod) (rules.Network, error) {
 // readdress makes the plan again where the pod's addresses changed, as a router's advertisement or somebody in the pod may
 // do at any time. It never takes rules away or changes them into others, since what the proxy speaks was settled when it
 // started. Rules of another version that were found whole stay as they are.
-func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) error {
+func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) (moved bool, err error) {
 	now, err := network(ns, o.Pod)
 	if o.network = now; err != nil || now.Equal(known.network) {
-		return err
+		return false, err
 	}
-	plan, err := known.Plan.WithIPv6Around(now), nil
-	if known.State != StateOutdated {
+	plan := known.Plan.WithIPv6Around(now)
+	if !known.earlier {
 		plan, err = known.Decision.Planner(now)
 	}
 	if err != nil || !known.Plan.V6.Empty() && !plan.V6.Equal(known.Plan.V6) {
-		return nil // without an address that others can reach, it keeps the rules it had
+		return false, nil // without an address that others can reach, it keeps the rules it had
 	}
-	o.Readdressed = plan.WithoutIPv6 != known.Plan.WithoutIPv6
-	if o.planned(plan); o.key != known.key {
-		o.Readdressed, o.Refined = true, true
-	}
-	return nil
+	o.planned(plan)
+	return o.key != known.key || plan.WithoutIPv6 != known.Plan.WithoutIPv6, nil
 }

@@ -10,22 +10,53 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// Result is how a pod ended.
-type Result string
+// The words of package lifecycle that others need.
+type (
+	State   = lifecycle.State
+	Trigger = lifecycle.Trigger
+	Result  = lifecycle.Result
+)
 
-// The ends.
+// The states of sandboxes.
 const (
-	Protected   Result = "protected"   // belongs to the mesh, and the kernel was read to hold its rules
-	Skipped     Result = "skipped"     // not to be touched
-	Refused     Result = "refused"     // must not run as it is: its author or the operator has to change something
-	Failed      Result = "failed"      // must not run now: the next try may work
-	Unproven    Result = "unproven"    // belongs to the mesh, and nobody can tell what its rules do; they stay so
-	Unprotected Result = "unprotected" // runs without its rules, and the configuration says to leave it so
+	StateProtected   = lifecycle.StateProtected
+	StateOutdated    = lifecycle.StateOutdated
+	StateUnproven    = lifecycle.StateUnproven
+	StateUnprotected = lifecycle.StateUnprotected
+	StatePending     = lifecycle.StatePending
+	StateFailing     = lifecycle.StateFailing
+	StateExempt      = lifecycle.StateExempt
+	StateSkipped     = lifecycle.StateSkipped
+)
+
+// States are all of them.
+var States = lifecycle.States
+
+// The triggers.
+const (
+	SandboxStarted     = lifecycle.SandboxStarted
+	ContainerCreated   = lifecycle.ContainerCreated
+	ContainerValidated = lifecycle.ContainerValidated
+	ContainerStarted   = lifecycle.ContainerStarted
+	Takeover           = lifecycle.Takeover
+	Audited            = lifecycle.Audited
+	ByHand             = lifecycle.ByHand
+)
+
+// The results.
+const (
+	Protected   = lifecycle.Protected
+	Skipped     = lifecycle.Skipped
+	Refused     = lifecycle.Refused
+	Failed      = lifecycle.Failed
+	Unproven    = lifecycle.Unproven
+	Unprotected = lifecycle.Unprotected
 )
 
 // Stage is where a pod's way through the flow ended.
@@ -43,20 +74,6 @@ const (
 // Stages are all of them.
 var Stages = [...]Stage{StageDecide, StageEnter, StageApply, StageVerify, StageBudget}
 
-// Trigger is what made the daemon look at a pod.
-type Trigger string
-
-// The triggers.
-const (
-	SandboxStarted     Trigger = "sandbox"     // before its first container
-	ContainerCreated   Trigger = "container"   // before one of its containers
-	ContainerValidated Trigger = "validate"    // the same, when every plugin has been asked
-	ContainerStarted   Trigger = "start"       // before one of its containers runs, and after hooks of the runtime
-	Takeover           Trigger = "synchronize" // it was there before the session with the runtime
-	Audited            Trigger = "audit"
-	ByHand             Trigger = "command"
-)
-
 // Outcome is what happened to one pod.
 type Outcome struct {
 	Pod         rules.Pod
@@ -65,18 +82,14 @@ type Outcome struct {
 	Decision    rules.Decision
 	Plan        rules.Plan
 	Result      Result
-	Changed     bool          // the kernel was changed
-	Running     bool          // of Takeover: one of its containers had been started
-	WasEnrolled bool          // it was known to belong to the mesh before this look
-	Refined     bool          // its rules are other ones than before: a container said more about it
-	Readdressed bool          // its addresses are other ones, and so are its rules, or what goes around them
-	Outdated    bool          // protected by other rules than those of its plan, or of today's configuration
-	Drifted     bool          // its rules had been verified and were found changed
-	Stopped     bool          // its sandbox was stopped over CRI
-	Unheeded    string        // why the container may run although it is refused; "" where it does not
-	Impostor    string        // why the container goes around the mesh; "" is not
-	Differences []string      // how the kernel does not hold the plan, or did not before it was changed
-	Effect      effect.Result // what becomes of packets beside what the plan says
+	Said        lifecycle.Event // what is told of it
+	Why         string          // it was decided so
+	Drifted     bool            // its rules had been verified and were found changed, which is counted with this outcome
+	Changed     bool            // the kernel was changed
+	Unheeded    string          // why the container may run although it is refused; "" where it does not
+	Impostor    string          // why the container goes around the mesh; "" is not
+	Differences []string        // how the kernel does not hold the plan, or did not before it was changed
+	Effect      effect.Result   // what becomes of packets beside what the plan says
 	Stage       Stage
 	Spent       [len(Stages)]time.Duration // in each of Stages
 	NetNS       netns.ID                   // zero where it was not entered
@@ -87,6 +100,10 @@ type Outcome struct {
 
 	found   int                    // of Differences, also those that are not kept
 	notice  notice                 // what is said beside what became of it
+	want    lifecycle.Want         // what was decided
+	decided bool                   // the table has had its last word
+	stop    bool                   // its sandbox is to be stopped
+	drifted bool                   // as Drifted, also where that was told before
 	node    rules.Node             // that decided
 	key     string                 // of the plan
 	earlier bool                   // the plan is one that was verified there by another configuration
@@ -147,7 +164,7 @@ func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }
 func (o Outcome) Error() error {
 	what := fmt.Sprintf("pod %s/%s", o.Pod.Namespace, o.Pod.Name)
 	switch o.Result {
-	case Protected, Skipped, Unproven, Unprotected:
+	case lifecycle.Open, Protected, Skipped, Unproven, Unprotected:
 	case Refused:
 		next := "Ask the administrator of the node"
 		if o.Impostor != "" || o.Decision.Reason.Mendable() {
@@ -163,9 +180,6 @@ func (o Outcome) Error() error {
 	}
 	return nil
 }
-
-// admits reports whether a container of the pod may run, as far as its sandbox's rules go.
-func (r Result) admits() bool { return r == Protected || r == Unproven }
 
 // undecided reports whether the result is still to come.
 func (o Outcome) undecided() bool { return o.Result == "" }

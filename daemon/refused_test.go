@@ -40,7 +40,7 @@ func TestRefusedLatePod(t *testing.T) {
 	}
 }
 
-// When the configuration leaves it alone, it is none of the mesh any more.
+// When the configuration leaves it alone, it is none of the mesh any more, though it bears its mark.
 func TestRefusedLatePodIsLeftAlone(t *testing.T) {
 	e, r := newEnforcer(t, newMemory())
 	refusedLate(t, e)
@@ -49,7 +49,7 @@ func TestRefusedLatePodIsLeftAlone(t *testing.T) {
 	for range 3 {
 		e.auditOne(t.Context(), "a", &pass)
 	}
-	if events := r.events(); len(events) != 2 || events[1] != EventSkipped || e.state("a") != "" {
+	if events := r.events(); len(events) != 2 || events[1] != EventSkipped || e.state("a") != StateSkipped {
 		t.Errorf("state %q, events %q", e.state("a"), events)
 	}
 }

@@ -15,25 +15,26 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // failing is a pod that is refused in a new sandbox each time.
 func failing(name, why string) Outcome {
-	return Outcome{Pod: rules.Pod{Namespace: "shop", Name: name}, Trigger: SandboxStarted, Result: Failed, Err: errors.New(why)}
+	return Outcome{Pod: rules.Pod{Namespace: "shop", Name: name}, Trigger: SandboxStarted, Result: Failed, Said: lifecycle.EventBlocked, Err: errors.New(why)}
 }
 
 func TestRepeats(t *testing.T) {
 	web, other := failing("web", "a"), failing("other", "a")
 	changed, refused, container := failing("web", "b"), failing("web", "a"), failing("web", "a")
 	refused.Decision.Reason, container.Container = rules.ReasonBadInput, "app"
-	well := Outcome{Pod: web.Pod, Result: Protected}
+	well := Outcome{Pod: web.Pod, Result: Protected, Said: lifecycle.EventProtected}
 	late := well
-	late.Trigger, late.Changed, late.Running = Takeover, true, true
-	found := Outcome{Pod: web.Pod, Trigger: Audited, Result: Unprotected, Drifted: true, Err: errors.New("x")}
-	repaired := Outcome{Pod: web.Pod, Trigger: Audited, Result: Protected, Drifted: true}
-	skipped := Outcome{Pod: web.Pod, Result: Skipped}
+	late.Trigger, late.Changed, late.Said = Takeover, true, lifecycle.EventLate
+	found := Outcome{Pod: web.Pod, Trigger: Audited, Result: Unprotected, Said: lifecycle.EventDrift, Drifted: true, Err: errors.New("x")}
+	repaired := Outcome{Pod: web.Pod, Trigger: Audited, Result: Protected, Said: lifecycle.EventRepaired}
+	skipped := Outcome{Pod: web.Pod, Result: Skipped, Said: lifecycle.EventSkipped}
 	type step struct {
 		after time.Duration // the one before
 		o     Outcome
@@ -122,7 +123,7 @@ func TestRepeatedLine(t *testing.T) {
 		record(o)
 	}
 	late := failing("web", "why")
-	late.Result, late.Stopped = Unprotected, true
+	late.Result, late.Said = Unprotected, lifecycle.EventStopped
 	record(late)
 	flush()
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")

@@ -61,7 +61,7 @@ const mostChanges = 32
 
 // review takes in what the runtime tells beside a container of the mesh, and says what of it is news.
 func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
-	if !o.Result.admits() || r == nil {
+	if !o.Result.Admits() || r == nil {
 		return o
 	}
 	e.validator.Store(&r.Validator)
@@ -87,8 +87,7 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 	switch {
 	case len(around) == 0:
 	case hooks && e.policy.Load().Hooks == config.HooksRefuse:
-		o.Result, o.Decision.Reason = Refused, rules.ReasonNeighbour
-		o.Err = fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", short(strings.Join(around, "; ")))
+		return o.refusing(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", short(strings.Join(around, "; "))))
 	default:
 		e.record(o.noticing(EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+short(strings.Join(around, "; "))))
 	}

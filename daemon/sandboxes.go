@@ -13,27 +13,10 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
-
-// State is what is known of a sandbox between two looks at it.
-type State string
-
-// The states. A sandbox that is in none of them is a new one.
-const (
-	StateProtected   State = "protected"
-	StateOutdated    State = "outdated"    // protected by other rules than today's: by an earlier configuration's, or by some that do the same or more
-	StateUnproven    State = "unproven"    // what becomes of its packets cannot be told
-	StateUnprotected State = "unprotected" // runs without its rules, and is left so
-	StatePending     State = "pending"     // was there before meshnetd, and has not been looked at yet, or could not be
-	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
-	StateExempt      State = "exempt"      // a container showed that the pod has no sidecar to redirect to, or sets itself up
-	StateSkipped     State = "skipped"     // bears an injector's mark, and is left alone
-)
-
-// States are all of them.
-var States = [...]State{StateProtected, StateOutdated, StateUnproven, StateUnprotected, StatePending, StateFailing, StateExempt, StateSkipped}
 
 // Sandbox is what the daemon remembers of one sandbox. It is never changed, only replaced.
 type Sandbox struct {
@@ -48,6 +31,7 @@ type Sandbox struct {
 	Admitted []rules.Container // the containers that were let through, with their ids where they are known
 	Backend  string            // what wrote its rules
 	Drift    Drift
+	Why      string             // the last decision about it was made so
 	Changes  []rules.Adjustment // what other plugins changed of its last containers
 	Beside   []string           // what tables of others in its namespace do beside its rules
 
@@ -58,17 +42,14 @@ type Sandbox struct {
 	network    rules.Network // that it was made for
 	turn       fair.Turn     // to be looked at again
 	node       rules.Node    // that decided
-	running    bool          // one of its containers had been started when it was taken over
-	generation string        // of its rules when they were last verified; "" where they changed meanwhile
-}
-
-// refused reports whether the sandbox was running when it was taken over although its pod is rejected.
-func (s Sandbox) refused() bool {
-	return s.State == StateUnprotected && s.Decision.Action == rules.Reject
+	lack       lifecycle.Lack
+	news       bool   // a container said more when it was taken over, and its rules do not follow yet
+	running    bool   // one of its containers had been started when it was taken over
+	generation string // of its rules when they were last verified; "" where they changed meanwhile
 }
 
 // unsettled reports whether the auditor is to take the sandbox over once more.
-func (s Sandbox) unsettled() bool { return s.State == StatePending || s.refused() }
+func (s Sandbox) unsettled() bool { return s.State == StatePending || s.lack == lifecycle.Barred }
 
 // Key returns the key of the plan.
 func (s Sandbox) Key() string { return s.key }
@@ -104,27 +85,8 @@ type Drift struct {
 	Last  time.Time
 }
 
-// FoundDrift reports whether the outcome is news of changed rules. What the auditor or a takeover repairs was recorded
-// when it was found; the gate and a command repair at once.
-func (o Outcome) FoundDrift() bool {
-	event := o.Event()
-	return event == EventDrift || event == EventRepaired && (o.Trigger == ContainerCreated || o.Trigger == ByHand)
-}
-
-// counting returns a recorder that counts drift and then calls record.
-func (s *sandboxes) counting(record func(Outcome)) func(Outcome) {
-	return func(o Outcome) {
-		if o.FoundDrift() {
-			s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) { sb.Drift = Drift{sb.Drift.Times + 1, time.Now()} })
-		}
-		record(o)
-	}
-}
-
 // enrolled reports whether the sandbox is to hold rules.
-func (s Sandbox) enrolled() bool {
-	return s.State == StateProtected || s.State == StateOutdated || s.State == StateUnproven || s.State == StateFailing
-}
+func (s Sandbox) enrolled() bool { return s.State.Enrolled() }
 
 // sandboxes is the daemon's memory. It is lost with the process, and made again from Synchronize and the
 // kernel.

@@ -102,7 +102,7 @@ func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
 	if errors.Is(o.Err, errGivenUp) && ctx.Err() != nil {
 		return s.overran(ctx, o, o.Stage)
 	}
-	if o.waited && o.Result.admits() {
+	if o.waited && o.Result.Admits() {
 		s.ledger.InTime(account(o.Pod))
 	}
 	return o

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -90,7 +91,7 @@ func TestStageOfWhatIsNotFinished(t *testing.T) {
 func TestFoundDriftHasNoTimes(t *testing.T) {
 	o := begin(Audited, rules.Pod{})
 	o.Spent[0] = time.Second
-	if got := driftFound(o); got.Spent != [len(Stages)]time.Duration{} {
+	if got := o.driftFound(lifecycle.EventDrift); got.Spent != [len(Stages)]time.Duration{} {
 		t.Errorf("got %v", got.Spent)
 	}
 }

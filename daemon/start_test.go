@@ -39,7 +39,7 @@ func TestStart(t *testing.T) {
 		{"flushed", flush, nil, []string{EventDrift, EventRepaired}, ""},
 		{"as it was, again", func() {}, nil, nil, ""},
 		{"flushed, and the kernel fails", flush, always, []string{EventBlocked}, "meshnetd could not protect pod default/web"},
-		{"the kernel works again", func() {}, nil, []string{EventRepaired}, ""},
+		{"the kernel works again", func() {}, nil, []string{EventDrift, EventRepaired}, ""},
 	} {
 		tt.do()
 		m.failWith(tt.fail)
@@ -56,7 +56,7 @@ func TestStart(t *testing.T) {
 			t.Errorf("%s: let run with %d rules of %d", tt.what, held.Rules(), o.Plan.Rules())
 		}
 	}
-	if sb, _ := e.Sandbox(pod.SandboxID); sb.Drift.Times != 1 {
+	if sb, _ := e.Sandbox(pod.SandboxID); sb.Drift.Times != 2 {
 		t.Errorf("drift was counted %d times", sb.Drift.Times)
 	}
 	if o := e.Start(ctx, sandbox(t, "unknown"), "app", ""); o.Result != Protected || o.Event() != EventProtected {

@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -90,6 +90,7 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 			said, sb.Decision = saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
 		}
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
+		sb.news = sb.news || sb.enrolled() && !sb.knows(said)
 		sb.Pod.Containers = overlay(sb.Pod.Containers, said)
 		sb.Admitted = overlay(sb.Admitted, identities(pod.Containers...))
 	})
@@ -125,7 +126,7 @@ func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
 		}
 	}
 	if known, expected = e.sandboxes.get(pod.SandboxID); expected {
-		o.Running, o.Pod.Containers = known.running, nil // they are in what is known, and events may have added to it
+		o.Pod.Containers = nil // they are in what is known, and events may have added to it
 	}
 	return e.enforce(ctx, o)
 }
@@ -134,13 +135,12 @@ func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
 // containers are kept that say more about it.
 func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
 	e.decide(o)
-	id := o.Pod.SandboxID
+	id, want := o.Pod.SandboxID, e.want(o)
 	switch {
 	case o.Result == Failed:
 		return nil
-	case o.Result == Skipped && !e.shownByContainers(*o) && !e.ofDisabledMesh(*o):
-		e.sandboxes.forgetIf(id, Sandbox.undecided)
-		e.rememberSkipped(*o)
+	case want == lifecycle.WantNothing || want == lifecycle.WantMarked:
+		*o = e.fromMemory(*o, want, lifecycle.NoTrouble)
 		return nil
 	}
 	said := o.Pod.Containers
@@ -159,30 +159,23 @@ func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
 
 // conclude records what became of a pod that was taken over, or stops it as the configuration says.
 func (e *Enforcer) conclude(o Outcome) {
-	if o.undecided() {
-		return // the auditor comes back to it
-	}
-	if o.gone() {
-		e.forgetGone(o.Pod.SandboxID)
-	}
-	if o.Result == Unprotected && e.policy.Load().CatchUp == config.CatchUpStop && e.StopSandbox != nil {
+	if o.stop {
 		// Not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us.
 		go e.stop(o)
 		return
 	}
-	e.record(o)
+	e.report(o)
 }
 
 // stop ends a sandbox that runs without its rules; the kubelet then makes a new one.
 func (e *Enforcer) stop(o Outcome) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	trouble := lifecycle.Stopped
 	if err := e.StopSandbox(ctx, o.Pod.SandboxID); err != nil {
-		o.Err = fmt.Errorf("%w; and its sandbox could not be stopped: %w", o.Err, err)
-	} else {
-		o.Stopped = true
-		e.forgetGone(o.Pod.SandboxID)
+		trouble, o.Err = lifecycle.NotStopped, fmt.Errorf("%w; and its sandbox could not be stopped: %w", o.Err, err)
 	}
+	o = e.fromMemory(o, lifecycle.Undecided, trouble)
 	o.Took = time.Since(o.Began)
-	e.record(o)
+	e.report(o)
 }

@@ -8,8 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/meshnetd/meshnetd/rules"
 )
 
 // ErrUnknown is within the error about a sandbox of which nothing is remembered.
@@ -28,7 +26,7 @@ func (e *Enforcer) Sandbox(id string) (Sandbox, bool) { return e.sandboxes.get(i
 func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 	known, ok := e.sandboxes.get(id)
 	o := begin(ByHand, known.Pod)
-	o.Decision, o.Plan, o.key, o.node, o.WasEnrolled = known.Decision, known.Plan, known.key, known.node, known.enrolled()
+	o.Decision, o.Plan, o.key, o.node = known.Decision, known.Plan, known.key, known.node
 	o = e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
 		switch {
 		case !ok:
@@ -67,61 +65,8 @@ func (e *Enforcer) Repair(ctx context.Context, id string) Outcome {
 		o.Result, o.Err = Failed, fmt.Errorf("sandbox %s %w", id, ErrUnknown)
 		return o
 	}
-	o = e.try(ctx, o, e.restore)
+	o = e.try(ctx, o, e.reconcile)
 	o.end()
-	if o.Changed || o.Err != nil {
-		e.record(o)
-	}
+	e.report(o)
 	return o
-}
-
-func (e *Enforcer) restore(ctx context.Context, o *Outcome) error {
-	return e.visit(ctx, o, func(ns entered) error {
-		known, ok := e.sandboxes.get(o.Pod.SandboxID) // read again, with the lock held
-		if !ok {
-			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
-		}
-		if err := known.inNetNS(ns); err != nil {
-			return err
-		}
-		o.enter(StageDecide)
-		o.Pod, o.WasEnrolled = known.Pod, known.enrolled()
-		e.decide(o)
-		if e.setsItselfUp(o, known) {
-			if stays, err := e.leaveSelfManaged(ctx, ns, o, known); err != nil || stays {
-				return err
-			}
-		}
-		switch {
-		case o.Decision.Action == rules.Enrol:
-			if err := e.plan(ns, o); err != nil {
-				return err
-			}
-		case o.WasEnrolled:
-			o.Result, o.Err = "", nil
-			o.Decision, o.node = known.Decision, known.node
-			o.planned(known.Plan)
-			o.earlier = known.earlier
-		case e.shownByContainers(*o):
-			return e.exempt(ctx, ns, o)
-		default:
-			return nil
-		}
-		return e.mend(ctx, ns, o, known)
-	})
-}
-
-// mend protects the sandbox and keeps the differences that were found before.
-func (e *Enforcer) mend(ctx context.Context, ns entered, o *Outcome, known Sandbox) error {
-	found, err := e.differences(ctx, ns, o)
-	if err != nil {
-		return err
-	}
-	o.Running = known.State == StateUnprotected && known.running
-	o.Drifted = o.WasEnrolled && known.key == o.key && len(found) > 0
-	err = e.applyAndVerify(ctx, ns, o)
-	if err == nil {
-		o.Differences = found
-	}
-	return err
 }

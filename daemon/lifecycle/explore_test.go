@@ -157,7 +157,7 @@ func (x *explorer) started(w *world, s Step, next uint8) {
 	case !admits(s):
 		w.stage = 0
 		return
-	case next == 0 && s.Result != Skipped && !w.kernel.isPlan() && w.kernel != more && w.kernel != lessAway:
+	case next == 0 && s.Result == Protected && !w.kernel.isPlan() && w.kernel != more && w.kernel != lessAway:
 		x.breaks("a container starts without rules", fmt.Sprintf("%+v", *w))
 	}
 	w.stage = next

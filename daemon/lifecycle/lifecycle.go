@@ -40,8 +40,8 @@ type State string
 const (
 	StateNew         State = ""
 	StateProtected   State = "protected"   // the kernel was read to hold its rules
-	StateOutdated    State = "outdated"    // the rules do the same or more, in another shape: another version or configuration wrote them
-	StateUnproven    State = "unproven"    // nobody can tell whether what it holds does what its rules do
+	StateOutdated    State = "outdated"    // protected by other rules than today's: by an earlier configuration's, or by some that do the same or more
+	StateUnproven    State = "unproven"    // what becomes of its packets cannot be told
 	StateUnprotected State = "unprotected" // runs without its rules, and is left so
 	StatePending     State = "pending"     // was there before meshnetd, and has not been looked at yet, or could not be
 	StateFailing     State = "failing"     // could not be given its rules, or they could not be read; tried again with each audit
@@ -101,6 +101,16 @@ const (
 	WantRules        // its plan
 )
 
+// Looks reports whether the namespace is looked into for it before a container runs.
+func (w Want) Looks() bool {
+	switch w {
+	case WantNone, WantOwnInit, WantRules:
+		return true
+	case Undecided, WantNothing, WantMarked, WantFormer, WantReject, WantClash:
+	}
+	return false
+}
+
 // Holds is what a namespace was seen to hold, beside the plan that is remembered of an enrolled sandbox, and beside what is
 // wanted for any other.
 type Holds uint8
@@ -111,7 +121,8 @@ const (
 	Whole          // exactly that
 	Enough         // what does the same or takes more, or the rules that meshnetd recorded as verified here
 	LessAway       // the same, and less only while nobody listens
-	Unclear        // nobody can tell
+	Unclear        // something of which nobody can tell
+	Beside         // exactly that, beside something of which nobody can tell what it takes from it
 	Less           // less, or nothing
 	Foreign        // of WantOwnInit: rules of a mesh that meshnetd did not write
 )
@@ -126,6 +137,7 @@ const (
 	NotWritten         // it was not written, or does not hold what was written, or not in time
 	Stopped            // its sandbox was, as it had been asked
 	NotStopped         // its sandbox could not be
+	Hidden             // it was written, and nobody can tell what rules of others take from it
 	Overrun            // the time was up for the first time in a row, and nobody waits
 	OverTime           // the pod used up its time a short while ago
 	Stopping           // the daemon ends
@@ -182,6 +194,16 @@ func (d Do) learns() bool {
 	return false
 }
 
+// Admits reports whether a container of the pod may run, as far as its sandbox's rules go.
+func (r Result) Admits() bool {
+	switch r {
+	case Protected, Unproven:
+		return true
+	case Open, Skipped, Refused, Failed, Unprotected:
+	}
+	return false
+}
+
 // Result is how a pod ended.
 type Result string
 
@@ -192,20 +214,22 @@ const (
 	Skipped     Result = "skipped"     // not to be touched
 	Refused     Result = "refused"     // must not run as it is: its author or the operator has to change something
 	Failed      Result = "failed"      // must not run now: the next try may work
+	Unproven    Result = "unproven"    // belongs to the mesh, and nobody can tell what its rules do; they stay so
 	Unprotected Result = "unprotected" // runs without its rules, and the configuration says to leave it so
 )
 
 // Event is a word that scripts rely on.
 type Event string
 
-// The events of this table; quiet is none.
+// The events of this table; Quiet is none.
 const (
-	quiet            Event = ""
+	Quiet            Event = ""
 	EventProtected   Event = "pod_protected"   // its rules were read from the kernel
 	EventRefined     Event = "pod_refined"     // one of its containers said more about it, and its rules were replaced
 	EventReaddressed Event = "pod_readdressed" // its addresses are other ones, and so are its rules, or what goes around them
 	EventLate        Event = "pod_late"        // it ran without its rules; it has them now
 	EventOutdated    Event = "pod_outdated"    // what it has does what its rules do, in another shape, and stays
+	EventUnproven    Event = "pod_unproven"    // nobody can tell what becomes of its packets
 	EventSkipped     Event = "pod_skipped"     // not touched
 	EventBlocked     Event = "pod_blocked"     // its sandbox or one of its containers was refused
 	EventUnprotected Event = "pod_unprotected" // it exists, belongs to the mesh, and does not have its rules
@@ -251,7 +275,7 @@ func run(table []Row, f Facts, shell Shell) Step {
 	for {
 		row := next(table, f)
 		step := row.Step(f)
-		if step.First != quiet || step.Drift {
+		if step.First != Quiet || step.Drift {
 			shell.Say(step.First, step.Drift)
 		}
 		if step.Do != Finish {

@@ -15,6 +15,8 @@ var Table = [...]Row{
 	{"it ran without its rules, and was stopped for that", trouble(Stopped), always(Step{Result: Unprotected, Event: EventStopped})},
 	{"it ran without its rules, and could not be stopped", trouble(NotStopped),
 		always(Step{Keep: true, Result: Unprotected, Event: EventUnprotected})},
+	{"it has its rules, and nobody can tell what rules of others take from them", trouble(Hidden),
+		always(Step{Then: StateUnproven, Result: Unproven, Event: EventUnproven})},
 	{"its rules could not be read or written", func(f Facts) bool { return f.Trouble != NoTrouble && f.State.Enrolled() },
 		func(f Facts) Step {
 			return refuse(Step{Then: StateFailing, Lack: f.lackAfter(), Result: Failed})(f)
@@ -62,15 +64,18 @@ var Table = [...]Row{
 		always(Step{Do: Clear, Then: StateExempt, Result: Skipped, Event: EventRefined})},
 
 	// It is to hold its rules, and holds them.
-	{"its addresses changed", func(f Facts) bool { return f.State.Enrolled() && f.Moved && f.Holds == Whole },
+	{"its addresses changed", func(f Facts) bool { return f.State.Enrolled() && f.Moved && (f.Holds == Whole || f.Holds == Beside) },
 		write(EventReaddressed)},
-	{"a container said more", func(f Facts) bool { return f.otherPlan() && f.News && f.holdsWhole() }, write(EventRefined)},
+	{"a container said more", func(f Facts) bool { return f.otherPlan() && f.News && (f.holdsWhole() || f.Holds == Beside) }, write(EventRefined)},
 	{"replaced as asked", func(f Facts) bool {
-		return f.otherPlan() && f.holdsWhole() || (f.by(ByHand) || f.replaces()) && f.Holds.enough()
+		return f.otherPlan() && (f.holdsWhole() || f.Holds == Beside) || (f.by(ByHand) || f.replaces()) && f.Holds.enough()
 	}, always(Step{Do: Write, Then: StateProtected, Result: Protected, Event: EventProtected})},
 	{"it holds its rules", func(f Facts) bool { return f.Holds == Whole }, func(f Facts) Step { return f.found(f.whole()) }},
 	{"what it holds does what its rules do", func(f Facts) bool { return f.Holds.enough() },
 		func(f Facts) Step { return f.found(StateOutdated) }},
+
+	{"it holds its rules, and nobody can tell what rules of others take from them", func(f Facts) bool { return f.Holds == Beside },
+		Facts.unproven},
 
 	// It does not.
 	{"it lost its rules, and a container is about to be created", func(f Facts) bool { return f.by(ContainerValidated) }, func(f Facts) Step {
@@ -87,14 +92,9 @@ var Table = [...]Row{
 		return step
 	}},
 	{"nobody can tell what its rules do: they are left until a container is created", func(f Facts) bool {
-		return f.Holds == Unclear && !f.gate() && !f.by(ByHand) && !f.replaces()
-	}, func(f Facts) Step {
-		step := Step{Then: StateUnproven, Lack: f.Lack.lasting(), Result: Unprotected, Event: EventUnprotected}
-		if f.State == StateUnproven && f.by(Audited) {
-			step.Event = quiet
-		}
-		return step
-	}},
+		running := f.by(Audited) || f.by(Takeover) && (f.Ran || f.State.Enrolled())
+		return f.Holds == Unclear && running && !f.replaces()
+	}, Facts.unproven},
 	{"nobody can tell what its rules do", func(f Facts) bool { return f.Holds == Unclear }, func(f Facts) Step {
 		switch {
 		case f.Lack == Lost:
@@ -179,9 +179,18 @@ func (f Facts) found(then State) Step {
 	case f.Lack == Lost:
 		step.Event = EventRepaired
 	case !f.by(SandboxStarted, Takeover) && f.State == then:
-		step.Event = quiet
+		step.Event = Quiet
 	case then == StateOutdated:
 		step.Event = EventOutdated
+	}
+	return step
+}
+
+// unproven leaves rules of which nobody can tell what they do.
+func (f Facts) unproven() Step {
+	step := Step{Then: StateUnproven, Lack: f.Lack.lasting(), Result: Unproven, Event: EventUnproven}
+	if f.State == StateUnproven && !f.by(SandboxStarted, Takeover) {
+		step.Event = Quiet
 	}
 	return step
 }
@@ -207,7 +216,10 @@ func (f Facts) replaces() bool { return f.by(Takeover) && f.Replace }
 func (f Facts) otherPlan() bool { return f.State.Enrolled() && !f.Same }
 
 // holdsWhole reports whether what the namespace holds may stay.
-func (f Facts) holdsWhole() bool { return f.Holds == Whole || f.Holds.enough() }
+func (f Facts) holdsWhole() bool { return f.Holds.Kept() }
+
+// Kept reports whether a running pod keeps what it holds.
+func (h Holds) Kept() bool { return h == Whole || h.enough() }
 
 // enough reports whether that does what was compared with it does, in other words.
 func (h Holds) enough() bool { return h == Enough || h == LessAway }

@@ -22,7 +22,7 @@ var seen = [WantRules + 1][]Holds{
 	WantReject:  {Unseen, Enough, LessAway, Unclear, Less},
 	WantNone:    {Unseen, Whole, Less},
 	WantOwnInit: {Unseen, Foreign, Enough, Less},
-	WantRules:   {Unseen, Whole, Enough, LessAway, Unclear, Less},
+	WantRules:   {Unseen, Whole, Enough, LessAway, Unclear, Beside, Less},
 }
 
 // each calls fn with every combination of facts that can occur, and returns how many there are.
@@ -88,6 +88,8 @@ func possible(f Facts) bool {
 		return false
 	case f.Trouble == Overrun && (f.Trigger.Waits() || f.by(ByHand)), f.Trouble == OverTime && !f.Trigger.Waits():
 		return false
+	case f.Trouble == Hidden && f.by(ContainerValidated) && !f.Moved: // it writes nothing
+		return false
 	case (f.Trouble == Stopped || f.Trouble == NotStopped) && !(f.by(Takeover) && f.State == StateUnprotected && f.Lack == Late):
 		return false
 	}
@@ -102,6 +104,10 @@ func law(f Facts, s Step) string {
 	switch {
 	case s.Do.learns() && s != Step{Do: s.Do}:
 		return "a step that learns decides something"
+	case s.Result == Unproven && f.Holds != Unclear && f.Holds != Beside && f.Trouble != Hidden:
+		return "unproven without a reason"
+	case f.Holds == Beside && s.Do == Write && f.Same && !f.Moved:
+		return "what is there is written again"
 	case f.Trouble != NoTrouble && s.Do != Finish:
 		return "work goes on after a trouble"
 	case s.Do == Look && f.Holds != Unseen, s.Do == Decide && f.Want != Undecided, s.Do == Recall && f.Want == WantRules, s.Do == Doubt && f.Want != WantOwnInit:
@@ -136,7 +142,7 @@ func law(f Facts, s Step) string {
 func truth(f Facts, s Step) string {
 	refused := s.Result == Refused || s.Result == Failed
 	switch s.Event {
-	case quiet:
+	case Quiet:
 		if refused && f.Trouble != Stopping && f.Trouble != Gone {
 			return "a refusal that nobody hears of"
 		}
@@ -171,6 +177,10 @@ func truth(f Facts, s Step) string {
 		runs := !f.Trigger.Waits() || f.Unheeded
 		if s.Result == Protected || s.Result == Skipped || runs == (s.Event == EventBlocked) || !runs && !refused {
 			return "said of one that runs and one that does not alike"
+		}
+	case EventUnproven:
+		if s.Result != Unproven || f.Holds != Unclear && f.Holds != Beside && f.Trouble != Hidden {
+			return "said to be unproven"
 		}
 	case EventStopped:
 		if f.Trouble != Stopped {

@@ -281,7 +281,7 @@ func (n *node) check(f Facts, s Step) {
 		n.broken("a failing pod is forgotten")
 	}
 	switch s.Event {
-	case quiet, EventSkipped, EventBlocked, EventUnprotected, EventStopped:
+	case Quiet, EventUnproven, EventSkipped, EventBlocked, EventUnprotected, EventStopped:
 	case EventProtected, EventReaddressed:
 		if n.kernel != n.m.plan {
 			n.broken("said to hold its plan, and does not")

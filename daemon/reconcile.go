@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
+)
+
+// reconcile takes the sandbox through the table, within its namespace.
+func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
+	return e.visit(ctx, o, func(ns entered) error {
+		known, ok := e.sandboxes.get(o.Pod.SandboxID) // read again: with the lock held, nothing more is learned meanwhile
+		if o.Trigger == ByHand && !ok {
+			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
+		}
+		same := known.keepsNetNS
+		if o.Pod.NetNS == known.Pod.NetNS && (o.Trigger == Audited || o.Trigger == ByHand) { // nobody says that it is still there
+			same = known.inNetNS
+		}
+		if err := same(ns); err != nil {
+			return err
+		}
+		p := &pass{Enforcer: e, ctx: ctx, ns: ns, o: o, known: known}
+		lifecycle.Run(e.facts(*o, known), p)
+		return p.err
+	})
+}
+
+// facts are what is known before anything is looked at.
+func (e *Enforcer) facts(o Outcome, known Sandbox) lifecycle.Facts {
+	policy := e.policy.Load()
+	return lifecycle.Facts{
+		Trigger: o.Trigger, State: known.State, Lack: known.lack, Older: known.earlier, Ran: known.running,
+		News: !known.knows(o.Pod.Containers) || known.news && o.Trigger == Takeover,
+		Policy: lifecycle.Policy{
+			Report:   policy.CatchUp != config.CatchUpApply,
+			Stop:     policy.CatchUp == config.CatchUpStop && e.StopSandbox != nil,
+			Leave:    policy.OnDrift != config.DriftRepair,
+			Replace:  policy.ReplaceOutdated,
+			Unheeded: o.Unheeded != "",
+		},
+	}
+}
+
+// pass is one look at a sandbox, with its namespace locked.
+type pass struct {
+	*Enforcer
+	ctx   context.Context
+	ns    entered
+	o     *Outcome
+	known Sandbox
+
+	earlier *Outcome // by the plan of another configuration, which it holds
+	err     error
+}
+
+// Do does what the table says, and notes what was seen.
+func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
+	switch do {
+	case lifecycle.Finish:
+	case lifecycle.Recall:
+		p.err = p.recall(f)
+	case lifecycle.Decide:
+		p.err = p.choose(f)
+	case lifecycle.Doubt:
+		p.o.Pod.Containers = p.refining(p.o.Pod.Containers)
+		p.decide(p.o)
+		p.err = p.intend(f, p.want(p.o))
+	case lifecycle.Look:
+		f.Holds, p.err = p.look(f)
+	case lifecycle.Write:
+		p.err = p.write(f)
+	case lifecycle.Clear:
+		p.err = p.clear(p.ctx, p.ns, p.o)
+	}
+	if p.err == nil {
+		p.err = givenUp(p.ctx)
+	}
+	if p.err != nil {
+		f.Trouble = lifecycle.NotRead
+	}
+}
+
+// givenUp is an error where nobody waits for the result any more, so that it must not be recorded.
+func givenUp(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w between two steps: %w", errGivenUp, err)
+	}
+	return nil
+}
+
+// Say records drift that is about to be repaired. That it was counted is remembered at once, since the repair may fail.
+func (p *pass) Say(first lifecycle.Event, drift bool) {
+	if p.o.drifted = p.o.drifted || drift; drift {
+		p.sandboxes.updateKnown(p.o.Pod.SandboxID, func(sb *Sandbox) {
+			sb.lack, sb.Drift = lifecycle.Lost, Drift{sb.Drift.Times + 1, time.Now()}
+		})
+	}
+	if p.o.Drifted = drift; first != lifecycle.Quiet {
+		p.record(p.o.driftFound(first))
+		p.o.Drifted = false
+	}
+}
+
+// Commit ends the look, unless something went wrong: then try has the last word.
+func (p *pass) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
+	if p.err != nil {
+		return
+	}
+	if p.earlier != nil && s.Do == lifecycle.Finish && (s.Then == StateOutdated || s.Then == StateUnproven) && !s.Keep {
+		*p.o = *p.earlier // which stay
+	}
+	p.commit(p.o, f, s, row)
+}
+
+// recall takes what is remembered, for the addresses as they are now.
+func (p *pass) recall(f *lifecycle.Facts) error {
+	o, known := p.o, p.known
+	path := o.Pod.NetNS // the runtime may name the namespace in another way than before
+	o.Pod, o.Decision, o.Plan, o.key, o.node, o.earlier = known.Pod, known.Decision, known.Plan, known.key, known.node, known.earlier
+	o.Pod.NetNS, o.Result, o.Err = path, "", nil
+	f.Want, f.Same = lifecycle.WantRules, true
+	var err error
+	f.Moved, err = p.readdress(p.ns, o, known)
+	return err
+}
+
+// choose decides about the pod: one that is enrolled by the node that enrolled it, unless somebody asks for today's.
+func (p *pass) choose(f *lifecycle.Facts) error {
+	o := p.o
+	if err := o.step(p.ctx, StageDecide); err != nil {
+		return err
+	}
+	o.Pod.Containers = overlay(p.known.Pod.Containers, o.Pod.Containers)
+	if p.known.enrolled() && o.Trigger != ByHand {
+		o.node = p.known.node
+	}
+	if p.decide(o); o.Result == Failed {
+		return o.Err
+	}
+	if p.setsItselfUp(o, p.known) {
+		return p.intend(f, lifecycle.WantOwnInit)
+	}
+	return p.intend(f, p.want(o))
+}
+
+// intend makes the plan for what is wanted.
+func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
+	o := p.o
+	o.Result, f.Want = "", want
+	switch want {
+	case lifecycle.WantRules:
+		o.earlier = false
+		if err = p.plan(p.ns, o); err != nil {
+			return err
+		}
+		if f.Same = p.known.enrolled() && o.key == p.known.key; p.clashes(o, p.known) {
+			f.Want = lifecycle.WantClash
+		}
+	case lifecycle.WantNone, lifecycle.WantOwnInit:
+		footprint, err := p.exemptFootprint(p.ctx, p.ns, o)
+		o.planned(rules.Plan{Footprint: footprint})
+		return err
+	case lifecycle.Undecided, lifecycle.WantNothing, lifecycle.WantMarked, lifecycle.WantFormer, lifecycle.WantReject, lifecycle.WantClash:
+	}
+	return nil
+}
+
+// look says what the namespace holds beside what the table compares it with.
+func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
+	o := p.o
+	switch f.Want {
+	case lifecycle.WantNone:
+		left, err := p.differences(p.ctx, p.ns, o)
+		if len(left) == 0 {
+			return lifecycle.Whole, err
+		}
+	case lifecycle.WantOwnInit:
+		return p.ownInit()
+	case lifecycle.WantFormer, lifecycle.WantReject:
+		var err error
+		if p.earlier, err = p.heldEarlier(p.ctx, p.ns, *o); p.earlier == nil || err != nil {
+			return lifecycle.Less, err
+		}
+		if p.earlier.judged.holds().Kept() {
+			return lifecycle.Enough, nil
+		}
+	case lifecycle.WantRules:
+		return p.lookAtRules(f)
+	case lifecycle.Undecided, lifecycle.WantNothing, lifecycle.WantMarked, lifecycle.WantClash:
+	}
+	return lifecycle.Less, nil
+}
+
+// lookAtRules judges the rules of an enrolled sandbox by the plan that is remembered, and those of any other by what is wanted.
+// Where they are not whole, they may be whole by the plan of another configuration.
+func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error) {
+	o := p.o
+	wanted, key := o.Plan, o.key
+	if f.State.Enrolled() {
+		o.Plan, o.key = p.known.Plan, p.known.key
+	}
+	err = p.judgeBy(p.ctx, p.ns, o)
+	if holds = o.judged.holds(); err == nil && holds != lifecycle.Whole && !p.o.earlier {
+		p.earlier, err = p.heldEarlier(p.ctx, p.ns, *o)
+	}
+	o.Plan, o.key = wanted, key
+	if p.earlier == nil || err != nil {
+		return holds, err
+	}
+	if holds = p.earlier.judged.holds(); holds == lifecycle.Whole {
+		holds = lifecycle.Enough
+	}
+	return holds, nil
+}
+
+// write makes the namespace hold the plan, and reads the kernel to prove that it is there and holds.
+func (p *pass) write(f *lifecycle.Facts) error {
+	o := p.o
+	found := o.Differences
+	if o.Trigger == ByHand {
+		var err error
+		if found, err = p.differences(p.ctx, p.ns, o); err != nil {
+			return err
+		}
+	}
+	o.Differences = nil
+	p.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) { // until that is proven it may be half there
+		if sb.State.Enrolled() && sb.lack != lifecycle.Lost {
+			sb.lack = lifecycle.Unwritten
+		}
+	})
+	if err := p.supersede(p.ctx, p.ns, o); err != nil {
+		return err
+	}
+	if err := p.apply(p.ctx, p.ns, o); err != nil {
+		return err
+	}
+	if err := p.judgeBy(p.ctx, p.ns, o); err != nil {
+		return err
+	}
+	switch o.judged.holds() {
+	case lifecycle.Whole, lifecycle.Enough, lifecycle.LessAway:
+		o.Differences = found
+		return nil
+	case lifecycle.Beside:
+		f.Trouble = lifecycle.Hidden
+		return nil
+	case lifecycle.Unseen, lifecycle.Unclear, lifecycle.Less, lifecycle.Foreign:
+	}
+	if o.judged.words {
+		return fmt.Errorf("the kernel holds the pod's rules, and rules of somebody else that take packets from them: %s", o.judged.said)
+	}
+	return fmt.Errorf("the kernel does not hold what was written: %s", o.judged.said)
+}
+
+func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
+	if err := o.step(ctx, StageApply); err != nil {
+		return err
+	}
+	changed, err := e.firewall.Apply(ctx, ns.Namespace, o.Plan)
+	if err != nil {
+		return err
+	}
+	moved, err := ns.routes.Apply(o.Plan)
+	o.Changed = o.Changed || changed || moved
+	return err
+}
+
+// want says what the decision asks for.
+func (e *Enforcer) want(o *Outcome) lifecycle.Want {
+	switch {
+	case e.shownByContainers(*o):
+		return lifecycle.WantNone
+	case o.Result == Skipped && o.node.ClaimedByDisabled(o.Pod):
+		return lifecycle.WantFormer
+	case o.Result == Skipped && o.Decision.Marked:
+		return lifecycle.WantMarked
+	case o.Result == Skipped:
+		return lifecycle.WantNothing
+	case o.Decision.Action == rules.Reject:
+		return lifecycle.WantReject
+	}
+	return lifecycle.WantRules
+}
+
+// clashes reports whether the proxy has the user or group of a container that was let through before: rules for this proxy
+// would let that container go around the mesh.
+func (e *Enforcer) clashes(o *Outcome, known Sandbox) bool {
+	was, is := known.Decision.Proxy, o.Decision.Proxy
+	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().identity(o.Pod) != config.IdentityRefuse {
+		return false
+	}
+	for _, c := range known.Admitted {
+		if o.Impostor = o.Decision.Impostor(c); o.Impostor != "" {
+			o.Err = errors.New(o.Impostor)
+			return true
+		}
+	}
+	return false
+}
+
+// holds is what a judgement is to the table.
+func (j judgement) holds() lifecycle.Holds {
+	switch j.answer {
+	case effect.Equal, effect.More:
+		if j.words {
+			return lifecycle.Whole
+		}
+		return lifecycle.Enough
+	case effect.LessWhileAway:
+		return lifecycle.LessAway
+	case effect.CannotTell:
+		if j.words {
+			return lifecycle.Beside
+		}
+		return lifecycle.Unclear
+	case effect.Less:
+	}
+	return lifecycle.Less
+}
