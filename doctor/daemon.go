@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/nriplugin"
 )
 
@@ -79,11 +80,27 @@ func judgeSession(f Facts) []Finding {
 			do("Wait a moment and ask again; meshnetd status says which pods are pending.")}
 	}
 	found := []Finding{ok("daemon-connected", f.Daemon.Socket, "meshnetd is connected to the runtime%s, and has taken over its pods.", told(f))}
-	if n := s.Pods["unprotected"]; n > 0 {
-		found = append(found, warning("daemon-pods", f.Daemon.Socket, "%d pods of the mesh run without their rules.", n).
-			do("meshnetd status names them; meshnetd verify --all --repair gives them their rules."))
+	for _, state := range lifecycle.States {
+		if n := s.Pods[string(state)]; n > 0 && podsAre(state) != "" {
+			found = append(found, warning("daemon-pods", f.Daemon.Socket, "%d pods of the mesh %s.", n, podsAre(state)).
+				do("meshnetd status names them; meshnetd verify --all --repair gives them their rules."))
+		}
 	}
 	return found
+}
+
+// podsAre says what is wrong with pods in a state; "" where nothing is.
+func podsAre(state lifecycle.State) string {
+	switch state {
+	case lifecycle.StateUnprotected:
+		return "run without their rules"
+	case lifecycle.StateFailing:
+		return "could not be given their rules, or could not be read"
+	case lifecycle.StateUnproven:
+		return "hold rules of which nobody can tell what they do"
+	case lifecycle.StateNew, lifecycle.StateProtected, lifecycle.StateOutdated, lifecycle.StatePending, lifecycle.StateExempt, lifecycle.StateSkipped:
+	}
+	return ""
 }
 
 // untie says how to end a wait for the runtime.

@@ -28,7 +28,7 @@ func metered(m *metrics.Metrics, record func(daemon.Outcome)) func(daemon.Outcom
 				m.Stage(string(daemon.Stages[i]), spent)
 			}
 		}
-		if o.FoundDrift() {
+		if o.Drifted {
 			m.Drifted()
 		}
 		if event == daemon.EventRepaired {

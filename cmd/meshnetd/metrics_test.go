@@ -26,6 +26,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
@@ -71,13 +72,13 @@ func TestOutcomesAreCounted(t *testing.T) {
 	w, e, m := idle(t)
 	recorded := 0
 	record := metered(m, func(daemon.Outcome) { recorded++ })
-	skipped := daemon.Outcome{Result: daemon.Skipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
+	skipped := daemon.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
 	skipped.Spent[0] = 3 * time.Microsecond
-	found := daemon.Outcome{Result: daemon.Unprotected, Drifted: true, Trigger: daemon.Audited, Err: errors.New("x"), Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected}}
+	found := daemon.Outcome{Result: daemon.Unprotected, Said: lifecycle.EventDrift, Drifted: true, Trigger: daemon.Audited, Err: errors.New("x"), Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected}}
 	repaired := found
-	repaired.Result, repaired.Err = daemon.Protected, nil
+	repaired.Result, repaired.Said, repaired.Drifted, repaired.Err = daemon.Protected, lifecycle.EventRepaired, false, nil
 	repaired.Spent = [len(daemon.Stages)]time.Duration{time.Microsecond, time.Millisecond, time.Millisecond, 0, 0}
-	atOnce := daemon.Outcome{Result: daemon.Protected, Trigger: daemon.ContainerCreated, WasEnrolled: true, Changed: true}
+	atOnce := daemon.Outcome{Result: daemon.Protected, Said: lifecycle.EventRepaired, Trigger: daemon.ContainerCreated, Drifted: true, Changed: true}
 	for _, o := range []daemon.Outcome{skipped, skipped, found, repaired, atOnce} {
 		record(o)
 	}
@@ -258,7 +259,7 @@ func BenchmarkRecord(b *testing.B) {
 	m := metrics.New("v1", stages(), func() metrics.State { return metrics.State{} })
 	log, flush := daemon.Log(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)), func() {})
 	defer flush()
-	skipped := daemon.Outcome{Result: daemon.Skipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
+	skipped := daemon.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
 	skipped.Spent[0] = 3 * time.Microsecond
 	for name, record := range map[string]func(daemon.Outcome){"counts": w.counting(log), "counts and metrics": w.counting(metered(m, log))} {
 		b.Run(name, func(b *testing.B) {

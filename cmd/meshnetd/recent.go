@@ -30,7 +30,7 @@ func (r *recent) add(o daemon.Outcome) {
 	switch {
 	case o.Err != nil:
 		message = o.Err.Error()
-	case o.Impostor != "":
+	case event == daemon.EventImpostor:
 		message = o.Impostor
 	}
 	r.ring[r.seen%mostRecent] = status.Event{Time: time.Now(), Event: event, Namespace: o.Pod.Namespace, Name: o.Pod.Name,

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -205,12 +206,12 @@ func TestRecent(t *testing.T) {
 	counted := 0
 	record := w.counting(func(daemon.Outcome) { counted++ })
 	outcome := func(i int) daemon.Outcome {
-		return daemon.Outcome{Result: daemon.Failed, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
+		return daemon.Outcome{Result: daemon.Failed, Said: lifecycle.EventBlocked, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
 			Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected, Detail: "d"}}
 	}
 	for i := range 3 {
 		record(outcome(i))
-		record(daemon.Outcome{Result: daemon.Skipped})
+		record(daemon.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped})
 	}
 	names := func() (names []string) {
 		for _, e := range w.recent.all() {
@@ -232,8 +233,8 @@ func TestRecent(t *testing.T) {
 	if got := names(); len(got) != mostRecent || got[0] != "7" || got[mostRecent-1] != fmt.Sprint(mostRecent+6) {
 		t.Errorf("remembers %v", got)
 	}
-	record(daemon.Outcome{Result: daemon.Protected, Impostor: "as the proxy"})
-	record(daemon.Outcome{Result: daemon.Protected, Decision: rules.Decision{Detail: "stamped"}})
+	record(daemon.Outcome{Result: daemon.Refused, Said: lifecycle.EventBlocked, Impostor: "as the proxy", Err: errors.New("as the proxy")})
+	record(daemon.Outcome{Result: daemon.Protected, Said: lifecycle.EventProtected, Decision: rules.Decision{Detail: "stamped"}})
 	if last := w.recent.all()[mostRecent-2:]; last[0].Message != "as the proxy" || last[1].Message != "stamped" {
 		t.Errorf("says %+v", last)
 	}
