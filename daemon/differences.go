@@ -5,22 +5,21 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"strings"
 )
 
 // differences reads the kernel and tells every way in which it does not hold the plan, in a bounded number of words.
-func (e *Enforcer) differences(ctx context.Context, ns entered, o *Outcome) ([]string, error) {
-	if err := o.step(ctx, StageVerify); err != nil {
+func (p *pass) differences() ([]string, error) {
+	if err := p.o.step(p.ctx, StageVerify); err != nil {
 		return nil, err
 	}
-	found, err := e.firewall.Verify(ctx, ns.Namespace, o.Plan)
+	found, err := p.firewall.Verify(p.ctx, p.ns, p.o.Plan)
 	if err != nil {
 		return nil, err
 	}
-	more, err := ns.routes.Verify(o.Plan)
-	o.found = len(found) + len(more)
+	more, err := p.routes.Verify(p.o.Plan)
+	p.o.found = len(found) + len(more)
 	var diffs []string
 	for _, d := range found[:min(len(found), mostNamed)] {
 		diffs = append(diffs, short(d.String()))

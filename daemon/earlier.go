@@ -5,7 +5,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -16,8 +15,8 @@ import (
 )
 
 // receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
-func (e *Enforcer) receipt(ns entered, o *Outcome) receipts.Receipt {
-	if r := e.receipts.Read(o.receiptID()); r.NetNS == ns.ID() {
+func (p *pass) receipt() receipts.Receipt {
+	if r := p.receipts.Read(p.o.receiptID()); r.NetNS == p.ns.ID() {
 		return r
 	}
 	return receipts.Receipt{}
@@ -33,23 +32,25 @@ func (o *Outcome) receiptID() string {
 
 // heldEarlier returns the outcome with the plan that was verified in the sandbox with another configuration, and how the
 // namespace is judged by that; nil where it holds other rules by now, or some that take packets from them.
-func (e *Enforcer) heldEarlier(ctx context.Context, ns entered, o Outcome) (*Outcome, error) {
-	receipt := e.receipt(ns, &o)
-	if receipt.Plan == "" || receipt.Plan == o.key {
+func (p *pass) heldEarlier() (*Outcome, error) {
+	receipt := p.receipt()
+	if receipt.Plan == "" || receipt.Plan == p.o.key {
 		return nil, nil
 	}
-	own, err := e.own(ctx, ns)
+	own, err := p.own()
 	if err != nil || own.Rules() == 0 || own.Key() != receipt.Plan {
 		return nil, err
 	}
-	today := e.compared(o.Plan, own)
-	e.adopt(&o, own)
-	if o.network, err = network(ns, o.Pod); err != nil {
+	o, by := *p.o, *p
+	by.o = &o
+	today := p.compared(o.Plan, own)
+	p.adopt(&o, own)
+	if o.network, err = by.network(); err != nil {
 		return nil, err
 	}
 	o.planned(own.WithIPv6Around(o.network))
 	o.Result, o.Err, o.earlier = "", nil, true
-	if err := e.judgeBy(ctx, ns, &o); err != nil || o.judged.holds() == lifecycle.Less {
+	if err := by.judgeBy(); err != nil || o.judged.holds() == lifecycle.Less {
 		return nil, err
 	}
 	if o.judged.said == "" {
@@ -91,16 +92,16 @@ func (e *Enforcer) adopt(o *Outcome, plan rules.Plan) {
 // supersede widens the plan's footprint to another mesh's rules that were verified in the sandbox: they would stay on top of
 // the new ones otherwise, even if somebody changed them since. Only a new configuration moves a pod to another mesh, so
 // this is for pods that are taken over or repaired.
-func (e *Enforcer) supersede(ctx context.Context, ns entered, o *Outcome) error {
-	if o.Trigger != Takeover && o.Trigger != ByHand {
+func (p *pass) supersede() error {
+	if p.o.Trigger != Takeover && p.o.Trigger != ByHand {
 		return nil
 	}
-	if receipt := e.receipt(ns, o); receipt.Plan == "" || receipt.Plan == o.key {
+	if receipt := p.receipt(); receipt.Plan == "" || receipt.Plan == p.o.key {
 		return nil
 	}
-	own, err := e.own(ctx, ns)
+	own, err := p.own()
 	if err == nil && own.Rules() > 0 {
-		o.Plan.Footprint = rules.Union(append(parts(own.Footprint), o.Plan.Footprint)...)
+		p.o.Plan.Footprint = rules.Union(append(parts(own.Footprint), p.o.Plan.Footprint)...)
 	}
 	return err
 }
@@ -114,13 +115,13 @@ func parts(footprint rules.Footprint) []rules.Footprint {
 }
 
 // own reads what the namespace holds of any mesh's plan. Routes and addresses count only for meshes whose rules are there.
-func (e *Enforcer) own(ctx context.Context, ns entered) (rules.Plan, error) {
-	all := e.policy.Load().Node.Footprint()
-	v4, v6, err := e.firewall.Own(ctx, ns.Namespace, all)
+func (p *pass) own() (rules.Plan, error) {
+	all := p.policy.Load().Node.Footprint()
+	v4, v6, err := p.firewall.Own(p.ctx, p.ns, all)
 	if err != nil {
 		return rules.Plan{}, err
 	}
-	own, err := ns.routes.Own(all.Narrow(rules.Plan{V4: v4, V6: v6}))
+	own, err := p.routes.Own(all.Narrow(rules.Plan{V4: v4, V6: v6}))
 	own.V4, own.V6 = v4, v6
 	return own, err
 }

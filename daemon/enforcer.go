@@ -180,11 +180,11 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 		return o
 	}
 	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
-		return e.visit(ctx, o, func(ns entered) (err error) {
-			if err := e.plan(ns, o); err != nil {
+		return e.visit(ctx, o, func(p *pass) error {
+			if err := p.plan(); err != nil {
 				return err
 			}
-			return e.compare(ctx, ns, o)
+			return p.compare()
 		})
 	})
 }
@@ -193,7 +193,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 // where they are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
 	o := e.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
-		return e.visit(ctx, o, func(ns entered) error { return e.remove(ctx, ns, o) })
+		return e.visit(ctx, o, (*pass).remove)
 	})
 	return o.Changed, o.Err
 }
@@ -220,14 +220,21 @@ func (e *Enforcer) decide(o *Outcome) {
 	}
 }
 
-// entered is a namespace that the flow's thread is in.
-type entered struct {
-	*netns.Namespace
+// pass is one look at a pod, on a thread that is in the namespace, with that locked.
+type pass struct {
+	*Enforcer
+	ctx    context.Context
+	ns     *netns.Namespace
 	routes *routing.Handle
+	o      *Outcome
+	known  Sandbox
+
+	earlier *Outcome // by the plan of another configuration, which it holds
+	err     error
 }
 
 // visit opens and locks the pod's namespace and calls fn on a thread that is in it.
-func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error) error {
+func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*pass) error) error {
 	o.enter(StageEnter)
 	ns, err := netns.Open(o.Pod.NetNS, e.host)
 	if err != nil {
@@ -249,6 +256,6 @@ func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(entered) error
 			return err
 		}
 		defer routes.Close()
-		return fn(entered{ns, routes})
+		return fn(&pass{Enforcer: e, ctx: ctx, ns: ns, routes: routes, o: o})
 	})
 }

@@ -5,7 +5,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -51,11 +50,11 @@ func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
 // ownInit says whether an init container has set the pod up. The container's name proves nothing: the kernel must hold rules
 // of a mesh that capture something, and none were verified there.
 func (p *pass) ownInit() (lifecycle.Holds, error) {
-	own, err := p.own(p.ctx, p.ns)
+	own, err := p.own()
 	switch {
 	case err != nil || !own.Captures():
 		return lifecycle.Less, err
-	case p.receipt(p.ns, p.o).Plan != "":
+	case p.receipt().Plan != "":
 		return lifecycle.Enough, nil
 	}
 	return lifecycle.Foreign, nil
@@ -63,19 +62,19 @@ func (p *pass) ownInit() (lifecycle.Holds, error) {
 
 // exemptFootprint covers the rules that an exempt pod may have from meshnetd: those of the mesh that enrols it without its
 // containers, and those that were verified there. Any other mesh's were written by another program.
-func (e *Enforcer) exemptFootprint(ctx context.Context, ns entered, o *Outcome) (rules.Footprint, error) {
+func (p *pass) exemptFootprint() (rules.Footprint, error) {
 	var footprints []rules.Footprint
-	enrols := e.withoutContainers(*o).Decision.Mesh
-	for _, mesh := range o.node.Meshes {
+	enrols := p.withoutContainers(*p.o).Decision.Mesh
+	for _, mesh := range p.o.node.Meshes {
 		if mesh.Name() == enrols {
 			footprints = append(footprints, mesh.Footprint())
 		}
 	}
-	receipt := e.receipt(ns, o)
+	receipt := p.receipt()
 	if receipt.Plan == "" {
 		return rules.Union(footprints...), nil
 	}
-	own, err := e.own(ctx, ns)
+	own, err := p.own()
 	if own.Key() == receipt.Plan {
 		footprints = append(footprints, parts(own.Footprint)...)
 	}
@@ -83,32 +82,32 @@ func (e *Enforcer) exemptFootprint(ctx context.Context, ns entered, o *Outcome) 
 }
 
 // remove takes out the rules that were verified there; where they are not whole, those of every enabled mesh, and no others.
-func (e *Enforcer) remove(ctx context.Context, ns entered, o *Outcome) error {
-	own, err := e.own(ctx, ns)
+func (p *pass) remove() error {
+	own, err := p.own()
 	if err != nil {
 		return err
 	}
-	footprint := e.enabledFootprint()
-	if own.Rules() > 0 && slices.ContainsFunc(e.receipts.Of(ns.ID()), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
+	footprint := p.enabledFootprint()
+	if own.Rules() > 0 && slices.ContainsFunc(p.receipts.Of(p.ns.ID()), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
-	o.planned(rules.Plan{Footprint: footprint})
-	return e.clear(ctx, ns, o)
+	p.o.planned(rules.Plan{Footprint: footprint})
+	return p.clear()
 }
 
 // clear takes the rules of the plan's footprint out of the namespace; the plan itself is empty. It reads the kernel rule by
 // rule: the fingerprint of an empty plan does not say whose rules are gone.
-func (e *Enforcer) clear(ctx context.Context, ns entered, o *Outcome) error {
-	if err := e.apply(ctx, ns, o); err != nil {
+func (p *pass) clear() error {
+	if err := p.apply(); err != nil {
 		return err
 	}
-	left, err := e.differences(ctx, ns, o)
+	left, err := p.differences()
 	if err != nil {
 		return err
 	}
 	if len(left) > 0 {
-		o.Differences = left
-		return fmt.Errorf("the rules could not be taken out: %s", o.some())
+		p.o.Differences = left
+		return fmt.Errorf("the rules could not be taken out: %s", p.o.some())
 	}
 	return nil
 }

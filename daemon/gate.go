@@ -237,7 +237,7 @@ func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err 
 		if err != nil || len(moved) > 0 {
 			return err
 		}
-		now, err := network(entered{ns, routes}, known.Pod)
+		now, err := network(routes, known.Pod)
 		intact = err == nil && now.Equal(known.network)
 		return err
 	})

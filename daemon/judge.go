@@ -5,7 +5,6 @@
 package daemon
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"strings"
@@ -26,14 +25,14 @@ type judgement struct {
 // whether anything was written since.
 type reading struct{ fingerprint, generation string }
 
-func (e *Enforcer) read(ctx context.Context, ns entered) (r reading, err error) {
-	r.fingerprint, r.generation, err = e.firewall.Fingerprint(ctx, ns.Namespace)
+func (p *pass) read() (r reading, err error) {
+	r.fingerprint, r.generation, err = p.firewall.Fingerprint(p.ctx, p.ns)
 	return r, err
 }
 
 // ifUnchanged returns the reading where nobody wrote since, else the zero reading.
-func (e *Enforcer) ifUnchanged(ctx context.Context, ns entered, before reading) reading {
-	generation, err := e.firewall.Generation(ctx, ns.Namespace)
+func (p *pass) ifUnchanged(before reading) reading {
+	generation, err := p.firewall.Generation(p.ctx, p.ns)
 	if err != nil || generation != before.generation {
 		return reading{}
 	}
@@ -41,39 +40,39 @@ func (e *Enforcer) ifUnchanged(ctx context.Context, ns entered, before reading) 
 }
 
 // judgeBy judges the namespace by the outcome's plan, or remembers how the same rules were judged before.
-func (e *Enforcer) judgeBy(ctx context.Context, ns entered, o *Outcome) (err error) {
-	if err := o.step(ctx, StageVerify); err != nil {
+func (p *pass) judgeBy() (err error) {
+	if err := p.o.step(p.ctx, StageVerify); err != nil {
 		return err
 	}
-	o.Differences, o.Effect = nil, effect.Result{}
-	if o.seen, err = e.read(ctx, ns); err != nil {
+	p.o.Differences, p.o.Effect = nil, effect.Result{}
+	if p.o.seen, err = p.read(); err != nil {
 		return err
 	}
-	moved, err := ns.routes.Verify(o.Plan)
+	moved, err := p.routes.Verify(p.o.Plan)
 	if err != nil {
 		return err
 	}
-	at := evidence{o.key, o.seen.fingerprint, ""}
-	j, known := e.sandboxes.judged(at)
-	if o.judged = j; known && len(moved) == 0 {
+	at := evidence{p.o.key, p.o.seen.fingerprint, ""}
+	j, known := p.sandboxes.judged(at)
+	if p.o.judged = j; known && len(moved) == 0 {
 		return nil
 	}
-	around, err := surroundingsOf(ns, o.Plan)
+	around, err := p.surroundings()
 	if err != nil {
 		return err
 	}
 	at.around = around.digest()
-	if o.judged, known = e.sandboxes.judged(at); known {
+	if p.o.judged, known = p.sandboxes.judged(at); known {
 		return nil
 	}
-	if err := e.judge(ctx, ns, o, around); err != nil {
+	if err := p.judge(around); err != nil {
 		return err
 	}
-	if o.Effect.Alone {
+	if p.o.Effect.Alone {
 		at.around = ""
 	}
-	if o.seen = e.ifUnchanged(ctx, ns, o.seen); o.seen.fingerprint != "" { // else it proves nothing
-		e.sandboxes.learn(at, o.judged)
+	if p.o.seen = p.ifUnchanged(p.o.seen); p.o.seen.fingerprint != "" { // else it proves nothing
+		p.sandboxes.learn(at, p.o.judged)
 	}
 	return nil
 }
@@ -85,12 +84,12 @@ type surroundings struct {
 	accepted   []string   // tables of others by the configuration
 }
 
-func surroundingsOf(ns entered, plan rules.Plan) (s surroundings, err error) {
-	if s.interfaces, err = ns.routes.Interfaces(); err != nil {
+func (p *pass) surroundings() (s surroundings, err error) {
+	if s.interfaces, err = p.routes.Interfaces(); err != nil {
 		return s, err
 	}
-	s.have, err = ns.routes.Own(plan.Footprint)
-	s.accepted = plan.Accepted
+	s.have, err = p.routes.Own(p.o.Plan.Footprint)
+	s.accepted = p.o.Plan.Accepted
 	return s, err
 }
 
@@ -115,22 +114,22 @@ func (s surroundings) tooMany() bool {
 }
 
 // judge compares the namespace with the outcome's plan, rule by rule and by what becomes of packets. It remembers nothing.
-func (e *Enforcer) judge(ctx context.Context, ns entered, o *Outcome, around surroundings) (err error) {
-	if o.Differences, err = e.differences(ctx, ns, o); err != nil {
+func (p *pass) judge(around surroundings) (err error) {
+	if p.o.Differences, err = p.differences(); err != nil {
 		return err
 	}
 	switch {
-	case o.Plan.Rules() == 0 && len(o.Differences) == 0:
-	case o.Plan.Rules() == 0: // nothing of ours is to be there, whatever it does
-		o.Effect.Answer = effect.Less
+	case p.o.Plan.Rules() == 0 && len(p.o.Differences) == 0:
+	case p.o.Plan.Rules() == 0: // nothing of ours is to be there, whatever it does
+		p.o.Effect.Answer = effect.Less
 	case around.tooMany():
-		o.Effect.Answer = effect.CannotTell
+		p.o.Effect.Answer = effect.CannotTell
 	default:
-		if o.Effect, err = e.firewall.Effect(ctx, ns.Namespace, o.Plan, around.have, around.interfaces); err != nil {
+		if p.o.Effect, err = p.firewall.Effect(p.ctx, p.ns, p.o.Plan, around.have, around.interfaces); err != nil {
 			return err
 		}
 	}
-	o.judged = judgement{words: len(o.Differences) == 0, answer: o.Effect.Answer, said: o.said(), beside: o.Beside()}
+	p.o.judged = judgement{words: len(p.o.Differences) == 0, answer: p.o.Effect.Answer, said: p.o.said(), beside: p.o.Beside()}
 	return nil
 }
 

@@ -7,26 +7,29 @@ package daemon
 import (
 	"slices"
 
+	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // plan builds the plan for the namespace as it is now.
-func (e *Enforcer) plan(ns entered, o *Outcome) (err error) {
-	if o.Decision.Action != rules.Enrol {
-		o.planned(rules.Plan{Footprint: e.enabledFootprint()})
+func (p *pass) plan() (err error) {
+	if p.o.Decision.Action != rules.Enrol {
+		p.o.planned(rules.Plan{Footprint: p.enabledFootprint()})
 		return nil
 	}
-	if o.network, err = network(ns, o.Pod); err != nil {
+	if p.o.network, err = p.network(); err != nil {
 		return err
 	}
-	plan, err := o.Decision.Planner(o.network)
-	o.planned(plan)
+	plan, err := p.o.Decision.Planner(p.o.network)
+	p.o.planned(plan)
 	return err
 }
 
 // network reads the namespace, and adds what the runtime or a manifest says: neither knows all of a pod's addresses.
-func network(ns entered, pod rules.Pod) (rules.Network, error) {
-	n, err := ns.routes.Network()
+func (p *pass) network() (rules.Network, error) { return network(p.routes, p.o.Pod) }
+
+func network(routes *routing.Handle, pod rules.Pod) (rules.Network, error) {
+	n, err := routes.Network()
 	for _, ip := range pod.IPs {
 		if !slices.Contains(n.Addresses, ip.Unmap()) {
 			n.Addresses = append(n.Addresses, ip.Unmap())
@@ -38,8 +41,9 @@ func network(ns entered, pod rules.Pod) (rules.Network, error) {
 // readdress makes the plan again where the pod's addresses changed, as a router's advertisement or somebody in the pod may
 // do at any time. It never takes rules away or changes them into others, since what the proxy speaks was settled when it
 // started. Rules of another version that were found whole stay as they are.
-func (e *Enforcer) readdress(ns entered, o *Outcome, known Sandbox) (moved bool, err error) {
-	now, err := network(ns, o.Pod)
+func (p *pass) readdress() (moved bool, err error) {
+	o, known := p.o, p.known
+	now, err := p.network()
 	if o.network = now; err != nil || now.Equal(known.network) {
 		return false, err
 	}

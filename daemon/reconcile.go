@@ -18,7 +18,7 @@ import (
 
 // reconcile takes the sandbox through the table, within its namespace.
 func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
-	return e.visit(ctx, o, func(ns entered) error {
+	return e.visit(ctx, o, func(p *pass) error {
 		known, ok := e.sandboxes.get(o.Pod.SandboxID) // read again: with the lock held, nothing more is learned meanwhile
 		if o.Trigger == ByHand && !ok {
 			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
@@ -27,10 +27,10 @@ func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
 		if o.Pod.NetNS == known.Pod.NetNS && (o.Trigger == Audited || o.Trigger == ByHand) { // nobody says that it is still there
 			same = known.inNetNS
 		}
-		if err := same(ns); err != nil {
+		if err := same(p.ns); err != nil {
 			return err
 		}
-		p := &pass{Enforcer: e, ctx: ctx, ns: ns, o: o, known: known}
+		p.known = known
 		lifecycle.Run(e.facts(*o, known), p)
 		return p.err
 	})
@@ -52,18 +52,6 @@ func (e *Enforcer) facts(o Outcome, known Sandbox) lifecycle.Facts {
 	}
 }
 
-// pass is one look at a sandbox, with its namespace locked.
-type pass struct {
-	*Enforcer
-	ctx   context.Context
-	ns    entered
-	o     *Outcome
-	known Sandbox
-
-	earlier *Outcome // by the plan of another configuration, which it holds
-	err     error
-}
-
 // Do does what the table says, and notes what was seen.
 func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 	switch do {
@@ -81,7 +69,7 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 	case lifecycle.Write:
 		p.err = p.write(f)
 	case lifecycle.Clear:
-		p.err = p.clear(p.ctx, p.ns, p.o)
+		p.err = p.clear()
 	}
 	if p.err == nil {
 		p.err = givenUp(p.ctx)
@@ -131,7 +119,7 @@ func (p *pass) recall(f *lifecycle.Facts) error {
 	o.Pod.NetNS, o.Result, o.Err = path, "", nil
 	f.Want, f.Same = lifecycle.WantRules, true
 	var err error
-	f.Moved, err = p.readdress(p.ns, o, known)
+	f.Moved, err = p.readdress()
 	return err
 }
 
@@ -161,14 +149,14 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 	switch want {
 	case lifecycle.WantRules:
 		o.earlier = false
-		if err = p.plan(p.ns, o); err != nil {
+		if err = p.plan(); err != nil {
 			return err
 		}
 		if f.Same = p.known.enrolled() && o.key == p.known.key; p.clashes(o, p.known) {
 			f.Want = lifecycle.WantClash
 		}
 	case lifecycle.WantNone, lifecycle.WantOwnInit:
-		footprint, err := p.exemptFootprint(p.ctx, p.ns, o)
+		footprint, err := p.exemptFootprint()
 		o.planned(rules.Plan{Footprint: footprint})
 		return err
 	case lifecycle.Undecided, lifecycle.WantNothing, lifecycle.WantMarked, lifecycle.WantFormer, lifecycle.WantReject, lifecycle.WantClash:
@@ -178,10 +166,9 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 
 // look says what the namespace holds beside what the table compares it with.
 func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
-	o := p.o
 	switch f.Want {
 	case lifecycle.WantNone:
-		left, err := p.differences(p.ctx, p.ns, o)
+		left, err := p.differences()
 		if len(left) == 0 {
 			return lifecycle.Whole, err
 		}
@@ -189,7 +176,7 @@ func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
 		return p.ownInit()
 	case lifecycle.WantFormer, lifecycle.WantReject:
 		var err error
-		if p.earlier, err = p.heldEarlier(p.ctx, p.ns, *o); p.earlier == nil || err != nil {
+		if p.earlier, err = p.heldEarlier(); p.earlier == nil || err != nil {
 			return lifecycle.Less, err
 		}
 		if p.earlier.judged.holds().Kept() {
@@ -210,9 +197,9 @@ func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error
 	if f.State.Enrolled() {
 		o.Plan, o.key = p.known.Plan, p.known.key
 	}
-	err = p.judgeBy(p.ctx, p.ns, o)
+	err = p.judgeBy()
 	if holds = o.judged.holds(); err == nil && holds != lifecycle.Whole && !p.o.earlier {
-		p.earlier, err = p.heldEarlier(p.ctx, p.ns, *o)
+		p.earlier, err = p.heldEarlier()
 	}
 	o.Plan, o.key = wanted, key
 	if p.earlier == nil || err != nil {
@@ -230,7 +217,7 @@ func (p *pass) write(f *lifecycle.Facts) error {
 	found := o.Differences
 	if o.Trigger == ByHand {
 		var err error
-		if found, err = p.differences(p.ctx, p.ns, o); err != nil {
+		if found, err = p.differences(); err != nil {
 			return err
 		}
 	}
@@ -240,13 +227,13 @@ func (p *pass) write(f *lifecycle.Facts) error {
 			sb.lack = lifecycle.Unwritten
 		}
 	})
-	if err := p.supersede(p.ctx, p.ns, o); err != nil {
+	if err := p.supersede(); err != nil {
 		return err
 	}
-	if err := p.apply(p.ctx, p.ns, o); err != nil {
+	if err := p.apply(); err != nil {
 		return err
 	}
-	if err := p.judgeBy(p.ctx, p.ns, o); err != nil {
+	if err := p.judgeBy(); err != nil {
 		return err
 	}
 	switch o.judged.holds() {
@@ -264,16 +251,16 @@ func (p *pass) write(f *lifecycle.Facts) error {
 	return fmt.Errorf("the kernel does not hold what was written: %s", o.judged.said)
 }
 
-func (e *Enforcer) apply(ctx context.Context, ns entered, o *Outcome) error {
-	if err := o.step(ctx, StageApply); err != nil {
+func (p *pass) apply() error {
+	if err := p.o.step(p.ctx, StageApply); err != nil {
 		return err
 	}
-	changed, err := e.firewall.Apply(ctx, ns.Namespace, o.Plan)
+	changed, err := p.firewall.Apply(p.ctx, p.ns, p.o.Plan)
 	if err != nil {
 		return err
 	}
-	moved, err := ns.routes.Apply(o.Plan)
-	o.Changed = o.Changed || changed || moved
+	moved, err := p.routes.Apply(p.o.Plan)
+	p.o.Changed = p.o.Changed || changed || moved
 	return err
 }
 

@@ -59,7 +59,7 @@ func (s Sandbox) Network() rules.Network { return s.network }
 
 // inNetNS returns an error where the sandbox's path leads to another namespace than before. A sandbox that was never
 // entered accepts any.
-func (s Sandbox) inNetNS(ns entered) error {
+func (s Sandbox) inNetNS(ns *netns.Namespace) error {
 	if s.NetNS != (netns.ID{}) && s.NetNS != ns.ID() {
 		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
 	}
@@ -71,7 +71,7 @@ func (s Sandbox) gone() bool { return netns.Gone(s.Pod.NetNS, s.NetNS) }
 
 // keepsNetNS is inNetNS for when the runtime says that the sandbox is still there: it must have the namespace that it
 // had, and no other one gets its rules.
-func (s Sandbox) keepsNetNS(ns entered) error {
+func (s Sandbox) keepsNetNS(ns *netns.Namespace) error {
 	if s.inNetNS(ns) != nil {
 		return fmt.Errorf("%s is %s, and this sandbox has %s, which a sandbox never changes: something else was put there. "+
 			"Remove the pod, so that a new one is made", ns.Path(), ns.ID(), s.NetNS)

@@ -34,11 +34,11 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 		case known.State == StatePending:
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
-		return e.visit(ctx, o, func(ns entered) error {
-			if err := known.inNetNS(ns); err != nil {
+		return e.visit(ctx, o, func(p *pass) error {
+			if err := known.inNetNS(p.ns); err != nil {
 				return err
 			}
-			return e.compare(ctx, ns, o)
+			return p.compare()
 		})
 	})
 	o.end()
@@ -46,12 +46,12 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 }
 
 // compare judges the namespace anew, and remembers nothing of it.
-func (e *Enforcer) compare(ctx context.Context, ns entered, o *Outcome) error {
-	around, err := surroundingsOf(ns, o.Plan)
+func (p *pass) compare() error {
+	around, err := p.surroundings()
 	if err != nil {
 		return err
 	}
-	return e.judge(ctx, ns, o, around)
+	return p.judge(around)
 }
 
 // Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// What is said of a pod is what happened to it, and drift is counted when there was some.
+func TestWhatIsSaidIsTrue(t *testing.T) {
+	flush := func(e *Enforcer, m *memory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) }
+	unreadable := func(e *Enforcer, m *memory, pod rules.Pod) {
+		m.touch(t, pod.NetNS)
+		m.failWith(always)
+		auditNow(t, e)
+		m.failWith(nil)
+	}
+	for _, tt := range []struct {
+		what   string
+		policy func(*Policy)
+		do     []func(*Enforcer, *memory, rules.Pod)
+		events []string // after the first
+		drifts int
+	}{
+		{"could not be read for a while", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, whenAudited(t)},
+			[]string{EventUnprotected, EventProtected}, 0},
+		{"could not be read for a while, and a container comes", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, whenAdmitted(t)},
+			[]string{EventUnprotected, EventProtected}, 0},
+		{"changed while it could not be read", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, flush, whenAudited(t)},
+			[]string{EventUnprotected, EventDrift, EventRepaired}, 1},
+		{"changed, reported only, and a container comes", func(p *Policy) { p.OnDrift = config.DriftReport },
+			[]func(*Enforcer, *memory, rules.Pod){flush, whenAudited(t), whenAdmitted(t)}, []string{EventDrift, EventRepaired}, 1},
+		{"found at a validation, and repaired by the auditor", nil,
+			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAudited(t)}, []string{EventBlocked, EventRepaired}, 1},
+		{"found at a validation, and repaired for the next try", nil,
+			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAdmitted(t)}, []string{EventBlocked, EventRepaired}, 1},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			m := newMemory()
+			e, r := newEnforcer(t, m)
+			if tt.policy != nil {
+				e.with(tt.policy)
+			}
+			pod := sandbox(t, "web")
+			plan := e.Enforce(limited(t, patience), SandboxStarted, pod).Plan
+			for _, do := range tt.do {
+				do(e, m, pod)
+			}
+			sb, _ := e.Sandbox("web")
+			if got := r.events()[1:]; !slices.Equal(got, tt.events) || sb.Drift.Times != tt.drifts || sb.State != StateProtected || m.holds(t, pod.NetNS).Key() != plan.Key() {
+				t.Errorf("recorded %v, want %v; %d times drifted, %s", got, tt.events, sb.Drift.Times, sb.State)
+			}
+		})
+	}
+}
+
+func whenAudited(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
+	return func(e *Enforcer, _ *memory, _ rules.Pod) { auditNow(t, e) }
+}
+
+func whenAdmitted(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
+	return func(e *Enforcer, _ *memory, pod rules.Pod) {
+		if o := e.Admit(limited(t, patience), pod, app); o.Error() != nil {
+			t.Error(o.Error())
+		}
+	}
+}
+
+func whenValidated(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
+	return func(e *Enforcer, _ *memory, pod rules.Pod) {
+		if o := e.Validate(limited(t, patience), pod, app); o.Error() == nil {
+			t.Error("validated without rules")
+		}
+	}
+}
+
+// An outdated pod whose rules were changed has drifted like any other, and gets them again as they were.
+func TestDriftOfAnOutdatedPod(t *testing.T) {
+	for what, repair := range map[string]func(*Enforcer, *memory, rules.Pod){"auditor": whenAudited(t), "gate": func(e *Enforcer, m *memory, pod rules.Pod) {
+		whenValidated(t)(e, m, pod)
+		whenAdmitted(t)(e, m, pod)
+	}} {
+		m := newMemory()
+		pod := sandbox(t, "web")
+		plan := earlierDaemon(t, m, pod, otherPort)
+		e, r := newEnforcer(t, m)
+		e.Synchronize(limited(t, patience), []rules.Pod{pod})
+		m.put(t, pod.NetNS, rules.Plan{})
+		repair(e, m, pod)
+		events := r.events()
+		if sb, _ := e.Sandbox("web"); sb.State != StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != EventRepaired {
+			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, events)
+		}
+	}
+}
+
+// What a second daemon wrote of another configuration stays, also where this one could not read for a while.
+func TestFailingBesideASecondDaemon(t *testing.T) {
+	m := newMemory()
+	e, r := newEnforcer(t, m)
+	ctx := limited(t, patience)
+	pod := sandbox(t, "web")
+	e.Enforce(ctx, SandboxStarted, pod)
+	second, _ := newEnforcer(t, m)
+	configure(second, otherPort)
+	second.with(func(p *Policy) { p.ReplaceOutdated = true })
+	second.Synchronize(ctx, []rules.Pod{pod})
+	plan := m.holds(t, pod.NetNS)
+	m.failWith(always)
+	auditNow(t, e)
+	m.failWith(nil)
+	auditNow(t, e)
+	if got := r.events(); !slices.Equal(got, []string{EventProtected, EventUnprotected, EventOutdated}) || m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != StateOutdated {
+		t.Errorf("%s, recorded %v", e.state("web"), got)
+	}
+}
+
+// A session that is lost and comes back changes no whole rules.
+func TestWholeRulesStayWhenTheSessionIsBack(t *testing.T) {
+	m := newMemory()
+	pod := sandbox(t, "web")
+	plan := earlierDaemon(t, m, pod, otherPort)
+	e, _ := newEnforcer(t, m)
+	for range 2 {
+		e.Synchronize(limited(t, patience), []rules.Pod{pod})
+	}
+	if m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != StateOutdated {
+		t.Errorf("%s, changed", e.state("web"))
+	}
+}
