@@ -25,13 +25,19 @@ type from struct {
 	fault  fault
 }
 
-// most bounds the states of one world.
-const most = 2000
+// most bounds the states of one world: it comes to them in the order of how much has happened.
+func most() int {
+	if every() {
+		return 20_000
+	}
+	return 500
+}
 
 func (x *explorer) explore() {
 	start := world{config: x.configs[0]}
+	bound := most()
 	x.came, x.broken = map[world]from{start: {}}, map[string]string{}
-	for x.queue = []world{start}; len(x.queue) > 0 && len(x.came) < most && len(x.broken) == 0; {
+	for x.queue = []world{start}; len(x.queue) > 0 && len(x.came) < bound && len(x.broken) == 0; {
 		x.at, x.queue = x.queue[0], x.queue[1:]
 		x.runtime()
 		x.daemon()

@@ -241,7 +241,7 @@ func (n *node) Commit(f Facts, s Step, _ Row) {
 		return
 	}
 	if s.Then == StateNew {
-		*n.m, n.record = memory{}, nothing
+		*n.m = memory{} // the receipt stays until the sandbox ends
 		return
 	}
 	m := n.m
