@@ -62,9 +62,9 @@ func each(fn func(Facts)) (n int) {
 func possible(f Facts) bool {
 	enrolled := f.State.Enrolled()
 	switch {
-	case f.News && !f.by(ContainerCreated) && !(f.by(Takeover) && enrolled): // the others say nothing of containers
+	case f.News && !f.by(ContainerCreated, SandboxStarted) && !(f.by(Takeover) && enrolled): // the others say nothing of containers
 		return false
-	case f.by(SandboxStarted) && (f.Want == WantNone || f.Want == WantOwnInit): // its containers show that
+	case f.by(SandboxStarted) && f.News && !f.unknown(): // only the kubelet tells of containers then, and once
 		return false
 	case f.by(ContainerValidated) && !enrolled: // else it is as one that is created
 		return false
