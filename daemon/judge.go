@@ -53,8 +53,8 @@ func (p *pass) judgeBy() (err error) {
 		return err
 	}
 	at := evidence{p.o.key, p.o.seen.fingerprint, ""}
-	j, known := p.sandboxes.judged(at)
-	if p.o.judged = j; known && len(moved) == 0 {
+	if judged, known := p.sandboxes.judged(at); known && len(moved) == 0 {
+		p.o.judged = judged
 		return nil
 	}
 	around, err := p.surroundings()
@@ -62,7 +62,8 @@ func (p *pass) judgeBy() (err error) {
 		return err
 	}
 	at.around = around.digest()
-	if p.o.judged, known = p.sandboxes.judged(at); known {
+	if judged, known := p.sandboxes.judged(at); known {
+		p.o.judged = judged
 		return nil
 	}
 	if err := p.judge(around); err != nil {

@@ -189,26 +189,27 @@ func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
 	return lifecycle.Less, nil
 }
 
-// lookAtRules judges the rules of an enrolled sandbox by the plan that is remembered, and those of any other by what is wanted.
-// Where they are not whole, they may be whole by the plan of another configuration.
+// lookAtRules judges the rules of an enrolled sandbox by the plan that is remembered, and those of any other by what is wanted,
+// unless they are those that were verified there with another configuration.
 func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error) {
 	o := p.o
 	wanted, key := o.Plan, o.key
 	if f.State.Enrolled() {
 		o.Plan, o.key = p.known.Plan, p.known.key
 	}
-	err = p.judgeBy()
-	if holds = o.judged.holds(); err == nil && holds != lifecycle.Whole && !p.o.earlier {
-		p.earlier, err = p.heldEarlier()
+	if p.earlier, err = p.heldEarlier(); err == nil && p.earlier == nil {
+		err = p.judgeBy()
 	}
 	o.Plan, o.key = wanted, key
-	if p.earlier == nil || err != nil {
-		return holds, err
+	switch {
+	case err != nil:
+		return lifecycle.Unseen, err
+	case p.earlier == nil:
+		return o.judged.holds(), nil
+	case p.earlier.judged.holds() == lifecycle.Whole:
+		return lifecycle.Enough, nil
 	}
-	if holds = p.earlier.judged.holds(); holds == lifecycle.Whole {
-		holds = lifecycle.Enough
-	}
-	return holds, nil
+	return p.earlier.judged.holds(), nil
 }
 
 // write makes the namespace hold the plan, and reads the kernel to prove that it is there and holds.

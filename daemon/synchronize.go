@@ -125,7 +125,7 @@ func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
 			return o
 		}
 	}
-	if known, expected = e.sandboxes.get(pod.SandboxID); expected {
+	if _, expected = e.sandboxes.get(pod.SandboxID); expected {
 		o.Pod.Containers = nil // they are in what is known, and events may have added to it
 	}
 	return e.enforce(ctx, o)

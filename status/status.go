@@ -97,6 +97,7 @@ type Sandbox struct {
 	Since     time.Time    `json:"since,omitzero"`   // in this state
 	Took      Milliseconds `json:"tookMilliseconds"` // the work that led to it
 	Detail    string       `json:"detail,omitempty"`
+	Why       string       `json:"why,omitempty"` // what decided about it when it was last looked at
 	NetNS     string       `json:"netns"` // path of the network namespace, as the runtime named it
 	Drift     Drift        `json:"drift"`
 	CanBypass string       `json:"canBypass,omitempty"`   // which of its containers can go around its rules, and how, as the kubelet tells

@@ -111,6 +111,9 @@ func (l live) explanation(interfacesOf func(daemon.Sandbox) []rules.Interface) s
 		v = v.Planned(network)
 	}
 	x := holding(sb, explain.Of(v, interfaces))
+	if sb.Why != "" {
+		x.Notes = append(x.Notes, "when it was last looked at: "+sb.Why)
+	}
 	if why := l.Loose(sb).Why(); why != "" {
 		x.Notes = append(x.Notes, why)
 	}

@@ -90,7 +90,7 @@ func (x *explorer) run(w *world, which int, t Trigger, trouble Trouble, news boo
 
 // each runs it with every fault.
 func (x *explorer) each(what string, which int, t Trigger, news bool, then func(*world, Step)) {
-	for fails := range faults {
+	for fails := range proofFails + 1 {
 		w := x.at
 		step := x.run(&w, which, t, NoTrouble, news, fails)
 		then(&w, step)

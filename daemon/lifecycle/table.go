@@ -26,7 +26,8 @@ var Table = [...]Row{
 	// What is wanted.
 	{"it is not audited any more", func(f Facts) bool { return f.by(Audited) && !f.State.Enrolled() }, always(Step{Keep: true})},
 	{"what enrolled it decides, until a container says more or somebody asks", func(f Facts) bool {
-		return f.Want == Undecided && f.State.Enrolled() && !f.News && !f.by(ByHand) && !(f.replaces() && f.Older)
+		anew := f.News || f.by(ByHand) || f.replaces() && f.Older
+		return f.Want == Undecided && f.State.Enrolled() && !anew
 	}, always(Step{Do: Recall})},
 	{"it is to be decided", wanted(Undecided), always(Step{Do: Decide})},
 	{"a running pod does not lose its rules by a new configuration", func(f Facts) bool {

@@ -62,7 +62,7 @@ func each(fn func(Facts)) (n int) {
 func possible(f Facts) bool {
 	enrolled := f.State.Enrolled()
 	switch {
-	case f.News && !f.by(ContainerCreated, SandboxStarted) && !(f.by(Takeover) && enrolled): // the others say nothing of containers
+	case f.News && !f.by(ContainerCreated, SandboxStarted) && (!f.by(Takeover) || !enrolled): // the others say nothing of containers
 		return false
 	case f.by(SandboxStarted) && f.News && !f.unknown(): // only the kubelet tells of containers then, and once
 		return false
@@ -72,7 +72,7 @@ func possible(f Facts) bool {
 		return false
 	case f.Moved && !f.Same: // plans are made for the addresses as they are
 		return false
-	case enrolled && f.Want != Undecided && !f.Same && !f.News && !f.by(ByHand) && !(f.replaces() && f.Older): // what enrolled it decides
+	case enrolled && f.Want != Undecided && !f.Same && !f.News && !f.by(ByHand) && (!f.replaces() || !f.Older): // what enrolled it decides
 		return false
 	case f.Older && !f.had() || f.Older && f.State == StateProtected:
 		return false

@@ -92,7 +92,6 @@ const (
 	writeFails
 	writeFailsHalfway
 	proofFails
-	faults
 )
 
 // look compares what the namespace holds.
@@ -317,7 +316,7 @@ func (w world) state(n *node) State { return w.daemons[n.which()].state }
 func (w world) plan(n *node) held { return w.daemons[n.which()].plan }
 
 func (n *node) which() int {
-	if n.m == &n.world.daemons[1] {
+	if n.m == &n.daemons[1] {
 		return 1
 	}
 	return 0
