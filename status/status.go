@@ -98,7 +98,7 @@ type Sandbox struct {
 	Took      Milliseconds `json:"tookMilliseconds"` // the work that led to it
 	Detail    string       `json:"detail,omitempty"`
 	Why       string       `json:"why,omitempty"` // what decided about it when it was last looked at
-	NetNS     string       `json:"netns"` // path of the network namespace, as the runtime named it
+	NetNS     string       `json:"netns"`         // path of the network namespace, as the runtime named it
 	Drift     Drift        `json:"drift"`
 	CanBypass string       `json:"canBypass,omitempty"`   // which of its containers can go around its rules, and how, as the kubelet tells
 	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it

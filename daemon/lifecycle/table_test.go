@@ -90,7 +90,7 @@ func possible(f Facts) bool {
 		return false
 	case f.Trouble == Hidden && f.by(ContainerValidated) && !f.Moved: // it writes nothing
 		return false
-	case (f.Trouble == Stopped || f.Trouble == NotStopped) && !(f.by(Takeover) && f.State == StateUnprotected && f.Lack == Late):
+	case (f.Trouble == Stopped || f.Trouble == NotStopped) && (!f.by(Takeover) || f.State != StateUnprotected || f.Lack != Late):
 		return false
 	}
 	return true
@@ -126,7 +126,7 @@ func law(f Facts, s Step) string {
 		return "drift is repaired that is to be reported only"
 	case acts && f.by(Takeover) && f.late() && !f.had() && f.Report && f.Holds == Less && f.Want == WantRules:
 		return "a late pod is changed that is to be reported only"
-	case s.Stop && !(f.Stop && f.Ran && f.Holds == Less && !f.had()):
+	case s.Stop && (!f.Stop || !f.Ran || f.Holds != Less || f.had()):
 		return "a pod is stopped that need not be"
 	case s.Then == StateNew && !s.Keep && !s.Do.learns() && f.State.Enrolled() && f.Trouble != Gone:
 		return "a pod of the mesh is forgotten"
@@ -265,7 +265,7 @@ func truth(f Facts, s Step) string {
 			return "said to be protected"
 		}
 	case EventRefined:
-		if s.Do != Clear && !(s.Do == Write && f.News) {
+		if s.Do != Clear && (s.Do != Write || !f.News) {
 			return "said to be refined"
 		}
 	case EventReaddressed:
