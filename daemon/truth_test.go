@@ -134,3 +134,23 @@ func TestWholeRulesStayWhenTheSessionIsBack(t *testing.T) {
 		t.Errorf("%s, changed", e.state("web"))
 	}
 }
+
+// A command may name a namespace that is no sandbox's: its rules are written, and found when it is asked again.
+func TestByHandWithoutASandbox(t *testing.T) {
+	m := newMemory()
+	e, _ := newEnforcer(t, m)
+	pod := sandbox(t, "")
+	for _, changed := range []bool{true, false} {
+		o := e.Enforce(limited(t, patience), ByHand, pod)
+		if o.Result != Protected || o.Changed != changed || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
+			t.Errorf("%s, changed %v: %v", o.Result, o.Changed, o.Err)
+		}
+	}
+	m.put(t, pod.NetNS, rules.Plan{})
+	if o := e.Enforce(limited(t, patience), ByHand, pod); o.Result != Protected || !o.Changed {
+		t.Errorf("flushed: %s, changed %v: %v", o.Result, o.Changed, o.Err)
+	}
+	if len(e.Sandboxes()) > 0 {
+		t.Error("a namespace is remembered as a sandbox")
+	}
+}
