@@ -19,7 +19,7 @@ import (
 // reconcile takes the sandbox through the table, within its namespace.
 func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
 	return e.visit(ctx, o, func(p *pass) error {
-		known, ok := e.sandboxes.get(o.Pod.SandboxID) // read again: with the lock held, nothing more is learned meanwhile
+		known, ok := e.sandboxes.get(o.Pod.SandboxID)            // read again: with the lock held, nothing more is learned meanwhile
 		if o.Trigger == ByHand && !ok && o.Pod.SandboxID != "" { // else a command names a namespace and no sandbox
 			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
 		}
