@@ -144,6 +144,7 @@ differential: deps ## send PAIRS random packets through random plans, and compar
 mutation: ## break every rule of every plan, and print how many of the breaks some packet notices
 	$(GO) run ./rules/istio/mutation
 	MESHNETD_MUTANTS=all $(GO) test -count=1 -run TestEffectOfMutants ./rules/istio/mutation
+	MESHNETD_EVERY_ROW=1 $(GO) test -v -count=1 -timeout 60m ./daemon/lifecycle
 
 fuzz: ## run every fuzz test for a minute
 	@grep -rEo '^func Fuzz[A-Za-z]+' --include='*_test.go' . | sed 's/:func /:/' | while IFS=: read -r file name; do \

@@ -217,6 +217,7 @@ func TestMeshPlansByPackets(t *testing.T) {
 				if _, err := firewall.Apply(t.Context(), n, plan); err != nil {
 					t.Fatal(err)
 				}
+				settled(t, n)
 				checks, err := traffic.Run(t.Context(), n, plan)
 				if err != nil {
 					t.Fatal(err)

@@ -6,7 +6,6 @@ package integration
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -73,6 +72,9 @@ type replacing struct {
 	firewall daemon.Firewall
 }
 
+// perReplacement is how many connections are opened while the rules are replaced once: more would only keep the processor busy.
+const perReplacement = 16
+
 // times replaces the rules n times, with a moment without any in between if gap is set, and counts the
 // connections that reached the proxy and those that did not.
 func (r replacing) times(n int, gap bool) (proxied, around int64) {
@@ -82,7 +84,7 @@ func (r replacing) times(n int, gap bool) (proxied, around int64) {
 		r.t.Fatal(err)
 	}
 	defer ns.Close()
-	ctx, stop := context.WithCancel(r.t.Context())
+	tickets := make(chan struct{}, perReplacement)
 	var callers sync.WaitGroup
 	var toProxy, elsewhere atomic.Int64
 	for _, c := range []struct {
@@ -94,7 +96,7 @@ func (r replacing) times(n int, gap bool) (proxied, around int64) {
 		{r.pair.pod, peer4 + ":19090", "outbound"}, {r.pair.pod, peer6 + ":19090", "outbound"},
 	} {
 		callers.Go(func() {
-			for ctx.Err() == nil {
+			for range tickets {
 				reply, err := call(c.from.Path, c.addr)
 				switch {
 				case strings.HasPrefix(reply, c.want):
@@ -113,12 +115,18 @@ func (r replacing) times(n int, gap bool) (proxied, around int64) {
 		plans[i] = planOf(r.t, ns, fmt.Sprint(19091+i))
 	}
 	for i := range n {
+		for range perReplacement {
+			select {
+			case tickets <- struct{}{}:
+			default: // those of the last one are not used up yet
+			}
+		}
 		if gap {
 			r.apply(ns, rules.Plan{Footprint: plans[0].Footprint})
 		}
 		r.apply(ns, plans[(i+1)%2]) // the pod begins and ends with the first
 	}
-	stop()
+	close(tickets)
 	callers.Wait()
 	return toProxy.Load(), elsewhere.Load()
 }

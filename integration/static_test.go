@@ -59,6 +59,7 @@ func TestStaticPlansInTheKernel(t *testing.T) {
 				if len(plan.Routes) > 0 {
 					return // what TPROXY does to packets needs its routes, which the daemon writes
 				}
+				settled(t, n)
 				checks, err := traffic.Run(t.Context(), n, plan)
 				if err != nil {
 					t.Fatal(err)

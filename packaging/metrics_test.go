@@ -27,6 +27,9 @@ type series map[string]map[string]bool
 // notShown are metrics that no panel and no alert needs, and for whom they are.
 var notShown = map[string]string{
 	"meshnetd_audit_last_timestamp_seconds": "for those who compare clocks; the age is shown",
+	"meshnetd_kubelet_complete":             "for those who ask for the kubelet's word; status and doctor say so, and rules hold without it",
+	"meshnetd_kubelet_pods":                 "beside it",
+	"meshnetd_kubelet_pods_started_total":   "beside it",
 }
 
 // exported reads the registry that the daemon has, with every kind of outcome in it.

@@ -203,6 +203,9 @@ func (e *evidence) connection(s *shot) {
 	}
 }
 
+// nobodys is the kind of a packet that arrives, and nobody is told.
+const nobodys = "came through INPUT, and no listener has it"
+
 // listener adds which listener of the pod has it.
 func (e *evidence) listener(s *shot) {
 	if !s.way.listened() {
@@ -214,7 +217,7 @@ func (e *evidence) listener(s *shot) {
 	}
 	a, ok := e.arrival(s)
 	if !ok {
-		s.got.kind = "came through INPUT, and no listener has it"
+		s.got.kind = nobodys
 		return
 	}
 	s.got.listener = a.listener
