@@ -73,7 +73,11 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 // protect takes a pod through the flow and expects it to be protected.
 func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) daemon.Outcome {
 	t.Helper()
-	o := e.Enforce(within(t, time.Minute), daemon.ByHand, pod)
+	trigger := daemon.ByHand
+	if pod.SandboxID != "" { // a command that names one asks about what is known
+		trigger = daemon.SandboxStarted
+	}
+	o := e.Enforce(within(t, time.Minute), trigger, pod)
 	if o.Result != daemon.Protected {
 		t.Fatalf("%s: %s: %v", pod, o.Result, o.Err)
 	}

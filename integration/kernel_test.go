@@ -22,7 +22,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
-// foreign are rules of others, some of which look like ours.
+// foreign are rules of others, some of which look like ours. None takes a packet from a plan: that would be refused.
 const foreign = `*mangle
 -A PREROUTING -i eth9 -j RETURN
 -A OUTPUT -p tcp -m mark --mark 0x7 -j RETURN
@@ -33,7 +33,7 @@ COMMIT
 -A PREROUTING -i eth9 -j RETURN
 -A PREROUTING -p tcp -m tcp --dport 99 -j OTHERS
 -A OUTPUT -o eth9 -j RETURN
--A OUTPUT -p tcp -m tcp --dport 99 -j REDIRECT --to-ports 98
+-A OUTPUT -o eth9 -p tcp -m tcp --dport 99 -j REDIRECT --to-ports 98
 -A OTHERS -j RETURN
 -A ISTIO_PRERT -j RETURN
 -A POSTROUTING -o eth0 -j MASQUERADE
