@@ -54,10 +54,12 @@ func (s *story) plugin(t *testing.T) {
 // otherNodes are one whose meshnetd is dead and one that never had any: both are named, and the rest is told.
 func (s *story) otherNodes(t *testing.T, status []string) {
 	t.Helper()
+	const room = `{"pods": "10", "cpu": "2", "memory": "4Gi"}` // without any the scheduler gives a node nothing
 	node := func(name, os string) string {
 		return "apiVersion: v1\nkind: Node\nmetadata: {name: " + name + ", labels: {kubernetes.io/os: " + os + "}}\n"
 	}
 	s.apply(t, node("dead", "linux")+"---\n"+node("by-systemd", "none"))
+	s.kubectl(t, "patch", "node", "dead", "--subresource=status", "-p", `{"status": {"capacity": `+room+`, "allocatable": `+room+`}}`)
 	s.wait(t, "dead", "-n", "meshnetd-system", "get", "pods", "-o", "wide") // the DaemonSet's pod, which nobody starts
 	out, err := s.c.Kubectl(t.Context(), "", status...)
 	if err == nil || !strings.Contains(out, "guaranteed") {
