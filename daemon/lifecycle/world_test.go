@@ -132,7 +132,7 @@ func (n *node) Do(do Do, f *Facts) {
 		f.Moved = n.want != n.m.plan
 	case Decide:
 		n.config, n.refined = n.world.config, n.m.refined || n.news
-		if f.State.Enrolled() && !f.by(ByHand) && !(f.replaces() && f.Older) {
+		if f.State.Enrolled() && !f.by(ByHand) && (!f.replaces() || !f.Older) {
 			n.config = n.m.node
 		}
 		f.Want = n.decide()
