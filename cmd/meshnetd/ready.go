@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
@@ -58,7 +58,7 @@ func unready(s status.Status, now time.Time) error {
 	}
 	pending, first := 0, ""
 	for _, sb := range s.Sandboxes {
-		if sb.State == string(daemon.StatePending) && !rules.Reason(sb.Reason).Mendable() {
+		if sb.State == string(lifecycle.StatePending) && !rules.Reason(sb.Reason).Mendable() {
 			if pending++; pending == 1 {
 				first = sb.Namespace + "/" + sb.Name
 			}
