@@ -96,9 +96,12 @@ func newEnforcer(t testing.TB, f Firewall) (*Enforcer, *recorder) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Dir(t.TempDir()) + "-locks"
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // work that a test gave up may still write there
-	locks, err := netns.MakeLocks(dir)
+	dir := filepath.Dir(t.TempDir()) + "-beside" // not the test's, since work that it gave up may still write there; the same for a restart
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	locks, err := netns.MakeLocks(filepath.Join(dir, "locks"))
 	if err != nil {
 		t.Fatal(err)
 	}

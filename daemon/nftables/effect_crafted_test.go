@@ -6,6 +6,7 @@ package nftables
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -212,12 +213,15 @@ func TestEffectOfLargeSets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
 			s.write(t, plan)
-			var elements strings.Builder
-			for i := range tt.elements {
-				fmt.Fprintf(&elements, "add element inet other many { 20.%d.%d.%d }\n", i>>16, i>>8&0xff, i&0xff)
-			}
 			s.RunInput(t, "table inet other {\nset many { type ipv4_addr; }\nchain c {\ntype nat hook output priority -110;\n"+
-				"ip daddr @many meta l4proto tcp redirect to :9000\n}\n}\n"+elements.String(), "nft", "-f", "-")
+				"ip daddr @many meta l4proto tcp redirect to :9000\n}\n}\n", "nft", "-f", "-")
+			var elements []string
+			for i := range tt.elements {
+				elements = append(elements, fmt.Sprintf("20.%d.%d.%d", i>>16, i>>8&0xff, i&0xff))
+			}
+			for some := range slices.Chunk(elements, 1000) { // as many as an unprivileged user's socket sends at once
+				s.RunInput(t, "add element inet other many { "+strings.Join(some, ", ")+" }\n", "nft", "-f", "-")
+			}
 			if r := s.effect(t, plan, interfaces); r.Answer != tt.want {
 				t.Errorf("got %s: %v", r.Answer, r.Differences)
 			}
