@@ -115,7 +115,7 @@ func (c *cluster) pods(command *cobra.Command, chosen func(status.Sandbox) bool)
 	}, func(pods []member) {
 		for _, m := range pods {
 			sum.add(status.Sandbox{State: m.State})
-			cells := []string{m.Namespace, m.Name, m.Node, m.State, since(m.Since), m.Mesh, m.Reason}
+			cells := []string{m.Namespace, m.Name, m.Node, m.State, status.Ago(time.Now(), m.Since), m.Mesh, m.Reason}
 			if c.output == "wide" {
 				cells = append(cells, m.Plan, m.Backend)
 			}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 	"unicode"
 
 	"sigs.k8s.io/yaml"
@@ -82,20 +81,4 @@ func plain(text string) string {
 		}
 		return ' '
 	}, text))
-}
-
-// since is how long something has been, as kubectl says it.
-func since(then time.Time) string {
-	d := max(0, time.Since(then))
-	switch {
-	case then.IsZero():
-		return ""
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours())/24)
 }

@@ -68,11 +68,11 @@ func TestText(t *testing.T) {
 func TestAgo(t *testing.T) {
 	for d, want := range map[time.Duration]string{-time.Second: "0s", 0: "0s", 119 * time.Second: "119s", 2 * time.Minute: "2m", 119 * time.Minute: "119m",
 		2 * time.Hour: "2h", 47 * time.Hour: "47h", 48 * time.Hour: "2d", 1000 * time.Hour: "41d"} {
-		if got := ago(at(30, 0), at(30, 0).Add(-d)); got != want {
+		if got := Ago(at(30, 0), at(30, 0).Add(-d)); got != want {
 			t.Errorf("%v ago is %s, want %s", d, got, want)
 		}
 	}
-	if got := ago(at(30, 0), time.Time{}); got != "" {
+	if got := Ago(at(30, 0), time.Time{}); got != "" {
 		t.Errorf("never is %q ago", got)
 	}
 }

@@ -40,7 +40,7 @@ func (s Status) Text(w io.Writer, now time.Time) {
 	fmt.Fprintln(w)
 	row(t, "POD", "OUTCOME", "MESH", "REASON", "PLAN", "BACKEND", "AGE", "TOOK", "DRIFT", "SANDBOX", "DETAIL")
 	for _, sb := range s.Sandboxes {
-		row(t, sb.Namespace+"/"+sb.Name, sb.State, sb.Mesh, sb.Reason, short(sb.Plan), sb.Backend, ago(now, sb.Since), took(sb.Took),
+		row(t, sb.Namespace+"/"+sb.Name, sb.State, sb.Mesh, sb.Reason, short(sb.Plan), sb.Backend, Ago(now, sb.Since), took(sb.Took),
 			sb.Drift.text(now), short(sb.ID), sb.news())
 	}
 	_ = t.Flush()
@@ -66,11 +66,11 @@ func (d Drift) text(now time.Time) string {
 	if d.Times == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d, %s ago", d.Times, ago(now, d.Last))
+	return fmt.Sprintf("%d, %s ago", d.Times, Ago(now, d.Last))
 }
 
-// ago is how long something has been, as roughly as people say it.
-func ago(now, then time.Time) string {
+// Ago is how long something has been, as roughly as people say it.
+func Ago(now, then time.Time) string {
 	d := max(0, now.Sub(then))
 	switch {
 	case then.IsZero():
