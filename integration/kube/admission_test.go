@@ -34,7 +34,7 @@ spec:
 // What a pod's author may do to it after it was let in, by each of the ways in which the API server takes annotations:
 // the pod, its status, and both kinds of bindings.
 func TestAdmission(t *testing.T) {
-	c := start(t)
+	c := Run(t)
 	kubectl := func(input string, args ...string) error {
 		out, err := c.Kubectl(t.Context(), input, args...)
 		if err != nil {
@@ -85,14 +85,14 @@ func TestAdmission(t *testing.T) {
 			}
 		}
 	}
-	must("", "apply", "--validate=strict", "-f", filepath.Join(root(t), "packaging", "admission"))
+	must("", "apply", "--validate=strict", "-f", filepath.Join(Root(t), "packaging", "admission"))
 	bare := strings.Replace(marked("bare", injected, ""), `required-plugins.noderesource.dev: '["meshnetd"]', `, "", 1)
 	heavy := strings.Replace(marked("heavy", "a: b", ""), "args: [pause]", "args: [pause, "+strings.Repeat("x", 256<<10)+"]", 1)
 	impostor := strings.Replace(marked("impostor", injected, ""), "securityContext: "+security(1000), "securityContext: "+security(1337), 1)
 	// The policies are in force some moments after they are there.
 	for manifest, want := range map[string]string{bare: "a pod of the mesh needs the annotation", heavy: "more than 256 KiB of environment",
 		impostor: "a container runs as the mesh's proxy without being it"} {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), Patience)
 		defer cancel()
 		if err := lab.Poll(ctx, func() (bool, error) {
 			err := kubectl(manifest, "create", "--dry-run=server", "-f", "-")

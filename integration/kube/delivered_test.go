@@ -20,8 +20,8 @@ import (
 
 // The plain manifests are objects as the API server knows them, to the last field.
 func (s *story) manifests(t *testing.T) {
-	out := s.kubectl(t, "apply", "--dry-run=server", "--validate=strict", "-n", "meshnetd-system",
-		"-f", filepath.Join(root(t), "packaging", "kubernetes", "meshnetd.yaml"))
+	out := s.Kubectl(t, "apply", "--dry-run=server", "--validate=strict", "-n", "meshnetd-system",
+		"-f", filepath.Join(Root(t), "packaging", "kubernetes", "meshnetd.yaml"))
 	for _, want := range []string{"namespace/meshnetd-system", "serviceaccount/meshnetd", "configmap/meshnetd", "daemonset.apps/meshnetd"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %s among\n%s", want, out)
@@ -43,7 +43,7 @@ func (s *story) privileges(t *testing.T) {
 		}
 	}
 	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", process))
-	if lab := filepath.Base(s.c.Lab().Dir()); err != nil || !strings.Contains(string(groups), ":/"+lab+"/") {
+	if lab := filepath.Base(s.C.Lab().Dir()); err != nil || !strings.Contains(string(groups), ":/"+lab+"/") {
 		t.Errorf("not in the cgroup of which Close ends all: %v\n%s", err, groups)
 	}
 }
@@ -51,7 +51,7 @@ func (s *story) privileges(t *testing.T) {
 // process returns the process of the only running container of that name.
 func (s *story) process(t *testing.T, container string) int {
 	t.Helper()
-	client := s.c.Lab().CRI()
+	client := s.C.Lab().CRI()
 	list, err := client.ListContainers(t.Context(), &criv1.ListContainersRequest{Filter: &criv1.ContainerFilter{
 		State:         &criv1.ContainerStateValue{State: criv1.ContainerState_CONTAINER_RUNNING},
 		LabelSelector: map[string]string{"io.kubernetes.container.name": container},
@@ -72,7 +72,7 @@ func (s *story) process(t *testing.T, container string) int {
 
 // Nobody in a tenant's namespace undoes the annotation by which a pod waits for meshnetd.
 func (s *story) admission(t *testing.T) {
-	s.kubectl(t, "apply", "-f", filepath.Join(root(t), "packaging", "admission", "required-plugin.yaml"))
+	s.Kubectl(t, "apply", "-f", filepath.Join(Root(t), "packaging", "admission", "required-plugin.yaml"))
 	undone := meshed("undone", `required-plugins.noderesource.dev/pod: "[]"`)
 	without := strings.Replace(meshed("without", ""), `    required-plugins.noderesource.dev: '["meshnetd"]'`+"\n", "", 1)
 	for manifest, want := range map[string]string{
@@ -80,10 +80,10 @@ func (s *story) admission(t *testing.T) {
 		without: "a pod of the mesh needs the annotation required-plugins.noderesource.dev",
 	} {
 		// The policy is in force some moments after it is there.
-		s.waitInput(t, want, manifest, "apply", "--dry-run=server", "-f", "-")
+		s.WaitInput(t, want, manifest, "apply", "--dry-run=server", "-f", "-")
 	}
 	for _, good := range []string{meshed("good", ""), plain("plain")} {
-		if out, err := s.c.Kubectl(t.Context(), good, "apply", "--dry-run=server", "-f", "-"); err != nil {
+		if out, err := s.C.Kubectl(t.Context(), good, "apply", "--dry-run=server", "-f", "-"); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 	}
@@ -98,7 +98,7 @@ func (s *story) withoutValidation(t *testing.T) {
 			DefaultTemplates []string `yaml:"defaultTemplates"`
 		} `yaml:"sidecarInjectorWebhook"`
 	}
-	text, err := os.ReadFile(filepath.Join(root(t), "packaging", "istio", "without-validation.yaml"))
+	text, err := os.ReadFile(filepath.Join(Root(t), "packaging", "istio", "without-validation.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,15 +114,15 @@ func (s *story) withoutValidation(t *testing.T) {
 	if err := os.WriteFile(file, []byte(injected), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := s.kubectl(t, "patch", "--local", "-f", file, "--type=strategic", "--patch", overlay, "-o", "yaml")
+	got := s.Kubectl(t, "patch", "--local", "-f", file, "--type=strategic", "--patch", overlay, "-o", "yaml")
 	line, rest, _ := strings.Cut(injected[strings.Index(injected, "    - {name: istio-validation"):], "\n")
 	if diff := cmp.Diff(parsed(t, strings.Replace(injected, line+"\n", "", 1)), parsed(t, got)); diff != "" || rest == "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	s.apply(t, got)
-	s.ready(t, "injected")
+	s.Apply(t, got)
+	s.Ready(t, "injected")
 	s.byTheProxy(t, "injected")
-	s.kubectl(t, "-n", "shop", "delete", "pod", "injected", "--now")
+	s.Kubectl(t, "-n", "shop", "delete", "pod", "injected", "--now")
 }
 
 func parsed(t *testing.T, text string) map[string]any {

@@ -5,67 +5,13 @@
 package kube
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/meshnetd/meshnetd/integration/lab"
 )
-
-// options are a cluster on programs that `make test-kube` builds.
-func options(t *testing.T) Options {
-	t.Helper()
-	kubernetes, runtimes := os.Getenv("MESHNETD_KUBERNETES"), os.Getenv("MESHNETD_RUNTIMES")
-	if kubernetes == "" || runtimes == "" {
-		t.Skip("runs by make test-kube")
-	}
-	return Options{Binaries: kubernetes, Plugins: os.Getenv("MESHNETD_PLUGINS"), Log: t.Output(),
-		Lab: lab.Options{Version: lab.Containerd24, Binaries: runtimes, DefaultValidator: true, DualStack: true, Log: t.Output()}}
-}
-
-// start runs a cluster for the test, whose kubelet has these arguments too.
-func start(t *testing.T, kubelet ...string) *Cluster {
-	t.Helper()
-	opts := options(t)
-	opts.KubeletArgs = kubelet
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	c, err := Start(ctx, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			c.tell(t)
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
-// tell writes what helps to see why a test failed.
-func (c *Cluster) tell(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	for _, args := range [][]string{
-		{"get", "pods", "-A", "-o", "wide"}, {"get", "events", "-A", "--sort-by=.lastTimestamp"},
-		{"logs", "-n", "meshnetd-system", "-l", "app.kubernetes.io/name=meshnetd", "--tail=40"},
-	} {
-		out, err := c.Kubectl(ctx, "", args...)
-		t.Logf("kubectl %v: %v\n%s", args, err, out)
-	}
-	for _, p := range c.processes {
-		t.Logf("%s%s", filepath.Base(p.log), p.tail())
-	}
-}
 
 // A cluster leaves the machine as it found it, also one whose last component does not start.
 func TestLeavesNothing(t *testing.T) {

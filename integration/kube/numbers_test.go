@@ -35,11 +35,11 @@ func TestNumbers(t *testing.T) {
 	if out == "" {
 		t.Skip("runs by make bench-kube")
 	}
-	s := &story{c: start(t), helm: helmTool(t)}
-	s.images(t)
-	s.namespace(t)
-	s.upgrade(t)
-	s.kubectl(t, "create", "namespace", "shop")
+	s := &story{Steps: NewSteps(t, Run(t))}
+	s.Images(t)
+	s.System(t)
+	s.Upgrade(t)
+	s.Kubectl(t, "create", "namespace", "shop")
 	s.initImage(t)
 	ways := []*way{
 		{peer: speed.Peer{Name: "no mesh, no meshnetd"}, pod: bare},
@@ -87,7 +87,7 @@ func (w *way) sample(t *testing.T, s *story, round int) {
 		w.peer.Samples = append(w.peer.Samples, took)
 		names = append(names, name)
 	}
-	s.kubectl(t, append([]string{"-n", "shop", "delete", "pod", "--now"}, names...)...)
+	s.Kubectl(t, append([]string{"-n", "shop", "delete", "pod", "--now"}, names...)...)
 }
 
 // spread waits for the i-th part of a second of the clock. The kubelet looks at its containers once a second, and a pod
@@ -110,10 +110,10 @@ func spread(t *testing.T, i int) {
 func (s *story) have(t *testing.T, meshnetd bool) {
 	t.Helper()
 	if meshnetd {
-		s.upgrade(t)
+		s.Upgrade(t)
 		return
 	}
-	s.kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--ignore-not-found", "--cascade=foreground", "--wait")
+	s.Kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--ignore-not-found", "--cascade=foreground", "--wait")
 }
 
 // The pods. What makes the difference is in what is taken away from, or put into, a pod of the mesh.
@@ -142,7 +142,7 @@ func initialized(name string) string {
 // running makes the pod and returns how long it took until the API server said that it runs.
 func (s *story) running(t *testing.T, name, manifest string) time.Duration {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	var pod map[string]any
 	if err := yaml.Unmarshal([]byte(manifest), &pod); err != nil {
@@ -185,11 +185,11 @@ func (s *story) running(t *testing.T, name, manifest string) time.Duration {
 // request asks the API server itself: the start of a kubectl would be a good part of what is measured.
 func (s *story) request(ctx context.Context, t *testing.T, method, path string, body []byte) io.ReadCloser {
 	t.Helper()
-	request, err := http.NewRequestWithContext(ctx, method, s.c.api+path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, s.C.api+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("Authorization", "Bearer "+s.c.token)
+	request.Header.Set("Authorization", "Bearer "+s.C.token)
 	request.Header.Set("Content-Type", "application/json")
 	if s.client == nil {
 		s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
@@ -210,7 +210,7 @@ func (s *story) request(ctx context.Context, t *testing.T, method, path string, 
 // initImage makes the image of the init container: the machine's iptables, a shell, and the rules that meshnetd writes.
 func (s *story) initImage(t *testing.T) {
 	t.Helper()
-	plan, err := s.c.Kubectl(t.Context(), measured("plan"), "-n", "meshnetd-system", "exec", "-i", "ds/meshnetd", "--", "meshnetd", "plan", "-f", "-", "-o", "restore")
+	plan, err := s.C.Kubectl(t.Context(), measured("plan"), "-n", "meshnetd-system", "exec", "-i", "ds/meshnetd", "--", "meshnetd", "plan", "-f", "-", "-o", "restore")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func (s *story) initImage(t *testing.T) {
 	if err := writeInitImage(tar, map[string]string{"rules.v4": v4, "rules.v6": v6}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.c.Import(t.Context(), tar); err != nil {
+	if err := s.C.Import(t.Context(), tar); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,16 +15,16 @@ const oncall = "system:serviceaccount:shop:oncall"
 // What an engineer on call asks of the whole cluster, who may read and not run anything; with the API server, its proxy and its
 // Roles as they are.
 func (s *story) plugin(t *testing.T) {
-	s.kubectl(t, "-n", "shop", "create", "serviceaccount", "oncall")
-	s.kubectl(t, "-n", "meshnetd-system", "create", "rolebinding", "oncall", "--role", "meshnetd-read", "--serviceaccount", "shop:oncall")
-	s.kubectl(t, "create", "clusterrolebinding", "oncall", "--clusterrole", "meshnetd-system-meshnetd-read", "--serviceaccount", "shop:oncall")
-	s.apply(t, meshed("web", "")+"---"+plain("plain"))
-	s.ready(t, "web")
-	s.ready(t, "plain")
+	s.Kubectl(t, "-n", "shop", "create", "serviceaccount", "oncall")
+	s.Kubectl(t, "-n", "meshnetd-system", "create", "rolebinding", "oncall", "--role", "meshnetd-read", "--serviceaccount", "shop:oncall")
+	s.Kubectl(t, "create", "clusterrolebinding", "oncall", "--clusterrole", "meshnetd-system-meshnetd-read", "--serviceaccount", "shop:oncall")
+	s.Apply(t, meshed("web", "")+"---"+plain("plain"))
+	s.Ready(t, "web")
+	s.Ready(t, "plain")
 	ask := func(args ...string) []string {
 		return append([]string{"meshnetd", "--as", oncall, "-n", "shop"}, args...)
 	}
-	s.wait(t, "guaranteed", ask("status")...) // the daemon before may have the port for some seconds more
+	s.Wait(t, "guaranteed", ask("status")...) // the daemon before may have the port for some seconds more
 	for _, tt := range []struct {
 		want string
 		args []string
@@ -39,16 +39,16 @@ func (s *story) plugin(t *testing.T) {
 		{"pod_protected", []string{"events"}},
 		{"meshnetd", []string{"version"}},
 	} {
-		if out := s.kubectl(t, ask(tt.args...)...); !strings.Contains(out, tt.want) {
+		if out := s.Kubectl(t, ask(tt.args...)...); !strings.Contains(out, tt.want) {
 			t.Errorf("kubectl meshnetd %v: no %q in\n%s", tt.args, tt.want, out)
 		}
 	}
-	s.wait(t, "kubectl.exec makes the Role", ask("verify", "web")...)
-	s.kubectl(t, "-n", "meshnetd-system", "create", "rolebinding", "oncall-exec", "--role", "meshnetd-exec", "--serviceaccount", "shop:oncall")
-	s.wait(t, "the kernel holds the plan", ask("verify", "web")...)
-	s.wait(t, "node "+Node, ask("doctor")...)
+	s.Wait(t, "kubectl.exec makes the Role", ask("verify", "web")...)
+	s.Kubectl(t, "-n", "meshnetd-system", "create", "rolebinding", "oncall-exec", "--role", "meshnetd-exec", "--serviceaccount", "shop:oncall")
+	s.Wait(t, "the kernel holds the plan", ask("verify", "web")...)
+	s.Wait(t, "node "+Node, ask("doctor")...)
 	s.otherNodes(t, ask("status"))
-	s.kubectl(t, "-n", "shop", "delete", "pod", "web", "plain", "--now")
+	s.Kubectl(t, "-n", "shop", "delete", "pod", "web", "plain", "--now")
 }
 
 // otherNodes are one whose meshnetd is dead and one that never had any: both are named, and the rest is told.
@@ -58,10 +58,10 @@ func (s *story) otherNodes(t *testing.T, status []string) {
 	node := func(name, os string) string {
 		return "apiVersion: v1\nkind: Node\nmetadata: {name: " + name + ", labels: {kubernetes.io/os: " + os + "}}\n"
 	}
-	s.apply(t, node("dead", "linux")+"---\n"+node("by-systemd", "none"))
-	s.kubectl(t, "patch", "node", "dead", "--subresource=status", "-p", `{"status": {"capacity": `+room+`, "allocatable": `+room+`}}`)
-	s.wait(t, "dead", "-n", "meshnetd-system", "get", "pods", "-o", "wide") // the DaemonSet's pod, which nobody starts
-	out, err := s.c.Kubectl(t.Context(), "", status...)
+	s.Apply(t, node("dead", "linux")+"---\n"+node("by-systemd", "none"))
+	s.Kubectl(t, "patch", "node", "dead", "--subresource=status", "-p", `{"status": {"capacity": `+room+`, "allocatable": `+room+`}}`)
+	s.Wait(t, "dead", "-n", "meshnetd-system", "get", "pods", "-o", "wide") // the DaemonSet's pod, which nobody starts
+	out, err := s.C.Kubectl(t.Context(), "", status...)
 	if err == nil || !strings.Contains(out, "guaranteed") {
 		t.Errorf("%v: %s", err, out)
 	} else {
@@ -71,6 +71,6 @@ func (s *story) otherNodes(t *testing.T, status []string) {
 			}
 		}
 	}
-	s.kubectl(t, "delete", "node", "dead", "by-systemd")
-	s.kubectl(t, "-n", "meshnetd-system", "delete", "pods", "--field-selector", "spec.nodeName=dead", "--force")
+	s.Kubectl(t, "delete", "node", "dead", "by-systemd")
+	s.Kubectl(t, "-n", "meshnetd-system", "delete", "pods", "--field-selector", "spec.nodeName=dead", "--force")
 }

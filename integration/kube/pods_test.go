@@ -92,7 +92,7 @@ func (s *story) podIPs(t *testing.T, pod string) []netip.Addr {
 	var status struct {
 		Status struct{ PodIPs []struct{ IP netip.Addr } }
 	}
-	if err := json.Unmarshal([]byte(s.kubectl(t, "-n", "shop", "get", "pod", pod, "-o", "json")), &status); err != nil {
+	if err := json.Unmarshal([]byte(s.Kubectl(t, "-n", "shop", "get", "pod", pod, "-o", "json")), &status); err != nil {
 		t.Fatal(err)
 	}
 	var all []netip.Addr

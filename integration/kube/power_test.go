@@ -21,30 +21,30 @@ import (
 func (s *story) power(t *testing.T) {
 	eye := s.watching(t)
 	eye.outside(t)
-	s.apply(t, s.calling(t, "survivor"))
-	s.ready(t, "survivor")
+	s.Apply(t, s.calling(t, "survivor"))
+	s.Ready(t, "survivor")
 	before := s.sandboxes(t)
 	mark := eye.capture.Mark()
 	begun := time.Now()
-	if err := s.c.PowerOff(t.Context()); err != nil {
+	if err := s.C.PowerOff(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if left := s.c.left(t); len(left) > 0 {
+	if left := s.C.left(t); len(left) > 0 {
 		t.Fatalf("is not off: %q", left)
 	}
 	t.Logf("off after %s", time.Since(begun).Round(time.Millisecond))
 	const image = "localhost/meshnetd/meshnetd:kube"
 	begun = time.Now()
-	if err := s.c.PowerOn(t.Context(), func() error { return s.c.Ctr(t.Context(), "images", "rm", "--sync", image) }); err != nil {
+	if err := s.C.PowerOn(t.Context(), func() error { return s.C.Ctr(t.Context(), "images", "rm", "--sync", image) }); err != nil {
 		t.Fatal(err)
 	}
 	s.anew(t, before, "outsider")
 	t.Logf("a pod outside the mesh runs %s after the kubelet's start", time.Since(begun).Round(time.Millisecond))
-	s.wait(t, `required plugin "meshnetd" not present`, "-n", "shop", "describe", "pod", "survivor")
+	s.Wait(t, `required plugin "meshnetd" not present`, "-n", "shop", "describe", "pod", "survivor")
 	if status := s.pod(t, "survivor"); status.running() > 0 {
 		t.Errorf("containers of the mesh run without meshnetd: %+v", status)
 	}
-	if err := s.c.Import(t.Context(), os.Getenv("MESHNETD_IMAGE")); err != nil {
+	if err := s.C.Import(t.Context(), os.Getenv("MESHNETD_IMAGE")); err != nil {
 		t.Fatal(err)
 	}
 	begun = time.Now()
@@ -55,7 +55,7 @@ func (s *story) power(t *testing.T) {
 		t.Errorf("went around the mesh, by source: %v", around)
 	}
 	s.whole(t)
-	s.kubectl(t, "-n", "shop", "delete", "pod", "survivor", "outsider", "--now")
+	s.Kubectl(t, "-n", "shop", "delete", "pod", "survivor", "outsider", "--now")
 }
 
 // podStatus is a pod's status, as far as it matters here.
@@ -85,7 +85,7 @@ func (p podStatus) running() int {
 func (s *story) pod(t *testing.T, name string) podStatus {
 	t.Helper()
 	var p podStatus
-	if err := json.Unmarshal([]byte(s.kubectl(t, "-n", "shop", "get", "pod", name, "-o", "json")), &p); err != nil {
+	if err := json.Unmarshal([]byte(s.Kubectl(t, "-n", "shop", "get", "pod", name, "-o", "json")), &p); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -94,7 +94,7 @@ func (s *story) pod(t *testing.T, name string) podStatus {
 // sandboxes returns the ids of all containers of the shop's pods.
 func (s *story) sandboxes(t *testing.T) string {
 	t.Helper()
-	return s.kubectl(t, "-n", "shop", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].containerID}")
+	return s.Kubectl(t, "-n", "shop", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].containerID}")
 }
 
 // anew waits until every container of the pod is one that was not there before, and ready.

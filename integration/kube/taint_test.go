@@ -21,13 +21,13 @@ import (
 // A node takes no pods until meshnetd is ready on it, and none when it has gone later. Who sets the taint of packaging/taint
 // and takes it away has a shell and kubectl; here these are the machine's, with the account and the script of the file.
 func TestTaint(t *testing.T) {
-	s := &story{c: start(t, "--register-with-taints", registered(t)), helm: helmTool(t)}
-	s.kubectl(t, "create", "namespace", "shop")
-	s.apply(t, plain("early"))
-	s.namespace(t)
-	file := filepath.Join(root(t), "packaging", "taint", "taint.yaml")
-	s.kubectl(t, "apply", "--validate=strict", "-f", file)
-	s.wait(t, "untolerated taint(s)", "-n", "shop", "describe", "pod", "early")
+	s := &story{Steps: NewSteps(t, Run(t, "--register-with-taints", registered(t)))}
+	s.Kubectl(t, "create", "namespace", "shop")
+	s.Apply(t, plain("early"))
+	s.System(t)
+	file := filepath.Join(Root(t), "packaging", "taint", "taint.yaml")
+	s.Kubectl(t, "apply", "--validate=strict", "-f", file)
+	s.Wait(t, "untolerated taint(s)", "-n", "shop", "describe", "pod", "early")
 	tainter := s.tainter(t)
 	for _, args := range [][]string{
 		{"taint", "node", Node, "meshnetd.io/other=:NoSchedule"}, {"label", "node", Node, "a=b"}, {"annotate", "node", Node, "a=b"},
@@ -37,20 +37,20 @@ func TestTaint(t *testing.T) {
 	}
 	tainter.forbidden(t, "get", "secrets", "-A")
 	tainter.run(t)
-	s.images(t)
-	s.upgrade(t)
-	s.ready(t, "early")
-	if left := s.kubectl(t, "get", "node", Node, "-o", "jsonpath={.spec.taints}"); strings.Contains(left, "meshnetd.io") {
+	s.Images(t)
+	s.Upgrade(t)
+	s.Ready(t, "early")
+	if left := s.Kubectl(t, "get", "node", Node, "-o", "jsonpath={.spec.taints}"); strings.Contains(left, "meshnetd.io") {
 		t.Errorf("the node still has %s", left)
 	}
 
-	s.kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--cascade=foreground", "--wait")
-	s.wait(t, "meshnetd.io/not-ready", "get", "node", Node, "-o", "jsonpath={.spec.taints}")
-	s.apply(t, plain("late"))
-	s.wait(t, "untolerated taint(s)", "-n", "shop", "describe", "pod", "late")
-	s.ready(t, "early") // what runs goes on
-	s.upgrade(t)
-	s.ready(t, "late")
+	s.Kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--cascade=foreground", "--wait")
+	s.Wait(t, "meshnetd.io/not-ready", "get", "node", Node, "-o", "jsonpath={.spec.taints}")
+	s.Apply(t, plain("late"))
+	s.Wait(t, "untolerated taint(s)", "-n", "shop", "describe", "pod", "late")
+	s.Ready(t, "early") // what runs goes on
+	s.Upgrade(t)
+	s.Ready(t, "late")
 }
 
 // registered is the taint that the kubelet's file has, as the kubelet's flag takes it.
@@ -59,7 +59,7 @@ func registered(t *testing.T) string {
 	var file struct {
 		RegisterWithTaints []struct{ Key, Effect string } `yaml:"registerWithTaints"`
 	}
-	text, err := os.ReadFile(filepath.Join(root(t), "packaging", "taint", "kubelet.yaml"))
+	text, err := os.ReadFile(filepath.Join(Root(t), "packaging", "taint", "kubelet.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,23 +79,23 @@ type tainter struct {
 // tainter reads the file's script, and asks for a token of its account.
 func (s *story) tainter(t *testing.T) *tainter {
 	t.Helper()
-	script := s.kubectl(t, "-n", "meshnetd-system", "get", "configmap", "meshnetd-taint", "-o", `jsonpath={.data.taint\.sh}`)
-	token := s.kubectl(t, "-n", "meshnetd-system", "create", "token", "meshnetd-taint")
+	script := s.Kubectl(t, "-n", "meshnetd-system", "get", "configmap", "meshnetd-taint", "-o", `jsonpath={.data.taint\.sh}`)
+	token := s.Kubectl(t, "-n", "meshnetd-system", "create", "token", "meshnetd-taint")
 	config := filepath.Join(t.TempDir(), "kubeconfig")
-	text, err := os.ReadFile(s.c.path("kubeconfig"))
+	text, err := os.ReadFile(s.C.path("kubeconfig"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(config, []byte(strings.Replace(string(text), s.c.token, token, 1)), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(strings.Replace(string(text), s.C.token, token, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &tainter{script: script, program: filepath.Join(s.c.opts.Binaries, "kubectl"), env: []string{"PATH=" + s.c.opts.Binaries + ":" + os.Getenv("PATH"), "KUBECONFIG=" + config, "HOME=" + t.TempDir()}}
+	return &tainter{script: script, program: filepath.Join(s.C.opts.Binaries, "kubectl"), env: []string{"PATH=" + s.C.opts.Binaries + ":" + os.Getenv("PATH"), "KUBECONFIG=" + config, "HOME=" + t.TempDir()}}
 }
 
 // forbidden waits until the account may not do that: a policy is in force some moments after it is there.
 func (u *tainter) forbidden(t *testing.T, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	var out []byte
 	if err := lab.Poll(ctx, func() (bool, error) {

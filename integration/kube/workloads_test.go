@@ -23,43 +23,43 @@ const replicas = 50
 // What makes pods beside people: a Deployment whose pods start at once, and a Job, whose pods get no second try.
 func (s *story) workloads(t *testing.T) {
 	begun := time.Now()
-	s.apply(t, workload(t, meshed("many", ""), "apps/v1", "Deployment", map[string]any{
+	s.Apply(t, workload(t, meshed("many", ""), "apps/v1", "Deployment", map[string]any{
 		"replicas": replicas, "selector": map[string]any{"matchLabels": map[string]any{"app": "many"}}}))
-	s.kubectl(t, "-n", "shop", "rollout", "status", "deployment/many", "--timeout="+patience.String())
+	s.Kubectl(t, "-n", "shop", "rollout", "status", "deployment/many", "--timeout="+Patience.String())
 	t.Logf("%d pods ready in %s", replicas, time.Since(begun).Round(time.Millisecond))
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	said, got := "", 0
 	if err := lab.Poll(ctx, func() (done bool, err error) {
-		said, err = s.c.Kubectl(ctx, "", "-n", "shop", "logs", "-l", "app=many", "-c", "app", "--max-log-requests", "60")
+		said, err = s.C.Kubectl(ctx, "", "-n", "shop", "logs", "-l", "app=many", "-c", "app", "--max-log-requests", "60")
 		got = strings.Count(said, `"reply":"outbound original_dst=203.0.113.10:443"`)
 		return err == nil && got == replicas, nil
 	}); err != nil {
 		t.Errorf("the first connections of %d pods of %d were the proxy's (%v):\n%s", got, replicas, err, said)
 	}
-	s.kubectl(t, "-n", "shop", "delete", "deployment", "many", "--cascade=foreground", "--wait")
+	s.Kubectl(t, "-n", "shop", "delete", "deployment", "many", "--cascade=foreground", "--wait")
 
 	job := strings.Replace(meshed("once", ""), `"203.0.113.10:443"]`, `"203.0.113.10:443", --exit]`, 1)
 	job, _, _ = strings.Cut(job, "    - name: web\n") // it would never end
-	s.apply(t, workload(t, job+"  restartPolicy: Never\n", "batch/v1", "Job", map[string]any{"backoffLimit": 0}))
-	s.kubectl(t, "-n", "shop", "wait", "job/once", "--for=condition=Complete", "--timeout="+patience.String())
-	if said := s.kubectl(t, "-n", "shop", "logs", "job/once", "-c", "app"); !strings.Contains(said, `"reply":"outbound original_dst=203.0.113.10:443"`) {
+	s.Apply(t, workload(t, job+"  restartPolicy: Never\n", "batch/v1", "Job", map[string]any{"backoffLimit": 0}))
+	s.Kubectl(t, "-n", "shop", "wait", "job/once", "--for=condition=Complete", "--timeout="+Patience.String())
+	if said := s.Kubectl(t, "-n", "shop", "logs", "job/once", "-c", "app"); !strings.Contains(said, `"reply":"outbound original_dst=203.0.113.10:443"`) {
 		t.Errorf("the Job's first connection ended elsewhere: %s", said)
 	}
-	s.kubectl(t, "-n", "shop", "delete", "job", "once", "--cascade=foreground", "--wait")
+	s.Kubectl(t, "-n", "shop", "delete", "job", "once", "--cascade=foreground", "--wait")
 }
 
 // A pod of the node's network is left alone, and the node's own connections with it.
 func (s *story) hostNetwork(t *testing.T) {
 	// Pod Security's level of tenants forbids it.
-	s.kubectl(t, "create", "namespace", "node")
+	s.Kubectl(t, "create", "namespace", "node")
 	pod := strings.NewReplacer("namespace: shop", "namespace: node", "spec:\n", "spec:\n  hostNetwork: true\n").Replace(plain("host"))
-	s.apply(t, pod)
-	s.kubectl(t, "-n", "node", "wait", "pod/host", "--for=condition=Ready", "--timeout="+patience.String())
-	if status := s.kubectl(t, "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "status"); strings.Contains(status, "node/host") {
+	s.Apply(t, pod)
+	s.Kubectl(t, "-n", "node", "wait", "pod/host", "--for=condition=Ready", "--timeout="+Patience.String())
+	if status := s.Kubectl(t, "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "status"); strings.Contains(status, "node/host") {
 		t.Errorf("meshnetd has something to do with it:\n%s", status)
 	}
-	s.kubectl(t, "delete", "namespace", "node")
+	s.Kubectl(t, "delete", "namespace", "node")
 }
 
 // The proxy speaks both families, and both are the proxy's in both directions.
@@ -68,31 +68,31 @@ func (s *story) twoFamilies(t *testing.T) {
     - {name: app6, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "[2001:db8::10]:443"], securityContext: APP}
     - {name: web6, image: IMAGE, imagePullPolicy: Never, args: [serve, "[::]:8080", app], securityContext: APP}
 `[1:]))
-	s.apply(t, dualStack(t, pod))
-	s.ready(t, "families")
+	s.Apply(t, dualStack(t, pod))
+	s.Ready(t, "families")
 	s.byTheProxy(t, "families")
-	s.wait(t, `"reply":"outbound original_dst=[2001:db8::10]:443"`, "-n", "shop", "logs", "families", "-c", "app6")
+	s.Wait(t, `"reply":"outbound original_dst=[2001:db8::10]:443"`, "-n", "shop", "logs", "families", "-c", "app6")
 	for _, addr := range s.podIPs(t, "families") {
 		target := netip.AddrPortFrom(addr, 8080)
-		s.apply(t, strings.Replace(plain("client"), "[pause]", fmt.Sprintf("[connect, tcp, %q]", target), 1))
-		s.wait(t, `"reply":"app peer=`, "-n", "shop", "logs", "client") // the proxy passes it on
-		s.kubectl(t, "-n", "shop", "delete", "pod", "client", "--now")
-		s.wait(t, fmt.Sprintf(`"original_dst":"%s"`, target), "-n", "shop", "logs", "families", "-c", "istio-proxy")
+		s.Apply(t, strings.Replace(plain("client"), "[pause]", fmt.Sprintf("[connect, tcp, %q]", target), 1))
+		s.Wait(t, `"reply":"app peer=`, "-n", "shop", "logs", "client") // the proxy passes it on
+		s.Kubectl(t, "-n", "shop", "delete", "pod", "client", "--now")
+		s.Wait(t, fmt.Sprintf(`"original_dst":"%s"`, target), "-n", "shop", "logs", "families", "-c", "istio-proxy")
 	}
-	s.kubectl(t, "-n", "shop", "delete", "pod", "families", "--now")
+	s.Kubectl(t, "-n", "shop", "delete", "pod", "families", "--now")
 }
 
 // With a native sidecar an init container of the pod's own comes after the proxy, and is of the mesh already.
 func (s *story) initContainer(t *testing.T) {
-	s.apply(t, after(t, meshed("prepared", ""), "args: [proxy, --passthrough], securityContext: "+security(1337)+"}\n",
+	s.Apply(t, after(t, meshed("prepared", ""), "args: [proxy, --passthrough], securityContext: "+security(1337)+"}\n",
 		fill("", "", `    - {name: prepare, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "203.0.113.10:443", --exit], securityContext: APP}
 `)))
-	s.ready(t, "prepared")
-	if said := s.kubectl(t, "-n", "shop", "logs", "prepared", "-c", "prepare"); !strings.Contains(said, `"reply":"outbound original_dst=203.0.113.10:443"`) {
+	s.Ready(t, "prepared")
+	if said := s.Kubectl(t, "-n", "shop", "logs", "prepared", "-c", "prepare"); !strings.Contains(said, `"reply":"outbound original_dst=203.0.113.10:443"`) {
 		t.Errorf("the init container's connection ended elsewhere: %s", said)
 	}
 	s.byTheProxy(t, "prepared")
-	s.kubectl(t, "-n", "shop", "delete", "pod", "prepared", "--now")
+	s.Kubectl(t, "-n", "shop", "delete", "pod", "prepared", "--now")
 }
 
 // workload makes the pod a template of something that makes pods.
