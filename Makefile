@@ -52,10 +52,10 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 	$(GO) build -o $(BUILD)/demo ./integration/demo
 	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin $(if $(RECORD),-record $(RECORD))
 
-check: modules lint ## vet, lint, and all tests that need no runtime, in minutes and without root
+check: modules lint ## vet, lint, and all tests that need no runtime, the long ones shorter, in minutes and without root
 	$(GO) vet ./... && $(GO) vet -C $(PLUGIN) ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd && GOOS=darwin $(GO) build -C $(PLUGIN) -o /dev/null .
-	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -count=1 -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
+	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -short -count=1 -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
 		$(GO) test -C $(PLUGIN) -json -count=1 ./... || failed=1; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations

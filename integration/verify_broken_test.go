@@ -67,17 +67,20 @@ var native = []breakage{
 	{"policy route deleted", "TPROXY", "ip rule del fwmark 1337 lookup 133", "through the pod", false},
 }
 
-// Every kind of broken rule is found, and nothing else once it is mended.
+// Every kind of broken rule is found, and nothing else once it is mended. In a short run each backend has every other one
+// of them, and its neighbour those between.
 func TestTrafficFindsBrokenRules(t *testing.T) {
+	turn := 0
 	forEachBackend(t, func(t *testing.T, variant string) {
+		turn++
 		all := append(slices.Clone(beside), breakages...)
 		if variant == backend.NFTables { // iptables cannot change those
 			all = append(slices.Clone(beside), native...)
 		}
 		for _, mode := range []string{"REDIRECT", "TPROXY"} {
 			c := newChecked(t, variant, mode)
-			for _, b := range all {
-				if b.mode != mode {
+			for i, b := range all {
+				if b.mode != mode || testing.Short() && (i+turn)%2 == 0 {
 					continue
 				}
 				t.Run(b.name, func(t *testing.T) {
