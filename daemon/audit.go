@@ -145,7 +145,7 @@ func (e *Enforcer) reread(ctx context.Context, known Sandbox) Outcome {
 
 func (e *Enforcer) forgetIfGone(known Sandbox) {
 	e.sandboxes.endTurn(known.Pod.SandboxID, false)
-	ns, err := netns.Open(known.Pod.NetNS, e.host)
+	ns, err := e.kernel.Open(known.Pod.NetNS)
 	if err == nil {
 		ns.Close()
 	}

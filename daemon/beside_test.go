@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -39,7 +40,7 @@ func TestTablesOfOthers(t *testing.T) {
 			if tt.accepted != "" {
 				e.with(func(p *Policy) { p.Node.Policies = []rules.CapturePolicy{{Accepted: []string{tt.accepted}}} })
 			}
-			pod := sandbox(t, "web")
+			pod := inKernel(t, sandbox(t, "web"))
 			if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
 				t.Fatal(o.Error())
 			}
@@ -54,8 +55,8 @@ func TestTablesOfOthers(t *testing.T) {
 			if o := e.Validate(ctx, pod, app); (o.Error() != nil) != tt.refused {
 				t.Errorf("the next container: %v", o.Error())
 			}
-			if o := e.Compare(ctx, "web"); !strings.Contains(strings.Join(o.Beside(), "\n"), tt.said) {
-				t.Errorf("compared: %q, %v", o.Beside(), o.Err)
+			if o := e.Compare(ctx, "web"); !strings.Contains(strings.Join(judge.Beside(o.Effect), "\n"), tt.said) {
+				t.Errorf("compared: %q, %v", judge.Beside(o.Effect), o.Err)
 			}
 			beside := func() string {
 				sb, _ := e.Sandbox("web")

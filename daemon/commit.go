@@ -43,7 +43,7 @@ func (e *Enforcer) fail(o Outcome, first bool) Outcome {
 		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
 		// namespace of its own is no such pod.
 		trouble, o.Pod.HostNetwork = lifecycle.HostNetNS, true
-		e.decide(&o)
+		e.policy.Load().decide(&o)
 	}
 	return e.fromMemory(o, lifecycle.Undecided, trouble)
 }
@@ -51,7 +51,7 @@ func (e *Enforcer) fail(o Outcome, first bool) Outcome {
 // fromMemory takes a sandbox through the table without a look at its namespace.
 func (e *Enforcer) fromMemory(o Outcome, want lifecycle.Want, trouble lifecycle.Trouble) Outcome {
 	known, _ := e.sandboxes.get(o.Pod.SandboxID)
-	f := e.facts(o, known)
+	f := e.policy.Load().facts(o, known, e.StopSandbox != nil)
 	f.Want, f.Trouble = want, trouble
 	lifecycle.Run(f, noted{e, &o})
 	return o
@@ -119,7 +119,7 @@ func (o *Outcome) because(f lifecycle.Facts) {
 		o.Err = o.cannotTell()
 	case Unprotected:
 		if f.Trouble == lifecycle.NoTrouble {
-			o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", o.judged.said)
+			o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", o.said())
 		}
 	case Failed:
 		switch {
@@ -127,13 +127,13 @@ func (o *Outcome) because(f lifecycle.Facts) {
 		case f.Holds == lifecycle.Unclear:
 			o.Err = o.cannotTell()
 		default:
-			o.Err = fmt.Errorf("the sandbox has lost its rules: %s", o.judged.said)
+			o.Err = fmt.Errorf("the sandbox has lost its rules: %s", o.said())
 		}
 	}
 }
 
 func (o *Outcome) cannotTell() error {
-	return fmt.Errorf("what becomes of the pod's packets cannot be told: %s", o.judged.said)
+	return fmt.Errorf("what becomes of the pod's packets cannot be told: %s", o.said())
 }
 
 // driftFound returns the outcome that reports the drift, before it is repaired. Its stages have no
@@ -141,7 +141,7 @@ func (o *Outcome) cannotTell() error {
 func (o *Outcome) driftFound(event lifecycle.Event) Outcome {
 	found := *o
 	found.Result, found.Said, found.Took, found.Spent = Unprotected, event, time.Since(o.Began), [len(Stages)]time.Duration{}
-	found.Err = fmt.Errorf("the pod's rules were changed: %s", o.judged.said)
+	found.Err = fmt.Errorf("the pod's rules were changed: %s", o.said())
 	return found
 }
 
@@ -153,20 +153,21 @@ func (e *Enforcer) remember(o *Outcome, s lifecycle.Step) {
 	case s.Then == StateOutdated:
 		detail = o.outdated()
 	}
-	if s.Result == Protected && o.judged.words {
+	if s.Result == Protected && o.judged.Same {
 		e.receipts.Write(o.receiptID(), receipts.Receipt{NetNS: o.NetNS, Plan: o.key})
 	}
 	generation := ""
 	switch s.Then {
 	case StateProtected, StateOutdated, StateUnproven:
-		generation = o.seen.generation
+		generation = o.generation
 	case StateExempt:
 		e.receipts.Remove(o.receiptID())
 	case lifecycle.StateNew, StateUnprotected, StatePending, StateFailing, StateSkipped:
 	}
-	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
+	policy := e.policy.Load()
+	pod := policy.Node.Remembered(o.Pod, o.Decision)
 	if o.Decision.Reason != rules.ReasonInitContainer { // known from containers that need not be kept
-		pod.Containers = e.refining(pod.Containers)
+		pod.Containers = policy.refining(pod.Containers)
 	}
 	if pod.NetNS == "" { // nothing would show when it is gone
 		return
@@ -178,7 +179,7 @@ func (e *Enforcer) remember(o *Outcome, s lifecycle.Step) {
 		}
 		*sb = Sandbox{Pod: pod, State: s.Then, lack: s.Lack, Why: o.Why, Decision: o.Decision, Plan: o.Plan, key: o.key, earlier: o.earlier, network: o.network,
 			NetNS: o.NetNS, Since: since, Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
-			Changes: sb.Changes, Beside: o.judged.beside, reviewed: sb.reviewed, required: sb.required,
+			Changes: sb.Changes, Beside: o.judged.Beside, reviewed: sb.reviewed, required: sb.required,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
 	})
 }

@@ -11,12 +11,11 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
 func (p *pass) receipt() receipts.Receipt {
-	if r := p.receipts.Read(p.o.receiptID()); r.NetNS == p.ns.ID() {
+	if r := p.receipts.Read(p.o.receiptID()); r.NetNS == p.o.NetNS {
 		return r
 	}
 	return receipts.Receipt{}
@@ -43,50 +42,20 @@ func (p *pass) heldEarlier() (*Outcome, error) {
 	}
 	o, by := *p.o, *p
 	by.o = &o
-	today := p.compared(o.Plan, own)
+	today := p.judge.Plans(o.Plan, own)
 	p.adopt(&o, own)
 	if o.network, err = by.network(); err != nil {
 		return nil, err
 	}
 	o.planned(own.WithIPv6Around(o.network))
 	o.Result, o.Err, o.earlier = "", nil, true
-	if err := by.judgeBy(); err != nil || o.judged.holds() == lifecycle.Less {
+	if err := by.judgeRules(); err != nil || worth(o.judged) == lifecycle.Less {
 		return nil, err
 	}
-	if o.judged.said == "" {
-		o.judged.said = today
+	if o.said() == "" {
+		o.judged.Packets = today
 	}
 	return &o, nil
-}
-
-// compared says what the rules of an earlier plan do that those of today's do not, or the other way round. Pods of one kind
-// are compared once.
-func (e *Enforcer) compared(today, earlier rules.Plan) string {
-	if today.Rules() == 0 { // the pod would get none
-		return ""
-	}
-	at := evidence{today.Key(), earlier.Key(), "plans"}
-	j, known := e.sandboxes.judged(at)
-	if !known {
-		j.said = Outcome{Effect: effect.ComparePlans(today, earlier)}.said()
-		e.sandboxes.learn(at, j)
-	}
-	return j.said
-}
-
-// adopt fits the decision about a pod to the rules that it has: the meshes that wrote them decide, and the rules say
-// whose traffic they let pass. Policies and switches of today's configuration do not count against them.
-func (e *Enforcer) adopt(o *Outcome, plan rules.Plan) {
-	writers := o.node.OnlyWritersOf(plan)
-	wrote := func(mesh rules.Mesh) bool { return mesh.Name() == o.Decision.Mesh }
-	if o.Decision.Action != rules.Enrol || !slices.ContainsFunc(writers.Meshes, wrote) {
-		o.node, o.node.Annotations = writers, nil
-		again := *o
-		again.Result, again.Err = "", nil
-		e.decide(&again)
-		o.Decision = again.Decision
-	}
-	o.Decision.Proxy = o.Decision.Proxy.IdentifiedBy(plan)
 }
 
 // supersede widens the plan's footprint to another mesh's rules that were verified in the sandbox: they would stay on top of
@@ -114,14 +83,5 @@ func parts(footprint rules.Footprint) []rules.Footprint {
 	return slices.Clone(footprint.Parts)
 }
 
-// own reads what the namespace holds of any mesh's plan. Routes and addresses count only for meshes whose rules are there.
-func (p *pass) own() (rules.Plan, error) {
-	all := p.policy.Load().Node.Footprint()
-	v4, v6, err := p.firewall.Own(p.ctx, p.ns, all)
-	if err != nil {
-		return rules.Plan{}, err
-	}
-	own, err := p.routes.Own(all.Narrow(rules.Plan{V4: v4, V6: v6}))
-	own.V4, own.V6 = v4, v6
-	return own, err
-}
+// own reads what the namespace holds of any mesh's plan.
+func (p *pass) own() (rules.Plan, error) { return p.in.Own(p.ctx, p.Node.Footprint()) }

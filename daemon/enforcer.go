@@ -8,57 +8,18 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
-	"github.com/meshnetd/meshnetd/daemon/recovered"
-	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/effect"
 )
-
-// Firewall writes and reads packet-filter rules of a namespace.
-type Firewall interface {
-	// Name says what writes the rules of the namespace, for events.
-	Name(*netns.Namespace) string
-	// Apply makes the namespace hold the plan, and says whether it had to change anything. It may be
-	// called again.
-	Apply(context.Context, *netns.Namespace, rules.Plan) (changed bool, err error)
-	// Verify reads the kernel and returns every way in which it does not hold the plan.
-	Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules.Difference, error)
-	// Effect compares what becomes of packets by all that the namespace holds, whoever wrote it, with what becomes of
-	// them by the plan. have is the plan's routes and addresses that are there.
-	Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error)
-	// Own reads the rules of the footprint that the namespace holds, those of another plan too.
-	Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error)
-	// Fingerprint reads the kernel and returns a short text: equal ones mean equal rules, in two
-	// namespaces or at two times. It runs no program. The generation is that of Generation at this moment.
-	Fingerprint(context.Context, *netns.Namespace) (fingerprint, generation string, err error)
-	// Generation returns a text that changes with every change of the namespace's rules, and costs less
-	// than to read them.
-	Generation(context.Context, *netns.Namespace) (string, error)
-}
-
-// Policy is what the configuration says about pods. It can be replaced while the daemon runs.
-type Policy struct {
-	Node            rules.Node
-	ProxyIdentity   config.Identity
-	IdentityExempt  []string // namespaces where nobody looks for ProxyIdentity
-	CatchUp         config.CatchUp
-	ReplaceOutdated bool
-	OnDrift         config.OnDrift
-	Required        bool // the runtime requires meshnetd by itself
-	Hooks           config.Hooks
-	AuditInterval   time.Duration // in which every protected namespace is read once
-}
 
 // Enforcer takes pods through the flow.
 type Enforcer struct {
@@ -68,12 +29,11 @@ type Enforcer struct {
 	// Kubelet tells what the runtime does not; nil where nobody is asked. It is set before the first pod.
 	Kubelet Kubelet
 
-	host      []netns.ID
-	locks     *netns.Locks
-	firewall  Firewall
+	kernel    kernel.Kernel
 	record    func(Outcome)
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
+	judge     judge.Judge
 	receipts  receipts.Directory
 	sharing   sharing
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
@@ -82,10 +42,10 @@ type Enforcer struct {
 	reloaded  chan struct{}             // tells the auditor that its interval is another one
 }
 
-// New returns an Enforcer that has seen no pod yet. It never touches the host's namespaces, and enters another one with
-// its lock held; in the directory of locks it keeps receipts too. record is called once for every outcome, and must not block.
-func New(policy Policy, host []netns.ID, locks *netns.Locks, firewall Firewall, record func(Outcome)) *Enforcer {
-	e := &Enforcer{host: host, locks: locks, receipts: receipts.In(locks.Directory()), firewall: firewall, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
+// New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
+// and must not block.
+func New(policy Policy, k kernel.Kernel, dir receipts.Directory, record func(Outcome)) *Enforcer {
+	e := &Enforcer{kernel: k, receipts: dir, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
 	e.SetPolicy(policy)
 	return e
 }
@@ -106,9 +66,6 @@ func (e *Enforcer) SetPolicy(policy Policy) {
 // Sandboxes returns what is known of every pod of the mesh whose sandbox is there at this moment, by namespace and name. Nobody
 // says when one ends; the auditor forgets it later.
 func (e *Enforcer) Sandboxes() []Sandbox { return slices.DeleteFunc(e.sandboxes.all(), Sandbox.gone) }
-
-// Host returns the identities of the host's namespace, which is never touched.
-func (e *Enforcer) Host() []netns.ID { return e.host }
 
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never
 // panics. It returns when ctx ends, whatever the kernel or a program does; what is then still running
@@ -144,8 +101,9 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 // decideUnknown decides about a pod of which nothing is known. Most pods of a node end here, without a goroutine.
 func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 	decide := func(_ context.Context, o *Outcome) error {
-		if e.decide(o); o.Result != Failed {
-			o.want = e.want(o)
+		policy := e.policy.Load()
+		if policy.decide(o); o.Result != Failed {
+			o.want = policy.want(o)
 		}
 		if o.want == lifecycle.WantNone {
 			o.Result = "" // not without a look
@@ -175,8 +133,9 @@ func (e *Enforcer) unseen(o Outcome) Outcome {
 // changes nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
 func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	o := begin(ByHand, pod)
-	e.decide(&o)
-	if e.setsItselfUp(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
+	policy := e.policy.Load()
+	policy.decide(&o)
+	if policy.setsItselfUp(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
 	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
@@ -184,7 +143,8 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 			if err := p.plan(); err != nil {
 				return err
 			}
-			return p.compare()
+			_, err := p.compare()
+			return err
 		})
 	})
 }
@@ -198,36 +158,14 @@ func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err e
 	return o.Changed, o.Err
 }
 
-// decide is the pure part: it makes no system call.
-func (e *Enforcer) decide(o *Outcome) {
-	if o.node.Meshes == nil {
-		o.node = e.policy.Load().Node
-	}
-	if err := recovered.Call(func() error { o.Decision = o.node.Decide(o.Pod); return nil }); err != nil {
-		o.Result, o.Err = Failed, err
-		return
-	}
-	if o.Decision.Action == rules.Enrol && o.Pod.NetNS == "" {
-		o.Decision.Action, o.Decision.Reason = rules.Reject, rules.ReasonNoNetNS
-		o.Decision.Detail = "the runtime names no network namespace for the sandbox, so there is nothing to put rules into"
-	}
-	switch o.Decision.Action {
-	case rules.Enrol: // its result is still to come
-	case rules.Skip:
-		o.Result = Skipped
-	case rules.Reject:
-		o.Result, o.Err = Refused, errors.New(o.Decision.Detail)
-	}
-}
-
 // pass is one look at a pod, on a thread that is in the namespace, with that locked.
 type pass struct {
 	*Enforcer
-	ctx    context.Context
-	ns     *netns.Namespace
-	routes *routing.Handle
-	o      *Outcome
-	known  Sandbox
+	*Policy
+	ctx   context.Context
+	in    kernel.Inside
+	o     *Outcome
+	known Sandbox
 
 	earlier *Outcome // by the plan of another configuration, which it holds
 	err     error
@@ -236,26 +174,21 @@ type pass struct {
 // visit opens and locks the pod's namespace and calls fn on a thread that is in it.
 func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*pass) error) error {
 	o.enter(StageEnter)
-	ns, err := netns.Open(o.Pod.NetNS, e.host)
+	ns, err := e.kernel.Open(o.Pod.NetNS)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	o.NetNS, o.Backend = ns.ID(), e.firewall.Name(ns)
-	unlock, err := e.locks.Lock(ctx, ns)
+	o.NetNS, o.Backend = ns.ID(), ns.Backend()
+	unlock, err := ns.Lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if err := ctx.Err(); err != nil { // nobody waits for this any more, and a later look knows more
-		return fmt.Errorf("lock %s: too late: %w", ns.Path(), err)
+		return fmt.Errorf("lock %s: too late: %w", o.Pod.NetNS, err)
 	}
-	return ns.Do(func() error {
-		routes, err := routing.Open()
-		if err != nil {
-			return err
-		}
-		defer routes.Close()
-		return fn(&pass{Enforcer: e, ctx: ctx, ns: ns, routes: routes, o: o})
+	return ns.Do(func(in kernel.Inside) error {
+		return fn(&pass{Enforcer: e, Policy: e.policy.Load(), ctx: ctx, in: in, o: o})
 	})
 }

@@ -21,37 +21,38 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
-// firewall is a Firewall that a test can make slow, wrong or broken.
+// firewall is one that a test can make slow, wrong or broken, and that is never known to be unchanged.
 type firewall struct {
 	apply  func(context.Context) (bool, error)
 	verify func() ([]rules.Difference, error)
 }
 
-func (firewall) Name(*netns.Namespace) string { return "test" }
+func (f firewall) in(netns.ID) kernel.Rules { return f }
 
-func (f firewall) Apply(ctx context.Context, _ *netns.Namespace, _ rules.Plan) (bool, error) {
+func (f firewall) Apply(ctx context.Context, _ rules.Plan) (bool, error) {
 	if f.apply == nil {
 		return true, nil
 	}
 	return f.apply(ctx)
 }
 
-func (f firewall) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules.Difference, error) {
+func (f firewall) Verify(context.Context, rules.Plan) ([]rules.Difference, error) {
 	if f.verify == nil {
 		return nil, nil
 	}
 	return f.verify()
 }
 
-func (f firewall) Effect(context.Context, *netns.Namespace, rules.Plan, rules.Plan, []rules.Interface) (effect.Result, error) {
+func (f firewall) Effect(context.Context, rules.Plan, rules.Plan, []rules.Interface) (effect.Result, error) {
 	if f.verify == nil {
 		return effect.Result{}, nil
 	}
@@ -61,15 +62,15 @@ func (f firewall) Effect(context.Context, *netns.Namespace, rules.Plan, rules.Pl
 	return effect.Result{}, nil
 }
 
-func (f firewall) Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+func (f firewall) Own(context.Context, rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	return v4, v6, nil
 }
 
-func (f firewall) Fingerprint(context.Context, *netns.Namespace) (fingerprint, generation string, err error) {
-	return "", "", nil
+func (f firewall) Fingerprint(context.Context) (fingerprint, generation string, err error) {
+	return "", "before", nil
 }
 
-func (f firewall) Generation(context.Context, *netns.Namespace) (string, error) { return "", nil }
+func (f firewall) Generation(context.Context) (string, error) { return "", nil }
 
 // recorder keeps outcomes.
 type recorder struct {
@@ -90,12 +91,8 @@ func (r *recorder) count() int {
 }
 
 // newEnforcer returns a daemon of the test's node: those of one test share its directory.
-func newEnforcer(t testing.TB, f Firewall) (*Enforcer, *recorder) {
+func newEnforcer(t testing.TB, firewall any) (*Enforcer, *recorder) {
 	t.Helper()
-	host, err := netns.Host("")
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := filepath.Dir(t.TempDir()) + "-beside" // not the test's, since work that it gave up may still write there; the same for a restart
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -108,7 +105,7 @@ func newEnforcer(t testing.TB, f Firewall) (*Enforcer, *recorder) {
 	t.Cleanup(locks.Close)
 	r := &recorder{}
 	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}
-	return New(standard(node), host, locks, f, r.record), r
+	return New(standard(node), kernelOf(t, firewall, locks), receipts.In(locks.Directory()), r.record), r
 }
 
 func standard(node rules.Node) Policy {
@@ -131,7 +128,7 @@ func limited(t *testing.T, limit time.Duration) context.Context {
 // The runtime gets its answer in time from a firewall that hangs and honours no context; the late worker keeps others
 // out meanwhile, and the next try works.
 func TestAnswerInTime(t *testing.T) {
-	pod := meshed(nstest.New(t).Path)
+	pod := meshed(newNetNS(t))
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		var hang atomic.Bool
@@ -178,7 +175,7 @@ func TestFailuresAreNeverProtected(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, _ := newEnforcer(t, tt.f)
-			o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, meshed(nstest.New(t).Path))
+			o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, meshed(newNetNS(t)))
 			if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) || o.Stage != tt.stage {
 				t.Errorf("got %s in %s, %v\nwant %q in %s", o.Result, o.Stage, o.Error(), tt.want, tt.stage)
 			}
@@ -192,7 +189,7 @@ func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 	e, r := newEnforcer(t, firewall{verify: func() ([]rules.Difference, error) { <-release; return nil, nil }})
 	var pods []rules.Pod
 	for range 3 * takeoverWorkers {
-		pods = append(pods, meshed(nstest.New(t).Path))
+		pods = append(pods, meshed(newNetNS(t)))
 	}
 	e.Synchronize(limited(t, 50*time.Millisecond), pods)
 	if n := r.count(); n != 0 {

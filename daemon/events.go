@@ -151,8 +151,8 @@ func (o Outcome) outdated() string {
 	if o.earlier {
 		what = "the pod keeps the whole rules of another version or configuration of meshnetd"
 	}
-	if o.judged.said != "" {
-		what += "; compared with today's: " + o.judged.said
+	if said := o.said(); said != "" {
+		what += "; compared with today's: " + said
 	}
 	return what
 }

@@ -13,40 +13,6 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// shownByContainers reports whether a pod is skipped only because of what its containers say.
-func (e *Enforcer) shownByContainers(o Outcome) bool {
-	if o.Result != Skipped || len(o.Pod.Containers) == 0 {
-		return false
-	}
-	o = e.withoutContainers(o)
-	return o.undecided()
-}
-
-// withoutContainers decides about the pod as if its containers were not known.
-func (e *Enforcer) withoutContainers(o Outcome) Outcome {
-	o.Pod.Containers, o.Result, o.Err = nil, "", nil
-	e.decide(&o)
-	return o
-}
-
-// setsItselfUp reports whether a container shows that an init container of the pod's own writes its rules. The outcome then
-// has that mesh's decision, whatever else there is against the pod. It is for pods that were there before meshnetd: in
-// one that has our rules, a container of that name loosens them (rules.ReasonLoosened).
-func (e *Enforcer) setsItselfUp(o *Outcome, known Sandbox) bool {
-	before := o.Trigger == Takeover || known.State == StateExempt || known.State == StatePending
-	if !e.shownByContainers(*o) && (!before || o.Decision.Reason != rules.ReasonLoosened) {
-		return false
-	}
-	for _, mesh := range o.node.Meshes {
-		if d := mesh.Decide(o.Pod); d.Reason == rules.ReasonInitContainer {
-			o.Decision, o.Result, o.Err = d, Skipped, nil
-			o.Decision.Detail = "sets itself up: " + d.Detail + ", and what that wrote stays as it is"
-			return true
-		}
-	}
-	return false
-}
-
 // ownInit says whether an init container has set the pod up. The container's name proves nothing: the kernel must hold rules
 // of a mesh that capture something, and none were verified there.
 func (p *pass) ownInit() (lifecycle.Holds, error) {
@@ -88,7 +54,7 @@ func (p *pass) remove() error {
 		return err
 	}
 	footprint := p.enabledFootprint()
-	if own.Rules() > 0 && slices.ContainsFunc(p.receipts.Of(p.ns.ID()), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
+	if own.Rules() > 0 && slices.ContainsFunc(p.receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
 	p.o.planned(rules.Plan{Footprint: footprint})
@@ -101,18 +67,9 @@ func (p *pass) clear() error {
 	if err := p.apply(); err != nil {
 		return err
 	}
-	left, err := p.differences()
-	if err != nil {
-		return err
+	f, err := p.compare()
+	if err == nil && len(f.Differences) > 0 {
+		return fmt.Errorf("the rules could not be taken out: %s", p.o.said())
 	}
-	if len(left) > 0 {
-		p.o.Differences = left
-		return fmt.Errorf("the rules could not be taken out: %s", p.o.some())
-	}
-	return nil
-}
-
-// enabledFootprint returns the footprint of every enabled mesh.
-func (e *Enforcer) enabledFootprint() rules.Footprint {
-	return rules.Node{Meshes: e.policy.Load().Node.Meshes}.Footprint()
+	return err
 }

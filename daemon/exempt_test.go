@@ -11,9 +11,11 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
+	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
@@ -201,7 +203,7 @@ func TestOurRulesBesideAnInitContainerFailAtFirst(t *testing.T) {
 }
 
 // each runs a test with each way to write to the kernel. count counts the rules of a mesh that a namespace holds.
-func each(t *testing.T, test func(t *testing.T, f Firewall, count func(path string, mesh rules.Mesh) int)) {
+func each(t *testing.T, test func(t *testing.T, f kernel.Firewall, count func(path string, mesh rules.Mesh) int)) {
 	for _, dialect := range []nftables.Dialect{nftables.IPTables, nftables.Native} {
 		t.Run(string(dialect), func(t *testing.T) {
 			f := nftables.New(dialect)
@@ -239,7 +241,7 @@ func writeAs(t *testing.T, path string, plan rules.Plan) {
 func mayLoosen(p *Policy) { p.Node.Policies = []rules.CapturePolicy{{MayLoosen: true}} }
 
 // on returns a daemon with a firewall, for pods of these meshes; of the others it knows the rules.
-func on(t *testing.T, f Firewall, meshes ...rules.Mesh) *Enforcer {
+func on(t *testing.T, f any, meshes ...rules.Mesh) *Enforcer {
 	t.Helper()
 	e, _ := newEnforcer(t, f)
 	e.with(func(p *Policy) {
@@ -255,10 +257,10 @@ func on(t *testing.T, f Firewall, meshes ...rules.Mesh) *Enforcer {
 
 // A gateway loses the rules that it had from here, and not those of another program for a mesh that is off.
 func TestExemptPodKeepsOthersRules(t *testing.T) {
-	each(t, func(t *testing.T, f Firewall, count func(string, rules.Mesh) int) {
+	each(t, func(t *testing.T, f kernel.Firewall, count func(string, rules.Mesh) int) {
 		for _, started := range []bool{true, false} {
 			ctx := limited(t, patience)
-			pod := inject(sandbox(t, "gateway"))
+			pod := inKernel(t, inject(sandbox(t, "gateway")))
 			writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 			others := count(pod.NetNS, linkerds)
 			e := on(t, f, istios)
@@ -284,16 +286,16 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 
 // A gateway that has the whole rules of a mesh that is off by now, and a receipt of them, has them from here.
 func TestExemptPodLosesWhatWasVerified(t *testing.T) {
-	each(t, func(t *testing.T, f Firewall, count func(string, rules.Mesh) int) {
+	each(t, func(t *testing.T, f kernel.Firewall, count func(string, rules.Mesh) int) {
 		ctx := limited(t, patience)
-		pod := inject(sandbox(t, "gateway"))
+		pod := inKernel(t, inject(sandbox(t, "gateway")))
 		o := on(t, f, linkerds).Enforce(ctx, SandboxStarted, pod)
 		if o.Result != Protected || count(pod.NetNS, linkerds) == 0 {
 			t.Fatalf("%s, %v", o.Result, o.Err)
 		}
 		pod.Containers = []rules.Container{router}
 		equal := pod // but for the receipt: what is found of it proves nothing of the other
-		equal.SandboxID, equal.NetNS = "equal", sandbox(t, "").NetNS
+		equal.SandboxID, equal.NetNS = "equal", nstest.New(t).Path
 		writeAs(t, equal.NetNS, o.Plan)
 		e := on(t, f, istios)
 		e.with(mayLoosen)

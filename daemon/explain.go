@@ -5,8 +5,7 @@
 package daemon
 
 import (
-	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/routing"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -32,15 +31,14 @@ func (e *Enforcer) Explain(id string) (Sandbox, rules.Decision, bool) {
 }
 
 // Interfaces reads the interfaces of a sandbox's network namespace, in the kernel's order.
-func (e *Enforcer) Interfaces(sb Sandbox) ([]rules.Interface, error) {
-	ns, err := netns.Open(sb.Pod.NetNS, e.host)
+func (e *Enforcer) Interfaces(sb Sandbox) (all []rules.Interface, err error) {
+	ns, err := e.kernel.Open(sb.Pod.NetNS)
 	if err != nil {
 		return nil, err
 	}
 	defer ns.Close()
-	var all []rules.Interface
-	err = ns.Do(func() (err error) {
-		all, err = routing.Interfaces()
+	err = ns.Do(func(in kernel.Inside) (err error) {
+		all, err = in.Routes.Interfaces()
 		return err
 	})
 	return all, err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -113,7 +114,7 @@ func TestExplain(t *testing.T) {
 
 // The interfaces are those of the sandbox's namespace, and not the host's.
 func TestInterfaces(t *testing.T) {
-	e, _ := newEnforcer(t, newMemory())
+	e, _ := newEnforcer(t, nftables.New(nftables.IPTables))
 	ns := nstest.New(t)
 	ns.Run(t, "sh", "-ec", "ip link set lo up; ip link add net7 type veth peer name peer7; ip addr add 10.7.7.7/24 dev net7; ip addr add fd07::7/64 dev net7 nodad")
 	got, err := e.Interfaces(Sandbox{Pod: rules.Pod{NetNS: ns.Path}})

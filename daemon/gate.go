@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
-	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -29,7 +29,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	o.Container = c.Name
 	c, spec := e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
-	settled := ok && known.covers(pod, e.refining([]rules.Container{c}))
+	settled := ok && known.covers(pod, e.policy.Load().refining([]rules.Container{c}))
 	if settled {
 		o.Decision, o.Plan, o.NetNS = known.Decision, known.Plan, known.NetNS
 		o.Result = Protected
@@ -38,7 +38,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		}
 		o = e.checkIdentity(o, c)
 	} else {
-		o.Pod.Containers = e.refining([]rules.Container{c})
+		o.Pod.Containers = e.policy.Load().refining([]rules.Container{c})
 		o = e.checkIdentity(e.enforce(ctx, o), c)
 	}
 	if o.Error() == nil {
@@ -79,11 +79,6 @@ func (s Sandbox) knows(news []rules.Container) bool {
 	return true
 }
 
-// identity returns what to do with containers of the pod that run as the proxy without being it.
-func (p Policy) identity(pod rules.Pod) config.Identity {
-	return p.ProxyIdentity.In(pod.Namespace, p.IdentityExempt)
-}
-
 // checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
 func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 	policy := e.policy.Load().identity(o.Pod)
@@ -116,7 +111,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	o.Container = c.Name
 	c, _ = e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
-	news := e.refining([]rules.Container{c})
+	news := e.policy.Load().refining([]rules.Container{c})
 	if !ok || !known.covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
@@ -215,7 +210,7 @@ func checkNetNS(o Outcome, c rules.Container) Outcome {
 // intact reports whether the sandbox still has its namespace, and nobody has written there since it was verified. It
 // takes no lock, so that nobody waits; where anything changed, the caller looks again with the lock held.
 func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err error) {
-	ns, err := netns.Open(known.Pod.NetNS, e.host)
+	ns, err := e.kernel.Open(known.Pod.NetNS)
 	if err != nil {
 		return false, err
 	}
@@ -223,21 +218,16 @@ func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err 
 	if ns.ID() != known.NetNS || known.generation == "" {
 		return false, nil
 	}
-	err = ns.Do(func() error {
-		generation, err := e.firewall.Generation(ctx, ns)
+	err = ns.Do(func(in kernel.Inside) error {
+		generation, err := in.Rules.Generation(ctx)
 		if err != nil || generation != known.generation {
 			return err
 		}
-		routes, err := routing.Open()
-		if err != nil {
-			return err
-		}
-		defer routes.Close()
-		moved, err := routes.Verify(known.Plan)
+		moved, err := in.Routes.Verify(known.Plan)
 		if err != nil || len(moved) > 0 {
 			return err
 		}
-		now, err := network(routes, known.Pod)
+		now, err := network(in, known.Pod)
 		intact = err == nil && now.Equal(known.network)
 		return err
 	})

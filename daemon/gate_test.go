@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -20,7 +19,7 @@ const patience = 20 * time.Second
 // sandbox is a pod of the mesh as the runtime announces it, in a namespace of its own.
 func sandbox(t *testing.T, id string) rules.Pod {
 	t.Helper()
-	pod := meshed(nstest.New(t).Path)
+	pod := meshed(newNetNS(t))
 	pod.SandboxID, pod.Name = id, id
 	return pod
 }
@@ -56,7 +55,7 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("next try: got %s, %v", o.Result, o.Err)
 	}
 	moved := pod
-	moved.NetNS = nstest.New(t).Path
+	moved.NetNS = newNetNS(t)
 	if o := e.Admit(ctx, moved, app); o.Error() == nil || m.holds(t, moved.NetNS).Rules() != 0 {
 		t.Errorf("another namespace under a known name: got %s, %v", o.Result, o.Err)
 	}
@@ -142,7 +141,7 @@ func TestValidate(t *testing.T) {
 		t.Fatal(o.Err)
 	}
 	inside, outside, moved := app, app, app
-	inside.NetNS, outside.NetNS = pod.NetNS, nstest.New(t).Path
+	inside.NetNS, outside.NetNS = pod.NetNS, newNetNS(t)
 	moved.NetNS, moved.MovedBy = "/run/netns/theirs", "plugin 20-thief"
 	_, before := m.count()
 	for _, tt := range []struct {

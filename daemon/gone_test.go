@@ -8,16 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 // Whoever asks is told of the sandboxes that are there, whatever the auditor has noticed: nobody says when one ends, and
 // its name may be another sandbox's by then.
 func TestSandboxesThatAreThere(t *testing.T) {
-	nstest.Require(t)
 	e, r := newEnforcer(t, newMemory())
-	first, second := nstest.New(t), nstest.New(t)
+	first, second := newNetNS(t), newNetNS(t)
 	path := filepath.Join(t.TempDir(), "netns")
 	lead := func(to string) {
 		t.Helper()
@@ -37,7 +34,7 @@ func TestSandboxesThatAreThere(t *testing.T) {
 	}
 	ctx := limited(t, patience)
 	pod := meshed(path)
-	lead(first.Path)
+	lead(first)
 	pod.SandboxID = "old"
 	e.Enforce(ctx, SandboxStarted, pod)
 	there("it runs", "old")
@@ -45,7 +42,7 @@ func TestSandboxesThatAreThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	there("it has ended")
-	lead(second.Path)
+	lead(second)
 	there("another one has its path")
 	pod.SandboxID = "new"
 	e.Enforce(ctx, SandboxStarted, pod)

@@ -10,14 +10,13 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // A pod of any mesh that asks for as much as Kubernetes lets it write is refused by its budget, before its namespace is
 // entered: by a fake clock at once, with no rule, and with less memory than its wishes take.
 func TestGreedyPodsCostLittle(t *testing.T) {
-	path := nstest.New(t).Path
+	path := newNetNS(t)
 	for _, spec := range lab.Greedy() {
 		t.Run(spec.Name, func(t *testing.T) {
 			m := newMemory()

@@ -58,7 +58,7 @@ const istiosOwn = `table inet istio-proxy-nat {
 // capturing is a pod all of whose ports are captured.
 func capturing(t *testing.T) rules.Pod {
 	t.Helper()
-	pod := sandbox(t, "web")
+	pod := inKernel(t, sandbox(t, "web"))
 	pod.Annotations["traffic.sidecar.istio.io/includeInboundPorts"] = "*"
 	return pod
 }

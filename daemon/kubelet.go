@@ -8,6 +8,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -64,7 +65,7 @@ func (e *Enforcer) specified(pod rules.Pod, c rules.Container) (completed rules.
 // creates counts.
 func (e *Enforcer) sayContradiction(o Outcome, c, spec rules.Container) {
 	if what := c.Contradicts(spec); o.Result == Protected && len(what) > 0 {
-		e.record(o.noticing(EventContradicted, "the runtime creates the container otherwise than the pod's specification says, and that counts: "+short(strings.Join(what, "; "))))
+		e.record(o.noticing(EventContradicted, "the runtime creates the container otherwise than the pod's specification says, and that counts: "+judge.Short(strings.Join(what, "; "))))
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -200,7 +199,7 @@ func TestPodsThatCanBypass(t *testing.T) {
 	policy.Node.RefusePowers = true
 	e.SetPolicy(policy)
 	again := pod
-	again.SandboxID, again.NetNS = "again", nstest.New(t).Path
+	again.SandboxID, again.NetNS = "again", newNetNS(t)
 	if o := e.Enforce(ctx, SandboxStarted, again); o.Result != Refused || o.Decision.Reason != rules.ReasonBypass || m.holds(t, again.NetNS).Rules() > 0 {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}

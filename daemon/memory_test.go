@@ -12,14 +12,17 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// memory is a Firewall that holds its rules in memory, for real namespaces. Any of its calls can be made
-// to fail.
+// memory holds the rules of fake namespaces. Any of its calls can be made to fail.
 type memory struct {
+	*machine
 	mu       sync.Mutex
 	plans    map[netns.ID]rules.Plan
 	foreign  map[netns.ID]int // changes by others
@@ -31,7 +34,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}, changes: map[netns.ID]int{}}
+	return &memory{machine: newMachine(), plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}, changes: map[netns.ID]int{}}
 }
 
 // call counts the call, and holds the lock until the returned function is called.
@@ -46,27 +49,35 @@ func (m *memory) call() (func(), error) {
 	return m.mu.Unlock, nil
 }
 
-func (m *memory) Name(*netns.Namespace) string { return "memory" }
+func (m *memory) on() *machine { return m.machine }
 
-func (m *memory) Apply(_ context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
+func (m *memory) in(ns netns.ID) kernel.Rules { return memoryOf{m, ns} }
+
+// memoryOf is what is in one namespace.
+type memoryOf struct {
+	*memory
+	ns netns.ID
+}
+
+func (m memoryOf) Apply(_ context.Context, plan rules.Plan) (bool, error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
 		return false, err
 	}
-	changed := m.plans[ns.ID()].Key() != plan.Key()
+	changed := m.plans[m.ns].Key() != plan.Key()
 	if changed && m.readOnly {
 		return false, errBroken
 	}
 	if changed {
 		m.applied++
-		m.changes[ns.ID()]++
+		m.changes[m.ns]++
 	}
-	m.plans[ns.ID()] = plan
+	m.plans[m.ns] = plan
 	return changed, nil
 }
 
-func (m *memory) Verify(_ context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
+func (m memoryOf) Verify(_ context.Context, plan rules.Plan) ([]rules.Difference, error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
@@ -74,17 +85,17 @@ func (m *memory) Verify(_ context.Context, ns *netns.Namespace, plan rules.Plan)
 	}
 	var diffs []rules.Difference
 	for i, want := range plan.Rulesets() {
-		diffs = append(diffs, rules.Diff(m.plans[ns.ID()].Rulesets()[i], want, plan.Footprint)...)
+		diffs = append(diffs, rules.Diff(m.plans[m.ns].Rulesets()[i], want, plan.Footprint)...)
 	}
 	return diffs, nil
 }
 
-func (m *memory) Effect(_ context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+func (m memoryOf) Effect(_ context.Context, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	done, err := m.call()
 	defer done()
-	have.V4, have.V6 = m.plans[ns.ID()].V4, m.plans[ns.ID()].V6
+	have.V4, have.V6 = m.plans[m.ns].V4, m.plans[m.ns].V6
 	if have.Key() == plan.Key() { // what is foreign here does nothing
-		return effect.Result{Alone: m.foreign[ns.ID()] == 0}, err
+		return effect.Result{Alone: m.foreign[m.ns] == 0}, err
 	}
 	for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
 		pod := effect.NewPod(interfaces)
@@ -94,25 +105,25 @@ func (m *memory) Effect(_ context.Context, ns *netns.Namespace, plan, have rules
 	return r, err
 }
 
-func (m *memory) Own(_ context.Context, ns *netns.Namespace, _ rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+func (m memoryOf) Own(_ context.Context, _ rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	done, err := m.call()
 	defer done()
-	return m.plans[ns.ID()].V4, m.plans[ns.ID()].V6, err
+	return m.plans[m.ns].V4, m.plans[m.ns].V6, err
 }
 
-func (m *memory) Fingerprint(_ context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
+func (m memoryOf) Fingerprint(_ context.Context) (fingerprint, generation string, err error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
 		return "", "", err
 	}
-	return fmt.Sprint(m.plans[ns.ID()].Key(), m.foreign[ns.ID()]), fmt.Sprint(m.changes[ns.ID()]), nil
+	return fmt.Sprint(m.plans[m.ns].Key(), m.foreign[m.ns]), fmt.Sprint(m.changes[m.ns]), nil
 }
 
-func (m *memory) Generation(_ context.Context, ns *netns.Namespace) (string, error) {
+func (m memoryOf) Generation(_ context.Context) (string, error) {
 	done, err := m.call()
 	defer done()
-	return fmt.Sprint(m.changes[ns.ID()]), err
+	return fmt.Sprint(m.changes[m.ns]), err
 }
 
 // put is somebody else who writes the rules of a plan into the namespace; the zero Plan flushes it.
@@ -123,6 +134,15 @@ func (m *memory) put(t *testing.T, path string, plan rules.Plan) {
 	defer m.mu.Unlock()
 	m.plans[id] = plan
 	m.changes[id]++
+}
+
+// reroute is somebody else who makes the routes and the addresses on lo those of a plan.
+func (m *memory) reroute(t *testing.T, path string, plan rules.Plan) {
+	t.Helper()
+	id := identity(t, path)
+	m.machine.mu.Lock()
+	defer m.machine.mu.Unlock()
+	m.routes[id] = plan
 }
 
 // touch is somebody else who writes rules that are none of meshnetd's.
@@ -162,12 +182,11 @@ func always(int) error { return errBroken }
 
 func identity(t *testing.T, path string) netns.ID {
 	t.Helper()
-	ns, err := netns.Open(path, nil)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close()
-	return ns.ID()
+	return netns.ID{Dev: st.Dev, Ino: st.Ino}
 }
 
 // eventually waits for a condition.

@@ -5,7 +5,7 @@
 package daemon
 
 import (
-	"os/exec"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -180,9 +180,7 @@ func TestAnothersAddressIsNoDifference(t *testing.T) {
 	other.InboundPort = 4144
 	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{linkerd.Mesh{Defaults: other}} })
 	plan := e.Enforce(ctx, SandboxStarted, pod).Plan
-	if out, err := exec.Command("nsenter", "--net="+pod.NetNS, "ip", "address", "add", "::6/128", "dev", "lo").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	m.reroute(t, pod.NetNS, rules.Plan{Loopback: []netip.Prefix{netip.MustParsePrefix("::6/128")}})
 	next, r := severalMeshes(t, m)
 	next.Synchronize(ctx, []rules.Pod{pod})
 	if known, _ := next.sandboxes.get("web"); known.State != StateOutdated || m.holds(t, pod.NetNS).Key() != plan.Key() {

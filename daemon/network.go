@@ -7,7 +7,7 @@ package daemon
 import (
 	"slices"
 
-	"github.com/meshnetd/meshnetd/daemon/routing"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -26,10 +26,10 @@ func (p *pass) plan() (err error) {
 }
 
 // network reads the namespace, and adds what the runtime or a manifest says: neither knows all of a pod's addresses.
-func (p *pass) network() (rules.Network, error) { return network(p.routes, p.o.Pod) }
+func (p *pass) network() (rules.Network, error) { return network(p.in, p.o.Pod) }
 
-func network(routes *routing.Handle, pod rules.Pod) (rules.Network, error) {
-	n, err := routes.Network()
+func network(in kernel.Inside, pod rules.Pod) (rules.Network, error) {
+	n, err := in.Routes.Network()
 	for _, ip := range pod.IPs {
 		if !slices.Contains(n.Addresses, ip.Unmap()) {
 			n.Addresses = append(n.Addresses, ip.Unmap())

@@ -21,7 +21,7 @@ func TestInitContainerByOldTables(t *testing.T) {
 	for more, refusedOnce := range map[string]bool{"": false, "-A PROXY_INIT_OUTPUT -p tcp -j REDIRECT --to-ports 4999\n": true} {
 		ctx := limited(t, patience)
 		e := on(t, nftables.New(nftables.IPTables), linkerds)
-		pod := ofLinkerd(t, "web")
+		pod := inKernel(t, ofLinkerd(t, "web"))
 		if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
 			t.Fatal(o.Error())
 		}

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
@@ -98,22 +100,21 @@ type Outcome struct {
 	Began       time.Time
 	Took        time.Duration
 
-	found   int                    // of Differences, also those that are not kept
-	notice  notice                 // what is said beside what became of it
-	want    lifecycle.Want         // what was decided
-	decided bool                   // the table has had its last word
-	stop    bool                   // its sandbox is to be stopped
-	drifted bool                   // as Drifted, also where that was told before
-	node    rules.Node             // that decided
-	key     string                 // of the plan
-	earlier bool                   // the plan is one that was verified there by another configuration
-	network rules.Network          // that it was made for
-	seen    reading                // of the rules that were judged; the zero one where they changed meanwhile
-	judged  judgement              // of them, by the plan
-	entered time.Time              // the stage
-	now     *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
-	waited  bool                   // the runtime waits for it, and every other pod of the node with it
-	overrun bool                   // it used up its time, other than by waiting for a lock
+	notice     notice                 // what is said beside what became of it
+	want       lifecycle.Want         // what was decided
+	decided    bool                   // the table has had its last word
+	stop       bool                   // its sandbox is to be stopped
+	drifted    bool                   // as Drifted, also where that was told before
+	node       rules.Node             // that decided
+	key        string                 // of the plan
+	earlier    bool                   // the plan is one that was verified there by another configuration
+	network    rules.Network          // that it was made for
+	judged     judge.Verdict          // of the rules that are there, by the plan
+	generation string                 // of those; "" where they changed meanwhile
+	entered    time.Time              // the stage
+	now        *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
+	waited     bool                   // the runtime waits for it, and every other pod of the node with it
+	overrun    bool                   // it used up its time, other than by waiting for a lock
 }
 
 // enter begins a stage, and ends the one before it.
@@ -127,8 +128,8 @@ func (o *Outcome) enter(stage Stage) {
 
 // step begins a stage unless nobody waits for it any more.
 func (o *Outcome) step(ctx context.Context, stage Stage) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w before stage %s: %w", errGivenUp, stage, err)
+	if err := fair.GivenUp(ctx); err != nil {
+		return fmt.Errorf("before stage %s: %w", stage, err)
 	}
 	o.enter(stage)
 	return nil
@@ -155,6 +156,14 @@ func (o *Outcome) end() {
 	o.leave(now)
 	o.Took = now.Sub(o.Began)
 }
+
+// found notes what was judged.
+func (o *Outcome) found(f judge.Finding) {
+	o.judged, o.generation, o.Differences, o.Effect = f.Verdict, f.Generation, f.Differences, f.Effect
+}
+
+// said is how the rules that are there differ from the plan.
+func (o Outcome) said() string { return o.judged.Said(o.Pod) }
 
 // planned sets the plan and its key, which belong together.
 func (o *Outcome) planned(plan rules.Plan) { o.Plan, o.key = plan, plan.Key() }

@@ -5,6 +5,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,8 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Wherever a runtime keeps a sandbox's namespace, and whatever else its path leads to: the pod ends where
@@ -83,7 +86,7 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 			ContainerValidated: func(e *Enforcer, p rules.Pod) Outcome { return e.Validate(limited(t, patience), p, app) },
 		} {
 			m := newMemory()
-			e, _ := newEnforcer(t, m)
+			e, _ := newEnforcer(t, remembering{m})
 			p := meshed(tt.path)
 			p.SandboxID = "web"
 			o := ask(e, p)
@@ -105,7 +108,7 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 	}
 	// A known sandbox whose path comes to lead to the host: nothing is written there either.
 	m := newMemory()
-	e, _ := newEnforcer(t, m)
+	e, _ := newEnforcer(t, remembering{m})
 	moving := bind("moving", pod.Path)
 	p := meshed(moving)
 	p.SandboxID = "web"
@@ -131,4 +134,35 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 	if len(m.plans) != 1 {
 		t.Error("the host was written to")
 	}
+}
+
+// remembering is a firewall that keeps the rules of real namespaces in memory.
+type remembering struct{ *memory }
+
+func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.memory, ns.ID()} }
+
+func (r remembering) Name(*netns.Namespace) string { return "memory" }
+
+func (r remembering) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
+	return r.of(ns).Apply(ctx, plan)
+}
+
+func (r remembering) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
+	return r.of(ns).Verify(ctx, plan)
+}
+
+func (r remembering) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+	return r.of(ns).Effect(ctx, plan, have, interfaces)
+}
+
+func (r remembering) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+	return r.of(ns).Own(ctx, footprint)
+}
+
+func (r remembering) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
+	return r.of(ns).Fingerprint(ctx)
+}
+
+func (r remembering) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
+	return r.of(ns).Generation(ctx)
 }

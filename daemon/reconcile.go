@@ -6,11 +6,11 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -27,29 +27,13 @@ func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
 		if o.Pod.NetNS == known.Pod.NetNS && (o.Trigger == Audited || o.Trigger == ByHand) { // nobody says that it is still there
 			same = known.inNetNS
 		}
-		if err := same(p.ns); err != nil {
+		if err := same(*o); err != nil {
 			return err
 		}
 		p.known = known
-		lifecycle.Run(e.facts(*o, known), p)
+		lifecycle.Run(p.facts(*o, known, e.StopSandbox != nil), p)
 		return p.err
 	})
-}
-
-// facts are what is known before anything is looked at.
-func (e *Enforcer) facts(o Outcome, known Sandbox) lifecycle.Facts {
-	policy := e.policy.Load()
-	return lifecycle.Facts{
-		Trigger: o.Trigger, State: known.State, Lack: known.lack, Older: known.earlier, Ran: known.running,
-		News: !known.knows(o.Pod.Containers) || known.news && o.Trigger == Takeover,
-		Policy: lifecycle.Policy{
-			Report:   policy.CatchUp != config.CatchUpApply,
-			Stop:     policy.CatchUp == config.CatchUpStop && e.StopSandbox != nil,
-			Leave:    policy.OnDrift != config.DriftRepair,
-			Replace:  policy.ReplaceOutdated,
-			Unheeded: o.Unheeded != "",
-		},
-	}
 }
 
 // Do does what the table says, and notes what was seen.
@@ -72,19 +56,11 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 		p.err = p.clear()
 	}
 	if p.err == nil {
-		p.err = givenUp(p.ctx)
+		p.err = fair.GivenUp(p.ctx)
 	}
 	if p.err != nil {
 		f.Trouble = lifecycle.NotRead
 	}
-}
-
-// givenUp is an error where nobody waits for the result any more, so that it must not be recorded.
-func givenUp(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w between two steps: %w", errGivenUp, err)
-	}
-	return nil
 }
 
 // Say records drift that is about to be repaired. That it was counted is remembered at once, since the repair may fail.
@@ -168,8 +144,8 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
 	switch f.Want {
 	case lifecycle.WantNone:
-		left, err := p.differences()
-		if len(left) == 0 {
+		f, err := p.compare()
+		if len(f.Differences) == 0 {
 			return lifecycle.Whole, err
 		}
 	case lifecycle.WantOwnInit:
@@ -179,7 +155,7 @@ func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
 		if p.earlier, err = p.heldEarlier(); p.earlier == nil || err != nil {
 			return lifecycle.Less, err
 		}
-		if p.earlier.judged.holds().Kept() {
+		if worth(p.earlier.judged).Kept() {
 			return lifecycle.Enough, nil
 		}
 	case lifecycle.WantRules:
@@ -198,18 +174,18 @@ func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error
 		o.Plan, o.key = p.known.Plan, p.known.key
 	}
 	if p.earlier, err = p.heldEarlier(); err == nil && p.earlier == nil {
-		err = p.judgeBy()
+		err = p.judgeRules()
 	}
 	o.Plan, o.key = wanted, key
 	switch {
 	case err != nil:
 		return lifecycle.Unseen, err
 	case p.earlier == nil:
-		return o.judged.holds(), nil
-	case p.earlier.judged.holds() == lifecycle.Whole:
+		return worth(o.judged), nil
+	case worth(p.earlier.judged) == lifecycle.Whole:
 		return lifecycle.Enough, nil
 	}
-	return p.earlier.judged.holds(), nil
+	return worth(p.earlier.judged), nil
 }
 
 // write makes the namespace hold the plan, and reads the kernel to prove that it is there and holds.
@@ -217,10 +193,11 @@ func (p *pass) write(f *lifecycle.Facts) error {
 	o := p.o
 	found := o.Differences
 	if o.Trigger == ByHand {
-		var err error
-		if found, err = p.differences(); err != nil {
+		f, err := p.compare()
+		if err != nil {
 			return err
 		}
+		found = f.Differences
 	}
 	o.Differences = nil
 	p.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) { // until that is proven it may be half there
@@ -234,10 +211,10 @@ func (p *pass) write(f *lifecycle.Facts) error {
 	if err := p.apply(); err != nil {
 		return err
 	}
-	if err := p.judgeBy(); err != nil {
+	if err := p.judgeRules(); err != nil {
 		return err
 	}
-	switch o.judged.holds() {
+	switch worth(o.judged) {
 	case lifecycle.Whole, lifecycle.Enough, lifecycle.LessAway:
 		o.Differences = found
 		return nil
@@ -246,70 +223,43 @@ func (p *pass) write(f *lifecycle.Facts) error {
 		return nil
 	case lifecycle.Unseen, lifecycle.Unclear, lifecycle.Less, lifecycle.Foreign:
 	}
-	if o.judged.words {
-		return fmt.Errorf("the kernel holds the pod's rules, and rules of somebody else that take packets from them: %s", o.judged.said)
+	if o.judged.Same {
+		return fmt.Errorf("the kernel holds the pod's rules, and rules of somebody else that take packets from them: %s", o.said())
 	}
-	return fmt.Errorf("the kernel does not hold what was written: %s", o.judged.said)
+	return fmt.Errorf("the kernel does not hold what was written: %s", o.said())
 }
 
 func (p *pass) apply() error {
 	if err := p.o.step(p.ctx, StageApply); err != nil {
 		return err
 	}
-	changed, err := p.firewall.Apply(p.ctx, p.ns, p.o.Plan)
-	if err != nil {
-		return err
-	}
-	moved, err := p.routes.Apply(p.o.Plan)
-	p.o.Changed = p.o.Changed || changed || moved
+	changed, err := p.in.Apply(p.ctx, p.o.Plan)
+	p.o.Changed = p.o.Changed || changed
 	return err
 }
 
-// want says what the decision asks for.
-func (e *Enforcer) want(o *Outcome) lifecycle.Want {
-	switch {
-	case e.shownByContainers(*o):
-		return lifecycle.WantNone
-	case o.Result == Skipped && o.node.ClaimedByDisabled(o.Pod):
-		return lifecycle.WantFormer
-	case o.Result == Skipped && o.Decision.Marked:
-		return lifecycle.WantMarked
-	case o.Result == Skipped:
-		return lifecycle.WantNothing
-	case o.Decision.Action == rules.Reject:
-		return lifecycle.WantReject
+// judgeRules judges what the namespace holds by the outcome's plan.
+func (p *pass) judgeRules() error {
+	if err := p.o.step(p.ctx, StageVerify); err != nil {
+		return err
 	}
-	return lifecycle.WantRules
+	f, err := p.judge.Rules(p.ctx, p.in, p.o.Plan, p.o.key)
+	p.o.found(f)
+	return err
 }
 
-// clashes reports whether the proxy has the user or group of a container that was let through before: rules for this proxy
-// would let that container go around the mesh.
-func (e *Enforcer) clashes(o *Outcome, known Sandbox) bool {
-	was, is := known.Decision.Proxy, o.Decision.Proxy
-	if o.Trigger != ContainerCreated || (was.UID == is.UID && was.GID == is.GID) || e.policy.Load().identity(o.Pod) != config.IdentityRefuse {
-		return false
-	}
-	for _, c := range known.Admitted {
-		if o.Impostor = o.Decision.Impostor(c); o.Impostor != "" {
-			o.Err = errors.New(o.Impostor)
-			return true
-		}
-	}
-	return false
-}
-
-// holds is what a judgement is to the table.
-func (j judgement) holds() lifecycle.Holds {
-	switch j.answer {
+// worth is what a verdict is to the table.
+func worth(v judge.Verdict) lifecycle.Holds {
+	switch v.Answer {
 	case effect.Equal, effect.More:
-		if j.words {
+		if v.Same {
 			return lifecycle.Whole
 		}
 		return lifecycle.Enough
 	case effect.LessWhileAway:
 		return lifecycle.LessAway
 	case effect.CannotTell:
-		if j.words {
+		if v.Same {
 			return lifecycle.Beside
 		}
 		return lifecycle.Unclear

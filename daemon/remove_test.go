@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -16,7 +17,7 @@ import (
 // Remove takes out what was verified there, or what an enabled mesh may have: never the rules of another program for a
 // mesh that is off.
 func TestRemoveWhatIsOurs(t *testing.T) {
-	each(t, func(t *testing.T, f Firewall, count func(string, rules.Mesh) int) {
+	each(t, func(t *testing.T, f kernel.Firewall, count func(string, rules.Mesh) int) {
 		for what, tt := range map[string]struct {
 			by      []rules.Mesh // of the daemon that has protected the pod; nil is none
 			others  bool         // another program has written rules for Linkerd
@@ -31,7 +32,7 @@ func TestRemoveWhatIsOurs(t *testing.T) {
 			"another's, of a mesh enabled": {others: true, on: []rules.Mesh{istios, linkerds}},
 		} {
 			ctx := limited(t, patience)
-			pod := inject(sandbox(t, ""))
+			pod := inKernel(t, inject(sandbox(t, "")))
 			if tt.others {
 				writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 			}
@@ -73,9 +74,9 @@ func TestRemoveLeavesItToTheNextFirewall(t *testing.T) {
 
 // A pod that is skipped may have the rules of another program, for a mesh that is off.
 func TestVerifyOfASkippedPod(t *testing.T) {
-	each(t, func(t *testing.T, f Firewall, _ func(string, rules.Mesh) int) {
+	each(t, func(t *testing.T, f kernel.Firewall, _ func(string, rules.Mesh) int) {
 		ctx := limited(t, patience)
-		pod := ofLinkerd(t, "")
+		pod := inKernel(t, ofLinkerd(t, ""))
 		writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 		if o := on(t, f, istios).Verify(ctx, pod); o.Result != Skipped || o.Err != nil || len(o.Differences) > 0 {
 			t.Errorf("off: %s, %v, %q", o.Result, o.Err, o.Differences)
@@ -96,9 +97,9 @@ func TestVerifyOfASkippedPod(t *testing.T) {
 
 // Rules of a mesh that the pod had from here, and that somebody has changed since, do not stay below another's.
 func TestAnotherMeshSucceedsChangedRules(t *testing.T) {
-	each(t, func(t *testing.T, f Firewall, count func(string, rules.Mesh) int) {
+	each(t, func(t *testing.T, f kernel.Firewall, count func(string, rules.Mesh) int) {
 		ctx := limited(t, patience)
-		pod := inject(sandbox(t, "web"))
+		pod := inKernel(t, inject(sandbox(t, "web")))
 		on(t, f, linkerds).Enforce(ctx, SandboxStarted, pod)
 		writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 		if count(pod.NetNS, linkerds) == 0 {

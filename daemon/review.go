@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -87,9 +88,9 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 	switch {
 	case len(around) == 0:
 	case hooks && e.policy.Load().Hooks == config.HooksRefuse:
-		return o.refusing(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", short(strings.Join(around, "; "))))
+		return o.refusing(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", judge.Short(strings.Join(around, "; "))))
 	default:
-		e.record(o.noticing(EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+short(strings.Join(around, "; "))))
+		e.record(o.noticing(EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+judge.Short(strings.Join(around, "; "))))
 	}
 	return o
 }

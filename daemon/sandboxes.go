@@ -57,11 +57,11 @@ func (s Sandbox) Key() string { return s.key }
 // Network returns what the plan was made for.
 func (s Sandbox) Network() rules.Network { return s.network }
 
-// inNetNS returns an error where the sandbox's path leads to another namespace than before. A sandbox that was never
+// inNetNS returns an error where the sandbox's path has led a look to another namespace than before. A sandbox that was never
 // entered accepts any.
-func (s Sandbox) inNetNS(ns *netns.Namespace) error {
-	if s.NetNS != (netns.ID{}) && s.NetNS != ns.ID() {
-		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", ns.Path(), netns.ErrGone)
+func (s Sandbox) inNetNS(o Outcome) error {
+	if s.NetNS != (netns.ID{}) && s.NetNS != o.NetNS {
+		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", o.Pod.NetNS, netns.ErrGone)
 	}
 	return nil
 }
@@ -71,10 +71,10 @@ func (s Sandbox) gone() bool { return netns.Gone(s.Pod.NetNS, s.NetNS) }
 
 // keepsNetNS is inNetNS for when the runtime says that the sandbox is still there: it must have the namespace that it
 // had, and no other one gets its rules.
-func (s Sandbox) keepsNetNS(ns *netns.Namespace) error {
-	if s.inNetNS(ns) != nil {
+func (s Sandbox) keepsNetNS(o Outcome) error {
+	if s.inNetNS(o) != nil {
 		return fmt.Errorf("%s is %s, and this sandbox has %s, which a sandbox never changes: something else was put there. "+
-			"Remove the pod, so that a new one is made", ns.Path(), ns.ID(), s.NetNS)
+			"Remove the pod, so that a new one is made", o.Pod.NetNS, o.NetNS, s.NetNS)
 	}
 	return nil
 }
@@ -91,17 +91,9 @@ func (s Sandbox) enrolled() bool { return s.State.Enrolled() }
 // sandboxes is the daemon's memory. It is lost with the process, and made again from Synchronize and the
 // kernel.
 type sandboxes struct {
-	mu       sync.Mutex
-	byID     map[string]Sandbox
-	evidence map[evidence]judgement
+	mu   sync.Mutex
+	byID map[string]Sandbox
 }
-
-// evidence is what a judgement holds for: rules with this fingerprint, compared with a plan, among these interfaces,
-// addresses and routes; "" is any, where the plan's rules are all that there is.
-type evidence struct{ plan, fingerprint, around string }
-
-// mostEvidence bounds the memory for it. As a rule a plan has one fingerprint on a node.
-const mostEvidence = 4096
 
 func (s *sandboxes) get(id string) (Sandbox, bool) {
 	s.mu.Lock()
@@ -196,23 +188,6 @@ func (s *sandboxes) count() int {
 	return len(s.byID)
 }
 
-// learn remembers a judgement.
-func (s *sandboxes) learn(at evidence, j judgement) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.evidence == nil || len(s.evidence) >= mostEvidence {
-		s.evidence = map[evidence]judgement{}
-	}
-	s.evidence[at] = j
-}
-
-func (s *sandboxes) judged(at evidence) (judgement, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	j, known := s.evidence[at]
-	return j, known
-}
-
 // identities returns as whom containers run, with what shows whether they are the proxy.
 func identities(containers ...rules.Container) []rules.Container {
 	var all []rules.Container
@@ -222,11 +197,6 @@ func identities(containers ...rules.Container) []rules.Container {
 		}
 	}
 	return all
-}
-
-// refining returns the containers that say more about their pod, reduced to that.
-func (e *Enforcer) refining(containers []rules.Container) []rules.Container {
-	return saying(containers, e.policy.Load().Node.Refines)
 }
 
 // saying returns the containers that are named, reduced to what they can say about their pod.

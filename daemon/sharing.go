@@ -94,12 +94,9 @@ func (s *sharing) slice(ctx context.Context, o Outcome) (_ context.Context, slow
 	return ctx, timer.C, func() { timer.Stop(); cancel() }
 }
 
-// errGivenUp is returned by work that noticed between two steps that its time was up.
-var errGivenUp = errors.New("given up")
-
 // ended returns the outcome of work that is over.
 func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
-	if errors.Is(o.Err, errGivenUp) && ctx.Err() != nil {
+	if errors.Is(o.Err, fair.ErrGivenUp) && ctx.Err() != nil {
 		return s.overran(ctx, o, o.Stage)
 	}
 	if o.waited && o.Result.Admits() {

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -26,9 +26,16 @@ type sticky struct {
 	looks int // into slow ones
 }
 
-func (s *sticky) wait(ns *netns.Namespace) {
+func (s *sticky) in(ns netns.ID) kernel.Rules { return stickyOf{memoryOf{s.memory, ns}, s} }
+
+type stickyOf struct {
+	memoryOf
+	sticky *sticky
+}
+
+func (s *sticky) wait(ns netns.ID) {
 	s.mu.Lock()
-	takes := s.slow[ns.ID()]
+	takes := s.slow[ns]
 	if takes > 0 {
 		s.looks++
 	}
@@ -45,19 +52,19 @@ func (s *sticky) looked() int {
 	return s.looks
 }
 
-func (s *sticky) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
-	s.wait(ns)
-	return s.memory.Apply(ctx, ns, plan)
+func (s stickyOf) Apply(ctx context.Context, plan rules.Plan) (bool, error) {
+	s.sticky.wait(s.ns)
+	return s.memoryOf.Apply(ctx, plan)
 }
 
-func (s *sticky) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
-	s.wait(ns)
-	return s.memory.Generation(ctx, ns)
+func (s stickyOf) Generation(ctx context.Context) (string, error) {
+	s.sticky.wait(s.ns)
+	return s.memoryOf.Generation(ctx)
 }
 
-func (s *sticky) Fingerprint(ctx context.Context, ns *netns.Namespace) (string, string, error) {
-	s.wait(ns)
-	return s.memory.Fingerprint(ctx, ns)
+func (s stickyOf) Fingerprint(ctx context.Context) (string, string, error) {
+	s.sticky.wait(s.ns)
+	return s.memoryOf.Fingerprint(ctx)
 }
 
 func (s *sticky) slowDown(t *testing.T, pods []rules.Pod, takes time.Duration) {
@@ -74,7 +81,7 @@ func (s *sticky) slowDown(t *testing.T, pods []rules.Pod, takes time.Duration) {
 func crowd(t *testing.T, namespace string, n int) (pods []rules.Pod) {
 	t.Helper()
 	for i := range n {
-		pod := meshed(nstest.New(t).Path)
+		pod := meshed(newNetNS(t))
 		pod.Namespace, pod.Name = namespace, fmt.Sprint(namespace, i)
 		pod.SandboxID, pod.UID = pod.Name, pod.Name
 		pods = append(pods, pod)

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -205,12 +204,12 @@ func TestWaitingIsNotBlamed(t *testing.T) {
 	pods := crowd(t, "honest", 1)
 	faked(t, func(t *testing.T) {
 		e, _ := newEnforcer(t, newMemory())
-		ns, err := netns.Open(pods[0].NetNS, e.Host())
+		ns, err := e.kernel.Open(pods[0].NetNS)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer ns.Close()
-		unlock, err := e.locks.Lock(t.Context(), ns)
+		unlock, err := ns.Lock(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -302,7 +301,7 @@ func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
 			e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.State = state })
 			before := identity(t, pod.NetNS)
 			moved := pod
-			moved.NetNS = nstest.New(t).Path
+			moved.NetNS = newNetNS(t)
 			o := look(e, moved)
 			if o.Err == nil || !strings.Contains(o.Err.Error(), "which a sandbox never changes") || errors.Is(o.Err, netns.ErrGone) {
 				t.Errorf("%s, %s: %s, %v", trigger, state, o.Result, o.Err)

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -60,7 +59,7 @@ func TestStagesOfTheFlow(t *testing.T) {
 		verify: func() ([]rules.Difference, error) { time.Sleep(pause); return nil, nil },
 	}
 	e, _ := newEnforcer(t, slow)
-	pod := meshed(nstest.New(t).Path)
+	pod := meshed(newNetNS(t))
 	o := e.Enforce(t.Context(), SandboxStarted, pod)
 	at := map[Stage]time.Duration{}
 	var sum time.Duration
@@ -79,7 +78,7 @@ func TestStageOfWhatIsNotFinished(t *testing.T) {
 	e, _ := newEnforcer(t, firewall{apply: func(context.Context) (bool, error) { <-release; return false, nil }})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	o := e.Enforce(ctx, SandboxStarted, meshed(nstest.New(t).Path))
+	o := e.Enforce(ctx, SandboxStarted, meshed(newNetNS(t)))
 	for i, took := range o.Spent {
 		if (Stages[i] == StageBudget) != (took > 0) || (took > 0 && took != o.Took) {
 			t.Errorf("%s of %s in %s", took, o.Took, Stages[i])
@@ -99,7 +98,7 @@ func TestFoundDriftHasNoTimes(t *testing.T) {
 // A look at what was verified is time of that stage, whoever looks.
 func TestStageOfALook(t *testing.T) {
 	e, _ := newEnforcer(t, newMemory())
-	pod := meshed(nstest.New(t).Path)
+	pod := meshed(newNetNS(t))
 	pod.SandboxID = "a"
 	if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
 		t.Fatal(o.Err)

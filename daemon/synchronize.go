@@ -85,7 +85,7 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 			*sb = Sandbox{Pod: e.policy.Load().Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
 			sb.Pod.Containers = nil
 		}
-		said := e.refining(pod.Containers)
+		said := e.policy.Load().refining(pod.Containers)
 		if pending = sb.State == StatePending; pending {
 			said, sb.Decision = saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
 		}
@@ -134,8 +134,9 @@ func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
 // decideWithContainers decides by all of a pod's containers. A pod outside the mesh gets its result; of any other, the
 // containers are kept that say more about it.
 func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
-	e.decide(o)
-	id, want := o.Pod.SandboxID, e.want(o)
+	policy := e.policy.Load()
+	policy.decide(o)
+	id, want := o.Pod.SandboxID, policy.want(o)
 	switch {
 	case o.Result == Failed:
 		return nil
@@ -144,12 +145,12 @@ func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
 		return nil
 	}
 	said := o.Pod.Containers
-	if !e.setsItselfUp(o, Sandbox{}) {
-		said = e.refining(said)
+	if !policy.setsItselfUp(o, Sandbox{}) {
+		said = policy.refining(said)
 	}
 	e.sandboxes.updateKnown(id, func(sb *Sandbox) {
 		if sb.undecided() {
-			sb.Decision, sb.Pod = o.Decision, e.policy.Load().Node.Remembered(sb.Pod, o.Decision)
+			sb.Decision, sb.Pod = o.Decision, policy.Node.Remembered(sb.Pod, o.Decision)
 			sb.Pod.Containers = said
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -41,8 +42,10 @@ func BenchmarkTakeover(b *testing.B) {
 		{"in_another_shape", nftables.Native, func(*istio.Defaults) {}, StateOutdated},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
+			node := earlier.kernel.(kernel.Node)
+			node.Firewall = nftables.New(tt.written)
+			earlier.kernel = node
 			for _, pod := range pods {
-				earlier.firewall = nftables.New(tt.written)
 				earlier.Enforce(context.Background(), ByHand, pod)
 			}
 			for b.Loop() {

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -40,7 +39,7 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 	m := newMemory()
 	e, r := newEnforcer(t, m)
 	mesh := slowly(e)
-	web, plain := sandbox(t, "web"), rules.Pod{SandboxID: "plain", NetNS: nstest.New(t).Path}
+	web, plain := sandbox(t, "web"), rules.Pod{SandboxID: "plain", NetNS: newNetNS(t)}
 	proxy := container("istio-proxy", 2000)
 	proxy.Running = true
 	web.Containers = []rules.Container{proxy}

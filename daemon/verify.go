@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/meshnetd/meshnetd/daemon/judge"
 )
 
 // ErrUnknown is within the error about a sandbox of which nothing is remembered.
@@ -35,10 +37,11 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
 		return e.visit(ctx, o, func(p *pass) error {
-			if err := known.inNetNS(p.ns); err != nil {
+			if err := known.inNetNS(*o); err != nil {
 				return err
 			}
-			return p.compare()
+			_, err := p.compare()
+			return err
 		})
 	})
 	o.end()
@@ -46,12 +49,13 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 }
 
 // compare judges the namespace anew, and remembers nothing of it.
-func (p *pass) compare() error {
-	around, err := p.surroundings()
-	if err != nil {
-		return err
+func (p *pass) compare() (judge.Finding, error) {
+	if err := p.o.step(p.ctx, StageVerify); err != nil {
+		return judge.Finding{}, err
 	}
-	return p.judge(around)
+	f, err := judge.Anew(p.ctx, p.in, p.o.Plan)
+	p.o.found(f)
+	return f, err
 }
 
 // Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with

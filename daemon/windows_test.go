@@ -14,7 +14,6 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
-	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -254,14 +253,14 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 	e.Enforce(ctx, SandboxStarted, pod)
 	for _, same := range []bool{false, true} { // even if it holds the very same rules
 		e.Enforce(ctx, SandboxStarted, pod)
-		stranger, before := nstest.New(t), rules.Plan{}
+		stranger, before := newNetNS(t), rules.Plan{}
 		if same {
 			before = m.holds(t, pod.NetNS)
-			m.put(t, stranger.Path, before)
+			m.put(t, stranger, before)
 		}
-		e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger.Path })
+		e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger })
 		auditNow(t, e)
-		if m.holds(t, stranger.Path).Key() != before.Key() || e.sandboxes.count() != 0 {
+		if m.holds(t, stranger).Key() != before.Key() || e.sandboxes.count() != 0 {
 			t.Errorf("a namespace that was never this sandbox's: remembered: %d", e.sandboxes.count())
 		}
 	}
@@ -276,9 +275,7 @@ func TestValidateReadsRoutes(t *testing.T) {
 	m := newMemory()
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
-	ns := nstest.New(t)
-	pod := meshed(ns.Path)
-	pod.SandboxID = "web"
+	pod := sandbox(t, "web")
 	pod.Annotations["sidecar.istio.io/interceptionMode"] = "TPROXY"
 	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
 		t.Fatal(o.Err)
@@ -286,7 +283,7 @@ func TestValidateReadsRoutes(t *testing.T) {
 	if o := e.Validate(ctx, pod, app); o.Error() != nil {
 		t.Fatal(o.Error())
 	}
-	ns.Run(t, "ip", "rule", "del", "fwmark", "1337")
+	m.reroute(t, pod.NetNS, rules.Plan{})
 	ended, end := context.WithCancel(ctx)
 	end()
 	if o := e.Validate(ended, pod, app); o.Error() == nil {

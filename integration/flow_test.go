@@ -13,7 +13,9 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -67,7 +69,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	}
 	t.Cleanup(locks.Close)
 	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
-	return daemon.New(daemon.Policy{Node: node}, host, locks, firewall, func(daemon.Outcome) {})
+	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
 }
 
 // protect takes a pod through the flow and expects it to be protected.

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -55,7 +55,7 @@ func TestNobodyGetsAroundAReplacement(t *testing.T) {
 	}
 }
 
-func firewallOf(t *testing.T, variant string) daemon.Firewall {
+func firewallOf(t *testing.T, variant string) kernel.Firewall {
 	t.Helper()
 	isolated, err := netns.Isolate()
 	if err != nil {
@@ -73,7 +73,7 @@ func firewallOf(t *testing.T, variant string) daemon.Firewall {
 type replacing struct {
 	t        *testing.T
 	pair     pair
-	firewall daemon.Firewall
+	firewall kernel.Firewall
 }
 
 // perReplacement is how many connections are opened while the rules are replaced once: more would only keep the processor busy.

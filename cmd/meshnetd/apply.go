@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -25,7 +26,7 @@ func applyCommand() *cobra.Command {
 	}
 	path, file, configFile := netnsFlag(c), podFlag(c), configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return onNamespace(c, *path, *configFile, *file, func(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
+		return onNamespace(c, *path, *configFile, *file, func(ctx context.Context, e *daemon.Enforcer, _ []netns.ID, pod rules.Pod) error {
 			o := e.Enforce(ctx, daemon.ByHand, pod)
 			for _, note := range o.Plan.Notes {
 				fmt.Fprintln(c.OutOrStdout(), "note:", note)

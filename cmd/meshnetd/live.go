@@ -9,6 +9,7 @@ import (
 	"errors"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
@@ -42,7 +43,7 @@ func compared(o daemon.Outcome) status.Verdict {
 	for _, d := range o.Effect.Differences[:min(len(o.Effect.Differences), mostPackets)] {
 		v.Packets = append(v.Packets, d.String())
 	}
-	v.Beside = o.Beside()
+	v.Beside = judge.Beside(o.Effect)
 	switch {
 	case o.Effect.Answer > effect.More:
 		v.Result = status.Different

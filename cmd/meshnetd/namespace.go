@@ -26,8 +26,8 @@ func netnsFlag(c *cobra.Command) *string {
 	return path
 }
 
-// onNamespace reads the inputs and calls fn with the flow and the pod in its namespace.
-func onNamespace(c *cobra.Command, path, configFile, file string, fn func(context.Context, *daemon.Enforcer, rules.Pod) error) error {
+// onNamespace reads the inputs and calls fn with the flow, the host's namespaces and the pod in its own.
+func onNamespace(c *cobra.Command, path, configFile, file string, fn func(context.Context, *daemon.Enforcer, []netns.ID, rules.Pod) error) error {
 	cfg, err := loadConfig(configFile)
 	if err != nil {
 		return err
@@ -53,17 +53,17 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 		return &exit{exitFailed, err}
 	}
 	defer locks.Close()
-	enforcer, err := newEnforcer(cfg, locks, firewall, func(daemon.Outcome) {})
+	host, err := netns.Host(cfg.HostNetNS)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
 	// For a sandbox the runtime names, the host's namespace means a hostNetwork pod; here it is a mistake.
-	ns, err := netns.Open(path, enforcer.Host())
+	ns, err := netns.Open(path, host)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}
 	ns.Close()
-	return fn(ctx, enforcer, pod)
+	return fn(ctx, newEnforcer(cfg, host, locks, firewall, func(daemon.Outcome) {}), host, pod)
 }
 
 func failure(o daemon.Outcome) error {

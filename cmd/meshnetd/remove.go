@@ -57,6 +57,10 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 		return false, err
 	}
 	defer isolated.Close()
+	host, err := netns.Host(cfg.HostNetNS)
+	if err != nil {
+		return false, err
+	}
 	locks, err := netns.MakeLocks(cfg.LockDir)
 	if err != nil {
 		return false, err
@@ -73,11 +77,7 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 			missing = append(missing, err)
 			continue
 		}
-		enforcer, err := newEnforcer(cfg, locks, firewall, func(daemon.Outcome) {})
-		if err != nil {
-			return changed, err
-		}
-		did, err := enforcer.Remove(ctx, path)
+		did, err := newEnforcer(cfg, host, locks, firewall, func(daemon.Outcome) {}).Remove(ctx, path)
 		if err != nil {
 			return changed, err
 		}

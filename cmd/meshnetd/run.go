@@ -17,7 +17,9 @@ import (
 	"github.com/meshnetd/meshnetd/cri"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/metrics"
@@ -69,6 +71,10 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	tell(log, firewall)
 	watch := newWatch(firewall.Chosen())
+	host, err := netns.Host(cfg.HostNetNS)
+	if err != nil {
+		return &exit{exitFailed, err}
+	}
 	locks, err := netns.MakeLocks(cfg.LockDir)
 	if err != nil {
 		return &exit{exitFailed, err}
@@ -77,10 +83,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	var enforcer *daemon.Enforcer
 	meter := metrics.New(buildVersion(), stages(), func() metrics.State { return watch.state(enforcer, queue) })
 	record, flush := daemon.Log(log, watch.lineLost)
-	enforcer, err = newEnforcer(cfg, locks, firewall, watch.counting(metered(meter, record)))
-	if err != nil {
-		return &exit{exitFailed, err}
-	}
+	enforcer = newEnforcer(cfg, host, locks, firewall, watch.counting(metered(meter, record)))
 	enforcer.StopSandbox = func(ctx context.Context, sandboxID string) error {
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
 	}
@@ -146,12 +149,8 @@ func tell(log *slog.Logger, b *backend.Backend) {
 	}
 }
 
-func newEnforcer(cfg config.Config, locks *netns.Locks, firewall daemon.Firewall, record func(daemon.Outcome)) (*daemon.Enforcer, error) {
-	host, err := netns.Host(cfg.HostNetNS)
-	if err != nil {
-		return nil, err
-	}
-	return daemon.New(policy(cfg), host, locks, firewall, record), nil
+func newEnforcer(cfg config.Config, host []netns.ID, locks *netns.Locks, firewall kernel.Firewall, record func(daemon.Outcome)) *daemon.Enforcer {
+	return daemon.New(policy(cfg), kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), record)
 }
 
 func policy(cfg config.Config) daemon.Policy {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -84,7 +85,7 @@ func (f verifyFlags) check(args []string) error {
 
 // verifyNamespace does it without a daemon.
 func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) error {
-	return onNamespace(c, f.netns, *f.ask.config, f.file, func(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
+	return onNamespace(c, f.netns, *f.ask.config, f.file, func(ctx context.Context, e *daemon.Enforcer, host []netns.ID, pod rules.Pod) error {
 		o := e.Verify(ctx, pod)
 		if o.Err != nil {
 			return failure(o)
@@ -94,7 +95,7 @@ func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) err
 		case o.Decision.Reason == rules.ReasonInitContainer:
 			one.Verdict = &v
 		case f.traffic:
-			if err := one.send(ctx, e.Host(), o.Plan, o.NetNS); err != nil {
+			if err := one.send(ctx, host, o.Plan, o.NetNS); err != nil {
 				return &exit{exitFailed, err}
 			}
 		default: // a pod that is left alone is to have nothing of ours

@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
@@ -47,7 +47,7 @@ type Trial struct {
 
 // proven is a firewall that showed that it can write every rule there is.
 type proven struct {
-	daemon.Firewall
+	kernel.Firewall
 	name   string
 	noIPv6 error // why it cannot write IPv6 rules; nil where it can
 }
@@ -117,7 +117,7 @@ func learn(ctx context.Context, dialect nftables.Dialect) (nftables.Tables, erro
 }
 
 // prove writes and reads back a plan with every match and target there is, for IPv4 and for both families.
-func prove(ctx context.Context, name string, f daemon.Firewall) (*proven, error) {
+func prove(ctx context.Context, name string, f kernel.Firewall) (*proven, error) {
 	p := &proven{Firewall: f, name: name}
 	if err := writes(ctx, f, everything(rules.IPv4)); err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func prove(ctx context.Context, name string, f daemon.Firewall) (*proven, error)
 	return p, nil
 }
 
-func writes(ctx context.Context, f daemon.Firewall, plan rules.Plan) error {
+func writes(ctx context.Context, f kernel.Firewall, plan rules.Plan) error {
 	scratch, err := netns.New()
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (b *Backend) of(ns *netns.Namespace) (*proven, error) {
 	return b.native, nil
 }
 
-// Name implements daemon.Firewall.
+// Name implements kernel.Firewall.
 func (b *Backend) Name(ns *netns.Namespace) string {
 	p, err := b.of(ns)
 	if err != nil {
@@ -179,7 +179,7 @@ func (b *Backend) Name(ns *netns.Namespace) string {
 	return p.Name(ns)
 }
 
-// Apply implements daemon.Firewall.
+// Apply implements kernel.Firewall.
 func (b *Backend) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (changed bool, err error) {
 	p, err := b.of(ns)
 	if err != nil {
@@ -191,7 +191,7 @@ func (b *Backend) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 	return p.Apply(ctx, ns, plan)
 }
 
-// Verify implements daemon.Firewall.
+// Verify implements kernel.Firewall.
 func (b *Backend) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
 	p, err := b.of(ns)
 	if err != nil {
@@ -200,7 +200,7 @@ func (b *Backend) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pl
 	return p.Verify(ctx, ns, plan)
 }
 
-// Effect implements daemon.Firewall.
+// Effect implements kernel.Firewall.
 func (b *Backend) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
 	p, err := b.of(ns)
 	if err != nil {
@@ -209,7 +209,7 @@ func (b *Backend) Effect(ctx context.Context, ns *netns.Namespace, plan, have ru
 	return p.Effect(ctx, ns, plan, have, interfaces)
 }
 
-// Own implements daemon.Firewall.
+// Own implements kernel.Firewall.
 func (b *Backend) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	p, err := b.of(ns)
 	if err != nil {
@@ -218,7 +218,7 @@ func (b *Backend) Own(ctx context.Context, ns *netns.Namespace, footprint rules.
 	return p.Own(ctx, ns, footprint)
 }
 
-// Fingerprint implements daemon.Firewall.
+// Fingerprint implements kernel.Firewall.
 func (b *Backend) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
 	p, err := b.of(ns)
 	if err != nil {
@@ -227,7 +227,7 @@ func (b *Backend) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerp
 	return p.Fingerprint(ctx, ns)
 }
 
-// Generation implements daemon.Firewall.
+// Generation implements kernel.Firewall.
 func (b *Backend) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
 	p, err := b.of(ns)
 	if err != nil {

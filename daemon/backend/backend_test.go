@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
@@ -156,7 +156,7 @@ func TestOtherKindIsSeen(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ns.Close()
-			for _, f := range []daemon.Firewall{o.chosen, b.chosen, o.chosen} {
+			for _, f := range []kernel.Firewall{o.chosen, b.chosen, o.chosen} {
 				if _, err := f.Apply(t.Context(), ns, plan); err != nil {
 					t.Fatal(err)
 				}

@@ -3,6 +3,7 @@
 package fair
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -81,4 +82,15 @@ func less(counts map[string]int, key string) {
 	if counts[key]--; counts[key] == 0 {
 		delete(counts, key)
 	}
+}
+
+// ErrGivenUp is returned by work that noticed between two steps that nobody waits for it any more.
+var ErrGivenUp = errors.New("given up")
+
+// GivenUp is an error where that is so, and nothing more is to be read, written or recorded.
+func GivenUp(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrGivenUp, err)
+	}
+	return nil
 }

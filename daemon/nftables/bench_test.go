@@ -13,7 +13,9 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/legacy"
+	pods "github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/integration/speed"
@@ -195,7 +197,7 @@ func started(b *testing.B, tables Tables) *speed.Peer {
 		b.Fatal(err)
 	}
 	b.Cleanup(locks.Close)
-	e := daemon.New(daemon.Policy{Node: node}, nil, locks, tables, func(daemon.Outcome) {})
+	e := daemon.New(daemon.Policy{Node: node}, pods.Node{Locks: locks, Firewall: tables}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
 	ips := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
 	n := 0
 	return inFresh(b, "5_hook", func(s sandbox) error {

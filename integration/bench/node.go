@@ -13,7 +13,9 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/rules"
@@ -32,7 +34,7 @@ type node struct {
 
 // writer is one way to write rules.
 type writer struct {
-	daemon.Firewall
+	kernel.Firewall
 	label string
 	exec  bool  // it runs programs
 	err   error // why it is not to be had here
@@ -98,7 +100,7 @@ var unbounded = rules.Budget{Bytes: 1 << 20, Items: 1 << 12, Rules: 1 << 13}
 func (n *node) enforcer(w writer, defaults istio.Defaults) *daemon.Enforcer {
 	defaults.Budget = unbounded
 	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}, Budget: unbounded}
-	return daemon.New(daemon.Policy{Node: node}, n.host, n.locks, w, func(daemon.Outcome) {})
+	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(daemon.Outcome) {})
 }
 
 // dualStack is a mesh whose proxies speak IPv6 too, so that both families have rules.

@@ -18,7 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
@@ -30,7 +30,7 @@ const patience = 5000
 // gallery has everything that sends and sees.
 type gallery struct {
 	*world
-	firewall          daemon.Firewall
+	firewall          kernel.Firewall
 	ns                *netns.Namespace // the pod's, for the firewall
 	podTaps, peerTaps *taps
 	inPod, inPeer     *listeners
@@ -40,7 +40,7 @@ type gallery struct {
 	markers           map[string]int // sockets by interface; "" is the pod's
 }
 
-func newGallery(t testing.TB, firewall daemon.Firewall) *gallery {
+func newGallery(t testing.TB, firewall kernel.Firewall) *gallery {
 	t.Helper()
 	w := newWorld(t)
 	g := &gallery{world: w, firewall: firewall, port: firstPort, wait: patience, markers: map[string]int{}}
