@@ -75,9 +75,9 @@ func newNetNS(t testing.TB) string {
 }
 
 // inKernel gives the pod a real namespace.
-func inKernel(t testing.TB, pod rules.Pod, addresses ...string) rules.Pod {
+func inKernel(t testing.TB, pod rules.Pod) rules.Pod {
 	t.Helper()
-	pod.NetNS = nstest.New(t, addresses...).Path
+	pod.NetNS = nstest.New(t).Path
 	return pod
 }
 

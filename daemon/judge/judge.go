@@ -89,7 +89,8 @@ func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, ke
 	if err != nil {
 		return f, err
 	}
-	at, known := evidence{plan: key, fingerprint: fingerprint}, false
+	at := evidence{plan: key, fingerprint: fingerprint}
+	var known bool
 	if f.Verdict, known = j.recall(at); known && len(moved) == 0 {
 		return f, nil
 	}
@@ -174,7 +175,7 @@ func (s surroundings) tooMany() bool {
 
 // judge compares the namespace with the plan, rule by rule and by what becomes of packets.
 func (s surroundings) judge(ctx context.Context, in kernel.Inside, plan rules.Plan) (f Finding, err error) {
-	found := 0
+	var found int
 	if f.Differences, found, err = Differences(ctx, in, plan); err != nil {
 		return f, err
 	}
