@@ -41,20 +41,19 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+func (ps Problems) sorted() Problems {
+	slices.SortFunc(ps, func(a, b Problem) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key, b.Key)) })
+	return ps
+}
+
 // Parse reads and checks the text of a configuration file; file is its name in messages. Its error is
 // Problems, all of them.
 func Parse(file, text string) (Config, error) {
 	config := unsaid()
 	r := reader{file: file, keys: keys(&config), lists: lists(&config), lines: map[string]int{}}
-	var top map[string]toml.Primitive
-	meta, err := toml.Decode(text, &top)
+	meta, top, err := decode(file, text)
 	if err != nil {
-		var syntax toml.ParseError
-		if !errors.As(err, &syntax) {
-			return Config{}, Problems{{File: file, Line: 1, What: err.Error()}}
-		}
-		at := max(1, syntax.Position.Line) // the decoder does not number a file's first key
-		return Config{}, Problems{{File: file, Line: at, Key: syntax.LastKey, What: "not TOML: " + syntax.Message}}
+		return Config{}, err
 	}
 	r.meta = meta
 	r.table("", top)
@@ -64,10 +63,7 @@ func Parse(file, text string) (Config, error) {
 		r.problems = append(r.problems, Problem{File: file, Line: r.lines[key], Key: key, What: problem})
 	}
 	if len(r.problems) > 0 {
-		slices.SortFunc(r.problems, func(a, b Problem) int {
-			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key, b.Key))
-		})
-		return Config{}, r.problems
+		return Config{}, r.problems.sorted()
 	}
 	config.Origin = r.origin()
 	for _, key := range inherited {
@@ -76,6 +72,19 @@ func Parse(file, text string) (Config, error) {
 		}
 	}
 	return config, nil
+}
+
+func decode(file, text string) (meta toml.MetaData, top map[string]toml.Primitive, err error) {
+	meta, err = toml.Decode(text, &top)
+	var syntax toml.ParseError
+	switch {
+	case errors.As(err, &syntax):
+		at := max(1, syntax.Position.Line) // the decoder does not number a file's first key
+		return meta, nil, Problems{{File: file, Line: at, Key: syntax.LastKey, What: "not TOML: " + syntax.Message}}
+	case err != nil:
+		return meta, nil, Problems{{File: file, Line: 1, What: err.Error()}}
+	}
+	return meta, top, nil
 }
 
 // setter decodes the value of one key, checks it and stores it.

@@ -50,6 +50,12 @@ type end struct {
 	ConnMark  uint32 `json:"connmark,omitempty"`
 }
 
+func endOf(path rules.Path, text string) *end {
+	e := path.End
+	return &end{Kind: string(e.Kind), Text: text, Port: e.Port, To: e.To.String(), Original: e.Original.String(), Interface: e.Interface,
+		Zone: e.Zone, ConnMark: e.ConnMark}
+}
+
 func (q Question) Answer(s Scene) (Way, error) {
 	path, assumptions, err := q.Path(s.Plan, s.Interfaces)
 	if err != nil {
@@ -63,8 +69,7 @@ func (q Question) Answer(s Scene) (Way, error) {
 		}
 		w.Steps = append(w.Steps, one)
 	}
-	w.End = end{Kind: string(path.End.Kind), Text: Ending(path), Port: path.End.Port, To: path.End.To.String(), Original: path.End.Original.String(),
-		Interface: path.End.Interface, Zone: path.End.Zone, ConnMark: path.End.ConnMark}
+	w.End = *endOf(path, Ending(path))
 	return w, nil
 }
 

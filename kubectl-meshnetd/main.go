@@ -22,7 +22,7 @@ const (
 	exitFailed      = 1 // it did not work, or a node did not answer
 	exitBadLine     = 2 // the command line, or the configuration, is wrong
 	exitRefused     = 3 // a pod is refused, or would be
-	exitUnprotected = 4 // a pod does not have its rules
+	exitUnprotected = 4 // a pod does not have its rules, or a packet ends elsewhere
 )
 
 // exit is an error with the code to end with. An empty message is not printed: all has been said.
@@ -96,7 +96,7 @@ func root() *cobra.Command {
 	flags.Uint16Var(&o.port, "port", 15990, "`PORT` where meshnetd tells its status (the chart's metrics.port)")
 	flags.IntVar(&o.parallel, "parallel", 50, "`NUMBER` of nodes to ask at once")
 	flags.DurationVar(&o.patience, "node-timeout", 10*time.Second, "how `LONG` one node may take")
-	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), versionCommand(o))
+	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), testCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), versionCommand(o))
 	c.AddCommand(pagesCommands()...)
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -93,6 +95,32 @@ func TestTrace(t *testing.T) {
 		}
 	}
 	if code, _, errs := f.asked(t, "trace", "web", "icmp", "203.0.113.10:443"); code != exitBadLine || !strings.Contains(errs, "not tcp or udp") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
+// What is expected of a pod is tested by the rules that its daemon tells.
+func TestExpected(t *testing.T) {
+	item := meshed("web", "a", "")
+	f := &fake{nodes: []string{"a"}, daemons: map[string]http.Handler{"a": healthy(holding(t, item))}, objects: map[string]string{inShop + "web": item}}
+	for lines, want := range map[string]struct {
+		code int
+		said string
+	}{
+		`"tcp out 443" = "proxy 15001"`:                              {0, "1 packets: 1 ended as expected, 0 elsewhere\n"},
+		"\"tcp in 8080\" = \"proxy\"\n\"udp out 443\" = \"blocked\"": {exitUnprotected, "elsewhere  udp out 443: blocked\n    FILE:3, in pod shop/web\n"},
+		`"tcp out 443" = "x"`:                                        {exitBadLine, "FILE:2: tcp out 443: \"x\" is no end of a packet"},
+	} {
+		file := filepath.Join(t.TempDir(), "expect.toml")
+		if err := os.WriteFile(file, []byte("[expect]\n"+lines+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, out, errs := f.asked(t, "test", "-f", file, "web")
+		if said := strings.ReplaceAll(out+errs, file, "FILE"); code != want.code || !strings.Contains(said, want.said) {
+			t.Errorf("%s: exit %d, want %d, %q: %s", lines, code, want.code, want.said, said)
+		}
+	}
+	if code, _, errs := f.asked(t, "test", "-f", "/nowhere.toml", "web"); code != exitFailed || !strings.Contains(errs, "expectations: open") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
 }

@@ -68,13 +68,21 @@ func traceCommand(o *options) *cobra.Command {
 }
 
 func wayIn(q explain.Question, x status.Explanation, p pod) (explain.Way, error) {
+	scene, err := sceneOf(x, p)
+	if err != nil {
+		return explain.Way{}, err
+	}
+	return q.Answer(scene)
+}
+
+func sceneOf(x status.Explanation, p pod) (explain.Scene, error) {
 	plan, err := planOf(x)
 	if err != nil {
-		return explain.Way{}, &exit{exitFailed, err}
+		return explain.Scene{}, &exit{exitFailed, err}
 	}
 	scene := explain.Scene{Pod: x.Namespace + "/" + x.Name, Plan: plan, Interfaces: explain.Assumed(p.addresses())}
 	if plan.Rules() == 0 {
 		scene.Outside = x.Reason + ": " + x.Detail
 	}
-	return q.Answer(scene)
+	return scene, nil
 }

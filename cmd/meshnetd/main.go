@@ -21,7 +21,7 @@ const (
 	exitFailed     = 1 // it did not work
 	exitBadConfig  = 2 // the configuration, or the command line, is wrong
 	exitRefused    = 3 // the pod is refused
-	exitDifference = 4 // the kernel does not hold the plan
+	exitDifference = 4 // the kernel does not hold the plan, or a packet ends elsewhere
 )
 
 // exit is an error with the code to end with. An empty message is not printed: all has been said.
@@ -73,7 +73,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), readyCommand(), explainCommand(), traceCommand(), reportCommand(), reloadCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), readyCommand(), explainCommand(), traceCommand(), testCommand(), reportCommand(), reloadCommand(), doctorCommand(), versionCommand())
 	c.AddCommand(pagesCommands()...)
 	return c
 }

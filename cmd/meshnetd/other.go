@@ -5,9 +5,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"github.com/meshnetd/meshnetd/explain"
 )
 
 // Network namespaces are Linux's. Elsewhere the commands exist and say so.
@@ -31,5 +34,8 @@ func removeCommand() *cobra.Command {
 func statusCommand() *cobra.Command { return linuxOnly("status", "Ask the running daemon") }
 func reloadCommand() *cobra.Command {
 	return linuxOnly("reload", "Have the running daemon read its configuration again")
+}
+func (testFlags) send(context.Context, string, []explain.Tested) error {
+	return errors.New("--traffic needs Linux")
 }
 func doctorCommand() *cobra.Command { return linuxOnly("doctor", "Look at the node") }

@@ -21,35 +21,84 @@ import (
 // this process, so that the daemon needs no more rights than to write rules.
 func sender(cfg config.Config) func(context.Context, string, status.Sandbox, *answer) error {
 	return func(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
-		told, err := status.ReadPlan(ctx, socket, sb.ID)
-		if err != nil {
+		return inSandbox(ctx, cfg, socket, sb, func(ns *netns.Namespace, plan rules.Plan) error {
+			checks, err := traffic.Run(ctx, ns, plan)
+			one.take(checks)
 			return err
-		}
-		plan, err := explain.PlanOf(told)
-		if err != nil {
-			return err
-		}
-		host, err := netns.Host(cfg.HostNetNS)
-		if err != nil {
-			return err
-		}
-		return one.send(ctx, host, plan, netns.ID{Dev: told.Device, Ino: told.Inode})
+		})
 	}
 }
 
-// send sends packets in the namespace of the answer's path, which must be this one.
-func (one *answer) send(ctx context.Context, host []netns.ID, plan rules.Plan, id netns.ID) error {
-	ns, err := netns.Open(one.NetNS, host)
+func inSandbox(ctx context.Context, cfg config.Config, socket string, sb status.Sandbox, fn func(*netns.Namespace, rules.Plan) error) error {
+	told, err := status.ReadPlan(ctx, socket, sb.ID)
+	if err != nil {
+		return err
+	}
+	plan, err := explain.PlanOf(told)
+	if err != nil {
+		return err
+	}
+	host, err := netns.Host(cfg.HostNetNS)
+	if err != nil {
+		return err
+	}
+	return inNamespace(sb.NetNS, host, netns.ID{Dev: told.Device, Ino: told.Inode}, func(ns *netns.Namespace) error { return fn(ns, plan) })
+}
+
+// inNamespace opens the namespace at the path, which must be this one.
+func inNamespace(path string, host []netns.ID, id netns.ID, fn func(*netns.Namespace) error) error {
+	ns, err := netns.Open(path, host)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
 	if ns.ID() != id {
-		return fmt.Errorf("%s is %s, and the pod's rules are in %s: its sandbox is gone, or nothing was put into it yet", one.NetNS, ns.ID(), id)
+		return fmt.Errorf("%s is %s, and the pod's rules are in %s: its sandbox is gone, or nothing was put into it yet", path, ns.ID(), id)
 	}
-	checks, err := traffic.Run(ctx, ns, plan)
-	one.take(checks)
-	return err
+	return fn(ns)
+}
+
+// send sends packets in the namespace of the answer's path, which must be this one.
+func (one *answer) send(ctx context.Context, host []netns.ID, plan rules.Plan, id netns.ID) error {
+	return inNamespace(one.NetNS, host, id, func(ns *netns.Namespace) error {
+		checks, err := traffic.Run(ctx, ns, plan)
+		one.take(checks)
+		return err
+	})
+}
+
+// send sends the packets of a test in the pod that was asked about, and says where they ended.
+func (f testFlags) send(ctx context.Context, pod string, all []explain.Tested) error {
+	cfg, err := f.ask.read()
+	if err != nil {
+		return err
+	}
+	socket, sb, err := f.ask.sandbox(ctx, pod)
+	if err != nil {
+		return err
+	}
+	var packets []rules.Packet
+	var sent []*explain.Tested
+	for i := range all {
+		if p := all[i].Sendable(); p.Protocol != "" {
+			packets, sent = append(packets, p), append(sent, &all[i])
+		}
+	}
+	return inSandbox(ctx, cfg, socket, sb, func(ns *netns.Namespace, plan rules.Plan) error {
+		checks, err := traffic.Send(ctx, ns, plan, packets)
+		for i, c := range checks {
+			if c.Verdict == traffic.Unproven {
+				sent[i].Untold(c.Note)
+				continue
+			}
+			note := c.Note
+			if c.Verdict == traffic.Wrong {
+				note = strings.TrimPrefix(note+"; the rules say: "+c.Rules.End.String(), "; ")
+			}
+			sent[i].Sent(c.Packet, c.Seen, note)
+		}
+		return err
+	})
 }
 
 // take keeps what was sent for both ways to print it.

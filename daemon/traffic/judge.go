@@ -102,7 +102,9 @@ func judge(p rules.Packet, want rules.End, s sighting, can abilities) (seen rule
 	case !same:
 		return seen, Wrong, ""
 	}
-	v, note = s.arrival(p, seen, can)
+	if v, note = s.arrival(p, seen, can); v == Wrong {
+		seen.Kind = rules.Dropped
+	}
 	return seen, v, note
 }
 

@@ -59,7 +59,7 @@ func TestJudge(t *testing.T) {
 		{"captured", out, captured, to(home, 15001, 0), []listener{proxy1}, false, waiting, sees, Right, rules.Redirected, ""},
 		{"captured, and noise elsewhere", out, captured, to(home, 15001, 0), []listener{webApp, proxy1}, false, waiting, sees, Right, rules.Redirected, ""},
 		{"captured, without a proxy", out, captured, to(home, 15001, 0), nil, false, []listener{webApp}, sees, Right, rules.Redirected, "nobody listens there"},
-		{"captured, and dropped before the proxy", out, captured, to(home, 15001, 0), nil, false, waiting, sees, Wrong, rules.Redirected, "dropped on its way in"},
+		{"captured, and dropped before the proxy", out, captured, to(home, 15001, 0), nil, false, waiting, sees, Wrong, rules.Dropped, "dropped on its way in"},
 		{"captured, with a kernel that does not count", out, captured, to(home, 15001, 0), nil, false, nil, abilities{tracking: true}, Right, rules.Redirected, ""},
 		{"to another port", out, captured, to(home, 15002, 0), nil, false, waiting, sees, Wrong, rules.Redirected, ""},
 		{"to another pod", out, captured, to(netip.MustParseAddr("10.9.0.7"), 15001, 0), nil, false, waiting, sees, Wrong, rules.Leaves, ""},

@@ -5,6 +5,7 @@
 package traffic
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -130,10 +131,7 @@ func (f *family) inside() {
 			}
 		}
 	}
-	lo := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if f.kind == rules.IPv6 {
-		lo = netip.IPv6Loopback()
-	}
+	lo := homes[f.kind]
 	f.sendFrom("over loopback", f.app, rules.TCP, way{loopback, lo, true}, lo, f.quiet)
 	for _, special := range f.sources {
 		if !f.local(special) {
@@ -175,7 +173,7 @@ func (f *family) inbound() {
 		switch {
 		case name == loopback:
 		case f.links[name].mac == nil || !own.IsValid():
-			f.cannot("into the pod by "+name, fmt.Errorf("no packet can arrive by %s: it is not there, not up, no Ethernet, or without an address of this family", name))
+			f.cannot("into the pod by "+name, cannotArrive(name))
 		case f.inUse(own) != nil:
 			f.cannot("into the pod by "+name, f.inUse(own))
 		default:
@@ -215,6 +213,35 @@ func (f *family) cannot(about string, err error) {
 	if !slices.ContainsFunc(f.probes, func(p probe) bool { return p.about == about && p.err != nil }) {
 		f.probes = append(f.probes, probe{about: about, err: err})
 	}
+}
+
+// sendable is the probe for a packet that somebody else has thought of.
+func (s scene) sendable(p rules.Packet) probe {
+	to := p.Destination.Addr()
+	switch {
+	case p.Direction == rules.Outbound:
+		w, err := s.route(to)
+		if err == nil && s.local(to) {
+			err = s.inUse(to)
+		}
+		if err != nil {
+			return probe{err: err}
+		}
+		if p.Out = w.out; !s.local(p.Source.Addr()) {
+			p.Source = netip.AddrPortFrom(w.source, anyPort)
+		}
+	case p.Protocol != rules.TCP:
+		return probe{err: errors.New("only TCP can be made to arrive so that no app takes it")}
+	case s.links[p.In].mac == nil:
+		return probe{err: cannotArrive(p.In)}
+	default:
+		p.Source = netip.AddrPortFrom(s.neighbour(p.In, p.Family(), p.Source.Addr()), anyPort)
+	}
+	return probe{packet: p}
+}
+
+func cannotArrive(name string) error {
+	return fmt.Errorf("no packet can arrive by %s: it is not there, not up, no Ethernet, or without an address of this family", name)
 }
 
 // within returns an address of a range, the first that can be a host's.

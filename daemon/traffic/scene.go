@@ -120,6 +120,9 @@ func (s scene) local(addr netip.Addr) bool {
 	return addr.IsLoopback() || slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
 }
 
+// homes are the addresses of loopback.
+var homes = map[rules.Family]netip.Addr{rules.IPv4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), rules.IPv6: netip.IPv6Loopback()}
+
 // documentation are addresses that belong to nobody (RFC 5737, RFC 3849).
 var documentation = map[rules.Family][]netip.Addr{
 	rules.IPv4: {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1")},

@@ -62,17 +62,8 @@ func why(p rules.Path) string {
 // CAP_NET_ADMIN, CAP_NET_RAW, CAP_SETUID and CAP_SETGID, and for what is to arrive in the pod CAP_BPF and
 // Linux 5.18.
 func Run(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]Check, error) {
-	counting, err := counts()
-	if err != nil {
-		return nil, fmt.Errorf("send packets in %s: %w", ns.Path(), err)
-	}
 	var checks []Check
-	err = ns.Do(func() error {
-		r, err := newRun(ns, plan, counting)
-		if err != nil {
-			return err
-		}
-		defer r.close()
+	err := visit(ns, plan, func(r *run) error {
 		for _, p := range probes(plan, r.scene) {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -83,10 +74,47 @@ func Run(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]Check, er
 		}
 		return nil
 	})
-	if err != nil {
-		return checks, fmt.Errorf("send packets in %s: %w", ns.Path(), err)
+	return checks, err
+}
+
+// Send sends these packets, in the same way, and returns a Check for each. They leave by the interface that the pod's routes say.
+func Send(ctx context.Context, ns *netns.Namespace, plan rules.Plan, packets []rules.Packet) ([]Check, error) {
+	var checks []Check
+	err := visit(ns, plan, func(r *run) error {
+		for _, p := range packets {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			c, shown := r.check(r.sendable(p))
+			switch {
+			case !shown && c.Verdict == "":
+				c.Verdict, c.Note = Unproven, "the pod would forward it, to somebody else"
+			case c.Seen.Kind == rules.Dropped && !r.tracks(p.Family()):
+				c.Verdict, c.Note = Unproven, "no connection of its family is tracked in this namespace: what leaves and what is dropped look the same"
+			}
+			checks = append(checks, c)
+		}
+		return nil
+	})
+	return checks, err
+}
+
+func visit(ns *netns.Namespace, plan rules.Plan, send func(*run) error) error {
+	counting, err := counts()
+	if err == nil {
+		err = ns.Do(func() error {
+			r, err := newRun(ns, plan, counting)
+			if err != nil {
+				return err
+			}
+			defer r.close()
+			return send(r)
+		})
 	}
-	return checks, nil
+	if err != nil {
+		return fmt.Errorf("send packets in %s: %w", ns.Path(), err)
+	}
+	return nil
 }
 
 // Counts returns how many checks have each verdict.
