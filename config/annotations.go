@@ -27,8 +27,9 @@ type list struct {
 // lists has every array of tables, as keys has every key.
 func lists(c *Config) map[string]list {
 	return map[string]list{
-		"static": staticProfiles(c),
-		"policy": policies(c),
+		"static":   staticProfiles(c),
+		"policy":   policies(c),
+		"lockdown": lockdowns(c),
 		"annotations": {must: []string{"annotation"}, add: func() (map[string]setter, func() map[string]string) {
 			c.Annotations = append(c.Annotations, rules.AnnotationPolicy{Otherwise: rules.Refuse})
 			earlier, p := c.Annotations[:len(c.Annotations)-1], &c.Annotations[len(c.Annotations)-1]

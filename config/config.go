@@ -44,6 +44,7 @@ type Config struct {
 	Annotations     []rules.AnnotationPolicy // first match counts
 	Budget          rules.Budget             // of a pod
 	Policies        []rules.CapturePolicy    // first match counts
+	Lockdowns       []rules.Lockdown         // all that match count
 	CRISocket       string                   // path; "" is the runtime's usual one
 	StatusSocket    string                   // path; "" is none
 	LockDir         string                   // path of a directory that is root's alone

@@ -73,7 +73,7 @@ func TestReferenceExampleOfEveryList(t *testing.T) {
 			}
 		}
 		got, err := Parse("reference.toml", text.String())
-		if found := map[string]int{"annotations": len(got.Annotations), "static": len(got.Static), "policy": len(got.Policies)}; err != nil || found[name] != 1 {
+		if found := map[string]int{"annotations": len(got.Annotations), "static": len(got.Static), "policy": len(got.Policies), "lockdown": len(got.Lockdowns)}; err != nil || found[name] != 1 {
 			t.Fatalf("%s: the example gives %v, %v", name, found, err)
 		}
 		keys, _ := list.add()

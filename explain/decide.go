@@ -21,7 +21,7 @@ import (
 func Node(cfg config.Config) rules.Node {
 	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin,
 		RefusePowers: cfg.Bypass == config.BypassRefuse, PowersExempt: cfg.BypassExempt,
-		Policies: cfg.Policies, Loosening: effect.NewLoosening()}
+		Policies: cfg.Policies, Lockdowns: cfg.Lockdowns, Loosening: effect.NewLoosening()}
 	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
 		linkerd.Mesh{Defaults: cfg.Linkerd}} {
 		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {

@@ -187,6 +187,11 @@ func (n Node) marked(pod Pod) bool {
 // follows from a pod's settings is within its namespace's policy.
 func (n Node) govern(pod Pod, d Decision) Decision {
 	if d.Action == Skip {
+		if l, refused := n.refusesUnmeshed(pod.Namespace); refused {
+			detail := fmt.Sprintf("the pod would run without a mesh (%s: %s), and %s refuses that (unmeshed)", d.Reason, d.Detail, l)
+			d.Account.step(string(Reject) + " (" + string(ReasonUnmeshed) + "): " + detail)
+			return Decision{Mesh: d.Mesh, Action: Reject, Reason: ReasonUnmeshed, Detail: detail, Account: d.Account}
+		}
 		if d.Marked = n.marked(pod); !d.Marked { // most pods of a node
 			return d
 		}
@@ -236,7 +241,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if found {
 			d.Account.step("what the plan captures is within " + policy.String())
 		}
-		return d.noting(d.earlyNote(pod)).accepting(policy.Accepted)
+		return n.lockedDown(pod, d.noting(d.earlyNote(pod)).accepting(policy.Accepted))
 	case Reject:
 	}
 	return d

@@ -45,6 +45,7 @@ const (
 	ReasonOverBudget        Reason = "over-budget"        // asks for more bytes, items or rules than the node's configuration allows a pod
 	ReasonLoosened          Reason = "loosened"           // a container would take away what the sandbox has
 	ReasonBypass            Reason = "bypass"             // a container is given a way around the rules
+	ReasonUnmeshed          Reason = "unmeshed"           // it would run without rules where no pod may
 	ReasonOverTime          Reason = "over-time"          // it used up the time that a pod may take, a short while ago
 )
 

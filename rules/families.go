@@ -86,6 +86,7 @@ type Families struct {
 	Block    func() Ruleset             // of IPv6
 	Routes   func(Family) []PolicyRoute // that Redirect needs; nil is none
 	Loopback []netip.Prefix             // IPv6 addresses on lo that Redirect needs
+	Listens  []PortRange
 
 	SpeaksIPv6 bool
 	Because    string // who says that it does not, such as `annotation consul.hashicorp.com/dual-stack is "false"`
@@ -98,7 +99,7 @@ type Families struct {
 // has an address of it or not: it may get one at any time, by a router's advertisement or from a second network. It
 // fails where no address is one that others can reach.
 func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
-	p := Plan{Footprint: footprint, Notes: slices.Clone(f.Notes)}
+	p := Plan{Footprint: footprint, Listens: f.Listens, Notes: slices.Clone(f.Notes)}
 	network = network.without(footprint.Loopback)
 	if network.Addresses != nil && len(network.Global()) == 0 {
 		return Plan{}, &InputError{Place: "pod addresses", Value: fmt.Sprint(network.Addresses),

@@ -4,6 +4,7 @@ package rules
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -20,6 +21,8 @@ type Node struct {
 	PowersExempt    []string           // patterns of path.Match for namespaces where they are not
 	Budget          Budget             // of rules, and of annotations that a policy reads; the meshes have it too
 	Policies        []CapturePolicy    // the first that matches a namespace counts
+	Lockdowns       []Lockdown         // all that match a namespace count
+	Addresses       []netip.Addr       // the node's own, from which the kubelet probes
 	Origin          map[string]string  // where the configuration has a key, such as "/etc/meshnetd/meshnetd.toml:12", for Explain
 }
 

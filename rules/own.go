@@ -7,7 +7,12 @@ import (
 	"strings"
 )
 
-func (f Footprint) chain(c Chain) bool { return !c.Builtin && slices.Contains(f.Chains, c.Name) }
+func (f Footprint) chain(c Chain) bool { return !c.Builtin && f.Has(c.Name) }
+
+// Has reports whether a chain of that name is ours wherever it stands: a lockdown's is, whatever the mesh.
+func (f Footprint) Has(chain string) bool {
+	return slices.Contains(f.Chains, chain) || isLockdown(chain)
+}
 
 // ownership says whose rule it is.
 type ownership uint8
@@ -152,7 +157,7 @@ func (f Footprint) lastAnchor(c Chain) int {
 
 // anchor reports whether a rule of a built-in chain can only be ours.
 func (f Footprint) anchor(r Rule) bool {
-	if jump, ok := r.Target.(Jump); ok && slices.Contains(f.Chains, string(jump)) {
+	if jump, ok := r.Target.(Jump); ok && f.Has(string(jump)) {
 		return true
 	}
 	if mark, ok := r.Target.(SetMark); ok && slices.Contains(f.Marks, uint32(mark)) {

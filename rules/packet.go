@@ -22,7 +22,7 @@ const (
 // that exists already, nat has left the addresses alone: what it translates is decided by the first packet.
 type Packet struct {
 	Direction   Direction
-	Protocol    string // TCP or UDP
+	Protocol    string // TCP, UDP, ICMP, ICMPv6, or any other that no rule names, such as "sctp"
 	Source      netip.AddrPort
 	Destination netip.AddrPort
 
@@ -87,8 +87,8 @@ func (m CTState) names() []string {
 func (p Packet) check() error {
 	src, dst := p.Source.Addr(), p.Destination.Addr()
 	switch {
-	case p.Protocol != TCP && p.Protocol != UDP:
-		return fmt.Errorf("protocol %q is not tcp or udp", p.Protocol)
+	case p.Protocol == "":
+		return fmt.Errorf("no protocol")
 	case !src.IsValid() || !dst.IsValid() || src.Is4() != dst.Is4() || src.Is4In6() || dst.Is4In6():
 		return fmt.Errorf("from %s to %s: want two addresses of one family", src, dst)
 	case dst.IsUnspecified():

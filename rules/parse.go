@@ -104,8 +104,11 @@ func ParseRule(text string) Rule {
 			r.Target = t
 		}
 	}
-	if p.failed || r.Target == nil {
+	if p.failed {
 		return Rule{Target: Foreign(text)}
+	}
+	if r.Target == nil {
+		r.Target = Count
 	}
 	return r
 }
@@ -183,7 +186,7 @@ func (p *parser) match(word string, not bool) Match {
 		return positive(OutInterface(p.next()))
 	case "-p":
 		p.protocol = p.next()
-		p.failed = p.failed || (p.protocol != TCP && p.protocol != UDP)
+		p.failed = p.failed || !slices.Contains([]string{TCP, UDP, ICMP, ICMPv6}, p.protocol)
 		return positive(Protocol(p.protocol))
 	case "--sport":
 		p.failed = p.failed || p.protocol == ""
@@ -254,7 +257,7 @@ func (p *parser) target(name string) Target {
 	case "REJECT":
 		p.expect("--reject-with")
 		answer := RejectWith(p.next())
-		p.failed = p.failed || answer != RejectReset && answer != RejectPort
+		p.failed = p.failed || answer != RejectReset && answer != RejectPort && answer != RejectPort4
 		return answer
 	}
 	if name == "" || strings.ContainsAny(name, `"'`) {

@@ -16,8 +16,9 @@ type Plan struct {
 	Routes    []PolicyRoute
 	Loopback  []netip.Prefix // addresses on lo
 	Footprint Footprint
-	Accepted  []string // tables of others that may take from these rules, as "inet NAME" or "iptables-legacy NAME"
-	Notes     []string // what the reader must know, such as traffic that goes around the mesh
+	Accepted  []string    // tables of others that may take from these rules, as "inet NAME" or "iptables-legacy NAME"
+	Listens   []PortRange // TCP ports at which the proxy is asked by others, and that no rule takes
+	Notes     []string    // what the reader must know, such as traffic that goes around the mesh
 
 	// WithoutIPv6 is what becomes of IPv6 that the proxy does not speak; "" where it speaks it, or nothing becomes of
 	// it: the kernel has none, or the pod has no address of it and no rules.

@@ -75,11 +75,13 @@ const (
 
 // The protocols a rule can name.
 const (
-	TCP = "tcp"
-	UDP = "udp"
+	TCP    = "tcp"
+	UDP    = "udp"
+	ICMP   = "icmp"      // of IPv4
+	ICMPv6 = "ipv6-icmp" // of IPv6
 )
 
-// Protocol matches the transport protocol, TCP or UDP.
+// Protocol matches the transport protocol, one of these.
 type Protocol string
 
 // Source matches packets from Prefix.
@@ -171,6 +173,12 @@ const (
 // Verdict is a built-in target: Return, Accept or Drop.
 type Verdict string
 
+// Count is the target of a rule that counts packets and lets them go on.
+const Count = Counting("")
+
+// Counting is the type of Count.
+type Counting string
+
 // Redirect sends the packet to a port of this host (nat only).
 type Redirect struct{ Port uint16 }
 
@@ -203,6 +211,7 @@ type CTZone uint16
 const (
 	RejectReset = RejectWith("tcp-reset")              // of TCP
 	RejectPort  = RejectWith("icmp6-port-unreachable") // of IPv6
+	RejectPort4 = RejectWith("icmp-port-unreachable")  // of IPv4
 )
 
 // RejectWith answers a packet, so that its sender knows at once that it went nowhere (filter only).
@@ -306,6 +315,8 @@ func (m Comment) args() []string {
 func (t Jump) args() []string { return []string{"-j", string(t)} }
 
 func (t Verdict) args() []string { return []string{"-j", string(t)} }
+
+func (Counting) args() []string { return nil }
 
 func (t Redirect) args() []string {
 	return []string{"-j", "REDIRECT", "--to-ports", number(t.Port)}

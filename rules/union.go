@@ -57,7 +57,7 @@ func (f Footprint) Narrow(plan Plan) Footprint {
 	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.wrote(plan) })...)
 }
 
-// wrote reports whether a plan holds a mesh's rules. The chains of IPv6 that is to be refused are every mesh's.
+// wrote reports whether a plan holds a mesh's rules. The chains of IPv6 that is to be refused are every mesh's, and so are those of lockdowns.
 func (f Footprint) wrote(plan Plan) bool {
 	f.Chains = slices.DeleteFunc(slices.Clone(f.Chains), isBlock)
 	for _, rs := range plan.Rulesets() {

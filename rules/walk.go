@@ -145,6 +145,8 @@ func (t *trace) target(h hook, target Target) (verdict, string, error) {
 		if target == Drop || target == Accept {
 			return stop, "", nil
 		}
+	case Counting:
+		return goOn, "counted", nil
 	case SetMark:
 		t.packet.Mark = uint32(target)
 		return goOn, "", nil
@@ -171,8 +173,8 @@ func (t *trace) target(h hook, target Target) (verdict, string, error) {
 		switch {
 		case target == RejectReset && t.packet.Protocol != TCP:
 			return stop, "", fmt.Errorf("the kernel refuses a TCP reset for %s", t.packet.Protocol)
-		case target == RejectPort && t.packet.Family() != IPv6:
-			return stop, "", fmt.Errorf("the kernel refuses an answer of ICMPv6 in IPv4")
+		case target == RejectPort && t.packet.Family() != IPv6, target == RejectPort4 && t.packet.Family() != IPv4:
+			return stop, "", fmt.Errorf("the kernel refuses an answer of the other family's ICMP")
 		}
 		t.end(Refused, "")
 		return stop, "", nil

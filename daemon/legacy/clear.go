@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"math/bits"
 	"runtime"
-	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,15 +36,15 @@ const (
 	targetData         = 32
 )
 
-// Clear makes tables empty, in the network namespace of the calling thread, that hold these chains and jumps to them, and
+// Clear makes tables empty, in the network namespace of the calling thread, that hold our chains and jumps to them, and
 // nothing else. It says whether there were any. The kernel replaces a table at once, and refuses where another number of rules
 // is there by then.
-func Clear(chains []string) (cleared bool, err error) {
+func Clear(ours func(chain string) bool) (cleared bool, err error) {
 	left := most
 	for _, b := range []blobs{blobs4, blobs6} {
 		err := b.eachTable(func(fd int, name string) error {
 			info, entries, err := b.fetch(fd, name, &left)
-			if err == nil && !b.idle(info, entries) && b.only(info, entries, chains) {
+			if err == nil && !b.idle(info, entries) && b.only(info, entries, ours) {
 				if err = b.replace(fd, name, info); err == nil {
 					cleared = true
 				}
@@ -65,9 +64,9 @@ func Clear(chains []string) (cleared bool, err error) {
 	return cleared, nil
 }
 
-// only reports whether a table holds nothing but these chains, jumps to them from the built-in ones, and policies that accept.
+// only reports whether a table holds nothing but our chains, jumps to them from the built-in ones, and policies that accept.
 // That entries are as long as they say was seen when they were read.
-func (b blobs) only(info, entries []byte, chains []string) bool {
+func (b blobs) only(info, entries []byte, ours func(chain string) bool) bool {
 	heads := map[int]bool{} // where chains begin
 	var builtin []int       // entries of built-in chains
 	for at := 0; at < len(entries); {
@@ -82,7 +81,7 @@ func (b blobs) only(info, entries []byte, chains []string) bool {
 				builtin = append(builtin, at)
 			}
 		case next == len(entries): // the end of the table
-		case len(target) < errorTarget || !slices.Contains(chains, text(target[targetData:])):
+		case len(target) < errorTarget || !ours(text(target[targetData:])):
 			return false
 		default:
 			heads[next] = true

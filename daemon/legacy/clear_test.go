@@ -5,6 +5,7 @@
 package legacy
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,7 +53,7 @@ func TestClear(t *testing.T) {
 				before := s.Run(t, program+"-save")
 				for _, want := range []bool{tt.clears, false} { // the second time nothing is left to do
 					err := ns.Do(func() error {
-						cleared, err := Clear(chains)
+						cleared, err := Clear(func(chain string) bool { return slices.Contains(chains, chain) })
 						if cleared != want {
 							t.Errorf("cleared: %v, want %v", cleared, want)
 						}
@@ -111,7 +112,7 @@ func TestWithoutNetRaw(t *testing.T) {
 			if (unread == nil) != (tt.want == "") || unread != nil && !strings.Contains(unread.Error(), tt.want) {
 				t.Errorf("read: got %v, want %q", unread, tt.want)
 			}
-			cleared, err := Clear([]string{"ISTIO_OUTPUT"})
+			cleared, err := Clear(func(chain string) bool { return chain == "ISTIO_OUTPUT" })
 			if cleared != tt.cleared {
 				t.Errorf("cleared %v, want %v", cleared, tt.cleared)
 			}

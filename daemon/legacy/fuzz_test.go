@@ -111,7 +111,7 @@ func FuzzOnly(f *testing.F) {
 			info := make([]byte, infoLength)
 			binary.NativeEndian.PutUint32(info[infoValidHooks:], uint32(at&0b11111))
 			copy(info[infoUnderflow:], junk)
-			_ = b.only(info, entries, []string{"PROXY_INIT_OUTPUT"})
+			_ = b.only(info, entries, func(chain string) bool { return chain == "PROXY_INIT_OUTPUT" })
 		}
 	})
 }

@@ -123,7 +123,7 @@ func oldNeighbours(plan rules.Plan, tables []legacy.Contents) (all []neighbour) 
 		n := neighbour{Neighbour: effect.Neighbour{Table: oldName(t)}, old: []legacy.Contents{t}}
 		chains := t.Chains()
 		n.Rules, n.Owner = t.Rules(), effect.OwnerOf(t.Name, chains)
-		if slices.ContainsFunc(chains, func(c string) bool { return slices.Contains(plan.Footprint.Chains, c) }) {
+		if slices.ContainsFunc(chains, plan.Footprint.Has) {
 			n.shared = t.Name
 		}
 		all = append(all, n)

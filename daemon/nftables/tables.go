@@ -83,7 +83,7 @@ func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan)
 		if err != nil || plan.Rules() == 0 {
 			return err
 		}
-		cleared, err := legacy.Clear(plan.Footprint.Chains) // now that its own rules stand
+		cleared, err := legacy.Clear(plan.Footprint.Has) // now that its own rules stand
 		changed = changed || cleared
 		return err
 	})

@@ -59,7 +59,7 @@ func (t *Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 	cleared, err := unseen.Apply(ctx, ns, t.without(plan))
 	if err == nil && !t.variant.legacy && plan.Rules() > 0 {
 		err = ns.Do(func() error {
-			old, err := legacy.Clear(plan.Footprint.Chains)
+			old, err := legacy.Clear(plan.Footprint.Has)
 			cleared = cleared || old
 			return err
 		})

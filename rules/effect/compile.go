@@ -98,7 +98,7 @@ func (p *Pod) rule(family rules.Family, r rules.Rule, chains map[string]*Chain) 
 }
 
 // protocols are the numbers of those that rules name.
-var protocols = map[string]uint64{rules.TCP: 6, rules.UDP: 17}
+var protocols = map[string]uint64{rules.TCP: 6, rules.UDP: 17, rules.ICMP: 1, rules.ICMPv6: 58}
 
 var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // protocols with ports, to xt_multiport
 
@@ -229,6 +229,8 @@ func Act(family rules.Family, t rules.Target, chains map[string]*Chain) Action {
 		case rules.Return:
 			return Action{Verb: Return}
 		}
+	case rules.Counting:
+		return Action{Verb: Nothing}
 	case rules.Jump:
 		return Action{Verb: Jump, Chain: chains[string(t)]}
 	case rules.Redirect:

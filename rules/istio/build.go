@@ -18,7 +18,7 @@ func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.P
 		Block:    in.block,
 		Routes:   in.routes, Loopback: []netip.Prefix{passthrough6},
 		SpeaksIPv6: in.speaksIPv6(network), Because: envDualStack + " is not set", Without: in.IPv6,
-		Notes: in.notes,
+		Listens: rules.Ports(append([]uint16{in.TunnelPort}, agentPorts...)), Notes: in.notes,
 	}
 	if len(in.RerouteInterfaces) > 0 {
 		f.Unblocked = "IPv6 from behind " + strings.Join(in.RerouteInterfaces, ", ") + " is forwarded, not reset"

@@ -26,7 +26,7 @@ func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.P
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block, Loopback: []netip.Prefix{passthrough6},
 		SpeaksIPv6: !in.IPv4Only, Because: becauseIPv6, Without: in.WithoutIPv6,
-		Unblocked: in.unblocked(), Notes: in.notes,
+		Listens: rules.Ports([]uint16{probes}), Unblocked: in.unblocked(), Notes: in.notes,
 	}.Plan(network, footprint)
 }
 

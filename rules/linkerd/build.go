@@ -21,7 +21,7 @@ func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.P
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
 		SpeaksIPv6: in.ProxyIPv6, Because: becauseIPv6, Without: in.WithoutIPv6,
-		Notes: in.notes,
+		Listens: rules.Ports([]uint16{in.AdminPort, in.ControlPort}), Notes: in.notes,
 	}.Plan(network, footprint)
 }
 

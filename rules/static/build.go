@@ -25,7 +25,7 @@ const (
 
 func (p Profile) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
 	return rules.Families{
-		Redirect: p.redirect, Block: p.block, Routes: p.routes,
+		Redirect: p.redirect, Block: p.block, Routes: p.routes, Listens: p.InboundExclude,
 		SpeaksIPv6: p.ProxyIPv6, Because: p.becauseIPv6(), Without: p.WithoutIPv6,
 	}.Plan(network, footprint)
 }

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// A lockdown that leaves a key out closes nothing by it; one that says everything has everything.
+func TestLockdowns(t *testing.T) {
+	c, err := Parse("m.toml", `
+[[lockdown]]
+udp = "quic"
+
+[[lockdown]]
+namespaces = ["agents-*"]
+mode = "enforce"
+verdict = "drop"
+unmeshed = "refuse"
+udp = "dns"
+dns_servers = ["10.96.0.10", "fd00::a"]
+icmp = "errors"
+other_protocols = "none"
+egress = "proxy"
+proxy_egress = ["fd00::/8:15012/tcp"]
+inbound = "proxy"
+allow = ["node-local-dns", "10.0.0.0/8:8000-8010/udp"]
+allow_inbound = ["10.0.0.0/8:9090/tcp"]
+local_ports = [15000, "15004-15005"]
+local_ports_root = true
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := func(prefix string, first, last uint16, protocol string) rules.Peer {
+		return rules.Peer{Prefix: netip.MustParsePrefix(prefix), Ports: rules.PortRange{First: first, Last: last}, Protocol: protocol}
+	}
+	want := []rules.Lockdown{{Place: "m.toml:2", UDP: rules.UDPNoQUIC}, {
+		Namespaces: []string{"agents-*"}, Place: "m.toml:5", Unmeshed: rules.UnmeshedRefuse, Enforce: true, Drop: true,
+		UDP: rules.UDPLookups, DNSServers: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::a")}, ICMP: true, Others: true,
+		Egress: true, ProxyEgress: []rules.Peer{peer("fd00::/8", 15012, 15012, "tcp")}, Inbound: true,
+		Allow:      []rules.Peer{peer("169.254.20.10/32", 53, 53, "udp"), peer("169.254.20.10/32", 53, 53, "tcp"), peer("10.0.0.0/8", 8000, 8010, "udp")},
+		Admit:      []rules.Peer{peer("10.0.0.0/8", 9090, 9090, "tcp")},
+		LocalPorts: []rules.PortRange{{First: 15000, Last: 15000}, {First: 15004, Last: 15005}}, LocalRoot: true,
+	}}
+	if diff := cmp.Diff(want, c.Lockdowns, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What a lockdown cannot mean is said with its line and key.
+func TestProblemsOfLockdowns(t *testing.T) {
+	for text, want := range map[string]string{
+		``:                   "m.toml:1: lockdown[0]: closes nothing: ",
+		`mode = "enforce"`:   "m.toml:1: lockdown[0]: closes nothing: ",
+		`mode = "on"`:        `m.toml:2: lockdown[0].mode: "on" is none of report, enforce`,
+		`udp = "lookups"`:    `m.toml:2: lockdown[0].udp: "lookups" is none of any, dns, quic, none`,
+		`icmp = "none"`:      `m.toml:2: lockdown[0].icmp: "none" is none of any, errors`,
+		`egress = "sidecar"`: `m.toml:2: lockdown[0].egress: "sidecar" is none of any, proxy`,
+		`tcp = "none"`:       "m.toml:2: lockdown[0].tcp: unknown key",
+		`namespaces = [""]`:  `m.toml:2: lockdown[0].namespaces: `,
+		"udp = \"none\"\ndns_servers = [\"10.0.0.1\"]":                           `m.toml:3: lockdown[0].dns_servers: has no effect without udp = "dns"`,
+		"udp = \"dns\"\ndns_servers = [\"kube-dns\"]":                            `m.toml:3: lockdown[0].dns_servers: "kube-dns" is no address`,
+		"udp = \"none\"\nproxy_egress = [\"10.0.0.0/8:1/tcp\"]":                  `m.toml:3: lockdown[0].proxy_egress: has no effect without egress = "proxy"`,
+		"icmp = \"errors\"\nallow = [\"10.0.0.0/8:1/tcp\"]":                      `m.toml:3: lockdown[0].allow: has no effect without udp, egress or other_protocols`,
+		"udp = \"none\"\nallow_inbound = [\"10.0.0.0/8:1/tcp\"]":                 `m.toml:3: lockdown[0].allow_inbound: has no effect without inbound = "proxy"`,
+		"udp = \"none\"\nlocal_ports_root = true":                                `m.toml:3: lockdown[0].local_ports_root: has no effect without local_ports`,
+		"udp = \"none\"\nallow = [\"10.0.0.1/8:1/udp\"]":                         `m.toml:3: lockdown[0].allow: "10.0.0.1/8:1/udp" is not without host bits`,
+		"udp = \"none\"\nallow = [\"10.0.0.0/8\"]":                               `m.toml:3: lockdown[0].allow: "10.0.0.0/8" is not CIDR:PORT/PROTOCOL`,
+		"udp = \"none\"\nallow = [\"10.0.0.0/8:0/udp\"]":                         `m.toml:3: lockdown[0].allow: "10.0.0.0/8:0/udp" is not CIDR:PORT/PROTOCOL`,
+		"udp = \"none\"\nallow = [\"10.0.0.0/8:1/icmp\"]":                        `m.toml:3: lockdown[0].allow: "10.0.0.0/8:1/icmp" is not CIDR:PORT/PROTOCOL`,
+		"udp = \"none\"\nallow = [\"metadata\"]":                                 `m.toml:3: lockdown[0].allow: "metadata" is not CIDR:PORT/PROTOCOL`,
+		"udp = \"none\"\nallow = [\"10.0.0.0/8:1-9/udp\",\"10.1.0.0/16:5/udp\"]": `m.toml:3: lockdown[0].allow: "10.1.0.0/16:5/udp" says nothing that 10.0.0.0/8:1-9/udp does not`,
+	} {
+		if _, err := Parse("m.toml", "[[lockdown]]\n"+text+"\n"); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if _, err := Parse("m.toml", strings.Repeat("[[lockdown]]\nudp = \"none\"\n", mostLockdowns+1)); err == nil || !strings.HasSuffix(err.Error(), "one more than the 16 that there may be") {
+		t.Errorf("too many: %v", err)
+	}
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// lock writes the rules of one lockdown for one pod. In every chain, what may pass returns, and what comes to its end may too:
+// the packet then meets the next lockdown.
+type lock struct {
+	Lockdown
+	number int // among the pod's lockdowns
+	proxy  Proxy
+	node   []netip.Addr // from which the kubelet probes
+}
+
+// down returns the plan with the lockdown. What it shares with the plan stays as it is.
+func (l lock) down(p Plan, network Network) Plan {
+	p.V4 = l.ruleset(p.V4.of(IPv4), p.Listens)
+	if !network.NoIPv6 {
+		p.V6 = l.ruleset(p.V6.of(IPv6), p.Listens)
+	}
+	return p
+}
+
+// named returns the name of one of its chains.
+func (l lock) named(what string) string {
+	prefix := countPrefix
+	if l.Enforce {
+		prefix = lockPrefix
+	}
+	return prefix + strconv.Itoa(l.number) + "_" + strings.ToUpper(what)
+}
+
+func (l lock) ruleset(rs Ruleset, listens []PortRange) Ruleset {
+	b := lockBuilder{lock: l, family: rs.Family, mesh: rs, listens: listens}
+	for _, t := range rs.Tables {
+		if t.Name == LockdownTable {
+			t.Chains = slices.Clone(t.Chains)
+			for i := range t.Chains {
+				t.Chains[i].Rules = slices.Clip(t.Chains[i].Rules)
+			}
+		}
+		b.tables = append(b.tables, t)
+	}
+	b.write()
+	return b.Ruleset(rs.Family)
+}
+
+// lockBuilder writes the rules of one family.
+type lockBuilder struct {
+	lock
+	Builder
+	family  Family
+	mesh    Ruleset // the rules that redirect
+	listens []PortRange
+}
+
+func (b *lockBuilder) write() {
+	if b.UDP != "" || b.ICMP || b.Others || b.Egress || len(b.LocalPorts) > 0 {
+		b.begin(lockedOut, "OUTPUT", "what leaves the pod")
+		b.out()
+		if b.forwards() {
+			b.begin(lockedForward, "FORWARD", "what leaves the pod from behind it")
+			b.open(lockedForward)
+			b.protocols(lockedForward)
+		}
+	}
+	if b.Inbound {
+		b.begin(lockedIn, "INPUT", "what arrives")
+		b.in()
+	}
+}
+
+// unknown matches what belongs to no connection that was let in or out, and is no remains of one: each packet is refused once.
+const unknown = StateNew | StateUntracked
+
+// begin leads to a chain, which lets connections go on that were let in or out.
+func (b *lockBuilder) begin(what, hook, why string) {
+	b.Append(LockdownTable, hook, why+" meets "+b.String(), Jump(b.named(what)))
+	b.pass(what, "a connection that was let in or out before", StateRelated|StateEstablished)
+}
+
+func (b *lockBuilder) pass(what, why string, match ...Match) {
+	b.Append(LockdownTable, b.named(what), why, Return, match...)
+}
+
+// refuse leads to the chain of a class, which it makes.
+func (b *lockBuilder) refuse(what string, c Class, why string, match ...Match) {
+	own := b.named(string(c))
+	b.Append(LockdownTable, b.named(what), why, Jump(own), match...)
+	if len(b.chain(LockdownTable, own).Rules) > 0 {
+		return
+	}
+	b.Append(LockdownTable, own, "count it", Count)
+	if !b.Enforce {
+		return
+	}
+	mayBeTCP := c == ClassEgress || c == ClassLocal || c == ClassInbound
+	if b.Drop || c == ClassInvalid {
+		b.Append(LockdownTable, own, "it goes nowhere", Drop)
+		return
+	}
+	if mayBeTCP {
+		b.Append(LockdownTable, own, "its sender fails at once", RejectReset, Protocol(TCP))
+	}
+	switch c {
+	case ClassUDP, ClassICMP, ClassOther:
+		b.Append(LockdownTable, own, "its sender fails at once", b.unreachable())
+	case ClassInbound: // an ICMP answer would belong to no connection itself
+		b.Append(LockdownTable, own, "it goes nowhere", Drop)
+	case ClassEgress, ClassLocal, ClassInvalid:
+	}
+}
+
+func (b *lockBuilder) unreachable() RejectWith {
+	if b.family == IPv6 {
+		return RejectPort
+	}
+	return RejectPort4
+}
+
+func (b *lockBuilder) icmp() Protocol {
+	if b.family == IPv6 {
+		return ICMPv6
+	}
+	return ICMP
+}
+
+func (b *lockBuilder) out() {
+	others := b.owners(true)
+	if b.LocalRoot {
+		others = append(others, OwnerUID{ID: 0, Not: true})
+	}
+	for _, ports := range PortLists(MergePorts(b.LocalPorts)) {
+		b.refuse(lockedOut, ClassLocal, "a port on loopback that is the proxy's only", append([]Match{OutInterface(loopback), Protocol(TCP), ports}, others...)...)
+	}
+	if b.UDP == "" && !b.ICMP && !b.Others && !b.Egress {
+		return
+	}
+	b.pass(lockedOut, "what stays in the pod", OutInterface(loopback))
+	b.listenersOut()
+	b.open(lockedOut)
+	for _, proxy := range b.owners(false) {
+		if b.ProxyEgress == nil {
+			b.pass(lockedOut, "what the proxy sends", proxy)
+		}
+		for _, peer := range b.ofFamily(b.ProxyEgress) {
+			b.pass(lockedOut, "the proxy may reach "+peer.String(), peer.match(Destination{Prefix: peer.Prefix}, proxy)...)
+		}
+	}
+	b.protocols(lockedOut)
+}
+
+// owners matches what the proxy sends, each by itself, or all that others send.
+func (b *lockBuilder) owners(not bool) []Match {
+	all := []Match{OwnerUID{ID: b.proxy.UID, Not: not}}
+	if b.proxy.GID != NoID {
+		all = append(all, OwnerGID{ID: b.proxy.GID, Not: not})
+	}
+	return all
+}
+
+// listenersOut lets pass what a rule of the mesh has taken: its destination is changed by now, but not the interface that
+// rules see. Loopback itself is not let pass there: a socket that is bound to an interface sends to it by that interface.
+func (b *lockBuilder) listenersOut() {
+	self := netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 32)
+	if b.family == IPv6 {
+		self = netip.PrefixFrom(netip.IPv6Loopback(), 128)
+	}
+	seen := map[Peer]bool{}
+	nat := b.mesh.Table("nat")
+	nat.listeners("OUTPUT", "", len(nat.Chains), func(r Rule, _ InInterface) {
+		for _, protocol := range []string{TCP, UDP} {
+			peer := Peer{self, PortRange{}, protocol}
+			switch to := r.Target.(type) {
+			case Redirect:
+				peer.Ports = PortRange{to.Port, to.Port}
+			case DNAT:
+				peer.Prefix, peer.Ports = netip.PrefixFrom(to.To, to.To.BitLen()), PortRange{to.Port, to.Port}
+				if to.Port == 0 {
+					peer.Ports = r.destination()
+				}
+			}
+			if !r.of(protocol) || seen[peer] {
+				continue
+			}
+			seen[peer] = true
+			b.pass(lockedOut, "what the mesh has taken: "+r.Why, peer.match(Destination{Prefix: peer.Prefix})...)
+		}
+	})
+}
+
+// open lets pass what the lockdown's own keys do.
+func (b *lockBuilder) open(what string) {
+	for _, server := range b.DNSServers {
+		host := netip.PrefixFrom(server, server.BitLen())
+		for _, protocol := range []string{UDP, TCP} {
+			for _, peer := range b.ofFamily([]Peer{{host, PortRange{53, 53}, protocol}}) {
+				b.pass(what, "a lookup at "+server.String(), peer.match(Destination{Prefix: host})...)
+			}
+		}
+	}
+	for _, peer := range b.ofFamily(b.Allow) {
+		b.pass(what, peer.String()+" is allowed", peer.match(Destination{Prefix: peer.Prefix})...)
+	}
+}
+
+func (b *lockBuilder) ofFamily(all []Peer) []Peer {
+	return slices.DeleteFunc(slices.Clone(all), func(p Peer) bool { return p.Prefix.Addr().Is6() != (b.family == IPv6) })
+}
+
+// protocols decides about what nothing let pass. What conntrack leaves alone of ICMPv6 are neighbours and multicast.
+func (b *lockBuilder) protocols(what string) {
+	if b.family == IPv6 {
+		b.pass(what, "what IPv6 needs of its neighbours", b.icmp(), StateUntracked)
+	}
+	quic := DestinationPorts{{80, 80}, {443, 443}}
+	switch b.UDP {
+	case UDPLookups, UDPNone:
+		b.refuse(what, ClassUDP, "UDP goes around the proxy", Protocol(UDP))
+	case UDPNoQUIC:
+		b.refuse(what, ClassUDP, "QUIC goes around the proxy, and falls back to TCP", Protocol(UDP), quic)
+	}
+	switch {
+	case b.ICMP && what == lockedOut: // what the kernel answers a connection of another zone with is of none, and of no owner
+		b.refuse(what, ClassICMP, "an error that a program made", b.icmp(), StateInvalid, OwnerUIDs{0, NoID - 1})
+		b.refuse(what, ClassICMP, "ICMP besides errors", b.icmp(), unknown)
+	case b.ICMP:
+		b.refuse(what, ClassICMP, "ICMP besides errors", b.icmp())
+	}
+	if b.Egress {
+		b.refuse(what, ClassInvalid, "it belongs to no connection, and begins none", Protocol(TCP), StateInvalid)
+		b.refuse(what, ClassEgress, "TCP goes around the proxy", Protocol(TCP), unknown)
+	}
+	if b.Others {
+		for _, known := range []Protocol{UDP, b.icmp(), TCP} {
+			b.pass(what, fmt.Sprintf("%s was decided about", known), known)
+		}
+		b.refuse(what, ClassOther, "any other protocol goes around the proxy")
+	}
+}
+
+func (b *lockBuilder) in() {
+	b.pass(lockedIn, "what stays in the pod", InInterface(loopback))
+	b.listenersIn()
+	for _, ports := range PortLists(MergePorts(b.listens)) {
+		b.pass(lockedIn, "the proxy listens there itself", Protocol(TCP), ports)
+	}
+	for _, address := range b.node {
+		if address.Is6() == (b.family == IPv6) {
+			b.pass(lockedIn, "the kubelet probes from the node's own address", Protocol(TCP), Source{netip.PrefixFrom(address, address.BitLen())})
+		}
+	}
+	for _, peer := range b.ofFamily(b.Admit) {
+		b.pass(lockedIn, peer.String()+" is admitted", peer.match(Source{peer.Prefix})...)
+	}
+	// Errors about connections of another zone are of no connection either; what asks for something begins one.
+	b.pass(lockedIn, "errors, and what IPv6 needs of its neighbours", b.icmp(), StateInvalid|StateUntracked)
+	if !b.ICMP {
+		b.pass(lockedIn, "ICMP is open", b.icmp())
+	}
+	b.refuse(lockedIn, ClassInvalid, "it belongs to no connection, and begins none", StateInvalid)
+	b.refuse(lockedIn, ClassInbound, "it goes around the proxy", unknown)
+}
+
+// listenersIn lets pass what a rule of the mesh has taken: nat by its changed port, TPROXY by its mark.
+func (b *lockBuilder) listenersIn() {
+	var all [][]Match
+	add := func(why string, in InInterface, match ...Match) {
+		if in != "" {
+			match = append([]Match{in}, match...)
+		}
+		if slices.ContainsFunc(all, func(known []Match) bool { return slices.Equal(known, match) }) {
+			return
+		}
+		all = append(all, match)
+		b.pass(lockedIn, "what the mesh has taken: "+why, match...)
+	}
+	for _, name := range []string{"nat", "mangle"} {
+		t := b.mesh.Table(name)
+		t.listeners("PREROUTING", "", len(t.Chains), func(r Rule, in InInterface) {
+			switch to := r.Target.(type) {
+			case Redirect:
+				add(r.Why, in, Protocol(TCP), DestinationPort{Protocol: TCP, Port: to.Port})
+			case TProxy:
+				add(r.Why, in, Protocol(TCP), PacketMark{Mark: to.Mark})
+			}
+		})
+	}
+}
+
+// forwards reports whether the pod may be the router of something behind one of its interfaces: rules of the mesh treat one
+// apart.
+func (b *lockBuilder) forwards() (found bool) {
+	prerouting, _ := b.mesh.Table("nat").Chain("PREROUTING")
+	return slices.ContainsFunc(prerouting.Rules, func(r Rule) bool {
+		return slices.ContainsFunc(r.Match, func(m Match) bool { _, in := m.(InInterface); return in })
+	})
+}
+
+// listeners visits the rules that hand packets of a hook to a listener, with the interface that the way there asks for.
+func (t Table) listeners(chain string, in InInterface, depth int, visit func(r Rule, in InInterface)) {
+	c, _ := t.Chain(chain)
+	for _, r := range c.Rules {
+		by := in
+		for _, m := range r.Match {
+			if m, ok := m.(InInterface); ok {
+				by = m
+			}
+		}
+		switch to := r.Target.(type) {
+		case Jump:
+			if depth > 0 {
+				t.listeners(string(to), by, depth-1, visit)
+			}
+		case Redirect, DNAT, TProxy:
+			visit(r, by)
+		}
+	}
+}
+
+// of reports whether the rule is for a protocol, which rules that change ports have to name.
+func (r Rule) of(protocol string) bool { return slices.Contains(r.Match, Match(Protocol(protocol))) }
+
+// destination returns the port that the rule asks for; all ports where it asks for none.
+func (r Rule) destination() PortRange {
+	for _, m := range r.Match {
+		if m, ok := m.(DestinationPort); ok && !m.Not {
+			return PortRange{m.Port, m.Port}
+		}
+	}
+	return PortRange{1, 65535}
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Lockdown closes what goes around the proxy of pods in some namespaces, or counts it. A pod's packets have to pass every
+// lockdown that matches its namespace. Its zero value closes nothing: each field closes something more, or opens a part of
+// what another one closes.
+type Lockdown struct {
+	Namespaces []string // patterns of path.Match; none is every namespace
+	Place      string   // in the configuration, as "FILE:LINE"
+	Unmeshed   Unmeshed
+	Enforce    bool // else packets are counted only
+	Drop       bool // packets are not answered
+
+	UDP        LockedUDP
+	DNSServers []netip.Addr // that lookups may go to
+	ICMP       bool         // only errors pass, and what IPv6 needs of its neighbours
+	Others     bool         // protocols besides TCP, UDP and ICMP
+
+	Egress      bool   // TCP leaves the pod as the proxy's only
+	ProxyEgress []Peer // where the proxy may send to; nil is anywhere
+	Inbound     bool   // only what the proxy listens to arrives, and what the node itself sends by TCP
+	Allow       []Peer // destinations that are open all the same
+	Admit       []Peer // sources that may send to the port, whatever the proxy does
+
+	LocalPorts []PortRange // TCP on loopback that is only for the proxy
+	LocalRoot  bool        // and for root
+}
+
+// Unmeshed says what becomes of a pod that gets no rules in a namespace with a lockdown.
+type Unmeshed string
+
+// The ways to treat it; "" leaves it alone.
+const (
+	UnmeshedReport Unmeshed = "report"
+	UnmeshedRefuse Unmeshed = "refuse"
+)
+
+// LockedUDP says which UDP may leave the pod, besides the proxy's and what a listener of the pod takes.
+type LockedUDP string
+
+// The ways to treat it; "" is any.
+const (
+	UDPLookups LockedUDP = "dns"  // to DNSServers
+	UDPNoQUIC  LockedUDP = "quic" // all but what QUIC would use in the place of TCP
+	UDPNone    LockedUDP = "none"
+)
+
+// Peer is a port that can be reached at some addresses, or from some.
+type Peer struct {
+	Prefix   netip.Prefix
+	Ports    PortRange
+	Protocol string // TCP or UDP
+}
+
+// String returns the peer as ParsePeer reads it.
+func (p Peer) String() string { return p.Prefix.String() + ":" + p.Ports.String() + "/" + p.Protocol }
+
+// ParsePeer reads CIDR:PORT/PROTOCOL, where PORT may be a range.
+func ParsePeer(text string) (p Peer, problem string) {
+	wrong := func() (Peer, string) {
+		return Peer{}, "not CIDR:PORT/PROTOCOL such as 10.0.0.0/8:443/tcp or fd00::/8:53/udp"
+	}
+	slash := strings.LastIndexByte(text, '/')
+	colon := strings.LastIndexByte(text[:max(slash, 0)], ':')
+	if colon < 0 {
+		return wrong()
+	}
+	prefix, err := netip.ParsePrefix(text[:colon])
+	ports, ok := ParsePortRange(text[colon+1 : slash])
+	p = Peer{prefix, ports, text[slash+1:]}
+	if err != nil || !ok || ports.First == 0 || p.Protocol != TCP && p.Protocol != UDP {
+		return wrong()
+	}
+	if prefix != prefix.Masked() {
+		return Peer{}, "not without host bits: write " + prefix.Masked().String()
+	}
+	return p, ""
+}
+
+// match returns what a packet to the peer meets, or from it.
+func (p Peer) match(address Match, more ...Match) []Match {
+	return append([]Match{Protocol(p.Protocol), address, ToPorts(p.Protocol, p.Ports)}, more...)
+}
+
+// Covers reports whether all of another peer is in this one.
+func (p Peer) Covers(q Peer) bool {
+	return p.Protocol == q.Protocol && p.Ports.First <= q.Ports.First && q.Ports.Last <= p.Ports.Last &&
+		p.Prefix.Bits() <= q.Prefix.Bits() && p.Prefix.Contains(q.Prefix.Addr())
+}
+
+// Class says what a lockdown closed or counted. A chain for each holds one rule that counts, and behind it in a lockdown that
+// is enforced those that end the packet.
+type Class string
+
+// The classes.
+const (
+	ClassUDP     Class = "udp"
+	ClassICMP    Class = "icmp"
+	ClassOther   Class = "other"   // protocols
+	ClassEgress  Class = "egress"  // TCP that the proxy does not send, or not to there
+	ClassInbound Class = "inbound" // what arrives and is not for the proxy
+	ClassLocal   Class = "local"   // ports on loopback
+	ClassInvalid Class = "invalid" // packets of no connection, such as a late reset: nobody misses them
+)
+
+// Classes returns all of them.
+func Classes() []Class {
+	return []Class{ClassUDP, ClassICMP, ClassOther, ClassEgress, ClassInbound, ClassLocal, ClassInvalid}
+}
+
+// LockdownTable is the table that lockdowns are in.
+const LockdownTable = "filter"
+
+// What the names of a lockdown's chains begin with, before its number among those of the pod and what the chain is for.
+const (
+	lockPrefix  = "MESHNETD_LOCK_"
+	countPrefix = "MESHNETD_COUNT_"
+)
+
+// The chains besides those of classes.
+const (
+	lockedOut     = "OUT"
+	lockedIn      = "IN"
+	lockedForward = "FWD"
+)
+
+// isLockdown reports whether a chain is a lockdown's. These are ours, whatever the mesh and the configuration.
+func isLockdown(chain string) bool {
+	return strings.HasPrefix(chain, lockPrefix) || strings.HasPrefix(chain, countPrefix)
+}
+
+// LockdownChain says what a chain of LockdownTable counts, and whether it closes that too; false where it is no chain of a class.
+func LockdownChain(chain string) (class Class, enforced, found bool) {
+	rest, enforced := strings.CutPrefix(chain, lockPrefix)
+	if !enforced {
+		rest, found = strings.CutPrefix(chain, countPrefix)
+	}
+	if !enforced && !found {
+		return "", false, false
+	}
+	_, word, _ := strings.Cut(rest, "_")
+	class = Class(strings.ToLower(word))
+	return class, enforced, slices.Contains(Classes(), class)
+}
+
+// LockdownsOf returns the lockdowns of a namespace, in the order of the configuration.
+func (n Node) LockdownsOf(namespace string) (all []Lockdown) {
+	for _, l := range n.Lockdowns {
+		if len(l.Namespaces) == 0 || slices.ContainsFunc(l.Namespaces, func(pattern string) bool { return matches(pattern, namespace) }) {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// String names the lockdown.
+func (l Lockdown) String() string { return "[[lockdown]] of " + l.Place }
+
+// lockedDown returns the decision with a plan that has the namespace's lockdowns.
+func (n Node) lockedDown(pod Pod, d Decision) Decision {
+	all := n.LockdownsOf(pod.Namespace)
+	planner := d.Planner
+	if len(all) == 0 || planner == nil {
+		return d
+	}
+	for _, l := range all {
+		d.Account.step("locked down by " + l.String())
+	}
+	proxy := d.Proxy
+	d.Planner = func(network Network) (Plan, error) {
+		p, err := planner(network)
+		if err != nil {
+			return p, err
+		}
+		for i, l := range all {
+			p.Notes = append(p.Notes, l.notes(p, proxy)...)
+			p = lock{l, i, proxy, n.Addresses}.down(p, network)
+		}
+		return p, nil
+	}
+	return d
+}
+
+// refusesUnmeshed returns the lockdown that lets no pod of the namespace run without rules.
+func (n Node) refusesUnmeshed(namespace string) (l Lockdown, found bool) {
+	all := n.LockdownsOf(namespace)
+	i := slices.IndexFunc(all, func(l Lockdown) bool { return l.Unmeshed == UnmeshedRefuse })
+	if i < 0 {
+		return Lockdown{}, false
+	}
+	return all[i], true
+}
+
+// notes says what the mesh lets go that the lockdown closes, and what nobody would expect of it.
+func (l Lockdown) notes(p Plan, proxy Proxy) (notes []string) {
+	if !l.Enforce {
+		return nil
+	}
+	for _, d := range []struct {
+		closes    bool
+		direction direction
+	}{{l.Egress, direction{name: "outbound", hook: "OUTPUT"}}, {l.Inbound, direction{name: "inbound", hook: "PREROUTING"}}} {
+		if open := d.direction.excluded(p, proxy); d.closes && len(open) > 0 {
+			notes = append(notes, fmt.Sprintf("%s closes what the mesh leaves alone %s, but for what its own keys allow: %s", l, d.direction.name, some(open)))
+		}
+	}
+	if l.UDP == UDPLookups && len(l.DNSServers) == 0 && !p.answersLookups() {
+		notes = append(notes, l.String()+" lets no lookup out: the pod's mesh captures none, and dns_servers names nobody")
+	}
+	if l.Egress && p.WithoutIPv6 == IPv6Mesh {
+		notes = append(notes, l.String()+" lets IPv6 around the mesh only as the proxy's")
+	}
+	return notes
+}
+
+// some names the first few of a list.
+func some(all []string) string {
+	named := all[:min(len(all), mostNamed)]
+	text := strings.Join(named, "; ")
+	if more := len(all) - len(named); more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return shortened(text, longestProblem)
+}
+
+// excluded returns why rules of a direction let TCP go around the proxy, besides the proxy's own and what stays in the pod.
+func (d direction) excluded(p Plan, proxy Proxy) (why []string) {
+	nothing := CapturePolicy{Ranges: []netip.Prefix{}, Interfaces: []string{}, Users: []uint32{}, Groups: []uint32{}}
+	if d.ports = []PortRange{}; d.hook == "PREROUTING" {
+		d.ports = append(d.ports, p.Listens...)
+	}
+	for _, rs := range p.Rulesets() {
+		for _, name := range []string{"nat", "mangle"} {
+			t := rs.Table(name)
+			if name == "mangle" && d.hook != "PREROUTING" {
+				continue
+			}
+			t.walk(d.hook, true, len(t.Chains), func(r Rule, _ bool) {
+				if r.Target == Target(Return) && r.mayBe(TCP) && !slices.Contains(why, r.Why) &&
+					!slices.ContainsFunc(r.Match, func(m Match) bool { return d.mayExclude(nothing, m, proxy) }) {
+					why = append(why, r.Why)
+				}
+			})
+		}
+	}
+	return why
+}
+
+// answersLookups reports whether a listener of the pod takes lookups by UDP.
+func (p Plan) answersLookups() (found bool) {
+	nat := p.V4.Table("nat")
+	nat.listeners("OUTPUT", "", len(nat.Chains), func(r Rule, _ InInterface) { found = found || r.of(UDP) })
+	return found
+}

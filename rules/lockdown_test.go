@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+func peer(t *testing.T, text string) rules.Peer {
+	t.Helper()
+	p, problem := rules.ParsePeer(text)
+	if problem != "" || p.String() != text {
+		t.Fatalf("%s: %s, %s", text, p, problem)
+	}
+	return p
+}
+
+// whole is a lockdown of everything.
+func whole(t *testing.T) rules.Lockdown {
+	t.Helper()
+	return rules.Lockdown{Place: "m.toml:7", Enforce: true, UDP: rules.UDPLookups, DNSServers: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::a")},
+		ICMP: true, Others: true, Egress: true, Inbound: true, LocalPorts: []rules.PortRange{{First: 15000, Last: 15000}, {First: 15004, Last: 15004}},
+		Allow: []rules.Peer{peer(t, "10.1.0.5/32:8125/udp")}, Admit: []rules.Peer{peer(t, "10.0.0.0/8:9090/tcp")}}
+}
+
+func lockedPlan(t *testing.T, pod rules.Pod, all ...rules.Lockdown) rules.Plan {
+	t.Helper()
+	n := governed()
+	n.Lockdowns, n.Addresses = all, []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}
+	d := n.Decide(pod)
+	if d.Action != rules.Enrol {
+		t.Fatalf("%s: %s", d.Reason, d.Detail)
+	}
+	plan, err := d.Planner(rules.Network{Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00::7")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// The rules of a lockdown, one that counts behind one that is enforced, and what the plan says of the pod's own exclusions.
+func TestLockdownRules(t *testing.T) {
+	quic := rules.Lockdown{Place: "m.toml:30", UDP: rules.UDPNoQUIC, Drop: true}
+	pod := annotated("traffic.sidecar.istio.io/excludeOutboundPorts", "5432", "traffic.sidecar.istio.io/excludeInboundPorts", "22,15020",
+		"traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.5.0.0/16")
+	plan := lockedPlan(t, pod, whole(t), quic)
+	var text strings.Builder
+	for _, rs := range plan.Rulesets() {
+		for _, c := range rs.Table(rules.LockdownTable).Chains {
+			for i, r := range c.Rules {
+				fmt.Fprintf(&text, "%s %s %d: %s\n    %s\n", rs.Family, c.Name, i+1, r, r.Why)
+			}
+		}
+	}
+	for _, note := range plan.Notes {
+		fmt.Fprintln(&text, note)
+	}
+	golden.Check(t, "lockdown.golden", text.String())
+}
+
+// What becomes of packets by a lockdown of everything, and that one which counts changes nothing.
+func TestLockdownTrace(t *testing.T) {
+	interfaces := []rules.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.7")}}}
+	pod := annotated("traffic.sidecar.istio.io/excludeOutboundPorts", "5432", "traffic.sidecar.istio.io/excludeInboundPorts", "22")
+	out := func(protocol, to string, uid uint32) rules.Packet {
+		return rules.Packet{Protocol: protocol, Source: netip.MustParseAddrPort("10.244.1.7:40000"), Destination: netip.MustParseAddrPort(to), Out: "eth0", Socket: true, UID: uid, GID: uid}
+	}
+	in := func(protocol, from, to string) rules.Packet {
+		return rules.Packet{Direction: rules.Inbound, In: "eth0", Protocol: protocol, Source: netip.MustParseAddrPort(from), Destination: netip.MustParseAddrPort(to)}
+	}
+	inState := func(p rules.Packet, state rules.CTState) rules.Packet {
+		p.State = state
+		return p
+	}
+	local := func(to string, uid uint32) rules.Packet {
+		p := out(rules.TCP, to, uid)
+		p.Source = netip.MustParseAddrPort("127.0.0.1:40000")
+		return p
+	}
+	for name, tt := range map[string]struct {
+		packet rules.Packet
+		want   rules.EndKind
+		class  rules.Class // that counts it; "" is none
+	}{
+		"tcp":                       {out(rules.TCP, "10.0.0.5:443", 1000), rules.Redirected, ""},
+		"tcp of the proxy":          {out(rules.TCP, "10.0.0.5:443", 1337), rules.Leaves, ""},
+		"excluded tcp":              {out(rules.TCP, "10.0.0.5:5432", 1000), rules.Refused, rules.ClassEgress},
+		"excluded tcp of the proxy": {out(rules.TCP, "10.0.0.5:5432", 1337), rules.Leaves, ""},
+		"excluded tcp of before":    {inState(out(rules.TCP, "10.0.0.5:5432", 1000), rules.StateEstablished), rules.Leaves, ""},
+		"a late segment":            {inState(out(rules.TCP, "10.0.0.5:5432", 1000), rules.StateInvalid), rules.Dropped, rules.ClassInvalid},
+		"quic":                      {out(rules.UDP, "10.0.0.5:443", 1000), rules.Refused, rules.ClassUDP},
+		"quic of root":              {out(rules.UDP, "10.0.0.5:443", 0), rules.Refused, rules.ClassUDP},
+		"quic of the proxy":         {out(rules.UDP, "10.0.0.5:443", 1337), rules.Leaves, ""},
+		"a lookup":                  {out(rules.UDP, "10.96.0.10:53", 1000), rules.Leaves, ""},
+		"a lookup elsewhere":        {out(rules.UDP, "10.96.0.11:53", 1000), rules.Refused, rules.ClassUDP},
+		"allowed":                   {out(rules.UDP, "10.1.0.5:8125", 1000), rules.Leaves, ""},
+		"allowed for udp only":      {out(rules.TCP, "10.1.0.5:8125", 1000), rules.Redirected, ""},
+		"ping":                      {out(rules.ICMP, "10.0.0.5:0", 1000), rules.Refused, rules.ClassICMP},
+		"an error":                  {inState(out(rules.ICMP, "10.0.0.5:0", 1000), rules.StateRelated), rules.Leaves, ""},
+		"a forged error":            {inState(out(rules.ICMP, "10.0.0.5:0", 1000), rules.StateInvalid), rules.Refused, rules.ClassICMP},
+		"sctp":                      {out("sctp", "10.0.0.5:0", 1000), rules.Refused, rules.ClassOther},
+		"sctp of the proxy":         {out("sctp", "10.0.0.5:0", 1337), rules.Leaves, ""},
+		"admin port":                {local("127.0.0.1:15000", 1000), rules.Refused, rules.ClassLocal},
+		"admin port by its address": {out(rules.TCP, "10.244.1.7:15000", 1000), rules.Refused, rules.ClassLocal},
+		"admin port of root":        {local("127.0.0.1:15000", 0), rules.Refused, rules.ClassLocal},
+		"admin port of the proxy":   {local("127.0.0.1:15000", 1337), rules.Delivered, ""},
+		"another local port":        {local("127.0.0.1:8080", 1000), rules.Delivered, ""},
+		"loopback by an interface":  {local("127.0.0.1:8080", 1000), rules.Delivered, ""},
+
+		"in":                        {in(rules.TCP, "10.0.0.5:40000", "10.244.1.7:8080"), rules.Redirected, ""},
+		"in, excluded":              {in(rules.TCP, "10.0.0.5:40000", "10.244.1.7:22"), rules.Refused, rules.ClassInbound},
+		"in, the agent's":           {in(rules.TCP, "10.0.0.5:40000", "10.244.1.7:15021"), rules.Delivered, ""},
+		"in, excluded, by the node": {in(rules.TCP, "192.0.2.9:40000", "10.244.1.7:22"), rules.Delivered, ""},
+		"in, udp, by the node":      {in(rules.UDP, "192.0.2.9:40000", "10.244.1.7:22"), rules.Dropped, rules.ClassInbound},
+		"in, udp":                   {in(rules.UDP, "10.0.0.5:40000", "10.244.1.7:8080"), rules.Dropped, rules.ClassInbound},
+		"in, an answer":             {inState(in(rules.UDP, "10.96.0.10:53", "10.244.1.7:40000"), rules.StateEstablished), rules.Delivered, ""},
+		"in, ping":                  {in(rules.ICMP, "10.0.0.5:0", "10.244.1.7:0"), rules.Dropped, rules.ClassInbound},
+		"in, an error":              {inState(in(rules.ICMP, "10.0.0.5:0", "10.244.1.7:0"), rules.StateRelated), rules.Delivered, ""},
+		"in, an error of a zone":    {inState(in(rules.ICMP, "10.0.0.5:0", "10.244.1.7:0"), rules.StateInvalid), rules.Delivered, ""},
+		"in, a late segment":        {inState(in(rules.TCP, "10.0.0.5:40000", "10.244.1.7:8080"), rules.StateInvalid), rules.Dropped, rules.ClassInvalid},
+		"in, sctp":                  {in("sctp", "10.0.0.5:0", "10.244.1.7:0"), rules.Dropped, rules.ClassInbound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counting := whole(t)
+			counting.Enforce = false
+			open, err := lockedPlan(t, pod).Trace(tt.packet, interfaces)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for mode, l := range map[string]rules.Lockdown{"enforced": whole(t), "counted": counting} {
+				path, err := lockedPlan(t, pod, l).Trace(tt.packet, interfaces)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := tt.want
+				if !l.Enforce {
+					want = open.End.Kind
+				}
+				if class := counted(path); path.End.Kind != want || class != tt.class {
+					t.Errorf("%s, want %s counted as %q, is as %q:\n%s", mode, want, tt.class, class, path)
+				}
+			}
+		})
+	}
+}
+
+// counted returns the class that counts a packet.
+func counted(path rules.Path) (class rules.Class) {
+	for _, s := range path.Steps {
+		if s.Rule.Target == rules.Target(rules.Count) {
+			class, _, _ = rules.LockdownChain(s.Chain)
+		}
+	}
+	return class
+}
+
+// Of a namespace's lockdowns, every one counts; no other namespace's does.
+func TestLockdownsAddUp(t *testing.T) {
+	n := governed()
+	n.Lockdowns = []rules.Lockdown{{Namespaces: []string{"team-*"}, UDP: rules.UDPNone, Place: "a"}, {UDP: rules.UDPNoQUIC, Place: "b"}}
+	if here, there := n.LockdownsOf("team-a"), n.LockdownsOf("shop"); len(here) != 2 || len(there) != 1 || there[0].Place != "b" {
+		t.Errorf("%v, %v", here, there)
+	}
+}
+
+// A pod without a mesh is refused where a lockdown says so, whatever keeps it out.
+func TestUnmeshed(t *testing.T) {
+	n := governed()
+	pods := map[string]rules.Pod{"no mesh": {Namespace: "shop"}, "switched off": {Namespace: "shop", Labels: map[string]string{"sidecar.istio.io/inject": "false"}},
+		"the node's network": {Namespace: "shop", HostNetwork: true}}
+	for name, pod := range pods {
+		for unmeshed, want := range map[rules.Unmeshed]rules.Action{"": rules.Skip, rules.UnmeshedReport: rules.Skip, rules.UnmeshedRefuse: rules.Reject} {
+			n.Lockdowns = []rules.Lockdown{{Namespaces: []string{"shop"}, Unmeshed: unmeshed, Place: "m.toml:7"}}
+			if d := n.Decide(pod); d.Action != want || want == rules.Reject && (d.Reason != rules.ReasonUnmeshed || !strings.Contains(d.Detail, "m.toml:7")) {
+				t.Errorf("%s, %q: %s, %s", name, unmeshed, d.Reason, d.Detail)
+			}
+			elsewhere := pod
+			elsewhere.Namespace = "other"
+			if d := n.Decide(elsewhere); d.Action != rules.Skip {
+				t.Errorf("%s, %q, in another namespace: %s", name, unmeshed, d.Detail)
+			}
+		}
+	}
+}
