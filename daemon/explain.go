@@ -30,6 +30,14 @@ func (e *Enforcer) Explain(id string) (Sandbox, rules.Decision, bool) {
 	return sb, d, true
 }
 
+// Misspelt says which annotations of a sandbox no mesh reads, and which ones are meant.
+func (e *Enforcer) Misspelt(sb Sandbox) []string {
+	if len(sb.Pod.Unread) == 0 {
+		return nil
+	}
+	return e.policy.Load().Node.Misspelt(sb.Pod)
+}
+
 // Interfaces reads the interfaces of a sandbox's network namespace, in the kernel's order.
 func (e *Enforcer) Interfaces(sb Sandbox) (all []rules.Interface, err error) {
 	ns, err := e.kernel.Open(sb.Pod.NetNS)

@@ -34,6 +34,7 @@ func TestAnnotationsRemembered(t *testing.T) {
 		pod.Annotations, pod.Labels = tt.annotations, map[string]string{}
 		for i := range 1000 {
 			pod.Labels[fmt.Sprintf("example.com/label-%d", i)] = "value"
+			pod.Annotations[fmt.Sprintf("sidecar.istio.io/%080d", i)] = "value"
 		}
 		ctx := limited(t, patience)
 		if tt.takeover {
@@ -45,11 +46,33 @@ func TestAnnotationsRemembered(t *testing.T) {
 		if !ok || known.State != tt.state {
 			t.Errorf("%s: %q (%s)", name, known.State, known.Detail)
 		}
-		if n := weight(known.Pod); n > 1<<10 {
+		if n := weight(known.Pod) + len(strings.Join(known.Pod.Unread, "")); n > 3<<10 {
 			t.Errorf("%s: %d bytes of it are remembered", name, n)
 		}
 		if _, d, _ := e.Explain("web"); ok && d.Action != known.Decision.Action {
 			t.Errorf("%s: explained as %s, and was %s", name, d.Action, known.Decision.Action)
+		}
+	}
+}
+
+// A pod that runs is told apart from what its author meant, whether it was seen starting or taken over.
+func TestMisspeltOfRunningPods(t *testing.T) {
+	const want = "annotation traffic.sidecar.istio.io/excludeOutboundPort is read by no mesh"
+	for _, takeover := range []bool{false, true} {
+		e, _ := newEnforcer(t, newMemory())
+		pod := sandbox(t, "web")
+		pod.Annotations = map[string]string{"sidecar.istio.io/status": "{}", "traffic.sidecar.istio.io/excludeOutboundPort": "80"}
+		if takeover {
+			e.Synchronize(limited(t, patience), []rules.Pod{pod})
+		} else {
+			e.Enforce(limited(t, patience), SandboxStarted, pod)
+		}
+		sb, d, _ := e.Explain("web")
+		if said := e.Misspelt(sb); len(said) != 1 || !strings.HasPrefix(said[0], want) {
+			t.Errorf("taken over %t: the status says %q", takeover, said)
+		}
+		if steps := strings.Join(d.Account.Steps, "\n"); !strings.Contains(steps, want) {
+			t.Errorf("taken over %t: explained by %s", takeover, steps)
 		}
 	}
 }

@@ -31,12 +31,8 @@ type member struct {
 }
 
 func memberOf(node string, sb status.Sandbox) member {
-	m := member{Node: node, Namespace: sb.Namespace, Name: sb.Name, State: sb.State, Mesh: sb.Mesh, Reason: sb.Reason, Since: sb.Since,
-		Plan: sb.Plan, Backend: sb.Backend, Why: sb.Detail, Around: sb.Around}
-	if sb.NotHeld != "" && sb.State == "protected" {
-		m.Why = sb.NotHeld
-	}
-	return m
+	return member{Node: node, Namespace: sb.Namespace, Name: sb.Name, State: sb.State, Mesh: sb.Mesh, Reason: sb.Reason, Since: sb.Since,
+		Plan: sb.Plan, Backend: sb.Backend, Why: sb.News(), Around: sb.Around}
 }
 
 func podsCommand(o *options) *cobra.Command {

@@ -13,8 +13,9 @@ import (
 const mostDeciding = 4
 
 // Deciding returns the pod with those of its labels and annotations that decide about it: a mesh or a policy of the node
-// reads them. Others may have a quarter of a megabyte.
+// reads them. Others may have a quarter of a megabyte; of those that may be misspelt it has the keys.
 func (n Node) Deciding(pod Pod) Pod {
+	pod.Unread = n.unread(pod)
 	return pod.only(func(key string) bool {
 		_, policed := n.annotationPolicy(key, pod.Namespace)
 		return policed || n.reads(key)

@@ -26,6 +26,9 @@ func checkRemembered(t *testing.T, node rules.Node, pod rules.Pod, d rules.Decis
 	if kept.Said > 0 && d.Action == rules.Skip {
 		return // nobody asks again
 	}
+	if len(kept.Unread) > 16 {
+		t.Errorf("%d keys are remembered of annotations that nobody reads", len(kept.Unread))
+	}
 	again := node.Decide(kept)
 	if kept.Said > 0 && d.Reason == rules.ReasonForbidden {
 		d.Reason, d.Detail = rules.ReasonOverBudget, again.Detail

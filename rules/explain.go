@@ -43,7 +43,7 @@ type GapReporter interface {
 // Explain returns what Decide does, with an account: what each mesh that does not decide says, in a line, and then
 // the steps of the one that does.
 func (n Node) Explain(pod Pod) Decision {
-	origin, misspelt := n.Origin, n.misspelt(pod)
+	origin, misspelt := n.Origin, n.Misspelt(pod)
 	n.Meshes = slices.Clone(n.Meshes)
 	for i, mesh := range n.Meshes {
 		n.Meshes[i] = explaining{mesh}

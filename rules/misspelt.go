@@ -15,18 +15,49 @@ type speller interface {
 	Keys() []string
 }
 
-// mostMisspelt is how many annotations of a pod are taken for misspelt ones.
-const mostMisspelt = 5
+// How many annotations of a pod are taken for misspelt ones; of how many the keys are remembered, and how long those may be.
+const mostMisspelt, mostUnread, longestUnread = 5, 16, 96
 
-// misspelt says of annotations that no mesh reads which one was meant, if they are nearly one that is read.
-func (n Node) misspelt(pod Pod) (said []string) {
-	var known []string
-	for _, mesh := range slices.Concat(n.Meshes, n.Disabled) {
+// known returns all labels and annotations that meshes read.
+func (n Node) known() (keys []string) {
+	for _, mesh := range n.all() {
 		if m, ok := mesh.(speller); ok {
-			known = append(known, m.Keys()...)
+			keys = append(keys, m.Keys()...)
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(pod.Annotations)) {
+	return keys
+}
+
+// unread returns the first keys of annotations with a mesh's prefix that no mesh reads, by name, among them those that the pod is
+// remembered with. What they may be meant for is looked for when somebody asks.
+func (n Node) unread(pod Pod) []string {
+	var domains []string
+	for _, key := range n.known() {
+		if d := domain(key); strings.Contains(key, "/") && !slices.Contains(domains, d) {
+			domains = append(domains, d)
+		}
+	}
+	unread := slices.Clone(pod.Unread)
+	for key := range pod.Annotations {
+		at := strings.IndexByte(key, '/')
+		if at < 0 || len(key) > longestUnread ||
+			!slices.ContainsFunc(domains, func(d string) bool { return strings.HasSuffix(key[:at], d) }) || n.reads(key) {
+			continue
+		}
+		if i, there := slices.BinarySearch(unread, key); !there && i < mostUnread {
+			unread = slices.Insert(unread, i, key)
+			unread = unread[:min(len(unread), mostUnread)]
+		}
+	}
+	return unread
+}
+
+// Misspelt says of annotations that no mesh reads which one was meant, if they are nearly one that is read.
+func (n Node) Misspelt(pod Pod) (said []string) {
+	known := n.known()
+	keys := slices.AppendSeq(slices.Clone(pod.Unread), maps.Keys(pod.Annotations))
+	slices.Sort(keys)
+	for _, key := range slices.Compact(keys) {
 		if len(said) == mostMisspelt {
 			break
 		}

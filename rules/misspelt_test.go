@@ -3,6 +3,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -43,5 +44,28 @@ func TestMisspeltAnnotations(t *testing.T) {
 	}
 	if n := strings.Count(strings.Join(node.Explain(injectedBy([]string{"istio"}, many...)).Account.Steps, " "), "read by no mesh"); n != 5 {
 		t.Errorf("%d are named", n)
+	}
+}
+
+// What may be misspelt is known of a remembered pod, too, however often it is remembered; of what is nobody's, or too long,
+// or more than a person would look at, nothing is.
+func TestMisspeltIsRemembered(t *testing.T) {
+	node := within(rules.StandardBudget())
+	const misspelt, long = "traffic.sidecar.istio.io/excludeOutboundPort", "traffic.sidecar.istio.io/excludeOutboundPorts"
+	pod := injectedBy([]string{"istio"}, misspelt, "80", "example.org/excludeOutboundPorts", "80", "sidecar.istio.io/proxyCPU", "1",
+		"x.istio.io/"+strings.Repeat("x", 100), "")
+	kept := node.Remembered(node.Deciding(pod), node.Decide(pod))
+	if want := []string{"sidecar.istio.io/proxyCPU", misspelt}; !slices.Equal(kept.Unread, want) {
+		t.Errorf("%q are remembered, want %q", kept.Unread, want)
+	}
+	if said := node.Misspelt(kept); len(said) != 1 || !strings.Contains(said[0], misspelt+" is read by no mesh: is "+long+" meant?") {
+		t.Errorf("%q", said)
+	}
+	for i := range 1000 {
+		pod.Annotations[fmt.Sprintf("sidecar.istio.io/a%03d", i)] = ""
+	}
+	kept = node.Remembered(pod, node.Decide(pod))
+	if len(kept.Unread) != 16 || kept.Unread[0] != "sidecar.istio.io/a000" || kept.Unread[15] != "sidecar.istio.io/a015" {
+		t.Errorf("%q are remembered", kept.Unread)
 	}
 }

@@ -14,7 +14,8 @@ type Pod struct {
 	RuntimeHandler string // "" is the runtime's default
 	Labels         map[string]string
 	Annotations    map[string]string
-	Said           int // bytes of labels and annotations that decide, where they were too many to be kept (Remembered)
+	Unread         []string // keys of annotations that look like a mesh's, and that none reads; bounded, and of a remembered pod only
+	Said           int      // bytes of labels and annotations that decide, where they were too many to be kept (Remembered)
 
 	NetNS        string // path of the network namespace; "" where it is not known
 	NetNSOfPause bool   // the runtime names none, so NetNS is the pause process's, as far as /proc shows it

@@ -103,6 +103,8 @@ type Sandbox struct {
 	CanBypass string       `json:"canBypass,omitempty"`   // which of its containers can go around its rules, and how, as the kubelet tells
 	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it
 
+	Misspelt []string `json:"misspelt,omitempty"` // annotations of it that no mesh reads, each with the one that is probably meant
+
 	Beside []string `json:"beside,omitempty"`     // what tables of others in its namespace do beside its rules, as the last look found
 	Around bool     `json:"ipv6Around,omitempty"` // its IPv6 goes around its proxy, which does not speak it
 

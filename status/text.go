@@ -41,15 +41,15 @@ func (s Status) Text(w io.Writer, now time.Time) {
 	row(t, "POD", "OUTCOME", "MESH", "REASON", "PLAN", "BACKEND", "AGE", "TOOK", "DRIFT", "SANDBOX", "DETAIL")
 	for _, sb := range s.Sandboxes {
 		row(t, sb.Namespace+"/"+sb.Name, sb.State, sb.Mesh, sb.Reason, short(sb.Plan), sb.Backend, Ago(now, sb.Since), took(sb.Took),
-			sb.Drift.text(now), short(sb.ID), sb.news())
+			sb.Drift.text(now), short(sb.ID), sb.News())
 	}
 	_ = t.Flush()
 }
 
-// news is the detail of a sandbox that is not as it should be, or has tables of others beside its rules.
-func (sb Sandbox) news() string {
+// News is the detail of a sandbox that is not as it should be, has tables of others beside its rules, or may mean other annotations.
+func (sb Sandbox) News() string {
 	if sb.State == "protected" {
-		told := append([]string{sb.NotHeld, sb.bypass()}, sb.Beside...)
+		told := slices.Concat([]string{sb.NotHeld, sb.bypass()}, sb.Misspelt, sb.Beside)
 		return strings.Join(slices.DeleteFunc(told, func(s string) bool { return s == "" }), "; ")
 	}
 	return sb.Detail

@@ -81,6 +81,15 @@ func (s *Side) Add(bases ...Base) {
 	}
 }
 
+// Move has the kernel ask the side's base chains at other priorities, by so much.
+func (s *Side) Move(by int) {
+	for _, list := range s.hooks {
+		for i := range list {
+			list[i].Priority += by
+		}
+	}
+}
+
 func (p *Pod) rule(family rules.Family, r rules.Rule, chains map[string]*Chain) Rule {
 	var out Rule
 	for _, m := range r.Match {
