@@ -38,6 +38,8 @@ type firewall struct {
 
 func (f firewall) in(netns.ID) kernel.Rules { return f }
 
+func (f firewall) Name(rules.Plan) string { return "test" }
+
 func (f firewall) Apply(ctx context.Context, _ rules.Plan) (bool, error) {
 	if f.apply == nil {
 		return true, nil

@@ -59,6 +59,8 @@ type memoryOf struct {
 	ns netns.ID
 }
 
+func (m memoryOf) Name(rules.Plan) string { return "memory" }
+
 func (m memoryOf) Apply(_ context.Context, plan rules.Plan) (bool, error) {
 	done, err := m.call()
 	defer done()

@@ -5,6 +5,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -160,6 +161,7 @@ func (o *Outcome) end() {
 // found notes what was judged.
 func (o *Outcome) found(f judge.Finding) {
 	o.judged, o.generation, o.Differences, o.Effect = f.Verdict, f.Generation, f.Differences, f.Effect
+	o.Backend = cmp.Or(f.Backend, o.Backend)
 }
 
 // said is how the rules that are there differ from the plan.

@@ -141,7 +141,7 @@ type remembering struct{ *memory }
 
 func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.memory, ns.ID()} }
 
-func (r remembering) Name(*netns.Namespace) string { return "memory" }
+func (r remembering) Name(*netns.Namespace, rules.Plan) string { return "memory" }
 
 func (r remembering) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
 	return r.of(ns).Apply(ctx, plan)

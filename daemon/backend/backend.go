@@ -30,8 +30,9 @@ const (
 // inOrder is the order in which Auto tries.
 var inOrder = []string{IPTables, Exec, NFTables}
 
-// Backend writes and reads rules with what it was chosen to, and in namespaces that belong to a user
-// namespace of the pod with NFTables, since the kernel refuses iptables' owner match there.
+// Backend writes and reads rules with what it was chosen to. Two kinds of namespaces get NFTables: those that belong to a user
+// namespace of the pod, since the kernel refuses iptables' owner match there; and those in which tables of iptables-legacy, as
+// docker's in a pod, could be asked before iptables' own, which nothing shows.
 type Backend struct {
 	Trials []Trial // what was tried, in the order in which it was
 
@@ -150,7 +151,7 @@ func writes(ctx context.Context, f kernel.Firewall, plan rules.Plan) error {
 }
 
 // Chosen returns what writes rules, such as "iptables" or "iptables-nft 1.8.9".
-func (b *Backend) Chosen() string { return b.chosen.Name(nil) }
+func (b *Backend) Chosen() string { return b.chosen.Name(nil, rules.Plan{}) }
 
 // IPv6 returns nil, or why no IPv6 rules can be written.
 func (b *Backend) IPv6() error { return b.chosen.noIPv6 }
@@ -170,18 +171,31 @@ func (b *Backend) of(ns *netns.Namespace) (*proven, error) {
 	return b.native, nil
 }
 
+// writer returns what writes a plan into a namespace, and where that is not the chosen one because of tables of
+// iptables-legacy, what they could take from the plan.
+func (b *Backend) writer(ns *netns.Namespace, plan rules.Plan) (p *proven, overtaken []rules.Difference, err error) {
+	p, err = b.of(ns)
+	if err != nil || plan.Rules() == 0 || b.native == nil || p == b.native || strings.HasPrefix(p.Name(ns, plan), xtables.Legacy) {
+		return p, nil, err
+	}
+	if overtaken, err = nftables.Overtaken(ns, plan); len(overtaken) > 0 {
+		p = b.native
+	}
+	return p, overtaken, err
+}
+
 // Name implements kernel.Firewall.
-func (b *Backend) Name(ns *netns.Namespace) string {
-	p, err := b.of(ns)
+func (b *Backend) Name(ns *netns.Namespace, plan rules.Plan) string {
+	p, _, err := b.writer(ns, plan)
 	if err != nil {
 		return "none"
 	}
-	return p.Name(ns)
+	return p.Name(ns, plan)
 }
 
 // Apply implements kernel.Firewall.
 func (b *Backend) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (changed bool, err error) {
-	p, err := b.of(ns)
+	p, _, err := b.writer(ns, plan)
 	if err != nil {
 		return false, err
 	}
@@ -193,16 +207,20 @@ func (b *Backend) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 
 // Verify implements kernel.Firewall.
 func (b *Backend) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
-	p, err := b.of(ns)
+	p, overtaken, err := b.writer(ns, plan)
 	if err != nil {
 		return nil, err
 	}
-	return p.Verify(ctx, ns, plan)
+	diffs, err := p.Verify(ctx, ns, plan)
+	if len(diffs) == 0 {
+		return nil, err
+	}
+	return append(overtaken, diffs...), err // of which those are the reason
 }
 
 // Effect implements kernel.Firewall.
 func (b *Backend) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
-	p, err := b.of(ns)
+	p, _, err := b.writer(ns, plan)
 	if err != nil {
 		return effect.Result{}, err
 	}

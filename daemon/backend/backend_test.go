@@ -9,7 +9,10 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net/netip"
+	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +22,7 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 func isolate(t *testing.T) *netns.Isolated {
@@ -233,7 +237,7 @@ func TestOwnUsersGetNativeRules(t *testing.T) {
 	if _, err := b.chosen.Apply(t.Context(), pod, plan); err == nil {
 		t.Error("iptables' owner match works in a user namespace, so that this test shows nothing")
 	}
-	if got := b.Name(pod); got != NFTables {
+	if got := b.Name(pod, plan); got != NFTables {
 		t.Errorf("%s writes its rules", got)
 	}
 	if _, err := b.Apply(t.Context(), pod, plan); err != nil {
@@ -245,5 +249,69 @@ func TestOwnUsersGetNativeRules(t *testing.T) {
 	b.native = nil
 	if _, err := b.Apply(t.Context(), pod, plan); err == nil || !strings.Contains(err.Error(), "hostUsers: false") {
 		t.Errorf("without native rules: got %v", err)
+	}
+}
+
+// Where docker's published ports in tables of iptables-legacy may be asked before iptables' own, a pod gets the native rules, which
+// are asked before both, and nothing is taken from them; where those may take all the same, and where they are gone, it does not.
+func TestBesideLegacyNatItIsNative(t *testing.T) {
+	nstest.Require(t, "iptables-legacy")
+	docker, err := os.ReadFile("../nftables/testdata/docker-port.rules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	isolated := isolate(t)
+	plan := plans.DualStack(t)
+	for _, first := range []string{IPTables, "iptables-nft"} {
+		b, err := Find(t.Context(), first, false, isolated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, tt := range map[string]struct {
+			input  string
+			native bool
+			holds  bool
+		}{
+			"docker":               {string(docker), true, true},
+			"docker without ports": {regexp.MustCompile(`(?m)^.*--dport.*\n`).ReplaceAllString(string(docker), ""), false, true},
+			"one that untracks":    {"*raw\n-A OUTPUT -p tcp -j CT --notrack\nCOMMIT\n", false, false},
+			"the mesh's chains":    {"*nat\n:ISTIO_OUTPUT -\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\n-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 1\n-A OUTPUT -p udp -j ACCEPT\nCOMMIT\n", false, false},
+		} {
+			t.Run(first+", "+name, func(t *testing.T) {
+				pod := nstest.New(t)
+				pod.Peer(t, "10.0.0.0/24")
+				ns, err := netns.Open(pod.Path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer ns.Close()
+				interfaces := []rules.Interface{{Name: "lo"}, {Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.7")}}}
+				expect := func(when string, native, holds, changes bool) {
+					t.Helper()
+					changed, err := b.Apply(t.Context(), ns, plan)
+					if err != nil || changed != changes {
+						t.Errorf("%s: changed %t, %v", when, changed, err)
+					}
+					diffs, err := b.Verify(t.Context(), ns, plan)
+					if err != nil || (len(diffs) == 0) != holds {
+						t.Errorf("%s: %v, %v", when, diffs, err)
+					}
+					if r, err := b.Effect(t.Context(), ns, plan, plan, interfaces); err != nil || (r.Answer <= effect.More) != holds {
+						t.Errorf("%s: %s %v, %v", when, r.Answer, r.Differences, err)
+					}
+					if got := b.Name(ns, plan); (got == NFTables) != native {
+						t.Errorf("%s: %s writes its rules", when, got)
+					}
+				}
+				expect("before", false, true, true)
+				pod.RunInput(t, tt.input, "iptables-legacy-restore")
+				if diffs, err := b.Verify(t.Context(), ns, plan); err != nil || tt.native && !strings.Contains(diffs[0].String(), "also in iptables-legacy") {
+					t.Errorf("%v, %v", diffs, err)
+				}
+				expect("beside", tt.native, tt.holds, tt.native)
+				pod.RunInput(t, "*nat\nCOMMIT\n*filter\n:FORWARD ACCEPT\nCOMMIT\n*raw\nCOMMIT\n", "iptables-legacy-restore")
+				expect("after", false, true, tt.native)
+			})
+		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 type Verdict struct {
 	Same    bool // rule by rule they are the plan's
 	Answer  effect.Answer
+	Backend string   // what writes the plan there
 	Beside  []string // what tables of others do
 	Packets string   // a packet that shows what comes of the differences; "" where there is none
 	first   []string // of the differences, the few that are told
@@ -190,7 +191,7 @@ func (s surroundings) judge(ctx context.Context, in kernel.Inside, plan rules.Pl
 			return f, err
 		}
 	}
-	f.Verdict = Verdict{Same: found == 0, Answer: f.Effect.Answer, Beside: Beside(f.Effect), Packets: packets(f.Effect),
+	f.Verdict = Verdict{Same: found == 0, Answer: f.Effect.Answer, Backend: in.Rules.Name(plan), Beside: Beside(f.Effect), Packets: packets(f.Effect),
 		first: f.Differences[:min(len(f.Differences), mostTold)], found: found}
 	return f, nil
 }

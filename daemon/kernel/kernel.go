@@ -24,7 +24,7 @@ type Kernel interface {
 // Namespace is an open network namespace, whatever becomes of the path.
 type Namespace interface {
 	ID() netns.ID
-	// Backend says what writes its rules.
+	// Backend says what writes rules into it, whatever else is there.
 	Backend() string
 	// Lock keeps everybody else who would write out of it.
 	Lock(context.Context) (unlock func(), err error)
@@ -41,6 +41,7 @@ type Inside struct {
 
 // Rules are packet-filter rules, as of Firewall.
 type Rules interface {
+	Name(rules.Plan) string
 	Apply(context.Context, rules.Plan) (changed bool, err error)
 	Verify(context.Context, rules.Plan) ([]rules.Difference, error)
 	Effect(ctx context.Context, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error)
@@ -82,8 +83,8 @@ func (i Inside) Own(ctx context.Context, footprint rules.Footprint) (rules.Plan,
 
 // Firewall writes and reads packet-filter rules of a namespace.
 type Firewall interface {
-	// Name says what writes the rules of the namespace, for events.
-	Name(*netns.Namespace) string
+	// Name says what writes the plan's rules into the namespace, for events.
+	Name(*netns.Namespace, rules.Plan) string
 	// Apply makes the namespace hold the plan, and says whether it had to change anything. It may be
 	// called again.
 	Apply(context.Context, *netns.Namespace, rules.Plan) (changed bool, err error)
@@ -123,7 +124,7 @@ type opened struct {
 	node Node
 }
 
-func (o opened) Backend() string { return o.node.Firewall.Name(o.Namespace) }
+func (o opened) Backend() string { return o.node.Firewall.Name(o.Namespace, rules.Plan{}) }
 
 func (o opened) Lock(ctx context.Context) (unlock func(), err error) {
 	return o.node.Locks.Lock(ctx, o.Namespace)
@@ -145,6 +146,8 @@ type bound struct {
 	firewall Firewall
 	ns       *netns.Namespace
 }
+
+func (b bound) Name(plan rules.Plan) string { return b.firewall.Name(b.ns, plan) }
 
 func (b bound) Apply(ctx context.Context, plan rules.Plan) (bool, error) {
 	return b.firewall.Apply(ctx, b.ns, plan)

@@ -121,14 +121,17 @@ func (s state) ourRules(t object, footprint rules.Footprint) (n int, err error) 
 func oldNeighbours(plan rules.Plan, tables []legacy.Contents) (all []neighbour) {
 	for _, t := range tables {
 		n := neighbour{Neighbour: effect.Neighbour{Table: oldName(t)}, old: []legacy.Contents{t}}
-		chains := t.Chains()
-		n.Rules, n.Owner = t.Rules(), effect.OwnerOf(t.Name, chains)
-		if slices.ContainsFunc(chains, plan.Footprint.Has) {
+		if n.Rules, n.Owner = t.Rules(), effect.OwnerOf(t.Name, t.Chains()); ofMesh(plan, t) {
 			n.shared = t.Name
 		}
 		all = append(all, n)
 	}
 	return all
+}
+
+// ofMesh reports whether a table of iptables-legacy has chains that are called as the plan's.
+func ofMesh(plan rules.Plan, t legacy.Contents) bool {
+	return slices.ContainsFunc(t.Chains(), plan.Footprint.Has)
 }
 
 // accepted leaves out the tables that the plan accepts.

@@ -6,13 +6,16 @@ package nftables
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -21,15 +24,50 @@ import (
 // Legacy returns a difference for each family in which tables of iptables-legacy, in the namespace of the calling thread, may
 // let packets go that the plan takes: they are asked beside ours, and which of two is asked first depends on which was made
 // last. Those that take nothing from the plan, as docker's in a pod, are none.
-func Legacy(plan rules.Plan) (diffs []rules.Difference, err error) {
+func Legacy(plan rules.Plan) ([]rules.Difference, error) {
+	old, err := oldBeside(plan)
+	if err != nil || len(old) == 0 {
+		return nil, err
+	}
+	return taken(plan, old, 0)
+}
+
+// Overtaken returns what Legacy does where the native table, which is asked before any of iptables-legacy, loses nothing to
+// those: there the plan's rules are to be native ones. Tables with chains of the mesh are left to Apply, which empties them.
+func Overtaken(ns *netns.Namespace, plan rules.Plan) (diffs []rules.Difference, err error) {
+	err = ns.Do(func() error {
+		old, err := oldBeside(plan)
+		if err != nil || len(old) == 0 || slices.ContainsFunc(old, func(t legacy.Contents) bool { return ofMesh(plan, t) }) {
+			return err
+		}
+		if diffs, err = taken(plan, old, 0); err != nil || len(diffs) == 0 {
+			return err
+		}
+		still, err := taken(plan, old, nativeAhead)
+		if len(still) > 0 {
+			diffs = nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("compare the tables of iptables-legacy in %s: %w", ns.Path(), err)
+	}
+	return diffs, nil
+}
+
+// oldBeside returns the tables of iptables-legacy that hold something, and that the plan does not accept.
+func oldBeside(plan rules.Plan) ([]legacy.Contents, error) {
 	text, err := legacy.Read()
 	if err != nil || len(text) == 0 {
 		return nil, err
 	}
 	old, err := legacy.Parse(text)
-	if old = acceptedOld(plan, old); err != nil || len(old) == 0 {
-		return nil, err
-	}
+	return acceptedOld(plan, old), err
+}
+
+// taken compares a plan, whose rules are asked so much before their usual place, with what comes of it beside tables of
+// iptables-legacy.
+func taken(plan rules.Plan, old []legacy.Contents, ahead int) (diffs []rules.Difference, err error) {
 	interfaces, err := routing.Interfaces()
 	if err != nil {
 		return nil, err
@@ -37,6 +75,7 @@ func Legacy(plan rules.Plan) (diffs []rules.Difference, err error) {
 	for _, family := range families {
 		pod := effect.NewPod(interfaces)
 		wanted, held := effect.OfPlan(pod, plan, family), effect.OfPlan(pod, plan, family)
+		held.Move(ahead)
 		view{pod: pod, family: family, local: held.Local()}.addOld(held, old)
 		r := effect.Compare(pod, wanted, held)
 		if r.Answer <= effect.More {

@@ -5,7 +5,9 @@
 package nftables
 
 import (
+	_ "embed"
 	"math/rand/v2"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -17,33 +19,13 @@ import (
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
-// docker is what a dockerd on iptables-legacy writes in a pod.
-const docker = `*nat
-:DOCKER - [0:0]
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
--A DOCKER -i docker0 -j RETURN
-COMMIT
-*filter
-:FORWARD DROP [0:0]
-:DOCKER - [0:0]
-:DOCKER-ISOLATION-STAGE-1 - [0:0]
-:DOCKER-ISOLATION-STAGE-2 - [0:0]
-:DOCKER-USER - [0:0]
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-ISOLATION-STAGE-1
--A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o docker0 -j DOCKER
--A FORWARD -i docker0 ! -o docker0 -j ACCEPT
--A FORWARD -i docker0 -o docker0 -j ACCEPT
--A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
--A DOCKER-ISOLATION-STAGE-1 -j RETURN
--A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
--A DOCKER-ISOLATION-STAGE-2 -j RETURN
--A DOCKER-USER -j RETURN
-COMMIT
-`
+// dockerPort is what a dockerd on iptables-legacy writes in a pod, with a port that a container publishes.
+//
+//go:embed testdata/docker-port.rules
+var dockerPort string
+
+// docker is that without the port.
+var docker = regexp.MustCompile(`(?m)^.*--dport.*\n`).ReplaceAllString(dockerPort, "")
 
 // Tables of iptables-legacy are judged by what they do beside a plan's rules, and only those that may take something from
 // it are differences.
@@ -55,9 +37,8 @@ func TestEffectOfLegacy(t *testing.T) {
 		input string
 		want  effect.Answer
 	}{
-		"docker": {docker, effect.More}, // of what is forwarded
-		"docker and a port": {strings.Replace(docker, "RETURN\nCOMMIT", "RETURN\n-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT "+
-			"--to-destination 172.17.0.2:80\nCOMMIT", 1), effect.CannotTell}, // which table is asked first is not told
+		"docker":                            {docker, effect.More},           // of what is forwarded
+		"docker and a port":                 {dockerPort, effect.CannotTell}, // which table is asked first is not told
 		"nat that accepts":                  {one("nat -A OUTPUT -p tcp -j ACCEPT"), effect.Equal},
 		"nat that redirects":                {one("nat -A OUTPUT -p tcp -j REDIRECT --to-ports 9999"), effect.CannotTell},
 		"no interface of the pod's":         {one("nat -A OUTPUT -o wlan+ -p tcp -j REDIRECT --to-ports 9999"), effect.Equal},
@@ -125,44 +106,51 @@ func TestEffectOfLegacyPlans(t *testing.T) {
 	}
 }
 
-// In the kernel, of two tables nat the one that was made last is asked first, and one that translates nothing leaves packets to
-// the other, whatever it accepts.
+// In the kernel, of two tables nat the one that was made last is asked first, but the native one in any case; and one that
+// translates nothing leaves packets to the other, whatever it accepts.
 func TestPacketsOfTwoTablesNat(t *testing.T) {
 	nstest.Require(t, "iptables-legacy")
+	published := strings.ReplaceAll(strings.ReplaceAll(dockerPort, "172.17.0.2:80", "127.0.0.1:9999"), "--dport 8080", "--dport 80")
 	const redirects = "-A OUTPUT -p tcp -j REDIRECT --to-ports 9999\nCOMMIT\n"
 	for name, tt := range map[string]struct {
 		before, after string
-		takes         string // where the connection ends
+		takes         string // where the connection ends by rules in iptables' tables
+		native        string // and by native ones
 	}{
-		"docker":             {"", docker, "127.0.0.1:15001"},
-		"one that accepts":   {"", "*nat\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n", "127.0.0.1:15001"},
-		"an older one":       {"*nat\n" + redirects, "", "127.0.0.1:15001"},
-		"a newer one":        {"", "*nat\n" + redirects, "127.0.0.1:9999"},
-		"rules made anew":    {"*nat\nCOMMIT\n", "*nat\n" + redirects, "127.0.0.1:15001"}, // in an older table
-		"notrack, any table": {"*raw\n-A OUTPUT -p tcp -j CT --notrack\nCOMMIT\n", "", server + ":80"},
+		"docker":             {"", docker, "127.0.0.1:15001", "127.0.0.1:15001"},
+		"docker and a port":  {"", published, "127.0.0.1:9999", "127.0.0.1:15001"},
+		"one that accepts":   {"", "*nat\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n", "127.0.0.1:15001", "127.0.0.1:15001"},
+		"an older one":       {"*nat\n" + redirects, "", "127.0.0.1:15001", "127.0.0.1:15001"},
+		"a newer one":        {"", "*nat\n" + redirects, "127.0.0.1:9999", "127.0.0.1:15001"},
+		"rules made anew":    {"*nat\nCOMMIT\n", "*nat\n" + redirects, "127.0.0.1:15001", "127.0.0.1:15001"}, // in an older table
+		"notrack, any table": {"*raw\n-A OUTPUT -p tcp -j CT --notrack\nCOMMIT\n", "", server + ":80", server + ":80"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSandbox(t)
-			s.own(t, client, server)
-			var listeners []int
-			for _, at := range []string{"127.0.0.1:15001", "127.0.0.1:9999", server + ":80"} {
-				listeners = append(listeners, s.listen(t, at, 0))
-			}
-			s.RunInput(t, tt.before, "iptables-legacy-restore")
-			var b rules.Builder
-			b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 15001}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
-			s.write(t, rules.Plan{V4: b.Ruleset(rules.IPv4)})
-			s.RunInput(t, tt.after, "iptables-legacy-restore")
-			var takes string
-			err := s.sendAnd(port80, func(int) error {
-				for _, l := range listeners {
-					takes += accepted(t, l)
+		for dialect, want := range map[Dialect]string{IPTables: tt.takes, Native: tt.native} {
+			t.Run(name+", "+string(dialect), func(t *testing.T) {
+				s := newSandbox(t)
+				s.own(t, client, server)
+				var listeners []int
+				for _, at := range []string{"127.0.0.1:15001", "127.0.0.1:9999", server + ":80"} {
+					listeners = append(listeners, s.listen(t, at, 0))
 				}
-				return nil
+				s.RunInput(t, tt.before, "iptables-legacy-restore")
+				var b rules.Builder
+				b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 15001}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+				if _, err := New(dialect).Apply(t.Context(), s.ns, rules.Plan{V4: b.Ruleset(rules.IPv4)}); err != nil {
+					t.Fatal(err)
+				}
+				s.RunInput(t, tt.after, "iptables-legacy-restore")
+				var takes string
+				err := s.sendAnd(port80, func(int) error {
+					for _, l := range listeners {
+						takes += accepted(t, l)
+					}
+					return nil
+				})
+				if err != nil || takes != want {
+					t.Errorf("ends at %q, want %q; %v", takes, want, err)
+				}
 			})
-			if err != nil || takes != tt.takes {
-				t.Errorf("ends at %q, want %q; %v", takes, tt.takes, err)
-			}
-		})
+		}
 	}
 }

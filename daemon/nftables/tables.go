@@ -36,7 +36,7 @@ type Tables struct {
 func New(d Dialect) Tables { return Tables{dialect: d} }
 
 // Name returns the dialect.
-func (t Tables) Name(*netns.Namespace) string { return string(t.dialect) }
+func (t Tables) Name(*netns.Namespace, rules.Plan) string { return string(t.dialect) }
 
 // wanted is a plan in a dialect.
 type wanted struct {

@@ -31,7 +31,9 @@ type Tables struct {
 }
 
 // Name returns the variant and its version, such as "iptables-nft 1.8.9".
-func (t *Tables) Name(*netns.Namespace) string { return t.variant.name + " " + t.variant.version }
+func (t *Tables) Name(*netns.Namespace, rules.Plan) string {
+	return t.variant.name + " " + t.variant.version
+}
 
 // IPv6 returns nil, or why the node's ip6tables cannot be used.
 func (t *Tables) IPv6() error { return t.noIPv6 }

@@ -107,8 +107,8 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "-restore: exit status 2") || !strings.Contains(err.Error(), "a-name-that-is-too-long") {
 				t.Errorf("got %v", err)
 			}
-			if !strings.HasPrefix(tables.Name(nil), want+" 1.") {
-				t.Errorf("name %q", tables.Name(nil))
+			if !strings.HasPrefix(tables.Name(nil, rules.Plan{}), want+" 1.") {
+				t.Errorf("name %q", tables.Name(nil, rules.Plan{}))
 			}
 		})
 	}
