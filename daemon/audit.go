@@ -6,11 +6,9 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
-	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
 // AuditTimeout bounds what the auditor does to one pod; no runtime waits for it.
@@ -102,12 +100,19 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	var o Outcome
 	switch {
 	case known.unsettled():
-		o = e.takeOver(ctx, known.Pod)
-	case known.enrolled():
+		o = e.takeOver(ctx, begin(Takeover, known.Pod))
+	case known.State.Enrolled():
 		pass.Pods++
-		o = e.reread(ctx, known)
+		o = begin(Audited, known.Pod)
+		o.Pod.Containers = nil // they are in what is known, and events may add to it
+		o.Decision = known.Decision
+		o = e.lookAgain(ctx, o, known)
+		o.end()
 	default:
-		e.forgetIfGone(known)
+		if e.sandboxes.endTurn(id, false); known.gone() {
+			e.sandboxes.forget(id)
+			e.receipts.Remove(id)
+		}
 		return
 	}
 	if o.drifted {
@@ -116,41 +121,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	switch {
 	case running.Err() != nil: // the daemon ends
 	case o.Result != Unprotected && o.Err != nil && o.Err.Error() == known.Detail: // that was said before
-	case known.unsettled():
-		e.conclude(o)
 	default:
 		e.report(o)
-	}
-}
-
-// reread looks at a sandbox that is protected, or should be.
-func (e *Enforcer) reread(ctx context.Context, known Sandbox) Outcome {
-	pod := known.Pod
-	pod.Containers = nil // they are in what is known, and events may add to it
-	o := begin(Audited, pod)
-	o.Decision = known.Decision
-	o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
-		if known.State != StateFailing {
-			o.enter(StageVerify)
-			if intact, err := e.intact(ctx, known); err == nil && intact {
-				o.confirm(known)
-				return nil
-			}
-		}
-		return e.reconcile(ctx, o)
-	})
-	o.end()
-	return o
-}
-
-func (e *Enforcer) forgetIfGone(known Sandbox) {
-	e.sandboxes.endTurn(known.Pod.SandboxID, false)
-	ns, err := e.kernel.Open(known.Pod.NetNS)
-	if err == nil {
-		ns.Close()
-	}
-	if errors.Is(err, netns.ErrGone) {
-		e.sandboxes.forget(known.Pod.SandboxID)
-		e.receipts.Remove(known.Pod.SandboxID)
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // try does the work within ctx. Where that goes wrong, the table says what becomes of the sandbox.
 func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	o = e.within(ctx, o, work)
+	o = e.sharing.within(ctx, o, work)
 	first := e.sandboxes.endTurn(o.Pod.SandboxID, o.overrun)
 	if o.decided || o.undecided() {
 		return o
@@ -198,9 +198,12 @@ func (e *Enforcer) rememberSkipped(o Outcome) {
 	})
 }
 
-// report records what is to be told of a look. What failed for the same reason before was told then.
+// report records what is to be told of a look, or stops the sandbox as the configuration says.
 func (e *Enforcer) report(o Outcome) {
-	if o.Said != lifecycle.Quiet {
+	switch {
+	case o.stop: // not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us
+		go e.stop(o)
+	case o.Said != lifecycle.Quiet:
 		e.record(o)
 	}
 }

@@ -73,7 +73,7 @@ func (e *Enforcer) Sandboxes() []Sandbox { return slices.DeleteFunc(e.sandboxes.
 func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) Outcome {
 	o := e.enforce(ctx, begin(trigger, pod))
 	e.report(o)
-	e.sayBypass(o)
+	e.notice(o, EventBypass, bypass(o))
 	return o
 }
 
@@ -86,10 +86,7 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case there is no time for a new one
 	if !ok || known.State == StateSkipped {
-		if o = e.decideUnknown(ctx, o); o.Result != Skipped {
-			o = e.decideSpecified(ctx, o)
-		}
-		o = e.unseen(o)
+		o = e.unseen(e.decideSpecified(ctx, e.decideUnknown(ctx, o)))
 	}
 	if o.undecided() && !o.decided {
 		o = e.try(ctx, o, e.reconcile)
@@ -111,7 +108,7 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 		return nil
 	}
 	if !light(o.Pod) {
-		return e.within(ctx, o, decide)
+		return e.sharing.within(ctx, o, decide)
 	}
 	_ = decide(ctx, &o) // it has none
 	return o
@@ -138,7 +135,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	if policy.setsItselfUp(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
-	return e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
+	return e.sharing.within(ctx, o, func(ctx context.Context, o *Outcome) error {
 		return e.visit(ctx, o, func(p *pass) error {
 			if err := p.plan(); err != nil {
 				return err
@@ -152,7 +149,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 // Remove takes out of a namespace what meshnetd put in, and nothing else: those that were verified there,
 // where they are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
-	o := e.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
+	o := e.sharing.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
 		return e.visit(ctx, o, (*pass).remove)
 	})
 	return o.Changed, o.Err

@@ -143,9 +143,9 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
-	e.expect(taken)
+	e.sandboxes.expect(e.policy.Load(), taken)
 	o := begin(Takeover, taken)
-	if o = e.within(ctx, o, e.decideWithContainers); !o.undecided() {
+	if o = e.sharing.within(ctx, o, e.decideWithContainers); !o.undecided() {
 		t.Fatalf("%s, %v", o.Result, o.Err)
 	}
 	for _, o := range []Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {
@@ -196,7 +196,7 @@ func TestOurRulesBesideAnInitContainerFailAtFirst(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
-	e.expect(taken)
+	e.sandboxes.expect(e.policy.Load(), taken)
 	if o := e.Enforce(ctx, ContainerCreated, pod); o.Result != Protected || m.holds(t, pod.NetNS).Key() != plan.Key() {
 		t.Errorf("%s, %v", o.Result, o.Err)
 	}

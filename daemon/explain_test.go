@@ -106,7 +106,7 @@ func TestExplain(t *testing.T) {
 		t.Error("the daemon remembers an account that nobody asked for")
 	}
 	pending := sandbox(t, "b")
-	e.expect(pending)
+	e.sandboxes.expect(e.policy.Load(), pending)
 	if _, d, known := e.Explain("b"); !known || d.Intent == nil || d.Intent.(istio.Intent).DNSPort != 15053 {
 		t.Errorf("one that nobody has looked at: %v, %+v", known, d)
 	}

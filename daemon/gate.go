@@ -45,7 +45,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		// Kept for checkAdmitted: the proxy, whose ids are not redirected, may be created after this container.
 		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, identities(c)) })
 	}
-	e.sayContradiction(o, c, spec)
+	e.notice(o, EventContradicted, contradiction(o, c, spec))
 	e.report(o)
 	return o
 }
@@ -57,7 +57,7 @@ func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) 
 	if known.State == StatePending {
 		o := begin(Takeover, pod)
 		o.waited = true
-		e.conclude(e.takenOver(ctx, o))
+		e.report(e.takeOver(ctx, o))
 		known, ok = e.sandboxes.get(pod.SandboxID)
 	}
 	return known, ok
@@ -91,7 +91,7 @@ func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 	if policy == config.IdentityRefuse {
 		return o.refusing("", errors.New(o.Impostor))
 	}
-	e.record(o.noticing(EventImpostor, o.Impostor))
+	e.notice(o, EventImpostor, o.Impostor)
 	return o
 }
 
@@ -116,15 +116,8 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
 		o = e.checkIdentity(e.enforce(ctx, o), c)
-	} else if known.enrolled() {
-		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
-			o.enter(StageVerify)
-			if intact, err := e.intact(ctx, known); err == nil && intact {
-				o.confirm(known)
-				return nil
-			}
-			return e.reconcile(ctx, o)
-		})
+	} else if known.State.Enrolled() {
+		o = e.lookAgain(ctx, o, known)
 	} else {
 		o.Result = Skipped
 	}
@@ -159,25 +152,31 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 	o := begin(ContainerStarted, pod)
 	o.Container, o.Unheeded = container, unheeded
 	known, ok := e.expected(ctx, pod)
-	if !ok {
-		o = e.enforce(ctx, o)
+	if ok {
+		o = e.lookAgain(ctx, o, known)
 	} else {
-		o = e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
-			o.enter(StageVerify)
-			if known.Pod.NetNS == pod.NetNS {
-				if intact, err := e.intact(ctx, known); err == nil && intact {
-					o.confirm(known)
-					return nil
-				}
-			}
-			return e.reconcile(ctx, o)
-		})
+		o = e.enforce(ctx, o)
 	}
 	if o.end(); o.Error() == nil {
 		o.Unheeded = ""
 	}
 	e.report(o)
 	return o
+}
+
+// lookAgain looks at a sandbox that is known: with its lock held, and by the table, only where anything changed since it was
+// verified.
+func (e *Enforcer) lookAgain(ctx context.Context, o Outcome, known Sandbox) Outcome {
+	return e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
+		o.enter(StageVerify)
+		if known.Pod.NetNS == o.Pod.NetNS && known.generation != "" {
+			if intact, err := intact(ctx, e.kernel, known); err == nil && intact {
+				o.confirm(known)
+				return nil
+			}
+		}
+		return e.reconcile(ctx, o)
+	})
 }
 
 // confirm gives the outcome what is known of a sandbox whose rules nobody touched.
@@ -208,14 +207,14 @@ func checkNetNS(o Outcome, c rules.Container) Outcome {
 }
 
 // intact reports whether the sandbox still has its namespace, and nobody has written there since it was verified. It
-// takes no lock, so that nobody waits; where anything changed, the caller looks again with the lock held.
-func (e *Enforcer) intact(ctx context.Context, known Sandbox) (intact bool, err error) {
-	ns, err := e.kernel.Open(known.Pod.NetNS)
+// takes no lock, so that nobody waits.
+func intact(ctx context.Context, k kernel.Kernel, known Sandbox) (intact bool, err error) {
+	ns, err := k.Open(known.Pod.NetNS)
 	if err != nil {
 		return false, err
 	}
 	defer ns.Close()
-	if ns.ID() != known.NetNS || known.generation == "" {
+	if ns.ID() != known.NetNS {
 		return false, nil
 	}
 	err = ns.Do(func(in kernel.Inside) error {

@@ -24,7 +24,7 @@ type Kubelet interface {
 // decideSpecified decides once more about a pod that belongs to the mesh and of which nothing was known, by what the kubelet
 // says of it, too.
 func (e *Enforcer) decideSpecified(ctx context.Context, o Outcome) Outcome {
-	if e.Kubelet == nil || o.Result == Failed || !o.waited {
+	if e.Kubelet == nil || o.Result == Failed || o.Result == Skipped || !o.waited {
 		return o
 	}
 	spec, ok := e.Kubelet.Pod(ctx, o.Pod.UID)
@@ -35,55 +35,47 @@ func (e *Enforcer) decideSpecified(ctx context.Context, o Outcome) Outcome {
 	return e.decideUnknown(ctx, o)
 }
 
-// sharesHost reports whether a pod that was there before has the host's network, as far as the kubelet tells: of all that
-// it says, only this counts for a pod that runs already.
-func (e *Enforcer) sharesHost(pod rules.Pod) bool {
-	if e.Kubelet == nil || pod.HostNetwork {
-		return pod.HostNetwork
+// specification is what the kubelet says of a pod at once; the zero Pod where that is nothing.
+func (e *Enforcer) specification(pod rules.Pod) (spec rules.Pod) {
+	if e.Kubelet != nil {
+		spec, _ = e.Kubelet.Known(pod.UID)
 	}
-	spec, ok := e.Kubelet.Known(pod.UID)
-	return ok && pod.With(spec).HostNetwork
+	return spec
 }
 
 // specified completes a container that the runtime is about to create by what the kubelet says of it, and returns that too.
 func (e *Enforcer) specified(pod rules.Pod, c rules.Container) (completed rules.Container, spec rules.Container) {
-	if e.Kubelet == nil {
-		return c, rules.Container{}
-	}
-	known, ok := e.Kubelet.Known(pod.UID)
-	if !ok || known.Namespace != pod.Namespace || known.Name != pod.Name {
-		return c, rules.Container{}
-	}
+	known := e.specification(pod)
 	listed := known.Container(c.Name)
-	if listed == nil {
+	if listed == nil || known.Namespace != pod.Namespace || known.Name != pod.Name {
 		return c, rules.Container{}
 	}
 	return c.With(*listed), *listed
 }
 
-// sayContradiction says in what a container of the mesh differs from what its pod's specification says. What the runtime
-// creates counts.
-func (e *Enforcer) sayContradiction(o Outcome, c, spec rules.Container) {
-	if what := c.Contradicts(spec); o.Result == Protected && len(what) > 0 {
-		e.record(o.noticing(EventContradicted, "the runtime creates the container otherwise than the pod's specification says, and that counts: "+judge.Short(strings.Join(what, "; "))))
+// contradiction says in what a container of the mesh differs from what its pod's specification says. What the runtime creates
+// counts.
+func contradiction(o Outcome, c, spec rules.Container) string {
+	what := c.Contradicts(spec)
+	if o.Result != Protected || len(what) == 0 {
+		return ""
 	}
+	return "the runtime creates the container otherwise than the pod's specification says, and that counts: " + judge.Short(strings.Join(what, "; "))
 }
 
-// sayBypass says which containers of a pod can go around its rules, before the first of them is created.
-func (e *Enforcer) sayBypass(o Outcome) {
-	if all := o.Decision.Bypasses(o.Pod); o.Trigger == SandboxStarted && o.Result == Protected && len(all) > 0 {
-		e.record(o.noticing(EventBypass, "the pod can go around its rules, by what its specification gives to "+rules.SayBypasses(all)))
+// bypass says which containers of a pod can go around its rules, before the first of them is created.
+func bypass(o Outcome) string {
+	all := o.Decision.Bypasses(o.Pod)
+	if o.Trigger != SandboxStarted || o.Result != Protected || len(all) == 0 {
+		return ""
 	}
+	return "the pod can go around its rules, by what its specification gives to " + rules.SayBypasses(all)
 }
 
 // Bypasses returns the containers of a sandbox that can go around its rules, as far as the kubelet tells.
 func (e *Enforcer) Bypasses(sb Sandbox) []rules.Bypass {
-	if e.Kubelet == nil || !sb.enrolled() {
+	if !sb.State.Enrolled() {
 		return nil
 	}
-	spec, ok := e.Kubelet.Known(sb.Pod.UID)
-	if !ok {
-		return nil
-	}
-	return sb.Decision.Bypasses(sb.Pod.With(spec))
+	return sb.Decision.Bypasses(sb.Pod.With(e.specification(sb.Pod)))
 }

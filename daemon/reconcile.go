@@ -106,7 +106,7 @@ func (p *pass) choose(f *lifecycle.Facts) error {
 		return err
 	}
 	o.Pod.Containers = overlay(p.known.Pod.Containers, o.Pod.Containers)
-	if p.known.enrolled() && o.Trigger != ByHand {
+	if p.known.State.Enrolled() && o.Trigger != ByHand {
 		o.node = p.known.node
 	}
 	if p.decide(o); o.Result == Failed {
@@ -128,7 +128,7 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 		if err = p.plan(); err != nil {
 			return err
 		}
-		if f.Same = p.known.enrolled() && o.key == p.known.key; p.clashes(o, p.known) {
+		if f.Same = p.known.State.Enrolled() && o.key == p.known.key; p.clashes(o, p.known) {
 			f.Want = lifecycle.WantClash
 		}
 	case lifecycle.WantNone, lifecycle.WantOwnInit:

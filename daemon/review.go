@@ -48,7 +48,7 @@ func (e *Enforcer) ValidatorOff() bool {
 // Loose returns why nothing keeps the sandbox's containers back while meshnetd is away, as far as they have shown it.
 func (e *Enforcer) Loose(sb Sandbox) Loose {
 	switch {
-	case !sb.reviewed || !sb.enrolled():
+	case !sb.reviewed || !sb.State.Enrolled():
 	case e.ValidatorOff():
 		return ValidatorOff
 	case !sb.required && !e.policy.Load().Required:
@@ -74,8 +74,8 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 		sb.Changes = added(sb.Changes, r.Changes)
 		now = *sb
 	})
-	if loose := e.Loose(now); loose != "" && (!before.reviewed || loose == NotRequired && before.required) {
-		e.record(o.noticing(EventLoose, loose.Why()))
+	if loose := e.Loose(now); !before.reviewed || loose == NotRequired && before.required {
+		e.notice(o, EventLoose, loose.Why())
 	}
 	var around []string
 	hooks := false
@@ -90,7 +90,7 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 	case hooks && e.policy.Load().Hooks == config.HooksRefuse:
 		return o.refusing(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", judge.Short(strings.Join(around, "; "))))
 	default:
-		e.record(o.noticing(EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+judge.Short(strings.Join(around, "; "))))
+		e.notice(o, EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+judge.Short(strings.Join(around, "; ")))
 	}
 	return o
 }
@@ -109,8 +109,10 @@ func added(known, news []rules.Adjustment) []rules.Adjustment {
 // notice is news about a pod beside what became of it.
 type notice struct{ event, text string }
 
-// noticing is the outcome as one that says this, and counts no time again.
-func (o Outcome) noticing(what, text string) Outcome {
-	o.notice, o.Took, o.Spent = notice{what, text}, time.Since(o.Began), [len(Stages)]time.Duration{}
-	return o
+// notice says something beside what became of the pod; "" is nothing. It counts no time again.
+func (e *Enforcer) notice(o Outcome, event, text string) {
+	if text != "" {
+		o.notice, o.Took, o.Spent = notice{event, text}, time.Since(o.Began), [len(Stages)]time.Duration{}
+		e.record(o)
+	}
 }

@@ -85,9 +85,6 @@ type Drift struct {
 	Last  time.Time
 }
 
-// enrolled reports whether the sandbox is to hold rules.
-func (s Sandbox) enrolled() bool { return s.State.Enrolled() }
-
 // sandboxes is the daemon's memory. It is lost with the process, and made again from Synchronize and the
 // kernel.
 type sandboxes struct {

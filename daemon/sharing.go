@@ -34,17 +34,17 @@ func account(pod rules.Pod) string { return cmp.Or(pod.UID, pod.SandboxID, pod.N
 // within runs work and stops waiting for it when ctx ends, since netlink and programs honour no context. A panic becomes
 // an error. While the runtime waits, a pod that used up its time a short while ago is refused at once, and a decision that
 // takes more than its part of the time is given up.
-func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	if o.waited && e.sharing.refuses(&o, time.Now()) {
+func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
+	if o.waited && s.refuses(&o, time.Now()) {
 		return o
 	}
-	job, err := e.sharing.workers.Begin(account(o.Pod), o.Pod.Namespace)
+	job, err := s.workers.Begin(account(o.Pod), o.Pod.Namespace)
 	if err != nil {
 		o.overdue()
 		o.Result, o.Err, o.overrun = Failed, fmt.Errorf("not begun: %w", err), true
 		return o
 	}
-	ctx, slow, cancel := e.sharing.slice(ctx, o)
+	ctx, slow, cancel := s.slice(ctx, o)
 	defer cancel()
 	first := o.Stage
 	o.now = new(atomic.Pointer[Stage])
@@ -60,7 +60,7 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 	for waiting := true; waiting; {
 		select {
 		case o = <-done:
-			return e.sharing.ended(ctx, o)
+			return s.ended(ctx, o)
 		case <-slow:
 			slow, waiting = nil, *o.now.Load() != StageDecide
 		case <-ctx.Done():
@@ -69,11 +69,11 @@ func (e *Enforcer) within(ctx context.Context, o Outcome, work func(context.Cont
 	}
 	select { // what is done is done, even if the time is up as well
 	case o = <-done:
-		return e.sharing.ended(ctx, o)
+		return s.ended(ctx, o)
 	default:
 	}
 	job.Abandon()
-	return e.sharing.overran(ctx, o, *o.now.Load())
+	return s.overran(ctx, o, *o.now.Load())
 }
 
 // slice returns how much of the runtime's time a pod gets, and what tells that a decision has had its part of it.

@@ -289,7 +289,7 @@ func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
 		ContainerCreated:   func(e *Enforcer, pod rules.Pod) Outcome { return e.Admit(t.Context(), pod, app) },
 		ContainerValidated: func(e *Enforcer, pod rules.Pod) Outcome { return e.Validate(t.Context(), pod, app) },
 		ByHand:             func(e *Enforcer, pod rules.Pod) Outcome { return e.Enforce(t.Context(), ByHand, pod) },
-		Takeover:           func(e *Enforcer, pod rules.Pod) Outcome { return e.takeOver(t.Context(), pod) },
+		Takeover:           func(e *Enforcer, pod rules.Pod) Outcome { return e.takeOver(t.Context(), begin(Takeover, pod)) },
 	} {
 		for _, state := range []State{StateProtected, StateUnprotected, StateFailing} {
 			m := newMemory()

@@ -104,7 +104,9 @@ func TestStageOfALook(t *testing.T) {
 		t.Fatal(o.Err)
 	}
 	known, _ := e.Sandbox("a")
-	for name, o := range map[string]Outcome{"gate": e.Validate(t.Context(), pod, rules.Container{Name: "app"}), "auditor": e.reread(t.Context(), known)} {
+	auditor := e.lookAgain(t.Context(), begin(Audited, pod), known)
+	auditor.end()
+	for name, o := range map[string]Outcome{"gate": e.Validate(t.Context(), pod, rules.Container{Name: "app"}), "auditor": auditor} {
 		if at := spent(o); o.Result != Protected || o.Stage != StageVerify || len(at) != 2 || o.Spent[slices.Index(Stages[:], StageVerify)] <= 0 {
 			t.Errorf("%s: %s in %s, %v", name, o.Result, o.Stage, o.Spent)
 		}

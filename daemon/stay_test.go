@@ -37,7 +37,7 @@ func TestWholeRulesStay(t *testing.T) {
 		pod := sandbox(t, "web")
 		plan := earlierDaemon(t, m, pod, otherPort)
 		e, r := newEnforcer(t, m)
-		e.expect(pod)
+		e.sandboxes.expect(e.policy.Load(), pod)
 		if o := e.Admit(ctx, pod, app); o.Error() != nil || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%v, recorded %v", o.Error(), r.events())
 		}
@@ -146,7 +146,7 @@ func TestIdentityAfterATakeover(t *testing.T) {
 		taken := pod
 		taken.Containers = []rules.Container{early}
 		if catchUp == "" {
-			e.expect(taken)
+			e.sandboxes.expect(e.policy.Load(), taken)
 		} else {
 			e.with(func(p *Policy) { p.CatchUp = catchUp })
 			e.Synchronize(ctx, []rules.Pod{taken})

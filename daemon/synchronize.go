@@ -35,7 +35,7 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	e.receipts.Keep(exist)
 	pending := make([]bool, len(pods))
 	for i, pod := range pods { // before any event: the runtime tells what their containers say only once
-		pending[i] = e.expect(pod)
+		pending[i] = e.sandboxes.expect(e.policy.Load(), pod)
 	}
 	queue := make(chan int)
 	var workers sync.WaitGroup
@@ -43,7 +43,9 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 		workers.Go(func() {
 			for i := range queue {
 				if known, _ := e.sandboxes.get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
-					e.conclude(e.takeOverSoon(pods[i]))
+					ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
+					e.report(e.takeOver(ctx, begin(Takeover, pods[i])))
+					cancel()
 				} // else an event or the auditor came first
 			}
 		})
@@ -75,22 +77,22 @@ func byWeight(pods []rules.Pod) []int {
 
 // expect remembers a pod that is to be taken over, with what its containers say, and reports whether it is new. Nothing is
 // decided yet: the runtime waits, and the pod's author can make a decision slow.
-func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
+func (s *sandboxes) expect(policy *Policy, pod rules.Pod) (pending bool) {
 	if pod.NetNS == "" {
 		return false // there will be nothing to remember
 	}
-	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
+	s.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
 			now := time.Now()
-			*sb = Sandbox{Pod: e.policy.Load().Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
+			*sb = Sandbox{Pod: policy.Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
 			sb.Pod.Containers = nil
 		}
-		said := e.policy.Load().refining(pod.Containers)
+		said := policy.refining(pod.Containers)
 		if pending = sb.State == StatePending; pending {
 			said, sb.Decision = saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
 		}
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
-		sb.news = sb.news || sb.enrolled() && !sb.knows(said)
+		sb.news = sb.news || sb.State.Enrolled() && !sb.knows(said)
 		sb.Pod.Containers = overlay(sb.Pod.Containers, said)
 		sb.Admitted = overlay(sb.Admitted, identities(pod.Containers...))
 	})
@@ -101,20 +103,11 @@ func (e *Enforcer) expect(pod rules.Pod) (pending bool) {
 // until then.
 func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision.Action == "" }
 
-func (e *Enforcer) takeOverSoon(pod rules.Pod) Outcome {
-	ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
-	defer cancel()
-	return e.takeOver(ctx, pod)
-}
-
-// takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten.
-func (e *Enforcer) takeOver(ctx context.Context, pod rules.Pod) Outcome {
-	return e.takenOver(ctx, begin(Takeover, pod))
-}
-
-func (e *Enforcer) takenOver(ctx context.Context, o Outcome) Outcome {
-	o.Pod.HostNetwork = e.sharesHost(o.Pod)
+// takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten. Of what the kubelet says of a pod that
+// runs already, only counts whether it has the host's network.
+func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
 	pod := o.Pod
+	o.Pod.HostNetwork = pod.With(e.specification(pod)).HostNetwork
 	known, expected := e.sandboxes.get(pod.SandboxID)
 	if known.undecided() {
 		o.Pod.Containers = known.Pod.Containers
@@ -156,16 +149,6 @@ func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
 	})
 	o.Result, o.Err = "", nil
 	return nil
-}
-
-// conclude records what became of a pod that was taken over, or stops it as the configuration says.
-func (e *Enforcer) conclude(o Outcome) {
-	if o.stop {
-		// Not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us.
-		go e.stop(o)
-		return
-	}
-	e.report(o)
 }
 
 // stop ends a sandbox that runs without its rules; the kubelet then makes a new one.

@@ -83,7 +83,7 @@ func TestContainerOfAnUndecidedPodOutsideTheMesh(t *testing.T) {
 	m := newMemory()
 	e, _ := newEnforcer(t, m)
 	plain := rules.Pod{SandboxID: "plain", NetNS: "/nowhere"}
-	e.expect(plain)
+	e.sandboxes.expect(e.policy.Load(), plain)
 	if o := e.Admit(limited(t, patience), plain, app); o.Result != Skipped || o.Error() != nil || o.NetNS.Ino != 0 {
 		t.Errorf("%s, %v", o.Result, o.Error())
 	}

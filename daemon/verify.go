@@ -29,7 +29,7 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 	known, ok := e.sandboxes.get(id)
 	o := begin(ByHand, known.Pod)
 	o.Decision, o.Plan, o.key, o.node = known.Decision, known.Plan, known.key, known.node
-	o = e.within(ctx, o, func(ctx context.Context, o *Outcome) error {
+	o = e.sharing.within(ctx, o, func(ctx context.Context, o *Outcome) error {
 		switch {
 		case !ok:
 			return fmt.Errorf("sandbox %s %w", id, ErrUnknown)

@@ -66,7 +66,7 @@ func TestCompareNothing(t *testing.T) {
 		t.Errorf("got %v", o.Err)
 	}
 	pending := sandbox(t, "b")
-	e.expect(pending)
+	e.sandboxes.expect(e.policy.Load(), pending)
 	if o := e.Compare(limited(t, 10*time.Second), "b"); !errors.Is(o.Err, errNotTakenOver) {
 		t.Errorf("got %v", o.Err)
 	}

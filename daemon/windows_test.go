@@ -90,7 +90,7 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	proxy.Running = true
 	taken := sandbox(t, "web")
 	taken.Containers = []rules.Container{proxy}
-	e.expect(taken)
+	e.sandboxes.expect(e.policy.Load(), taken)
 	pod := taken
 	pod.Containers = nil
 	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(e) != 2000 {
@@ -99,7 +99,7 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() != nil {
 		t.Error(o.Error())
 	}
-	e.conclude(e.takeOver(ctx, taken)) // with what was true before
+	e.report(e.takeOver(ctx, begin(Takeover, taken))) // with what was true before
 	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(e) != 3000 {
 		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(e))
 	}
@@ -131,7 +131,7 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 				if got := m.holds(t, pod.NetNS).Key(); got != plan {
 					t.Errorf("%s: other rules", when)
 				}
-				if known, _ := e.sandboxes.get("web"); !known.enrolled() {
+				if known, _ := e.sandboxes.get("web"); !known.State.Enrolled() {
 					t.Errorf("%s: state %q", when, known.State)
 				}
 				if o := e.Admit(ctx, pod, app); o.Error() != nil {

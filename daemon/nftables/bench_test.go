@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon"
-	"github.com/meshnetd/meshnetd/daemon/legacy"
 	pods "github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/lab"
