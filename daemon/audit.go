@@ -111,7 +111,7 @@ func (e *Enforcer) auditOne(running context.Context, id string, pass *Audit) {
 	default:
 		if e.sandboxes.endTurn(id, false); known.gone() {
 			e.sandboxes.forget(id)
-			e.receipts.Remove(id)
+			e.sandboxes.receipts.Remove(id)
 		}
 		return
 	}

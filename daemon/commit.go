@@ -5,147 +5,45 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// try does the work within ctx. Where that goes wrong, the table says what becomes of the sandbox.
-func (e *Enforcer) try(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	o = e.sharing.within(ctx, o, work)
-	first := e.sandboxes.endTurn(o.Pod.SandboxID, o.overrun)
-	if o.decided || o.undecided() {
-		return o
-	}
-	return e.fail(o, first)
-}
-
-// fail commits what becomes of a sandbox whose outcome is an error.
-func (e *Enforcer) fail(o Outcome, first bool) Outcome {
-	known, _ := e.sandboxes.get(o.Pod.SandboxID)
-	trouble := lifecycle.NotRead
-	switch {
-	case first && !o.waited && o.Trigger != ByHand:
-		trouble = lifecycle.Overrun // nothing is known yet
-	case o.Result == Refused:
-		trouble = lifecycle.OverTime
-	case errors.Is(o.Err, context.Canceled):
-		trouble = lifecycle.Stopping
-	case errors.Is(o.Err, netns.ErrGone):
-		trouble = lifecycle.Gone
-	case errors.Is(o.Err, netns.ErrHost) && known.NetNS == (netns.ID{}):
-		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
-		// namespace of its own is no such pod.
-		trouble, o.Pod.HostNetwork = lifecycle.HostNetNS, true
-		e.policy.Load().decide(&o)
-	}
-	return e.fromMemory(o, lifecycle.Undecided, trouble)
-}
-
-// fromMemory takes a sandbox through the table without a look at its namespace.
-func (e *Enforcer) fromMemory(o Outcome, want lifecycle.Want, trouble lifecycle.Trouble) Outcome {
-	known, _ := e.sandboxes.get(o.Pod.SandboxID)
-	f := e.policy.Load().facts(o, known, e.StopSandbox != nil)
-	f.Want, f.Trouble = want, trouble
-	lifecycle.Run(f, noted{e, &o})
-	return o
-}
-
-// noted is a sandbox that nobody looks into.
-type noted struct {
-	*Enforcer
-	o *Outcome
-}
-
-func (n noted) Do(do lifecycle.Do, f *lifecycle.Facts) {
-	if do == lifecycle.Look {
-		f.Holds = lifecycle.Less
-	}
-}
-
-func (noted) Say(lifecycle.Event, bool) {}
-
-func (n noted) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
-	n.commit(n.o, f, s, row)
-}
-
 // commit is the one place where a look changes what is remembered, and where it is settled what is told of it.
-func (e *Enforcer) commit(o *Outcome, f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
+func (m *sandboxes) commit(policy *Policy, o *Outcome, f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
 	o.decided, o.Result, o.Said, o.Why, o.stop = true, s.Result, s.Event, row.Why, s.Stop
 	o.because(f)
 	switch {
 	case s.Keep:
-		e.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
+		m.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 			if o.Err != nil && (sb.State == StatePending || sb.State == StateFailing) {
 				sb.Detail = o.Err.Error()
 			}
 		})
 	case s.Then == lifecycle.StateNew:
-		e.sandboxes.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State })
+		m.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State })
 		if f.Trouble == lifecycle.Gone || f.Trouble == lifecycle.Stopped {
-			e.receipts.Remove(o.receiptID())
+			m.receipts.Remove(o.receiptID())
 		}
 	case s.Then == StateSkipped:
-		e.sandboxes.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State && sb.State != StateSkipped })
-		e.rememberSkipped(*o)
+		m.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State && sb.State != StateSkipped })
+		m.rememberSkipped(policy, *o)
 	case f.Trouble != lifecycle.NoTrouble && f.Trouble != lifecycle.Hidden:
-		e.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
+		m.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 			if sb.State != s.Then {
 				sb.Since = time.Now()
 			}
 			sb.State, sb.lack, sb.Detail, sb.Why, sb.generation = s.Then, s.Lack, o.Err.Error(), row.Why, ""
 		})
 	default:
-		e.remember(o, s)
+		m.remember(policy, o, s)
 	}
 }
 
-// because gives the outcome the error that follows from its result, and that of a trouble to no other.
-func (o *Outcome) because(f lifecycle.Facts) {
-	switch o.Result {
-	case lifecycle.Open, Protected, Skipped:
-		o.Err = nil
-	case Refused:
-		if o.Err == nil {
-			o.Err = errors.New(o.Decision.Detail)
-		}
-	case Unproven:
-		o.Err = o.cannotTell()
-	case Unprotected:
-		if f.Trouble == lifecycle.NoTrouble {
-			o.Err = fmt.Errorf("the kernel does not hold the pod's rules: %s", o.said())
-		}
-	case Failed:
-		switch {
-		case f.Trouble != lifecycle.NoTrouble:
-		case f.Holds == lifecycle.Unclear:
-			o.Err = o.cannotTell()
-		default:
-			o.Err = fmt.Errorf("the sandbox has lost its rules: %s", o.said())
-		}
-	}
-}
-
-func (o *Outcome) cannotTell() error {
-	return fmt.Errorf("what becomes of the pod's packets cannot be told: %s", o.said())
-}
-
-// driftFound returns the outcome that reports the drift, before it is repaired. Its stages have no
-// times: those are in the outcome of the repair.
-func (o *Outcome) driftFound(event lifecycle.Event) Outcome {
-	found := *o
-	found.Result, found.Said, found.Took, found.Spent = Unprotected, event, time.Since(o.Began), [len(Stages)]time.Duration{}
-	found.Err = fmt.Errorf("the pod's rules were changed: %s", o.said())
-	return found
-}
-
-func (e *Enforcer) remember(o *Outcome, s lifecycle.Step) {
+func (m *sandboxes) remember(policy *Policy, o *Outcome, s lifecycle.Step) {
 	detail := o.Decision.Detail
 	switch {
 	case o.Err != nil:
@@ -154,17 +52,16 @@ func (e *Enforcer) remember(o *Outcome, s lifecycle.Step) {
 		detail = o.outdated()
 	}
 	if s.Result == Protected && o.judged.Same {
-		e.receipts.Write(o.receiptID(), receipts.Receipt{NetNS: o.NetNS, Plan: o.key})
+		m.receipts.Write(o.receiptID(), receipts.Receipt{NetNS: o.NetNS, Plan: o.key})
 	}
 	generation := ""
 	switch s.Then {
 	case StateProtected, StateOutdated, StateUnproven:
 		generation = o.generation
 	case StateExempt:
-		e.receipts.Remove(o.receiptID())
+		m.receipts.Remove(o.receiptID())
 	case lifecycle.StateNew, StateUnprotected, StatePending, StateFailing, StateSkipped:
 	}
-	policy := e.policy.Load()
 	pod := policy.Node.Remembered(o.Pod, o.Decision)
 	if o.Decision.Reason != rules.ReasonInitContainer { // known from containers that need not be kept
 		pod.Containers = policy.refining(pod.Containers)
@@ -172,7 +69,7 @@ func (e *Enforcer) remember(o *Outcome, s lifecycle.Step) {
 	if pod.NetNS == "" { // nothing would show when it is gone
 		return
 	}
-	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
+	m.update(pod.SandboxID, func(sb *Sandbox) {
 		since := time.Now()
 		if sb.State == s.Then && sb.Detail == detail {
 			since = sb.Since
@@ -185,25 +82,15 @@ func (e *Enforcer) remember(o *Outcome, s lifecycle.Step) {
 }
 
 // rememberSkipped remembers a pod that is skipped although it bears an injector's mark, so that the status shows it.
-func (e *Enforcer) rememberSkipped(o Outcome) {
+func (m *sandboxes) rememberSkipped(policy *Policy, o Outcome) {
 	if o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would show when it is gone
 		return
 	}
-	pod := e.policy.Load().Node.Remembered(o.Pod, o.Decision)
+	pod := policy.Node.Remembered(o.Pod, o.Decision)
 	pod.Containers = nil
-	e.sandboxes.update(pod.SandboxID, func(sb *Sandbox) {
+	m.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {
 			*sb = Sandbox{Pod: pod, State: StateSkipped, Why: o.Why, Decision: o.Decision, Since: time.Now(), Detail: o.Decision.Detail, node: o.node}
 		}
 	})
-}
-
-// report records what is to be told of a look, or stops the sandbox as the configuration says.
-func (e *Enforcer) report(o Outcome) {
-	switch {
-	case o.stop: // not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us
-		go e.stop(o)
-	case o.Said != lifecycle.Quiet:
-		e.record(o)
-	}
 }

@@ -34,7 +34,6 @@ type Enforcer struct {
 	policy    atomic.Pointer[Policy]
 	sandboxes sandboxes
 	judge     judge.Judge
-	receipts  receipts.Directory
 	sharing   sharing
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 	audit     atomic.Pointer[Audit]
@@ -45,7 +44,7 @@ type Enforcer struct {
 // New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
 // and must not block.
 func New(policy Policy, k kernel.Kernel, dir receipts.Directory, record func(Outcome)) *Enforcer {
-	e := &Enforcer{kernel: k, receipts: dir, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
+	e := &Enforcer{kernel: k, sandboxes: sandboxes{receipts: dir}, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
 	e.SetPolicy(policy)
 	return e
 }

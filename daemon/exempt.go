@@ -54,7 +54,7 @@ func (p *pass) remove() error {
 		return err
 	}
 	footprint := p.enabledFootprint()
-	if own.Rules() > 0 && slices.ContainsFunc(p.receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
+	if own.Rules() > 0 && slices.ContainsFunc(p.sandboxes.receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
 	p.o.planned(rules.Plan{Footprint: footprint})

@@ -274,8 +274,8 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 				pod.Containers = []rules.Container{router}
 				e.Synchronize(ctx, []rules.Pod{pod})
 			}
-			if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || e.receipts.Read("gateway") != (receipts.Receipt{}) {
-				t.Errorf("started %v: %q, receipt %v", started, known.State, e.receipts.Read("gateway"))
+			if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || e.sandboxes.receipts.Read("gateway") != (receipts.Receipt{}) {
+				t.Errorf("started %v: %q, receipt %v", started, known.State, e.sandboxes.receipts.Read("gateway"))
 			}
 			if n, left := count(pod.NetNS, istios), count(pod.NetNS, linkerds); n > 0 || left != others {
 				t.Errorf("started %v: %d rules of Istio, %d of %d of Linkerd", started, n, left, others)

@@ -84,7 +84,7 @@ func (p *pass) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
 	if p.earlier != nil && s.Do == lifecycle.Finish && (s.Then == StateOutdated || s.Then == StateUnproven) && !s.Keep {
 		*p.o = *p.earlier // which stay
 	}
-	p.commit(p.o, f, s, row)
+	p.sandboxes.commit(p.Policy, p.o, f, s, row)
 }
 
 // recall takes what is remembered, for the addresses as they are now.

@@ -15,6 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -85,11 +86,12 @@ type Drift struct {
 	Last  time.Time
 }
 
-// sandboxes is the daemon's memory. It is lost with the process, and made again from Synchronize and the
+// sandboxes is the daemon's memory. But for receipts it is lost with the process, and made again from Synchronize and the
 // kernel.
 type sandboxes struct {
-	mu   sync.Mutex
-	byID map[string]Sandbox
+	mu       sync.Mutex
+	byID     map[string]Sandbox
+	receipts receipts.Directory // what of it outlives the process
 }
 
 func (s *sandboxes) get(id string) (Sandbox, bool) {

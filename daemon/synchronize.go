@@ -32,7 +32,7 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 		exist[pod.SandboxID] = true
 	}
 	e.sandboxes.forgetAllBut(exist)
-	e.receipts.Keep(exist)
+	e.sandboxes.receipts.Keep(exist)
 	pending := make([]bool, len(pods))
 	for i, pod := range pods { // before any event: the runtime tells what their containers say only once
 		pending[i] = e.sandboxes.expect(e.policy.Load(), pod)

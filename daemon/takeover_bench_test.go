@@ -52,7 +52,7 @@ func BenchmarkTakeover(b *testing.B) {
 				d := istio.Standard()
 				tt.change(&d)
 				e, _ := newEnforcer(b, nftables.New(nftables.IPTables))
-				e.receipts = earlier.receipts
+				e.sandboxes.receipts = earlier.sandboxes.receipts
 				e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
 				e.Synchronize(context.Background(), pods)
 				for _, sb := range e.Sandboxes() {

@@ -190,7 +190,7 @@ func TestRulesOfAnotherDaemon(t *testing.T) {
 	for _, of := range []netns.ID{{Dev: id.Dev, Ino: id.Ino + 1}, id} { // a namespace that is gone, and its own
 		e.Admit(ctx, pod, app)
 		m.put(t, pod.NetNS, foreign)
-		e.receipts.Write("web", receipts.Receipt{NetNS: of, Plan: foreign.Key()})
+		e.sandboxes.receipts.Write("web", receipts.Receipt{NetNS: of, Plan: foreign.Key()})
 		auditNow(t, e)
 		if stays := m.holds(t, pod.NetNS).Key() == foreign.Key(); stays != (of == id) {
 			t.Errorf("verified in %s, which is not %s: stays %v", of, id, stays)
