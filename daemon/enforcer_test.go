@@ -245,7 +245,7 @@ func TestStalledLogBlocksNobody(t *testing.T) {
 	reader, writer := io.Pipe()
 	var lost atomic.Int64
 	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)), func() { lost.Add(1) })
-	const more = 10
+	const queued, more = 1024, 10
 	for range queued + 1 + more { // one is being written
 		record(Outcome{Result: Protected, Said: lifecycle.EventProtected})
 	}

@@ -8,8 +8,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync/atomic"
 
+	"github.com/meshnetd/meshnetd/daemon/eventlog"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
@@ -45,55 +45,14 @@ func (o Outcome) Event() string {
 	return string(o.Said)
 }
 
-// queued is how many outcomes may wait to be written: more than a node has pods.
-const queued = 1024
-
-// Log returns a recorder that writes one line for each outcome: pods outside the mesh at debug level, so
-// that they cost no write, and a failure that comes again and again at growing intervals. The lines are
-// written in the background: a reader of the log that stalls must not keep the runtime from its answer, or the
-// pod would run without its rules. What does not fit is counted instead, and lost is called. Flush, called once,
-// waits until what was recorded before it is written; work that is still running then may record more, which is
-// lost.
+// Log returns a recorder of lines: of pods outside the mesh at debug level, so that they cost no write.
 func Log(log *slog.Logger, lost func()) (record func(Outcome), flush func()) {
-	queue := make(chan Outcome, queued)
-	var dropped atomic.Int64
-	stop, done := make(chan struct{}), make(chan struct{})
-	var repeats repeats
-	next := func(o Outcome) {
-		if left, news := repeats.news(o, o.Began.Add(o.Took)); news {
-			write(log, o, left)
+	write, flush := eventlog.New(log, lost)
+	return func(o Outcome) {
+		if log.Enabled(context.Background(), o.level()) {
+			write(o.line)
 		}
-		if n := dropped.Swap(0); n > 0 {
-			log.Error("the log is read too slowly: outcomes of pods are not in it", "event", "log_dropped", "outcomes", n)
-		}
-	}
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case o := <-queue:
-				next(o)
-				continue
-			case <-stop:
-			}
-			for range len(queue) {
-				next(<-queue)
-			}
-			return
-		}
-	}()
-	record = func(o Outcome) {
-		if !log.Enabled(context.Background(), o.level()) {
-			return
-		}
-		select {
-		case queue <- o:
-		default:
-			dropped.Add(1)
-			lost()
-		}
-	}
-	return record, func() { close(stop); <-done }
+	}, flush
 }
 
 func (o Outcome) level() slog.Level {
@@ -157,40 +116,34 @@ func (o Outcome) outdated() string {
 	return what
 }
 
-// write writes the line of an outcome. left is how many like it were left out since the last line.
-func write(log *slog.Logger, o Outcome, left int) {
-	attributes := []slog.Attr{
-		slog.String("event", o.Event()),
-		slog.String("pod", o.Pod.Namespace+"/"+o.Pod.Name),
-		slog.String("sandbox", o.Pod.SandboxID),
-		slog.String("mesh", o.Decision.Mesh),
-		slog.String("reason", string(o.Decision.Reason)),
-		slog.String("why", o.Why),
-		slog.Int64("began_unix_us", o.Began.UnixMicro()),
-		slog.Int64("took_us", o.Took.Microseconds()),
+// line is the outcome's line in the log.
+func (o Outcome) line() eventlog.Line {
+	l := eventlog.Line{
+		Level: o.level(), Message: o.message(), At: o.Began.Add(o.Took),
+		Pod: o.Pod.Namespace + "/" + o.Pod.Name, Event: o.Event(), Container: o.Container, Reason: string(o.Decision.Reason),
+		Own: []string{o.Pod.SandboxID, o.Pod.NetNS, o.NetNS.String()},
 	}
+	add := func(attributes ...slog.Attr) { l.Attributes = append(l.Attributes, attributes...) }
+	add(slog.String("event", l.Event), slog.String("pod", l.Pod), slog.String("sandbox", o.Pod.SandboxID), slog.String("mesh", o.Decision.Mesh),
+		slog.String("reason", l.Reason), slog.String("why", o.Why), slog.Int64("began_unix_us", o.Began.UnixMicro()), slog.Int64("took_us", o.Took.Microseconds()))
 	if o.Container != "" {
-		attributes = append(attributes, slog.String("container", o.Container))
+		add(slog.String("container", o.Container))
 	}
 	if o.NetNS.Ino != 0 {
-		attributes = append(attributes, slog.String("netns", o.NetNS.String()), slog.String("backend", o.Backend),
-			slog.Int("rules", o.Plan.Rules()), slog.Bool("changed", o.Changed))
+		add(slog.String("netns", o.NetNS.String()), slog.String("backend", o.Backend), slog.Int("rules", o.Plan.Rules()), slog.Bool("changed", o.Changed))
 	}
 	if o.Err != nil {
-		attributes = append(attributes, slog.String("stage", string(o.Stage)))
-	}
-	if message := o.message(); o.Err != nil && message != o.Err.Error() {
-		attributes = append(attributes, slog.String("error", o.Err.Error()))
-	}
-	if left > 0 {
-		attributes = append(attributes, slog.Int("repeated", left))
+		add(slog.String("stage", string(o.Stage)))
+		if l.Message != o.Err.Error() {
+			add(slog.String("error", o.Err.Error()))
+		}
 	}
 	var bug *recovered.Panic
 	if errors.As(o.Err, &bug) {
-		attributes = append(attributes, slog.String("stack", bug.Stack))
+		add(slog.String("stack", bug.Stack))
 	}
 	for _, note := range o.Plan.Notes {
-		attributes = append(attributes, slog.String("note", note))
+		add(slog.String("note", note))
 	}
-	log.LogAttrs(context.Background(), o.level(), o.message(), attributes...)
+	return l
 }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build linux
-
-package daemon
+package eventlog
 
 import (
 	"hash/maphash"
@@ -25,11 +23,11 @@ const (
 // seconds, in a new sandbox each time. Its zero value has seen nothing. One goroutine may use it.
 type repeats struct {
 	seed  maphash.Seed
-	lines map[line]repeated
+	lines map[same]repeated
 }
 
-// line is what makes two lines the same.
-type line struct {
+// same is what makes two lines the same.
+type same struct {
 	pod, event, container, reason string
 	text                          uint64 // a hash of it
 }
@@ -40,50 +38,45 @@ type repeated struct {
 	left       int // out since it was written
 }
 
-// news reports whether the outcome's line is to be written, and how many of the same were left out since the last one.
-// Everything is written that is no warning or error. What says that all is well ends the silence about its pod; how
-// many lines there were is said then.
-func (r *repeats) news(o Outcome, now time.Time) (left int, news bool) {
-	pod := o.Pod.Namespace + "/" + o.Pod.Name
-	if level := o.level(); level < slog.LevelWarn {
-		if level == slog.LevelInfo {
-			left = r.forget(pod)
+// news reports whether a line is to be written, and how many of the same were left out since the last one. Everything is
+// written that is no warning or error. What says that all is well ends the silence about its pod; how many lines there were is
+// said then.
+func (r *repeats) news(l Line) (left int, news bool) {
+	if l.Level < slog.LevelWarn {
+		if l.Level == slog.LevelInfo {
+			left = r.forget(l.Pod)
 		}
 		return left, true
 	}
 	if r.lines == nil {
-		r.seed, r.lines = maphash.MakeSeed(), map[line]repeated{}
+		r.seed, r.lines = maphash.MakeSeed(), map[same]repeated{}
 	}
-	key := line{pod, o.Event(), o.Container, string(o.Decision.Reason), maphash.String(r.seed, o.everySandbox(o.message()))}
-	before, known := r.lines[key]
-	switch {
-	case !known || now.Sub(before.seen) > longestSilence:
-		r.makeRoom()
-		r.lines[key] = repeated{seen: now, next: now.Add(firstSilence), silence: firstSilence}
-		return before.left, true
-	case now.Before(before.next):
-		before.seen, before.left = now, before.left+1
-		r.lines[key] = before
-		return 0, false
-	}
-	silence := min(2*before.silence, longestSilence)
-	r.lines[key] = repeated{seen: now, next: now.Add(silence), silence: silence}
-	return before.left, true
-}
-
-// everySandbox takes out of a text what is another one in each sandbox of the pod.
-func (o Outcome) everySandbox(text string) string {
-	for _, own := range []string{o.Pod.SandboxID, o.Pod.NetNS, o.NetNS.String()} {
+	text := l.Message
+	for _, own := range l.Own {
 		if own != "" {
 			text = strings.ReplaceAll(text, own, "?")
 		}
 	}
-	return text
+	key := same{l.Pod, l.Event, l.Container, l.Reason, maphash.String(r.seed, text)}
+	before, known := r.lines[key]
+	switch {
+	case !known || l.At.Sub(before.seen) > longestSilence:
+		r.makeRoom()
+		r.lines[key] = repeated{seen: l.At, next: l.At.Add(firstSilence), silence: firstSilence}
+		return before.left, true
+	case l.At.Before(before.next):
+		before.seen, before.left = l.At, before.left+1
+		r.lines[key] = before
+		return 0, false
+	}
+	silence := min(2*before.silence, longestSilence)
+	r.lines[key] = repeated{seen: l.At, next: l.At.Add(silence), silence: silence}
+	return before.left, true
 }
 
 // forget forgets what was said of a pod, and returns how many of its lines were left out.
 func (r *repeats) forget(pod string) (left int) {
-	maps.DeleteFunc(r.lines, func(l line, was repeated) bool {
+	maps.DeleteFunc(r.lines, func(l same, was repeated) bool {
 		if l.pod == pod {
 			left += was.left
 		}
@@ -96,7 +89,7 @@ func (r *repeats) makeRoom() {
 	if len(r.lines) < mostRepeats {
 		return
 	}
-	var oldest line
+	var oldest same
 	var seen time.Time
 	for l, was := range r.lines {
 		if seen.IsZero() || was.seen.Before(seen) {

@@ -1,43 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build linux
-
-package daemon
+package eventlog
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/meshnetd/meshnetd/daemon/lifecycle"
-	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/rules"
 )
 
-// failing is a pod that is refused in a new sandbox each time.
-func failing(name, why string) Outcome {
-	return Outcome{Pod: rules.Pod{Namespace: "shop", Name: name}, Trigger: SandboxStarted, Result: Failed, Said: lifecycle.EventBlocked, Err: errors.New(why)}
+// line is that of a pod that is refused.
+func line(message string) Line {
+	return Line{Level: slog.LevelError, Message: message, Pod: "shop/web", Event: "pod_blocked", At: time.Unix(1_000_000, 0)}
 }
 
 func TestRepeats(t *testing.T) {
-	web, other := failing("web", "a"), failing("other", "a")
-	changed, refused, container := failing("web", "b"), failing("web", "a"), failing("web", "a")
-	refused.Decision.Reason, container.Container = rules.ReasonBadInput, "app"
-	well := Outcome{Pod: web.Pod, Result: Protected, Said: lifecycle.EventProtected}
-	late := well
-	late.Trigger, late.Changed, late.Said = Takeover, true, lifecycle.EventLate
-	found := Outcome{Pod: web.Pod, Trigger: Audited, Result: Unprotected, Said: lifecycle.EventDrift, Drifted: true, Err: errors.New("x")}
-	repaired := Outcome{Pod: web.Pod, Trigger: Audited, Result: Protected, Said: lifecycle.EventRepaired}
-	skipped := Outcome{Pod: web.Pod, Result: Skipped, Said: lifecycle.EventSkipped}
+	web := line("a")
+	other, changed, refused, container := web, web, web, web
+	other.Pod, changed.Message, refused.Reason, container.Container = "shop/other", "b", "bad_input", "app"
+	well, late, found, repaired, skipped := web, web, web, web, web
+	well.Level, well.Event, skipped.Level, skipped.Event = slog.LevelInfo, "pod_protected", slog.LevelDebug, "pod_skipped"
+	late.Level, late.Event, repaired.Level, repaired.Event, found.Event = slog.LevelWarn, "pod_late", slog.LevelWarn, "drift_repaired", "drift_found"
 	type step struct {
 		after time.Duration // the one before
-		o     Outcome
+		line  Line
 		want  string // "left" lines that are said to be left out, or "-" for a line that is not written
 	}
 	const s, m, h = time.Second, time.Minute, time.Hour
@@ -67,7 +55,8 @@ func TestRepeats(t *testing.T) {
 			var got, want []string
 			for _, step := range steps {
 				now = now.Add(step.after)
-				left, news := r.news(step.o, now)
+				step.line.At = now
+				left, news := r.news(step.line)
 				said := fmt.Sprint(left)
 				if !news {
 					said = "-"
@@ -84,12 +73,11 @@ func TestRepeats(t *testing.T) {
 // The kubelet makes a new sandbox for each try; what is another one in each is no news.
 func TestRepeatsOfOtherSandboxes(t *testing.T) {
 	var r repeats
-	now := time.Unix(1_000_000, 0)
 	for i := range 3 {
-		id, path, ns := fmt.Sprintf("%064d", i), fmt.Sprintf("/run/netns/cni-%d", i), netns.ID{Dev: 4, Ino: uint64(4026531840 + i)}
-		o := failing("web", fmt.Sprintf("sandbox %s: open %s (%s): no such file", id, path, ns))
-		o.Pod.SandboxID, o.Pod.NetNS, o.NetNS = id, path, ns
-		if _, news := r.news(o, now); news != (i == 0) {
+		id, path, ns := fmt.Sprintf("%064d", i), fmt.Sprintf("/run/netns/cni-%d", i), fmt.Sprintf("net:[%d]", 4026531840+i)
+		l := line(fmt.Sprintf("sandbox %s: open %s (%s): no such file", id, path, ns))
+		l.Own = []string{id, "", path, ns}
+		if _, news := r.news(l); news != (i == 0) {
 			t.Errorf("try %d: news is %v", i, news)
 		}
 	}
@@ -98,37 +86,21 @@ func TestRepeatsOfOtherSandboxes(t *testing.T) {
 // Neither many pods nor one with an error that never is the same may fill the memory.
 func TestRepeatsAreBounded(t *testing.T) {
 	var r repeats
-	now := time.Unix(1_000_000, 0)
+	at := func(message string, after time.Duration) (int, bool) {
+		l := line(message)
+		l.At = time.Unix(1_000_000, 0).Add(after)
+		return r.news(l)
+	}
 	for i := range mostRepeats + 10 {
-		r.news(failing("web", fmt.Sprint(i)), now.Add(time.Duration(i)*time.Millisecond))
+		at(fmt.Sprint(i), time.Duration(i)*time.Millisecond)
 	}
 	if n := len(r.lines); n != mostRepeats {
 		t.Errorf("%d lines are remembered", n)
 	}
-	if _, news := r.news(failing("web", fmt.Sprint(mostRepeats+9)), now.Add(2*time.Second)); news {
+	if _, news := at(fmt.Sprint(mostRepeats+9), 2*time.Second); news {
 		t.Error("the last one is forgotten")
 	}
-	if _, news := r.news(failing("web", "0"), now.Add(2*time.Second)); !news {
+	if _, news := at("0", 2*time.Second); !news {
 		t.Error("the oldest one is not forgotten")
-	}
-}
-
-func TestRepeatedLine(t *testing.T) {
-	var out bytes.Buffer
-	record, flush := Log(slog.New(slog.NewTextHandler(&out, nil)), func() {})
-	at := time.Unix(1_000_000, 0)
-	for range 4 {
-		o := failing("web", "why")
-		o.Began, o.Took, at = at, time.Second, at.Add(25*time.Second)
-		record(o)
-	}
-	late := failing("web", "why")
-	late.Result, late.Said = Unprotected, lifecycle.EventStopped
-	record(late)
-	flush()
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 3 || strings.Contains(lines[0], "repeated") || !strings.Contains(lines[1], " repeated=2") || strings.Contains(lines[1], "error=") ||
-		!strings.Contains(lines[2], "event=pod_stopped") || !strings.Contains(lines[2], " error=why") {
-		t.Errorf("got %s", out.String())
 	}
 }
