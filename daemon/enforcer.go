@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
@@ -28,6 +29,8 @@ type Enforcer struct {
 	StopSandbox func(ctx context.Context, sandboxID string) error
 	// Kubelet tells what the runtime does not; nil where nobody is asked. It is set before the first pod.
 	Kubelet Kubelet
+	// Auditor tells of what Audit does.
+	Auditor *auditor.Auditor
 
 	kernel    kernel.Kernel
 	record    func(Outcome)
@@ -36,15 +39,12 @@ type Enforcer struct {
 	judge     judge.Judge
 	sharing   sharing
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
-	audit     atomic.Pointer[Audit]
-	heard     atomic.Pointer[time.Time] // when the auditor last showed that it is alive
-	reloaded  chan struct{}             // tells the auditor that its interval is another one
 }
 
 // New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
 // and must not block.
 func New(policy Policy, k kernel.Kernel, dir receipts.Directory, record func(Outcome)) *Enforcer {
-	e := &Enforcer{kernel: k, sandboxes: sandboxes{receipts: dir}, reloaded: make(chan struct{}, 1), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
+	e := &Enforcer{kernel: k, sandboxes: sandboxes{receipts: dir}, Auditor: auditor.New(), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
 	e.SetPolicy(policy)
 	return e
 }
@@ -56,10 +56,7 @@ func (e *Enforcer) SetPolicy(policy Policy) {
 	if before == nil || before.AuditInterval == policy.AuditInterval {
 		return // restarting the auditor at each reload would keep it from its last pods
 	}
-	select {
-	case e.reloaded <- struct{}{}:
-	default:
-	}
+	e.Auditor.Hurry()
 }
 
 // Sandboxes returns what is known of every pod of the mesh whose sandbox is there at this moment, by namespace and name. Nobody

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -23,10 +24,10 @@ func TestDriftIsCounted(t *testing.T) {
 		onDrift config.OnDrift
 		find    func(*testing.T, *Enforcer, rules.Pod)
 	}{
-		"the auditor repairs": {config.DriftRepair, func(t *testing.T, e *Enforcer, _ rules.Pod) { e.auditOne(t.Context(), "a", &Audit{}) }},
+		"the auditor repairs": {config.DriftRepair, func(t *testing.T, e *Enforcer, _ rules.Pod) { round{e}.Look(t.Context(), "a", &auditor.Audit{}) }},
 		"the auditor reports": {config.DriftReport, func(t *testing.T, e *Enforcer, _ rules.Pod) {
-			e.auditOne(t.Context(), "a", &Audit{})
-			e.auditOne(t.Context(), "a", &Audit{})
+			round{e}.Look(t.Context(), "a", &auditor.Audit{})
+			round{e}.Look(t.Context(), "a", &auditor.Audit{})
 			if o := e.Repair(limited(t, patience), "a"); o.Err != nil {
 				t.Error(o.Err)
 			}

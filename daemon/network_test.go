@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -38,7 +39,7 @@ func addressed(t *testing.T, ipv6 rules.WithoutIPv6, addresses ...string) (*Enfo
 // once, and what is remembered says so.
 func TestAddressThatComesLaterIsNoticed(t *testing.T) {
 	for name, look := range map[string]func(*Enforcer, rules.Pod){
-		"audit": func(e *Enforcer, pod rules.Pod) { e.auditOne(t.Context(), pod.SandboxID, &Audit{}) },
+		"audit": func(e *Enforcer, pod rules.Pod) { round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{}) },
 		"gate": func(e *Enforcer, pod rules.Pod) {
 			if o := e.Validate(t.Context(), pod, rules.Container{Name: "app"}); o.Error() != nil {
 				t.Errorf("refused: %v", o.Error())
@@ -92,7 +93,7 @@ func TestAddressesTakeNoRulesAway(t *testing.T) {
 			}
 			for _, change := range tt.change {
 				ns.Run(t, "sh", "-c", "ip addr "+change+" dev eth0")
-				e.auditOne(t.Context(), pod.SandboxID, &Audit{})
+				round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
 				sb, _ := e.Sandbox(pod.SandboxID)
 				if sb.State != StateProtected || sb.Key() != before.Key() {
 					t.Errorf("after %s: %s %s\n%s", change, sb.State, sb.Detail, sb.Plan.V6)
@@ -124,7 +125,7 @@ func TestIPv6OnLoComesLater(t *testing.T) {
 		t.Fatalf("%s: %v, %v", o.Result, o.Err, o.Plan.Loopback)
 	}
 	off(ns, "0")
-	e.auditOne(t.Context(), pod.SandboxID, &Audit{})
+	round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
 	if sb, _ := e.Sandbox(pod.SandboxID); sb.State != StateProtected || len(sb.Plan.Loopback) != 1 {
 		t.Errorf("%s: %v %v", sb.State, sb.Detail, sb.Plan.Loopback)
 	}
@@ -149,7 +150,7 @@ func TestOutdatedRulesAndIPv6(t *testing.T) {
 		t.Errorf("%s, IPv6 %q", sb.State, sb.Plan.WithoutIPv6)
 	}
 	ns.Run(t, "ip", "addr", "del", "fe80::7/64", "dev", "eth0")
-	later.auditOne(t.Context(), pod.SandboxID, &Audit{})
+	round{later}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
 	if sb, _ := later.Sandbox(pod.SandboxID); sb.State != StateOutdated || sb.Plan.WithoutIPv6 != "" {
 		t.Errorf("when the address is gone: %s, IPv6 %q; %q", sb.State, sb.Plan.WithoutIPv6, r.events())
 	}

@@ -6,8 +6,10 @@ package daemon
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -32,8 +34,8 @@ func TestRefusedLatePod(t *testing.T) {
 	if events := r.events(); len(events) != 1 || events[0] != EventUnprotected {
 		t.Errorf("events %q", events)
 	}
-	var pass Audit
-	e.auditOne(t.Context(), "a", &pass)
+	var pass auditor.Audit
+	round{e}.Look(t.Context(), "a", &pass)
 	again, _ := e.Sandbox("a")
 	if events := r.events(); len(events) != 1 || !again.Since.Equal(sb.Since) {
 		t.Errorf("after an audit: events %q, since %s and not %s", events, again.Since, sb.Since)
@@ -45,9 +47,9 @@ func TestRefusedLatePodIsLeftAlone(t *testing.T) {
 	e, r := newEnforcer(t, newMemory())
 	refusedLate(t, e)
 	configure(e, func(d *istio.Defaults) { d.ExcludeNamespaces = []string{"default"} })
-	var pass Audit
+	var pass auditor.Audit
 	for range 3 {
-		e.auditOne(t.Context(), "a", &pass)
+		round{e}.Look(t.Context(), "a", &pass)
 	}
 	if events := r.events(); len(events) != 2 || events[1] != EventSkipped || e.state("a") != StateSkipped {
 		t.Errorf("state %q, events %q", e.state("a"), events)
@@ -56,20 +58,21 @@ func TestRefusedLatePodIsLeftAlone(t *testing.T) {
 
 // A reload that leaves the interval as it is lets a pass come to its end; another interval begins a new one.
 func TestReloadLeavesThePassAlone(t *testing.T) {
-	e, _ := newEnforcer(t, newMemory())
-	p := *e.policy.Load()
-	p.CatchUp = "report"
-	e.SetPolicy(p)
-	select {
-	case <-e.reloaded:
-		t.Error("the auditor begins anew though its interval is the same")
-	default:
-	}
-	p.AuditInterval *= 2
-	e.SetPolicy(p)
-	select {
-	case <-e.reloaded:
-	default:
-		t.Error("the auditor is not told of another interval")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		e, _ := newEnforcer(t, newMemory())
+		go e.Audit(t.Context())
+		hurries := func(change func(*Policy)) bool {
+			time.Sleep(time.Second)
+			e.with(change)
+			synctest.Wait()
+			heard, _ := e.Auditor.Heard()
+			return time.Since(heard) == 0
+		}
+		if hurries(func(p *Policy) { p.CatchUp = "report" }) {
+			t.Error("the auditor begins anew though its interval is the same")
+		}
+		if !hurries(func(p *Policy) { p.AuditInterval *= 2 }) {
+			t.Error("the auditor is not told of another interval")
+		}
+	})
 }

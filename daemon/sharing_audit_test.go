@@ -112,11 +112,11 @@ func audited(t *testing.T, e *Enforcer, pods []rules.Pod, fn func()) {
 		}
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	var auditor sync.WaitGroup
-	auditor.Go(func() { e.Audit(ctx) })
+	var auditing sync.WaitGroup
+	auditing.Go(func() { e.Audit(ctx) })
 	fn()
 	stop()
-	auditor.Wait()
+	auditing.Wait()
 }
 
 // What is changed is found within an interval, at whatever moment, also in a pod that was just started.
@@ -135,7 +135,7 @@ func TestTheAuditorComesWithinAnInterval(t *testing.T) {
 				time.Sleep(time.Duration(i) * 13 * time.Millisecond)
 				worst = max(worst, m.repaired(t, pod))
 			}
-			if last, ok := e.LastAudit(); !ok || last.Pods < len(pods) || time.Since(last.Ended) > interval {
+			if last, ok := e.Auditor.Last(); !ok || last.Pods < len(pods) || time.Since(last.Ended) > interval {
 				t.Errorf("last pass: %+v, %v", last, ok)
 			}
 		})

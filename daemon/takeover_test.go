@@ -145,8 +145,8 @@ func TestAudit(t *testing.T) {
 			passes := func(n int) {
 				t.Helper()
 				for range n {
-					last := e.audit.Load()
-					eventually(t, "another pass", func() bool { return e.audit.Load() != last })
+					last, _ := e.Auditor.Last()
+					eventually(t, "another pass", func() bool { now, _ := e.Auditor.Last(); return now != last })
 				}
 			}
 			passes(2)
@@ -171,7 +171,7 @@ func TestAudit(t *testing.T) {
 			if repaired != (onDrift == config.DriftRepair) {
 				t.Errorf("repaired: %v", repaired)
 			}
-			if last, ok := e.LastAudit(); !ok || (repaired && last.Pods != 1) {
+			if last, ok := e.Auditor.Last(); !ok || (repaired && last.Pods != 1) {
 				t.Errorf("last pass: %+v", last)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -65,7 +66,7 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 	eventually(t, "both are taken over", func() bool {
 		for _, id := range []string{"web", "plain"} {
 			if known, _ := e.sandboxes.get(id); known.State == StatePending {
-				e.auditOne(t.Context(), id, new(Audit))
+				round{e}.Look(t.Context(), id, new(auditor.Audit))
 			}
 		}
 		known, _ := e.sandboxes.get("web")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -193,8 +194,8 @@ func TestRepairAfterDriftThatIsLeft(t *testing.T) {
 	e.SetPolicy(p)
 	pod := protectedPod(t, e)
 	m.put(t, pod.NetNS, rules.Plan{})
-	var pass Audit
-	e.auditOne(t.Context(), "a", &pass)
+	var pass auditor.Audit
+	round{e}.Look(t.Context(), "a", &pass)
 	if e.state("a") != StateUnprotected {
 		t.Fatalf("state %s", e.state("a"))
 	}

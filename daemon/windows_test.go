@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
@@ -28,8 +29,7 @@ func (e *Enforcer) with(change func(*Policy)) {
 // auditNow reads the sandbox "web" as the auditor does.
 func auditNow(t *testing.T, e *Enforcer) {
 	t.Helper()
-	var pass Audit
-	e.auditOne(t.Context(), "web", &pass)
+	round{e}.Look(t.Context(), "web", &auditor.Audit{})
 }
 
 // proxyUID returns whose traffic the rules of the sandbox "web" let pass.
@@ -319,7 +319,7 @@ func TestAuditIntervalIsTakenOver(t *testing.T) {
 	}
 	go e.Audit(ctx) // at the default interval, which is longer than this test waits
 	e.with(func(p *Policy) { p.AuditInterval = 1 })
-	eventually(t, "a pass", func() bool { _, ok := e.LastAudit(); return ok })
+	eventually(t, "a pass", func() bool { _, ok := e.Auditor.Last(); return ok })
 }
 
 // A runtime that names a sandbox's namespace in another way makes no difference, and is then believed.

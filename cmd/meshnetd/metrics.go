@@ -87,7 +87,7 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 	}
 	begun := w.started
 	w.mu.Unlock()
-	if last, ok := e.LastAudit(); ok {
+	if last, ok := e.Auditor.Last(); ok {
 		s.Audit = &metrics.Audit{Ended: last.Ended, Took: last.Took}
 		begun = last.Ended
 	}

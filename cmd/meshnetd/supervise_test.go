@@ -161,7 +161,7 @@ func TestAlive(t *testing.T) {
 	defer cancel()
 	go e.Audit(ctx)
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		if heard, ok := e.AuditorHeard(); ok {
+		if heard, ok := e.Auditor.Heard(); ok {
 			if err := w.alive(e, heard.Add(auditSilence)); err != nil {
 				t.Errorf("in the pause of a day: %v", err)
 			}

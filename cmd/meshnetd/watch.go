@@ -146,7 +146,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Rejected = w.rejected.Error()
 	}
 	w.mu.Unlock()
-	if last, ok := e.LastAudit(); ok {
+	if last, ok := e.Auditor.Last(); ok {
 		s.Audit = &status.Audit{Last: last.Ended, Took: status.Milliseconds(last.Took), Pods: last.Pods, Drifted: last.Drifted}
 	}
 	for _, sb := range e.Sandboxes() {

@@ -187,13 +187,13 @@ func pass(ctx context.Context, e *daemon.Enforcer) (took, processor time.Duratio
 	if err != nil {
 		return 0, 0, err
 	}
-	last, _ := e.LastAudit()
+	last, _ := e.Auditor.Last()
 	ended := make(chan struct{})
 	go func() { e.Audit(ctx); close(ended) }()
 	now := last
 	for now.Ended.Equal(last.Ended) && ctx.Err() == nil {
 		time.Sleep(look)
-		now, _ = e.LastAudit()
+		now, _ = e.Auditor.Last()
 	}
 	stop()
 	<-ended
