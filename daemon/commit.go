@@ -13,53 +13,53 @@ import (
 )
 
 // commit is the one place where a look changes what is remembered, and where it is settled what is told of it.
-func (m *sandboxes) commit(policy *Policy, o *Outcome, f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
-	o.decided, o.Result, o.Said, o.Why, o.stop = true, s.Result, s.Event, row.Why, s.Stop
+func (s *sandboxes) commit(policy *Policy, o *Outcome, f lifecycle.Facts, step lifecycle.Step, row lifecycle.Row) {
+	o.decided, o.Result, o.Said, o.Why, o.stop = true, step.Result, step.Event, row.Why, step.Stop
 	o.because(f)
 	switch {
-	case s.Keep:
-		m.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
+	case step.Keep:
+		s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 			if o.Err != nil && (sb.State == StatePending || sb.State == StateFailing) {
 				sb.Detail = o.Err.Error()
 			}
 		})
-	case s.Then == lifecycle.StateNew:
-		m.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State })
+	case step.Then == lifecycle.StateNew:
+		s.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State })
 		if f.Trouble == lifecycle.Gone || f.Trouble == lifecycle.Stopped {
-			m.receipts.Remove(o.receiptID())
+			s.receipts.Remove(o.receiptID())
 		}
-	case s.Then == StateSkipped:
-		m.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State && sb.State != StateSkipped })
-		m.rememberSkipped(policy, *o)
+	case step.Then == StateSkipped:
+		s.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State && sb.State != StateSkipped })
+		s.rememberSkipped(policy, *o)
 	case f.Trouble != lifecycle.NoTrouble && f.Trouble != lifecycle.Hidden:
-		m.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
-			if sb.State != s.Then {
+		s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
+			if sb.State != step.Then {
 				sb.Since = time.Now()
 			}
-			sb.State, sb.lack, sb.Detail, sb.Why, sb.generation = s.Then, s.Lack, o.Err.Error(), row.Why, ""
+			sb.State, sb.lack, sb.Detail, sb.Why, sb.generation = step.Then, step.Lack, o.Err.Error(), row.Why, ""
 		})
 	default:
-		m.remember(policy, o, s)
+		s.remember(policy, o, step)
 	}
 }
 
-func (m *sandboxes) remember(policy *Policy, o *Outcome, s lifecycle.Step) {
+func (s *sandboxes) remember(policy *Policy, o *Outcome, step lifecycle.Step) {
 	detail := o.Decision.Detail
 	switch {
 	case o.Err != nil:
 		detail = o.Err.Error()
-	case s.Then == StateOutdated:
+	case step.Then == StateOutdated:
 		detail = o.outdated()
 	}
-	if s.Result == Protected && o.judged.Same {
-		m.receipts.Write(o.receiptID(), receipts.Receipt{NetNS: o.NetNS, Plan: o.key})
+	if step.Result == Protected && o.judged.Same {
+		s.receipts.Write(o.receiptID(), receipts.Receipt{NetNS: o.NetNS, Plan: o.key})
 	}
 	generation := ""
-	switch s.Then {
+	switch step.Then {
 	case StateProtected, StateOutdated, StateUnproven:
 		generation = o.generation
 	case StateExempt:
-		m.receipts.Remove(o.receiptID())
+		s.receipts.Remove(o.receiptID())
 	case lifecycle.StateNew, StateUnprotected, StatePending, StateFailing, StateSkipped:
 	}
 	pod := policy.Node.Remembered(o.Pod, o.Decision)
@@ -69,12 +69,12 @@ func (m *sandboxes) remember(policy *Policy, o *Outcome, s lifecycle.Step) {
 	if pod.NetNS == "" { // nothing would show when it is gone
 		return
 	}
-	m.update(pod.SandboxID, func(sb *Sandbox) {
+	s.update(pod.SandboxID, func(sb *Sandbox) {
 		since := time.Now()
-		if sb.State == s.Then && sb.Detail == detail {
+		if sb.State == step.Then && sb.Detail == detail {
 			since = sb.Since
 		}
-		*sb = Sandbox{Pod: pod, State: s.Then, lack: s.Lack, Why: o.Why, Decision: o.Decision, Plan: o.Plan, key: o.key, earlier: o.earlier, network: o.network,
+		*sb = Sandbox{Pod: pod, State: step.Then, lack: step.Lack, Why: o.Why, Decision: o.Decision, Plan: o.Plan, key: o.key, earlier: o.earlier, network: o.network,
 			NetNS: o.NetNS, Since: since, Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
 			Changes: sb.Changes, Beside: o.judged.Beside, reviewed: sb.reviewed, required: sb.required,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
@@ -82,13 +82,13 @@ func (m *sandboxes) remember(policy *Policy, o *Outcome, s lifecycle.Step) {
 }
 
 // rememberSkipped remembers a pod that is skipped although it bears an injector's mark, so that the status shows it.
-func (m *sandboxes) rememberSkipped(policy *Policy, o Outcome) {
+func (s *sandboxes) rememberSkipped(policy *Policy, o Outcome) {
 	if o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would show when it is gone
 		return
 	}
 	pod := policy.Node.Remembered(o.Pod, o.Decision)
 	pod.Containers = nil
-	m.update(pod.SandboxID, func(sb *Sandbox) {
+	s.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {
 			*sb = Sandbox{Pod: pod, State: StateSkipped, Why: o.Why, Decision: o.Decision, Since: time.Now(), Detail: o.Decision.Detail, node: o.node}
 		}
