@@ -132,10 +132,7 @@ func (o opened) Lock(ctx context.Context) (unlock func(), err error) {
 
 func (o opened) Do(fn func(Inside) error) error {
 	return o.Namespace.Do(func() error {
-		routes, err := routing.Open()
-		if err != nil {
-			return err
-		}
+		routes := routing.Open()
 		defer routes.Close()
 		return fn(Inside{bound{o.node.Firewall, o.Namespace}, routes})
 	})

@@ -8,8 +8,10 @@
 package receipts
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -75,8 +77,12 @@ func (d Directory) Write(id string, r Receipt) {
 		return
 	}
 	text := fmt.Sprintln(format, r.NetNS.Dev, r.NetNS.Ino, r.Plan, ".") // the end shows that nothing is missing
-	_ = os.Mkdir(string(d), 0o700)                                      // as a rule it is there
-	if os.WriteFile(path, []byte(text), 0o600) != nil {
+	err := os.WriteFile(path, []byte(text), 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the first one
+		_ = os.Mkdir(string(d), 0o700)
+		err = os.WriteFile(path, []byte(text), 0o600)
+	}
+	if err != nil {
 		d.Remove(id)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,61 +36,107 @@ const (
 	longestPacket = 32 << 10 // what the kernel puts into one packet of a list at most (af_netlink.c)
 )
 
-// list asks the kernel for all objects of a kind and calls fn with each. The request's body names a family, or a filter
-// where the kernel supports it. Reading stops at the first object over the limit.
-func list(request int, body []byte, fn func(m []byte) error) error {
+// asker is a netlink socket for questions about routes, and where their answers are received. A question after one whose answer
+// was not read to its end gets a new socket. The zero asker opens it with the first question.
+type asker struct {
+	fd     int // 0 is none
+	packet *[]byte
+}
+
+var packets = sync.Pool{New: func() any {
+	packet := make([]byte, longestPacket)
+	return &packet
+}}
+
+func (a *asker) open() error {
+	if a.fd != 0 {
+		return nil
+	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink socket for routes: %w", err)
 	}
-	defer func() { _ = unix.Close(fd) }()
 	timeout := unix.NsecToTimeval(int64(answerTimeout))
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		_ = unix.Close(fd)
 		return fmt.Errorf("time limit for routes: %w", err)
 	}
 	// Kernels before 4.20 do not filter.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	req := nl.NewNetlinkRequest(request, unix.NLM_F_DUMP)
-	req.AddRawData(body)
-	if err := unix.Sendto(fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	a.fd, a.packet = fd, packets.Get().(*[]byte)
+	return nil
+}
+
+func (a *asker) close() {
+	if a.fd != 0 {
+		_ = unix.Close(a.fd)
+		packets.Put(a.packet)
+	}
+	*a = asker{}
+}
+
+// list asks for all objects of a kind and calls fn with each. The request's body names a family, or a filter where the kernel
+// supports it.
+func (a *asker) list(request int, body []byte, fn func(m []byte) error) error {
+	return a.ask(request, unix.NLM_F_DUMP, body, fn)
+}
+
+// ask calls fn with each object of the answer. Reading stops at the first one over the limit.
+func (a *asker) ask(request, flags int, body []byte, fn func(m []byte) error) error {
+	if err := a.open(); err != nil {
 		return err
 	}
-	packet := make([]byte, longestPacket)
+	req := nl.NewNetlinkRequest(request, flags)
+	req.AddRawData(body)
+	if err := unix.Sendto(a.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	ended, err := a.answer(req.Seq, fn)
+	if !ended {
+		a.close()
+	}
+	return err
+}
+
+func (a *asker) answer(seq uint32, fn func(m []byte) error) (ended bool, err error) {
 	left := mostObjects
 	moved := false
 	for {
-		n, from, err := unix.Recvfrom(fd, packet, 0)
+		n, from, err := unix.Recvfrom(a.fd, *a.packet, 0)
 		switch sender, ok := from.(*unix.SockaddrNetlink); {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return err
+			return false, err
 		case !ok || sender.Pid != 0: // other processes in the pod can send to the socket too
 			continue
 		}
-		messages, err := syscall.ParseNetlinkMessage(packet[:n])
+		messages, err := syscall.ParseNetlinkMessage((*a.packet)[:n])
 		if err != nil {
-			return err
+			return false, err
 		}
 		for _, m := range messages {
+			if m.Header.Seq != seq {
+				continue
+			}
 			moved = moved || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
 			switch m.Header.Type {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 				if len(m.Data) >= 4 {
 					if code := int32(binary.NativeEndian.Uint32(m.Data)); code < 0 {
-						return unix.Errno(-code)
+						return true, unix.Errno(-code)
 					}
 				}
 				if moved {
-					return errMoved
+					return true, errMoved
 				}
-				return nil
+				return true, nil
 			}
 			if left--; left < 0 {
-				return fmt.Errorf("%w (more than %d)", ErrTooMuch, mostObjects)
+				return false, fmt.Errorf("%w (more than %d)", ErrTooMuch, mostObjects)
 			}
-			if err := fn(m.Data); err != nil {
-				return err
+			if err := fn(m.Data); err != nil || m.Header.Flags&unix.NLM_F_MULTI == 0 {
+				return err == nil, err
 			}
 		}
 	}
@@ -109,24 +157,24 @@ func whole(attempt func() error) (err error) {
 }
 
 // listAddresses returns the addresses of all interfaces, IPv4 before IPv6.
-func listAddresses() (addrs []netlink.Addr, err error) {
+func (a *asker) listAddresses() (addrs []netlink.Addr, err error) {
 	err = whole(func() error {
 		addrs = []netlink.Addr{}
-		return list(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
+		return a.list(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
 			if len(m) < unix.SizeofIfAddrmsg {
 				return nil
 			}
 			about := nl.DeserializeIfAddrmsg(m)
 			attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
 			var ip []byte
-			for _, a := range attrs { // on a point-to-point link, IFA_ADDRESS is the peer's
-				if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && ip == nil {
-					ip = a.Value
+			for _, attr := range attrs { // on a point-to-point link, IFA_ADDRESS is the peer's
+				if attr.Attr.Type == unix.IFA_LOCAL || attr.Attr.Type == unix.IFA_ADDRESS && ip == nil {
+					ip = attr.Value
 				}
 			}
 			if ip != nil {
 				addrs = append(addrs, netlink.Addr{LinkIndex: int(about.Index),
-					IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(int(about.Prefixlen), 8*len(ip))}})
+					IPNet: &net.IPNet{IP: slices.Clone(ip), Mask: net.CIDRMask(int(about.Prefixlen), 8*len(ip))}})
 			}
 			return err
 		})
@@ -135,10 +183,10 @@ func listAddresses() (addrs []netlink.Addr, err error) {
 }
 
 // listLinks returns the index and name of every interface.
-func listLinks() (links []netlink.LinkAttrs, err error) {
+func (a *asker) listLinks() (links []netlink.LinkAttrs, err error) {
 	err = whole(func() error {
 		links = nil
-		return list(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
+		return a.list(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
 			if len(m) < unix.SizeofIfInfomsg {
 				return nil
 			}
@@ -164,11 +212,11 @@ type policy struct {
 }
 
 // listPolicies returns those of a family. A rule with any other attribute, known or not, is not one of them.
-func listPolicies(f rules.Family) (found []policy, err error) {
+func (a *asker) listPolicies(f rules.Family) (found []policy, err error) {
 	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(f))}}).Serialize() // a struct fib_rule_hdr looks the same
 	err = whole(func() error {
 		found = nil
-		return list(unix.RTM_GETRULE, request, func(m []byte) error {
+		return a.list(unix.RTM_GETRULE, request, func(m []byte) error {
 			p, ours, err := readPolicy(m, family(f))
 			if ours {
 				found = append(found, p)
@@ -211,12 +259,12 @@ func readPolicy(m []byte, family int) (p policy, ours bool, err error) {
 }
 
 // listLocalDefault reports whether a routing table has the route "local default dev lo".
-func listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
+func (a *asker) listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
 	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(r.Family))}}).Serialize()
 	request = append(request, nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(r.Table))).Serialize()...)
 	err = whole(func() error {
 		routed = false
-		return list(unix.RTM_GETROUTE, request, func(m []byte) error {
+		return a.list(unix.RTM_GETROUTE, request, func(m []byte) error {
 			if len(m) < unix.SizeofRtMsg {
 				return nil
 			}

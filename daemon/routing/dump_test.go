@@ -25,10 +25,7 @@ func in(t *testing.T, s *nstest.Namespace, fn func(h *Handle) error) error {
 	}
 	defer ns.Close()
 	return ns.Do(func() error {
-		h, err := Open()
-		if err != nil {
-			return err
-		}
+		h := Open()
 		defer h.Close()
 		return fn(h)
 	})

@@ -40,17 +40,14 @@ func (h *Handle) Network() (rules.Network, error) {
 			n.NoIPv6OnLo = false
 		}
 	}
-	has, err := hasIPv6()
+	has, err := h.hasIPv6()
 	n.NoIPv6 = !has
 	return n, err
 }
 
 // Interfaces returns the interfaces with their addresses, in the kernel's order. They are for a look, not to be remembered.
 func Interfaces() ([]rules.Interface, error) {
-	h, err := Open()
-	if err != nil {
-		return nil, err
-	}
+	h := Open()
 	defer h.Close()
 	return h.Interfaces()
 }
@@ -60,7 +57,7 @@ func (h *Handle) Interfaces() ([]rules.Interface, error) {
 	if err := h.readAddresses(); err != nil {
 		return nil, err
 	}
-	links, err := listLinks()
+	links, err := h.asker.listLinks()
 	if err != nil {
 		return nil, fmt.Errorf("list the pod's interfaces: %w", err)
 	}
@@ -85,21 +82,14 @@ const (
 	netconfAll   = -1 // NETCONFA_IFINDEX_ALL
 )
 
-// netconf is struct netconfmsg, padded as netlink wants it.
-type netconf struct{ family byte }
-
-func (netconf) Len() int            { return unix.NLMSG_ALIGNTO }
-func (m netconf) Serialize() []byte { return []byte{m.family, 0, 0, 0} }
-
 // hasIPv6 asks the kernel for its IPv6 settings, which only a kernel without IPv6 does not have. Whether interfaces have it
 // switched off (disable_ipv6) does not count, since that can change at any time. Opening an IPv6 socket would tell as
 // well, but the service's unit forbids that.
-func hasIPv6() (bool, error) {
-	request := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
-	request.AddData(netconf{unix.AF_INET6})
+func (h *Handle) hasIPv6() (bool, error) {
 	all := int32(netconfAll)
-	request.AddData(nl.NewRtAttr(netconfIndex, nl.Uint32Attr(uint32(all))))
-	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	request := []byte{unix.AF_INET6, 0, 0, 0} // struct netconfmsg, padded as netlink wants it
+	request = append(request, nl.NewRtAttr(netconfIndex, nl.Uint32Attr(uint32(all))).Serialize()...)
+	err := h.asker.ask(unix.RTM_GETNETCONF, 0, request, func([]byte) error { return nil })
 	switch {
 	case err == nil:
 		return true, nil

@@ -44,10 +44,7 @@ func (p pod) do(t testing.TB, fn func(*Handle) error) {
 
 func (p pod) try(fn func(*Handle) error) error {
 	return p.ns.Do(func() error {
-		h, err := Open()
-		if err != nil {
-			return err
-		}
+		h := Open()
 		defer h.Close()
 		return fn(h)
 	})

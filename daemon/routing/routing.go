@@ -20,26 +20,38 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Handle is a socket for route netlink in the namespace of the thread that opened it. It is for one thread
-// at a time, and for one look at the namespace: what it read counts until it writes there.
+// Handle speaks route netlink in the namespace of the thread that opened it. It is for one thread at a time, and for one look at
+// the namespace: what it read counts until it writes there.
 type Handle struct {
-	nl     *netlink.Handle
+	asker  asker
+	nl     *netlink.Handle // to write; nil until then
 	rules  map[rules.Family][]policy
 	routes map[rules.PolicyRoute]bool
 	addrs  []netlink.Addr // of all interfaces; nil is not read yet
 }
 
-// Open opens a Handle, which the caller closes.
-func Open() (*Handle, error) {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("netlink socket for routes: %w", err)
-	}
-	return &Handle{nl: nl, rules: map[rules.Family][]policy{}, routes: map[rules.PolicyRoute]bool{}}, nil
+// Open opens a Handle, which the caller closes. It needs a socket first when it is asked something.
+func Open() *Handle {
+	return &Handle{rules: map[rules.Family][]policy{}, routes: map[rules.PolicyRoute]bool{}}
 }
 
-// Close closes the socket.
-func (h *Handle) Close() { h.nl.Close() }
+// Close closes the sockets.
+func (h *Handle) Close() {
+	h.asker.close()
+	if h.nl != nil {
+		h.nl.Close()
+	}
+}
+
+// change calls do with what writes.
+func (h *Handle) change(do func(*netlink.Handle) error) (err error) {
+	if h.nl == nil {
+		if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("netlink socket for routes: %w", err)
+		}
+	}
+	return do(h.nl)
+}
 
 // lo is the loopback interface, which is the first of every namespace (LOOPBACK_IFINDEX in net/flow.h).
 var lo = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}
@@ -48,7 +60,7 @@ func (h *Handle) readAddresses() (err error) {
 	if h.addrs != nil {
 		return nil
 	}
-	if h.addrs, err = listAddresses(); err != nil {
+	if h.addrs, err = h.asker.listAddresses(); err != nil {
 		return fmt.Errorf("read the pod's addresses: %w", err)
 	}
 	return nil
@@ -203,14 +215,14 @@ func (h *Handle) addRoute(r rules.PolicyRoute) (changed bool, err error) {
 	}
 	defer h.wrote(r.Family)
 	if len(found) == 0 {
-		if err := h.nl.RuleAdd(policyRule(r)); err != nil {
+		if err := h.change(func(nl *netlink.Handle) error { return nl.RuleAdd(policyRule(r)) }); err != nil {
 			return false, fmt.Errorf("%s rule add fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
 	} else if err := h.removeRules(r, found[1:]); err != nil {
 		return false, err
 	}
 	changed = len(found) != 1
-	err = h.nl.RouteAdd(localDefault(r))
+	err = h.change(func(nl *netlink.Handle) error { return nl.RouteAdd(localDefault(r)) })
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return changed, fmt.Errorf("%s route add local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
@@ -233,7 +245,7 @@ func (h *Handle) removeRoute(r rules.PolicyRoute) (changed bool, err error) {
 		return len(found) > 0, err
 	}
 	defer h.wrote(r.Family)
-	if err := h.nl.RouteDel(localDefault(r)); err != nil {
+	if err := h.change(func(nl *netlink.Handle) error { return nl.RouteDel(localDefault(r)) }); err != nil {
 		return len(found) > 0, fmt.Errorf("%s route del local default dev lo table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
 	return true, nil
@@ -244,7 +256,7 @@ func (h *Handle) removeRules(r rules.PolicyRoute, found []policy) error {
 	for _, rule := range found {
 		own := policyRule(r)
 		own.Priority = rule.priority
-		if err := h.nl.RuleDel(own); err != nil {
+		if err := h.change(func(nl *netlink.Handle) error { return nl.RuleDel(own) }); err != nil {
 			return fmt.Errorf("%s rule del fwmark %#x lookup %d: %w", ipCommand(r.Family), r.Mark, r.Table, err)
 		}
 	}
@@ -255,7 +267,7 @@ func (h *Handle) removeRules(r rules.PolicyRoute, found []policy) error {
 func (h *Handle) policyRules(r rules.PolicyRoute) (found []policy, err error) {
 	all, read := h.rules[r.Family]
 	if !read {
-		if all, err = listPolicies(r.Family); err != nil {
+		if all, err = h.asker.listPolicies(r.Family); err != nil {
 			return nil, fmt.Errorf("%s rule list: %w", ipCommand(r.Family), err)
 		}
 		h.rules[r.Family] = all
@@ -272,7 +284,7 @@ func (h *Handle) hasRoute(r rules.PolicyRoute) (routed bool, err error) {
 	if routed, read := h.routes[r]; read {
 		return routed, nil
 	}
-	if routed, err = listLocalDefault(r); err != nil {
+	if routed, err = h.asker.listLocalDefault(r); err != nil {
 		return false, fmt.Errorf("%s route list table %d: %w", ipCommand(r.Family), r.Table, err)
 	}
 	h.routes[r] = routed
@@ -298,7 +310,7 @@ func (h *Handle) addAddress(prefix netip.Prefix) (changed bool, err error) {
 		return false, err
 	}
 	h.addrs = nil
-	err = h.nl.AddrAdd(lo, address(prefix))
+	err = h.change(func(nl *netlink.Handle) error { return nl.AddrAdd(lo, address(prefix)) })
 	if errors.Is(err, unix.EEXIST) {
 		return false, nil
 	}
@@ -319,7 +331,7 @@ func (h *Handle) removeAddress(prefix netip.Prefix) (changed bool, err error) {
 		return false, err
 	}
 	h.addrs = nil
-	if err := h.nl.AddrDel(lo, address(prefix)); err != nil {
+	if err := h.change(func(nl *netlink.Handle) error { return nl.AddrDel(lo, address(prefix)) }); err != nil {
 		return false, fmt.Errorf("ip addr del %s dev lo: %w", prefix, err)
 	}
 	return true, nil

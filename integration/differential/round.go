@@ -90,12 +90,9 @@ func (g *gallery) write(ctx context.Context, plan rules.Plan) error {
 		return fmt.Errorf("write the rules: %w", err)
 	}
 	return g.ns.Do(func() error {
-		h, err := routing.Open()
-		if err != nil {
-			return err
-		}
+		h := routing.Open()
 		defer h.Close()
-		if _, err = h.Apply(plan); err != nil {
+		if _, err := h.Apply(plan); err != nil {
 			return err
 		}
 		return settled(plan.Loopback)
