@@ -55,7 +55,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), variant, false, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func TestMeshClasses(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), variant, false, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

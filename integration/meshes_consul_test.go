@@ -95,7 +95,7 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 			plan := c.plan(t)
 			for _, variant := range variants {
 				ours := nstest.New(t)
-				firewall, err := backend.Find(t.Context(), variant, false, isolated)
+				firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -159,7 +159,7 @@ func TestConsulsLibraryLeavesTheSameTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.NFTables, false, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: backend.NFTables}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

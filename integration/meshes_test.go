@@ -96,7 +96,7 @@ func TestMeshPlansInTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), variant, false, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestMeshPlansByPackets(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), variant, false, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -103,7 +103,7 @@ func TestMeshValidation(t *testing.T) {
 		}
 	}
 	forEachBackend(t, func(t *testing.T, variant string) {
-		firewall, err := backend.Find(t.Context(), variant, false, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

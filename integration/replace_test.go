@@ -62,7 +62,7 @@ func firewallOf(t *testing.T, variant string) kernel.Firewall {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), variant, false, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

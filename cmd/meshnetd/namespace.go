@@ -44,7 +44,7 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 		return &exit{exitFailed, err}
 	}
 	defer isolated.Close()
-	firewall, err := backend.Find(ctx, cfg.Backend, false, isolated)
+	firewall, err := backend.Find(ctx, backend.Want{Name: cfg.Backend, Lockdowns: len(cfg.Lockdowns) > 0}, isolated)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}

@@ -72,7 +72,7 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 	}
 	var missing []error
 	for _, name := range names {
-		firewall, err := backend.Find(ctx, name, false, isolated)
+		firewall, err := backend.Find(ctx, backend.Want{Name: name}, isolated)
 		if err != nil {
 			missing = append(missing, err)
 			continue

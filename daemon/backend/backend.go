@@ -36,6 +36,7 @@ var inOrder = []string{IPTables, Exec, NFTables}
 type Backend struct {
 	Trials []Trial // what was tried, in the order in which it was
 
+	lockdowns      bool
 	chosen, native *proven // native is nil where it does not work
 	nativeProblem  error
 }
@@ -53,17 +54,24 @@ type proven struct {
 	noIPv6 error // why it cannot write IPv6 rules; nil where it can
 }
 
-// Find tries the wanted backends in new network namespaces, never in the host's, and stops at the first that works unless
-// all are to be tried. It fails where none works. Programs run on the isolated thread, which the caller closes.
-func Find(ctx context.Context, want string, all bool, isolated *netns.Isolated) (*Backend, error) {
-	b := &Backend{}
+// Want is what is asked of a backend.
+type Want struct {
+	Name      string // one of the above, or a variant of iptables
+	All       bool   // all are tried, and not only the first that works
+	Lockdowns bool   // it has to write what only lockdowns need
+}
+
+// Find tries the wanted backends in new network namespaces, never in the host's. It fails where none works. Programs run on
+// the isolated thread, which the caller closes.
+func Find(ctx context.Context, want Want, isolated *netns.Isolated) (*Backend, error) {
+	b := &Backend{lockdowns: want.Lockdowns}
 	candidates := inOrder
-	if want != Auto {
-		candidates = []string{want}
+	if want.Name != Auto {
+		candidates = []string{want.Name}
 	}
 	var problems []error
 	for _, name := range candidates {
-		if b.chosen != nil && !all && name != NFTables {
+		if b.chosen != nil && !want.All && name != NFTables {
 			continue
 		}
 		p, err := b.try(ctx, name, isolated)
@@ -77,13 +85,13 @@ func Find(ctx context.Context, want string, all bool, isolated *netns.Isolated) 
 		_, _ = b.try(ctx, NFTables, isolated)
 	}
 	if b.chosen == nil {
-		return nil, fmt.Errorf("nothing on this node can write the rules (backend = %q): %w", want, errors.Join(problems...))
+		return nil, fmt.Errorf("nothing on this node can write the rules (backend = %q): %w", want.Name, errors.Join(problems...))
 	}
 	return b, nil
 }
 
 func (b *Backend) try(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
-	p, err := attempt(ctx, name, isolated)
+	p, err := b.attempt(ctx, name, isolated)
 	b.Trials = append(b.Trials, Trial{name, err})
 	if name == NFTables {
 		b.native, b.nativeProblem = p, err
@@ -91,39 +99,39 @@ func (b *Backend) try(ctx context.Context, name string, isolated *netns.Isolated
 	return p, err
 }
 
-func attempt(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
+func (b *Backend) attempt(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
 	switch name {
 	case IPTables, NFTables:
-		tables, err := learn(ctx, nftables.Dialect(name))
+		tables, err := b.learn(ctx, nftables.Dialect(name))
 		if err != nil {
 			return nil, err
 		}
-		return prove(ctx, name, tables)
+		return b.prove(ctx, name, tables)
 	}
 	variant := strings.Replace(name, Exec, xtables.Auto, 1)
 	tables, err := xtables.Find(ctx, variant, isolated)
 	if err != nil {
 		return nil, err
 	}
-	return prove(ctx, name, tables)
+	return b.prove(ctx, name, tables)
 }
 
-func learn(ctx context.Context, dialect nftables.Dialect) (nftables.Tables, error) {
+func (b *Backend) learn(ctx context.Context, dialect nftables.Dialect) (nftables.Tables, error) {
 	scratch, err := netns.New()
 	if err != nil {
 		return nftables.Tables{}, err
 	}
 	defer scratch.Close()
-	return nftables.Learn(ctx, dialect, scratch, everything(rules.IPv4))
+	return nftables.Learn(ctx, dialect, scratch, everything(b.lockdowns, rules.IPv4))
 }
 
 // prove writes and reads back a plan with every match and target there is, for IPv4 and for both families.
-func prove(ctx context.Context, name string, f kernel.Firewall) (*proven, error) {
+func (b *Backend) prove(ctx context.Context, name string, f kernel.Firewall) (*proven, error) {
 	p := &proven{Firewall: f, name: name}
-	if err := writes(ctx, f, everything(rules.IPv4)); err != nil {
+	if err := writes(ctx, f, everything(b.lockdowns, rules.IPv4)); err != nil {
 		return nil, err
 	}
-	p.noIPv6 = writes(ctx, f, everything(rules.IPv4, rules.IPv6))
+	p.noIPv6 = writes(ctx, f, everything(b.lockdowns, rules.IPv4, rules.IPv6))
 	return p, nil
 }
 

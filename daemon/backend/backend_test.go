@@ -54,7 +54,7 @@ func TestFind(t *testing.T) {
 		"iptables-legacy": {"iptables-legacy", "iptables-legacy-save", false, "iptables-legacy nftables"},
 	} {
 		t.Run(want, func(t *testing.T) {
-			b, err := Find(t.Context(), strings.Fields(want)[0], tt.all, isolated)
+			b, err := Find(t.Context(), Want{Name: strings.Fields(want)[0], All: tt.all, Lockdowns: true}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +96,7 @@ func TestOneAfterTheOther(t *testing.T) {
 	names := []string{IPTables, NFTables, "iptables-nft", "iptables-legacy"}
 	found := map[string]*Backend{}
 	for _, name := range names {
-		b, err := Find(t.Context(), name, false, isolated)
+		b, err := Find(t.Context(), Want{Name: name, Lockdowns: true}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,11 +147,11 @@ func TestOtherKindIsSeen(t *testing.T) {
 		"iptables-nft": "iptables-legacy", IPTables: "iptables-legacy", NFTables: "iptables-legacy", "iptables-legacy": IPTables,
 	} {
 		t.Run(want, func(t *testing.T) {
-			b, err := Find(t.Context(), want, false, isolated)
+			b, err := Find(t.Context(), Want{Name: want, Lockdowns: true}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
-			o, err := Find(t.Context(), other, false, isolated)
+			o, err := Find(t.Context(), Want{Name: other, Lockdowns: true}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +181,7 @@ func TestNotFound(t *testing.T) {
 	for want, reason := range map[string]string{
 		"iptables-nft": "iptables-nft", Auto: "iptables: ", NFTables: "nftables: ",
 	} {
-		if _, err := Find(ctx, want, false, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
+		if _, err := Find(ctx, Want{Name: want, Lockdowns: true}, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
@@ -190,7 +190,7 @@ func TestNotFound(t *testing.T) {
 // The plan that is tried has every match and every target that package rules knows.
 func TestEverythingIsTried(t *testing.T) {
 	used := map[string]bool{}
-	for _, rs := range everything(rules.IPv4, rules.IPv6).Rulesets() {
+	for _, rs := range everything(true, rules.IPv4, rules.IPv6).Rulesets() {
 		for _, table := range rs.Tables {
 			for _, c := range table.Chains {
 				for _, r := range c.Rules {
@@ -224,7 +224,7 @@ func TestEverythingIsTried(t *testing.T) {
 
 // A namespace of the pod's own users gets the native rules, whatever is asked for.
 func TestOwnUsersGetNativeRules(t *testing.T) {
-	b, err := Find(t.Context(), IPTables, false, isolate(t))
+	b, err := Find(t.Context(), Want{Name: IPTables, Lockdowns: true}, isolate(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,20 +17,21 @@ const (
 	tryMark         = 0x4d4e44
 )
 
-// everything is a plan with every match and every target, each where the kernel allows it.
-func everything(families ...rules.Family) rules.Plan {
+// everything is a plan with every match and every target, each where the kernel allows it; those that only lockdowns have,
+// where they are asked for.
+func everything(lockdowns bool, families ...rules.Family) rules.Plan {
 	plan := rules.Plan{Footprint: rules.Footprint{Chains: []string{outputChain, preroutingChain}, Marks: []uint32{tryMark}}}
 	for _, family := range families {
 		if family == rules.IPv6 {
-			plan.V6 = every(family, "fd00::", netip.IPv6Unspecified())
+			plan.V6 = every(lockdowns, family, "fd00::", netip.IPv6Unspecified())
 		} else {
-			plan.V4 = every(family, "10.0.0.0", netip.IPv4Unspecified())
+			plan.V4 = every(lockdowns, family, "10.0.0.0", netip.IPv4Unspecified())
 		}
 	}
 	return plan
 }
 
-func every(family rules.Family, network string, any netip.Addr) rules.Ruleset {
+func every(lockdowns bool, family rules.Family, network string, any netip.Addr) rules.Ruleset {
 	address := netip.MustParseAddr(network)
 	host := netip.PrefixFrom(address, address.BitLen())
 	tcp, udp := rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
@@ -78,6 +79,18 @@ func every(family rules.Family, network string, any netip.Addr) rules.Ruleset {
 	out("filter", rules.RejectReset, tcp)
 	if family == rules.IPv6 {
 		out("filter", rules.RejectPort, udp)
+	}
+	if lockdowns {
+		icmp, unreachable := rules.Protocol(rules.ICMP), rules.RejectPort4
+		if family == rules.IPv6 {
+			icmp, unreachable = rules.ICMPv6, rules.RejectPort
+		}
+		for _, hook := range []string{"INPUT", "FORWARD"} {
+			b.Append("filter", hook, "", rules.Jump(preroutingChain))
+		}
+		in("filter", rules.Count, icmp)
+		in("filter", unreachable, icmp, rules.StateInvalid)
+		out("filter", unreachable)
 	}
 	return b.Ruleset(family)
 }

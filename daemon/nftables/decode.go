@@ -94,7 +94,7 @@ type reader struct {
 	family   rules.Family
 	rule     rules.Rule
 	loaded   load
-	protocol string // that the rule matches
+	protocol string // with ports that the rule matches
 	foreign  []string
 }
 
@@ -118,8 +118,11 @@ func decodeRule(family rules.Family, expressions []byte) (rules.Rule, error) {
 	if err != nil {
 		return rules.Rule{}, err
 	}
-	if r.rule.Target == nil || r.loaded.from != "" {
-		r.unknown("without a target")
+	if r.loaded.from != "" {
+		r.unknown("without a comparison")
+	}
+	if r.rule.Target == nil {
+		r.rule.Target = rules.Count
 	}
 	if len(r.foreign) > 0 {
 		words := append([]string{"(as nft shows it:"}, r.foreign...)

@@ -37,7 +37,7 @@ func (r *reader) compare(a attributes) bool {
 	if m == nil {
 		return false
 	}
-	if p, ok := m.(rules.Protocol); ok {
+	if p, ok := m.(rules.Protocol); ok && (p == rules.TCP || p == rules.UDP) {
 		r.protocol = string(p)
 	}
 	r.rule.Match = append(r.rule.Match, m)
@@ -60,7 +60,7 @@ func metaMatch(key uint32, data []byte, not bool) rules.Match {
 }
 
 func protocolMatch(data []byte) rules.Match {
-	for _, p := range []rules.Protocol{rules.TCP, rules.UDP} {
+	for _, p := range []rules.Protocol{rules.TCP, rules.UDP, rules.ICMP, rules.ICMPv6} {
 		if bytes.Equal(data, []byte{protocolNumber(string(p))}) {
 			return p
 		}

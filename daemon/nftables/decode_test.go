@@ -210,7 +210,7 @@ func TestOtherVersions(t *testing.T) {
 		{old("quota2", mark, func(w *wire) { immediate(w, unix.NFT_JUMP, "A") }), "(as nft shows it: match quota2 -j A )"},
 		{old("quota2", mark, func(w *wire) { immediate(w, unix.NFT_GOTO, "A") }), "(as nft shows it: match quota2 immediate -j A )"},
 		{attributesOf(t, protocol)[unix.NFTA_RULE_EXPRESSIONS], "-p tcp -j ACCEPT"},
-		{nil, "(as nft shows it: without a target )"},
+		{nil, ""}, // which counts
 	} {
 		if got, err := decodeRule(rules.IPv4, tt.list); err != nil || got.String() != tt.want {
 			t.Errorf("got %q, %v; want %q", got, err, tt.want)

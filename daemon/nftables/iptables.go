@@ -91,6 +91,10 @@ func protocolNumber(name string) byte {
 		return unix.IPPROTO_TCP
 	case rules.UDP:
 		return unix.IPPROTO_UDP
+	case rules.ICMP:
+		return unix.IPPROTO_ICMP
+	case rules.ICMPv6:
+		return unix.IPPROTO_ICMPV6
 	}
 	return 0
 }
@@ -200,6 +204,7 @@ func operator(not bool) uint32 {
 
 func appendTarget(w *wire, family rules.Family, t rules.Target) error {
 	switch t := t.(type) {
+	case rules.Counting: // as every rule does
 	case rules.Jump:
 		immediate(w, unix.NFT_JUMP, string(t))
 	case rules.Verdict:

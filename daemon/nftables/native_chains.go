@@ -169,6 +169,8 @@ func (t *translation) target(l *line) ([]act, error) {
 	switch target := l.Target.(type) {
 	case rules.Jump:
 		return []act{func(w *wire) { immediate(w, unix.NFT_JUMP, t.name(string(target), 0)) }}, nil
+	case rules.Counting:
+		return []act{counter}, nil
 	case rules.Verdict:
 		code, err := verdictCode(target)
 		return []act{func(w *wire) { immediate(w, code, "") }}, err
@@ -194,7 +196,7 @@ func (t *translation) target(l *line) ([]act, error) {
 		// For a packet that somebody exempted from tracking, the kernel would begin to track it.
 		return []act{func(w *wire) { notUntracked(w); storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
 	case rules.RejectWith:
-		if target == rules.RejectPort && t.family != rules.IPv6 {
+		if _, known := xtRejects[t.family][target]; !known {
 			return nil, fmt.Errorf("%s is no answer of this family", target)
 		}
 		return []act{func(w *wire) { reject(w, target) }}, nil

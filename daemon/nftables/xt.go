@@ -56,6 +56,7 @@ const (
 	rejectReset4          = 7  // IPT_TCP_RESET
 	rejectReset6          = 6  // IP6T_TCP_RESET
 	rejectPort6           = 4  // IP6T_ICMP6_PORT_UNREACH
+	rejectPort4           = 3  // IPT_ICMP_PORT_UNREACHABLE
 	allBits               = 0xffffffff
 )
 
@@ -190,13 +191,8 @@ func xtTarget(family rules.Family, t rules.Target) (name string, revision uint32
 		native.PutUint16(info[2:], uint16(t))
 		return "CT", 2, info
 	case rules.RejectWith:
-		answer := uint32(rejectReset4)
-		switch {
-		case family == rules.IPv6 && t == rules.RejectReset:
-			answer = rejectReset6
-		case family == rules.IPv6:
-			answer = rejectPort6
-		case t != rules.RejectReset:
+		answer, known := xtRejects[family][t]
+		if !known {
 			return "", 0, nil
 		}
 		info = make([]byte, rejectLength)
@@ -204,6 +200,22 @@ func xtTarget(family rules.Family, t rules.Target) (name string, revision uint32
 		return "REJECT", 0, info
 	}
 	return "", 0, nil
+}
+
+// xtRejects are the answers of each family.
+var xtRejects = map[rules.Family]map[rules.RejectWith]uint32{
+	rules.IPv4: {rules.RejectReset: rejectReset4, rules.RejectPort4: rejectPort4},
+	rules.IPv6: {rules.RejectReset: rejectReset6, rules.RejectPort: rejectPort6},
+}
+
+// answerOf is the reverse of xtRejects; "" is an answer that is not among them.
+func answerOf(family rules.Family, number uint32) rules.RejectWith {
+	for answer, n := range xtRejects[family] {
+		if n == number {
+			return answer
+		}
+	}
+	return ""
 }
 
 // connmark copies all bits of a mark.
@@ -299,10 +311,8 @@ func decodeTarget(family rules.Family, name string, revision uint32, info []byte
 		t = rules.RestoreMark{}
 	case name == "CT" && len(info) == ctLength:
 		t = rules.CTZone(binary.NativeEndian.Uint16(info[2:]))
-	case name == "REJECT" && family == rules.IPv6 && len(info) == rejectLength && binary.NativeEndian.Uint32(info) == rejectPort6:
-		t = rules.RejectPort
-	case name == "REJECT":
-		t = rules.RejectReset
+	case name == "REJECT" && len(info) == rejectLength:
+		t = answerOf(family, binary.NativeEndian.Uint32(info))
 	default:
 		return nil, false
 	}

@@ -47,7 +47,7 @@ func Facts(ctx context.Context, o Options) doctor.Facts {
 	f.Settings = settings(t, f.Runtime, process, o.RuntimeConfig)
 	f.NRI.Err = listens(ctx, t.path(f.Config.Values.NRI.Socket))
 	f.NRI.Plugins, f.NRI.ListErr = t.programs(f.Settings.PluginDir)
-	f.Kernel = kernel(ctx, t, f.Config.Values.Backend, f.AsRoot)
+	f.Kernel = kernel(ctx, t, f.Config.Values, f.AsRoot)
 	_, f.Node.HostErr = netns.Host(f.Config.Values.HostNetNS)
 	f.Node.NetNSMount = t.mountOf(1, f.Settings.NetNSDir)
 	f.Node.Networks, f.Node.CNIErr = t.networks(f.Settings.CNIDir)

@@ -11,13 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/doctor"
 )
 
-func kernel(ctx context.Context, t tree, want string, asRoot bool) doctor.Kernel {
+func kernel(ctx context.Context, t tree, cfg config.Config, asRoot bool) doctor.Kernel {
 	k := doctor.Kernel{IPTables: installedIPTables(ctx)}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
@@ -28,7 +29,7 @@ func kernel(ctx context.Context, t tree, want string, asRoot bool) doctor.Kernel
 		k.LegacyTables = strings.Fields(string(tables))
 	}
 	if asRoot {
-		try(ctx, want, &k)
+		try(ctx, backend.Want{Name: cfg.Backend, All: true, Lockdowns: len(cfg.Lockdowns) > 0}, &k)
 	}
 	return k
 }
@@ -40,7 +41,7 @@ func installedIPTables(ctx context.Context) []string {
 }
 
 // try writes every kind of rule as the daemon does when it starts.
-func try(ctx context.Context, want string, k *doctor.Kernel) {
+func try(ctx context.Context, want backend.Want, k *doctor.Kernel) {
 	ctx, cancel := context.WithTimeout(ctx, trialLimit)
 	defer cancel()
 	isolated, err := netns.Isolate()
@@ -49,7 +50,7 @@ func try(ctx context.Context, want string, k *doctor.Kernel) {
 		return
 	}
 	defer isolated.Close()
-	found, err := backend.Find(ctx, want, true, isolated)
+	found, err := backend.Find(ctx, want, isolated)
 	if err != nil {
 		k.Err = err
 		return

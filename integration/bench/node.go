@@ -65,7 +65,7 @@ func (b *bench) ready() (*node, error) {
 		if w.exec {
 			w.label += " (programs)"
 		}
-		found, err := backend.Find(b.ctx, name, false, n.isolated)
+		found, err := backend.Find(b.ctx, backend.Want{Name: name}, n.isolated)
 		if err == nil {
 			err = found.IPv6()
 		}

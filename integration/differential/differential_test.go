@@ -33,7 +33,7 @@ func firewall(t testing.TB, name string) *backend.Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	b, err := backend.Find(t.Context(), name, false, isolated)
+	b, err := backend.Find(t.Context(), backend.Want{Name: name}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}
