@@ -263,7 +263,7 @@ func TestBesideLegacyNatItIsNative(t *testing.T) {
 	isolated := isolate(t)
 	plan := plans.DualStack(t)
 	for _, first := range []string{IPTables, "iptables-nft"} {
-		b, err := Find(t.Context(), first, false, isolated)
+		b, err := Find(t.Context(), Want{Name: first, Lockdowns: true}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
