@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Scene is a pod in which a packet is traced.
@@ -89,7 +90,7 @@ func (q Question) Path(plan rules.Plan, interfaces []rules.Interface) (path rule
 	if packet.Direction == rules.Inbound {
 		interfaces = reached(interfaces, packet)
 	}
-	if path, err = plan.Trace(packet, interfaces); err != nil {
+	if path, err = effect.Trace(plan, packet, interfaces); err != nil {
 		return path, nil, &Impossible{err}
 	}
 	return path, assumptions, nil

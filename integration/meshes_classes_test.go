@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/account"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
@@ -184,7 +185,7 @@ func (h *house) classes(t *testing.T, m classed, s meshtest.Scene, plan rules.Pl
 	for _, c := range m.classes() {
 		t.Run(account.Name(s.Family)+"/"+c.Name, func(t *testing.T) {
 			p := c.Packet(s)
-			path, err := plan.Trace(p, classInterfaces)
+			path, err := effect.Trace(plan, p, classInterfaces)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -27,6 +27,7 @@ import (
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 func consulPod(config string, dualStack bool) rules.Pod {
@@ -357,7 +358,7 @@ func TestConsulsTableOfDualStackDiffers(t *testing.T) {
 			if got := h.hall.send(t.Context(), h.inPod, lookup); got != heardAt(want.theirs) {
 				t.Errorf("by the library's table: %s, want %s", got, heardAt(want.theirs))
 			}
-			path, err := c.plan(t).Trace(lookup, classInterfaces)
+			path, err := effect.Trace(c.plan(t), lookup, classInterfaces)
 			if err != nil {
 				t.Fatal(err)
 			}

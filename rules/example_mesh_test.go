@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // tollbooth is a mesh whose proxy runs as user 4000 and listens on port 16001 for what the pod sends.
@@ -47,7 +48,7 @@ func ExampleMesh() {
 		panic(err)
 	}
 	fmt.Print(plan.V4)
-	path, err := plan.Trace(rules.Packet{Protocol: rules.TCP, Socket: true, UID: 1000, Out: "eth0",
+	path, err := effect.Trace(plan, rules.Packet{Protocol: rules.TCP, Socket: true, UID: 1000, Out: "eth0",
 		Source: netip.MustParseAddrPort("10.0.0.7:40000"), Destination: netip.MustParseAddrPort("203.0.113.10:443")}, nil)
 	if err != nil {
 		panic(err)

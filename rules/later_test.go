@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
@@ -27,13 +28,14 @@ func TestInvariantLaterPlanDecidesAlone(t *testing.T) {
 				kernels[i].apply(t, want, ours)
 			}
 			applied.V4, applied.V6 = kernels[0].state(t), kernels[1].state(t)
+			before, later := effect.NewTracer(s.Plan, s.Interfaces), effect.NewTracer(applied, s.Interfaces)
 			for range packets {
 				p := s.Packet(random)
-				alone, err := s.Plan.Trace(p, s.Interfaces)
+				alone, err := before.Trace(p)
 				if err != nil {
 					t.Fatal(err)
 				}
-				after, err := applied.Trace(p, s.Interfaces)
+				after, err := later.Trace(p)
 				if err != nil || after.End != alone.End {
 					t.Fatalf("seed %d, step %d: %v\nthe plan alone:\n%safter others:\n%s", seed, step, err, alone, after)
 				}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 func peer(t *testing.T, text string) rules.Peer {
@@ -129,12 +130,12 @@ func TestLockdownTrace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			counting := whole(t)
 			counting.Enforce = false
-			open, err := lockedPlan(t, pod).Trace(tt.packet, interfaces)
+			open, err := effect.Trace(lockedPlan(t, pod), tt.packet, interfaces)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for mode, l := range map[string]rules.Lockdown{"enforced": whole(t), "counted": counting} {
-				path, err := lockedPlan(t, pod, l).Trace(tt.packet, interfaces)
+				path, err := effect.Trace(lockedPlan(t, pod, l), tt.packet, interfaces)
 				if err != nil {
 					t.Fatal(err)
 				}

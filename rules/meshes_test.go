@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
@@ -41,7 +42,7 @@ func TestTraceOtherMeshes(t *testing.T) {
 		"our comment":            {[]string{`filter OUTPUT: -m comment --comment "a/b" -j DROP`}, sentTo("198.51.100.1:91"), "dropped"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, err := traced(t, rules.IPv4, tt.rules...).Trace(tt.packet, podInterfaces)
+			path, err := effect.Trace(traced(t, rules.IPv4, tt.rules...), tt.packet, podInterfaces)
 			got := path.End.String()
 			if err != nil {
 				got = err.Error()
@@ -217,7 +218,7 @@ func TestBlock(t *testing.T) {
 		"within":     {sentTo("[fd00::7]:80"), rules.Delivered},
 		"UDP":        {sentTo("[2001:db8::9]:80", udp), rules.Leaves},
 	} {
-		if path, err := plan.Trace(tt.packet, podInterfaces); err != nil || path.End.Kind != tt.want {
+		if path, err := effect.Trace(plan, tt.packet, podInterfaces); err != nil || path.End.Kind != tt.want {
 			t.Errorf("%s: %v, %v\n%s", name, path.End, err, path)
 		}
 	}

@@ -83,8 +83,8 @@ func (m CTState) names() []string {
 	return names
 }
 
-// check refuses a packet that cannot be.
-func (p Packet) check() error {
+// Check refuses a packet that cannot be.
+func (p Packet) Check() error {
 	src, dst := p.Source.Addr(), p.Destination.Addr()
 	switch {
 	case p.Protocol == "":
@@ -106,12 +106,6 @@ func (p Packet) check() error {
 	}
 	return nil
 }
-
-// tracked reports whether the packet belongs to a connection in the kernel's table.
-func (p Packet) tracked() bool { return p.State&(StateNew|StateRelated|StateEstablished) != 0 }
-
-// first reports whether nat is asked about the packet.
-func (p Packet) first() bool { return p.State&(StateNew|StateRelated) != 0 }
 
 // Interface is an interface of the pod with its addresses, in the kernel's order: the first of a family is
 // where REDIRECT sends what arrives by it.

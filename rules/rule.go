@@ -57,7 +57,6 @@ func (r Rule) String() string {
 type Match interface {
 	args() []string
 	rank() int // the place iptables-save gives it; extensions keep their own order
-	holds(Packet) bool
 }
 
 // Target is what happens to a packet that a rule matches. The set is closed.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // A packet that cannot be is refused, not traced.
@@ -32,7 +33,7 @@ func TestTraceRefusesPackets(t *testing.T) {
 		"untracked with a memory": {sentTo(out, connMarked(1), state(rules.StateUntracked)), "a mark of a connection that does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := rules.Plan{}.Trace(tt.packet, podInterfaces)
+			_, err := effect.Trace(rules.Plan{}, tt.packet, podInterfaces)
 			if err == nil || !strings.HasPrefix(err.Error(), "trace ") || !strings.HasSuffix(err.Error(), ": "+tt.want) {
 				t.Errorf("got  %v\nwant trace ...: %s", err, tt.want)
 			}
@@ -52,7 +53,7 @@ func TestTraceRefusesRules(t *testing.T) {
 		"a rule of others": {[]string{"nat OUTPUT: -p tcp -j RETURN", "filter OUTPUT: -m set --match-set x dst -j DROP"}, sentTo("198.51.100.1:80"),
 			"table filter, chain OUTPUT, rule 1, -m set --match-set x dst -j DROP: a rule of somebody else decides here: it cannot be known how"},
 		"no such chain":     {[]string{"nat OUTPUT: -j GONE"}, sentTo("198.51.100.1:80"), "table nat has no chain GONE"},
-		"a loop":            {[]string{"nat OUTPUT: -j A", "nat A: -j B", "nat B: -j A"}, sentTo("198.51.100.1:80"), "table nat: the jumps to chain B are a loop"},
+		"a loop":            {[]string{"nat OUTPUT: -j A", "nat A: -j B", "nat B: -j A"}, sentTo("198.51.100.1:80"), "table nat: the jumps to chain A are a loop, or too deep for the kernel"},
 		"owner inbound":     {[]string{"nat PREROUTING: -m owner ! --uid-owner 1 -j DROP"}, toPod("10.244.1.7:80"), "the kernel refuses an owner at PREROUTING"},
 		"group inbound":     {[]string{"filter INPUT: -m owner --gid-owner 1 -j DROP"}, toPod("10.244.1.7:80"), "the kernel refuses an owner at INPUT"},
 		"redirect, mangle":  {[]string{"mangle OUTPUT: -j REDIRECT --to-ports 1"}, sentTo("198.51.100.1:80"), misplaced + "mangle at OUTPUT"},
@@ -64,7 +65,7 @@ func TestTraceRefusesRules(t *testing.T) {
 		"reset of UDP":      {[]string{"filter OUTPUT: -j REJECT --reject-with tcp-reset"}, sentTo("198.51.100.1:80", udp), "the kernel refuses a TCP reset for udp"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, err := traced(t, rules.IPv4, tt.rules...).Trace(tt.packet, podInterfaces)
+			path, err := effect.Trace(traced(t, rules.IPv4, tt.rules...), tt.packet, podInterfaces)
 			if err == nil || !strings.HasSuffix(err.Error(), tt.want) {
 				t.Errorf("got  %v\nwant ...%s", err, tt.want)
 			}
@@ -79,7 +80,7 @@ func TestTraceRefusesRules(t *testing.T) {
 func TestTraceRefusesUnknownTargets(t *testing.T) {
 	for _, target := range []rules.Target{nil, rules.Verdict("QUEUE")} {
 		plan := rules.Plan{V4: appended(rules.Ruleset{}, "filter", "OUTPUT", rules.Rule{Target: target})}
-		if _, err := plan.Trace(sentTo("198.51.100.1:80"), podInterfaces); err == nil || !strings.Contains(err.Error(), "the tracer does not know target") {
+		if _, err := effect.Trace(plan, sentTo("198.51.100.1:80"), podInterfaces); err == nil || !strings.Contains(err.Error(), "the tracer does not know target") {
 			t.Errorf("%v: %v", target, err)
 		}
 	}
@@ -89,11 +90,11 @@ func TestTraceRefusesUnknownTargets(t *testing.T) {
 func TestTraceKeepsThePlan(t *testing.T) {
 	plan := traced(t, rules.IPv4, "nat OUTPUT: -p tcp -j A", "nat A: -j REDIRECT --to-ports 1")
 	before := plan.V4.String()
-	first, err := plan.Trace(sentTo("198.51.100.1:80"), podInterfaces)
+	first, err := effect.Trace(plan, sentTo("198.51.100.1:80"), podInterfaces)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := plan.Trace(first.Packet, podInterfaces)
+	again, err := effect.Trace(plan, first.Packet, podInterfaces)
 	if err != nil || first.End != again.End || first.String() != again.String() || plan.V4.String() != before {
 		t.Errorf("%v\n%s\n%s", err, first, again)
 	}

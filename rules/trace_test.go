@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -227,7 +228,7 @@ func TestTraceEnds(t *testing.T) {
 			plan := traced(t, tt.packet.Family(), tt.rules...)
 			plan.Routes = []rules.PolicyRoute{{Family: rules.IPv4, Mark: markRoute, Table: 1}}
 			plan.Loopback = []netip.Prefix{netip.MustParsePrefix("::6/128")}
-			path, err := plan.Trace(tt.packet, podInterfaces)
+			path, err := effect.Trace(plan, tt.packet, podInterfaces)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -248,7 +249,7 @@ func TestTraceRedirectAddress(t *testing.T) {
 		{"net2", "[fd00::8]:80", "[fe80::2]:1"},
 	} {
 		packet := toPod(tt.dst, by(tt.in))
-		path, err := traced(t, packet.Family(), "nat PREROUTING: -j REDIRECT --to-ports 1").Trace(packet, podInterfaces)
+		path, err := effect.Trace(traced(t, packet.Family(), "nat PREROUTING: -j REDIRECT --to-ports 1"), packet, podInterfaces)
 		if err != nil || path.End.To.String() != tt.want {
 			t.Errorf("%s by %s: %s, %v; want %s", tt.dst, tt.in, path.End.To, err, tt.want)
 		}
@@ -264,7 +265,7 @@ func TestTracePortsHaveAProtocol(t *testing.T) {
 	} {
 		plan := rules.Plan{V4: appended(rules.Ruleset{}, "filter", "OUTPUT", rules.Rule{Match: []rules.Match{m}, Target: rules.Drop})}
 		for protocol, want := range map[string]rules.EndKind{rules.TCP: rules.Dropped, rules.UDP: rules.Leaves} {
-			path, err := plan.Trace(sentTo("198.51.100.1:80", func(p *rules.Packet) { p.Protocol = protocol }), podInterfaces)
+			path, err := effect.Trace(plan, sentTo("198.51.100.1:80", func(p *rules.Packet) { p.Protocol = protocol }), podInterfaces)
 			if err != nil || path.End.Kind != want {
 				t.Errorf("%#v, %s: %v, %v", m, protocol, path.End, err)
 			}
@@ -290,7 +291,7 @@ func TestPathGolden(t *testing.T) {
 		toPod("10.244.1.7:8080", state(established), transparent),
 		toPod("10.244.1.7:15021"),
 	} {
-		path, err := plan.Trace(p, podInterfaces)
+		path, err := effect.Trace(plan, p, podInterfaces)
 		if err != nil {
 			t.Fatal(err)
 		}

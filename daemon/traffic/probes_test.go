@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -73,7 +74,7 @@ func TestProbes(t *testing.T) {
 					fmt.Fprintf(&out, "%s: %v\n", p.about, p.err)
 					continue
 				}
-				path, err := plan.Trace(p.packet, house(t).interfaces)
+				path, err := effect.Trace(plan, p.packet, house(t).interfaces)
 				if err != nil {
 					t.Errorf("%s: %v", p.packet, err)
 				}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 const (
@@ -25,6 +26,7 @@ const (
 type run struct {
 	scene
 	plan     rules.Plan
+	tracer   *effect.Tracer
 	users    users
 	counting bool
 	injector *injector
@@ -38,7 +40,7 @@ func newRun(ns *netns.Namespace, plan rules.Plan, counting bool) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{scene: s, plan: plan, counting: counting, patience: allPatience}
+	r := &run{scene: s, plan: plan, tracer: effect.NewTracer(plan, s.interfaces), counting: counting, patience: allPatience}
 	if r.users, err = usersOf(ns); err != nil {
 		return nil, err
 	}
@@ -56,7 +58,7 @@ func (r *run) close() {
 func (r *run) check(p probe) (c Check, fresh bool) {
 	c, err := Check{About: p.about, Packet: p.packet}, p.err
 	if err == nil {
-		c.Rules, err = r.plan.Trace(p.packet, r.interfaces)
+		c.Rules, err = r.tracer.Trace(p.packet)
 	}
 	if p.packet.Direction == rules.Inbound && c.Rules.End.Kind == rules.Leaves {
 		return Check{}, false // the pod would forward it, to somebody else

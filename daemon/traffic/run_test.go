@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 func inNamespace(t *testing.T, fn func() error) {
@@ -90,7 +91,7 @@ func TestTrackNothing(t *testing.T) {
 func TestNothingArrives(t *testing.T) {
 	plan := planFor(t, false)
 	inNamespace(t, func() error {
-		r := &run{scene: house(t), plan: plan, users: users{same: true}, arrives: errors.New("too old")}
+		r := &run{scene: house(t), plan: plan, tracer: effect.NewTracer(plan, house(t).interfaces), users: users{same: true}, arrives: errors.New("too old")}
 		said := 0
 		for _, p := range probes(plan, house(t)) {
 			c, fresh := r.check(p)

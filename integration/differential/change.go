@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // change is a plan in which one rule is gone, or asks for one thing less.
@@ -119,11 +120,12 @@ func (s subject) packets() []rules.Packet {
 func (w *world) tell(name string, plan rules.Plan, packets []rules.Packet) (subject, error) {
 	result := subject{name: name, plan: plan}
 	var shots []*shot
+	tracer := effect.NewTracer(plan, w.interfaces)
 	for _, p := range packets {
 		s := &shot{packet: w.fit(p)}
 		s.way, s.cannot = w.wayOf(plan, s.packet)
 		var err error
-		if s.path, err = plan.Trace(s.packet, w.interfaces); err != nil {
+		if s.path, err = tracer.Trace(s.packet); err != nil {
 			return result, err
 		}
 		s.want = wanted(s.path.End, s.way)
@@ -134,7 +136,8 @@ func (w *world) tell(name string, plan rules.Plan, packets []rules.Packet) (subj
 	}
 	slices.SortStableFunc(shots, func(a, b *shot) int { return a.rarity() - b.rarity() })
 	for _, c := range changesOf(plan) {
-		i := slices.IndexFunc(shots, func(s *shot) bool { return w.tells(s, c) })
+		changed := effect.NewTracer(c.plan, w.interfaces)
+		i := slices.IndexFunc(shots, func(s *shot) bool { return tells(s, c, changed) })
 		switch {
 		case i < 0:
 			result.same = append(result.same, c)
@@ -156,11 +159,11 @@ func (s *shot) rarity() int {
 }
 
 // tells reports whether a packet ends elsewhere by a change.
-func (w *world) tells(s *shot, c change) bool {
+func tells(s *shot, c change, changed *effect.Tracer) bool {
 	if s.packet.Family() != c.family || c.condition < 0 && !s.path.Meets(c.table, c.chain, c.index+1) || !reaches(s.path, c) {
 		return false
 	}
-	path, err := c.plan.Trace(s.packet, w.interfaces)
+	path, err := changed.Trace(s.packet)
 	return err == nil && wanted(path.End, s.way) != s.want
 }
 

@@ -41,8 +41,9 @@ func TestDamagedPlans(t *testing.T) {
 			said[rs.Family] = effect.Compare(pod, effect.OfPlan(pod, setting.Plan, rs.Family), effect.OfPlan(pod, other, rs.Family)).Answer
 			answers[said[rs.Family]]++
 		}
+		before, after := effect.NewTracer(setting.Plan, g.interfaces), effect.NewTracer(other, g.interfaces)
 		packets = slices.DeleteFunc(packets, func(p rules.Packet) bool { // by rules that the kernel refuses
-			_, err := other.Trace(p, g.interfaces)
+			_, err := after.Trace(p)
 			return err != nil
 		})
 		rounds++
@@ -55,7 +56,7 @@ func TestDamagedPlans(t *testing.T) {
 			continue
 		}
 		for _, s := range shots {
-			was, err := setting.Plan.Trace(s.packet, g.interfaces)
+			was, err := before.Trace(s.packet)
 			if err != nil {
 				t.Fatal(err)
 			}

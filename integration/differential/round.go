@@ -22,6 +22,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // patience is how long something that is certain to come is waited for, in milliseconds.
@@ -162,7 +163,7 @@ func (g *gallery) fire(ctx context.Context, plan, written rules.Plan, packets []
 func (g *gallery) aim(plan rules.Plan, packets []rules.Packet) ([]*shot, error) {
 	var shots []*shot
 	var ports []uint16
-	ends := endpoints{}
+	ends, tracer := endpoints{}, effect.NewTracer(plan, g.interfaces)
 	for _, p := range packets {
 		s := &shot{packet: p, fd: -1, server: -1}
 		s.way, s.cannot = g.wayOf(plan, p)
@@ -177,7 +178,7 @@ func (g *gallery) aim(plan rules.Plan, packets []rules.Packet) ([]*shot, error) 
 			s.cannot = "to itself"
 		}
 		var err error
-		if s.path, err = plan.Trace(s.packet, g.interfaces); err != nil {
+		if s.path, err = tracer.Trace(s.packet); err != nil {
 			return nil, err
 		}
 		if s.way == byData && zoned(s.path) {

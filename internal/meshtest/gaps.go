@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // DrawnGaps holds Gaps against drawn pods of a mesh, each with packets that are drawn for it.
@@ -36,14 +37,15 @@ func DrawnGaps(t testing.TB, draw func(*rand.Rand) (rules.Mesh, rules.Pod), pack
 // and whatever goes around is said.
 func Gaps(t testing.TB, d rules.Decision, plan rules.Plan, packets []rules.Packet) {
 	t.Helper()
+	tracer := effect.NewTracer(plan, Interfaces())
 	gaps := d.Intent.(rules.GapReporter).Gaps(plan, Interfaces())
 	for _, gap := range gaps {
-		if end := ends(t, plan, *gap.Packet); !gap.Covers(*gap.Packet) || !around(end) {
+		if end := ends(t, tracer, *gap.Packet); !gap.Covers(*gap.Packet) || !around(end) {
 			t.Fatalf("%q is not shown by %s, which ends at %s (covered: %v)", gap.What, gap.Packet, end, gap.Covers(*gap.Packet))
 		}
 	}
 	for _, p := range packets {
-		end := ends(t, plan, p)
+		end := ends(t, tracer, p)
 		i := slices.IndexFunc(gaps, func(gap rules.Gap) bool { return gap.Covers(p) })
 		switch {
 		case i >= 0 && !around(end):
@@ -54,9 +56,9 @@ func Gaps(t testing.TB, d rules.Decision, plan rules.Plan, packets []rules.Packe
 	}
 }
 
-func ends(t testing.TB, plan rules.Plan, p rules.Packet) rules.End {
+func ends(t testing.TB, tracer *effect.Tracer, p rules.Packet) rules.End {
 	t.Helper()
-	path, err := plan.Trace(p, Interfaces())
+	path, err := tracer.Trace(p)
 	if err != nil {
 		t.Fatalf("%s: %v", p, err)
 	}

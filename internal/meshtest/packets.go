@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // Scene is the addresses of one family that packets have in tests.
@@ -72,7 +73,7 @@ func Classes(t *testing.T, plan rules.Plan, classes []Class, families ...rules.F
 					continue
 				}
 				t.Run(s.Family.String()+"/"+c.Name, func(t *testing.T) {
-					path, err := plan.Trace(c.Packet(s), Interfaces())
+					path, err := effect.Trace(plan, c.Packet(s), Interfaces())
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -13,6 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 const (
@@ -70,7 +71,7 @@ func TestLookupsByAddress(t *testing.T) {
 	plan := meshtest.Plan(t, mesh, injected(minimal(`,"ConsulDNSIP":"10.0.0.10"`)))
 	for _, s := range meshtest.Scenes[:1] {
 		for _, protocol := range []string{"udp", "tcp"} {
-			path, err := plan.Trace(s.Sent(app, protocol, s.DNSAddr, 53), meshtest.Interfaces())
+			path, err := effect.Trace(plan, s.Sent(app, protocol, s.DNSAddr, 53), meshtest.Interfaces())
 			if err != nil || path.End.Kind != rules.Leaves || path.End.To.String() != "10.0.0.10:53" {
 				t.Errorf("%v, %v\n%s", path.End, err, path)
 			}
@@ -125,7 +126,7 @@ func TestInvariants(t *testing.T) {
 		for range 60 {
 			s := meshtest.Scenes[random.IntN(2)]
 			p := drawPacket(random, s, in)
-			path, err := plan.Trace(p, meshtest.Interfaces())
+			path, err := effect.Trace(plan, p, meshtest.Interfaces())
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}

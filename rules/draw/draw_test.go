@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // small is a plan with each kind of end.
@@ -29,7 +30,7 @@ func small() rules.Plan {
 
 func wayOf(t *testing.T, plan rules.Plan, to string) *rules.Path {
 	t.Helper()
-	path, err := plan.Trace(rules.Packet{Protocol: rules.TCP, Socket: true, UID: 1000, Out: "eth0",
+	path, err := effect.Trace(plan, rules.Packet{Protocol: rules.TCP, Socket: true, UID: 1000, Out: "eth0",
 		Source: netip.MustParseAddrPort("10.0.0.7:40000"), Destination: netip.MustParseAddrPort(to)}, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package effect
+package effect_test
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -60,9 +61,9 @@ func edited(t testing.TB, plan rules.Plan, edit func(string) string) rules.Plan 
 	return plan
 }
 
-func compared(plan, have rules.Plan) Result {
-	pod := NewPod(interfaces)
-	return Compare(pod, OfPlan(pod, plan, rules.IPv4), OfPlan(pod, have, rules.IPv4))
+func compared(plan, have rules.Plan) effect.Result {
+	pod := effect.NewPod(interfaces)
+	return effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), effect.OfPlan(pod, have, rules.IPv4))
 }
 
 // What a change of rules means, with the packet that shows it.
@@ -76,28 +77,28 @@ func TestChanges(t *testing.T) {
 	const jump, capture = "-A OUTPUT -j ISTIO_OUTPUT", "-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT"
 	for name, tt := range map[string]struct {
 		edit func(string) string
-		want Answer
+		want effect.Answer
 		says string // of the first difference
 	}{
-		"a comment on a rule": {replace(capture, "-A ISTIO_INBOUND -p tcp -m comment --comment x -j ISTIO_IN_REDIRECT"), Equal, ""},
+		"a comment on a rule": {replace(capture, "-A ISTIO_INBOUND -p tcp -m comment --comment x -j ISTIO_IN_REDIRECT"), effect.Equal, ""},
 		"ports swapped": {func(s string) string {
 			return strings.NewReplacer("INBOUND -p tcp -m tcp --dport 15020", "INBOUND -p tcp -m tcp --dport 15090", "INBOUND -p tcp -m tcp --dport 15090", "INBOUND -p tcp -m tcp --dport 15020").Replace(s)
-		}, Equal, ""},
-		"a chain with another name":     {replace("ISTIO_IN_REDIRECT", "OTHER_IN"), Equal, ""},
-		"ports by multiport":            {replace("-A ISTIO_INBOUND -p tcp -m tcp --dport 15020 -j RETURN\n", "-A ISTIO_INBOUND -p tcp -m multiport --dports 15020,15090 -j RETURN\n"), Equal, ""},
-		"a redirect without a jump":     {replace("-A ISTIO_OUTPUT -j ISTIO_REDIRECT", "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001"), Equal, ""},
-		"a mark in mangle":              {table("*mangle\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -j MARK --set-xmark 0x1/0xffffffff\nCOMMIT\n"), Equal, ""},
-		"an accept before ours":         {before(jump, "-A OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT"), Less, "tcp 198.51.100.1:40000 to 203.0.113.9:443 of uid 1000 gid 1000: the plan gives it to port 15001, the kernel lets it leave"},
-		"a user let out":                {before("-A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN", "-A ISTIO_OUTPUT -m owner --uid-owner 1000 -j RETURN"), Less, "of uid 1000"},
-		"a range let in":                {before(capture, "-A ISTIO_INBOUND -s 10.99.0.0/24 -j RETURN"), Less, "the kernel delivers it to"},
-		"another port":                  {replace("--to-ports 15001", "--to-ports 15011"), Less, "the kernel gives it to port 15011"},
-		"nothing is left":               {func(string) string { return "" }, Less, ""},
-		"an unknown target":             {before(jump, "-A OUTPUT -p tcp -j TARPIT"), CannotTell, "cannot be known"},
-		"an unknown condition":          {before(jump, "-A OUTPUT -m quota --quota 5 -j ACCEPT"), CannotTell, ""},
-		"an unknown condition at last":  {replace("-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n", "-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n-A OUTPUT -p udp -m quota --quota 5 -j ACCEPT\n"), More, ""},
-		"an excluded port is captured":  {replace("-A ISTIO_INBOUND -p tcp -m tcp --dport 15090 -j RETURN\n", ""), More, "the plan delivers it to"},
-		"dropped by filter":             {table("*filter\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -m tcp --dport 25 -j DROP\nCOMMIT\n"), More, "the kernel drops it"},
-		"translated by somebody before": {before(jump, "-A OUTPUT -p tcp -m tcp --dport 443 -j DNAT --to-destination 203.0.113.1"), Less, "for 203.0.113.1:443"},
+		}, effect.Equal, ""},
+		"a chain with another name":     {replace("ISTIO_IN_REDIRECT", "OTHER_IN"), effect.Equal, ""},
+		"ports by multiport":            {replace("-A ISTIO_INBOUND -p tcp -m tcp --dport 15020 -j RETURN\n", "-A ISTIO_INBOUND -p tcp -m multiport --dports 15020,15090 -j RETURN\n"), effect.Equal, ""},
+		"a redirect without a jump":     {replace("-A ISTIO_OUTPUT -j ISTIO_REDIRECT", "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001"), effect.Equal, ""},
+		"a mark in mangle":              {table("*mangle\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -j MARK --set-xmark 0x1/0xffffffff\nCOMMIT\n"), effect.Equal, ""},
+		"an accept before ours":         {before(jump, "-A OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT"), effect.Less, "tcp 198.51.100.1:40000 to 203.0.113.9:443 of uid 1000 gid 1000: the plan gives it to port 15001, the kernel lets it leave"},
+		"a user let out":                {before("-A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN", "-A ISTIO_OUTPUT -m owner --uid-owner 1000 -j RETURN"), effect.Less, "of uid 1000"},
+		"a range let in":                {before(capture, "-A ISTIO_INBOUND -s 10.99.0.0/24 -j RETURN"), effect.Less, "the kernel delivers it to"},
+		"another port":                  {replace("--to-ports 15001", "--to-ports 15011"), effect.Less, "the kernel gives it to port 15011"},
+		"nothing is left":               {func(string) string { return "" }, effect.Less, ""},
+		"an unknown target":             {before(jump, "-A OUTPUT -p tcp -j TARPIT"), effect.CannotTell, "cannot be known"},
+		"an unknown condition":          {before(jump, "-A OUTPUT -m quota --quota 5 -j ACCEPT"), effect.CannotTell, ""},
+		"an unknown condition at last":  {replace("-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n", "-A ISTIO_OUTPUT -j ISTIO_REDIRECT\n-A OUTPUT -p udp -m quota --quota 5 -j ACCEPT\n"), effect.More, ""},
+		"an excluded port is captured":  {replace("-A ISTIO_INBOUND -p tcp -m tcp --dport 15090 -j RETURN\n", ""), effect.More, "the plan delivers it to"},
+		"dropped by filter":             {table("*filter\n:OUTPUT ACCEPT\n-A OUTPUT -p tcp -m tcp --dport 25 -j DROP\nCOMMIT\n"), effect.More, "the kernel drops it"},
+		"translated by somebody before": {before(jump, "-A OUTPUT -p tcp -m tcp --dport 443 -j DNAT --to-destination 203.0.113.1"), effect.Less, "for 203.0.113.1:443"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := compared(plan, edited(t, plan, tt.edit))
@@ -114,27 +115,27 @@ func TestChanges(t *testing.T) {
 // Base chains of others beside the plan's, whatever wrote them.
 func TestOthersBeside(t *testing.T) {
 	plan := istioPlan(t)
-	tcp443 := []Condition{{Field: Protocol, Set: Single(N(6))}, {Field: DestinationPort, Set: Single(N(443))}}
-	elsewhere := Action{Verb: DNAT, Value: Address(netip.MustParseAddr("203.0.113.1"))}
+	tcp443 := []effect.Condition{{Field: effect.Protocol, Set: effect.Single(effect.N(6))}, {Field: effect.DestinationPort, Set: effect.Single(effect.N(443))}}
+	elsewhere := effect.Action{Verb: effect.DNAT, Value: effect.Address(netip.MustParseAddr("203.0.113.1"))}
 	for name, tt := range map[string]struct {
-		base Base
-		want Answer
+		base effect.Base
+		want effect.Answer
 	}{
-		"nat that accepts, first":      {Base{Hook: Output, Kind: NAT, Priority: -110, Chain: &Chain{Rules: []Rule{{Actions: []Action{{Verb: Accept}}}}}}, Equal},
-		"nat that translates, first":   {Base{Hook: Output, Kind: NAT, Priority: -110, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{elsewhere}}}}}, Less},
-		"nat that translates, last":    {Base{Hook: Output, Kind: NAT, Priority: -90, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{elsewhere}}}}}, More},
-		"nat of the same priority":     {Base{Hook: Output, Kind: NAT, Priority: -100, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{elsewhere}}}}}, CannotTell},
-		"notrack early":                {Base{Hook: Output, Priority: -350, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{{Verb: NoTrack}}}}}}, Less},
-		"notrack too late":             {Base{Hook: Output, Priority: -150, Chain: &Chain{Rules: []Rule{{Conditions: tcp443, Actions: []Action{{Verb: NoTrack}}}}}}, Equal},
-		"something unknown that drops": {Base{Hook: Output, Priority: 0, Chain: &Chain{Rules: []Rule{{Unknown: "limit", Actions: []Action{{Verb: Drop}}}}}}, More},
-		"a policy of drop":             {Base{Hook: Input, Priority: 0, Drop: true, Chain: &Chain{}}, More},
-		"an unknown that redirects":    {Base{Hook: Output, Kind: NAT, Priority: -110, Chain: &Chain{Rules: []Rule{{Unknown: "time", Actions: []Action{{Verb: Redirect, Port: 9}}}}}}, CannotTell},
+		"nat that accepts, first":      {effect.Base{Hook: effect.Output, Kind: effect.NAT, Priority: -110, Chain: &effect.Chain{Rules: []effect.Rule{{Actions: []effect.Action{{Verb: effect.Accept}}}}}}, effect.Equal},
+		"nat that translates, first":   {effect.Base{Hook: effect.Output, Kind: effect.NAT, Priority: -110, Chain: &effect.Chain{Rules: []effect.Rule{{Conditions: tcp443, Actions: []effect.Action{elsewhere}}}}}, effect.Less},
+		"nat that translates, last":    {effect.Base{Hook: effect.Output, Kind: effect.NAT, Priority: -90, Chain: &effect.Chain{Rules: []effect.Rule{{Conditions: tcp443, Actions: []effect.Action{elsewhere}}}}}, effect.More},
+		"nat of the same priority":     {effect.Base{Hook: effect.Output, Kind: effect.NAT, Priority: -100, Chain: &effect.Chain{Rules: []effect.Rule{{Conditions: tcp443, Actions: []effect.Action{elsewhere}}}}}, effect.CannotTell},
+		"notrack early":                {effect.Base{Hook: effect.Output, Priority: -350, Chain: &effect.Chain{Rules: []effect.Rule{{Conditions: tcp443, Actions: []effect.Action{{Verb: effect.NoTrack}}}}}}, effect.Less},
+		"notrack too late":             {effect.Base{Hook: effect.Output, Priority: -150, Chain: &effect.Chain{Rules: []effect.Rule{{Conditions: tcp443, Actions: []effect.Action{{Verb: effect.NoTrack}}}}}}, effect.Equal},
+		"something unknown that drops": {effect.Base{Hook: effect.Output, Priority: 0, Chain: &effect.Chain{Rules: []effect.Rule{{Unknown: "limit", Actions: []effect.Action{{Verb: effect.Drop}}}}}}, effect.More},
+		"a policy of drop":             {effect.Base{Hook: effect.Input, Priority: 0, Drop: true, Chain: &effect.Chain{}}, effect.More},
+		"an unknown that redirects":    {effect.Base{Hook: effect.Output, Kind: effect.NAT, Priority: -110, Chain: &effect.Chain{Rules: []effect.Rule{{Unknown: "time", Actions: []effect.Action{{Verb: effect.Redirect, Port: 9}}}}}}, effect.CannotTell},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod := NewPod(interfaces)
-			have := OfPlan(pod, plan, rules.IPv4)
+			pod := effect.NewPod(interfaces)
+			have := effect.OfPlan(pod, plan, rules.IPv4)
 			have.Add(tt.base)
-			if r := Compare(pod, OfPlan(pod, plan, rules.IPv4), have); r.Answer != tt.want {
+			if r := effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), have); r.Answer != tt.want {
 				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
 			}
 		})
@@ -144,38 +145,27 @@ func TestOthersBeside(t *testing.T) {
 // Istio's native TPROXY lets packets to the app while the proxy does not listen, iptables' drops them.
 func TestWhileTheProxyIsAway(t *testing.T) {
 	plan := istioPlan(t, "sidecar.istio.io/interceptionMode", "TPROXY")
-	pod := NewPod(interfaces)
-	have := OfPlan(pod, plan, rules.IPv4)
-	soften := func(c *Chain) {
+	pod := effect.NewPod(interfaces)
+	have := effect.OfPlan(pod, plan, rules.IPv4)
+	var soften func(c *effect.Chain)
+	soften = func(c *effect.Chain) {
 		for i, r := range c.Rules {
-			if k := slices.IndexFunc(r.Actions, func(a Action) bool { return a.Verb == TProxy }); k >= 0 {
-				a := r.Actions[k]
-				a.Stops = false
-				c.Rules[i].Actions = []Action{a, {Verb: SetMark, Value: a.Value}, {Verb: Accept}}
-			}
-		}
-	}
-	for _, h := range have.hooks {
-		for _, b := range h {
-			soften(b.Chain)
-			for _, r := range b.Rules {
-				for _, a := range r.Actions {
-					if a.Chain != nil {
-						soften(a.Chain)
-						for _, r := range a.Chain.Rules {
-							for _, a := range r.Actions {
-								if a.Chain != nil {
-									soften(a.Chain)
-								}
-							}
-						}
-					}
+			for _, a := range r.Actions {
+				switch {
+				case a.Verb == effect.TProxy:
+					a.Stops = false
+					c.Rules[i].Actions = []effect.Action{a, {Verb: effect.SetMark, Value: a.Value}, {Verb: effect.Accept}}
+				case a.Chain != nil:
+					soften(a.Chain)
 				}
 			}
 		}
 	}
-	r := Compare(pod, OfPlan(pod, plan, rules.IPv4), have)
-	if r.Answer != LessWhileAway || !strings.Contains(r.Differences[0].String(), "while the proxy does not listen") {
+	for _, b := range have.Bases() {
+		soften(b.Chain)
+	}
+	r := effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), have)
+	if r.Answer != effect.LessWhileAway || !strings.Contains(r.Differences[0].String(), "while the proxy does not listen") {
 		t.Errorf("got %s: %v", r.Answer, r.Differences)
 	}
 }
@@ -196,7 +186,7 @@ func TestTooMuchWork(t *testing.T) {
 	}
 	filter.Chains = append(filter.Chains, rules.Chain{Name: "C14", Rules: []rules.Rule{{Match: []rules.Match{rules.Protocol("tcp")}, Target: rules.SetMark(7)}}})
 	have.V4.Tables = append(slices.Clone(have.V4.Tables), filter)
-	if r := compared(plan, have); r.Answer != CannotTell || r.Work < maxWork || r.Work > 2*maxWork {
+	if r := compared(plan, have); r.Answer != effect.CannotTell || r.Work < effect.MaxWork || r.Work > 2*effect.MaxWork {
 		t.Errorf("got %s after %d steps", r.Answer, r.Work)
 	}
 }
@@ -204,11 +194,11 @@ func TestTooMuchWork(t *testing.T) {
 // A pod that has its address on lo and no interface yet.
 func TestOnlyLoopback(t *testing.T) {
 	plan := istioPlan(t)
-	pod := NewPod([]rules.Interface{{Name: "lo", Addresses: addresses}})
+	pod := effect.NewPod([]rules.Interface{{Name: "lo", Addresses: addresses}})
 	have := edited(t, plan, func(s string) string {
 		return strings.Replace(s, "-A OUTPUT -j ISTIO_OUTPUT", "-A OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT\n-A OUTPUT -j ISTIO_OUTPUT", 1)
 	})
-	if r := Compare(pod, OfPlan(pod, plan, rules.IPv4), OfPlan(pod, have, rules.IPv4)); r.Answer != Less {
+	if r := effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), effect.OfPlan(pod, have, rules.IPv4)); r.Answer != effect.Less {
 		t.Errorf("got %s", r.Answer)
 	}
 }
@@ -237,7 +227,7 @@ func BenchmarkCompare(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if r := compared(plan, plan); r.Answer != Equal {
+				if r := compared(plan, plan); r.Answer != effect.Equal {
 					b.Fatal(r.Answer)
 				}
 			}

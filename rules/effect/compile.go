@@ -13,13 +13,16 @@ import (
 
 // OfPlan returns the side of a plan's rules of one family, with its routes and addresses.
 func OfPlan(p *Pod, plan rules.Plan, family rules.Family) *Side {
-	rs := plan.V4
-	if family == rules.IPv6 {
-		rs = plan.V6
-	}
 	s := NewSide(p, family, plan.Routes, plan.Loopback)
-	s.AddTables(p, rs)
+	s.AddTables(p, ruleset(plan, family))
 	return s
+}
+
+func ruleset(plan rules.Plan, family rules.Family) rules.Ruleset {
+	if family == rules.IPv6 {
+		return plan.Rulesets()[1]
+	}
+	return plan.Rulesets()[0]
 }
 
 // Where the kernel asks the built-in chains of iptables' tables (the registrations of net/ipv4/netfilter/iptable_*.c).
@@ -30,28 +33,35 @@ var tables = map[string]struct {
 	"raw": {-300, Filter}, "mangle": {-150, Filter}, "nat": {-100, NAT}, "filter": {0, Filter}, "security": {50, Filter},
 }
 
-var builtin = map[string]Hook{"PREROUTING": Prerouting, "INPUT": Input, "FORWARD": Forward, "OUTPUT": Output, "POSTROUTING": Postrouting}
+// chainNames are those of the built-in chains by their hooks.
+var chainNames = [hooks]string{Prerouting: "PREROUTING", Input: "INPUT", Forward: "FORWARD", Output: "OUTPUT", Postrouting: "POSTROUTING"}
 
-// AddTables adds tables of iptables, whose built-in chains accept what their rules do not decide.
-func (s *Side) AddTables(p *Pod, rs rules.Ruleset) {
-	var bases []Base
+// AddTables adds tables of iptables.
+func (s *Side) AddTables(p *Pod, rs rules.Ruleset) { s.Add(p.bases(rs, nil)...) }
+
+// bases compiles tables of iptables, whose built-in chains accept what their rules do not decide. Where steps are wanted,
+// they tell what each rule is made of.
+func (p *Pod) bases(rs rules.Ruleset, steps map[*Rule]rules.Step) (all []Base) {
 	for _, t := range rs.Tables {
 		made := map[string]*Chain{}
 		for _, chain := range t.Chains {
-			made[chain.Name] = &Chain{Name: t.Name + " " + chain.Name}
+			made[chain.Name] = &Chain{Name: t.Name + " " + chain.Name, Rules: make([]Rule, 0, len(chain.Rules))}
 		}
 		for _, chain := range t.Chains {
-			for _, r := range chain.Rules {
-				made[chain.Name].Rules = append(made[chain.Name].Rules, p.rule(rs.Family, r, made))
+			c := made[chain.Name]
+			for i, r := range chain.Rules {
+				if c.Rules = append(c.Rules, p.rule(rs.Family, r, made)); steps != nil {
+					steps[&c.Rules[i]] = rules.Step{Table: t.Name, Chain: chain.Name, Index: i + 1, Rule: r}
+				}
 			}
-			hook, based := builtin[chain.Name]
-			if b, known := PlaceOf(t.Name, hook); based && known {
-				b.Chain = made[chain.Name]
-				bases = append(bases, b)
+			hook := slices.Index(chainNames[:], chain.Name)
+			if b, known := PlaceOf(t.Name, Hook(hook)); hook >= 0 && known {
+				b.Chain = c
+				all = append(all, b)
 			}
 		}
 	}
-	s.Add(bases...)
+	return all
 }
 
 // PlaceOf returns where the kernel asks a built-in chain of an iptables table; false for a table that it does not have.
@@ -71,9 +81,14 @@ func PlaceOf(table string, hook Hook) (b Base, known bool) {
 func (s *Side) Add(bases ...Base) {
 	j := joiner{done: map[*Chain]bool{}, pure: map[*Chain]bool{}}
 	for _, b := range bases {
-		if j.shorten(b.Chain); len(b.Rules) == 0 && !b.Drop { // it has no effect, and would double the orders
-			continue
-		}
+		j.shorten(b.Chain)
+	}
+	s.place(slices.DeleteFunc(bases, func(b Base) bool { return len(b.Rules) == 0 && !b.Drop })) // they would only double the orders
+}
+
+// place puts base chains where the kernel runs them.
+func (s *Side) place(bases []Base) {
+	for _, b := range bases {
 		s.hooks[b.Hook] = append(s.hooks[b.Hook], b)
 	}
 	for _, list := range s.hooks {
@@ -108,6 +123,8 @@ func (p *Pod) rule(family rules.Family, r rules.Rule, chains map[string]*Chain) 
 
 // protocols are the numbers of those that rules name.
 var protocols = map[string]uint64{rules.TCP: 6, rules.UDP: 17, rules.ICMP: 1, rules.ICMPv6: 58}
+
+const unnamed = 255 // a protocol that no rule names
 
 var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // protocols with ports, to xt_multiport
 

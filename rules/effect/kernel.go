@@ -201,6 +201,11 @@ func (w *walker) track(flows []*flow, hook Hook) []*flow {
 func (w *walker) routed(flows []*flow) []*flow {
 	here, away := w.cutAll(flows, func(f *flow) ref { return f.dst }, w.side.local)
 	marked, away := w.cutAll(away, func(f *flow) ref { return f.mark }, w.side.marks)
+	for _, f := range marked {
+		if f.inbound {
+			w.way.note("routed to the pod itself by mark %#x", f.value(f.mark).lo)
+		}
+	}
 	here = append(here, marked...)
 	for _, f := range here {
 		f.route = given(loopback)
@@ -227,6 +232,9 @@ func (w *walker) outbound(flows []*flow) {
 	flows = w.routedIf(flows, func(f *flow) bool { return f.dst.isGiven() })
 	flows = w.rerouting(flows, atNat, highest)
 	for _, f := range flows {
+		if f.value(f.out) != f.value(f.route) {
+			w.way.note("routed again: now by %s", w.pod.names[f.value(f.route).lo])
+		}
 		f.out = f.route
 	}
 	back, away := w.led(w.postrouting(flows))
@@ -234,6 +242,7 @@ func (w *walker) outbound(flows []*flow) {
 	// They keep their mark, connection and route: they are neither tracked nor routed a second time, and nat has settled
 	// their connections.
 	for _, f := range back {
+		w.way.note("comes back in by lo")
 		f.looped, f.in, f.out, f.socket = true, given(loopback), given(none), false
 	}
 	w.deliver(w.pass(merge(back), Prerouting, lowest, highest))
@@ -320,7 +329,10 @@ func (w *walker) forward(flows []*flow) {
 func (w *walker) martian(flows []*flow, own Set) []*flow {
 	from, others := w.cutAll(flows, func(*flow) ref { return entered(Source) }, own)
 	to, fine := w.cutAll(others, func(f *flow) ref { return f.dst }, own)
-	w.endAll(append(from, to...), dropped)
+	for _, f := range append(from, to...) {
+		w.way.note("a loopback address cannot come by %s", w.pod.names[f.value(f.in).lo])
+		w.end(f, dropped)
+	}
 	return fine
 }
 

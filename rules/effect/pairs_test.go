@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package effect
+package effect_test
 
 import (
 	"math/rand/v2"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
@@ -14,7 +15,7 @@ import (
 // said.
 func TestPairs(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, uint64(draws(t, 4))))
-	counts := map[Answer]int{}
+	counts := map[effect.Answer]int{}
 	replayed := 0
 	total := draws(t, 60)
 	for i := range total {
@@ -28,20 +29,21 @@ func TestPairs(t *testing.T) {
 			continue
 		}
 		*damage = generate.Damaged(random, rs)
-		pod := NewPod(s.Interfaces)
-		r := Compare(pod, OfPlan(pod, s.Plan, family), OfPlan(pod, other, family))
+		pod := effect.NewPod(s.Interfaces)
+		r := effect.Compare(pod, effect.OfPlan(pod, s.Plan, family), effect.OfPlan(pod, other, family))
 		counts[r.Answer]++
 		for _, d := range r.Differences {
 			if d.Other != "" || d.Followed || d.Away {
 				continue
 			}
-			was, err := s.Plan.Trace(d.Witness, s.Interfaces)
-			now, err2 := other.Trace(d.Witness, s.Interfaces)
+			was, err := effect.Trace(s.Plan, d.Witness, s.Interfaces)
+			now, err2 := effect.Trace(other, d.Witness, s.Interfaces)
 			if err == nil && err2 == nil && was.End == now.End {
 				t.Fatalf("not so: %s\n%s%s", d, was, now)
 			}
 			replayed++
 		}
+		before, after := effect.NewTracer(s.Plan, s.Interfaces), effect.NewTracer(other, s.Interfaces)
 		var all []rules.Packet
 		if i%8 == 0 { // they take long to find
 			all = append(generate.Witnesses(rs, s.Interfaces), generate.Witnesses(*damage, s.Interfaces)...)
@@ -52,29 +54,29 @@ func TestPairs(t *testing.T) {
 				p = all[k]
 			}
 			if p.Family() == family {
-				holdsFor(t, p, s, other, r.Answer)
+				holdsFor(t, p, before, after, r.Answer)
 			}
 		}
 	}
-	if counts[CannotTell] > total/100 {
-		t.Errorf("of %d pairs in which nothing is unknown, %d cannot be told", total, counts[CannotTell])
+	if counts[effect.CannotTell] > total/100 {
+		t.Errorf("of %d pairs in which nothing is unknown, %d cannot be told", total, counts[effect.CannotTell])
 	}
-	if counts[Equal] == 0 || counts[More] == 0 || counts[Less] < total/10 || replayed < total/2 {
+	if counts[effect.Equal] == 0 || counts[effect.More] == 0 || counts[effect.Less] < total/10 || replayed < total/2 {
 		t.Errorf("too few of some kind: %v, %d witnesses", counts, replayed)
 	}
 }
 
 // holdsFor fails where a packet shows that an answer is wrong.
-func holdsFor(t *testing.T, p rules.Packet, s generate.Setting, other rules.Plan, answer Answer) {
+func holdsFor(t *testing.T, p rules.Packet, before, after *effect.Tracer, answer effect.Answer) {
 	t.Helper()
-	was, err := s.Plan.Trace(p, s.Interfaces)
-	now, err2 := other.Trace(p, s.Interfaces)
+	was, err := before.Trace(p)
+	now, err2 := after.Trace(p)
 	if err != nil || err2 != nil {
 		return
 	}
 	wanted := was.End.Kind != rules.Leaves && was.End.Kind != rules.Delivered
 	around := now.End.Kind == rules.Leaves || now.End.Kind == rules.Delivered
-	if wanted && around && answer != Less || answer == Equal && (was.End.Kind != now.End.Kind || was.End.Port != now.End.Port) {
+	if wanted && around && answer != effect.Less || answer == effect.Equal && (was.End.Kind != now.End.Kind || was.End.Port != now.End.Port) {
 		t.Fatalf("%s, but %s\n%s", answer, was, now)
 	}
 }

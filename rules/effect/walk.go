@@ -11,9 +11,10 @@ type walker struct {
 	limit int // of work
 	work  int
 	ended []*flow
+	way   *way // of the only packet, where one is traced
 }
 
-func (w *walker) over() bool { return w.work > w.limit }
+func (w *walker) over() bool { return w.work > w.limit || w.way.failed() }
 
 // cut divides a flow by a condition on what its packets have now. Either part is nil where no packet is in it.
 func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
@@ -148,6 +149,7 @@ type outcome struct{ next, returned, stopped []*flow }
 
 // rule returns the flows that come to the next rule.
 func (w *walker) rule(flows []*flow, r *Rule, hook Hook, depth int) (rest []*flow, out outcome) {
+	w.way.asks(r, hook)
 	first := slices.IndexFunc(flows, func(f *flow) bool { return !w.misses(f, r.Conditions) })
 	if first < 0 {
 		return flows, out
@@ -170,7 +172,9 @@ func (w *walker) rule(flows []*flow, r *Rule, hook Hook, depth int) (rest []*flo
 			rest = append(rest, &other)
 		}
 	}
+	step := w.way.meets(r, hits, hook, depth)
 	out = w.act(hits, r.Actions, hook, depth)
+	w.way.came(step, hits)
 	return append(rest, out.next...), out
 }
 
@@ -245,6 +249,7 @@ func (w *walker) endAll(flows []*flow, k kind) {
 
 // end keeps only the part of a flow's state that is compared, so that more ends can be merged.
 func (w *walker) end(f *flow, k kind) {
+	w.way.ends(f, k)
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
 	if k != dropped && k != refused && k != unknown {
 		last.dst, last.dport, last.listener = f.dst, f.dport, f.listener

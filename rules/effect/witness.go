@@ -12,15 +12,17 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
+// entering is the state of packets as they enter.
+var entering = state{in: given(none), out: given(none), route: given(none), mark: entered(Mark), connMark: entered(ConnMark), dst: entered(Destination), dport: entered(DestinationPort)}
+
 // starts returns all packets, as flows that differ in how packets enter and whether their connection exists.
 func starts(p *Pod, six bool) []flow {
 	zero := Single(N(0))
 	all := box{Protocol: Between(1, 255), Source: every(six), Destination: every(six).Without(zero), SourcePort: every16, DestinationPort: every16,
 		UID: every32, GID: every32, In: zero, Out: p.others, Mark: every32}
-	entry := state{in: given(none), out: given(none), route: given(none), mark: entered(Mark), connMark: entered(ConnMark), dst: entered(Destination), dport: entered(DestinationPort)}
 	var out []flow
 	for _, existing := range []bool{false, true} {
-		f := flow{entry, all}
+		f := flow{entering, all}
 		f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(invalid, fresh, untracked), zero, zero, Values(0, 1)
 		if existing {
 			f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(related, established), every32, Values(0, 1), Single(N(1))

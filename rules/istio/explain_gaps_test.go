@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
@@ -32,8 +33,9 @@ func (x sent) around() bool {
 func TestGapsAreTrue(t *testing.T) {
 	t.Parallel()
 	for seed, s := range drawn() {
+		tracer := effect.NewTracer(s.Plan, s.Interfaces)
 		for _, gap := range gapsOf()[seed] {
-			x, err := send(&s, *gap.Packet)
+			x, err := send(&s, tracer, *gap.Packet)
 			if err != nil {
 				t.Fatalf("seed %d: %s: %v", seed, gap.What, err)
 			}

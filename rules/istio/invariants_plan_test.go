@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
@@ -146,6 +147,7 @@ func TestInvariantFamiliesAgree(t *testing.T) {
 		}
 		drawing := s
 		drawing.Pod.IPs = addrs("10.244.1.7")
+		tracer := effect.NewTracer(s.Plan, s.Interfaces)
 		for range drawnPackets {
 			four := drawing.Packet(random)
 			if wideLoopback(four.Source.Addr()) || wideLoopback(four.Destination.Addr()) {
@@ -153,7 +155,7 @@ func TestInvariantFamiliesAgree(t *testing.T) {
 			}
 			six := four
 			six.Source, six.Destination = mirroredPort(four.Source), mirroredPort(four.Destination)
-			a, b := sendTo(t, seed, &s, four), sendTo(t, seed, &s, six)
+			a, b := sendTo(t, seed, &s, tracer, four), sendTo(t, seed, &s, tracer, six)
 			want := a.end
 			want.To, want.Original = mirroredPort(want.To), mirroredPort(want.Original)
 			if want != b.end {
@@ -167,9 +169,9 @@ func TestInvariantFamiliesAgree(t *testing.T) {
 	}
 }
 
-func sendTo(t *testing.T, seed int, s *generate.Setting, p rules.Packet) sent {
+func sendTo(t *testing.T, seed int, s *generate.Setting, tracer *effect.Tracer, p rules.Packet) sent {
 	t.Helper()
-	x, err := send(s, p)
+	x, err := send(s, tracer, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,9 +243,10 @@ func TestInvariantOrderOfListsDoesNotMatter(t *testing.T) {
 		}
 		differ++
 		other.Interfaces = s.Interfaces
+		before, after := effect.NewTracer(s.Plan, s.Interfaces), effect.NewTracer(other.Plan, s.Interfaces)
 		for range drawnPackets {
 			p := s.Packet(random)
-			a, b := sendTo(t, seed, &s, p), sendTo(t, seed, &other, p)
+			a, b := sendTo(t, seed, &s, before, p), sendTo(t, seed, &other, after, p)
 			if a.end != b.end {
 				t.Fatalf("%v\n%s\n%v\n%s", s.Pod.Annotations, a.way(), other.Pod.Annotations, b.way())
 			}

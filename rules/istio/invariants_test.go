@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
@@ -42,8 +43,9 @@ func sendAll(draw func(generate.Setting, *rand.Rand) rules.Packet) ([]sent, erro
 	for seed := range drawn() {
 		s := &drawn()[seed]
 		random := rand.New(rand.NewPCG(uint64(seed), 1))
+		tracer := effect.NewTracer(s.Plan, s.Interfaces)
 		for range drawnPackets {
-			x, err := send(s, draw(*s, random))
+			x, err := send(s, tracer, draw(*s, random))
 			if err != nil {
 				return nil, fmt.Errorf("seed %d: %w\n%+v", seed, err, s.Intent)
 			}
@@ -63,14 +65,14 @@ type sent struct {
 	place  istio.Place
 }
 
-func send(s *generate.Setting, packet rules.Packet) (sent, error) {
-	path, err := s.Plan.Trace(packet, s.Interfaces)
+func send(s *generate.Setting, tracer *effect.Tracer, packet rules.Packet) (sent, error) {
+	path, err := tracer.Trace(packet)
 	return sent{Setting: s, packet: path.Packet, end: path.End, place: s.Intent.Place(path.End)}, err
 }
 
 // way prints how the packet went.
 func (x sent) way() string {
-	path, err := x.Plan.Trace(x.packet, x.Interfaces)
+	path, err := effect.Trace(x.Plan, x.packet, x.Interfaces)
 	return fmt.Sprintf("seed %d\n%+v\n%v\n%s", x.seed, x.Intent, err, path)
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
@@ -41,7 +42,7 @@ func TestPlace(t *testing.T) {
 			if tt.change != nil {
 				tt.change(&p)
 			}
-			path, err := plan.Trace(p, interfaces)
+			path, err := effect.Trace(plan, p, interfaces)
 			if err != nil {
 				t.Fatal(err)
 			}

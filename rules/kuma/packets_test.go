@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 )
 
@@ -96,7 +97,7 @@ func TestZones(t *testing.T) {
 			"proxy is answered": {answer, 1}, "proxy answers": {toApp, 2}, "others": {s.Sent(app, "udp", s.Outside, 443), 0},
 		} {
 			for p, want := range map[*rules.Plan]uint16{&plan: tt.zone, &one: 0} {
-				path, err := p.Trace(tt.packet, meshtest.Interfaces())
+				path, err := effect.Trace(*p, tt.packet, meshtest.Interfaces())
 				if err != nil || path.End.Zone != want {
 					t.Errorf("%s %s: zone %d, want %d, %v\n%s", s.Family, name, path.End.Zone, want, err, path)
 				}
@@ -164,7 +165,7 @@ func TestInvariants(t *testing.T) {
 		for range 60 {
 			s := meshtest.Scenes[random.IntN(2)]
 			p := drawPacket(random, s, in)
-			path, err := plan.Trace(p, meshtest.Interfaces())
+			path, err := effect.Trace(plan, p, meshtest.Interfaces())
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
 )
 
@@ -119,7 +120,7 @@ func TestInvariants(t *testing.T) {
 		for range 60 {
 			s := meshtest.Scenes[random.IntN(2)]
 			p := drawPacket(random, s, in)
-			path, err := plan.Trace(p, meshtest.Interfaces())
+			path, err := effect.Trace(plan, p, meshtest.Interfaces())
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/static"
 )
 
@@ -95,13 +96,13 @@ func TestTProxyKeepsTheClientsAddress(t *testing.T) {
 	for _, s := range meshtest.Scenes {
 		onward := s.Sent(proxy, "tcp", s.Own, 8080)
 		onward.Source, onward.Mark = netip.AddrPortFrom(s.Client, 40000), static.Mark
-		path, err := plan.Trace(onward, meshtest.Interfaces())
+		path, err := effect.Trace(plan, onward, meshtest.Interfaces())
 		if err != nil || meshtest.End(path.End) != "delivered 8080" || path.End.ConnMark != static.Mark {
 			t.Fatalf("to the app: %v, %v", err, path)
 		}
 		answer := s.Sent(app, "tcp", s.Client, 40000)
 		answer.Source, answer.State, answer.ConnMark = netip.AddrPortFrom(s.Own, 8080), rules.StateEstablished, static.Mark
-		path, err = plan.Trace(answer, meshtest.Interfaces())
+		path, err = effect.Trace(plan, answer, meshtest.Interfaces())
 		if err != nil || path.End.Kind != rules.Delivered {
 			t.Errorf("back to the proxy: %v, %v", err, path)
 		}
@@ -120,7 +121,7 @@ func TestInvariants(t *testing.T) {
 		for range 60 {
 			s := meshtest.Scenes[random.IntN(2)]
 			packet := drawPacket(random, s, p)
-			path, err := plan.Trace(packet, meshtest.Interfaces())
+			path, err := effect.Trace(plan, packet, meshtest.Interfaces())
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}

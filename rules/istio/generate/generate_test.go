@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
@@ -41,7 +42,7 @@ func TestDrawsCoverTheSpace(t *testing.T) {
 			}
 		}
 		for range 20 {
-			path, err := s.Plan.Trace(s.Packet(random), s.Interfaces)
+			path, err := effect.Trace(s.Plan, s.Packet(random), s.Interfaces)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +79,7 @@ func TestWitnesses(t *testing.T) {
 		pod := generate.Interfaces(plan, []netip.Addr{netip.MustParseAddr("10.244.1.7")})
 		seen, met, missed := map[rules.Packet]bool{}, 0, 0
 		for _, p := range generate.Witnesses(rs, pod) {
-			path, err := plan.Trace(p, pod)
+			path, err := effect.Trace(plan, p, pod)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -91,8 +91,9 @@ func TestEffectOfOtherMeshesMutants(t *testing.T) {
 // endsElsewhere reports whether any witness ends elsewhere, whatever it leaves behind: a mark that no rule asks for is none.
 func endsElsewhere(worlds []world, mutated rules.Plan) bool {
 	return slices.ContainsFunc(worlds, func(w world) bool {
+		tracer := effect.NewTracer(mutated, w.interfaces)
 		for i, p := range w.packets {
-			path, err := mutated.Trace(p, w.interfaces)
+			path, err := tracer.Trace(p)
 			if err != nil || path.End.Kind != w.ends[i].Kind || path.End.Port != w.ends[i].Port {
 				return true
 			}
@@ -118,15 +119,16 @@ func judged(t *testing.T, s subject, worlds []world, m Mutant) (answer effect.An
 		pod := effect.NewPod(w.interfaces)
 		r := effect.Compare(pod, effect.OfPlan(pod, s.plan, s.family), effect.OfPlan(pod, mutated, s.family))
 		answer = max(answer, r.Answer)
+		before, after := effect.NewTracer(s.plan, w.interfaces), effect.NewTracer(mutated, w.interfaces)
 		for _, d := range r.Differences {
 			if d.Other != "" || d.Followed || d.Away {
 				continue
 			}
-			was, err := s.plan.Trace(d.Witness, w.interfaces)
+			was, err := before.Trace(d.Witness)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if now, err := mutated.Trace(d.Witness, w.interfaces); err == nil && was.End == now.End {
+			if now, err := after.Trace(d.Witness); err == nil && was.End == now.End {
 				t.Errorf("%s %s: %s: not so: %s\n%s", s.name, s.family, m, d, now)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 const testdata = "../testdata"
@@ -67,16 +68,19 @@ func equivalentToMixed(t *testing.T, s subject, random *rand.Rand) {
 		if why == "" {
 			continue
 		}
-		mutated := s.with(m.Rules)
+		var before, after []*effect.Tracer
+		for _, w := range worlds {
+			before, after = append(before, effect.NewTracer(s.plan, w.interfaces)), append(after, effect.NewTracer(s.with(m.Rules), w.interfaces))
+		}
 		for range mixed {
-			w := worlds[random.IntN(len(worlds))]
-			p := mix(random, w.packets)
-			before, err := s.plan.Trace(p, w.interfaces)
+			world := random.IntN(len(worlds))
+			p := mix(random, worlds[world].packets)
+			was, err := before[world].Trace(p)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if after, err := mutated.Trace(p, w.interfaces); err != nil || after.End != before.End {
-				t.Fatalf("%s: is said to be equivalent (%s), but:\n%s%v\n%s", m, why, before, err, after)
+			if now, err := after[world].Trace(p); err != nil || now.End != was.End {
+				t.Fatalf("%s: is said to be equivalent (%s), but:\n%s%v\n%s", m, why, was, err, now)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
@@ -86,8 +87,9 @@ func (s subject) worlds() ([]world, map[place]bool, error) {
 	beside := rules.Interface{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr("::3")}}
 	for _, interfaces := range [][]rules.Interface{plain, append(slices.Clone(plain), beside)} {
 		w := world{interfaces: interfaces, packets: generate.Witnesses(s.rules(), interfaces), meets: map[place][]int{}}
+		tracer := effect.NewTracer(s.plan, interfaces)
 		for i, p := range w.packets {
-			path, err := s.plan.Trace(p, interfaces)
+			path, err := tracer.Trace(p)
 			if err != nil {
 				return nil, nil, fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -109,8 +111,9 @@ func (s subject) worlds() ([]world, map[place]bool, error) {
 
 // tells reports whether any packet ends elsewhere; those that meet the changed rule are the likeliest.
 func (w world) tells(mutated rules.Plan, m Mutant) bool {
+	tracer := effect.NewTracer(mutated, w.interfaces)
 	differs := func(i int) bool {
-		path, err := mutated.Trace(w.packets[i], w.interfaces)
+		path, err := tracer.Trace(w.packets[i])
 		return err != nil || path.End != w.ends[i]
 	}
 	if slices.ContainsFunc(w.meets[place{m.Table, m.Chain, m.Index}], differs) {

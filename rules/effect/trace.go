@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Trace walks a packet through a plan in a pod that has these interfaces (lo needs no mention), and tells what becomes of
+// it. It assumes that the listeners are there, and that chains of others let pass what the plan does not stop. A rule of
+// somebody else on the way, a rule that the kernel would refuse where it stands, and a packet that cannot exist are errors:
+// nothing is guessed.
+func Trace(plan rules.Plan, packet rules.Packet, interfaces []rules.Interface) (rules.Path, error) {
+	return NewTracer(plan, interfaces).Trace(packet)
+}
+
+// Tracer traces many packets through one plan. It is not for concurrent use.
+type Tracer struct {
+	plan       rules.Plan
+	interfaces []rules.Interface
+	pod        *Pod
+	sides      map[rules.Family]*Side // of the families that were asked about
+	steps      map[*Rule]rules.Step   // what the rules of the sides say
+}
+
+// NewTracer returns a tracer of packets in a pod with these interfaces.
+func NewTracer(plan rules.Plan, interfaces []rules.Interface) *Tracer {
+	return &Tracer{plan: plan, interfaces: slices.Clip(interfaces)}
+}
+
+// Trace is the function of that name.
+func (t *Tracer) Trace(packet rules.Packet) (rules.Path, error) {
+	if packet.State == 0 {
+		packet.State = rules.StateNew
+	}
+	if err := packet.Check(); err != nil {
+		return rules.Path{}, fmt.Errorf("trace %s: %w", packet, err)
+	}
+	side := t.side(packet)
+	y := &way{Tracer: t, path: rules.Path{Packet: packet}}
+	w := walker{side: side, pod: t.pod, limit: maxWork, way: y}
+	f := t.pod.flow(packet)
+	switch {
+	case packet.Direction == rules.Inbound:
+		w.inbound([]*flow{f})
+	case packet.Out == "" && !side.local.has(f.value(f.dst)) && !side.marks.has(f.value(f.mark)):
+		y.wayless(packet.Destination.Addr())
+	default:
+		w.outbound([]*flow{f})
+	}
+	if y.err != nil {
+		return y.path, fmt.Errorf("trace %s: %w", packet, y.err)
+	}
+	return y.path, nil
+}
+
+// side returns the rules that the packet may meet, compiled as they are written. A condition on interfaces whose names
+// begin alike knows those of the pod and of the packet.
+func (t *Tracer) side(packet rules.Packet) *Side {
+	for _, name := range []string{packet.In, packet.Out} {
+		if name != "" && !slices.ContainsFunc(t.interfaces, func(i rules.Interface) bool { return i.Name == name }) {
+			t.interfaces, t.pod = append(t.interfaces, rules.Interface{Name: name}), nil
+		}
+	}
+	if t.pod == nil {
+		t.pod, t.sides, t.steps = NewPod(t.interfaces), map[rules.Family]*Side{}, make(map[*Rule]rules.Step, t.plan.Rules())
+	}
+	family := packet.Family()
+	if t.sides[family] == nil {
+		side := NewSide(t.pod, family, t.plan.Routes, t.plan.Loopback)
+		side.place(t.pod.bases(ruleset(t.plan, family), t.steps))
+		t.sides[family] = side
+	}
+	return t.sides[family]
+}
+
+// flow returns the flow of a single packet.
+func (p *Pod) flow(packet rules.Packet) *flow {
+	f := &flow{state: entering}
+	protocol, named := protocols[packet.Protocol]
+	if !named {
+		protocol = unnamed
+	}
+	v := [fields]Number{Protocol: N(protocol),
+		Source: Address(packet.Source.Addr()), SourcePort: N(uint64(packet.Source.Port())),
+		Destination: Address(packet.Destination.Addr()), DestinationPort: N(uint64(packet.Destination.Port())), Out: N(p.number(packet.Out)),
+		Mark: N(uint64(packet.Mark)), ConnMark: N(uint64(packet.ConnMark)), CTState: N(uint64(packet.State)), Listening: N(1)}
+	if f.inbound = packet.Direction == rules.Inbound; f.inbound {
+		v[In] = N(p.number(packet.In))
+	}
+	if f.socket, f.owned = packet.Socket, packet.Socket; packet.Socket {
+		v[UID], v[GID] = N(uint64(packet.UID)), N(uint64(packet.GID))
+	}
+	if packet.Transparent {
+		v[Transparent] = N(1)
+	}
+	for x := range v {
+		f.box[x] = Single(v[x])
+	}
+	return f
+}
+
+// value returns what a packet of a flow has.
+func (f *flow) value(r ref) Number {
+	if r.isGiven() {
+		return r.c
+	}
+	return f.box[r.from].all()[0].First
+}
+
+// way is what the only packet of a walk has met. A walk of many packets has none: nil, which notes nothing.
+type way struct {
+	*Tracer
+	path rules.Path
+	err  error
+}
+
+func (y *way) failed() bool { return y != nil && y.err != nil }
+
+func (y *way) fail(s rules.Step, format string, args ...any) {
+	if y.err == nil {
+		y.err = fmt.Errorf("table %s, chain %s, rule %d, %s: %s", s.Table, s.Chain, s.Index, s.Rule, fmt.Sprintf(format, args...))
+	}
+}
+
+func (y *way) wayless(to netip.Addr) {
+	y.err = fmt.Errorf("no interface leads to %s: name one, or give the pod that address", to)
+}
+
+// note says what the kernel does of its own.
+func (y *way) note(format string, args ...any) {
+	if y != nil && y.err == nil {
+		y.path.Steps = append(y.path.Steps, rules.Step{Note: fmt.Sprintf(format, args...)})
+	}
+}
+
+// asks refuses a rule that asks for an owner where packets have none (the hooks of net/netfilter/xt_owner.c).
+func (y *way) asks(r *Rule, hook Hook) {
+	if y == nil || hook == Output || hook == Postrouting {
+		return
+	}
+	if slices.ContainsFunc(r.Conditions, func(c Condition) bool { return c.Field == UID || c.Field == GID }) {
+		y.fail(y.steps[r], "the kernel refuses an owner at %s", chainNames[hook])
+	}
+}
+
+// meets notes that the packet matches a rule, and returns the number of that step.
+func (y *way) meets(r *Rule, hits []*flow, hook Hook, depth int) int {
+	if y == nil || y.err != nil || len(hits) == 0 {
+		return -1
+	}
+	s := y.steps[r]
+	if why := misplaced(r, s, y.path.Packet, hook, depth); why != "" {
+		y.fail(s, "%s", why)
+	}
+	if _, zone := s.Rule.Target.(rules.CTZone); zone && !hits[0].trackable() {
+		s.Note = "the zone is chosen already"
+	}
+	y.path.Steps = append(y.path.Steps, s)
+	return len(y.path.Steps) - 1
+}
+
+// misplaced says why the kernel would not have a rule where it stands (table and hooks in the registrations of
+// net/netfilter/xt_*.c), or why nobody knows what it does.
+func misplaced(r *Rule, s rules.Step, packet rules.Packet, hook Hook, depth int) string {
+	fits := true
+	switch target := s.Rule.Target.(type) {
+	case rules.Foreign:
+		return "a rule of somebody else decides here: it cannot be known how"
+	case rules.Jump:
+		switch {
+		case r.Actions[0].Chain == nil:
+			return fmt.Sprintf("table %s has no chain %s", s.Table, target)
+		case depth >= deepest:
+			return fmt.Sprintf("table %s: the jumps to chain %s are a loop, or too deep for the kernel", s.Table, target)
+		}
+	case rules.DNAT:
+		if fits = s.Table == "nat" && (hook == Prerouting || hook == Output); target.To.Is6() != (packet.Family() == rules.IPv6) {
+			return fmt.Sprintf("the kernel refuses %s, which is of the other family", target.To)
+		}
+	case rules.Redirect:
+		fits = s.Table == "nat" && (hook == Prerouting || hook == Output)
+	case rules.TProxy:
+		fits = s.Table == "mangle" && hook == Prerouting
+	case rules.CTZone:
+		fits = s.Table == "raw"
+	case rules.RejectWith:
+		switch fits = s.Table == "filter"; {
+		case target == rules.RejectReset && packet.Protocol != rules.TCP:
+			return "the kernel refuses a TCP reset for " + packet.Protocol
+		case target == rules.RejectPort && packet.Family() != rules.IPv6, target == rules.RejectPort4 && packet.Family() != rules.IPv4:
+			return "the kernel refuses an answer of the other family's ICMP"
+		}
+	}
+	switch {
+	case !fits:
+		return fmt.Sprintf("the kernel refuses this target in table %s at %s", s.Table, chainNames[hook])
+	case r.Actions[0].Verb == Unknown:
+		return fmt.Sprintf("the tracer does not know target %T %v", s.Rule.Target, s.Rule.Target)
+	}
+	return ""
+}
+
+// came notes what a rule made of the packet.
+func (y *way) came(step int, hits []*flow) {
+	if step < 0 {
+		return
+	}
+	f, s := hits[0], &y.path.Steps[step]
+	switch target := s.Rule.Target.(type) {
+	case rules.Redirect, rules.DNAT:
+		if s.Note = "to " + y.to(f).String(); f.kind == dropped {
+			s.Note = "interface " + y.path.Packet.In + " has no address to redirect to"
+		}
+	case rules.Counting:
+		s.Note = "counted"
+	case rules.SaveMark:
+		s.Note = fmt.Sprintf("the connection's mark is %#x", f.value(f.connMark).lo)
+	case rules.RestoreMark:
+		s.Note = fmt.Sprintf("mark %#x", f.value(f.mark).lo)
+	case rules.TProxy:
+		if s.Note = fmt.Sprintf("mark %#x", target.Mark); f.kind == dropped {
+			s.Note = "the connection's own socket is not transparent"
+		}
+	}
+}
+
+// to returns where the packet goes now.
+func (y *way) to(f *flow) netip.AddrPort {
+	to := y.path.Packet.Destination
+	if f.dst.isGiven() {
+		return netip.AddrPortFrom(f.dst.c.address(to.Addr().Is6()), uint16(f.value(f.dport).lo))
+	}
+	return netip.AddrPortFrom(to.Addr(), uint16(f.value(f.dport).lo))
+}
+
+var kinds = [...]rules.EndKind{delivered: rules.Delivered, redirected: rules.Redirected, tproxied: rules.TProxied, dropped: rules.Dropped,
+	refused: rules.Refused, leaves: rules.Leaves, unknown: ""}
+
+// ends notes what becomes of the packet.
+func (y *way) ends(f *flow, k kind) {
+	if y == nil || y.err != nil {
+		return
+	}
+	e := rules.End{Kind: kinds[k], To: y.to(f), Original: y.path.Packet.Destination, Zone: f.zone, ConnMark: uint32(f.value(f.connMark).lo)}
+	switch k {
+	case tproxied:
+		e.Port = f.listener
+	case redirected, delivered:
+		e.Port = e.To.Port()
+	case leaves:
+		if e.Interface = y.path.Packet.Out; e.Interface == "" && !f.inbound {
+			y.wayless(e.To.Addr())
+			return
+		}
+	case underWay, dropped, refused, unknown:
+	}
+	y.path.End = e
+}
