@@ -76,7 +76,7 @@ func (s *sandboxes) remember(policy *Policy, o *Outcome, step lifecycle.Step) {
 		}
 		*sb = Sandbox{Pod: pod, State: step.Then, lack: step.Lack, Why: o.Why, Decision: o.Decision, Plan: o.Plan, key: o.key, earlier: o.earlier, network: o.network,
 			NetNS: o.NetNS, Since: since, Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, node: o.node,
-			Changes: sb.Changes, Beside: o.judged.Beside, reviewed: sb.reviewed, required: sb.required,
+			Changes: sb.Changes, Beside: o.judged.Beside, Counted: sb.Counted, reviewed: sb.reviewed, required: sb.required,
 			running: sb.running, generation: generation, Backend: o.Backend, turn: sb.turn}
 	})
 }

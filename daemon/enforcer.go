@@ -38,6 +38,7 @@ type Enforcer struct {
 	sandboxes sandboxes
 	judge     judge.Judge
 	sharing   sharing
+	totals    totals
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 }
 

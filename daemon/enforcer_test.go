@@ -74,6 +74,8 @@ func (f firewall) Fingerprint(context.Context) (fingerprint, generation string, 
 
 func (f firewall) Generation(context.Context) (string, error) { return "", nil }
 
+func (f firewall) Counts(context.Context) (map[string]uint64, error) { return nil, nil }
+
 // recorder keeps outcomes.
 type recorder struct {
 	mu       sync.Mutex

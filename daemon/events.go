@@ -34,6 +34,7 @@ const (
 	EventLoose        = "pod_not_held"      // nothing keeps its containers back while meshnetd is away
 	EventNeighbour    = "neighbour"         // another plugin changed of a container what can lead around its rules
 	EventBypass       = "pod_can_bypass"    // a container of it is given what leads around its rules
+	EventLockdown     = "lockdown_packet"   // the first packet of a class that a lockdown of the pod counts, or closes
 	EventContradicted = "spec_contradicted" // a container is created otherwise than its pod's specification says
 )
 
@@ -61,7 +62,7 @@ func (o Outcome) level() slog.Level {
 		return slog.LevelDebug
 	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
 		return slog.LevelWarn
-	case event == EventLoose || event == EventNeighbour || event == EventUnproven || event == EventBypass || event == EventContradicted:
+	case event == EventLoose || event == EventNeighbour || event == EventUnproven || event == EventBypass || event == EventContradicted || event == EventLockdown:
 		return slog.LevelWarn
 	case event == EventLate || event == EventImpostor || event == EventRepaired || event == EventStopped:
 		return slog.LevelWarn
@@ -74,7 +75,7 @@ func (o Outcome) level() slog.Level {
 // message says in a sentence what the event alone does not.
 func (o Outcome) message() string {
 	switch o.Event() {
-	case EventLoose, EventNeighbour, EventBypass, EventContradicted, EventImpostor:
+	case EventLoose, EventNeighbour, EventBypass, EventContradicted, EventImpostor, EventLockdown:
 		return o.notice.text
 	case EventLate:
 		return "the pod ran without its rules when meshnetd took it over; it has them now. " +

@@ -169,6 +169,9 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 func (e *Enforcer) lookAgain(ctx context.Context, o Outcome, known Sandbox) Outcome {
 	return e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 		o.enter(StageVerify)
+		if o.Trigger == Audited {
+			e.count(ctx, known, o)
+		}
 		if known.Pod.NetNS == o.Pod.NetNS && known.generation != "" {
 			if intact, err := intact(ctx, e.kernel, known); err == nil && intact {
 				o.confirm(known)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,8 @@ type memory struct {
 	foreign  map[netns.ID]int // changes by others
 	changes  map[netns.ID]int // by anybody
 	calls    int
-	applied  int // plans that were written
+	applied  int               // plans that were written
+	counts   map[string]uint64 // of every namespace
 	readOnly bool
 	fail     func(call int) error // nil: none fails
 }
@@ -126,6 +128,12 @@ func (m memoryOf) Generation(_ context.Context) (string, error) {
 	done, err := m.call()
 	defer done()
 	return fmt.Sprint(m.changes[m.ns]), err
+}
+
+func (m memoryOf) Counts(context.Context) (map[string]uint64, error) {
+	done, err := m.call()
+	defer done()
+	return maps.Clone(m.counts), err
 }
 
 // put is somebody else who writes the rules of a plan into the namespace; the zero Plan flushes it.

@@ -23,16 +23,21 @@ type State struct {
 	NotHeld map[string]int
 	// CanBypass is how many pods have a container that can go around their rules, by how; each way there is.
 	CanBypass map[string]int
-	Kubelet   *Kubelet      // nil where nobody asks it
-	Audit     *Audit        // the last one; nil before the first
-	Interval  time.Duration // of the auditor
-	Audited   time.Duration // how long ago that was, or the daemon began
+	// Lockdown is how many packets lockdowns have counted since the start.
+	Lockdown map[Locked]uint64
+	Kubelet  *Kubelet      // nil where nobody asks it
+	Audit    *Audit        // the last one; nil before the first
+	Interval time.Duration // of the auditor
+	Audited  time.Duration // how long ago that was, or the daemon began
 
 	LinesLost int64 // of the log, since the start
 
 	Rejected bool      // the configuration that was read last is not in force
 	Reloaded time.Time // when the one in force was read
 }
+
+// Locked is which packets are counted together: of a namespace's pods, by class, and whether they were "counted" only or "closed".
+type Locked struct{ Namespace, Class, Action string }
 
 // Runtime is the container runtime.
 type Runtime struct{ Name, Version, Tier string }
@@ -67,6 +72,7 @@ var (
 	around    = desc("sandboxes_ipv6_around", "Pods whose IPv6 goes around their proxy, which does not speak it, by mesh.", "mesh")
 	notHeld   = desc("sandboxes_not_held", "Pods of which nothing keeps containers back while meshnetd is away, as far as they have shown it, by why.", "why")
 	bypass    = desc("sandboxes_can_bypass", "Pods with a container that can go around their rules, by how, as far as the kubelet tells.", "way")
+	locked    = desc("lockdown_packets_total", "Packets of pods that lockdowns counted, or closed, by the pod's namespace and the class.", "namespace", "class", "action")
 	told      = desc("kubelet_complete", "1 while the kubelet tells all of its pods.")
 	toldPods  = desc("kubelet_pods", "Pods that are known by the kubelet.")
 	started   = desc("kubelet_pods_started_total", "Pods of the mesh that started, by how they were known by the kubelet: known, asked, unanswered.", "how")
@@ -81,7 +87,7 @@ var (
 
 // Describe names the metrics.
 func (r *reading) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, notHeld, bypass, told, toldPods, started, age, last, took, interval, linesLost, reloaded, reloadedT} {
+	for _, d := range []*prometheus.Desc{connected, ready, waiting, runtimes, backend, sandboxes, around, notHeld, bypass, locked, told, toldPods, started, age, last, took, interval, linesLost, reloaded, reloadedT} {
 		to <- d
 	}
 }
@@ -115,6 +121,9 @@ func (r *reading) Collect(to chan<- prometheus.Metric) {
 	}
 	for way, n := range s.CanBypass {
 		gauge(bypass, float64(n), way)
+	}
+	for of, n := range s.Lockdown {
+		to <- prometheus.MustNewConstMetric(locked, prometheus.CounterValue, float64(n), of.Namespace, of.Class, of.Action)
 	}
 	if k := s.Kubelet; k != nil {
 		gauge(told, number(k.Complete))

@@ -49,11 +49,11 @@ func exported(t *testing.T) map[string]series {
 			ways[string(way)] = 1
 		}
 		return metrics.State{Waiting: causes, Runtime: &metrics.Runtime{Name: "containerd", Version: "v1", Tier: string(nriplugin.BestEffort)}, Backend: "iptables",
-			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, NotHeld: map[string]int{string(daemon.ValidatorOff): 1, string(daemon.NotRequired): 1}, CanBypass: ways,
+			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Lockdown: map[metrics.Locked]uint64{{Namespace: "shop", Class: "udp", Action: "counted"}: 1, {Namespace: "shop", Class: "invalid", Action: "closed"}: 1}, NotHeld: map[string]int{string(daemon.ValidatorOff): 1, string(daemon.NotRequired): 1}, CanBypass: ways,
 			Kubelet: &metrics.Kubelet{Started: map[string]int{"known": 1}}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
 	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventUnproven, daemon.EventSkipped, daemon.EventBlocked,
-		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventLoose, daemon.EventBypass, daemon.EventContradicted, daemon.EventNeighbour, daemon.EventDrift, daemon.EventRepaired} {
+		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventLoose, daemon.EventBypass, daemon.EventContradicted, daemon.EventLockdown, daemon.EventNeighbour, daemon.EventDrift, daemon.EventRepaired} {
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(rules.ReasonInjected), Mesh: "istio"})
 	}
 	for _, trigger := range []daemon.Trigger{daemon.SandboxStarted, daemon.ContainerCreated, daemon.ContainerValidated, daemon.ContainerStarted} {

@@ -151,6 +151,16 @@ func LockdownChain(chain string) (class Class, enforced, found bool) {
 	return class, enforced, slices.Contains(Classes(), class)
 }
 
+// LocksDown reports whether a chain of the plan counts for a lockdown.
+func (p Plan) LocksDown() bool {
+	return slices.ContainsFunc(p.Rulesets(), func(rs Ruleset) bool {
+		return slices.ContainsFunc(rs.Table(LockdownTable).Chains, func(c Chain) bool {
+			_, _, found := LockdownChain(c.Name)
+			return found
+		})
+	})
+}
+
 // LockdownsOf returns the lockdowns of a namespace, in the order of the configuration.
 func (n Node) LockdownsOf(namespace string) (all []Lockdown) {
 	for _, l := range n.Lockdowns {

@@ -101,6 +101,7 @@ type Sandbox struct {
 	NetNS     string       `json:"netns"`         // path of the network namespace, as the runtime named it
 	Drift     Drift        `json:"drift"`
 	CanBypass string       `json:"canBypass,omitempty"`   // which of its containers can go around its rules, and how, as the kubelet tells
+	Lockdown  []Lockdown   `json:"lockdown,omitempty"`    // what lockdowns have counted of its packets
 	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it
 
 	Misspelt []string `json:"misspelt,omitempty"` // annotations of it that no mesh reads, each with the one that is probably meant
@@ -109,6 +110,13 @@ type Sandbox struct {
 	Around bool     `json:"ipv6Around,omitempty"` // its IPv6 goes around its proxy, which does not speak it
 
 	Live Live `json:"-"` // nil in what was read from a socket
+}
+
+// Lockdown is how many packets of a class a pod's lockdowns have counted, or closed, since the daemon knows the pod.
+type Lockdown struct {
+	Class   string `json:"class"`
+	Action  string `json:"action"` // "counted" or "closed"
+	Packets uint64 `json:"packets"`
 }
 
 // Drift is how often a sandbox's rules were found changed since the daemon knows it.

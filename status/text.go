@@ -49,7 +49,7 @@ func (s Status) Text(w io.Writer, now time.Time) {
 // News is the detail of a sandbox that is not as it should be, has tables of others beside its rules, or may mean other annotations.
 func (sb Sandbox) News() string {
 	if sb.State == "protected" {
-		told := slices.Concat([]string{sb.NotHeld, sb.bypass()}, sb.Misspelt, sb.Beside)
+		told := slices.Concat([]string{sb.NotHeld, sb.bypass(), sb.lockdown()}, sb.Misspelt, sb.Beside)
 		return strings.Join(slices.DeleteFunc(told, func(s string) bool { return s == "" }), "; ")
 	}
 	return sb.Detail
@@ -60,6 +60,17 @@ func (sb Sandbox) bypass() string {
 		return ""
 	}
 	return "can go around its rules: " + sb.CanBypass
+}
+
+func (sb Sandbox) lockdown() string {
+	var all []string
+	for _, l := range sb.Lockdown {
+		all = append(all, fmt.Sprintf("%s %s %d", l.Action, l.Class, l.Packets))
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return "lockdown: " + strings.Join(all, ", ")
 }
 
 func (d Drift) text(now time.Time) string {

@@ -71,7 +71,7 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 			s.NotHeld[string(loose)]++
 		}
 	}
-	s.CanBypass = canBypass(e)
+	s.CanBypass, s.Lockdown = canBypass(e), lockdownTotals(e)
 	if w.kubelet != nil {
 		k := w.kubelet.State()
 		s.Kubelet = &metrics.Kubelet{Complete: k.Condition == kubelet.Complete, Pods: k.Pods,
@@ -113,6 +113,22 @@ func canBypass(e *daemon.Enforcer) map[string]int {
 		}
 	}
 	return pods
+}
+
+func lockdownTotals(e *daemon.Enforcer) map[metrics.Locked]uint64 {
+	all := map[metrics.Locked]uint64{}
+	for of, n := range e.Totals() {
+		all[metrics.Locked{Namespace: of.Namespace, Class: string(of.Class), Action: lockdownAction(of.Closed)}] = n
+	}
+	return all
+}
+
+// lockdownAction says what a lockdown did with packets.
+func lockdownAction(closed bool) string {
+	if closed {
+		return "closed"
+	}
+	return "counted"
 }
 
 // count tells the pods of the mesh by what is known of them, and those whose IPv6 goes around their proxy.

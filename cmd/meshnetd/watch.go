@@ -154,7 +154,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail, Why: sb.Why,
-			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.Misspelt(sb), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.Bypasses(sb)), Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.Misspelt(sb), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.Bypasses(sb)), Lockdown: lockdownOf(sb),  Live: live{e, sb.Pod.SandboxID}})
 	}
 	if w.kubelet != nil {
 		k := w.kubelet.State()
@@ -163,6 +163,13 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	}
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s
+}
+
+func lockdownOf(sb daemon.Sandbox) (all []status.Lockdown) {
+	for _, c := range sb.Counted {
+		all = append(all, status.Lockdown{Class: string(c.Class), Action: lockdownAction(c.Closed), Packets: c.Packets})
+	}
+	return all
 }
 
 // statusPause is how long a socket that cannot be had is left alone: another daemon may hold it.

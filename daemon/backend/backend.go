@@ -261,3 +261,12 @@ func (b *Backend) Generation(ctx context.Context, ns *netns.Namespace) (string, 
 	}
 	return p.Generation(ctx, ns)
 }
+
+// Counts implements kernel.Firewall.
+func (b *Backend) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint64, error) {
+	p, err := b.of(ns)
+	if err != nil {
+		return nil, err
+	}
+	return p.Counts(ctx, ns)
+}

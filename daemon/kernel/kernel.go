@@ -48,6 +48,7 @@ type Rules interface {
 	Own(context.Context, rules.Footprint) (v4, v6 rules.Ruleset, err error)
 	Fingerprint(context.Context) (fingerprint, generation string, err error)
 	Generation(context.Context) (string, error)
+	Counts(context.Context) (map[string]uint64, error)
 }
 
 // Routes are routes and addresses, as of routing.Handle.
@@ -101,6 +102,8 @@ type Firewall interface {
 	// Generation returns a text that changes with every change of the namespace's rules, and costs less
 	// than to read them.
 	Generation(context.Context, *netns.Namespace) (string, error)
+	// Counts returns how many packets the lockdowns have counted, by the chain of their class.
+	Counts(context.Context, *netns.Namespace) (map[string]uint64, error)
 }
 
 // Node is the kernel of this machine.
@@ -168,4 +171,8 @@ func (b bound) Fingerprint(ctx context.Context) (fingerprint, generation string,
 
 func (b bound) Generation(ctx context.Context) (string, error) {
 	return b.firewall.Generation(ctx, b.ns)
+}
+
+func (b bound) Counts(ctx context.Context) (map[string]uint64, error) {
+	return b.firewall.Counts(ctx, b.ns)
 }

@@ -186,6 +186,14 @@ func (b blobs) read(fd int, name string, left *int) (string, error) {
 
 // fetch returns a table, with its counters cleared.
 func (b blobs) fetch(fd int, name string, left *int) (info, entries []byte, err error) {
+	if info, entries, err = b.counted(fd, name, left); err == nil {
+		err = b.clearCounters(entries)
+	}
+	return info, entries, err
+}
+
+// counted returns a table as it is.
+func (b blobs) counted(fd int, name string, left *int) (info, entries []byte, err error) {
 	info = make([]byte, infoLength)
 	copy(info, name)
 	if err := b.get(fd, getInfo, info); err != nil {
@@ -206,8 +214,7 @@ func (b blobs) fetch(fd int, name string, left *int) (info, entries []byte, err 
 		return nil, nil, fmt.Errorf("IPT_SO_GET_ENTRIES: %w", err)
 	}
 	*left -= int(size)
-	entries = table[entriesBegin:]
-	return info, entries, b.clearCounters(entries)
+	return info, table[entriesBegin:], nil
 }
 
 // get calls getsockopt, which fills value.
@@ -229,6 +236,10 @@ func (b blobs) get(fd, option int, value []byte) error {
 
 // clearCounters sets the counters of all entries to zero.
 func (b blobs) clearCounters(entries []byte) error {
+	return b.each(entries, func(entry []byte) { clear(entry[b.counter : b.counter+16]) })
+}
+
+func (b blobs) each(entries []byte, fn func(entry []byte)) error {
 	for len(entries) > 0 {
 		if len(entries) < b.entry {
 			return errors.New("the last entry is cut short")
@@ -237,7 +248,7 @@ func (b blobs) clearCounters(entries []byte) error {
 		if next < b.entry || next > len(entries) {
 			return errors.New("an entry is longer than its table")
 		}
-		clear(entries[b.counter : b.counter+16])
+		fn(entries[:next])
 		entries = entries[next:]
 	}
 	return nil

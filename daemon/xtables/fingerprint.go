@@ -71,3 +71,19 @@ func (t *Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.F
 	})
 	return v4, v6, err
 }
+
+// Counts returns what the lockdowns have counted.
+func (t *Tables) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint64, error) {
+	if !t.variant.legacy {
+		return unseen.Counts(ctx, ns)
+	}
+	var counts map[string]uint64
+	err := ns.Do(func() (err error) {
+		counts, err = legacy.Counts()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("counters of the rules in %s: %w", ns.Path(), err)
+	}
+	return counts, nil
+}
