@@ -50,3 +50,44 @@ func TestTotalsAreBounded(t *testing.T) {
 		t.Errorf("%d, %d of others", n, all.all[Total{"(others)", rules.ClassUDP, false}])
 	}
 }
+
+// The auditor reads what the lockdown of a pod has counted, says of each class that it has begun, and leaves other pods alone.
+func TestAuditorCounts(t *testing.T) {
+	for _, locked := range []bool{true, false} {
+		m := newMemory()
+		e, r := newEnforcer(t, m)
+		policy := *e.policy.Load()
+		if locked {
+			policy.Node.Lockdowns = []rules.Lockdown{{Place: "a.toml:1", UDP: rules.UDPNone, ICMP: true}}
+			e.SetPolicy(policy)
+		}
+		pod := meshed(newNetNS(t))
+		pod.SandboxID = "a"
+		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
+			t.Fatal(o.Result, o.Err)
+		}
+		var said []string
+		for _, counts := range []map[string]uint64{{"MESHNETD_COUNT_0_UDP": 0}, {"MESHNETD_COUNT_0_UDP": 3, "MESHNETD_COUNT_0_INVALID": 1}, {"MESHNETD_COUNT_0_UDP": 5, "MESHNETD_COUNT_0_ICMP": 1}} {
+			m.counts = counts
+			e.auditOne(t.Context(), "a", &Audit{})
+		}
+		for _, o := range r.outcomes {
+			if o.Event() == EventLockdown {
+				said = append(said, o.message())
+			}
+		}
+		var want []string
+		wantTotals, wantCounted := 0, 0
+		if locked {
+			want = []string{"the first packets of the pod that a lockdown is for: counted udp 3", "the first packets of the pod that a lockdown is for: counted icmp 1"}
+			wantTotals, wantCounted = 3, 3
+		}
+		sb, _ := e.Sandbox("a")
+		if diff := cmp.Diff(want, said); diff != "" || len(e.Totals()) != wantTotals || len(sb.Counted) != wantCounted {
+			t.Errorf("locked %v (-want +got):\n%s\n%v, %v", locked, diff, e.Totals(), sb.Counted)
+		}
+		if locked && e.Totals()[Total{"default", rules.ClassUDP, false}] != 5 {
+			t.Errorf("%v", e.Totals())
+		}
+	}
+}
