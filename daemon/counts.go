@@ -62,7 +62,7 @@ func (e *Enforcer) Totals() map[Total]uint64 {
 
 // count reads what the sandbox's lockdowns have counted. It takes no lock, so that nobody waits, and that it cannot be read is
 // said by who compares the rules.
-func (e *Enforcer) count(ctx context.Context, known Sandbox, o *Outcome) {
+func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
 	if !known.Plan.LocksDown() {
 		return
 	}
@@ -92,7 +92,7 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o *Outcome) {
 		}
 	}
 	if len(first) > 0 {
-		e.record(o.noticing(EventLockdown, "the first packets of the pod that a lockdown is for: "+strings.Join(first, ", ")))
+		e.notice(o, EventLockdown, "the first packets of the pod that a lockdown is for: "+strings.Join(first, ", "))
 	}
 }
 

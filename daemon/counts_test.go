@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -69,7 +70,7 @@ func TestAuditorCounts(t *testing.T) {
 		var said []string
 		for _, counts := range []map[string]uint64{{"MESHNETD_COUNT_0_UDP": 0}, {"MESHNETD_COUNT_0_UDP": 3, "MESHNETD_COUNT_0_INVALID": 1}, {"MESHNETD_COUNT_0_UDP": 5, "MESHNETD_COUNT_0_ICMP": 1}} {
 			m.counts = counts
-			e.auditOne(t.Context(), "a", &Audit{})
+			round{e}.Look(t.Context(), "a", &auditor.Audit{})
 		}
 		for _, o := range r.outcomes {
 			if o.Event() == EventLockdown {

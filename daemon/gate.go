@@ -170,7 +170,7 @@ func (e *Enforcer) lookAgain(ctx context.Context, o Outcome, known Sandbox) Outc
 	return e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
 		o.enter(StageVerify)
 		if o.Trigger == Audited {
-			e.count(ctx, known, o)
+			e.count(ctx, known, *o)
 		}
 		if known.Pod.NetNS == o.Pod.NetNS && known.generation != "" {
 			if intact, err := intact(ctx, e.kernel, known); err == nil && intact {
