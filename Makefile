@@ -16,7 +16,7 @@ FROZEN := 0c2f8e7
 # Packages tested at once: many wait more than they work.
 BESIDE = $$(($$(nproc) + 1))
 # Programs that tests and demo need, with their Debian packages.
-PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux gcc:gcc newuidmap:uidmap \
+PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux strace:strace gcc:gcc newuidmap:uidmap \
 	journalctl:systemd busybox:busybox-static debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report

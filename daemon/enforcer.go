@@ -99,6 +99,9 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 		if policy.decide(o); o.Result != Failed {
 			o.want = policy.want(o)
 		}
+		if o.want == lifecycle.WantRules {
+			o.by = policy
+		}
 		if o.want == lifecycle.WantNone {
 			o.Result = "" // not without a look
 		}

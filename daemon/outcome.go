@@ -103,6 +103,7 @@ type Outcome struct {
 
 	notice     notice                 // what is said beside what became of it
 	want       lifecycle.Want         // what was decided
+	by         *Policy                // that enrolled the pod as it is; nil where none has yet
 	decided    bool                   // the table has had its last word
 	stop       bool                   // its sandbox is to be stopped
 	drifted    bool                   // as Drifted, also where that was told before

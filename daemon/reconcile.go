@@ -105,17 +105,20 @@ func (p *pass) choose(f *lifecycle.Facts) error {
 	if err := o.step(p.ctx, StageDecide); err != nil {
 		return err
 	}
-	o.Pod.Containers = overlay(p.known.Pod.Containers, o.Pod.Containers)
-	if p.known.State.Enrolled() && o.Trigger != ByHand {
-		o.node = p.known.node
-	}
-	if p.decide(o); o.Result == Failed {
-		return o.Err
+	if o.by != p.Policy || p.known.State != lifecycle.StateNew { // else it is enrolled as before the namespace was entered
+		o.Pod.Containers = overlay(p.known.Pod.Containers, o.Pod.Containers)
+		if p.known.State.Enrolled() && o.Trigger != ByHand {
+			o.node = p.known.node
+		}
+		if p.decide(o); o.Result == Failed {
+			return o.Err
+		}
+		o.want = p.want(o)
 	}
 	if p.setsItselfUp(o, p.known) {
 		return p.intend(f, lifecycle.WantOwnInit)
 	}
-	return p.intend(f, p.want(o))
+	return p.intend(f, o.want)
 }
 
 // intend makes the plan for what is wanted.
