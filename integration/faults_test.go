@@ -15,18 +15,24 @@ import (
 
 // Whatever breaks, and whenever it does: nothing goes around the mesh where that is promised, and every pod
 // comes up once the fault is gone. Neither helps who breaks it on purpose.
-func TestFaults24(t *testing.T)  { play(t, lab.Containerd24, false) }
-func TestFaults17(t *testing.T)  { play(t, lab.Containerd17, false) }
-func TestAttacks24(t *testing.T) { play(t, lab.Containerd24, true) }
-func TestAttacks17(t *testing.T) { play(t, lab.Containerd17, true) }
+func TestFaults(t *testing.T)        { playEach(t, lab.Runtimes()[:1], false) }
+func TestFaultsBeside(t *testing.T)  { playEach(t, lab.Runtimes()[1:], false) }
+func TestAttacks(t *testing.T)       { playEach(t, lab.Runtimes()[:1], true) }
+func TestAttacksBeside(t *testing.T) { playEach(t, lab.Runtimes()[1:], true) }
 
-func play(t *testing.T, version lab.Version, attackers bool) {
+func playEach(t *testing.T, runtimes []lab.Runtime, attackers bool) {
+	for _, runtime := range runtimes {
+		t.Run(string(runtime), func(t *testing.T) { play(t, runtime, attackers) })
+	}
+}
+
+func play(t *testing.T, runtime lab.Runtime, attackers bool) {
 	t.Helper()
 	program := binary
 	if attackers {
 		program = bounded
 	}
-	w := openWorld(t, version, program)
+	w := openWorld(t, runtime, program)
 	var results []faults.Result
 	for _, row := range w.Rows() {
 		if row.Attacker != attackers {
@@ -50,7 +56,7 @@ func play(t *testing.T, version lab.Version, attackers bool) {
 
 // The short form of `make soak`.
 func TestSoak(t *testing.T) {
-	w := openWorld(t, lab.Containerd24, binary)
+	w := openWorld(t, lab.Runtimes()[0], binary)
 	soak := faults.Soak{Pods: 60, AtOnce: 4, Seed: uint64(time.Now().UnixNano())}
 	r, err := w.Soak(t.Context(), soak)
 	if err != nil {
@@ -64,10 +70,10 @@ func TestSoak(t *testing.T) {
 	t.Log("\n" + text.String())
 }
 
-// openWorld runs a private containerd, and what faults are played on, until the test ends.
-func openWorld(t *testing.T, version lab.Version, program func() (string, error)) *faults.World {
+// openWorld runs a private runtime, and what faults are played on, until the test ends.
+func openWorld(t *testing.T, runtime lab.Runtime, program func() (string, error)) *faults.World {
 	t.Helper()
-	opts := faults.Options{Lab: labOptions(t, version)}
+	opts := faults.Options{Lab: labOptions(t, runtime)}
 	var err error
 	if opts.Meshnetd, err = program(); err != nil {
 		t.Fatal(err)

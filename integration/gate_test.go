@@ -42,7 +42,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 		}
 		daemon.event(t, "pod_refined", "default/web")
 		text := saved(t, pod)
-		tellsUser := l.Version() == lab.Containerd24
+		tellsUser := l.Runtime().TellsUser()
 		if tellsUser { // and asks validators: this one has its own off
 			if line := daemon.event(t, "pod_not_held", "default/web"); line.Message != "not held back while meshnetd is away: the validator is off" {
 				t.Errorf("said %q", line.Message)

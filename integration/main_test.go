@@ -20,5 +20,5 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	nstest.MainInParts(m, "TestFaults24", "TestFaults17", "TestAttacks24", "TestAttacks17", "TestSoak", "TestTrafficEndToEnd", "TestConformance", "TestFirstConnectionIsCaught")
+	nstest.MainInParts(m, "TestFaults", "TestFaultsBeside", "TestAttacks", "TestAttacksBeside", "TestSoak", "TestTrafficEndToEnd", "TestConformance", "TestFirstConnectionIsCaught")
 }

@@ -28,26 +28,26 @@ var (
 	standin = sync.OnceValues(func() (string, error) { return lab.BuildStandin(context.Background()) })
 )
 
-// labOptions returns how to run a version here, or skips the test where that cannot be, unless skipping is
+// labOptions returns how to run a runtime here, or skips the test where that cannot be, unless skipping is
 // forbidden.
-func labOptions(t *testing.T, version lab.Version) lab.Options {
+func labOptions(t *testing.T, runtime lab.Runtime) lab.Options {
 	t.Helper()
 	binaries, err := lab.FindBinaries()
 	if err != nil {
 		t.Fatal(err)
 	}
 	nstest.RequireRoot(t)
-	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
+	opts := lab.Options{Runtime: runtime, Binaries: binaries, Log: t.Output()}
 	if err := opts.Check(); err != nil {
 		nstest.Lack(t, "a runtime: "+err.Error())
 	}
 	return opts
 }
 
-// startLab runs a private containerd with dual-stack pods until the test ends.
-func startLab(t *testing.T, version lab.Version) *lab.Lab {
+// startLab runs a private runtime with dual-stack pods until the test ends.
+func startLab(t *testing.T, runtime lab.Runtime) *lab.Lab {
 	t.Helper()
-	opts := labOptions(t, version)
+	opts := labOptions(t, runtime)
 	opts.DualStack = true
 	return startLabWith(t, opts)
 }
@@ -67,8 +67,8 @@ func startLabWith(t *testing.T, opts lab.Options) *lab.Lab {
 }
 
 func forEachRuntime(t *testing.T, test func(t *testing.T, l *lab.Lab)) {
-	for _, version := range lab.Versions() {
-		t.Run(string(version), func(t *testing.T) { test(t, startLab(t, version)) })
+	for _, runtime := range lab.Runtimes() {
+		t.Run(string(runtime), func(t *testing.T) { test(t, startLab(t, runtime)) })
 	}
 }
 

@@ -114,7 +114,7 @@ func TestPackaging(t *testing.T) {
 
 // containerd would look for another path beside its own configuration, and not find it.
 func TestImportsOfTheLab(t *testing.T) {
-	err := lab.Options{Version: lab.Containerd24, Imports: []string{"meshnetd.toml"}}.Check()
+	err := lab.Options{Runtime: lab.Containerd24, Imports: []string{"meshnetd.toml"}}.Check()
 	if err == nil || !strings.Contains(err.Error(), `import "meshnetd.toml" is not an absolute path`) {
 		t.Errorf("got %v", err)
 	}
@@ -165,7 +165,7 @@ func mergedRequired(t *testing.T, list string, imports []string) []string {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dump, err := exec.Command(filepath.Join(opts.Binaries, string(opts.Version), "containerd"), "-c", file, "config", "dump").Output()
+	dump, err := exec.Command(filepath.Join(opts.Binaries, string(opts.Runtime), "containerd"), "-c", file, "config", "dump").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

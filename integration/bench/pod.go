@@ -24,7 +24,7 @@ func (b *bench) runtime() (err error) {
 	if b.lab != nil {
 		return nil
 	}
-	b.lab, err = lab.Start(b.ctx, lab.Options{Version: lab.Containerd24, Binaries: b.runtimes, Standin: b.standin, DualStack: true})
+	b.lab, err = lab.Start(b.ctx, lab.Options{Runtime: lab.Containerd24, Binaries: b.runtimes, Standin: b.standin, DualStack: true})
 	return err
 }
 

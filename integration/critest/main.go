@@ -53,14 +53,14 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, s, lab.Version(*version)); err != nil {
+	if err := run(ctx, s, lab.Runtime(*version)); err != nil {
 		fmt.Fprintln(os.Stderr, "critest:", err)
 		os.Exit(1)
 	}
 }
 
 // run prints a table of all runs, and returns what fails because of meshnetd.
-func run(ctx context.Context, s suite, version lab.Version) error {
+func run(ctx context.Context, s suite, only lab.Runtime) error {
 	shell, err := packShell()
 	if err != nil {
 		return err
@@ -75,10 +75,11 @@ func run(ctx context.Context, s suite, version lab.Version) error {
 	}
 	table += "\n|---|" + strings.Repeat("---|", len(rounds))
 	var broken error
-	for _, v := range lab.Versions() {
-		if version != "" && v != version {
-			continue
-		}
+	runtimes := lab.Runtimes()
+	if only != "" {
+		runtimes = []lab.Runtime{only}
+	}
+	for _, v := range runtimes {
 		row, err := s.compare(ctx, v)
 		broken = errors.Join(broken, err)
 		table += fmt.Sprintf("\n| %s | %s |", v, strings.Join(row, " | "))
@@ -88,20 +89,20 @@ func run(ctx context.Context, s suite, version lab.Version) error {
 }
 
 // compare runs all rounds on one runtime. The error names each spec that fails with meshnetd only.
-func (s suite) compare(ctx context.Context, version lab.Version) (row []string, err error) {
+func (s suite) compare(ctx context.Context, runtime lab.Runtime) (row []string, err error) {
 	var without outcomes
 	for i, r := range rounds {
-		fmt.Fprintf(os.Stderr, "%s, %s\n", version, r.name)
-		got, played := s.play(ctx, version, r.daemon, r.config)
+		fmt.Fprintf(os.Stderr, "%s, %s\n", runtime, r.name)
+		got, played := s.play(ctx, runtime, r.daemon, r.config)
 		if played != nil {
-			return row, errors.Join(err, fmt.Errorf("%s, %s: %w", version, r.name, played))
+			return row, errors.Join(err, fmt.Errorf("%s, %s: %w", runtime, r.name, played))
 		}
 		row = append(row, got.String())
 		if i == 0 {
 			without = got
 		}
 		for _, spec := range got.worse(without) {
-			err = errors.Join(err, fmt.Errorf("%s, %s: fails, and does not without meshnetd: %s", version, r.name, spec))
+			err = errors.Join(err, fmt.Errorf("%s, %s: fails, and does not without meshnetd: %s", runtime, r.name, spec))
 		}
 	}
 	return row, err

@@ -29,9 +29,9 @@ type suite struct {
 }
 
 // play runs the suite once, on a runtime of its own. With a daemon the runtime demands it for every container, where it can.
-func (s suite) play(ctx context.Context, version lab.Version, daemon bool, config string) (_ outcomes, err error) {
+func (s suite) play(ctx context.Context, runtime lab.Runtime, daemon bool, config string) (_ outcomes, err error) {
 	o := s.lab
-	o.Version, o.DefaultValidator = version, version == lab.Containerd24
+	o.Runtime, o.DefaultValidator = runtime, runtime.Validates()
 	if daemon && o.DefaultValidator {
 		o.RequiredPlugins = []string{"meshnetd"}
 	}

@@ -43,7 +43,7 @@ func main() {
 
 // run starts everything and takes it away again, however it ends.
 func run(ctx context.Context, runtimes, program, standin, record string) (err error) {
-	l, err := lab.Start(ctx, lab.Options{Version: lab.Containerd24, Binaries: runtimes, Standin: standin, DefaultValidator: true})
+	l, err := lab.Start(ctx, lab.Options{Runtime: lab.Containerd24, Binaries: runtimes, Standin: standin, DefaultValidator: true})
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 
 // Promised reports whether nothing may go around the mesh in this row.
 func (r Result) Promised() bool {
-	return !r.Row.Outside && !r.Row.Hole && (validates(r.Version) || r.Row.Everywhere)
+	return !r.Row.Outside && !r.Row.Hole && (r.Runtime.Validates() || r.Row.Everywhere)
 }
 
 // Problems returns what is not as it has to be.
@@ -54,18 +54,18 @@ func Print(out io.Writer, results []Result) {
 }
 
 func printTable(out io.Writer, what string, results []Result) {
-	var versions []lab.Version
+	var runtimes []lab.Runtime
 	var faults []string
 	for _, r := range results {
-		if !slices.Contains(versions, r.Version) {
-			versions = append(versions, r.Version)
+		if !slices.Contains(runtimes, r.Runtime) {
+			runtimes = append(runtimes, r.Runtime)
 		}
 		if !slices.Contains(faults, r.Row.Fault) {
 			faults = append(faults, r.Row.Fault)
 		}
 	}
 	head, rule := "| "+what+" |", "|---|"
-	for _, v := range versions {
+	for _, v := range runtimes {
 		head += fmt.Sprintf(" %s: the kubelet saw | around the mesh | by the proxy |", v)
 		rule += "---|--:|--:|"
 	}
@@ -73,8 +73,8 @@ func printTable(out io.Writer, what string, results []Result) {
 	fmt.Fprintln(out, rule)
 	for _, fault := range faults {
 		fmt.Fprintf(out, "| %s |", fault)
-		for _, v := range versions {
-			i := slices.IndexFunc(results, func(r Result) bool { return r.Version == v && r.Row.Fault == fault })
+		for _, v := range runtimes {
+			i := slices.IndexFunc(results, func(r Result) bool { return r.Runtime == v && r.Row.Fault == fault })
 			if i < 0 {
 				fmt.Fprint(out, " cannot happen | - | - |")
 				continue

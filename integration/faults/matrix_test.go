@@ -16,7 +16,7 @@ import (
 )
 
 func TestProblems(t *testing.T) {
-	good := Result{Version: lab.Containerd24, Proxied: 2}
+	good := Result{Runtime: lab.Containerd24, Proxied: 2}
 	for _, test := range []struct {
 		name   string
 		change func(*Result)
@@ -25,11 +25,11 @@ func TestProblems(t *testing.T) {
 		{"good", func(*Result) {}, ""},
 		{"a packet", func(r *Result) { r.Around = 1 }, "1 packets went around the mesh"},
 		{"a connection that the capture missed", func(r *Result) { r.Accepted = 1 }, "accepted 1 connections"},
-		{"best effort", func(r *Result) { r.Version, r.Around = lab.Containerd17, 1 }, ""},
-		{"best effort, promised all the same", func(r *Result) { r.Version, r.Around, r.Row.Everywhere = lab.Containerd17, 1, true }, "went around"},
+		{"best effort", func(r *Result) { r.Runtime, r.Around = lab.Containerd17, 1 }, ""},
+		{"best effort, promised all the same", func(r *Result) { r.Runtime, r.Around, r.Row.Everywhere = lab.Containerd17, 1, true }, "went around"},
 		{"a known hole", func(r *Result) { r.Around, r.Row.Hole = 1, true }, ""},
 		{"nothing at the proxy", func(r *Result) { r.Proxied = 0 }, "no connection came to the proxy"},
-		{"nothing at the proxy, best effort", func(r *Result) { r.Version, r.Proxied = lab.Containerd17, 0 }, "no connection came to the proxy"},
+		{"nothing at the proxy, best effort", func(r *Result) { r.Runtime, r.Proxied = lab.Containerd17, 0 }, "no connection came to the proxy"},
 		{"the row failed", func(r *Result) { r.Err = errors.New("did not come up") }, "did not come up"},
 		{"a data race", func(r *Result) { r.Log = "x\nWARNING: DATA RACE\n" }, "data race"},
 		{"outside the mesh", func(r *Result) { r.Row.Outside, r.Around, r.Accepted, r.Proxied = true, 1, 1, 0 }, ""},

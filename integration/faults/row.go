@@ -67,7 +67,7 @@ const (
 // Result is what a row showed.
 type Result struct {
 	Row      Row
-	Version  lab.Version
+	Runtime  lab.Runtime
 	Saw      string // what the kubelet saw
 	Around   int    // SYNs that reached the bridge
 	Accepted int    // connections that the server itself reports
@@ -81,7 +81,7 @@ type Result struct {
 // Play plays one row.
 func (w *World) Play(ctx context.Context, row Row) Result {
 	began := time.Now()
-	r := Result{Row: row, Version: w.lab.Version()}
+	r := Result{Row: row, Runtime: w.lab.Runtime()}
 	s := &stage{World: w}
 	w.backend = ""
 	if row.Programs {

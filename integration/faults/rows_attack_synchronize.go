@@ -90,7 +90,7 @@ func deadly(ctx context.Context, s *stage) error {
 	ends := s.ends.Load()
 	s.later(func() {
 		if ends < 2 || s.ends.Load() != ends {
-			s.failed(fmt.Errorf("containerd ended %d times before meshnetd left it alone, and %d times in all", ends, s.ends.Load()))
+			s.failed(fmt.Errorf("the runtime ended %d times before meshnetd left it alone, and %d times in all", ends, s.ends.Load()))
 		}
 	})
 	return nil
@@ -105,13 +105,13 @@ func evictedAndRestarted(ctx context.Context, s *stage) error {
 	return err
 }
 
-// supervise starts containerd again whenever it ends, until the row is over.
+// supervise starts the runtime again whenever it ends, until the row is over.
 func (s *stage) supervise(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() {
 		err := lab.Poll(ctx, func() (bool, error) {
-			if _, err := s.runtimePID(); err == nil {
+			if s.lab.Alive() {
 				return false, nil
 			}
 			s.ends.Add(1)

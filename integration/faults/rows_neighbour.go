@@ -123,7 +123,7 @@ func flushedAndHeld(ctx context.Context, s *stage) error {
 // named expects that meshnetd names each of them, where the runtime says who changed a container.
 func named(ctx context.Context, s *stage) error {
 	for _, seat := range seats {
-		if who := seat.index + "-" + seat.name + " changed hooks"; validates(s.lab.Version()) && !strings.Contains(s.daemon.Log(), who) {
+		if who := seat.index + "-" + seat.name + " changed hooks"; s.lab.Runtime().Validates() && !strings.Contains(s.daemon.Log(), who) {
 			s.failed(fmt.Errorf("meshnetd does not say: %s", who))
 		}
 	}

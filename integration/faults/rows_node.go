@@ -5,18 +5,14 @@
 package faults
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/containerd/nri/pkg/api"
 	"golang.org/x/sys/unix"
@@ -58,7 +54,7 @@ func Rows() []Row {
 
 // Rows returns the faults that are some on this runtime.
 func (w *World) Rows() []Row {
-	return slices.DeleteFunc(Rows(), func(r Row) bool { return r.Validators && !validates(w.lab.Version()) })
+	return slices.DeleteFunc(Rows(), func(r Row) bool { return r.Validators && !w.lab.Runtime().Validates() })
 }
 
 // socketGone removes the socket under a living session, and restarts the daemon: it cannot come back before
@@ -77,7 +73,7 @@ func socketGone(ctx context.Context, s *stage) error {
 
 func restartRuntime(ctx context.Context, s *stage) error { return s.lab.Restart(ctx) }
 
-// runtimeRestarted restarts containerd when it has started some of the sandboxes. Nobody waits for it: the
+// runtimeRestarted restarts the runtime when it has started some of the sandboxes. Nobody waits for it: the
 // pods go on in the first moment in which it answers.
 func runtimeRestarted(ctx context.Context, s *stage) error {
 	var sandboxes atomic.Int64
@@ -89,15 +85,11 @@ func runtimeRestarted(ctx context.Context, s *stage) error {
 	}})
 }
 
-// runtimeKilled kills containerd once meshnetd has answered for one of the pods.
+// runtimeKilled kills the runtime once meshnetd has answered for one of the pods.
 func runtimeKilled(ctx context.Context, s *stage) error {
-	pid, err := s.runtimePID()
-	if err != nil {
-		return err
-	}
 	var once sync.Once
 	return s.hook(ctx, "killer", after, &plugin{runPod: func(*api.PodSandbox) error {
-		once.Do(func() { s.failed(syscall.Kill(pid, syscall.SIGKILL)) })
+		once.Do(func() { s.failed(s.lab.Kill()) })
 		return nil
 	}})
 }
@@ -119,28 +111,6 @@ func (s *stage) background(ctx context.Context, do func(context.Context) error) 
 		s.failed(<-done)
 		cancel()
 	})
-}
-
-// runtimePID finds this lab's containerd, by its program and its configuration file.
-func (s *stage) runtimePID() (int, error) {
-	program := filepath.Join(s.lab.Binaries(), string(s.lab.Version()), "containerd")
-	config := []byte("\x00" + filepath.Join(s.lab.Dir(), "config.toml") + "\x00")
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, fmt.Errorf("find containerd: %w", err)
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		exe, _ := os.Readlink(filepath.Join("/proc", e.Name(), "exe"))
-		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if exe == program && bytes.Contains(args, config) {
-			return pid, nil
-		}
-	}
-	return 0, errors.New("find containerd: it does not run")
 }
 
 func vanishInRunPod(ctx context.Context, s *stage) error {

@@ -25,7 +25,7 @@ import (
 
 // Options say what to run.
 type Options struct {
-	Lab      lab.Options // Version, Binaries, Standin and Log
+	Lab      lab.Options // Runtime, Binaries, Standin and Log
 	Meshnetd string      // path of the program
 }
 
@@ -54,7 +54,7 @@ const serverPort = 8080
 func Open(ctx context.Context, opts Options) (_ *World, err error) {
 	o := opts.Lab
 	o.DualStack = true
-	if validates(o.Version) {
+	if o.Runtime.Validates() {
 		o.DefaultValidator, o.RequiredPlugins = true, []string{"meshnetd"}
 	}
 	w := &World{}
@@ -79,8 +79,6 @@ func Open(ctx context.Context, opts Options) (_ *World, err error) {
 	defer daemon.Kill()
 	return w, w.runPeer(ctx)
 }
-
-func validates(version lab.Version) bool { return version == lab.Containerd24 }
 
 // runPeer starts what is outside the mesh.
 func (w *World) runPeer(ctx context.Context) (err error) {

@@ -166,7 +166,7 @@ func (c *Cluster) Import(ctx context.Context, tar string) error {
 
 // Ctr runs containerd's client, in the namespace of the kubelet.
 func (c *Cluster) Ctr(ctx context.Context, args ...string) error {
-	ctr := filepath.Join(c.lab.Binaries(), string(c.lab.Version()), "ctr")
+	ctr := filepath.Join(c.lab.Binaries(), string(c.lab.Runtime()), "ctr")
 	cmd := exec.CommandContext(ctx, ctr, append([]string{"--address", c.lab.Socket(), "--namespace", "k8s.io"}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, out)

@@ -42,7 +42,7 @@ func options(t *testing.T) Options {
 		t.Skip("runs by make test-kube")
 	}
 	return Options{Binaries: kubernetes, Plugins: os.Getenv("MESHNETD_PLUGINS"), Log: t.Output(),
-		Lab: lab.Options{Version: lab.Containerd24, Binaries: runtimes, DefaultValidator: true, DualStack: true, Log: t.Output()}}
+		Lab: lab.Options{Runtime: lab.Containerd24, Binaries: runtimes, DefaultValidator: true, DualStack: true, Log: t.Output()}}
 }
 
 // start runs a cluster for the test, whose kubelet has these arguments too.

@@ -31,7 +31,7 @@ const (
 // sharedDirs are these directories and their parents, the innermost first.
 var sharedDirs = []string{shimSockets, filepath.Dir(shimSockets), cniResults, filepath.Dir(cniResults)}
 
-// Close removes the pods, ends containerd and takes away every process,
+// Close removes the pods, ends the runtime and takes away every process,
 // mount, cgroup, interface and file of the lab. It works on what a failed
 // Start left too, and may be called again: after a failure it tries again.
 func (l *Lab) Close() error {
@@ -40,7 +40,7 @@ func (l *Lab) Close() error {
 	if l.closed {
 		return nil
 	}
-	// Pods that containerd cannot remove are dealt with by the later steps, so
+	// Pods that the runtime cannot remove are dealt with by the later steps, so
 	// this is worth a line but no error.
 	if err := l.removePods(); err != nil {
 		l.logf("remove pods: %v", err)
@@ -74,13 +74,8 @@ func (l *Lab) Close() error {
 // removePods removes all sandboxes by CRI, several at once: every one waits
 // for namespaces and network plugins.
 func (l *Lab) removePods() error {
-	if l.proc == nil {
+	if !l.alive() {
 		return nil
-	}
-	select {
-	case <-l.proc.exited:
-		return nil
-	default:
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removePodsTimeout)
 	defer cancel()
@@ -123,7 +118,7 @@ func (l *Lab) removeFiles() error {
 }
 
 // sharedFiles returns the lab's files in the shared directories, as far as
-// containerd had no chance to remove them itself.
+// the runtime had no chance to remove them itself.
 func (l *Lab) sharedFiles() []string {
 	var files []string
 	// A shim that was killed leaves its socket; where it is stands beside the
@@ -137,7 +132,8 @@ func (l *Lab) sharedFiles() []string {
 		}
 	}
 	sandboxes, _ := filepath.Glob(l.path("state/io.containerd.grpc.v1.cri/sandboxes/*"))
-	for _, path := range sandboxes {
+	layers, _ := filepath.Glob(l.path("state/*-containers/*")) // CRI-O's, of sandboxes and containers
+	for _, path := range append(sandboxes, layers...) {
 		cached, _ := filepath.Glob(filepath.Join(cniResults, "*-"+filepath.Base(path)+"-*"))
 		files = append(files, cached...)
 	}

@@ -22,9 +22,9 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 func TestCloseLeavesNothing(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, version lab.Version) {
+	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		opts := options(t, version)
+		opts := options(t, runtime)
 		opts.DualStack = true
 		ownTemp(t)
 		before := traces(t, "")
@@ -45,10 +45,10 @@ func TestCloseLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestCloseWithoutContainerd(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, version lab.Version) {
+func TestCloseWithoutRuntime(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		opts := options(t, version)
+		opts := options(t, runtime)
 		ownTemp(t)
 		before := traces(t, "")
 		l := startLab(ctx, t, opts)
@@ -67,7 +67,7 @@ func TestCloseWithoutContainerd(t *testing.T) {
 }
 
 func TestFailedStartLeavesNothing(t *testing.T) {
-	opts := options(t, lab.Containerd24)
+	opts := options(t, lab.Runtimes()[0])
 	ownTemp(t)
 	before := traces(t, "")
 	broken := opts
@@ -146,7 +146,7 @@ func traces(t *testing.T, dir string) map[string]bool {
 		filepath.Join(os.TempDir(), "mlab-*"), "/sys/fs/cgroup/*/" + cgroup, "/sys/fs/cgroup/" + cgroup,
 		"/run/containerd", "/run/containerd/*", "/run/containerd/s/*", "/run/netns/*", "/run/nri",
 		"/var/lib/cni", "/var/lib/cni/results/*", "/var/lib/containerd", "/opt/containerd", "/opt/cni", "/opt/nri",
-		"/etc/containerd", "/etc/cni", "/etc/nri",
+		"/etc/containerd", "/etc/cni", "/etc/nri", "/etc/crio", "/run/crio/*", "/run/containers", "/var/lib/crio", "/var/lib/containers/*",
 	} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {

@@ -13,7 +13,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 
@@ -40,12 +39,10 @@ func (l *Lab) importImage(ctx context.Context) error {
 		return fmt.Errorf("pack image: %w", err)
 	}
 
-	cmd := exec.CommandContext(ctx, l.opts.program("ctr"), "--address", l.Socket(), "--namespace", "k8s.io",
-		"images", "import", "--snapshotter", l.opts.Snapshotter, archive)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("import image: %w: %s", err, bytes.TrimSpace(out))
+	if err := l.opts.engine().load(ctx, l, archive); err != nil {
+		return fmt.Errorf("import image: %w", err)
 	}
-	// CRI learns of the image by an event, some time after the import.
+	// containerd's CRI learns of the image by an event, some time after the import.
 	images := criv1.NewImageServiceClient(l.conn)
 	err = Poll(ctx, func() (bool, error) {
 		status, err := images.ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: Image}})

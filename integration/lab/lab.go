@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lab runs a private containerd with its own network, images and NRI
+// Package lab runs a private containerd or CRI-O with its own network, images and NRI
 // socket, for tests, the demo and the benchmark. Everything it creates lies
 // in one temporary directory or carries the lab's random id, and Close takes
-// all of it away again; the machine's own containerd is never touched.
+// all of it away again; the machine's own runtime is never touched.
 //
-// Two things are beyond configuration and are cleaned up instead. libcni
+// Three things are beyond configuration. libcni
 // caches its results in /var/lib/cni, and containerd 1.7 places its shims'
-// sockets in /run/containerd/s. Both use names that cannot collide.
+// sockets in /run/containerd/s: both use names that cannot collide, and are
+// cleaned up. CRI-O makes an empty /run/crio/seccomp.
 package lab
 
 import (
@@ -29,16 +30,18 @@ import (
 // entrypoint. It is the sandbox image too.
 const Image = "localhost/meshnetd/standin:1"
 
-// readyTimeout bounds one start of containerd and one import.
+// readyTimeout bounds one start of the runtime and one import.
 const readyTimeout = 60 * time.Second
 
-// Lab is one running containerd.
+// Lab is one running container runtime.
 type Lab struct {
 	opts Options
 	id   string // random, part of every name outside dir
 	dir  string
 	net  network
 	runc string
+
+	command []string // that runs the runtime
 
 	conn *grpc.ClientConn
 
@@ -49,7 +52,7 @@ type Lab struct {
 	closed bool
 }
 
-// Start runs containerd, waits until it can run pods and imports the image.
+// Start runs the runtime, waits until it can run pods and imports the image.
 // On failure everything is taken away again. The lab outlives ctx: it runs
 // until Close.
 func Start(ctx context.Context, opts Options) (*Lab, error) {
@@ -98,7 +101,7 @@ func newLab(opts Options) (*Lab, error) {
 	// It connects when the first call is made.
 	l.conn, err = grpc.NewClient("unix://"+l.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return nil, fmt.Errorf("connect to containerd: %w", err)
+		return nil, fmt.Errorf("connect to the runtime: %w", err)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create lab directory: %w", err)
@@ -127,11 +130,11 @@ func (l *Lab) start(ctx context.Context) error {
 	if err := l.importImage(ctx); err != nil {
 		return err
 	}
-	l.logf("%s ready in %s at %s", l.opts.Version, time.Since(begin).Round(time.Millisecond), l.dir)
+	l.logf("%s ready in %s at %s", l.opts.Runtime, time.Since(begin).Round(time.Millisecond), l.dir)
 	return nil
 }
 
-// Restart stops containerd and starts it again with the same state. Pods
+// Restart stops the runtime and starts it again with the same state. Pods
 // keep running meanwhile, as they do on a node.
 func (l *Lab) Restart(ctx context.Context) error {
 	if err := l.Stop(ctx); err != nil {
@@ -140,34 +143,63 @@ func (l *Lab) Restart(ctx context.Context) error {
 	return l.Resume(ctx)
 }
 
-// Stop ends containerd and leaves the pods running. Resume starts it again.
+// Stop ends the runtime and leaves the pods running. Resume starts it again.
 func (l *Lab) Stop(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return fmt.Errorf("stop containerd: the lab is closed")
+		return fmt.Errorf("stop the runtime: the lab is closed")
 	}
 	if l.proc == nil {
 		return nil
 	}
 	if err := l.proc.stop(ctx); err != nil {
-		return fmt.Errorf("stop containerd: %w", err)
+		return fmt.Errorf("stop the runtime: %w", err)
 	}
 	l.proc = nil
 	return nil
 }
 
-// Resume starts containerd after Stop.
+// Alive reports whether the runtime runs, as far as it did not end in this moment.
+func (l *Lab) Alive() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.alive()
+}
+
+func (l *Lab) alive() bool {
+	if l.proc == nil {
+		return false
+	}
+	select {
+	case <-l.proc.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Kill ends the runtime as an out-of-memory killer would; Stop and Resume go on from there.
+func (l *Lab) Kill() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.proc == nil {
+		return fmt.Errorf("kill the runtime: it does not run")
+	}
+	return l.proc.cmd.Process.Kill()
+}
+
+// Resume starts the runtime after Stop.
 func (l *Lab) Resume(ctx context.Context) error {
 	begin := time.Now()
 	if err := l.launch(ctx); err != nil {
-		return fmt.Errorf("restart containerd: %w%s", err, l.logTail())
+		return fmt.Errorf("restart the runtime: %w%s", err, l.logTail())
 	}
-	l.logf("%s started again in %s", l.opts.Version, time.Since(begin).Round(time.Millisecond))
+	l.logf("%s started again in %s", l.opts.Runtime, time.Since(begin).Round(time.Millisecond))
 	return nil
 }
 
-// launch starts containerd, connects to it and waits until it is ready.
+// launch starts the runtime, connects to it and waits until it is ready.
 func (l *Lab) launch(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -175,9 +207,9 @@ func (l *Lab) launch(ctx context.Context) error {
 		return fmt.Errorf("the lab is closed")
 	}
 	if l.proc != nil {
-		return fmt.Errorf("containerd runs already")
+		return fmt.Errorf("the runtime runs already")
 	}
-	proc, err := startProcess(l.opts.program("containerd"), l.ContainerdLog(), l.path("tmp"), "-c", l.path("config.toml"), "-l", l.opts.LogLevel)
+	proc, err := startProcess(l.command, l.RuntimeLog(), l.path("tmp"), "CONTAINERS_REGISTRIES_CONF="+l.path("registries.conf"))
 	if err != nil {
 		return err
 	}
@@ -192,10 +224,10 @@ func (l *Lab) waitReady(ctx context.Context, proc *process) error {
 	err := Poll(ctx, func() (bool, error) {
 		select {
 		case <-proc.exited:
-			return false, fmt.Errorf("containerd ended by itself: %w", proc.err)
+			return false, fmt.Errorf("the runtime ended by itself: %w", proc.err)
 		default:
 		}
-		// A connection that failed while containerd was down must not keep
+		// A connection that failed while the runtime was down must not keep
 		// the client in its back-off.
 		l.conn.ResetConnectBackoff()
 		status, err := client.Status(ctx, &criv1.StatusRequest{})
@@ -211,13 +243,13 @@ func (l *Lab) waitReady(ctx context.Context, proc *process) error {
 		return ready == 2, nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait for containerd: %w", err)
+		return fmt.Errorf("wait for the runtime: %w", err)
 	}
 	return nil
 }
 
-// Version returns which containerd the lab runs.
-func (l *Lab) Version() Version { return l.opts.Version }
+// Runtime returns which runtime the lab runs.
+func (l *Lab) Runtime() Runtime { return l.opts.Runtime }
 
 // Binaries returns the directory of the runtimes.
 func (l *Lab) Binaries() string { return l.opts.Binaries }
@@ -225,22 +257,22 @@ func (l *Lab) Binaries() string { return l.opts.Binaries }
 // Dir returns the private directory.
 func (l *Lab) Dir() string { return l.dir }
 
-// Socket returns the path of containerd's CRI socket.
+// Socket returns the path of the runtime's CRI socket.
 func (l *Lab) Socket() string { return l.path("c.sock") }
 
 // NRISocket returns the path of the socket NRI plugins connect to.
 func (l *Lab) NRISocket() string { return l.path("nri.sock") }
 
 // NRIPluginDir returns the directory of pre-installed NRI plugins. It is
-// empty; containerd reads it when it starts.
+// empty; the runtime reads it when it starts.
 func (l *Lab) NRIPluginDir() string { return l.path("nri-plugins") }
 
 // NRIConfigDir returns the directory of the pre-installed plugins'
 // configuration files.
 func (l *Lab) NRIConfigDir() string { return l.path("nri-conf") }
 
-// ContainerdLog returns the path of containerd's log. Restarts append to it.
-func (l *Lab) ContainerdLog() string { return l.path("containerd.log") }
+// RuntimeLog returns the path of the runtime's log. Restarts append to it.
+func (l *Lab) RuntimeLog() string { return l.path("runtime.log") }
 
 // Bridge returns the name of the bridge the pods are attached to.
 func (l *Lab) Bridge() string { return l.net.bridge }

@@ -29,13 +29,13 @@ func testContext(t *testing.T) context.Context {
 
 // options skips the test where no lab can run, or fails it if
 // MESHNETD_REQUIRE=1 says that one must.
-func options(t *testing.T, version lab.Version) lab.Options {
+func options(t *testing.T, runtime lab.Runtime) lab.Options {
 	t.Helper()
 	binaries, err := lab.FindBinaries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := lab.Options{Version: version, Binaries: binaries, Log: t.Output()}
+	opts := lab.Options{Runtime: runtime, Binaries: binaries, Log: t.Output()}
 	nstest.RequireRoot(t)
 	if err := opts.Check(); err != nil {
 		nstest.Lack(t, "a runtime: "+err.Error())
@@ -57,9 +57,9 @@ func startLab(ctx context.Context, t *testing.T, opts lab.Options) *lab.Lab {
 	return l
 }
 
-func forEachVersion(t *testing.T, test func(t *testing.T, version lab.Version)) {
-	for _, version := range lab.Versions() {
-		t.Run(string(version), func(t *testing.T) { test(t, version) })
+func forEachRuntime(t *testing.T, test func(t *testing.T, runtime lab.Runtime)) {
+	for _, runtime := range lab.Runtimes() {
+		t.Run(string(runtime), func(t *testing.T) { test(t, runtime) })
 	}
 }
 
@@ -82,9 +82,9 @@ func runContainer(ctx context.Context, t *testing.T, pod *lab.Pod, spec lab.Cont
 }
 
 func TestPodsReachEachOther(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, version lab.Version) {
+	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		opts := options(t, version)
+		opts := options(t, runtime)
 		opts.DualStack = true
 		l := startLab(ctx, t, opts)
 
@@ -120,7 +120,7 @@ func TestPodsReachEachOther(t *testing.T) {
 
 func TestFailedConnectIsReported(t *testing.T) {
 	ctx := testContext(t)
-	l := startLab(ctx, t, options(t, lab.Containerd24))
+	l := startLab(ctx, t, options(t, lab.Runtimes()[0]))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "lonely"})
 
 	connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", "127.0.0.1:1", "--exit"}})
@@ -134,9 +134,9 @@ func TestFailedConnectIsReported(t *testing.T) {
 }
 
 func TestHostNetworkPod(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, version lab.Version) {
+	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		l := startLab(ctx, t, options(t, version))
+		l := startLab(ctx, t, options(t, runtime))
 
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "host", HostNetwork: true})
 
@@ -159,9 +159,9 @@ func namespaceOf(t *testing.T, pid int) string {
 }
 
 func TestRestartKeepsPods(t *testing.T) {
-	forEachVersion(t, func(t *testing.T, version lab.Version) {
+	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		l := startLab(ctx, t, options(t, version))
+		l := startLab(ctx, t, options(t, runtime))
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "server"})
 		serve := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "serve", Args: []string{"serve", "0.0.0.0:80", "web"}})
 		if _, err := serve.WaitEvent(ctx, "listening"); err != nil {
@@ -191,7 +191,7 @@ func TestRestartKeepsPods(t *testing.T) {
 
 func TestProxyReportsOriginalDestination(t *testing.T) {
 	ctx := testContext(t)
-	l := startLab(ctx, t, options(t, lab.Containerd24))
+	l := startLab(ctx, t, options(t, lab.Runtimes()[0]))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "meshed"})
 	proxy := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "proxy", Args: []string{"proxy", "--transparent"}, Capabilities: []string{"NET_ADMIN"}})
 	for _, addr := range []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "127.0.0.1:15053"} {

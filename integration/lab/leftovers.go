@@ -19,10 +19,10 @@ import (
 // cgroup is the parent of every cgroup of the lab.
 func (l *Lab) cgroup() string { return "/mlab-" + l.id }
 
-// killLeftovers ends shims and container processes that outlived containerd.
+// killLeftovers ends what outlived the runtime: the keepers of containers, and their processes.
 func (l *Lab) killLeftovers(ctx context.Context) error {
-	// Shims first: they would report the death of their containers.
-	for _, find := range []func() ([]int, error){l.shims, l.cgroupProcesses} {
+	// Keepers first: they would report the death of their containers.
+	for _, find := range []func() ([]int, error){l.keepers, l.cgroupProcesses} {
 		err := Poll(ctx, func() (bool, error) {
 			pids, err := find()
 			for _, pid := range pids {
@@ -37,14 +37,14 @@ func (l *Lab) killLeftovers(ctx context.Context) error {
 	return nil
 }
 
-// shims returns the processes that run the lab's shim program and were given
-// this lab's socket: the same program may serve other labs.
-func (l *Lab) shims() ([]int, error) {
+// keepers returns the processes that run the runtime's shim, or conmon, and were
+// given paths of this lab: the same program may serve other labs.
+func (l *Lab) keepers() ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	program := l.opts.program("containerd-shim-runc-v2")
+	program := l.opts.engine().keeper()
 	var pids []int
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
@@ -59,7 +59,7 @@ func (l *Lab) shims() ([]int, error) {
 		}
 		// The program may have been built anew since.
 		exe = strings.TrimSuffix(exe, " (deleted)")
-		if exe == program && bytes.Contains(args, []byte(l.Socket())) {
+		if exe == program && bytes.Contains(args, []byte(l.dir+"/")) {
 			pids = append(pids, pid)
 		}
 	}

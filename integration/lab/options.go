@@ -6,30 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
-// Version names a containerd release the lab can run. Its value is the
-// directory of that release's programs below Options.Binaries.
-type Version string
-
-// The releases that integration/runtimes pins.
-const (
-	Containerd24 Version = "containerd-2.4"
-	Containerd17 Version = "containerd-1.7"
-)
-
-// Versions returns every release, the newest first.
-func Versions() []Version { return []Version{Containerd24, Containerd17} }
-
-// Options say what to run. Only Version and Binaries are required.
+// Options say what to run. Only Runtime and Binaries are required.
 type Options struct {
-	// Version is the containerd release.
-	Version Version
+	Runtime Runtime
 	// Binaries is the directory integration/runtimes/build.sh built into.
 	Binaries string
 	// Runc is the OCI runtime; by default runc as found in PATH.
@@ -45,7 +33,7 @@ type Options struct {
 	NRITimeout time.Duration
 	// NRIRegistrationTimeout is what a plugin has to register; 5s by default.
 	NRIRegistrationTimeout time.Duration
-	// DefaultValidator enables NRI's default validator (containerd 2.4 only).
+	// DefaultValidator enables NRI's default validator, where the runtime has it.
 	DefaultValidator bool
 	// RequiredPlugins are the plugins the default validator demands for every
 	// container. Setting it needs DefaultValidator.
@@ -53,10 +41,10 @@ type Options struct {
 	// TolerateMissing is the annotation by which a pod may opt out of
 	// RequiredPlugins; none by default.
 	TolerateMissing string
-	// Imports are configuration files that containerd reads after the lab's own, as from its conf.d; what
+	// Imports are configuration files that the runtime reads after the lab's own, as from its conf.d; what
 	// they say replaces what the options above say. Absolute paths.
 	Imports []string
-	// LogLevel is containerd's log level; "info" by default.
+	// LogLevel is the runtime's log level; "info" by default.
 	LogLevel string
 	// Log receives the lab's own progress lines; nil discards them.
 	Log io.Writer
@@ -84,26 +72,29 @@ func (o Options) withDefaults() Options {
 // Check reports why a lab cannot be run with these options on this machine,
 // or nil. Start calls it too; tests use it to skip.
 func (o Options) Check() error {
-	if o.Version != Containerd24 && o.Version != Containerd17 {
-		return fmt.Errorf("unknown containerd version %q (want one of %v)", o.Version, Versions())
+	if _, ok := runtimes[o.Runtime]; !ok {
+		return fmt.Errorf("unknown runtime %q (want one of %v)", o.Runtime, slices.Sorted(maps.Keys(runtimes)))
 	}
-	if o.Version == Containerd17 && (o.DefaultValidator || len(o.RequiredPlugins) > 0) {
-		return fmt.Errorf("%s has no NRI validators: unset DefaultValidator and RequiredPlugins", o.Version)
+	if !o.Runtime.Validates() && (o.DefaultValidator || len(o.RequiredPlugins) > 0) {
+		return fmt.Errorf("%s has no NRI validators: unset DefaultValidator and RequiredPlugins", o.Runtime)
 	}
 	if len(o.RequiredPlugins) > 0 && !o.DefaultValidator {
 		return errors.New("RequiredPlugins has no effect without DefaultValidator: set both")
 	}
 	for _, path := range o.Imports {
 		if !filepath.IsAbs(path) {
-			return fmt.Errorf("import %q is not an absolute path: containerd would look for it beside the lab's configuration", path)
+			return fmt.Errorf("import %q is not an absolute path: the runtime would look for it beside the lab's configuration", path)
 		}
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("the lab needs root: it creates namespaces, a bridge and mounts")
 	}
-	for _, program := range o.programs() {
-		if _, err := os.Stat(program); err != nil {
-			return fmt.Errorf("%s is missing: run integration/runtimes/build.sh %s: %w", filepath.Base(program), o.Binaries, err)
+	if err := o.engine().check(); err != nil {
+		return err
+	}
+	for _, plugin := range []string{"bridge", "host-local", "loopback"} {
+		if _, err := os.Stat(filepath.Join(o.cniDir(), plugin)); err != nil {
+			return fmt.Errorf("the CNI plugin %s is missing: run integration/runtimes/build.sh %s cni: %w", plugin, o.Binaries, err)
 		}
 	}
 	if _, err := o.runc(); err != nil {
@@ -113,17 +104,6 @@ func (o Options) Check() error {
 		return fmt.Errorf("the lab needs ip of iproute2: %w", err)
 	}
 	return nil
-}
-
-func (o Options) programs() []string {
-	return []string{
-		o.program("containerd"), o.program("containerd-shim-runc-v2"), o.program("ctr"),
-		filepath.Join(o.cniDir(), "bridge"), filepath.Join(o.cniDir(), "host-local"), filepath.Join(o.cniDir(), "loopback"),
-	}
-}
-
-func (o Options) program(name string) string {
-	return filepath.Join(o.Binaries, string(o.Version), name)
 }
 
 func (o Options) cniDir() string { return filepath.Join(o.Binaries, "cni") }

@@ -36,7 +36,7 @@ func main() {
 	defer stop()
 	var err error
 	if *pods > 0 {
-		o.Lab.Version = cmp.Or(lab.Version(*version), lab.Containerd24)
+		o.Lab.Runtime = cmp.Or(lab.Runtime(*version), lab.Containerd24)
 		err = soak(ctx, o, faults.Soak{Pods: *pods, AtOnce: 4, Seed: *seed})
 	} else {
 		err = matrices(ctx, o, *version, *only)
@@ -65,11 +65,12 @@ func soak(ctx context.Context, o faults.Options, s faults.Soak) (err error) {
 // matrices plays all rows on all runtimes and prints one table.
 func matrices(ctx context.Context, o faults.Options, version, only string) (err error) {
 	var results []faults.Result
-	for _, v := range lab.Versions() {
-		if version != "" && version != string(v) {
-			continue
-		}
-		o.Lab.Version = v
+	runtimes := lab.Runtimes()
+	if version != "" {
+		runtimes = []lab.Runtime{lab.Runtime(version)}
+	}
+	for _, v := range runtimes {
+		o.Lab.Runtime = v
 		err = errors.Join(err, matrix(ctx, o, only, func(r faults.Result) {
 			fmt.Fprintf(os.Stderr, "%-14s %-66s %6s\n", v, r.Row.Fault, r.Took.Round(100*time.Millisecond))
 			results = append(results, r)
@@ -78,7 +79,7 @@ func matrices(ctx context.Context, o faults.Options, version, only string) (err 
 	faults.Print(os.Stdout, results)
 	for _, r := range results {
 		for _, problem := range r.Problems() {
-			err = errors.Join(err, fmt.Errorf("%s, %s: %s", r.Version, r.Row.Fault, problem))
+			err = errors.Join(err, fmt.Errorf("%s, %s: %s", r.Runtime, r.Row.Fault, problem))
 		}
 	}
 	return err
