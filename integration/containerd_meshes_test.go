@@ -94,7 +94,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := []string{`audit_interval = "1s"`, string(profile)}
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l, config...)
 	peer := runPod(t, l, "peer", nil)
 	pods := map[string]*lab.Pod{}

@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/nriplugin"
 )
 
 func address(pod *lab.Pod, i int, port uint16) string {
@@ -192,7 +195,13 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		spec := lab.PodSpec{Name: "web", UID: "1234", Annotations: injected(key, "10.0.0.0/8,10.1.0.0")}
 		for attempt := range uint32(2) { // kubelet tries again and again
 			spec.Attempt = attempt
-			_, err := l.RunPod(within(t, time.Minute), spec)
+			pod, err := l.RunPod(within(t, time.Minute), spec)
+			if err == nil && l.Runtime().RefusesLate() {
+				_, err = pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app"})
+				if err := pod.Remove(within(t, time.Minute)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			want := `meshnetd refuses pod default/web: annotation ` + key + `: "10.0.0.0/8,10.1.0.0": item 2, "10.1.0.0", is not a CIDR`
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Fatalf("got %v\nwant %s", err, want)
@@ -261,8 +270,16 @@ func TestRuntimeRestarted(t *testing.T) {
 				t.Errorf("no rules after a restart of the runtime:\n%s", saved)
 			}
 		}
-		if daemon.wait(t, func(l lab.Line) bool { return l.Event == "nri_connected" }).Runtime != "containerd" {
-			t.Error("the runtime is not named")
+		said, err := l.CRI().Version(within(t, time.Minute), &criv1.VersionRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := daemon.wait(t, func(l lab.Line) bool { return l.Event == "nri_connected" }); c.Runtime != said.GetRuntimeName() || c.Version != said.GetRuntimeVersion() {
+			t.Errorf("connected to %s %s, which calls itself %s", c.Runtime, c.Version, said)
+		}
+		identified, err := nriplugin.Identify(said.GetRuntimeName(), said.GetRuntimeVersion())
+		if r := l.Runtime(); err != nil || identified.Validates != r.Validates() || identified.TellsUser != r.TellsUser() || identified.RefuseLate != r.RefusesLate() {
+			t.Errorf("the version table says of %s %+v, %v", r, identified, err)
 		}
 	})
 }

@@ -58,7 +58,7 @@ func forEachScene(t *testing.T, environment, config []string, test func(t *testi
 
 func (s *scene) start(t *testing.T, environment, config []string) {
 	t.Helper()
-	s.lab = startLab(t, lab.Containerd24)
+	s.lab = startLab(t, lab.Runtimes()[0])
 	s.daemon = runDaemon(t, s.lab, append([]string{fmt.Sprintf("backend = %q", s.backend)}, config...)...)
 	s.outside = runPod(t, s.lab, "outside", nil)
 	s.web = runPod(t, s.lab, "web", s.annotations())

@@ -19,7 +19,7 @@ import (
 
 // An operator asks why a real pod is treated as it is and where a packet ends, and the real packet ends there.
 func TestExplainAndTraceARunningPod(t *testing.T) {
-	opts := labOptions(t, lab.Containerd24)
+	opts := labOptions(t, lab.Runtimes()[0])
 	opts.DualStack, opts.DefaultValidator, opts.RequiredPlugins = true, true, []string{"meshnetd"}
 	l := startLabWith(t, opts)
 	d := runDaemon(t, l, "nri.required = true", "istio.tunnel_port = 15009", `proxy_identity = "off"`) // a container of the test speaks as the proxy

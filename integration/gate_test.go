@@ -43,7 +43,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 		daemon.event(t, "pod_refined", "default/web")
 		text := saved(t, pod)
 		tellsUser := l.Runtime().TellsUser()
-		if tellsUser { // and asks validators: this one has its own off
+		if l.Runtime().Validates() { // this one has its validator off
 			if line := daemon.event(t, "pod_not_held", "default/web"); line.Message != "not held back while meshnetd is away: the validator is off" {
 				t.Errorf("said %q", line.Message)
 			}
@@ -158,7 +158,7 @@ func refusedToLoosen(t *testing.T, pod *lab.Pod, spec lab.ContainerSpec) {
 
 // A container that would go around the mesh as the proxy is refused, where the runtime tells who it is.
 func TestProxyIdentityIsRefused(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l)
 	pod := runPod(t, l, "web", injected())
 	_, err := pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: proxy})
@@ -173,7 +173,7 @@ func TestProxyIdentityIsRefused(t *testing.T) {
 // A name of the injector's is nobody's proof, and a group is the proxy's by a setgid file too: what a pod's author writes
 // to become the proxy is refused, and without any of it nobody is let past the proxy.
 func TestImpostorsAreRefused(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l, `proxy_images = ["`+lab.Image+`"]`)
 	peer := runPod(t, l, "peer", nil)
 	runServer(t, peer, "8080", "around the mesh")
@@ -206,7 +206,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 
 // What the test before refuses is an attack: where nobody looks, a member of the proxy's group gets around.
 func TestSetgidFilesGoAround(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	runDaemon(t, l, `proxy_identity = "off"`)
 	peer := runPod(t, l, "peer", nil)
 	runServer(t, peer, "8080", "around the mesh")
@@ -227,7 +227,7 @@ func TestSetgidFilesGoAround(t *testing.T) {
 	}
 }
 
-// Where the node names the images of proxies, another one is not the proxy.
+// Where the node names the images of proxies, another one is not the proxy; only this runtime tells them.
 func TestImagesOfProxies(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
 	runDaemon(t, l, `proxy_images = ["registry.example/istio/proxyv2:*"]`)
@@ -239,7 +239,7 @@ func TestImagesOfProxies(t *testing.T) {
 
 // What the node forbids is refused with its reason, or counts as absent.
 func TestForbiddenAnnotations(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	runDaemon(t, l, `
 [[annotations]]
 annotation = "traffic.sidecar.istio.io/excludeOutboundPorts"
@@ -284,7 +284,7 @@ func TestDriftIsRepaired(t *testing.T) {
 
 // Rules that are lost are found before the next container of the pod is created, whatever the auditor does.
 func TestNoContainerAfterAFlush(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l, `on_drift = "report"`)
 	pod := runPod(t, l, "web", injected())
 	runProxy(t, pod)
@@ -322,7 +322,7 @@ func TestLatePodIsStopped(t *testing.T) {
 
 // A new configuration leaves running pods as they are, and says so, unless it is asked to replace their rules.
 func TestOutdatedRulesStay(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	first := runDaemon(t, l)
 	pod := runPod(t, l, "web", injected())
 	runContainer(t, pod, "app", "pause")
@@ -349,7 +349,7 @@ func TestOutdatedRulesStay(t *testing.T) {
 // owner match there. Its containers are created; to start them, containerd asks for a newer runc than
 // distributions have. Packets of such a pod are those of TestOwnUsers in daemon/nftables.
 func TestUserNamespacedPod(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	host := hostRules(t)
 	daemon := runDaemon(t, l)
 	web, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "web", UserNS: true, Annotations: injected()})

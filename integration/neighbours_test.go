@@ -34,7 +34,7 @@ func (hooking) CreateContainer(context.Context, *api.PodSandbox, *api.Container)
 
 // Hooks of another plugin are refused where the node says so, and explained; pods outside the mesh have them.
 func TestHooksOfNeighboursAreRefused(t *testing.T) {
-	l := startLab(t, lab.Containerd24)
+	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l, `neighbours.hooks = "refuse"`)
 	meshed, plain := runPod(t, l, "meshed", injected()), runPod(t, l, "plain", nil)
 	other := hooking{make(chan struct{})}

@@ -11,15 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 func TestCloseLeavesNothing(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
@@ -146,7 +143,7 @@ func traces(t *testing.T, dir string) map[string]bool {
 		filepath.Join(os.TempDir(), "mlab-*"), "/sys/fs/cgroup/*/" + cgroup, "/sys/fs/cgroup/" + cgroup,
 		"/run/containerd", "/run/containerd/*", "/run/containerd/s/*", "/run/netns/*", "/run/nri",
 		"/var/lib/cni", "/var/lib/cni/results/*", "/var/lib/containerd", "/opt/containerd", "/opt/cni", "/opt/nri",
-		"/etc/containerd", "/etc/cni", "/etc/nri", "/etc/crio", "/run/crio/*", "/run/containers", "/var/lib/crio", "/var/lib/containers/*",
+		"/etc/containerd", "/etc/cni", "/etc/nri", "/etc/crio", "/run/crio/*", "/run/containers", "/var/lib/crio",
 	} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {

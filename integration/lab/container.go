@@ -99,7 +99,7 @@ func (p *Pod) containerConfig(spec ContainerSpec) (*criv1.ContainerConfig, error
 	}
 	return &criv1.ContainerConfig{
 		Metadata:    &criv1.ContainerMetadata{Name: spec.Name, Attempt: spec.Attempt},
-		Image:       &criv1.ImageSpec{Image: Image},
+		Image:       &criv1.ImageSpec{Image: Image, UserSpecifiedImage: Image},
 		Command:     command,
 		Args:        spec.Args,
 		Envs:        env,

@@ -8,7 +8,8 @@
 // Three things are beyond configuration. libcni
 // caches its results in /var/lib/cni, and containerd 1.7 places its shims'
 // sockets in /run/containerd/s: both use names that cannot collide, and are
-// cleaned up. CRI-O makes an empty /run/crio/seccomp.
+// cleaned up. skopeo, which CRI-O's images come by, keeps digests in
+// /var/lib/containers/cache.
 package lab
 
 import (

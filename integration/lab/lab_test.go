@@ -6,9 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -143,19 +141,24 @@ func TestHostNetworkPod(t *testing.T) {
 		if pod.NetNS() != "" || len(pod.IPs()) != 0 {
 			t.Errorf("namespace %q, addresses %v, want none", pod.NetNS(), pod.IPs())
 		}
-		if got, want := namespaceOf(t, pod.PID()), namespaceOf(t, os.Getpid()); got != want {
-			t.Errorf("namespace of the pod = %s, want the host's %s", got, want)
+		listener, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", listener.Addr().String()}})
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("the host\n")); err != nil {
+			t.Fatal(err)
+		}
+		if connected, err := connect.WaitEvent(ctx, "connected"); err != nil || connected.Reply != "the host" {
+			t.Errorf("reply = %q, %v, want the host's", connected.Reply, err)
 		}
 	})
-}
-
-func namespaceOf(t *testing.T, pid int) string {
-	t.Helper()
-	link, err := os.Readlink(filepath.Join("/proc", itoa(pid), "ns", "net"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return link
 }
 
 func TestRestartKeepsPods(t *testing.T) {

@@ -32,7 +32,8 @@ func createNetwork(ctx context.Context, id string, dualStack bool) (network, err
 	}
 	n := network{name: "mlab-" + id, bridge: "mlab" + id, subnet: subnet}
 	commands := [][]string{
-		{"link", "add", n.bridge, "type", "bridge"},
+		// With an address that stays: CRI-O has the CNI plugin check it while others come and go.
+		{"link", "add", n.bridge, "address", fmt.Sprintf("02:00:00:%s:%s:%s", id[:2], id[2:4], id[4:]), "type", "bridge"},
 		{"addr", "add", gateway(n.subnet), "dev", n.bridge},
 		{"link", "set", n.bridge, "up"},
 	}

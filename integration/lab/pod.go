@@ -38,7 +38,6 @@ type Pod struct {
 	config *criv1.PodSandboxConfig
 	ips    []netip.Addr
 	netns  string
-	pid    int
 }
 
 // RunPod runs a pod sandbox as a kubelet would. The error of the runtime is
@@ -107,9 +106,8 @@ func (l *Lab) sandboxConfig(spec PodSpec, logs string) *criv1.PodSandboxConfig {
 	}
 }
 
-// sandboxInfo is the part of containerd's verbose sandbox status used here.
+// sandboxInfo is the part of the verbose sandbox status used here.
 type sandboxInfo struct {
-	PID         int `json:"pid"`
 	RuntimeSpec struct {
 		Linux struct {
 			Namespaces []struct{ Type, Path string }
@@ -138,9 +136,8 @@ func (p *Pod) inspect(ctx context.Context) error {
 	if err := json.Unmarshal([]byte(resp.GetInfo()["info"]), &info); err != nil {
 		return fmt.Errorf("read verbose sandbox status: %w", err)
 	}
-	p.pid = info.PID
 	for _, ns := range info.RuntimeSpec.Linux.Namespaces {
-		if ns.Type == "network" {
+		if ns.Type == "network" && !p.Spec.HostNetwork { // of which CRI-O has a path too
 			p.netns = ns.Path
 		}
 	}
@@ -149,9 +146,6 @@ func (p *Pod) inspect(ctx context.Context) error {
 
 // NetNS returns the path of the network namespace, "" for a hostNetwork pod.
 func (p *Pod) NetNS() string { return p.netns }
-
-// PID returns the process id of the pause process.
-func (p *Pod) PID() int { return p.pid }
 
 // IPs returns the pod's addresses, IPv4 first; none for a hostNetwork pod.
 func (p *Pod) IPs() []netip.Addr { return p.ips }

@@ -16,8 +16,8 @@ type Runtime string
 const (
 	Containerd24  Runtime = "containerd-2.4"
 	Containerd23  Runtime = "containerd-2.3"
-	Containerd231 Runtime = "containerd-2.3.1"
 	Containerd22  Runtime = "containerd-2.2"
+	Containerd223 Runtime = "containerd-2.2.3" // of those that do not start again once a sandbox was refused
 	Containerd21  Runtime = "containerd-2.1"
 	Containerd17  Runtime = "containerd-1.7"
 	CRIO          Runtime = "crio"
@@ -34,8 +34,8 @@ type traits struct {
 var runtimes = map[Runtime]traits{
 	Containerd24:  {validates: true, tellsUser: true},
 	Containerd23:  {validates: true, tellsUser: true},
-	Containerd231: {validates: true, tellsUser: true, refusesLate: true},
 	Containerd22:  {validates: true},
+	Containerd223: {validates: true, refusesLate: true},
 	Containerd21:  {refusesLate: true},
 	Containerd17:  {},
 	CRIO:          {validates: true, tellsUser: true},
