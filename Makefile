@@ -21,7 +21,7 @@ PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iprout
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
-.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-kernels test-userlands kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-kernels test-userlands test-containerds test-crio kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,24 @@ test: deps runtimes ## run all tests that need this machine and containerd; noth
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
 		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
 		$(GO) test -C $(PLUGIN) -json -count=1 -race ./... || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
+
+# What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
+ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|RefinesThePod|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|Attacks$$|AttacksBeside
+ON_CRIO = $(ON_EACH)|ProxyIdentity|Impostors|Setgid|Forbidden|NoContainerAfter|OutdatedRules|UserNamespaced|Explain|SeveralMeshes|HooksOfNeighbours|Packaging|HungDaemon|Doctor$$
+CONTAINERDS = containerd-2.3 containerd-2.2 containerd-2.2.3 containerd-2.1
+# What CRI-O is: crio is 1.36 or newer, crio-1.34 is 1.34 or 1.35.
+CRIO ?= crio
+
+test-containerds: deps ## run the tests of a runtime on containerd 2.1 to 2.3
+	integration/runtimes/build.sh $(BUILD)/runtimes $(CONTAINERDS) cni
+	set -o pipefail; { failed=0; for runtime in $(CONTAINERDS); do \
+		MESHNETD_LAB=$$runtime $(TEST) -run '^Test($(ON_EACH))' ./integration || failed=1; done; exit $$failed; } | $(REPORT)
+
+test-crio: PROGRAMS += conmon:conmon skopeo:skopeo
+test-crio: deps ## run the tests of a runtime on CRI-O: with crio and pinns of PATH, or of the directory MESHNETD_CRIO
+	integration/runtimes/build.sh $(BUILD)/runtimes cni
+	set -o pipefail; MESHNETD_LAB=$(CRIO) $(TEST) -run '^Test($(ON_CRIO)|PodsReach|HostNetwork|Restart|Close)' ./integration ./integration/lab | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni

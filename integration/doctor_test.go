@@ -23,8 +23,12 @@ import (
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
-// What doctor says of a real containerd is what is the case.
+// What doctor says of a real runtime is what is the case.
 func TestDoctor(t *testing.T) {
+	if runtime := lab.Runtimes()[0]; runtime.IsCRIO() {
+		doctorOfCRIO(t, runtime)
+		return
+	}
 	t.Run("good", func(t *testing.T) {
 		opts := labOptions(t, lab.Containerd24)
 		dropIn := filepath.Join(t.TempDir(), "drop-in.toml")
@@ -100,6 +104,31 @@ func TestDoctor(t *testing.T) {
 		r.sound(t)
 		nothingLeft(t, l)
 	})
+}
+
+func doctorOfCRIO(t *testing.T, runtime lab.Runtime) {
+	opts := labOptions(t, runtime)
+	dropIn := filepath.Join(t.TempDir(), "50-mine.conf")
+	write(t, dropIn, "[crio.nri]\nnri_plugin_request_timeout = \"3s\"\n")
+	opts.DefaultValidator, opts.RequiredPlugins, opts.Imports = true, []string{"meshnetd"}, []string{dropIn}
+	l := startLabWith(t, opts)
+	runDaemon(t, l)
+	r := diagnose(t, l, "--canary")
+	r.want(t, doctor.OK, "runtime-found", "cri-o")
+	r.want(t, doctor.OK, "runtime-version", `the tier is "guaranteed"`)
+	r.want(t, doctor.OK, "runtime-config", filepath.Join(l.Dir(), "crio.conf"))
+	r.want(t, doctor.OK, "nri-enabled", "NRI is on")
+	r.want(t, doctor.OK, "nri-request-timeout", "has 3s")
+	r.want(t, doctor.OK, "validator-enabled", "is on")
+	r.want(t, doctor.OK, "validator-required", "every container")
+	r.want(t, doctor.OK, "daemon-connected", `tier "guaranteed"`)
+	r.want(t, doctor.OK, "canary", `required plugin "nobody-`)
+	r.sound(t)
+	nothingLeft(t, l)
+	off := startLab(t, runtime)
+	r = diagnose(t, off)
+	r.want(t, doctor.Warning, "validator-enabled", "is off")
+	r.sound(t)
 }
 
 // diagnosis is what doctor said.

@@ -5,7 +5,6 @@
 package integration
 
 import (
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,11 +16,9 @@ import (
 // A meshnetd that hangs costs the node one timeout: it is disconnected, pods outside the mesh go on, and those of the
 // mesh wait for it. A runtime with NRI 0.12.4 or newer refuses the pod that it asked about, an older one lets it run.
 func TestHungDaemon(t *testing.T) {
-	root, err := lab.FindRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := startLabImporting(t, filepath.Join(root, "packaging", "containerd", "meshnetd.toml"))
+	opts := labOptions(t, lab.Runtimes()[0])
+	opts.Imports = []string{waiting(t, opts.Runtime)}
+	l := startLabWith(t, opts)
 	daemon := runDaemon(t, l)
 	meshed := runPod(t, l, "meshed", injected("required-plugins.noderesource.dev", `["meshnetd"]`))
 	bare := runPod(t, l, "bare", injected())
@@ -37,7 +34,7 @@ func TestHungDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Kill(daemon.PID(), syscall.SIGCONT) })
-	_, err = l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "first"})
+	_, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "first"})
 	if err != nil && !strings.Contains(err.Error(), "plugin 95-meshnetd failed to handle RunPodSandbox") {
 		t.Errorf("the pod that it was asked about: %v", err)
 	}

@@ -24,17 +24,34 @@ import (
 	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
-// What packaging/ has for containerd does on a real one what it says. The plugin is a stand-in: whether containers
-// wait for it is the runtime's doing.
-func TestPackaging(t *testing.T) {
+// packaged returns the path of a file in packaging/.
+func packaged(t *testing.T, name string) string {
+	t.Helper()
 	root, err := lab.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dropIn := func(name string) string { return filepath.Join(root, "packaging", "containerd", name) }
-	t.Run("meshnetd.toml", func(t *testing.T) {
-		l := startLabImporting(t, dropIn("meshnetd.toml"))
-		annotation := injectedByValues(t, filepath.Join(root, "packaging", "istio", "values.yaml"))
+	return filepath.Join(root, "packaging", name)
+}
+
+// waiting is the file with which containers wait for meshnetd where their pod asks for it.
+func waiting(t *testing.T, runtime lab.Runtime) string {
+	t.Helper()
+	if runtime.IsCRIO() {
+		return packaged(t, "crio/10-meshnetd.conf")
+	}
+	return packaged(t, "containerd/meshnetd.toml")
+}
+
+// What packaging/ has for runtimes does on a real one what it says. The plugin is a stand-in: whether containers
+// wait for it is the runtime's doing.
+func TestPackaging(t *testing.T) {
+	t.Run("where the pod asks for it", func(t *testing.T) {
+		runtime := lab.Runtimes()[0]
+		opts := labOptions(t, runtime)
+		opts.Imports = []string{waiting(t, runtime)}
+		l := startLabWith(t, opts)
+		annotation := injectedByValues(t, packaged(t, "istio/values.yaml"))
 		meshed := runPod(t, l, "meshed", annotation)
 		plain := runPod(t, l, "plain", nil)
 		const overridden = "required-plugins.noderesource.dev/pod"
@@ -66,7 +83,7 @@ func TestPackaging(t *testing.T) {
 		started(t, plain)
 	})
 	t.Run("meshnetd-required.toml", func(t *testing.T) {
-		l := startLabImporting(t, dropIn("meshnetd-required.toml"))
+		l := startLabImporting(t, packaged(t, "containerd/meshnetd-required.toml"))
 		pods := []*lab.Pod{runPod(t, l, "plain", nil)}
 		for i, annotations := range []map[string]string{
 			{"required-plugins.noderesource.dev": "[]"},
@@ -95,6 +112,7 @@ func TestPackaging(t *testing.T) {
 	})
 	t.Run("merged", func(t *testing.T) {
 		const others = `["other"]`
+		dropIn := func(name string) string { return packaged(t, "containerd/"+name) }
 		for name, c := range map[string]struct {
 			imports []string
 			want    []string

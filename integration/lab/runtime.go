@@ -64,6 +64,9 @@ func (r Runtime) TellsUser() bool { return runtimes[r].tellsUser }
 // RefusesLate reports whether a pod is refused at its containers, since the runtime breaks where its sandbox is.
 func (r Runtime) RefusesLate() bool { return runtimes[r].refusesLate }
 
+// IsCRIO reports whether it is CRI-O.
+func (r Runtime) IsCRIO() bool { return r == CRIO || r == CRIO134 }
+
 // engine is what runtimes do differently.
 type engine interface {
 	// check reports what is missing.
@@ -77,7 +80,7 @@ type engine interface {
 }
 
 func (o Options) engine() engine {
-	if o.Runtime == CRIO || o.Runtime == CRIO134 {
+	if o.Runtime.IsCRIO() {
 		return crio{o}
 	}
 	return containerd{o}
