@@ -131,6 +131,9 @@ func (p *pod) sandboxGood(ctx context.Context) (bool, error) {
 
 // drop gives a sandbox up. What is left of it is removed with the row.
 func (p *pod) drop(ctx context.Context) {
+	if p.sandbox == nil {
+		return
+	}
 	_, _ = p.world.lab.CRI().StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: p.sandbox.ID})
 	if p.proxy.running != nil {
 		p.dropped = append(p.dropped, p.proxy.running)

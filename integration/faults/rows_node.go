@@ -33,9 +33,9 @@ func runtimeRows() []Row {
 func kernelRows() []Row {
 	return []Row{
 		{Fault: "network namespace vanishes in RunPodSandbox", Everywhere: true, begin: vanishInRunPod, end: unhook},
-		{Fault: "network namespace vanishes in CreateContainer", begin: vanishInCreate, end: unhook},
-		{Fault: "network namespace vanishes before the first container, and the rules flushed", begin: vanishAfterRunPod(func(*stage) {}), end: unhook},
-		{Fault: "network namespace vanishes before the first container, the rules flushed, and meshnetd restarted", begin: vanishAfterRunPod(func(s *stage) { s.daemon.Kill() }), end: comeBack},
+		{Fault: "network namespace vanishes in CreateContainer", begin: vanishInCreate, end: afterVanishing(unhook)},
+		{Fault: "network namespace vanishes before the first container, and the rules flushed", begin: vanishAfterRunPod(func(*stage) {}), end: afterVanishing(unhook)},
+		{Fault: "network namespace vanishes before the first container, the rules flushed, and meshnetd restarted", begin: vanishAfterRunPod(func(s *stage) { s.daemon.Kill() }), end: afterVanishing(comeBack)},
 		// NRI has let plugins do that for as long as it has had validators.
 		{Fault: "another plugin moves a container to another network namespace", Validators: true, begin: thief, end: unhook},
 		{Fault: "rules flushed between two containers", begin: flushedInCreate(before), end: unhook},
@@ -132,6 +132,20 @@ func vanishAfterRunPod(more func(*stage)) func(context.Context, *stage) error {
 			more(s)
 			return err
 		}})
+	}
+}
+
+// afterVanishing deletes the pods on CRI-O, which holds a sandbox to be ready whose namespace has gone: no kubelet would
+// make another one.
+func afterVanishing(end func(context.Context, *stage) error) func(context.Context, *stage) error {
+	return func(ctx context.Context, s *stage) error {
+		if err := end(ctx, s); err != nil || !s.lab.Runtime().IsCRIO() {
+			return err
+		}
+		for _, p := range s.pods {
+			p.drop(ctx)
+		}
+		return nil
 	}
 }
 

@@ -28,6 +28,7 @@ type machine struct {
 	without string // modules that it does not have, a regular expression of their names
 	append  string // to the kernel's command line
 	setup   string // a line of shell
+	node    bool   // it has a runtime too, where the tests are not the short ones
 	rows    []row
 }
 

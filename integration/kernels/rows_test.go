@@ -21,7 +21,7 @@ func machines() []machine {
 		native  = "modprobe -a nf_tables nft_ct nft_nat nft_redir nft_reject_inet nft_tproxy nft_chain_nat"
 	)
 	all := []machine{ // the first two are CI's
-		{name: "5.10", suite: "bullseye", lacks: nothing, rows: whole()},
+		{name: "5.10", suite: "bullseye", lacks: nothing, node: true, rows: append(whole(), wholeNode()...)},
 		// As RHEL 10 has it.
 		{name: "5.10 without xt_*", suite: "bullseye", lacks: "nft_compat, xt_*, iptable_*", without: xtables, rows: writes("takes nftables")},
 	}
@@ -41,8 +41,11 @@ func machines() []machine {
 		machine{name: "6.12 that loads no more modules", suite: "trixie", lacks: "modules, but those of nf_tables that doctor names", setup: native + " veth; echo 1 >/proc/sys/kernel/modules_disabled",
 			rows: writes("takes nftables")},
 	)
-	for _, m := range []machine{{name: "6.1", suite: "bookworm"}, {name: "6.12", suite: "trixie"}, {name: "7", suite: "sid"}} {
+	for _, m := range []machine{{name: "6.1", suite: "bookworm"}, {name: "6.12", suite: "trixie"}, {name: "7", suite: "sid", node: true}} {
 		m.rows, m.lacks = whole(), nothing
+		if m.node {
+			m.rows = append(m.rows, wholeNode()...)
+		}
 		all = append(all, m)
 	}
 	return all
@@ -71,6 +74,14 @@ func tests(name, pkg, pattern string, environment ...string) row {
 		command += " " + variable
 	}
 	return row{name: name, command: fmt.Sprintf("%s ./package.test -test.timeout 30m -test.run '%s'", command, pattern), want: []string{"PASS"}}
+}
+
+// wholeNode is containerd, runc and meshnetd, with cgroup v2: a bad pod is refused, and a good one's traffic comes to its proxy.
+func wholeNode() []row {
+	if testing.Short() {
+		return nil
+	}
+	return []row{tests("a whole node", "integration", "^(TestBadAnnotationRefusesThePod|TestIstioValidationInAPod)$", "MESHNETD_RUNTIMES=/runtimes", "MESHNETD_LAB=containerd-2.4")}
 }
 
 func whole() []row {

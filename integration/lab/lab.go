@@ -85,7 +85,7 @@ func Start(ctx context.Context, opts Options) (*Lab, error) {
 }
 
 func newLab(opts Options) (*Lab, error) {
-	runc, err := opts.runc()
+	runc, err := findRunc()
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +21,6 @@ type Options struct {
 	Runtime Runtime
 	// Binaries is the directory integration/runtimes/build.sh built into.
 	Binaries string
-	// Runc is the OCI runtime; by default runc as found in PATH.
-	Runc string
 	// Standin is a prebuilt stand-in program; by default it is built from the
 	// sources of the module the current directory is in.
 	Standin string
@@ -97,7 +96,7 @@ func (o Options) Check() error {
 			return fmt.Errorf("the CNI plugin %s is missing: run integration/runtimes/build.sh %s cni: %w", plugin, o.Binaries, err)
 		}
 	}
-	if _, err := o.runc(); err != nil {
+	if _, err := findRunc(); err != nil {
 		return err
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
@@ -108,13 +107,11 @@ func (o Options) Check() error {
 
 func (o Options) cniDir() string { return filepath.Join(o.Binaries, "cni") }
 
-func (o Options) runc() (string, error) {
-	if o.Runc != "" {
-		return filepath.Abs(o.Runc)
-	}
-	path, err := exec.LookPath("runc")
+// findRunc returns the OCI runtime that $MESHNETD_RUNC names, such as crun, or else runc.
+func findRunc() (string, error) {
+	path, err := exec.LookPath(cmp.Or(os.Getenv("MESHNETD_RUNC"), "runc"))
 	if err != nil {
-		return "", fmt.Errorf("the lab needs runc: install it or set Options.Runc: %w", err)
+		return "", fmt.Errorf("the lab needs runc, or what MESHNETD_RUNC names: %w", err)
 	}
 	return filepath.Abs(path)
 }
