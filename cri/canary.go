@@ -154,8 +154,8 @@ func (w *canary) sandbox(ctx context.Context) (*criv1.PodSandboxConfig, error) {
 func (w *canary) container(ctx context.Context, sandbox *criv1.PodSandboxConfig, image string) error {
 	config := &criv1.ContainerConfig{
 		Metadata:    &criv1.ContainerMetadata{Name: "canary"},
-		Image:       &criv1.ImageSpec{Image: image},
-		Command:     []string{"/canary"}, // it is never started
+		Image:       &criv1.ImageSpec{Image: image, UserSpecifiedImage: image}, // CRI-O asks for the second
+		Command:     []string{"/canary"},                                       // it is never started
 		Labels:      map[string]string{"io.kubernetes.container.name": "canary"},
 		Annotations: map[string]string{"io.kubernetes.container.name": "canary"},
 		Linux: &criv1.LinuxContainerConfig{SecurityContext: &criv1.LinuxContainerSecurityContext{

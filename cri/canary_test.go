@@ -71,6 +71,9 @@ func (n *node) CreateContainer(ctx context.Context, req *criv1.CreateContainerRe
 			return nil, err
 		}
 	}
+	if req.GetConfig().GetImage().GetUserSpecifiedImage() == "" { // as CRI-O has it
+		return nil, errors.New("user specified image not specified")
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.containers["container-1"] = req

@@ -15,7 +15,8 @@ import (
 
 // Promised reports whether nothing may go around the mesh in this row.
 func (r Result) Promised() bool {
-	return !r.Row.Outside && !r.Row.Hole && (r.Runtime.Validates() || r.Row.Everywhere)
+	heeded := !r.Row.AtStart || !r.Runtime.IsCRIO()
+	return !r.Row.Outside && !r.Row.Hole && heeded && (r.Runtime.Validates() || r.Row.Everywhere)
 }
 
 // Problems returns what is not as it has to be.

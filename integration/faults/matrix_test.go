@@ -27,6 +27,8 @@ func TestProblems(t *testing.T) {
 		{"a connection that the capture missed", func(r *Result) { r.Accepted = 1 }, "accepted 1 connections"},
 		{"best effort", func(r *Result) { r.Runtime, r.Around = lab.Containerd17, 1 }, ""},
 		{"best effort, promised all the same", func(r *Result) { r.Runtime, r.Around, r.Row.Everywhere = lab.Containerd17, 1, true }, "went around"},
+		{"a refused start", func(r *Result) { r.Around, r.Row.AtStart = 1, true }, "went around"},
+		{"a refused start, which CRI-O does not heed", func(r *Result) { r.Runtime, r.Around, r.Row.AtStart = lab.CRIO, 1, true }, ""},
 		{"a known hole", func(r *Result) { r.Around, r.Row.Hole = 1, true }, ""},
 		{"nothing at the proxy", func(r *Result) { r.Proxied = 0 }, "no connection came to the proxy"},
 		{"nothing at the proxy, best effort", func(r *Result) { r.Runtime, r.Proxied = lab.Containerd17, 0 }, "no connection came to the proxy"},

@@ -30,6 +30,8 @@ type Row struct {
 	// Everywhere is set where no packet may go around the mesh on a best-effort runtime either: the
 	// daemon is there and answers.
 	Everywhere bool
+	// AtStart is set where only a refused start keeps packets in the mesh: CRI-O starts the container all the same.
+	AtStart bool
 	// Init names a container of each pod that does nothing, and is there before the others.
 	Init string
 	// Programs is set where the fault is one of the iptables programs: the daemon is told to use them.

@@ -28,7 +28,7 @@ func neighbourRows() []Row {
 		{Fault: "plugins before, after, of meshnetd's index and of its name vanish while they are asked", Pods: each, Everywhere: true, begin: neighbours(vanishes), end: unhook},
 		{Fault: "such plugins refuse each call once", Pods: each, Everywhere: true, begin: neighbours(refuses), end: unhook},
 		{Fault: "such plugins give the first container a createRuntime hook that flushes the rules", Pods: each, Everywhere: true, begin: neighbours(adjusts), end: named},
-		{Fault: "rules flushed in StartContainer before meshnetd is asked, and the lock on the namespace held", Everywhere: true, begin: flushedAndHeld, end: letGo},
+		{Fault: "rules flushed in StartContainer before meshnetd is asked, and the lock on the namespace held", Everywhere: true, AtStart: true, begin: flushedAndHeld, end: letGo},
 		{Fault: "rules flushed in StartContainer, by a plugin after meshnetd", Hole: true, begin: flushedInStart, end: unhook},
 	}
 }
