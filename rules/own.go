@@ -9,9 +9,9 @@ import (
 
 func (f Footprint) chain(c Chain) bool { return !c.Builtin && f.Has(c.Name) }
 
-// Has reports whether a chain of that name is ours wherever it stands: a lockdown's is, whatever the mesh.
+// Has reports whether a chain of that name is ours wherever it stands: a lockdown's is any mesh's, and nobody's without one.
 func (f Footprint) Has(chain string) bool {
-	return slices.Contains(f.Chains, chain) || isLockdown(chain)
+	return slices.Contains(f.Chains, chain) || len(f.Chains) > 0 && isLockdown(chain)
 }
 
 // ownership says whose rule it is.

@@ -270,7 +270,7 @@ func statesOf(mask, data []byte, equal bool, operator uint32) (effect.Set, bool)
 	}
 	bits, want := uint16(binary.NativeEndian.Uint32(mask)), uint16(binary.NativeEndian.Uint32(data))
 	var all []uint64
-	for bit, state := range xtStates {
+	for bit, state := range nfStates {
 		if (bits&state == want) == equal {
 			all = append(all, 1<<bit)
 		}

@@ -259,7 +259,7 @@ func (p *passing) meta(key uint32) []byte {
 func (p *passing) ct(key uint32) []byte {
 	switch {
 	case key == unix.NFT_CT_STATE:
-		return native32(uint32(states(p.state)))
+		return native32(uint32(states(p.state, nfStates)))
 	case key == unix.NFT_CT_MARK && p.tracked():
 		return native32(p.connection)
 	}

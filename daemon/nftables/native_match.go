@@ -223,14 +223,14 @@ func compareNumber(w *wire, n uint32) {
 	compare(w, unix.NFT_CMP_EQ, binary.NativeEndian.AppendUint32(nil, n))
 }
 
-// matchState looks for any of the states. Those of nf_tables have the bits that xt_conntrack has.
+// matchState looks for any of the states.
 func matchState(w *wire, m rules.CTState) { compareState(w, m, unix.NFT_CMP_NEQ) }
 
 func notUntracked(w *wire) { compareState(w, rules.StateUntracked, unix.NFT_CMP_EQ) }
 
 func compareState(w *wire, m rules.CTState, withNone uint32) {
 	connection(w, unix.NFT_CT_STATE)
-	keep(w, binary.NativeEndian.AppendUint32(nil, uint32(states(m))))
+	keep(w, binary.NativeEndian.AppendUint32(nil, uint32(states(m, nfStates))))
 	compare(w, withNone, make([]byte, 4))
 }
 

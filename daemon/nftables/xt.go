@@ -60,8 +60,12 @@ const (
 	allBits               = 0xffffffff
 )
 
-// xtStates are the states of conntrack in the order of the bits of rules.CTState (xt_conntrack.h).
-var xtStates = []uint16{1, 1 << 3, 1 << 2, 1 << 1, 1 << 6}
+// The states of conntrack in the order of the bits of rules.CTState: xt_conntrack.h has those of addresses between
+// (XT_CONNTRACK_STATE_SNAT), where nf_conntrack_common.h has NF_CT_STATE_UNTRACKED_BIT.
+var (
+	xtStates = []uint16{1, 1 << 3, 1 << 2, 1 << 1, 1 << 8}
+	nfStates = []uint16{1, 1 << 3, 1 << 2, 1 << 1, 1 << 6}
+)
 
 // xtMatch returns a match as iptables asks the kernel for it.
 func xtMatch(m rules.Match) (name string, revision uint32, info []byte) {
@@ -91,7 +95,7 @@ func xtMatch(m rules.Match) (name string, revision uint32, info []byte) {
 	case rules.CTState:
 		info = make([]byte, conntrackLength)
 		native.PutUint16(info[conntrackFlags:], conntrackState)
-		native.PutUint16(info[conntrackStates:], states(m))
+		native.PutUint16(info[conntrackStates:], states(m, xtStates))
 		return "conntrack", 3, info
 	case rules.ConnMark:
 		info = make([]byte, markLength)
@@ -135,8 +139,8 @@ func multiport(list []rules.PortRange) []byte {
 	return info
 }
 
-func states(m rules.CTState) (mask uint16) {
-	for bit, state := range xtStates {
+func states(m rules.CTState, bits []uint16) (mask uint16) {
+	for bit, state := range bits {
 		if m&(1<<bit) != 0 {
 			mask |= state
 		}

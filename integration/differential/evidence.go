@@ -145,6 +145,10 @@ func (s *shot) shows(seen segment) bool {
 	if s.way == byConnect {
 		return seen.protocol == rules.TCP && seen.source == s.packet.Source && seen.flags&(tcpSYN|tcpACK) == tcpSYN
 	}
+	if types, ok := echoes[seen.protocol]; ok {
+		asked := seen.flags == types[0] && s.packet.State != rules.StateInvalid || seen.flags == types[1] && s.packet.State == rules.StateInvalid
+		return asked && seen.protocol == s.packet.Protocol && strings.Contains(string(seen.payload), s.id) // else an answer
+	}
 	return seen.protocol == s.packet.Protocol && strings.Contains(string(seen.payload), s.id)
 }
 

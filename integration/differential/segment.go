@@ -21,12 +21,21 @@ const (
 	tcpACK = 1 << 4
 )
 
-// segment is a TCP segment or a UDP datagram as it is on the way.
+// raw is a protocol without a name, to try what no rule names (RFC 3692). What stands in the place of ports is nobody's business.
+const raw = "253"
+
+// numbers are those of the protocols that are sent.
+var numbers = map[string]uint8{rules.TCP: unix.IPPROTO_TCP, rules.UDP: unix.IPPROTO_UDP, rules.ICMP: unix.IPPROTO_ICMP, rules.ICMPv6: unix.IPPROTO_ICMPV6, raw: 253}
+
+// echoes are the types of a request and its answer. Identifier and sequence number stand in the place of ports.
+var echoes = map[string][2]uint8{rules.ICMP: {8, 0}, rules.ICMPv6: {128, 129}}
+
+// segment is a TCP segment, a UDP datagram or a packet of another protocol as it is on the way.
 type segment struct {
 	protocol    string
 	source      netip.AddrPort
 	destination netip.AddrPort
-	flags       uint8 // of TCP
+	flags       uint8 // of TCP; of ICMP the type
 	payload     []byte
 }
 
@@ -48,17 +57,22 @@ func parseIP(packet []byte) (segment, bool) {
 
 func parseTransport(protocol uint8, src, dst netip.Addr, data []byte) (segment, bool) {
 	s := segment{}
-	header := 8
-	switch {
-	case protocol == unix.IPPROTO_TCP && len(data) >= 20:
-		s.protocol, s.flags, header = rules.TCP, data[13], int(data[12]>>4)*4
-	case protocol == unix.IPPROTO_UDP && len(data) >= 8:
-		s.protocol = rules.UDP
-	default:
-		return s, false
+	header, ports := 8, 0
+	for name, n := range numbers {
+		if n == protocol {
+			s.protocol = name
+		}
 	}
-	s.source = netip.AddrPortFrom(src, binary.BigEndian.Uint16(data))
-	s.destination = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(data[2:]))
+	switch {
+	case s.protocol == "" || len(data) < header || s.protocol == rules.TCP && len(data) < 20:
+		return s, false
+	case s.protocol == rules.TCP:
+		s.flags, header = data[13], int(data[12]>>4)*4
+	case echoes[s.protocol] != [2]uint8{}:
+		s.flags, ports = data[0], 4
+	}
+	s.source = netip.AddrPortFrom(src, binary.BigEndian.Uint16(data[ports:]))
+	s.destination = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(data[ports+2:]))
 	if header <= len(data) {
 		s.payload = data[header:]
 	}
@@ -68,27 +82,32 @@ func parseTransport(protocol uint8, src, dst netip.Addr, data []byte) (segment, 
 // bytes returns the packet with its IP header and checksums, and with that code point. A datagram is one
 // whose length cannot be where broken is set, which conntrack takes for invalid.
 func (s segment) bytes(codePoint uint8, broken bool) []byte {
-	var transport []byte
-	protocol, checksum := uint8(unix.IPPROTO_UDP), 6
-	if s.protocol == rules.TCP {
-		transport = make([]byte, 20, 20+len(s.payload))
+	protocol := numbers[s.protocol]
+	transport, ports, checksum := make([]byte, 8, 20+len(s.payload)), 0, 6
+	switch s.protocol {
+	case rules.TCP:
+		transport, checksum = transport[:20], 16
 		transport[12], transport[13] = 5<<4, s.flags
 		binary.BigEndian.PutUint32(transport[4:], 1)
 		binary.BigEndian.PutUint16(transport[14:], 65535)
-		protocol, checksum = unix.IPPROTO_TCP, 16
-	} else {
-		transport = make([]byte, 8, 8+len(s.payload))
+	case rules.UDP:
 		binary.BigEndian.PutUint16(transport[4:], uint16(8+len(s.payload)))
 		if broken {
 			binary.BigEndian.PutUint16(transport[4:], 4)
 		}
+	case rules.ICMP, rules.ICMPv6:
+		transport[0], ports, checksum = s.flags, 4, 2
 	}
-	binary.BigEndian.PutUint16(transport, s.source.Port())
-	binary.BigEndian.PutUint16(transport[2:], s.destination.Port())
+	binary.BigEndian.PutUint16(transport[ports:], s.source.Port())
+	binary.BigEndian.PutUint16(transport[ports+2:], s.destination.Port())
 	transport = append(transport, s.payload...)
-	src, dst := s.source.Addr().AsSlice(), s.destination.Addr().AsSlice()
-	sum := sumOf(sumOf(sumOf(uint32(protocol)+uint32(len(transport)), src), dst), transport)
-	binary.BigEndian.PutUint16(transport[checksum:], ^fold(sum))
+	sum := uint32(0)
+	if s.protocol != rules.ICMP {
+		sum = sumOf(sumOf(uint32(protocol)+uint32(len(transport)), s.source.Addr().AsSlice()), s.destination.Addr().AsSlice())
+	}
+	if s.protocol != raw {
+		binary.BigEndian.PutUint16(transport[checksum:], ^fold(sumOf(sum, transport)))
+	}
 	return append(s.header(protocol, codePoint, len(transport)), transport...)
 }
 

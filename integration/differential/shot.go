@@ -74,6 +74,11 @@ func (w *world) wayOf(plan rules.Plan, p rules.Packet) (way, string) {
 		return 0, "from a loopback address to outside"
 	case !inbound && !p.Socket:
 		return w.ownWay(p)
+	case p.Protocol != rules.TCP && p.Protocol != rules.UDP:
+		if p.State == rules.StateEstablished || p.Protocol == raw && p.State == rules.StateInvalid {
+			return 0, "no connection is, or none is not"
+		}
+		return byForgery, ""
 	case p.State == rules.StateEstablished:
 		return byData, ""
 	case p.State == rules.StateInvalid || p.State == rules.StateUntracked || noWayBack:
@@ -174,6 +179,12 @@ func (w *world) forge(s *shot) error {
 	codePoint := uint8(0)
 	if p.State == rules.StateInvalid {
 		seg.flags = tcpRST // no connection begins so
+	}
+	if types, ok := echoes[p.Protocol]; ok {
+		seg.flags = types[0]
+		if p.State == rules.StateInvalid {
+			seg.flags = types[1]
+		}
 	}
 	if p.State == rules.StateUntracked {
 		codePoint = untracked

@@ -71,13 +71,13 @@ func (s *stack) openTaps() (*taps, error) {
 		if !nstest.Root() {
 			big.name = unix.SO_RCVBUF // no more than net.core.rmem_max
 		}
-		for _, protocol := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		for _, protocol := range numbers {
 			for family, info := range map[int]option{unix.AF_INET: {unix.SOL_IP, unix.IP_PKTINFO, 1}, unix.AF_INET6: {unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}} {
-				fd, err := open(family, unix.SOCK_RAW, protocol, big, info)
+				fd, err := open(family, unix.SOCK_RAW, int(protocol), big, info)
 				if err != nil {
 					return fmt.Errorf("tap: %w", err)
 				}
-				t.raw = append(t.raw, rawTap{fd, family, uint8(protocol)})
+				t.raw = append(t.raw, rawTap{fd, family, protocol})
 			}
 		}
 		if t.packet, err = open(unix.AF_PACKET, unix.SOCK_DGRAM, int(networkOrder(unix.ETH_P_ALL)), big); err != nil {

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package differential
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// locked are the lockdowns that packets are sent through, as they stand in a configuration. They let the markers pass.
+var locked = map[string]string{
+	"everything": `[[lockdown]]
+mode = "enforce"
+udp = "dns"
+dns_servers = ["10.96.0.10", "fd00:96::a"]
+icmp = "errors"
+other_protocols = "none"
+egress = "proxy"
+inbound = "proxy"
+allow = ["198.18.0.2/32:9/udp", "10.1.0.5/32:8125/udp", "10.1.0.5/32:5432/tcp", "fd00:5::/64:8000-8200/udp"]
+allow_inbound = ["198.18.0.1/32:9/udp", "10.1.0.0/16:22/tcp", "fd00:5::/64:22/tcp"]
+local_ports = [15000, "15004-15005"]
+`,
+	"dropped, and the proxy too": `[[lockdown]]
+mode = "enforce"
+verdict = "drop"
+udp = "none"
+icmp = "errors"
+egress = "proxy"
+proxy_egress = ["10.1.0.0/16:5432/tcp", "10.1.0.0/16:443/udp", "fd00:5::/64:1-6000/tcp"]
+local_ports = [15000]
+local_ports_root = true
+allow = ["198.18.0.2/32:9/udp"]
+`,
+	"one beside another": `[[lockdown]]
+mode = "enforce"
+udp = "quic"
+other_protocols = "none"
+
+[[lockdown]]
+inbound = "proxy"
+egress = "proxy"
+icmp = "errors"
+
+[[lockdown]]
+mode = "enforce"
+inbound = "proxy"
+allow_inbound = ["198.18.0.1/32:9/udp"]
+`,
+}
+
+// lockedPlans returns plans of pods that exclude something, in a mesh with both families.
+func lockedPlans(t *testing.T, lockdown string) map[string]rules.Plan {
+	t.Helper()
+	const traffic = "traffic.sidecar.istio.io/"
+	pods := map[string]struct{ settings, mode, rerouted string }{
+		"istio":      {"", "REDIRECT", ""},
+		"istio, dns": {"dns_capture = true\n", "TPROXY", ""},
+		"a machine":  {"", "REDIRECT", "net1"},
+	}
+	all := map[string]rules.Plan{}
+	for name, p := range pods {
+		cfg, err := config.Parse("m.toml", lockdown+"[istio]\ndual_stack = true\n"+p.settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		node := explain.Node(cfg)
+		node.Addresses = []netip.Addr{netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("fd00:9::9")}
+		d := node.Decide(rules.Pod{Namespace: "shop", Annotations: map[string]string{
+			"sidecar.istio.io/status": `{"containers":["istio-proxy"]}`, "sidecar.istio.io/interceptionMode": p.mode,
+			traffic + "excludeOutboundPorts": "5432", traffic + "excludeInboundPorts": "22,15020", traffic + "excludeInterfaces": "net2",
+			traffic + "includeOutboundIPRanges": "*", "istio.io/reroute-virtual-interfaces": p.rerouted}})
+		if d.Action != rules.Enrol {
+			t.Fatalf("%s: %s", name, d.Detail)
+		}
+		plan, err := d.Planner(rules.Network{Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = plan
+	}
+	return all
+}
+
+// draws returns packets of what a lockdown asks for: protocol, family, direction, user, state, address and port.
+func (w *world) draws(random *rand.Rand, n int) []rules.Packet {
+	type host struct{ four, six string }
+	pick := func(list ...string) string { return list[random.IntN(len(list))] }
+	all := make([]rules.Packet, n)
+	for i := range all {
+		family, icmp := 4, rules.ICMP
+		if random.IntN(2) == 0 {
+			family, icmp = 6, rules.ICMPv6
+		}
+		of := func(h host) netip.Addr {
+			if family == 6 {
+				return netip.MustParseAddr(h.six)
+			}
+			return netip.MustParseAddr(h.four)
+		}
+		others := []host{{"10.96.0.10", "fd00:96::a"}, {"10.1.0.5", "fd00:5::5"}, {"198.51.100.9", "fd00:9::9"}, {"203.0.113.5", "2001:db8::5"}}
+		other, mine := of(others[random.IntN(len(others))]), of(host{"10.244.1.7", "fd00:10:244::7"})
+		port, err := strconv.ParseUint(pick("53", "80", "443", "5432", "8125", "22", "8080", "15000", "15004", "15001", "15006", "15021", "15053"), 10, 16)
+		if err != nil {
+			panic(err)
+		}
+		p := rules.Packet{Protocol: pick(rules.TCP, rules.TCP, rules.UDP, rules.UDP, icmp, raw)}
+		p.State = []rules.CTState{rules.StateNew, rules.StateNew, rules.StateNew, rules.StateEstablished, rules.StateInvalid, rules.StateUntracked}[random.IntN(6)]
+		if random.IntN(2) == 0 {
+			p.Direction, p.In, p.Source, p.Destination = rules.Inbound, pick("eth0", "eth0", "net1", "net2"), netip.AddrPortFrom(other, 40000), netip.AddrPortFrom(mine, uint16(port))
+		} else {
+			if random.IntN(4) == 0 { // within the pod
+				if other = mine; random.IntN(2) == 0 {
+					other = of(host{"127.0.0.1", "::1"})
+					mine = other
+				}
+			}
+			p.Out, p.Socket, p.UID = pick("eth0", "eth0", "net2"), true, []uint32{1000, 1000, 0, 1337}[random.IntN(4)]
+			p.GID = []uint32{p.UID, 1337, 1000}[random.IntN(3)]
+			p.Source, p.Destination = netip.AddrPortFrom(mine, 40000), netip.AddrPortFrom(other, uint16(port))
+		}
+		all[i] = w.fit(p)
+	}
+	return all
+}
+
+// Packets of every protocol end where the tracer says, by lockdowns that are enforced and ones that count.
+func TestLockdown(t *testing.T) {
+	const perPlan = 130
+	seed := fromEnvironment(t, "MESHNETD_SEED", rand.Uint64()>>16)
+	random := rand.New(rand.NewPCG(seed, 0))
+	total := 0
+	for _, b := range backends {
+		t.Run(b.name, func(t *testing.T) {
+			g, c := newGallery(t, firewall(t, b.name)), newCounts()
+			for lockdown, text := range locked {
+				for name, plan := range lockedPlans(t, text) {
+					shots, err := g.fire(t.Context(), plan, plan, g.draws(random, perPlan*b.percent/100))
+					if err != nil {
+						t.Fatalf("MESHNETD_SEED=%d: %s, %s: %v", seed, lockdown, name, err)
+					}
+					if diffs, err := g.firewall.Verify(t.Context(), g.ns, plan); len(diffs) > 0 || err != nil {
+						t.Errorf("%s, %s: the kernel holds something else: %v, %v", lockdown, name, diffs, err)
+					}
+					for _, s := range shots {
+						if !c.count(s) {
+							t.Errorf("MESHNETD_SEED=%d: %s, %s: got %s, want %s of\n%s%v", seed, lockdown, name, s.got, s.want, s.path, s.seen)
+						}
+					}
+				}
+			}
+			t.Log(c)
+			for _, kind := range []string{delivered, left, dropped, reset} {
+				if c.ends[kind] == 0 {
+					t.Errorf("none is %s", kind)
+				}
+			}
+			total += c.sent
+		})
+	}
+	if least := 2000; !testing.Short() && total < least {
+		t.Errorf("only %d packets were sent, of at least %d", total, least)
+	}
+}
