@@ -38,6 +38,11 @@ func (e *Enforcer) Misspelt(sb Sandbox) []string {
 	return e.policy.Load().Node.Misspelt(sb.Pod)
 }
 
+// Loosened says what a sandbox's containers took away of its rules.
+func (e *Enforcer) Loosened(sb Sandbox) string {
+	return sb.node.Loosened(sb.Pod, sb.Decision, sb.network, sb.Plan)
+}
+
 // Interfaces reads the interfaces of a sandbox's network namespace, in the kernel's order.
 func (e *Enforcer) Interfaces(sb Sandbox) (all []rules.Interface, err error) {
 	ns, err := e.kernel.Open(sb.Pod.NetNS)

@@ -22,7 +22,10 @@ type tally struct {
 	Outdated    int `json:"outdated"`    // of the protected: with the rules of another version or configuration
 	Failing     int `json:"failing"`     // not known to have their rules
 	Unprotected int `json:"unprotected"` // known to run without
+	Loosened    int `json:"loosened"`    // their containers took away from what their sandbox had, as a policy lets them
+	Gaps        int `json:"gapsOpen"`    // of the protected: something can go around their proxy now: those of the next two, and the loosened
 	Around      int `json:"ipv6Around"`  // of the protected: their IPv6 goes around their proxy
+	CanBypass   int `json:"canBypass"`   // of the protected: a container was given what lets it go around the rules
 	NotHeld     int `json:"notHeldBack"` // nothing keeps their containers back while meshnetd is away
 }
 
@@ -37,16 +40,23 @@ func (t *tally) add(sb status.Sandbox) {
 	case "unprotected":
 		t.Unprotected++
 	case "exempt", "skipped":
+		t.Loosened += one(sb.Loosened != "")
 		return
 	default:
 		t.Failing++
 	}
-	if sb.Around {
-		t.Around++
+	t.Loosened += one(sb.Loosened != "")
+	t.Gaps += one(sb.Around || sb.CanBypass != "" || sb.Loosened != "")
+	t.Around += one(sb.Around)
+	t.CanBypass += one(sb.CanBypass != "")
+	t.NotHeld += one(sb.NotHeld != "")
+}
+
+func one(is bool) int {
+	if is {
+		return 1
 	}
-	if sb.NotHeld != "" {
-		t.NotHeld++
-	}
+	return 0
 }
 
 func (t *tally) plus(other tally) {
@@ -54,12 +64,19 @@ func (t *tally) plus(other tally) {
 	t.Outdated += other.Outdated
 	t.Failing += other.Failing
 	t.Unprotected += other.Unprotected
+	t.Loosened += other.Loosened
+	t.Gaps += other.Gaps
 	t.Around += other.Around
+	t.CanBypass += other.CanBypass
 	t.NotHeld += other.NotHeld
 }
 
 func (t tally) cells() []string {
-	return []string{fmt.Sprint(t.Protected), fmt.Sprint(t.Failing), fmt.Sprint(t.Unprotected), fmt.Sprint(t.Around), fmt.Sprint(t.Outdated), fmt.Sprint(t.NotHeld)}
+	var cells []string
+	for _, n := range []int{t.Protected, t.Failing, t.Unprotected, t.Loosened, t.Gaps, t.Around, t.CanBypass, t.Outdated, t.NotHeld} {
+		cells = append(cells, fmt.Sprint(n))
+	}
+	return cells
 }
 
 // node is what a node's daemon says.
@@ -98,8 +115,9 @@ func statusCommand(o *options) *cobra.Command {
 		Use:   "status",
 		Short: "A row for each node: its version, runtime, tier and pods of the mesh; and the sum",
 		Long: "Asks every node, and prints each as it answers: how far the promise holds there, and how many pods of the mesh are protected,\n" +
-			"are not known to be (FAILING), run without their rules (UNPROTECTED), or let IPv6 around their proxy. -o wide counts\n" +
-			"too those with the rules of another version (OUTDATED), and those that nothing holds back while meshnetd is away.\n\n" +
+			"are not known to be (FAILING), run without their rules (UNPROTECTED), run with less than their sandbox had (LOOSENED), or\n" +
+			"have something that can go around their proxy (GAPS). -o wide says of which kind the gaps are, and counts those with the\n" +
+			"rules of another version (OUTDATED) and those that nothing holds back while meshnetd is away (NOT-HELD).\n\n" +
 			"Exit 0 all pods of the mesh are protected; 1 a node did not answer, or has no pod of meshnetd; 2 wrong command line;\n" +
 			"4 a pod is not protected.",
 		Example: "  kubectl meshnetd status\n  kubectl meshnetd status -l pool=blue -o json | jq -r '.nodes[] | select(.error) | .node'",
@@ -124,9 +142,9 @@ func selectorFlag(c *cobra.Command, what string) *string {
 func (c *cluster) status(command *cobra.Command, selector string) error {
 	var all []node
 	var sum tally
-	heads := []column{{"NODE", 0}, {"VERSION", 14}, {"RUNTIME", 18}, {"TIER", 11}, {"BACKEND", 12}, {"PROTECTED", 0}, {"FAILING", 0}, {"UNPROTECTED", 0}, {"IPV6-AROUND", 0}}
+	heads := []column{{"NODE", 0}, {"VERSION", 14}, {"RUNTIME", 18}, {"TIER", 11}, {"BACKEND", 12}, {"PROTECTED", 0}, {"FAILING", 0}, {"UNPROTECTED", 0}, {"LOOSENED", 0}, {"GAPS", 0}}
 	if c.output == "wide" {
-		heads = append(heads, column{"OUTDATED", 0}, column{"NOT-HELD", 0}, column{"SESSION", 0})
+		heads = append(heads, column{"IPV6-AROUND", 0}, column{"CAN-BYPASS", 0}, column{"OUTDATED", 0}, column{"NOT-HELD", 0}, column{"SESSION", 0})
 	}
 	shown := newTable(command.OutOrStdout(), c.output, heads)
 	silent, err := ask(command, c, selector, shown, func(s status.Status, at place) node { return nodeOf(at, s) }, func(n node) {

@@ -26,10 +26,10 @@ func TestStatus(t *testing.T) {
 	if code != exitUnprotected {
 		t.Errorf("exit %d", code)
 	}
-	if diff := cmp.Diff(`NODE        VERSION         RUNTIME             TIER         BACKEND       PROTECTED  FAILING  UNPROTECTED  IPV6-AROUND
-node-a      v0.3.0          containerd v2.4.2   guaranteed   iptables-nft  2          0        0            0
-node-b      v0.3.0          containerd v2.4.2   guaranteed   iptables-nft  0          2        1            0
-total       2 nodes         -                   -            -             2          2        1            0
+	if diff := cmp.Diff(`NODE        VERSION         RUNTIME             TIER         BACKEND       PROTECTED  FAILING  UNPROTECTED  LOOSENED  GAPS
+node-a      v0.3.0          containerd v2.4.2   guaranteed   iptables-nft  2          0        0            0         0
+node-b      v0.3.0          containerd v2.4.2   guaranteed   iptables-nft  0          2        1            0         0
+total       2 nodes         -                   -            -             2          2        1            0         0
 `, out); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -41,15 +41,17 @@ total       2 nodes         -                   -            -             2    
 	}
 	one := sandbox("six", "protected")
 	one.Around, one.NotHeld = true, "the pod does not require meshnetd"
-	f = &fake{nodes: []string{"a"}, daemons: map[string]http.Handler{"a": healthy(one)}}
-	if code, out, errs := f.asked(t, "status", "-o", "wide"); code != 0 || errs != "" || !strings.Contains(out, "NOT-HELD") || !strings.Contains(out, "connected") {
+	powerful, loose, left := sandbox("powerful", "protected"), sandbox("loose", "outdated"), sandbox("left", "exempt")
+	powerful.CanBypass, loose.Loosened, left.Loosened = "container app (net_admin)", "port 80", "the proxy's mode is NONE"
+	f = &fake{nodes: []string{"a"}, daemons: map[string]http.Handler{"a": healthy(one, powerful, loose, left)}}
+	if code, out, errs := f.asked(t, "status", "-o", "wide"); code != 0 || errs != "" || !strings.Contains(out, "CAN-BYPASS  OUTDATED  NOT-HELD") || !strings.Contains(out, "connected") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	var document struct{ Total tally }
 	if code, out, _ := f.asked(t, "status", "-o", "json"); code != 0 || json.Unmarshal([]byte(out), &document) != nil {
 		t.Errorf("exit %d: %s", code, out)
 	}
-	if diff := cmp.Diff(tally{Protected: 1, Around: 1, NotHeld: 1}, document.Total); diff != "" {
+	if diff := cmp.Diff(tally{Protected: 3, Outdated: 1, Loosened: 2, Gaps: 3, Around: 1, CanBypass: 1, NotHeld: 1}, document.Total); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

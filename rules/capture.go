@@ -255,6 +255,22 @@ func (d Decision) accepting(tables []string) Decision {
 	return d.planning(func(p *Plan) { p.Accepted = tables })
 }
 
+// Loosened says what the containers of a pod took away of what its sandbox alone would have, as only a policy can let them; ""
+// is nothing. plan is the pod's, in this network.
+func (n Node) Loosened(pod Pod, d Decision, network Network, plan Plan) (what string) {
+	if policy, _ := n.policy(pod.Namespace); !policy.MayLoosen {
+		return ""
+	}
+	switch d.Action {
+	case Skip:
+		_, what = n.loosened(pod, d)
+	case Enrol:
+		what = n.looser(d, network, plan)
+	case Reject:
+	}
+	return what
+}
+
 // loosened returns the mesh that a pod is kept out of only by what its containers say, and how; "" is none.
 func (n Node) loosened(pod Pod, d Decision) (mesh, detail string) {
 	if len(pod.Containers) == 0 || d.Reason == ReasonNoProxy {

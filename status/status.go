@@ -104,6 +104,8 @@ type Sandbox struct {
 	Lockdown  []Lockdown   `json:"lockdown,omitempty"`    // what lockdowns have counted of its packets
 	NotHeld   string       `json:"notHeldBack,omitempty"` // why nothing keeps its containers back while meshnetd is away, as far as they have shown it
 
+	Loosened string `json:"loosened,omitempty"` // what its containers took away of its rules, as a policy lets them
+
 	Misspelt []string `json:"misspelt,omitempty"` // annotations of it that no mesh reads, each with the one that is probably meant
 
 	Beside []string `json:"beside,omitempty"`     // what tables of others in its namespace do beside its rules, as the last look found

@@ -38,7 +38,7 @@ func full() Status {
 			Namespace: "default", Name: "web", ID: "0123456789abcdef0123456789abcdef", State: "protected", Reason: "injected",
 			Mesh: "istio", Plan: "fedcba9876543210", Rules: 21, Backend: "iptables-nft", Since: at(11, 0),
 			Took: Milliseconds(6912 * time.Microsecond), NetNS: "/var/run/netns/cni-0123", Drift: Drift{Times: 3, Last: at(29, 1)}, Detail: "not news",
-			CanBypass: "container app (net_admin)", NotHeld: "not held back", Misspelt: []string{"annotation a is read by no mesh: is b meant?"},
+			CanBypass: "container app (net_admin)", NotHeld: "not held back", Loosened: "port 80 is excluded", Misspelt: []string{"annotation a is read by no mesh: is b meant?"},
 		}, {
 			Namespace: "shop", Name: "a-pod-with-a-longer-name", ID: "abc", State: "unprotected", Reason: "bad-input", Mesh: "istio",
 			Detail: "quotes its author:\n\x1b[31mred\x1b[0m\tand \u202eturned",

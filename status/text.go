@@ -49,17 +49,18 @@ func (s Status) Text(w io.Writer, now time.Time) {
 // News is the detail of a sandbox that is not as it should be, has tables of others beside its rules, or may mean other annotations.
 func (sb Sandbox) News() string {
 	if sb.State == "protected" {
-		told := slices.Concat([]string{sb.NotHeld, sb.bypass(), sb.lockdown()}, sb.Misspelt, sb.Beside)
+		told := slices.Concat([]string{sb.NotHeld, led("can go around its rules: ", sb.CanBypass), led("loosened by a container: ", sb.Loosened), sb.lockdown()}, sb.Misspelt, sb.Beside)
 		return strings.Join(slices.DeleteFunc(told, func(s string) bool { return s == "" }), "; ")
 	}
 	return sb.Detail
 }
 
-func (sb Sandbox) bypass() string {
-	if sb.CanBypass == "" {
+// led is a text behind its introduction, and nothing where there is no text.
+func led(introduction, text string) string {
+	if text == "" {
 		return ""
 	}
-	return "can go around its rules: " + sb.CanBypass
+	return introduction + text
 }
 
 func (sb Sandbox) lockdown() string {
@@ -67,10 +68,7 @@ func (sb Sandbox) lockdown() string {
 	for _, l := range sb.Lockdown {
 		all = append(all, fmt.Sprintf("%s %s %d", l.Action, l.Class, l.Packets))
 	}
-	if len(all) == 0 {
-		return ""
-	}
-	return "lockdown: " + strings.Join(all, ", ")
+	return led("lockdown: ", strings.Join(all, ", "))
 }
 
 func (d Drift) text(now time.Time) string {

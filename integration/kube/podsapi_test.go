@@ -49,15 +49,15 @@ func TestPodsAPI(t *testing.T) {
 }
 
 func podsAPI(t *testing.T, gate bool) {
-	s := &story{c: start(t, fmt.Sprintf("--feature-gates=PodsAPI=%t", gate))}
+	s := &Steps{C: Run(t, fmt.Sprintf("--feature-gates=PodsAPI=%t", gate))}
 	program, err := lab.Build(t.Context(), "meshnetd", "./cmd/meshnetd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(s.c.path("kubelet"), "pods-api", "pods-api.sock")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	socket := filepath.Join(s.C.path("kubelet"), "pods-api", "pods-api.sock")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 	defer cancel()
-	d, err := s.c.Lab().RunDaemon(ctx, program, fmt.Sprintf("kubelet.pods_api = %q\n", socket))
+	d, err := s.C.Lab().RunDaemon(ctx, program, fmt.Sprintf("kubelet.pods_api = %q\n", socket))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,20 +75,20 @@ func podsAPI(t *testing.T, gate bool) {
 		return line
 	}
 	said(first, "")
-	s.kubectl(t, "create", "namespace", "shop")
+	s.Kubectl(t, "create", "namespace", "shop")
 	var ordinary strings.Builder
 	for i := range ordinaryPods {
 		ordinary.WriteString("---" + classic(fmt.Sprintf("ordinary-%d", i), 4242, ""))
 	}
-	s.apply(t, ordinary.String())
+	s.Apply(t, ordinary.String())
 	for i := range staticPods {
 		name := fmt.Sprintf("static-%d", i)
-		if err := os.WriteFile(filepath.Join(s.c.path("static"), name+".yaml"), []byte(classic(name, 4242, "")), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(s.C.path("static"), name+".yaml"), []byte(classic(name, 4242, "")), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// With the proxy's own user, which its container alone says.
-	meshnetd := filepath.Join(s.c.Lab().Dir(), "meshnetd.sock")
+	meshnetd := filepath.Join(s.C.Lab().Dir(), "meshnetd.sock")
 	var node status.Status
 	if err := lab.Poll(ctx, func() (done bool, err error) {
 		if node, err = status.Read(ctx, meshnetd); err != nil {
@@ -116,16 +116,16 @@ func podsAPI(t *testing.T, gate bool) {
 	if !gate {
 		return
 	}
-	s.apply(t, classic("migrating", 1337, fill("", "", `initContainers: [{name: migrate, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "203.0.113.10:443", --exit], securityContext: APP}]`)))
+	s.Apply(t, classic("migrating", 1337, fill("", "", `initContainers: [{name: migrate, image: IMAGE, imagePullPolicy: Never, args: [connect, tcp, "203.0.113.10:443", --exit], securityContext: APP}]`)))
 	said("pod_protected", "shop/migrating")
 	if !strings.Contains(d.Log(), "init container migrate runs before the proxy does") { // one of its notes
 		t.Error("nobody says that an init container reaches nothing")
 	}
-	s.apply(t, strings.Replace(classic("powerful", 1337, ""), "drop: [ALL]", "drop: [ALL], add: [NET_ADMIN]", 1))
+	s.Apply(t, strings.Replace(classic("powerful", 1337, ""), "drop: [ALL]", "drop: [ALL], add: [NET_ADMIN]", 1))
 	if line := said("pod_can_bypass", "shop/powerful"); !strings.Contains(line.Message, "container app (net_admin)") {
 		t.Errorf("said: %s", line.Message)
 	}
-	s.apply(t, classic("host", 1337, "hostNetwork: true"))
+	s.Apply(t, classic("host", 1337, "hostNetwork: true"))
 	if line := said("pod_skipped", "shop/host"); line.Reason != "host-network" {
 		t.Errorf("skipped for %s", line.Reason)
 	}
