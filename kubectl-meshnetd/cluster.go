@@ -192,8 +192,13 @@ func (c *cluster) daemons(ctx context.Context, node string) (map[string]*pod, er
 	return all, err
 }
 
+var errNoNode = errors.New("it is on no node yet: `kubectl describe` says what it waits for")
+
 // of returns the place of a pod.
 func (c *cluster) of(ctx context.Context, node string) (place, error) {
+	if node == "" {
+		return place{}, errNoNode
+	}
 	daemons, err := c.daemons(ctx, node)
 	return place{node, daemons[node]}, err
 }

@@ -41,4 +41,15 @@ func TestComplete(t *testing.T) {
 	if got := out.String(); !strings.Contains(got, "web-1\n") || strings.Contains(got, "cart-1") || !strings.Contains(got, "deployment/\n") {
 		t.Errorf("offers %q", got)
 	}
+	f.nodes = []string{"worker-1", "worker-2", "other"}
+	for want, args := range map[string][]string{
+		"worker-1\nworker-2\n:": {"doctor", "--node", "w"},
+		"wide\njson\nyaml\n:":   {"status", "-o", ""},
+		"c\n:":                  {"status", "--context", ""},
+	} {
+		out.Reset()
+		if code := run(t.Context(), append(append([]string{"__complete"}, flags...), args...), &out, &errs); code != 0 || !strings.HasPrefix(out.String(), want) {
+			t.Errorf("%v: exit %d, offers %q", args, code, out.String())
+		}
+	}
 }

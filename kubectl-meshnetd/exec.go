@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,36 +70,26 @@ func verifyCommand(o *options) *cobra.Command {
 	traffic := c.Flags().Bool("traffic", false, "send the packets that show what the kernel does")
 	c.ValidArgsFunction = o.completePods
 	c.RunE = func(c *cobra.Command, args []string) error {
-		k, err := o.cluster()
-		if err != nil {
-			return err
-		}
-		pods, err := k.named(c.Context(), args[0])
-		if err != nil {
-			return &exit{exitFailed, err}
-		}
 		worst := 0
-		for _, p := range pods {
+		err := o.eachPod(c, args[0], func(ctx context.Context, k *cluster, p pod) error {
 			name := p.Metadata.Namespace + "/" + p.Metadata.Name
 			fmt.Fprintln(c.OutOrStdout(), name)
-			at, err := k.of(c.Context(), p.Spec.NodeName)
 			verify := []string{"verify", name}
 			if *traffic {
 				verify = append(verify, "--traffic")
 			}
-			code := 0
-			if err == nil {
-				code, err = k.run(c.Context(), at, c.OutOrStdout(), c.ErrOrStderr(), verify...)
-			}
+			at, err := k.of(ctx, p.Spec.NodeName)
 			if err != nil {
-				return &exit{exitFailed, fmt.Errorf("pod %s: %w", name, err)}
+				return err
 			}
+			code, err := k.run(ctx, at, c.OutOrStdout(), c.ErrOrStderr(), verify...)
 			worst = max(worst, code)
+			return err
+		})
+		if worst > exitFailed || err == nil && worst != 0 {
+			err = &exit{worst, cmp.Or(err, errSaid)}
 		}
-		if worst != 0 {
-			return &exit{worst, errSaid}
-		}
-		return nil
+		return err
 	}
 	return c
 }
@@ -120,6 +111,7 @@ func doctorCommand(o *options) *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	name := c.Flags().String("node", "", "only this `NODE`")
+	_ = c.RegisterFlagCompletionFunc("node", o.complete(at("/api/v1", "nodes"))) // fails only for no flag
 	selector := selectorFlag(c, "nodes")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		k, err := o.cluster()

@@ -9,9 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,48 +33,32 @@ func explainCommand(o *options) *cobra.Command {
 	o.outputFlag(c, "json", "yaml")
 	c.ValidArgsFunction = o.completePods
 	c.RunE = func(c *cobra.Command, args []string) error {
-		k, err := o.cluster()
-		if err != nil {
-			return err
-		}
-		pods, err := k.named(c.Context(), args[0])
-		if err != nil {
-			return &exit{exitFailed, err}
-		}
 		shown := newTable(c.OutOrStdout(), o.output, nil)
-		var all []status.Explanation
+		all := []status.Explanation{}
 		refused := false
-		var failed []error
-		for _, p := range pods {
-			x, err := k.explain(c.Context(), p)
+		err := o.eachPod(c, args[0], func(ctx context.Context, k *cluster, p pod) error {
+			x, err := k.explain(ctx, p)
 			if err != nil {
-				failed = append(failed, fmt.Errorf("pod %s/%s: %w", p.Metadata.Namespace, p.Metadata.Name, err))
-				continue
+				return err
 			}
 			all = append(all, x)
 			refused = refused || x.Action == string(rules.Reject)
-			if o.output == "" {
-				if err := explain.Print(c.OutOrStdout(), x); err != nil {
-					return err
-				}
-				fmt.Fprintln(c.OutOrStdout())
+			if o.output != "" {
+				return nil
 			}
-		}
+			defer fmt.Fprintln(c.OutOrStdout())
+			return explain.Print(c.OutOrStdout(), x)
+		})
 		if err := shown.document(all); err != nil {
 			return err
 		}
-		switch {
-		case len(failed) > 0:
-			return &exit{exitFailed, errors.Join(failed...)}
-		case refused:
-			return &exit{exitRefused, errSaid}
+		if err == nil && refused {
+			err = &exit{exitRefused, errSaid}
 		}
-		return nil
+		return err
 	}
 	return c
 }
-
-var errNoNode = errors.New("it is on no node yet: `kubectl describe` says what it waits for")
 
 // explain asks the pod's daemon, or decides here where that does not know the pod.
 func (c *cluster) explain(ctx context.Context, p pod) (status.Explanation, error) {
@@ -100,9 +81,6 @@ func (c *cluster) explain(ctx context.Context, p pod) (status.Explanation, error
 
 // sandbox returns what the pod's daemon knows of it; nil where that is nothing.
 func (c *cluster) sandbox(ctx context.Context, p pod) (place, *status.Sandbox, error) {
-	if p.Spec.NodeName == "" {
-		return place{}, nil, errNoNode
-	}
 	at, err := c.of(ctx, p.Spec.NodeName)
 	if err != nil {
 		return at, nil, err
@@ -164,26 +142,4 @@ func (c *cluster) configuration(ctx context.Context, at place, file string) (cfg
 		err = fmt.Errorf("a newer release's key? %w", err)
 	}
 	return cfg, where, err
-}
-
-// completeTimeout bounds how long a shell waits at a tab.
-const completeTimeout = time.Second
-
-// completePods completes the names of the namespace's pods. Where they cannot be had nothing is offered, and nothing is said.
-func (o *options) completePods(c *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	const none = cobra.ShellCompDirectiveNoFileComp
-	k, err := o.cluster()
-	if err != nil || len(args) > 0 {
-		return nil, none
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), completeTimeout)
-	defer cancel()
-	var names []cobra.Completion
-	_ = list(ctx, k, url.Values{}, func(p pod) error {
-		if strings.HasPrefix(p.Metadata.Name, word) {
-			names = append(names, p.Metadata.Name)
-		}
-		return nil
-	}, k.podsPath(false)...)
-	return append(names, kinds()...), none
 }

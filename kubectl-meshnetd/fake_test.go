@@ -139,7 +139,11 @@ func (f *fake) serve(t testing.TB) []string {
 	t.Helper()
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
-	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	config := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(config, []byte("contexts: [{name: c, context: {}}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", config)
 	return []string{"--server", server.URL, "-n", "shop"}
 }
 

@@ -96,6 +96,9 @@ func root() *cobra.Command {
 	flags.Uint16Var(&o.port, "port", 15990, "`PORT` where meshnetd tells its status (the chart's metrics.port)")
 	flags.IntVar(&o.parallel, "parallel", 50, "`NUMBER` of nodes to ask at once")
 	flags.DurationVar(&o.patience, "node-timeout", 10*time.Second, "how `LONG` one node may take")
+	for flag, completed := range map[string]cobra.CompletionFunc{"context": o.completeContexts, "namespace": o.complete(at("/api/v1", "namespaces"))} {
+		_ = c.RegisterFlagCompletionFunc(flag, completed) // fails only for no flag
+	}
 	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), testCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), versionCommand(o))
 	c.AddCommand(pagesCommands()...)
 	c.CompletionOptions.HiddenDefaultCmd = true

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -27,6 +29,34 @@ var workloads = []struct {
 	{[]string{"replicaset", "rs", "replicasets"}, []string{"replicasets"}, "/apis/apps/v1"},
 	{[]string{"job", "jobs"}, []string{"jobs"}, "/apis/batch/v1"},
 	{[]string{"service", "svc", "services"}, []string{"services"}, "/api/v1"},
+}
+
+// eachPod asks about each pod of a name. What fails of one is said when the others have been asked; what ends with a code of its
+// own, as a wrong command line does, ends the command.
+func (o *options) eachPod(command *cobra.Command, name string, ask func(context.Context, *cluster, pod) error) error {
+	c, err := o.cluster()
+	if err != nil {
+		return err
+	}
+	pods, err := c.named(command.Context(), name)
+	if err != nil {
+		return &exit{exitFailed, err}
+	}
+	var failed []error
+	for _, p := range pods {
+		err := ask(command.Context(), c, p)
+		var coded *exit
+		if errors.As(err, &coded) {
+			return err
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("pod %s/%s: %w", p.Metadata.Namespace, p.Metadata.Name, err))
+		}
+	}
+	if len(failed) > 0 {
+		return &exit{exitFailed, errors.Join(failed...)}
+	}
+	return nil
 }
 
 // named returns the pods of a name: a pod's; or that of a workload, whose pods that have not ended are meant. A name may be

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,19 +35,11 @@ func testCommand(o *options) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		k, err := o.cluster()
-		if err != nil {
-			return err
-		}
-		pods, err := k.named(c.Context(), args[0])
-		if err != nil {
-			return &exit{exitFailed, err}
-		}
 		var all []explain.Tested
-		for _, p := range pods {
-			x, err := k.explain(c.Context(), p)
+		failed := o.eachPod(c, args[0], func(ctx context.Context, k *cluster, p pod) error {
+			x, err := k.explain(ctx, p)
 			if err != nil {
-				return &exit{exitFailed, fmt.Errorf("pod %s/%s: %w", p.Metadata.Namespace, p.Metadata.Name, err)}
+				return err
 			}
 			scene, err := sceneOf(x, p)
 			if err != nil {
@@ -54,6 +48,10 @@ func testCommand(o *options) *cobra.Command {
 			for _, e := range expected {
 				all = append(all, e.Test(scene)...)
 			}
+			return nil
+		})
+		if failed != nil && len(all) == 0 {
+			return failed
 		}
 		if o.output == "" {
 			err = explain.PrintTested(c.OutOrStdout(), all)
@@ -65,7 +63,9 @@ func testCommand(o *options) *cobra.Command {
 		case err != nil:
 			return err
 		case n[explain.Elsewhere] > 0:
-			return &exit{exitUnprotected, errSaid}
+			return &exit{exitUnprotected, cmp.Or(failed, errSaid)}
+		case failed != nil:
+			return failed
 		case n[explain.Unknown] > 0:
 			return &exit{exitFailed, errSaid}
 		}

@@ -3,8 +3,8 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -32,35 +32,25 @@ func traceCommand(o *options) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		k, err := o.cluster()
-		if err != nil {
-			return err
-		}
-		pods, err := k.named(c.Context(), name)
-		if err != nil {
-			return &exit{exitFailed, err}
-		}
 		shown := newTable(c.OutOrStdout(), o.output, nil)
-		var all []explain.Way
-		for _, p := range pods {
-			x, err := k.explain(c.Context(), p)
+		all := []explain.Way{}
+		err = o.eachPod(c, name, func(ctx context.Context, k *cluster, p pod) error {
+			x, err := k.explain(ctx, p)
 			if err != nil {
-				return &exit{exitFailed, fmt.Errorf("pod %s/%s: %w", p.Metadata.Namespace, p.Metadata.Name, err)}
+				return err
 			}
 			way, err := wayIn(q, x, p)
-			var impossible *explain.Impossible
-			if errors.As(err, &impossible) {
-				return &exit{exitFailed, err}
-			}
 			if err != nil {
 				return err
 			}
 			all = append(all, way)
-			if o.output == "" {
-				if err := way.Print(c.OutOrStdout()); err != nil {
-					return err
-				}
+			if o.output != "" {
+				return nil
 			}
+			return way.Print(c.OutOrStdout())
+		})
+		if err != nil {
+			return err
 		}
 		return shown.document(all)
 	}
@@ -72,13 +62,18 @@ func wayIn(q explain.Question, x status.Explanation, p pod) (explain.Way, error)
 	if err != nil {
 		return explain.Way{}, err
 	}
-	return q.Answer(scene)
+	way, err := q.Answer(scene)
+	var impossible *explain.Impossible
+	if err != nil && !errors.As(err, &impossible) {
+		err = &exit{exitBadLine, err}
+	}
+	return way, err
 }
 
 func sceneOf(x status.Explanation, p pod) (explain.Scene, error) {
 	plan, err := planOf(x)
 	if err != nil {
-		return explain.Scene{}, &exit{exitFailed, err}
+		return explain.Scene{}, err
 	}
 	scene := explain.Scene{Pod: x.Namespace + "/" + x.Name, Plan: plan, Interfaces: explain.Assumed(p.addresses())}
 	if plan.Rules() == 0 {

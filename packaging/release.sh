@@ -29,6 +29,7 @@ trap 'rm -rf "$work"' EXIT
 
 NFPM_DIR=${NFPM_DIR:-$root/build} packaging/build.sh "$dest" >/dev/null
 for program in meshnetd kubectl-meshnetd; do mv "$dest/$program" "$dest/$program-linux-$($GO env GOARCH)"; done
+packaging/krew.sh "$dest"
 packaging/image/build.sh "$work/image" >/dev/null
 mv "$work/image/meshnetd.tar" "$dest/meshnetd-image-$version.tar"
 

@@ -57,7 +57,7 @@ func podsAPI(t *testing.T, gate bool) {
 	socket := filepath.Join(s.C.path("kubelet"), "pods-api", "pods-api.sock")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 	defer cancel()
-	d, err := s.C.Lab().RunDaemon(ctx, program, fmt.Sprintf("kubelet.pods_api = %q\n", socket))
+	d, err := s.C.Lab().RunDaemon(ctx, program, fmt.Sprintf("kubelet.pods_api = %q\nbypass.privileged = \"refuse\"\nbypass.exempt = [\"shop\"]\n", socket))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +124,15 @@ func podsAPI(t *testing.T, gate bool) {
 	s.Apply(t, strings.Replace(classic("powerful", 1337, ""), "drop: [ALL]", "drop: [ALL], add: [NET_ADMIN]", 1))
 	if line := said("pod_can_bypass", "shop/powerful"); !strings.Contains(line.Message, "container app (net_admin)") {
 		t.Errorf("said: %s", line.Message)
+	}
+	s.Kubectl(t, "create", "namespace", "strict")
+	s.Apply(t, strings.Replace(strings.Replace(classic("refused", 1337, ""), "drop: [ALL]", "drop: [ALL], add: [NET_ADMIN]", 1), "namespace: shop", "namespace: strict", 1))
+	if line := said("pod_blocked", "strict/refused"); line.Reason != "bypass" {
+		t.Errorf("blocked for %s", line.Reason)
+	}
+	s.Apply(t, classic("impostor", 1000, "")) // the app's user is the proxy's
+	if line := said("pod_blocked", "shop/impostor"); !strings.Contains(line.Message+line.Error, "container app runs as user 1000") {
+		t.Errorf("blocked for %s: %s %s", line.Reason, line.Message, line.Error)
 	}
 	s.Apply(t, classic("host", 1337, "hostNetwork: true"))
 	if line := said("pod_skipped", "shop/host"); line.Reason != "host-network" {
