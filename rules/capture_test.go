@@ -91,8 +91,16 @@ func TestContainersTakeNothingAway(t *testing.T) {
 				t.Error("no mesh")
 			}
 			node.Policies = []rules.CapturePolicy{{Namespaces: []string{"other"}}, {Namespaces: []string{"sh*"}, MayLoosen: true}}
-			if d := node.Decide(tt.pod); d.Action == rules.Reject {
-				t.Errorf("where it is allowed: %s: %s", d.Reason, d.Detail)
+			allowed := node.Decide(tt.pod)
+			if allowed.Action == rules.Reject {
+				t.Errorf("where it is allowed: %s: %s", allowed.Reason, allowed.Detail)
+			}
+			network, plan := rules.Network{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}}, rules.Plan{}
+			if allowed.Action == rules.Enrol {
+				plan, _ = allowed.Planner(network)
+			}
+			if what := node.Loosened(tt.pod, allowed, network, plan); (what != "") != tt.refused {
+				t.Errorf("where it is allowed it is loosened by %q", what)
 			}
 			if e := node.Explain(tt.pod); e.Action != node.Decide(tt.pod).Action {
 				t.Errorf("explained as %s", e.Action)
