@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package daemon
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// enforced closes UDP and what arrives.
+func enforced(p *Policy) {
+	p.Node.Lockdowns = []rules.Lockdown{{Enforce: true, UDP: rules.UDPNone, Inbound: true, Place: "m.toml:7"}}
+}
+
+// A pod that runs without a lockdown, because the configuration had none, is outdated and nothing worse, and keeps its rules
+// until somebody asks; then it has both. One that runs with a lockdown keeps it when the configuration has none any more.
+func TestLockdownOfARunningPod(t *testing.T) {
+	ctx := limited(t, patience)
+	nothing := func(*Policy) {}
+	for name, tt := range map[string]struct {
+		before, after func(*Policy)
+		replace       bool
+		want          State
+	}{
+		"comes": {nothing, enforced, false, StateOutdated}, "comes, and is asked for": {nothing, enforced, true, StateProtected},
+		"goes": {enforced, nothing, false, StateOutdated}, "goes, and that is asked for": {enforced, nothing, true, StateProtected},
+	} {
+		m := newMemory()
+		pod := sandbox(t, "web")
+		pod.Containers = []rules.Container{{Name: "app", Running: true}}
+		first, _ := newEnforcer(t, m)
+		first.with(tt.before)
+		if o := first.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+			t.Fatal(o.Err)
+		}
+		had := m.holds(t, pod.NetNS)
+		e, r := newEnforcer(t, m)
+		e.with(func(p *Policy) { tt.after(p); p.ReplaceOutdated = tt.replace })
+		e.Synchronize(ctx, []rules.Pod{pod})
+		auditNow(t, e)
+		if same := m.holds(t, pod.NetNS).Key() == had.Key(); e.state("web") != tt.want || same == tt.replace || slices.Contains(r.events(), EventLate) || slices.Contains(r.events(), EventDrift) {
+			t.Errorf("%s: %s, its rules stay: %v, recorded %v", name, e.state("web"), same, r.events())
+		}
+		if !tt.replace {
+			if o := e.Enforce(ctx, ByHand, pod); o.Error() != nil || m.holds(t, pod.NetNS).Key() == had.Key() || e.state("web") != StateProtected {
+				t.Errorf("%s, asked by hand: %v, %s", name, o.Error(), e.state("web"))
+			}
+		}
+	}
+}
+
+// A rule of a lockdown that is gone is drift, and nothing is created in its pod before it is back.
+func TestLockdownDrifts(t *testing.T) {
+	ctx := limited(t, patience)
+	for what, repair := range map[string]func(*Enforcer, *memory, rules.Pod){"auditor": whenAudited(t), "gate": whenAdmitted(t)} {
+		m := newMemory()
+		pod := sandbox(t, "web")
+		e, r := newEnforcer(t, m)
+		e.with(enforced)
+		e.Enforce(ctx, SandboxStarted, pod)
+		locked := m.holds(t, pod.NetNS)
+		open := locked
+		open.V4.Tables = slices.DeleteFunc(slices.Clone(open.V4.Tables), func(t rules.Table) bool { return t.Name == rules.LockdownTable })
+		m.put(t, pod.NetNS, open)
+		if o := e.Validate(ctx, pod, app); what == "gate" && o.Error() == nil {
+			t.Error("a container is created without the lockdown")
+		}
+		repair(e, m, pod)
+		if sb, _ := e.Sandbox("web"); m.holds(t, pod.NetNS).Key() != locked.Key() || sb.State != StateProtected || sb.Drift.Times != 1 {
+			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, r.events())
+		}
+	}
+}
