@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,11 +31,13 @@ import (
 
 // reloader reads the configuration again.
 type reloader struct {
-	file     string
-	running  config.Config // of the start
-	enforcer *daemon.Enforcer
-	watch    *watch
-	log      *slog.Logger
+	file      string
+	running   config.Config // of the start
+	current   config.Config
+	addresses []netip.Addr // of the node, that pods are told
+	enforcer  *daemon.Enforcer
+	watch     *watch
+	log       *slog.Logger
 
 	mu sync.Mutex // one reload at a time
 }
@@ -54,18 +58,32 @@ func fileOf(named string) string {
 	return named
 }
 
-// on reloads at each hangup until ctx ends.
+// on reloads at each hangup until ctx ends, and sees whether the node has other addresses now and then.
 func (r *reloader) on(ctx context.Context, hangup <-chan os.Signal) {
 	go func() {
+		again := time.NewTicker(r.running.AuditInterval)
+		defer again.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-hangup:
 				_ = r.reload() // said in the log
+			case <-again.C:
+				r.readdress()
 			}
 		}
 	}()
+}
+
+// readdress tells pods that start from now on the node's addresses, where these are others.
+func (r *reloader) readdress() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := addresses(r.current); !slices.Equal(now, r.addresses) {
+		r.addresses = now
+		r.enforcer.SetPolicy(policy(r.current))
+	}
 }
 
 // reload reads the configuration again. It holds for new pods when this returns; a bad one changes nothing, and
@@ -84,6 +102,7 @@ func (r *reloader) reload() error {
 			"event", "config_rejected", "error", err)
 		r.watch.refused(err)
 	} else {
+		r.current, r.addresses = next, addresses(next)
 		r.enforcer.SetPolicy(policy(next))
 		r.log.Info("configuration reloaded: it holds for what starts from now on; the rules of running pods stay", "event", "config_reloaded")
 		if keys := needRestart(r.running, next); len(keys) > 0 {

@@ -92,7 +92,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		go source.Run(ctx)
 	}
 	watch.configured(cfg)
-	reload := &reloader{file: fileOf(file), running: cfg, enforcer: enforcer, watch: watch, log: log}
+	reload := &reloader{file: fileOf(file), running: cfg, current: cfg, addresses: addresses(cfg), enforcer: enforcer, watch: watch, log: log}
 	watch.reload = reload.reload
 	go supervise(ctx, cfg.NRI.Socket, watch, enforcer, log)
 	pages, read := pages(meter, watch, enforcer), func() status.Status { return watch.status(enforcer) }
@@ -154,7 +154,9 @@ func newEnforcer(cfg config.Config, host []netns.ID, locks *netns.Locks, firewal
 }
 
 func policy(cfg config.Config) daemon.Policy {
-	return daemon.Policy{Node: explain.Node(cfg), ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
+	node := explain.Node(cfg)
+	node.Addresses = addresses(cfg)
+	return daemon.Policy{Node: node, ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
 		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, Required: cfg.Required, Hooks: cfg.Hooks, AuditInterval: cfg.AuditInterval}
 }
 
