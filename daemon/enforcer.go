@@ -132,7 +132,7 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	o := begin(ByHand, pod)
 	policy := e.policy.Load()
 	policy.decide(&o)
-	if policy.setsItselfUp(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
+	if policy.hasOwnInitContainer(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
 	return e.sharing.within(ctx, o, func(ctx context.Context, o *Outcome) error {

@@ -89,14 +89,14 @@ func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 		return o
 	}
 	if policy == config.IdentityRefuse {
-		return o.refusing("", errors.New(o.Impostor))
+		return o.rejecting("", errors.New(o.Impostor))
 	}
 	e.notice(o, EventImpostor, o.Impostor)
 	return o
 }
 
-// refusing refuses a container of a sandbox that is well.
-func (o Outcome) refusing(reason rules.Reason, err error) Outcome {
+// rejecting refuses a container of a sandbox that is well.
+func (o Outcome) rejecting(reason rules.Reason, err error) Outcome {
 	o.Result, o.Said, o.Err = Refused, lifecycle.EventBlocked, err
 	if reason != "" {
 		o.Decision.Reason = reason
@@ -194,7 +194,7 @@ func (o *Outcome) confirm(known Sandbox) {
 // checkNetNS refuses a container that is to run in another network namespace than its sandbox's.
 func checkNetNS(o Outcome, c rules.Container) Outcome {
 	refuse := func(format string, args ...any) Outcome {
-		return o.refusing(rules.ReasonOtherNetNS, fmt.Errorf(format, args...))
+		return o.rejecting(rules.ReasonOtherNetNS, fmt.Errorf(format, args...))
 	}
 	if c.MovedBy != "" {
 		return refuse("%s gives it another network namespace than its sandbox's (%q), where the pod's rules are not", c.MovedBy, c.NetNS)

@@ -99,10 +99,10 @@ func (p *Policy) withoutContainers(o Outcome) Outcome {
 	return o
 }
 
-// setsItselfUp reports whether a container shows that an init container of the pod's own writes its rules. The outcome then
+// hasOwnInitContainer reports whether a container shows that an init container of the pod's own writes its rules. The outcome then
 // has that mesh's decision, whatever else there is against the pod. It is for pods that were there before meshnetd: in
 // one that has our rules, a container of that name loosens them (rules.ReasonLoosened).
-func (p *Policy) setsItselfUp(o *Outcome, known Sandbox) bool {
+func (p *Policy) hasOwnInitContainer(o *Outcome, known Sandbox) bool {
 	before := o.Trigger == Takeover || known.State == StateExempt || known.State == StatePending
 	if !p.shownByContainers(*o) && (!before || o.Decision.Reason != rules.ReasonLoosened) {
 		return false

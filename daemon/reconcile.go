@@ -115,7 +115,7 @@ func (p *pass) choose(f *lifecycle.Facts) error {
 		}
 		o.want = p.want(o)
 	}
-	if p.setsItselfUp(o, p.known) {
+	if p.hasOwnInitContainer(o, p.known) {
 		return p.intend(f, lifecycle.WantOwnInit)
 	}
 	return p.intend(f, o.want)

@@ -88,7 +88,7 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 	switch {
 	case len(around) == 0:
 	case hooks && e.policy.Load().Hooks == config.HooksRefuse:
-		return o.refusing(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", judge.Short(strings.Join(around, "; "))))
+		return o.rejecting(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", judge.Short(strings.Join(around, "; "))))
 	default:
 		e.notice(o, EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+judge.Short(strings.Join(around, "; ")))
 	}

@@ -35,7 +35,7 @@ func account(pod rules.Pod) string { return cmp.Or(pod.UID, pod.SandboxID, pod.N
 // an error. While the runtime waits, a pod that used up its time a short while ago is refused at once, and a decision that
 // takes more than its part of the time is given up.
 func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	if o.waited && s.refuses(&o, time.Now()) {
+	if o.waited && s.rejects(&o, time.Now()) {
 		return o
 	}
 	job, err := s.workers.Begin(account(o.Pod), o.Pod.Namespace)
@@ -44,11 +44,11 @@ func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Conte
 		o.Result, o.Err, o.overrun = Failed, fmt.Errorf("not begun: %w", err), true
 		return o
 	}
-	ctx, slow, cancel := s.slice(ctx, o)
-	defer cancel()
 	first := o.Stage
 	o.now = new(atomic.Pointer[Stage])
 	o.now.Store(&first)
+	ctx, cancel := s.slice(ctx, o)
+	defer cancel()
 	done := make(chan Outcome, 1)
 	go func(o Outcome) {
 		defer job.End()
@@ -57,15 +57,10 @@ func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Conte
 		}
 		done <- o
 	}(o)
-	for waiting := true; waiting; {
-		select {
-		case o = <-done:
-			return s.ended(ctx, o)
-		case <-slow:
-			slow, waiting = nil, *o.now.Load() != StageDecide
-		case <-ctx.Done():
-			waiting = false
-		}
+	select {
+	case o = <-done:
+		return s.ended(ctx, o)
+	case <-ctx.Done():
 	}
 	select { // what is done is done, even if the time is up as well
 	case o = <-done:
@@ -76,22 +71,22 @@ func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Conte
 	return s.overran(ctx, o, *o.now.Load())
 }
 
-// slice returns how much of the runtime's time a pod gets, and what tells that a decision has had its part of it.
-func (s *sharing) slice(ctx context.Context, o Outcome) (_ context.Context, slow <-chan time.Time, _ context.CancelFunc) {
+// slice returns how much of the runtime's time a pod gets. It is over sooner where a decision has had its part of it.
+func (s *sharing) slice(ctx context.Context, o Outcome) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
-	if !o.waited || !limited {
-		ctx, cancel := context.WithCancel(ctx)
-		return ctx, nil, cancel
-	}
-	if light(o.Pod) { // too small to be slow by itself: where it is late all the same, the node is slow
-		ctx, cancel := context.WithDeadline(ctx, deadline)
-		return ctx, nil, cancel
+	if !o.waited || !limited || light(o.Pod) { // one too small to be slow by itself is late where the node is slow
+		return context.WithCancel(ctx)
 	}
 	now := time.Now()
 	share := s.ledger.Share(o.Pod.Namespace, deadline.Sub(now), now)
 	ctx, cancel := context.WithDeadline(ctx, now.Add(share))
-	timer := time.NewTimer(fair.ForDecision(share))
-	return ctx, timer.C, func() { timer.Stop(); cancel() }
+	ctx, giveUp := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(fair.ForDecision(share), func() {
+		if *o.now.Load() == StageDecide {
+			giveUp(context.DeadlineExceeded)
+		}
+	})
+	return ctx, func() { timer.Stop(); giveUp(nil); cancel() }
 }
 
 // ended returns the outcome of work that is over.
@@ -108,10 +103,7 @@ func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
 // overran returns the outcome of work whose time was up in that stage. Waiting for a namespace's lock is not held against
 // the pod.
 func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
-	cause := ctx.Err()
-	if cause == nil { // the decision used up its part of the time
-		cause = context.DeadlineExceeded
-	}
+	cause := context.Cause(ctx)
 	o.overdue()
 	o.Result, o.Err = Failed, fmt.Errorf("not finished in time: %w", cause)
 	if !errors.Is(cause, context.DeadlineExceeded) || stage == StageEnter {
@@ -127,8 +119,8 @@ func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
 	return o
 }
 
-// refuses reports whether the pod used up its time a short while ago, and if so completes the outcome.
-func (s *sharing) refuses(o *Outcome, now time.Time) bool {
+// rejects reports whether the pod used up its time a short while ago, and if so completes the outcome.
+func (s *sharing) rejects(o *Outcome, now time.Time) bool {
 	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.inputHash(o.Pod) }, now)
 	if !refused {
 		return false

@@ -138,7 +138,7 @@ func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
 		return nil
 	}
 	said := o.Pod.Containers
-	if !policy.setsItselfUp(o, Sandbox{}) {
+	if !policy.hasOwnInitContainer(o, Sandbox{}) {
 		said = policy.refining(said)
 	}
 	e.sandboxes.updateKnown(id, func(sb *Sandbox) {

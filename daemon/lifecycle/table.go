@@ -11,7 +11,7 @@ var Table = [...]Row{
 	{"it shares the node's network", func(f Facts) bool { return f.Trouble == HostNetNS && !f.State.entered() }, skip(Step{})},
 	{"its time was up: the auditor comes back to it, with more of it", func(f Facts) bool { return f.Trouble == Overrun && f.by(Takeover, Audited) },
 		always(Step{Keep: true})},
-	{"it used up its time a short while ago", trouble(OverTime), refuse(Step{Keep: true, Result: Refused})},
+	{"it used up its time a short while ago", trouble(OverTime), reject(Step{Keep: true, Result: Refused})},
 	{"it ran without its rules, and was stopped for that", trouble(Stopped), always(Step{Result: Unprotected, Event: EventStopped})},
 	{"it ran without its rules, and could not be stopped", trouble(NotStopped),
 		always(Step{Keep: true, Result: Unprotected, Event: EventUnprotected})},
@@ -19,9 +19,9 @@ var Table = [...]Row{
 		always(Step{Then: StateUnproven, Result: Unproven, Event: EventUnproven})},
 	{"its rules could not be read or written", func(f Facts) bool { return f.Trouble != NoTrouble && f.State.Enrolled() },
 		func(f Facts) Step {
-			return refuse(Step{Then: StateFailing, Lack: f.lackAfter(), Result: Failed})(f)
+			return reject(Step{Then: StateFailing, Lack: f.lackAfter(), Result: Failed})(f)
 		}},
-	{"it could not be looked at", func(f Facts) bool { return f.Trouble != NoTrouble }, refuse(Step{Keep: true, Result: Failed})},
+	{"it could not be looked at", func(f Facts) bool { return f.Trouble != NoTrouble }, reject(Step{Keep: true, Result: Failed})},
 
 	// What is wanted.
 	{"it is not audited any more", func(f Facts) bool { return f.by(Audited) && !f.State.Enrolled() }, always(Step{Keep: true})},
@@ -39,8 +39,8 @@ var Table = [...]Row{
 	}},
 	{"its mesh is switched off", func(f Facts) bool { return f.Want == WantFormer && !f.by(Takeover) && f.State != StatePending },
 		skip(Step{Keep: true})},
-	{"its proxy would have the ids of a container that was let through", wanted(WantClash), refuse(Step{Keep: true, Result: Refused})},
-	{"it must not run", func(f Facts) bool { return f.Want == WantReject && !f.by(Takeover) }, refuse(Step{Keep: true, Result: Refused})},
+	{"its proxy would have the ids of a container that was let through", wanted(WantClash), reject(Step{Keep: true, Result: Refused})},
+	{"it must not run", func(f Facts) bool { return f.Want == WantReject && !f.by(Takeover) }, reject(Step{Keep: true, Result: Refused})},
 	{"nothing is known of it, so that it has no rules yet", func(f Facts) bool {
 		return f.Want == WantRules && f.unknown() && f.gate()
 	}, always(Step{Do: Write, Then: StateProtected, Result: Protected, Event: EventProtected})},
@@ -157,8 +157,8 @@ func skip(s Step) func(Facts) Step {
 	}
 }
 
-// refuse says whether what is refused runs all the same.
-func refuse(s Step) func(Facts) Step {
+// reject says whether what is refused runs all the same.
+func reject(s Step) func(Facts) Step {
 	return func(f Facts) Step {
 		s := s
 		if s.Event = EventBlocked; !f.Trigger.Waits() || f.Unheeded {
