@@ -99,15 +99,12 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 		if policy.decide(o); o.Result != Failed {
 			o.want = policy.want(o)
 		}
-		if o.want == lifecycle.WantRules {
+		if o.by = nil; o.want == lifecycle.WantRules { // what the kubelet says may have changed that
 			o.by = policy
-		}
-		if o.want == lifecycle.WantNone {
-			o.Result = "" // not without a look
 		}
 		return nil
 	}
-	if !light(o.Pod) {
+	if !light(o.Pod) || o.Trigger == Takeover { // with all of its containers
 		return e.sharing.within(ctx, o, decide)
 	}
 	_ = decide(ctx, &o) // it has none

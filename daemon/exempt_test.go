@@ -144,10 +144,11 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
 	e.sandboxes.expect(e.policy.Load(), taken)
-	o := begin(Takeover, taken)
-	if o = e.sharing.within(ctx, o, e.decideWithContainers); !o.undecided() {
-		t.Fatalf("%s, %v", o.Result, o.Err)
+	m.failWith(always)
+	if o := e.takeOver(ctx, begin(Takeover, taken)); o.Result != Failed || e.state("web") != StatePending {
+		t.Fatalf("%s, %s, %v", e.state("web"), o.Result, o.Err)
 	}
+	m.failWith(nil)
 	for _, o := range []Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {
 		if known, _ := e.sandboxes.get("web"); o.Result != Skipped || known.State != StateExempt || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%s: %s, %v", known.State, o.Result, o.Err)

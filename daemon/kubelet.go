@@ -24,7 +24,7 @@ type Kubelet interface {
 // decideSpecified decides once more about a pod that belongs to the mesh and of which nothing was known, by what the kubelet
 // says of it, too.
 func (e *Enforcer) decideSpecified(ctx context.Context, o Outcome) Outcome {
-	if e.Kubelet == nil || o.Result == Failed || o.Result == Skipped || !o.waited {
+	if e.Kubelet == nil || o.Result == Failed || o.Result == Skipped && o.want != lifecycle.WantNone || !o.waited {
 		return o
 	}
 	spec, ok := e.Kubelet.Pod(ctx, o.Pod.UID)

@@ -113,10 +113,12 @@ func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
 		o.Pod.Containers = known.Pod.Containers
 	}
 	if !expected || known.undecided() {
-		if o = e.try(ctx, o, e.decideWithContainers); !o.undecided() || o.overrun {
-			o.end()
-			return o
+		asked := e.decideUnknown(ctx, o)
+		if ended := e.unseen(asked); ended.decided {
+			ended.end()
+			return ended
 		}
+		e.sandboxes.decided(e.policy.Load(), asked)
 	}
 	if _, expected = e.sandboxes.get(pod.SandboxID); expected {
 		o.Pod.Containers = nil // they are in what is known, and events may have added to it
@@ -124,31 +126,18 @@ func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
 	return e.enforce(ctx, o)
 }
 
-// decideWithContainers decides by all of a pod's containers. A pod outside the mesh gets its result; of any other, the
-// containers are kept that say more about it.
-func (e *Enforcer) decideWithContainers(_ context.Context, o *Outcome) error {
-	policy := e.policy.Load()
-	policy.decide(o)
-	id, want := o.Pod.SandboxID, policy.want(o)
-	switch {
-	case o.Result == Failed:
-		return nil
-	case want == lifecycle.WantNothing || want == lifecycle.WantMarked:
-		*o = e.fromMemory(*o, want, lifecycle.NoTrouble)
-		return nil
-	}
+// decided keeps of a sandbox that is to be taken over what its containers say more about it, now that this is known.
+func (s *sandboxes) decided(policy *Policy, o Outcome) {
 	said := o.Pod.Containers
-	if !policy.hasOwnInitContainer(o, Sandbox{}) {
+	if !policy.hasOwnInitContainer(&o, Sandbox{}) {
 		said = policy.refining(said)
 	}
-	e.sandboxes.updateKnown(id, func(sb *Sandbox) {
+	s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 		if sb.undecided() {
 			sb.Decision, sb.Pod = o.Decision, policy.Node.Remembered(sb.Pod, o.Decision)
 			sb.Pod.Containers = said
 		}
 	})
-	o.Result, o.Err = "", nil
-	return nil
 }
 
 // stop ends a sandbox that runs without its rules; the kubelet then makes a new one.
