@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -139,6 +140,8 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 // remembering is a firewall that keeps the rules of real namespaces in memory.
 type remembering struct{ *memory }
 
+var _ kernel.Firewall = remembering{}
+
 func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.memory, ns.ID()} }
 
 func (r remembering) Name(*netns.Namespace, rules.Plan) string { return "memory" }
@@ -165,4 +168,8 @@ func (r remembering) Fingerprint(ctx context.Context, ns *netns.Namespace) (fing
 
 func (r remembering) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
 	return r.of(ns).Generation(ctx)
+}
+
+func (r remembering) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint64, error) {
+	return r.of(ns).Counts(ctx)
 }
