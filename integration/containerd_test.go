@@ -196,13 +196,15 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		for attempt := range uint32(2) { // kubelet tries again and again
 			spec.Attempt = attempt
 			pod, err := l.RunPod(within(t, time.Minute), spec)
+			what := "pod"
 			if err == nil && l.Runtime().RefusesLate() {
+				what = "container app of pod"
 				_, err = pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app"})
 				if err := pod.Remove(within(t, time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			want := `meshnetd refuses pod default/web: annotation ` + key + `: "10.0.0.0/8,10.1.0.0": item 2, "10.1.0.0", is not a CIDR`
+			want := `meshnetd refuses ` + what + ` default/web: annotation ` + key + `: "10.0.0.0/8,10.1.0.0": item 2, "10.1.0.0", is not a CIDR`
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Fatalf("got %v\nwant %s", err, want)
 			}
