@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -26,15 +27,50 @@ func Of(v View, interfaces []rules.Interface) status.Explanation {
 		}
 	}
 	if intent, ok := v.Decision.Intent.(rules.GapReporter); ok && v.Decision.Action == rules.Enrol {
-		for _, gap := range intent.Gaps(v.Plan, interfaces) {
-			x.NotCaptured = append(x.NotCaptured, status.Gap{What: gap.What, Trace: traceArguments(gap.Packet, interfaces)})
+		for _, gap := range intent.Gaps(v.Plan.Unlocked(), interfaces) {
+			x.NotCaptured = append(x.NotCaptured, status.Gap{What: gap.What, Trace: traceArguments(gap.Packet, interfaces),
+				Lockdown: lockdownOf(v.Plan, gap, interfaces)})
 		}
 	}
 	if names := v.Decision.PacketSockets(v.Pod); len(names) > 0 && v.Decision.Action == rules.Enrol {
 		x.NotCaptured = append(x.NotCaptured, status.Gap{What: "what these containers send by packet sockets (AF_PACKET), where the runtime gives NET_RAW " +
-			"by default, as containerd does: " + strings.Join(names, ", ") + "; capabilities: {drop: [NET_RAW]} takes it"})
+			"by default, as containerd does: " + strings.Join(names, ", ") + "; capabilities: {drop: [NET_RAW]} takes it", Lockdown: lockdownOf(v.Plan, rules.Gap{}, nil)})
 	}
 	return x
+}
+
+// lockdownOf says what the plan's lockdowns do with what goes through a gap, by TCP and by UDP; "" where there is none. What no
+// packet of these shows meets no rule.
+func lockdownOf(plan rules.Plan, gap rules.Gap, interfaces []rules.Interface) string {
+	if !plan.LocksDown() {
+		return ""
+	}
+	fates := map[string]string{}
+	for _, protocol := range []string{rules.TCP, rules.UDP} {
+		if gap.Packet == nil {
+			continue
+		}
+		p := *gap.Packet
+		if p.Protocol = protocol; !gap.Covers(p) {
+			continue
+		}
+		path, err := effect.Trace(plan, p, interfaces)
+		class, closed, found := path.Locked()
+		switch {
+		case err != nil:
+		case closed:
+			fates[protocol] = "closed as " + string(class)
+		case found:
+			fates[protocol] = "counted as " + string(class)
+		default:
+			fates[protocol] = "open"
+		}
+	}
+	tcp, udp := fates[rules.TCP], fates[rules.UDP]
+	if tcp != udp && tcp != "" && udp != "" {
+		return "tcp: " + tcp + ", udp: " + udp
+	}
+	return cmp.Or(tcp, udp, "open")
 }
 
 // traceArguments returns how `meshnetd trace` is to be called for a packet; nil where it has no words for it.
@@ -96,7 +132,11 @@ func Print(w io.Writer, x status.Explanation) error {
 		out.WriteString("\nwhat does not go through the proxy; `meshnetd trace` with the arguments below each shows it\n")
 	}
 	for _, gap := range x.NotCaptured {
-		fmt.Fprintf(&out, "  - %s\n", gap.What)
+		lockdown := ""
+		if gap.Lockdown != "" {
+			lockdown = "[" + gap.Lockdown + "] "
+		}
+		fmt.Fprintf(&out, "  - %s%s\n", lockdown, gap.What)
 		if len(gap.Trace) > 0 {
 			fmt.Fprintf(&out, "      %s\n", shellWords(gap.Trace))
 		}

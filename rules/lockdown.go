@@ -161,6 +161,36 @@ func (p Plan) LocksDown() bool {
 	})
 }
 
+// Locked returns the class of a lockdown that the packet met, the one that closes where several did; false where it met none.
+func (p Path) Locked() (class Class, closed, found bool) {
+	for _, s := range p.Steps {
+		if c, enforced, ofClass := LockdownChain(s.Chain); ofClass && (!found || enforced) {
+			class, closed, found = c, closed || enforced, true
+		}
+	}
+	return class, closed, found
+}
+
+// Unlocked returns the plan without its lockdowns.
+func (p Plan) Unlocked() Plan {
+	p.V4, p.V6 = p.V4.unlocked(), p.V6.unlocked()
+	return p
+}
+
+func (rs Ruleset) unlocked() Ruleset {
+	b := Builder{}
+	for _, t := range rs.Tables {
+		for _, c := range t.Chains {
+			for _, r := range c.Rules {
+				if to, jumps := r.Target.(Jump); !isLockdown(c.Name) && !(jumps && isLockdown(string(to))) {
+					b.Append(t.Name, c.Name, r.Why, r.Target, r.Match...)
+				}
+			}
+		}
+	}
+	return b.Ruleset(rs.Family)
+}
+
 // LockdownsOf returns the lockdowns of a namespace, in the order of the configuration.
 func (n Node) LockdownsOf(namespace string) (all []Lockdown) {
 	for _, l := range n.Lockdowns {

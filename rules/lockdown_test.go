@@ -189,3 +189,12 @@ func TestUnmeshed(t *testing.T) {
 		}
 	}
 }
+
+// Without its lockdowns a plan is what it would be where there are none.
+func TestUnlocked(t *testing.T) {
+	pod := annotated("traffic.sidecar.istio.io/excludeOutboundPorts", "5432")
+	got, want := lockedPlan(t, pod, whole(t), rules.Lockdown{UDP: rules.UDPNone}), lockedPlan(t, pod)
+	if !got.LocksDown() || want.LocksDown() || got.Unlocked().Key() != want.Key() || got.Key() == want.Key() {
+		t.Errorf("%v\n%v", got.Unlocked().V4, want.V4)
+	}
+}

@@ -30,8 +30,9 @@ type Setting struct {
 
 // Gap is traffic that does not go through the pod's proxy.
 type Gap struct {
-	What  string   `json:"what"`
-	Trace []string `json:"trace"` // the arguments by which `meshnetd trace` shows it; none where it cannot
+	What     string   `json:"what"`
+	Trace    []string `json:"trace"`              // the arguments by which `meshnetd trace` shows it; none where it cannot
+	Lockdown string   `json:"lockdown,omitempty"` // what the pod's lockdowns do with it: open, counted or closed, and as which class; "" without one
 }
 
 // Complete returns the explanation with empty lists for absent ones, as the socket tells it.

@@ -33,7 +33,7 @@ var (
 		Routes: []Route{{4, 1337, 133}}, Loopback: []string{"::6/128"}, Interfaces: []Interface{{"eth0", []string{"10.0.0.1"}}}}
 	someReasons = Explanation{Namespace: "shop", Name: "cart", Mesh: "istio", Action: "redirect", Reason: "injected", Detail: "d", Steps: []string{"s"},
 		Settings: []Setting{{"tproxy", "false", "built-in default"}}, Notes: []string{"n"}, Rules: somePlan.Rules, Routes: somePlan.Routes, Loopback: somePlan.Loopback,
-		NotCaptured: []Gap{{"UDP", []string{"--out"}}}, Beside: []string{"table inet x: harmless"}, Key: "0123"}
+		NotCaptured: []Gap{{What: "UDP", Trace: []string{"--out"}}}, Beside: []string{"table inet x: harmless"}, Key: "0123"}
 )
 
 func servePods(t *testing.T, pods map[string]Live) (socket string) {
