@@ -42,6 +42,7 @@ func lockdowns(c *Config) list {
 			"verdict":    either(&l.Drop, lockReject, lockDrop),
 			"unmeshed": word(func(s string) { l.Unmeshed = rules.Unmeshed(s) },
 				lockAny, string(rules.UnmeshedReport), string(rules.UnmeshedRefuse)),
+			"raw": word(func(s string) { l.Raw = rules.Raw(s) }, lockAny, string(rules.RawReport), string(rules.RawRefuse)),
 
 			"udp": word(func(s string) { l.UDP = rules.LockedUDP(s) },
 				lockAny, string(rules.UDPLookups), string(rules.UDPNoQUIC), string(rules.UDPNone)),
@@ -155,8 +156,8 @@ func contradicting(l rules.Lockdown, number int) map[string]string {
 	without("allow", len(l.Allow) > 0, out, `udp, egress or other_protocols`)
 	without("allow_inbound", len(l.Admit) > 0, l.Inbound, `inbound = "proxy"`)
 	without("local_ports_root", l.LocalRoot, len(l.LocalPorts) > 0, "local_ports")
-	if !out && !l.ICMP && !l.Inbound && len(l.LocalPorts) == 0 && l.Unmeshed == "" {
-		problems[""] = "closes nothing: " + strings.Join([]string{"udp", "icmp", "other_protocols", "egress", "inbound", "local_ports", "unmeshed"}, ", ") + " are left out or any"
+	if !out && !l.ICMP && !l.Inbound && len(l.LocalPorts) == 0 && l.Unmeshed == "" && l.Raw == "" {
+		problems[""] = "closes nothing: " + strings.Join([]string{"udp", "icmp", "other_protocols", "egress", "inbound", "local_ports", "unmeshed", "raw"}, ", ") + " are left out or any"
 	}
 	if number > mostLockdowns {
 		problems[""] = fmt.Sprintf("is one more than the %d that there may be", mostLockdowns)

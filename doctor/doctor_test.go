@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -321,6 +322,10 @@ func TestDaemon(t *testing.T) {
 		{"the kubelet tells", kubelet(status.Kubelet{Condition: "complete", Pods: 12, Known: 7}), OK, "kubelet-pods", "tells its 12 pods; of those that started 7 were known", ""},
 		{"the kubelet tells too much", kubelet(status.Kubelet{Condition: "complete", Left: 3, LeftWhy: "too many"}), Warning, "kubelet-pods", "3 pods", "rare"},
 		{"no Pods API", kubelet(status.Kubelet{Condition: "absent"}), Info, "kubelet-pods", "There is no", "kubelet.podsAPI"},
+		{"no Pods API, and a lockdown needs it", func(f *Facts) {
+			kubelet(status.Kubelet{Condition: "absent"})(f)
+			f.Config.Values.Lockdowns = []rules.Lockdown{{Place: "m.toml:3", Raw: rules.RawRefuse}}
+		}, Warning, "kubelet-pods", "raw of [[lockdown]] of m.toml:3", "kubelet.podsAPI"},
 		{"the kubelet is telling", kubelet(status.Kubelet{Condition: "reading"}), Info, "kubelet-pods", "so far", "Ask again"},
 		{"the kubelet fails", kubelet(status.Kubelet{Condition: "failing", Why: "because"}), Warning, "kubelet-pods", "because", "PodsAPI"},
 		{"in the queue", waiting("queue"), Broken, "daemon-connected", "because", "ss -xp"},

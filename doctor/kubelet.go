@@ -9,6 +9,12 @@ func judgeKubelet(f Facts) []Finding {
 		return nil
 	}
 	const check = "kubelet-pods"
+	for _, l := range f.Config.Values.Lockdowns {
+		if l.Raw != "" && k.Condition == "absent" {
+			return []Finding{warning(check, k.Socket, "There is no kubelet's Pods API, so that raw of %s reports and refuses nothing.", l).
+				do("Kubernetes 1.37 and newer have it. In a container it has to be mounted: kubelet.podsAPI in the chart.")}
+		}
+	}
 	switch k.Condition {
 	case "complete":
 		found := []Finding{ok(check, k.Socket, "The kubelet tells its %d pods; of those that started %d were known, %d were asked for, and %d it did not tell.",

@@ -58,7 +58,7 @@ func (b Bypass) String() string {
 }
 
 // Bypasses returns the containers of an enrolled pod, besides the proxy, that can go around its rules, as far as they are
-// known. NET_RAW that a runtime gives every container is not among the ways: see PacketSockets.
+// known. NET_RAW that a runtime gives every container is among the ways only where a lockdown asks for that.
 func (d Decision) Bypasses(pod Pod) (all []Bypass) {
 	if d.Action != Enrol {
 		return nil
@@ -68,7 +68,7 @@ func (d Decision) Bypasses(pod Pod) (all []Bypass) {
 			continue
 		}
 		var ways []Way
-		for i, has := range [...]bool{c.Powers.Privileged, c.Powers.NetAdmin, c.Powers.NetRaw, pod.HostPID, d.Impostor(c) != ""} {
+		for i, has := range [...]bool{c.Powers.Privileged, c.Powers.NetAdmin, c.Powers.NetRaw || d.RawSockets && pod.keepsNetRaw(c), pod.HostPID, d.Impostor(c) != ""} {
 			if has {
 				ways = append(ways, Ways[i])
 			}
@@ -78,6 +78,11 @@ func (d Decision) Bypasses(pod Pod) (all []Bypass) {
 		}
 	}
 	return all
+}
+
+// keepsNetRaw reports whether a container may have NET_RAW, where a runtime gives it to all, as far as containers' powers are known.
+func (p Pod) keepsNetRaw(c Container) bool {
+	return (p.Complete || p.Specified) && !c.Powers.DropsNetRaw
 }
 
 // mostNamed is how many containers of a pod are named in a sentence.
@@ -124,6 +129,13 @@ func (d Decision) earlyNote(pod Pod) []string {
 		names, more = names[:mostNamed], fmt.Sprintf(" and %d more", len(names)-mostNamed)
 	}
 	return []string{"init container " + strings.Join(names, ", ") + more + " runs before the proxy does: what is captured of its connections is refused"}
+}
+
+// sendsRaw returns those that can send by packet sockets, which meet no rule.
+func sendsRaw(all []Bypass) []Bypass {
+	return slices.DeleteFunc(all, func(b Bypass) bool {
+		return !slices.Contains(b.Ways, WayNetRaw) && !slices.Contains(b.Ways, WayPrivileged)
+	})
 }
 
 func (n Node) refusesPowers(namespace string) bool {

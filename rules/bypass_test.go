@@ -103,3 +103,44 @@ func TestEarlyInitContainers(t *testing.T) {
 		}
 	}
 }
+
+// raw of a lockdown names containers that keep NET_RAW, or refuses their pods, as far as anybody has told what they are given.
+func TestRawSockets(t *testing.T) {
+	pod := rules.Pod{Namespace: "shop", UID: "u", Name: "cart", Annotations: map[string]string{"tollbooth.example.com/injected": "true"}}
+	for _, tt := range []struct {
+		name    string
+		raw     []rules.Raw
+		powers  rules.Powers
+		told    bool
+		refused bool
+		way     bool
+	}{
+		{"nobody asks", []rules.Raw{""}, rules.Powers{}, true, false, false},
+		{"reported", []rules.Raw{rules.RawReport}, rules.Powers{}, true, false, true},
+		{"refused", []rules.Raw{rules.RawRefuse}, rules.Powers{}, true, true, false},
+		{"the strictest counts", []rules.Raw{rules.RawRefuse, "", rules.RawReport}, rules.Powers{}, true, true, false},
+		{"dropped", []rules.Raw{rules.RawRefuse}, rules.Powers{DropsNetRaw: true}, true, false, false},
+		{"privileged", []rules.Raw{rules.RawRefuse}, rules.Powers{Privileged: true}, true, true, false},
+		{"nobody tells", []rules.Raw{rules.RawRefuse}, rules.Powers{}, false, false, false},
+	} {
+		node := rules.Node{Meshes: []rules.Mesh{tollbooth{}}, RuntimeHandlers: []string{""}}
+		for _, raw := range tt.raw {
+			node.Lockdowns = append(node.Lockdowns, rules.Lockdown{Place: "m.toml:3", Raw: raw})
+		}
+		p := pod
+		p.Containers = []rules.Container{{Name: "app"}}
+		if tt.told {
+			spec := pod
+			spec.Containers = []rules.Container{{Name: "app", Powers: tt.powers}}
+			p = p.With(spec)
+		}
+		d := node.Decide(p)
+		if (d.Action == rules.Reject) != tt.refused || tt.refused && (d.Reason != rules.ReasonBypass || !strings.Contains(d.Detail, "[[lockdown]] of m.toml:3")) {
+			t.Errorf("%s: %s, %s", tt.name, d.Action, d.Detail)
+		}
+		named := slices.ContainsFunc(d.Bypasses(p), func(b rules.Bypass) bool { return slices.Contains(b.Ways, rules.WayNetRaw) })
+		if named != tt.way {
+			t.Errorf("%s: %v", tt.name, d.Bypasses(p))
+		}
+	}
+}

@@ -224,6 +224,11 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if all := privileged(d.Bypasses(pod)); len(all) > 0 && n.refusesPowers(pod.Namespace) {
 			return reject(ReasonBypass, SayBypasses(all)+" can go around the pod's rules, and bypass.privileged in the node's configuration refuses that")
 		}
+		l, refused := n.rawSockets(pod.Namespace)
+		d.RawSockets = l.Raw != ""
+		if all := sendsRaw(d.Bypasses(pod)); refused && len(all) > 0 {
+			return reject(ReasonBypass, SayBypasses(all)+" can send what meets no rule, by packet sockets, and "+l.String()+" refuses that (raw): capabilities: {drop: [NET_RAW]} takes it")
+		}
 		for _, network := range networks {
 			plan, err := d.Planner(network)
 			if err != nil {

@@ -65,6 +65,7 @@ type Decision struct {
 	Proxy          Proxy  // whose traffic the rules let pass; of Enrol only
 	Planner        func(Network) (Plan, error)
 	SandboxPlanner func(Network) (Plan, error) // the plan of the sandbox alone, with what containers add to it; nil: the same as Planner
+	RawSockets     bool                        // that a container keeps NET_RAW is a way around the rules
 	Marked         bool                        // of Skip: the pod bears an injector's mark
 	Account        *Account                    // of a decision by Explain only
 }

@@ -34,7 +34,7 @@ func (p Pod) With(spec Pod) Pod {
 	if p.UID != spec.UID || p.Namespace != spec.Namespace || p.Name != spec.Name {
 		return p
 	}
-	p.HostPID = p.HostPID || spec.HostPID
+	p.Specified, p.HostPID = true, p.HostPID || spec.HostPID
 	p.HostNetwork = p.HostNetwork || spec.HostNetwork && (p.NetNS == "" || p.NetNSOfPause)
 	told := p.Containers
 	p.Containers = nil

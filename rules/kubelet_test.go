@@ -26,7 +26,7 @@ func TestPodWith(t *testing.T) {
 		{Name: "unlisted", Args: []string{"sh"}},
 	}}
 	want := told
-	want.HostPID = true
+	want.HostPID, want.Specified = true, true
 	want.Containers = []rules.Container{
 		{Name: "early", Phase: rules.PhaseInit},
 		{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}, ArgsOnly: true, Env: map[string]string{"A": "spec"}, UID: id(5), Groups: []uint32{7},

@@ -16,6 +16,7 @@ type Lockdown struct {
 	Namespaces []string // patterns of path.Match; none is every namespace
 	Place      string   // in the configuration, as "FILE:LINE"
 	Unmeshed   Unmeshed
+	Raw        Raw
 	Enforce    bool // else packets are counted only
 	Drop       bool // packets are not answered
 
@@ -41,6 +42,15 @@ type Unmeshed string
 const (
 	UnmeshedReport Unmeshed = "report"
 	UnmeshedRefuse Unmeshed = "refuse"
+)
+
+// Raw says what becomes of a pod with a container, besides the proxy, that keeps NET_RAW, as far as the kubelet tells.
+type Raw string
+
+// The ways to treat it; "" leaves it alone.
+const (
+	RawReport Raw = "report"
+	RawRefuse Raw = "refuse"
 )
 
 // LockedUDP says which UDP may leave the pod, besides the proxy's and what a listener of the pod takes.
@@ -227,6 +237,19 @@ func (n Node) lockedDown(pod Pod, d Decision) Decision {
 		return p, nil
 	}
 	return d
+}
+
+// rawSockets returns the strictest lockdown of the namespace about packet sockets, and whether it refuses pods for them.
+func (n Node) rawSockets(namespace string) (strictest Lockdown, refuses bool) {
+	for _, l := range n.LockdownsOf(namespace) {
+		if l.Raw == RawRefuse {
+			return l, true
+		}
+		if l.Raw != "" {
+			strictest = l
+		}
+	}
+	return strictest, false
 }
 
 // refusesUnmeshed returns the lockdown that lets no pod of the namespace run without rules.

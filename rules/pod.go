@@ -25,6 +25,7 @@ type Pod struct {
 	IPs        []netip.Addr // as the runtime or the manifest orders them; nil where they are not known
 	Containers []Container  // init containers first; nil where they are not known
 	Complete   bool         // Containers is the whole list, as in a manifest; a runtime tells them one by one
+	Specified  bool         // the kubelet has told what they are given
 }
 
 // String returns namespace/name, and the sandbox where there is one.
