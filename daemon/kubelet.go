@@ -72,6 +72,16 @@ func bypass(o Outcome) string {
 	return "the pod can go around its rules, by what its specification gives to " + rules.SayBypasses(all)
 }
 
+// Source says by whom a sandbox's pod is known.
+func (e *Enforcer) Source(sb Sandbox) string {
+	if e.Kubelet != nil {
+		if _, known := e.Kubelet.Known(sb.Pod.UID); known {
+			return "nri + kubelet"
+		}
+	}
+	return "nri"
+}
+
 // Bypasses returns the containers of a sandbox that can go around its rules, as far as the kubelet tells.
 func (e *Enforcer) Bypasses(sb Sandbox) []rules.Bypass {
 	if !sb.State.Enrolled() {

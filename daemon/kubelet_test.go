@@ -195,6 +195,11 @@ func TestPodsThatCanBypass(t *testing.T) {
 	if got := rules.SayBypasses(e.Bypasses(sb)); got != "container app (net_admin)" {
 		t.Errorf("of the sandbox: %q", got)
 	}
+	unknown := sb
+	unknown.Pod.UID = "of nobody"
+	if got, other := e.Source(sb), e.Source(unknown); got != "nri + kubelet" || other != "nri" {
+		t.Errorf("known by %q, and one that the kubelet does not tell of by %q", got, other)
+	}
 	policy := *e.policy.Load()
 	policy.Node.RefusePowers = true
 	e.SetPolicy(policy)

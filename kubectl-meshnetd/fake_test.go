@@ -48,7 +48,7 @@ func (r reasons) Recall() status.Explanation { return r.x }
 
 func sandbox(name, state string) status.Sandbox {
 	return status.Sandbox{Namespace: "shop", Name: name, ID: "id-" + name, State: state, Reason: "injected", Mesh: "istio", Plan: "0123456789abcdef",
-		Backend: "iptables-nft", Live: reasons{x: status.Explanation{Namespace: "shop", Name: name, Mesh: "istio", Action: "redirect", Reason: "injected", Detail: "d"}}}
+		Backend: "iptables-nft", Source: "nri", Live: reasons{x: status.Explanation{Namespace: "shop", Name: name, Mesh: "istio", Action: "redirect", Reason: "injected", Detail: "d"}}}
 }
 
 func healthy(sandboxes ...status.Sandbox) http.Handler {

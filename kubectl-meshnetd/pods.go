@@ -26,13 +26,14 @@ type member struct {
 	Since     time.Time `json:"since,omitzero"`
 	Plan      string    `json:"plan"`
 	Backend   string    `json:"backend"`
+	Source    string    `json:"source"`
 	Why       string    `json:"why,omitempty"`
 	Around    bool      `json:"ipv6Around,omitempty"`
 }
 
 func memberOf(node string, sb status.Sandbox) member {
 	return member{Node: node, Namespace: sb.Namespace, Name: sb.Name, State: sb.State, Mesh: sb.Mesh, Reason: sb.Reason, Since: sb.Since,
-		Plan: sb.Plan, Backend: sb.Backend, Why: sb.News(), Around: sb.Around}
+		Plan: sb.Plan, Backend: sb.Backend, Source: sb.Source, Why: sb.News(), Around: sb.Around}
 }
 
 func podsCommand(o *options) *cobra.Command {
@@ -40,7 +41,7 @@ func podsCommand(o *options) *cobra.Command {
 		Use:   "pods",
 		Short: "A row for each pod of the mesh: its node, outcome, and why",
 		Long: "Asks every node, and prints its pods of the mesh as it answers. Pods outside the mesh are not listed: `explain` says why one\n" +
-			"is outside. -o wide has the plan and what wrote it.\n\n" +
+			"is outside. -o wide has the plan, what wrote it, and by whom the pod is known.\n\n" +
 			"Exit 0 all these pods are protected; 1 a node did not answer, or has no pod of meshnetd; 2 wrong command line; 4 a pod is\n" +
 			"not protected.",
 		Example: "  kubectl meshnetd pods -n shop\n  kubectl meshnetd pods -A --outcome failing,unprotected\n  kubectl meshnetd pods -A -l app=cart -o yaml",
@@ -95,7 +96,7 @@ func (c *cluster) podsPath(all bool) []string {
 func (c *cluster) pods(command *cobra.Command, chosen func(status.Sandbox) bool) error {
 	heads := []column{{"NAMESPACE", 14}, {"NAME", 32}, {"NODE", 0}, {"OUTCOME", 11}, {"AGE", 4}, {"MESH", 7}, {"REASON", 14}}
 	if c.output == "wide" {
-		heads = append(heads, column{"PLAN", 16}, column{"BACKEND", 12})
+		heads = append(heads, column{"PLAN", 16}, column{"BACKEND", 12}, column{"SOURCE", 13})
 	}
 	heads = append(heads, column{"WHY", 0})
 	shown := newTable(command.OutOrStdout(), c.output, heads)
@@ -113,7 +114,7 @@ func (c *cluster) pods(command *cobra.Command, chosen func(status.Sandbox) bool)
 			sum.add(status.Sandbox{State: m.State})
 			cells := []string{m.Namespace, m.Name, m.Node, m.State, status.Ago(time.Now(), m.Since), m.Mesh, m.Reason}
 			if c.output == "wide" {
-				cells = append(cells, m.Plan, m.Backend)
+				cells = append(cells, m.Plan, m.Backend, m.Source)
 			}
 			shown.row(append(cells, m.Why)...)
 		}

@@ -193,9 +193,9 @@ func TestPods(t *testing.T) {
 	if code != exitUnprotected || !strings.Contains(errs, "1 pods are not protected") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
-	if diff := cmp.Diff(`NAMESPACE       NAME                              NODE  OUTCOME      AGE   MESH     REASON          PLAN              BACKEND       WHY
-shop            web                               a     protected    -     istio    injected        0123456789abcdef  iptables-nft  -
-shop            bare                              b     unprotected  -     istio    injected        0123456789abcdef  iptables-nft  quotes [31m
+	if diff := cmp.Diff(`NAMESPACE       NAME                              NODE  OUTCOME      AGE   MESH     REASON          PLAN              BACKEND       SOURCE         WHY
+shop            web                               a     protected    -     istio    injected        0123456789abcdef  iptables-nft  nri            -
+shop            bare                              b     unprotected  -     istio    injected        0123456789abcdef  iptables-nft  nri            quotes [31m
 `, out); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

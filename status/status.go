@@ -91,7 +91,8 @@ type Sandbox struct {
 	State     string       `json:"state"`
 	Reason    string       `json:"reason"`
 	Mesh      string       `json:"mesh"`
-	Plan      string       `json:"plan"` // the key of the plan: equal keys are equal rules
+	Plan      string       `json:"plan"`   // the key of the plan: equal keys are equal rules
+	Source    string       `json:"source"` // by whom it is known: "nri", or "nri + kubelet"
 	Rules     int          `json:"rules"`
 	Backend   string       `json:"backend"`
 	Since     time.Time    `json:"since,omitzero"`   // in this state

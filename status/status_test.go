@@ -36,7 +36,7 @@ func full() Status {
 		Audit: &Audit{Last: at(20, 0), Took: Milliseconds(12345678 * time.Nanosecond), Pods: 3, Drifted: 1},
 		Sandboxes: []Sandbox{{
 			Namespace: "default", Name: "web", ID: "0123456789abcdef0123456789abcdef", State: "protected", Reason: "injected",
-			Mesh: "istio", Plan: "fedcba9876543210", Rules: 21, Backend: "iptables-nft", Since: at(11, 0),
+			Mesh: "istio", Plan: "fedcba9876543210", Source: "nri + kubelet", Rules: 21, Backend: "iptables-nft", Since: at(11, 0),
 			Took: Milliseconds(6912 * time.Microsecond), NetNS: "/var/run/netns/cni-0123", Drift: Drift{Times: 3, Last: at(29, 1)}, Detail: "not news",
 			CanBypass: "container app (net_admin)", NotHeld: "not held back", Loosened: "port 80 is excluded", Misspelt: []string{"annotation a is read by no mesh: is b meant?"},
 		}, {

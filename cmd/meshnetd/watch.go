@@ -152,7 +152,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	for _, sb := range e.Sandboxes() {
 		s.Pods[string(sb.State)]++
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
-			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(),
+			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(), Source: e.Source(sb),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail, Why: sb.Why,
 			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.Misspelt(sb), Loosened: e.Loosened(sb), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.Bypasses(sb)), Lockdown: lockdownOf(sb), Live: live{e, sb.Pod.SandboxID}})
 	}
