@@ -224,7 +224,7 @@ func (n Node) lockedDown(pod Pod, d Decision) Decision {
 	for _, l := range all {
 		d.Account.step("locked down by " + l.String())
 	}
-	proxy := d.Proxy
+	proxy, early := d.Proxy, d.early(pod)
 	d.Planner = func(network Network) (Plan, error) {
 		p, err := planner(network)
 		if err != nil {
@@ -232,6 +232,9 @@ func (n Node) lockedDown(pod Pod, d Decision) Decision {
 		}
 		for i, l := range all {
 			p.Notes = append(p.Notes, l.notes(p, proxy)...)
+			if l.Enforce && l.Egress && len(early) > 0 {
+				p.Notes = append(p.Notes, fmt.Sprintf("init container %s reaches nothing: it runs before the proxy does, and %s closes the rest (egress)", some(early), l))
+			}
 			p = lock{l, i, proxy, n.Addresses}.down(p, network)
 		}
 		return p, nil
