@@ -5,6 +5,7 @@ package explain
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,7 +99,7 @@ func (s *sentence) parse(text string) error {
 	if len(words) == 0 {
 		return errors.New("no packet: want a protocol and where it goes, " + sentenceExample)
 	}
-	s.question.protocol = words[0]
+	s.question.protocol, s.question.any = words[0], true
 	values := map[string]*string{"to": &s.question.destination, "from": &s.question.source, "by": &s.question.iface,
 		"uid": &s.question.uid, "gid": &s.question.gid}
 	for rest := words[1:]; len(rest) > 0; rest = rest[1:] {
@@ -129,6 +130,18 @@ func (s *sentence) parse(text string) error {
 }
 
 func (s *sentence) check() error {
+	if slices.Contains(portless, s.question.protocol) {
+		to := s.question.destination
+		addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(to, "["), "]"))
+		switch {
+		case s.port != "" || to != "" && err != nil:
+			return fmt.Errorf("%s goes to an address, or anywhere, and has no port, as in \"icmp to 10.0.0.5\" or \"icmp out\"", s.question.protocol)
+		case to == "":
+			s.port = "0"
+		default:
+			s.question.destination = netip.AddrPortFrom(addr, 0).String()
+		}
+	}
 	named := s.question.destination != ""
 	switch {
 	case s.question.in && s.out:
@@ -155,7 +168,7 @@ func (s *sentence) check() error {
 }
 
 // inSentence has what `meshnetd trace` calls flags as words of a sentence.
-var inSentence = strings.NewReplacer("--in tcp :8080", "tcp in 8080", "--iface", "by", "--src", "from", "--uid", "uid", "--gid", "gid", "--in", "in", "--out", "out")
+var inSentence = strings.NewReplacer("is not tcp or udp, as in `tcp 203.0.113.10:443`: the rules know no other, and leave all others alone", "is none of tcp, udp, icmp, sctp and gre", "--in tcp :8080", "tcp in 8080", "--iface", "by", "--src", "from", "--uid", "uid", "--gid", "gid", "--in", "in", "--out", "out")
 
 // questions are those that the sentence asks in a pod: of a packet without an address, one for each family.
 func (s sentence) questions(plan rules.Plan, interfaces []rules.Interface) (all []Question) {

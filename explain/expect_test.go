@@ -39,7 +39,10 @@ func TestBadExpectations(t *testing.T) {
 		`"tcp in 443 as uid 1" = "proxy"`:                       `they do not go with in`,
 		`"tcp in 443 by lo" = "proxy"`:                          `what comes by lo was sent in the pod`,
 		`"tcp out 443 from fd00::1 ipv4" = "proxy"`:             `are of two families`,
-		`"tls out 443" = "proxy"`:                               `protocol "tls"`,
+		`"tls out 443" = "proxy"`:                               `protocol "tls" is none of tcp, udp, icmp, sctp and gre`,
+		`"icmp out 5" = "proxy"`:                                `icmp goes to an address, or anywhere, and has no port`,
+		`"sctp to 10.0.0.5:5" = "proxy"`:                        `sctp goes to an address`,
+		`"icmp to web" = "proxy"`:                               `icmp goes to an address`,
 		"\"udp 5 out\" = \"proxy\"\n\"udp out 5\" = \"x\"":      `"x" is no end`,
 		"\"udp 5 out\" = \"proxy\"\n\"udp out 5\" = \"leaves\"": `is the packet of line 2 in other words`,
 		"[other]": `unknown key: the file is one table [expect]`,
@@ -75,6 +78,8 @@ func TestPacketsOfExpectations(t *testing.T) {
 		{"tcp in 22", Assumed([]netip.Addr{six}), "tcp [2001:db8::99]:40000 to [fd00::7]:22 in by eth0"},
 		{"tcp in 22", nil, "tcp 192.0.2.99:40000 to 192.0.2.2:22 in by eth0, tcp [2001:db8::99]:40000 to [2001:db8::2]:22 in by eth0"},
 		{"tcp to 10.0.0.5:443 from 10.0.0.7:77", both, "tcp 10.0.0.7:77 to 10.0.0.5:443 of uid 1000 gid 1000"},
+		{"icmp in", both, "icmp 192.0.2.99:40000 to 10.0.0.7:0 in by eth0, ipv6-icmp [2001:db8::99]:40000 to [fd00::7]:0 in by eth0"},
+		{"gre to fd00::5", both, "gre [fd00::7]:40000 to [fd00::5]:0 of uid 1000 gid 1000"},
 		{"tcp in to 10.9.9.9:22", both, "tcp 192.0.2.99:40000 to 10.9.9.9:22 in by eth0"},
 	} {
 		all, err := ParseExpectations("a.toml", "[expect]\n\""+tt.text+"\" = \"proxy\"\n")

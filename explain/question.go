@@ -20,6 +20,7 @@ type Question struct {
 	protocol, destination, source, iface string
 	uid, gid                             string
 	in                                   bool
+	any                                  bool // protocols besides TCP and UDP are known
 }
 
 const (
@@ -29,6 +30,9 @@ const (
 
 var errTraceWords = errors.New("want a pod, a protocol and where the packet goes, as in `meshnetd trace shop/cart tcp 203.0.113.10:443`; " +
 	"with -f POD the name is left out")
+
+// portless are protocols of which a packet is named without a port; of ICMP it is an echo.
+var portless = []string{rules.ICMP, "sctp", "gre"}
 
 // Flags are those that say more about the packet.
 func (q *Question) Flags(flags *pflag.FlagSet) {
@@ -69,12 +73,15 @@ func (q *Question) Words(args []string, file string) (pod string, err error) {
 // packet returns the packet in a pod with these interfaces, and what had to be assumed.
 func (q Question) packet(interfaces []rules.Interface) (p rules.Packet, assumptions []string, err error) {
 	assume := func(format string, args ...any) { assumptions = append(assumptions, fmt.Sprintf(format, args...)) }
-	if q.protocol != rules.TCP && q.protocol != rules.UDP {
+	if !slices.Contains([]string{rules.TCP, rules.UDP}, q.protocol) && (!q.any || !slices.Contains(portless, q.protocol)) {
 		return p, nil, fmt.Errorf("protocol %q is not tcp or udp, as in `tcp 203.0.113.10:443`: the rules know no other, and leave all others alone", q.protocol)
 	}
 	p = rules.Packet{Protocol: q.protocol, State: rules.StateNew}
 	if p.Destination, err = q.target(interfaces); err != nil {
 		return p, nil, err
+	}
+	if p.Protocol == rules.ICMP && p.Family() == rules.IPv6 {
+		p.Protocol = rules.ICMPv6
 	}
 	if q.in {
 		p.Direction = rules.Inbound

@@ -29,7 +29,7 @@ func testCommand() *cobra.Command {
 		Long: "Traces packets through the rules that a manifest would get, without root and without a daemon, or through those that the\n" +
 			"running daemon keeps in a pod; with --traffic sends them in that pod, as `meshnetd verify --traffic` does, and looks where\n" +
 			"they end. Files that end in .toml are expectations, all together; the other is the manifest.\n\n" +
-			"A file of expectations is one table, [expect]. Each key is a packet: its protocol, and in any order\n" +
+			"A file of expectations is one table, [expect]. Each key is a packet: its protocol (tcp, udp; icmp, an echo, sctp and gre have no port), and in any order\n" +
 			"  in | out            from a peer to the pod, or from a process of the pod; \"to\" alone means out\n" +
 			"  to ADDRESS:PORT     where it goes; or PORT alone, to no address in particular, over IPv4 and IPv6 as the pod has them\n" +
 			"  as uid N gid N      of the process that sends (1000 where nothing is said)\n" +

@@ -219,6 +219,8 @@ func (f *family) cannot(about string, err error) {
 func (s scene) sendable(p rules.Packet) probe {
 	to := p.Destination.Addr()
 	switch {
+	case p.Protocol != rules.TCP && p.Protocol != rules.UDP:
+		return probe{err: fmt.Errorf("nothing of %s is sent here", p.Protocol)}
 	case p.Direction == rules.Outbound:
 		w, err := s.route(to)
 		if err == nil && s.local(to) {
