@@ -78,7 +78,7 @@ func TestAsTraced(t *testing.T) {
 				if len(in) != 1 {
 					t.Fatalf("%s is in %d ends\n%s", p, len(in), path)
 				}
-				if got, want := in[0].Of(p), traced(path.End); got != want {
+				if got, want := in[0].Of(pod, p), traced(path.End); got != want {
 					t.Fatalf("got %s, want %s\n%s", got, want, path)
 				}
 			}

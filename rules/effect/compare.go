@@ -47,7 +47,6 @@ type Difference struct {
 	Followed   bool // a packet before it left the connection with different marks on the two sides
 	Away       bool // only while nobody listens at TPROXY's port
 	Witness    rules.Packet
-	Other      string // the protocol, where the witness is neither TCP nor UDP
 	Plan, Have string // what becomes of it, in words
 	weight     int
 }
@@ -76,7 +75,7 @@ const maxWork = 500_000
 func Compare(p *Pod, plan, have *Side) Result { return compareWithin(p, plan, have, maxWork) }
 
 func compareWithin(p *Pod, plan, have *Side, limit int) Result {
-	c := comparison{pod: p, limit: limit, kinds: map[difference]int{}, sets: map[string]Set{}}
+	c := comparison{pod: p, limit: limit, kinds: map[difference]int{}}
 	orders, all := have.orders()
 	var answer Answer
 	for i, side := range orders {
@@ -110,16 +109,14 @@ type comparison struct {
 	kinds map[difference]int // the index of each kind's Difference
 
 	// For one order of chains:
-	later []memory
-	asked map[memory]bool
-	sets  map[string]Set           // of memories, by their key
-	zones map[[2]uint16]Difference // pairs of zones, the plan's and the other side's, of the same packets
+	memories []memory                 // each is compared after those before it
+	zones    map[[2]uint16]Difference // pairs of zones, the plan's and the other side's, of the same packets
 }
 
 // difference identifies a kind of Difference.
 type difference struct {
 	answer     Answer
-	plan, have kind
+	plan, have rules.EndKind
 	inbound    bool
 	remembered bool
 }
@@ -127,8 +124,12 @@ type difference struct {
 // memory is a pair of different connection marks that the two sides leave the same connections with. The packets that
 // follow are compared with one mark on each side.
 type memory struct {
-	plan, have      ref
-	marks, protocol string // sets, by their key
+	plan, have       ref
+	marks, protocols Set
+}
+
+func (m memory) is(other memory) bool {
+	return m.plan == other.plan && m.have == other.have && m.marks.equal(other.marks) && m.protocols.equal(other.protocols)
 }
 
 // mostMemories bounds the memories that are followed; beyond it the answer is CannotTell.
@@ -136,21 +137,20 @@ const mostMemories = 64
 
 // through compares what becomes of all packets, and reports whether the limit let it.
 func (c *comparison) through(plan, have *Side) bool {
-	c.Answer, c.later, c.asked, c.zones = Equal, nil, map[memory]bool{}, map[[2]uint16]Difference{}
+	c.Answer, c.memories, c.zones = Equal, nil, map[[2]uint16]Difference{}
 	start := starts(c.pod, plan.six)
 	for _, f := range start {
 		if !c.from(plan, have, f, f) {
 			return false
 		}
 	}
-	for len(c.later) > 0 {
-		m := c.later[0]
-		c.later = c.later[1:]
+	for i := 0; i < len(c.memories); i++ {
+		m := c.memories[i]
 		for _, f := range start {
 			if !f.box[CTState].has(N(established)) {
 				continue
 			}
-			f.box[ConnMark], f.box[Protocol] = c.sets[m.marks], c.sets[m.protocol]
+			f.box[ConnMark], f.box[Protocol] = m.marks, m.protocols
 			other := f
 			f.connMark, other.connMark = m.plan, m.have
 			if !c.from(plan, have, f, other) {
@@ -249,15 +249,14 @@ func (c *comparison) remember(p pair, six, followed bool) bool {
 	if sameRef(&b.box, a.connMark, b.connMark) {
 		return false
 	}
-	m := memory{a.connMark, b.connMark, b.box[ConnMark].key(), b.box[Protocol].key()}
-	if c.asked[m] {
+	m := memory{a.connMark, b.connMark, b.box[ConnMark], b.box[Protocol]}
+	if slices.ContainsFunc(c.memories, m.is) {
 		return false
 	}
-	if len(c.asked) == mostMemories {
+	if len(c.memories) == mostMemories {
 		return true
 	}
-	c.asked[m], c.sets[m.marks], c.sets[m.protocol] = true, b.box[ConnMark], b.box[Protocol]
-	c.later = append(c.later, m)
+	c.memories = append(c.memories, m)
 	return false
 }
 
@@ -329,8 +328,8 @@ func sameRef(b *box, x, y ref) bool {
 	return ok && ok2 && a == c
 }
 
-func (f *flow) taken() bool   { return f.kind == redirected || f.kind == tproxied }
-func (f *flow) stopped() bool { return f.kind == dropped || f.kind == refused }
+func (f *flow) taken() bool   { return f.kind == rules.Redirected || f.kind == rules.TProxied }
+func (f *flow) stopped() bool { return f.kind == rules.Dropped || f.kind == rules.Refused }
 
 // verdict compares two ends. What the plan takes must be taken by the same listener, or stopped; what it stops must be
 // stopped or taken.
@@ -354,13 +353,13 @@ func sameEnd(plan, have flow) bool {
 	}
 	b := &have.box
 	switch plan.kind {
-	case redirected: // a listener on all addresses does not mind which one it is
+	case rules.Redirected: // a listener on all addresses does not mind which one it is
 		return sameRef(b, plan.dport, have.dport)
-	case leaves:
+	case rules.Leaves:
 		return sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst) && sameRef(b, plan.route, have.route)
-	case tproxied, delivered:
+	case rules.TProxied, rules.Delivered:
 		return plan.listener == have.listener && sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst)
-	case underWay, dropped, refused, unknown:
+	case rules.Dropped, rules.Refused:
 	}
 	return true
 }

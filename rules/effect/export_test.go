@@ -4,7 +4,6 @@ package effect
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -20,7 +19,7 @@ func (s *Side) Bases() (all []Base) {
 }
 
 // End is an end of many packets.
-type End struct{ *flow }
+type End struct{ flow }
 
 // Ends returns where all packets of a pod end by a side's rules; false where that is too much work.
 func Ends(pod *Pod, side *Side) (all []End, ok bool) {
@@ -31,7 +30,7 @@ func Ends(pod *Pod, side *Side) (all []End, ok bool) {
 			return nil, false
 		}
 		for _, f := range some {
-			all = append(all, End{f})
+			all = append(all, End{*f})
 		}
 	}
 	return all, true
@@ -45,18 +44,19 @@ func (e End) Has(pod *Pod, p rules.Packet) bool {
 }
 
 // Of returns the end of one of the packets, as far as comparisons ask for it.
-func (e End) Of(p rules.Packet) string {
+func (e End) Of(pod *Pod, p rules.Packet) string {
 	if e.stopped() { // where it was to go does not matter any more
-		return fmt.Sprintln(kinds[e.kind])
+		return fmt.Sprintln(e.kind)
 	}
-	to := netip.AddrPortFrom(e.dst.of(&p).address(p.Family() == rules.IPv6), uint16(e.dport.of(&p).lo))
+	e.box = pod.flow(p).box
+	to := e.to(p.Family() == rules.IPv6)
 	port := uint16(0)
 	switch e.kind {
-	case delivered, redirected:
+	case rules.Delivered, rules.Redirected:
 		port = to.Port()
-	case tproxied:
+	case rules.TProxied:
 		port = e.listener
-	case underWay, dropped, refused, leaves, unknown:
+	case rules.Dropped, rules.Refused, rules.Leaves:
 	}
-	return fmt.Sprintln(kinds[e.kind], port, to, e.zone, e.connMark.of(&p).lo)
+	return fmt.Sprintln(e.kind, port, to, e.zone, e.value(e.connMark).lo)
 }

@@ -5,6 +5,8 @@ package effect
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 // What the kernel does between chains and by targets. The order is that of package rules' tracer, but for base chains of
@@ -77,7 +79,7 @@ func (w *walker) redirect(f *flow, port uint16, hook Hook) (all []*flow) {
 			all = append(all, w.primary(in, i)...)
 		}
 	}
-	w.endAll(add(nil, f), dropped)
+	w.endAll(add(nil, f), rules.Dropped)
 	return all
 }
 
@@ -99,7 +101,7 @@ func (w *walker) primary(f *flow, i numbered) (all []*flow) {
 				return
 			}
 		}
-		w.end(f, dropped)
+		w.end(f, rules.Dropped)
 	}
 	if !w.side.six {
 		give(f, netip.Addr.Is4)
@@ -132,7 +134,7 @@ func (w *walker) tproxy(flows []*flow, a *Action) (taken, passed []*flow) {
 	if a.Stops {
 		other, passed = append(other, passed...), nil
 	}
-	w.endAll(other, dropped)
+	w.endAll(other, rules.Dropped)
 	return append(held(own, a, 0), held(listened, a, a.Port)...), passed
 }
 
@@ -238,7 +240,7 @@ func (w *walker) outbound(flows []*flow) {
 		f.out = f.route
 	}
 	back, away := w.led(w.postrouting(flows))
-	w.endAll(away, leaves)
+	w.endAll(away, rules.Leaves)
 	// They keep their mark, connection and route: they are neither tracked nor routed a second time, and nat has settled
 	// their connections.
 	for _, f := range back {
@@ -312,7 +314,7 @@ func (w *walker) forward(flows []*flow) {
 	var through []*flow
 	for _, f := range flows {
 		if f.held {
-			w.end(f, dropped)
+			w.end(f, rules.Dropped)
 			continue
 		}
 		f.out = entered(Out)
@@ -322,7 +324,7 @@ func (w *walker) forward(flows []*flow) {
 	for _, f := range through {
 		f.in = given(none)
 	}
-	w.endAll(w.postrouting(through), leaves)
+	w.endAll(w.postrouting(through), rules.Leaves)
 }
 
 // martian drops packets with a loopback address that did not come by lo.
@@ -331,7 +333,7 @@ func (w *walker) martian(flows []*flow, own Set) []*flow {
 	to, fine := w.cutAll(others, func(f *flow) ref { return f.dst }, own)
 	for _, f := range append(from, to...) {
 		w.way.note("a loopback address cannot come by %s", w.pod.names[f.value(f.in).lo])
-		w.end(f, dropped)
+		w.end(f, rules.Dropped)
 	}
 	return fine
 }
@@ -341,11 +343,11 @@ func (w *walker) deliver(flows []*flow) {
 	for _, f := range w.pass(flows, Input, atNatLast, highest) {
 		switch {
 		case f.listener != 0: // the socket that TPROXY chose stays with the packet, whatever nat did after it
-			w.end(f, tproxied)
+			w.end(f, rules.TProxied)
 		case f.redirected:
-			w.end(f, redirected)
+			w.end(f, rules.Redirected)
 		default:
-			w.end(f, delivered)
+			w.end(f, rules.Delivered)
 		}
 	}
 }

@@ -80,8 +80,8 @@ type state struct {
 	zoned, looped, natSrc, redirected, held, untracked bool
 
 	listener, zone uint16
-	maybe          bool // it depends on a condition that is not understood
-	kind           kind // of the end
+	maybe          bool          // it depends on a condition that is not understood
+	kind           rules.EndKind // "" of those that are under way
 }
 
 // flow is a box of packets that are at the same point of their way.
@@ -90,19 +90,8 @@ type flow struct {
 	box
 }
 
-// kind is what becomes of packets.
-type kind uint8
-
-const (
-	underWay kind = iota
-	delivered
-	redirected
-	tproxied
-	dropped
-	refused // with an answer
-	leaves
-	unknown // ended by something that is not understood
-)
+// unknown is the end of packets by something that is not understood.
+const unknown rules.EndKind = "unknown"
 
 // Condition holds for packets whose field has now one of the set's values.
 type Condition struct {

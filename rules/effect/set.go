@@ -3,6 +3,7 @@
 package effect
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -47,13 +48,7 @@ func (a Number) address(six bool) netip.Addr {
 }
 
 func (a Number) compare(b Number) int {
-	switch {
-	case a == b:
-		return 0
-	case a.less(b):
-		return -1
-	}
-	return 1
+	return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo))
 }
 
 func (a Number) less(b Number) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }

@@ -213,7 +213,7 @@ func (y *way) came(step int, hits []*flow) {
 	f, s := hits[0], &y.path.Steps[step]
 	switch target := s.Rule.Target.(type) {
 	case rules.Redirect, rules.DNAT:
-		if s.Note = "to " + y.to(f).String(); f.kind == dropped {
+		if s.Note = "to " + f.to(y.path.Packet.Family() == rules.IPv6).String(); f.kind == rules.Dropped {
 			s.Note = "interface " + y.path.Packet.In + " has no address to redirect to"
 		}
 	case rules.Counting:
@@ -223,41 +223,32 @@ func (y *way) came(step int, hits []*flow) {
 	case rules.RestoreMark:
 		s.Note = fmt.Sprintf("mark %#x", f.value(f.mark).lo)
 	case rules.TProxy:
-		if s.Note = fmt.Sprintf("mark %#x", target.Mark); f.kind == dropped {
+		if s.Note = fmt.Sprintf("mark %#x", target.Mark); f.kind == rules.Dropped {
 			s.Note = "the connection's own socket is not transparent"
 		}
 	}
 }
 
-// to returns where the packet goes now.
-func (y *way) to(f *flow) netip.AddrPort {
-	to := y.path.Packet.Destination
-	if f.dst.isGiven() {
-		return netip.AddrPortFrom(f.dst.c.address(to.Addr().Is6()), uint16(f.value(f.dport).lo))
-	}
-	return netip.AddrPortFrom(to.Addr(), uint16(f.value(f.dport).lo))
-}
-
-var kinds = [...]rules.EndKind{delivered: rules.Delivered, redirected: rules.Redirected, tproxied: rules.TProxied, dropped: rules.Dropped,
-	refused: rules.Refused, leaves: rules.Leaves, unknown: ""}
-
 // ends notes what becomes of the packet.
-func (y *way) ends(f *flow, k kind) {
+func (y *way) ends(f *flow, k rules.EndKind) {
 	if y == nil || y.err != nil {
 		return
 	}
-	e := rules.End{Kind: kinds[k], To: y.to(f), Original: y.path.Packet.Destination, Zone: f.zone, ConnMark: uint32(f.value(f.connMark).lo)}
+	e := rules.End{Kind: k, To: f.to(y.path.Packet.Family() == rules.IPv6), Original: y.path.Packet.Destination, Zone: f.zone, ConnMark: uint32(f.value(f.connMark).lo)}
+	if !f.dst.isGiven() { // it has its zone
+		e.To = netip.AddrPortFrom(e.Original.Addr(), e.To.Port())
+	}
 	switch k {
-	case tproxied:
+	case rules.TProxied:
 		e.Port = f.listener
-	case redirected, delivered:
+	case rules.Redirected, rules.Delivered:
 		e.Port = e.To.Port()
-	case leaves:
+	case rules.Leaves:
 		if e.Interface = y.path.Packet.Out; e.Interface == "" && !f.inbound {
 			y.wayless(e.To.Addr())
 			return
 		}
-	case underWay, dropped, refused, unknown:
+	case rules.Dropped, rules.Refused:
 	}
 	y.path.End = e
 }

@@ -2,7 +2,11 @@
 
 package effect
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
 
 // walker sends flows through the chains of one side. A flow is in one list at a time, and is changed where it is.
 type walker struct {
@@ -194,10 +198,10 @@ func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out
 			out.returned = append(out.returned, flows...)
 			return out
 		case Drop:
-			w.endAll(flows, dropped)
+			w.endAll(flows, rules.Dropped)
 			return out
 		case Reject:
-			w.endAll(flows, refused)
+			w.endAll(flows, rules.Refused)
 			return out
 		case Unknown:
 			w.endAll(flows, unknown)
@@ -241,21 +245,21 @@ func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out
 	return out
 }
 
-func (w *walker) endAll(flows []*flow, k kind) {
+func (w *walker) endAll(flows []*flow, k rules.EndKind) {
 	for _, f := range flows {
 		w.end(f, k)
 	}
 }
 
 // end keeps only the part of a flow's state that is compared, so that more ends can be merged.
-func (w *walker) end(f *flow, k kind) {
+func (w *walker) end(f *flow, k rules.EndKind) {
 	w.way.ends(f, k)
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
-	if k != dropped && k != refused && k != unknown {
+	if k != rules.Dropped && k != rules.Refused && k != unknown {
 		last.dst, last.dport, last.listener = f.dst, f.dport, f.listener
 		last.connMark, last.zone, last.untracked = f.connMark, f.zone, f.untracked
 	}
-	if k == leaves {
+	if k == rules.Leaves {
 		last.route = f.route
 	}
 	f.state = last
@@ -266,7 +270,7 @@ func (w *walker) end(f *flow, k kind) {
 func (w *walker) base(flows []*flow, b Base) []*flow {
 	on, stopped := w.chain(flows, b.Chain, b.Hook, 0)
 	if b.Drop {
-		w.endAll(on, dropped)
+		w.endAll(on, rules.Dropped)
 		on = nil
 	}
 	return merge(append(on, stopped...))

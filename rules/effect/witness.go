@@ -3,11 +3,9 @@
 package effect
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -40,13 +38,14 @@ func starts(p *Pod, six bool) []flow {
 // show picks the most usual packet of a pair, and says what becomes of it.
 func (c *comparison) show(p pair, six, memory bool) Difference {
 	d := Difference{Away: p.away()}
-	d.Witness, d.Other, d.weight = witness(c.pod, six, p.have)
+	d.Witness, d.weight = witness(c.pod, six, p.have)
 	if memory || d.Away {
 		d.weight += 50
 	}
-	d.Plan, d.Have = p.plan.words(six, &d.Witness), p.have.words(six, &d.Witness)
-	if memory {
-		d.Plan, d.Have = d.Plan+p.plan.memory(&d.Witness), d.Have+p.have.memory(&d.Witness)
+	p.plan.box = c.pod.flow(d.Witness).box
+	p.have.box = p.plan.box
+	if d.Plan, d.Have = p.plan.words(six), p.have.words(six); memory {
+		d.Plan, d.Have = d.Plan+p.plan.memory(), d.Have+p.have.memory()
 	}
 	return d
 }
@@ -85,7 +84,7 @@ func usual(p *Pod, six, inbound bool) [fields][]Number {
 }
 
 // witness returns a packet of a flow, and how unusual it is.
-func witness(p *Pod, six bool, f flow) (packet rules.Packet, other string, weight int) {
+func witness(p *Pod, six bool, f flow) (packet rules.Packet, weight int) {
 	u := usual(p, six, f.inbound)
 	var v [fields]Number
 	for x := range v {
@@ -106,13 +105,11 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, other string, weigh
 	} else if !f.owned {
 		weight += 20
 	}
-	packet.Protocol = rules.TCP
-	switch v[Protocol].lo {
-	case protocols[rules.TCP]:
-	case protocols[rules.UDP]:
-		packet.Protocol = rules.UDP
-	default:
-		other = fmt.Sprintf("protocol %d", v[Protocol].lo)
+	packet.Protocol = fmt.Sprintf("protocol %d", v[Protocol].lo)
+	for name, number := range protocols {
+		if number == v[Protocol].lo {
+			packet.Protocol = name
+		}
 	}
 	packet.Source = netip.AddrPortFrom(v[Source].address(six), uint16(v[SourcePort].lo))
 	packet.Destination = netip.AddrPortFrom(v[Destination].address(six), uint16(v[DestinationPort].lo))
@@ -122,7 +119,7 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, other string, weigh
 	}
 	packet.Mark, packet.ConnMark = uint32(v[Mark].lo), uint32(v[ConnMark].lo)
 	packet.State, packet.Transparent = rules.CTState(v[CTState].lo), v[Transparent].lo == 1
-	return packet, other, weight
+	return packet, weight
 }
 
 // String says what becomes of the witness on either side.
@@ -131,68 +128,41 @@ func (d Difference) String() string {
 	if d.Away {
 		when = ", while the proxy does not listen,"
 	}
-	text := d.Witness.String()
-	if d.Other != "" {
-		text = d.Other + strings.TrimPrefix(text, d.Witness.Protocol)
-	}
-	return fmt.Sprintf("%s: the plan%s %s, the kernel %s", text, when, d.Plan, d.Have)
+	return fmt.Sprintf("%s: the plan%s %s, the kernel %s", d.Witness, when, d.Plan, d.Have)
 }
 
-func (r ref) of(p *rules.Packet) Number {
-	switch {
-	case r.isGiven():
-		return r.c
-	case r.from == Destination:
-		return Address(p.Destination.Addr())
-	case r.from == DestinationPort:
-		return N(uint64(p.Destination.Port()))
-	case r.from == Mark:
-		return N(uint64(p.Mark))
-	case r.from == ConnMark:
-		return N(uint64(p.ConnMark))
-	}
-	return Number{}
+// to returns where a packet of the flow goes now.
+func (f *flow) to(six bool) netip.AddrPort {
+	return netip.AddrPortFrom(f.value(f.dst).address(six), uint16(f.value(f.dport).lo))
 }
 
 // words says where a packet of the flow ends.
-func (f *flow) words(six bool, p *rules.Packet) string {
-	to := netip.AddrPortFrom(f.dst.of(p).address(six), uint16(f.dport.of(p).lo))
+func (f *flow) words(six bool) string {
+	to := f.to(six)
 	switch f.kind {
-	case redirected:
+	case rules.Redirected:
 		return fmt.Sprintf("gives it to port %d", to.Port())
-	case tproxied:
+	case rules.TProxied:
 		return fmt.Sprintf("gives it to port %d by TPROXY", f.listener)
-	case delivered:
+	case rules.Delivered:
 		return fmt.Sprintf("delivers it to %s", to)
-	case leaves:
-		if to == p.Destination {
+	case rules.Leaves:
+		if f.value(f.dst) == f.value(entered(Destination)) && f.value(f.dport) == f.value(entered(DestinationPort)) {
 			return "lets it leave"
 		}
 		return fmt.Sprintf("lets it leave for %s", to)
-	case dropped:
+	case rules.Dropped:
 		return "drops it"
-	case refused:
+	case rules.Refused:
 		return "refuses it"
-	case underWay, unknown:
 	}
 	return "does with it what cannot be known"
 }
 
-func (f *flow) memory(p *rules.Packet) string {
-	text := fmt.Sprintf(" with zone %d and connmark %#x", f.zone, f.connMark.of(p).lo)
+func (f *flow) memory() string {
+	text := fmt.Sprintf(" with zone %d and connmark %#x", f.zone, f.value(f.connMark).lo)
 	if f.untracked {
 		text += " untracked"
 	}
 	return text
-}
-
-// key returns a text that identifies a set.
-func (s Set) key() string {
-	b := make([]byte, 0, 32*len(s.all()))
-	for _, x := range s.all() {
-		for _, v := range [...]uint64{x.First.hi, x.First.lo, x.Last.hi, x.Last.lo} {
-			b = binary.BigEndian.AppendUint64(b, v)
-		}
-	}
-	return string(b)
 }

@@ -121,7 +121,7 @@ func judged(t *testing.T, s subject, worlds []world, m Mutant) (answer effect.An
 		answer = max(answer, r.Answer)
 		before, after := effect.NewTracer(s.plan, w.interfaces), effect.NewTracer(mutated, w.interfaces)
 		for _, d := range r.Differences {
-			if d.Other != "" || d.Followed || d.Away {
+			if d.Followed || d.Away {
 				continue
 			}
 			was, err := before.Trace(d.Witness)
