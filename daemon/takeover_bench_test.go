@@ -46,7 +46,12 @@ func BenchmarkTakeover(b *testing.B) {
 			node.Firewall = nftables.New(tt.written)
 			earlier.kernel = node
 			for _, pod := range pods {
-				earlier.Enforce(context.Background(), ByHand, pod)
+				if _, err := earlier.Remove(context.Background(), pod.NetNS); err != nil {
+					b.Fatal(err)
+				}
+				if o := earlier.Enforce(context.Background(), ByHand, pod); o.Err != nil {
+					b.Fatal(o.Err)
+				}
 			}
 			for b.Loop() {
 				d := istio.Standard()
