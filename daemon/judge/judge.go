@@ -9,6 +9,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,7 +28,8 @@ type Verdict struct {
 	Beside  []string // what tables of others do
 	Packets string   // a packet that shows what comes of the differences; "" where there is none
 	first   []string // of the differences, the few that are told
-	found   int      // how many there are
+	bounds  *effect.Bounds
+	found   int // how many there are
 }
 
 // Said is how the rules of the pod differ from the plan; "" where they do not.
@@ -59,6 +62,10 @@ type Judge struct {
 // evidence is what a verdict holds for: rules with this fingerprint, compared with a plan, among these interfaces, addresses
 // and routes; "" is any, where the plan's rules are all that there is.
 type evidence struct{ plan, fingerprint, around string }
+
+// ofOthers is what is known of pods with the same plan and rules, and other addresses: only the bounds between which theirs
+// make no difference.
+func (e evidence) ofOthers() evidence { return evidence{e.plan, e.fingerprint, "bounds"} }
 
 // mostEvidence bounds the memory for it. As a rule a plan has one fingerprint on a node.
 const mostEvidence = 4096
@@ -99,19 +106,33 @@ func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, ke
 	if err != nil {
 		return f, err
 	}
-	at.around = around.digest(plan)
+	if like, known := j.recall(at.ofOthers()); known {
+		at.around = around.digest(plan, like.bounds)
+		if f.Verdict, known = j.recall(at); known {
+			return f, nil
+		}
+	}
+	at.around = around.digest(plan, nil)
 	if f.Verdict, known = j.recall(at); known {
 		return f, nil
 	}
 	if f, err = around.judge(ctx, in, plan); err != nil {
 		return f, err
 	}
-	if f.Effect.Alone {
+	bounds := f.Effect.Bounds
+	switch {
+	case f.Effect.Alone:
 		at.around = ""
+	case bounds != nil && !around.named(f.Packets):
+		at.around = around.digest(plan, bounds)
+	default:
+		bounds = nil
 	}
 	if now, err := in.Rules.Generation(ctx); err == nil && now == generation { // else it proves nothing
 		f.Generation = generation
-		j.learn(at, f.Verdict)
+		if j.learn(at, f.Verdict); bounds != nil {
+			j.learn(at.ofOthers(), Verdict{bounds: bounds})
+		}
 	}
 	return f, nil
 }
@@ -154,10 +175,22 @@ func look(in kernel.Inside, plan rules.Plan) (s surroundings, err error) {
 	return s, err
 }
 
-// digest names surroundings, with the tables of others that the plan accepts.
-func (s surroundings) digest(plan rules.Plan) string {
-	sum := sha256.Sum256(fmt.Append(nil, s.interfaces, s.have.Routes, s.have.Loopback, plan.Accepted))
+// digest names surroundings, with the tables of others that the plan accepts. Where bounds are known, addresses between the
+// same ones are alike.
+func (s surroundings) digest(plan rules.Plan, bounds *effect.Bounds) string {
+	interfaces := fmt.Sprint(s.interfaces)
+	if bounds != nil {
+		interfaces = bounds.Symbols(s.interfaces)
+	}
+	sum := sha256.Sum256(fmt.Append(nil, bounds != nil, interfaces, s.have.Routes, s.have.Loopback, plan.Accepted))
 	return string(sum[:])
+}
+
+// named reports whether a text has an address of the pod.
+func (s surroundings) named(text string) bool {
+	return slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool {
+		return slices.ContainsFunc(i.Addresses, func(a netip.Addr) bool { return strings.Contains(text, a.String()) })
+	})
 }
 
 // What a pod may have so that its rules are judged by what they do: whoever has NET_ADMIN in it chooses how much there is.

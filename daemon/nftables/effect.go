@@ -164,6 +164,7 @@ func (t Tables) compare(s state, text []byte, plan, have rules.Plan, interfaces 
 	if r.Beside, err = s.beside(plan, have, interfaces, old); err != nil {
 		return r, err
 	}
+	var bounds effect.Bounds
 	s, old = s.accepted(plan, old)
 	for _, family := range families {
 		pod := effect.NewPod(interfaces)
@@ -171,9 +172,13 @@ func (t Tables) compare(s state, text []byte, plan, have rules.Plan, interfaces 
 		if err := s.addTo(held, pod, family, old); err != nil {
 			return r, err
 		}
+		bounds.Add(wanted, held)
 		one := effect.Compare(pod, wanted, held)
 		r.Answer, r.Work = max(r.Answer, one.Answer), r.Work+one.Work
 		r.Differences = append(r.Differences, one.Differences...)
+	}
+	if len(r.Beside) == 0 && bounds.Few() {
+		r.Bounds = &bounds
 	}
 	return r, nil
 }

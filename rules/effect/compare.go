@@ -58,6 +58,7 @@ type Result struct {
 	Work        int
 	Alone       bool        // nothing but the plan is there, so that the answer holds for every pod with that plan
 	Beside      []Neighbour // tables of others in the namespace, one by one
+	Bounds      *Bounds     // where these are known, the answer holds for every pod with the same symbols
 }
 
 // String returns the answer, and the worst difference.

@@ -232,6 +232,7 @@ type Side struct {
 	hooks [hooks][]Base // by priority
 	marks Set           // that a route leads to the pod itself
 	local Set           // addresses of the pod
+	fixed Set           // of these, what every pod of the plan has
 }
 
 // NewSide returns a side without rules, with the routes and loopback addresses of a plan.
@@ -247,13 +248,14 @@ func NewSide(p *Pod, family rules.Family, routes []rules.PolicyRoute, addresses 
 			all = append(all, Span{Address(a), Address(a)})
 		}
 	}
+	for _, prefix := range addresses {
+		add(prefix.Addr())
+	}
+	s.fixed = Union(all...)
 	for _, i := range p.interfaces {
 		for _, a := range i.addresses {
 			add(a)
 		}
-	}
-	for _, prefix := range addresses {
-		add(prefix.Addr())
 	}
 	s.local = Union(all...)
 	for _, r := range routes {
