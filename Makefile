@@ -124,6 +124,7 @@ test-kernels: deps ## boot Debian's kernels, whole and with modules left out, an
 	set -o pipefail; MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -timeout 180m $(if $(SHORT),-short) -run '^TestKernels$$/^$(ONLY)' ./integration/kernels \
 		$(if $(RECORD),-args -record $(abspath $(RECORD))) | $(REPORT)
 
+test-userlands: PROGRAMS += rpm:rpm
 test-userlands: deps ## have iptables and nft of four Debian releases read, save and restore the rules
 	set -o pipefail; MESHNETD_REQUIRE=1 $(GO) test -json -count=1 -timeout 20m ./integration/userlands | $(REPORT)
 

@@ -52,6 +52,7 @@ var needed = regexp.MustCompile(`^kernel/(net/(802|bridge|core|ipv4|ipv6|llc|net
 const first = `#!/bin/bash
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mkdir -p /proc /sys /dev /tmp /run /root /var/lib
+touch /etc/hosts /etc/resolv.conf # which runtimes give to containers
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
