@@ -62,8 +62,10 @@ CI runs containerd 2.4 and 1.7. The others were run by hand, each with runc 1.1.
 
 | Runtime | What was run | On |
 |---|---|---|
-| CRI-O 1.36.3 | of ` + "`make test-crio`" + `: the first connections of 50 pods, traffic, refused pods, containers and their users, restarts of meshnetd and of CRI-O, drift, doctor, packaging/crio, all faults | 2026-11-28 |
-| containerd 2.3.7, 2.2.9, 2.2.3, 2.1.9 | of ` + "`make test-containerds`" + `: the same but faults, doctor and packaging, and users only on 2.3.7 | 2026-11-28 |
+| CRI-O 1.36.3 | of ` + "`make test-crio`" + `: the first connections of 50 pods, traffic, refused pods, containers and their users, restarts of meshnetd and of CRI-O, drift, doctor, packaging/crio, all faults, and nine of the twelve attacks | 2026-11-28 |
+| CRI-O 1.34.11 | the same but users, doctor, packaging, faults and attacks | 2026-11-28 |
+| containerd 2.2.9 | of ` + "`make test-containerds`" + `: the same, and all faults | 2026-11-28 |
+| containerd 2.3.7, 2.2.3, 2.1.9 | the same but faults | 2026-11-28 |
 
 Two faults end otherwise with CRI-O than with containerd ([all of them](guarantee.md#faults)). Where another plugin flushes a pod's rules while a
 container is started and keeps meshnetd from writing them again, CRI-O runs that container although its start was refused: ` + "`pod_unprotected`" + ` says
@@ -199,7 +201,7 @@ func less(a, b [3]int) bool {
 // pins returns the versions that the tests are built from.
 func pins(t *testing.T) map[string][]string {
 	t.Helper()
-	all := map[string][]string{"CRI-O": {"1.36.3"}} // which nothing pins
+	all := map[string][]string{"CRI-O": {"1.34.11", "1.36.3"}} // which nothing pins
 	for _, pin := range []struct{ what, file, module string }{
 		{"containerd", "integration/runtimes/containerd-1.7/go.mod", `github\.com/containerd/containerd`},
 		{"containerd", "integration/runtimes/containerd-2.1/go.mod", `github\.com/containerd/containerd/v2`},

@@ -5,13 +5,9 @@
 package integration
 
 import (
-	"cmp"
 	"context"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -90,18 +86,9 @@ func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) daemon.Outcome {
 	return o
 }
 
-// slower is how much longer things may take on this machine: an emulated one says so in its environment.
-var slower = sync.OnceValue(func() time.Duration {
-	times, err := strconv.Atoi(cmp.Or(os.Getenv("MESHNETD_SLOWER"), "1"))
-	if err != nil {
-		panic(err)
-	}
-	return time.Duration(times)
-})
-
 func within(t testing.TB, limit time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit*slower())
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -7,7 +7,6 @@ package kernels
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/meshnetd/meshnetd/integration/lab"
 )
 
 // tree returns a directory with packages of a Debian.
@@ -55,21 +52,6 @@ func build(t *testing.T) map[string]string {
 	return files
 }
 
-// node returns what a node has beside: containerd, which runs Debian's runc and what pods need of its tests.
-func node(t *testing.T, files map[string]string) map[string]string {
-	t.Helper()
-	runtimes, err := lab.FindBinaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := maps.Clone(files)
-	for _, program := range []string{"containerd-2.4/containerd", "containerd-2.4/containerd-shim-runc-v2", "containerd-2.4/ctr", "cni/bridge", "cni/host-local", "cni/loopback"} {
-		all["runtimes/"+program] = filepath.Join(runtimes, program)
-	}
-	all["module/build/meshnetd-race"], all["module/build/.meshnetd-race.run"] = files["usr/bin/meshnetd"], "guest/run"
-	return all
-}
-
 // record is where a run is written down, for docs/compatibility.md.
 var record = flag.String("record", "", "write what was run and what came of it into this file")
 
@@ -82,18 +64,10 @@ func TestKernels(t *testing.T) {
 		}
 	}
 	files := build(t)
-	userland := tree(t, "bookworm", "bash", "coreutils", "util-linux", "mount", "kmod", "iproute2", "iptables", "nftables", "procps", "runc", "sed")
-	withNode := files
-	if !testing.Short() {
-		withNode = node(t, files)
-	}
+	userland := tree(t, "bookworm", "bash", "coreutils", "util-linux", "mount", "kmod", "iproute2", "iptables", "nftables", "procps", "sed")
 	table := "| Kernel of Debian | lacks | Rules are written by | Rows | On |\n|---|---|---|---|---|\n"
 	for _, m := range machines() {
 		t.Run(m.name, func(t *testing.T) {
-			if m.node {
-				table += boot(t, m, withNode, userland)
-				return
-			}
 			table += boot(t, m, files, userland)
 		})
 	}

@@ -21,7 +21,7 @@ func machines() []machine {
 		native  = "modprobe -a nf_tables nft_ct nft_nat nft_redir nft_reject_inet nft_tproxy nft_chain_nat"
 	)
 	all := []machine{ // the first two are CI's
-		{name: "5.10", suite: "bullseye", lacks: nothing, node: true, rows: append(whole(), wholeNode()...)},
+		{name: "5.10", suite: "bullseye", lacks: nothing, rows: whole()},
 		// As RHEL 10 has it.
 		{name: "5.10 without xt_*", suite: "bullseye", lacks: "nft_compat, xt_*, iptable_*", without: xtables, rows: writes("takes nftables")},
 	}
@@ -41,11 +41,8 @@ func machines() []machine {
 		machine{name: "6.12 that loads no more modules", suite: "trixie", lacks: "modules, but those of nf_tables that doctor names", setup: native + " veth; echo 1 >/proc/sys/kernel/modules_disabled",
 			rows: writes("takes nftables")},
 	)
-	for _, m := range []machine{{name: "6.1", suite: "bookworm"}, {name: "6.12", suite: "trixie"}, {name: "7", suite: "sid", node: true}} {
+	for _, m := range []machine{{name: "6.1", suite: "bookworm"}, {name: "6.12", suite: "trixie"}, {name: "7", suite: "sid"}} {
 		m.rows, m.lacks = whole(), nothing
-		if m.node {
-			m.rows = append(m.rows, wholeNode()...)
-		}
 		all = append(all, m)
 	}
 	return all
@@ -74,14 +71,6 @@ func tests(name, pkg, pattern string, environment ...string) row {
 		command += " " + variable
 	}
 	return row{name: name, command: fmt.Sprintf("%s ./package.test -test.timeout 30m -test.run '%s'", command, pattern), want: []string{"PASS"}}
-}
-
-// wholeNode is containerd, runc and meshnetd, with cgroup v2: the traffic of a pod comes to its proxy.
-func wholeNode() []row {
-	if testing.Short() {
-		return nil
-	}
-	return []row{tests("a whole node", "integration", "^TestIstioValidationInAPod$", "MESHNETD_RUNTIMES=/runtimes", "MESHNETD_LAB=containerd-2.4", "MESHNETD_SLOWER=10")}
 }
 
 func whole() []row {

@@ -32,7 +32,7 @@ import (
 const Image = "localhost/meshnetd/standin:1"
 
 // readyTimeout bounds one start of the runtime and one import.
-const readyTimeout = 5 * time.Minute
+const readyTimeout = 60 * time.Second
 
 // Lab is one running container runtime.
 type Lab struct {
