@@ -41,9 +41,9 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		o.Pod.Containers = e.policy.Load().refining([]rules.Container{c})
 		o = e.checkIdentity(e.enforce(ctx, o), c)
 	}
-	if o.Error() == nil {
-		// Kept for checkAdmitted: the proxy, whose ids are not redirected, may be created after this container.
-		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, identities(c)) })
+	if ids := identities(c); len(ids) > 0 && o.Error() == nil {
+		// Kept for clashes: the proxy, whose ids are not redirected, may be created after this container.
+		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, ids) })
 	}
 	e.notice(o, EventContradicted, contradiction(o, c, spec))
 	e.report(o)
