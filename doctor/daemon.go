@@ -86,7 +86,24 @@ func judgeSession(f Facts) []Finding {
 				do("meshnetd status names them; meshnetd verify --all --repair gives them their rules."))
 		}
 	}
-	return found
+	return append(found, judgeInitContainers(f)...)
+}
+
+// judgeInitContainers finds pods that were made to wait for meshnetd, and have nothing of it.
+func judgeInitContainers(f Facts) []Finding {
+	var both []string
+	for _, sb := range f.Daemon.Status.Sandboxes {
+		if strings.Contains(sb.Detail, "although annotation "+requiredAnnotation) {
+			both = append(both, sb.Namespace+"/"+sb.Name)
+		}
+	}
+	if len(both) == 0 {
+		return nil
+	}
+	return []Finding{warning("daemon-init-container", f.Daemon.Socket, "%d pods require meshnetd and have an init container with NET_ADMIN that writes their rules, "+
+		"so that meshnetd leaves them alone: %s is one.", len(both), both[0]).
+		do("Switch the injector to CNI mode, and make the pods again. By Helm that is packaging/istio/values.yaml; istioctl overwrites pilot.cni.enabled " +
+			"with components.cni.enabled: packaging/istio/istioctl.yaml.")}
 }
 
 // podsAre says what is wrong with pods in a state; "" where nothing is.

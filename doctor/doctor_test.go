@@ -15,6 +15,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -333,6 +334,10 @@ func TestDaemon(t *testing.T) {
 		{"ends the runtime", waiting("runtime_gone"), Broken, "daemon-connected", "because", "crictl inspect"},
 		{"not synchronized", func(f *Facts) { f.Daemon.Status.Synchronized = false }, Warning, "daemon-connected", "not taken over", "Wait"},
 		{"unprotected", func(f *Facts) { f.Daemon.Status.Pods = map[string]int{"unprotected": 2} }, Warning, "daemon-pods", "2 pods", "--repair"},
+		{"init containers", func(f *Facts) {
+			f.Daemon.Status.Sandboxes = []status.Sandbox{{Namespace: "shop", Name: "web", Detail: istio.Mesh{}.Decide(rules.Pod{Annotations: map[string]string{
+				"sidecar.istio.io/status": `{"initContainers":["istio-init"]}`, "required-plugins.noderesource.dev": `["meshnetd"]`}}).Detail}}
+		}, Warning, "daemon-init-container", "1 pods require meshnetd", "packaging/istio/istioctl.yaml"},
 		{"same version", func(*Facts) {}, OK, "daemon-version", "one version", ""},
 		{"skew", func(f *Facts) { f.Daemon.Status.Version = "v1" }, Warning, "daemon-version", "meshnetd v1 and this program is v1.2.0", "restart meshnetd"},
 		{"capable", func(*Facts) {}, OK, "daemon-capabilities", "CAP_SYS_ADMIN and CAP_NET_ADMIN", ""},

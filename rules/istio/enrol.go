@@ -21,6 +21,7 @@ const (
 	keyTemplates   = "inject.istio.io/templates"
 	keyOverrides   = "proxy.istio.io/overrides"
 	keyProxyConfig = "proxy.istio.io/config"
+	keyRequired    = "required-plugins.noderesource.dev" // the runtime's
 
 	// The opt-in of istio-pod-network-controller, and the values its users may set with it.
 	keyOptIn        = "istio-pod-network-controller/initialize"
@@ -176,7 +177,7 @@ func sidecarMissing(pod rules.Pod, injected []string, s *account.Steps) (rules.R
 	case waits(pod):
 		s.Add("init container ", containerInit, " is istio-pod-network-controller's, which waits and sets nothing up")
 	case slices.Contains(injected, containerInit) || pod.Container(containerInit) != nil:
-		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
+		return rules.ReasonInitContainer, initSets(pod)
 	default:
 		s.Add("no init container ", containerInit, " that would set the pod up")
 	}
@@ -192,6 +193,16 @@ func sidecarMissing(pod rules.Pod, injected []string, s *account.Steps) (rules.R
 	}
 	s.Add("container ", containerProxy, " is not known yet: it may be a sidecar")
 	return notSidecarTemplate(pod, s)
+}
+
+// initSets says who sets the pod up, and where its injector was to leave that to a plugin of the runtime and did not.
+func initSets(pod rules.Pod) string {
+	said := "init container " + containerInit + " sets the pod up"
+	if pod.Annotations[keyRequired] != "" {
+		said += ", although annotation " + keyRequired + " asks for a plugin that would: the injector is not in CNI mode " +
+			"(pilot.cni.enabled; for istioctl components.cni.enabled, which overwrites it)"
+	}
+	return said
 }
 
 // waits reports whether the init container of that name only waits for istio-pod-network-controller, whose pods opt in. It is

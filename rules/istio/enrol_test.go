@@ -90,6 +90,9 @@ func TestDecide(t *testing.T) {
 
 		{"istio-init by status", injected(keyStatus, `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`),
 			rules.Skip, rules.ReasonInitContainer, initSets},
+		{"istio-init although a plugin is required", injected(keyStatus, `{"initContainers":["istio-init"]}`, "required-plugins.noderesource.dev", `["meshnetd"]`),
+			rules.Skip, rules.ReasonInitContainer, initSets + ", although annotation required-plugins.noderesource.dev asks for a plugin that would: " +
+				"the injector is not in CNI mode (pilot.cni.enabled; for istioctl components.cni.enabled, which overwrites it)"},
 		{"istio-init by manifest", with(rules.Container{Name: "istio-init"}, sidecar), rules.Skip, rules.ReasonInitContainer, initSets},
 		{"istio-init of the status although the manifest has none", edit(with(sidecar), func(p *rules.Pod) {
 			p.Annotations[keyStatus] = `{"initContainers":["istio-init"]}`
