@@ -52,7 +52,7 @@ const (
 // removalLimit is how long removing may take after the canary, also where its time is over.
 const removalLimit = 30 * time.Second
 
-// Canary makes a sandbox with a network of its own, and in it a container of an image that the runtime has; "" is any.
+// Canary makes a sandbox in the node's network, and in it a container of an image that the runtime has; "" is any.
 // Whatever comes of it, and whenever ctx ends, all that it made is removed.
 func (c Client) Canary(ctx context.Context, image string) (came Canary) {
 	conn, err := c.connect()
@@ -130,7 +130,8 @@ func (w *canary) sandbox(ctx context.Context) (*criv1.PodSandboxConfig, error) {
 		},
 		Linux: &criv1.LinuxPodSandboxConfig{
 			SecurityContext: &criv1.LinuxSandboxSecurityContext{
-				NamespaceOptions: &criv1.NamespaceOption{Network: criv1.NamespaceMode_POD, Pid: criv1.NamespaceMode_CONTAINER},
+				// The node's network: CNI plugins, Istio's for one, ask the API server about a pod, and it does not know this one.
+				NamespaceOptions: &criv1.NamespaceOption{Network: criv1.NamespaceMode_NODE, Pid: criv1.NamespaceMode_CONTAINER},
 			},
 		},
 	}

@@ -207,7 +207,7 @@ func TestCanary(t *testing.T) {
 	}
 }
 
-// Its pod asks for a plugin that nobody has, has a network of its own, and is nothing but labels and an annotation.
+// Its pod asks for a plugin that nobody has, is in the node's network, and is nothing but labels and an annotation.
 func TestCanaryPod(t *testing.T) {
 	var asked *criv1.CreateContainerRequest
 	n := &node{systemd: true, images: []*criv1.Image{image("app:1", 1, false), image("", 0, true), image("pause:3", 5, false), image("big/pause:3", 9, false)},
@@ -218,7 +218,7 @@ func TestCanaryPod(t *testing.T) {
 	if !strings.HasPrefix(value, `["nobody-`) || len(sandbox.GetAnnotations()) != 1 {
 		t.Errorf("annotations: %v", sandbox.GetAnnotations())
 	}
-	if got := sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions(); got.GetNetwork() != criv1.NamespaceMode_POD || got.GetPid() != criv1.NamespaceMode_CONTAINER || got.GetIpc() != criv1.NamespaceMode_POD {
+	if got := sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions(); got.GetNetwork() != criv1.NamespaceMode_NODE || got.GetPid() != criv1.NamespaceMode_CONTAINER || got.GetIpc() != criv1.NamespaceMode_POD {
 		t.Errorf("namespaces: %v", got)
 	}
 	if got := asked.GetConfig().GetImage().GetImage(); got != "pause:3" {
