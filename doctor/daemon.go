@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/config"
@@ -86,7 +87,22 @@ func judgeSession(f Facts) []Finding {
 				do("meshnetd status names them; meshnetd verify --all --repair gives them their rules."))
 		}
 	}
-	return append(found, judgeInitContainers(f)...)
+	return slices.Concat(found, judgeInitContainers(f), judgeRemoval(f))
+}
+
+// judgeRemoval says what a removal of meshnetd would do to the pods that wait for it.
+func judgeRemoval(f Facts) []Finding {
+	held := 0
+	for _, sb := range f.Daemon.Status.Sandboxes {
+		if sb.Plan != "" && sb.NotHeld == "" {
+			held++
+		}
+	}
+	if held == 0 {
+		return nil
+	}
+	return []Finding{info("daemon-removal", f.Daemon.Socket, "%d pods of this node require meshnetd. Were it removed now they would run on, and no container of theirs "+
+		"that ends would start again.", held).do("Before a removal: change what new pods get, and make these again (docs/istio.md has the order).")}
 }
 
 // judgeInitContainers finds pods that were made to wait for meshnetd, and have nothing of it.
