@@ -102,7 +102,7 @@ func judgeRemoval(f Facts) []Finding {
 		return nil
 	}
 	return []Finding{info("daemon-removal", f.Daemon.Socket, "%d pods of this node require meshnetd. Were it removed now they would run on, and no container of theirs "+
-		"that ends would start again.", held).do("Before a removal: change what new pods get, and make these again (docs/istio.md has the order).")}
+		"that ends would start again.", held).do("Before a removal: change what new pods get, and make these again (docs/migrate.md has the order).")}
 }
 
 // judgeInitContainers finds pods that were made to wait for meshnetd, and have nothing of it.

@@ -340,7 +340,7 @@ func TestDaemon(t *testing.T) {
 		}, Warning, "daemon-init-container", "1 pods require meshnetd", "packaging/istio/istioctl.yaml"},
 		{"before a removal", func(f *Facts) {
 			f.Daemon.Status.Sandboxes = []status.Sandbox{{Plan: "a"}, {Plan: "a", NotHeld: "the pod does not require it"}, {State: "skipped"}}
-		}, Info, "daemon-removal", "1 pods of this node require meshnetd", "docs/istio.md"},
+		}, Info, "daemon-removal", "1 pods of this node require meshnetd", "docs/migrate.md"},
 		{"same version", func(*Facts) {}, OK, "daemon-version", "one version", ""},
 		{"skew", func(f *Facts) { f.Daemon.Status.Version = "v1" }, Warning, "daemon-version", "meshnetd v1 and this program is v1.2.0", "restart meshnetd"},
 		{"capable", func(*Facts) {}, OK, "daemon-capabilities", "CAP_SYS_ADMIN and CAP_NET_ADMIN", ""},

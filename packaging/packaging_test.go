@@ -119,6 +119,44 @@ func TestIstioValues(t *testing.T) {
 	}
 }
 
+// What istioctl is given says what Helm is given, in the place that istioctl reads.
+func TestIstioctl(t *testing.T) {
+	type webhook struct {
+		InjectedAnnotations map[string]string `yaml:"injectedAnnotations"`
+		Templates           map[string]string
+		DefaultTemplates    []string `yaml:"defaultTemplates"`
+	}
+	type values struct {
+		Pilot                  struct{ CNI map[string]any }
+		CNI                    map[string]any
+		SidecarInjectorWebhook webhook `yaml:"sidecarInjectorWebhook"`
+	}
+	type operator struct {
+		APIVersion string `yaml:"apiVersion"`
+		Kind       string
+		Spec       struct {
+			Components map[string]struct{ Enabled bool }
+			Values     values
+		}
+	}
+	for helm, istioctl := range map[string]string{"values.yaml": "istioctl.yaml", "without-validation.yaml": "istioctl-without-validation.yaml"} {
+		var want values
+		var got operator
+		decodeAll(t, "istio/"+helm, &want)
+		decodeAll(t, "istio/"+istioctl, &got)
+		if want.Pilot.CNI["enabled"] != nil {
+			delete(want.Pilot.CNI, "enabled")
+			if !got.Spec.Components["cni"].Enabled || got.Spec.Values.CNI["affinity"] == nil {
+				t.Errorf("%s: components.cni is not on, or its DaemonSet is on nodes", istioctl)
+			}
+		}
+		got.Spec.Values.CNI = nil
+		if diff := cmp.Diff(want, got.Spec.Values); diff != "" || got.Kind != "IstioOperator" {
+			t.Errorf("%s and %s (-helm +istioctl):\n%s", helm, istioctl, diff)
+		}
+	}
+}
+
 // requires reports whether the runtime's validator, which reads YAML, finds the plugin in an annotation's value.
 func requires(value, plugin string) bool {
 	var names []string
