@@ -45,7 +45,7 @@ func options(t *testing.T) Options {
 		Lab: lab.Options{Runtime: lab.Containerd24, Binaries: runtimes, DefaultValidator: true, DualStack: true, Log: t.Output()}}
 }
 
-// start runs a cluster for the test, whose kubelet has these arguments too.
+// Run runs a cluster for the test, whose kubelet has these arguments too.
 func Run(t *testing.T, kubelet ...string) *Cluster {
 	t.Helper()
 	opts := options(t)
@@ -67,7 +67,7 @@ func Run(t *testing.T, kubelet ...string) *Cluster {
 	return c
 }
 
-// tell writes what helps to see why a test failed.
+// Tell writes what helps to see why a test failed.
 func (c *Cluster) Tell(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -102,7 +102,7 @@ func helmTool(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// images imports the image, of version and tag "kube", and that of the earlier time.
+// Images imports the image, of version and tag "kube", and that of the earlier time.
 func (s *Steps) Images(t *testing.T) {
 	t.Helper()
 	for _, image := range []string{os.Getenv("MESHNETD_IMAGE"), filepath.Join(os.Getenv("MESHNETD_FROZEN"), "meshnetd.tar")} {
@@ -118,13 +118,13 @@ func (s *Steps) System(t *testing.T) {
 	s.Kubectl(t, "label", "namespace", "meshnetd-system", "pod-security.kubernetes.io/enforce=privileged")
 }
 
-// chart is this source tree's.
+// Chart is this source tree's.
 func Chart(t *testing.T) string {
 	t.Helper()
 	return filepath.Join(Root(t), "packaging", "helm", "meshnetd")
 }
 
-// upgrade installs the chart with the image, and waits until the runtime has it as a plugin.
+// Upgrade installs the chart with the image, and waits until the runtime has it as a plugin.
 func (s *Steps) Upgrade(t *testing.T) {
 	t.Helper()
 	begin := time.Now()
@@ -135,7 +135,7 @@ func (s *Steps) Upgrade(t *testing.T) {
 	t.Logf("meshnetd installed in %s", time.Since(begin).Round(time.Millisecond))
 }
 
-// release is what an operator does. It returns when every node has the image.
+// Release is what an operator does. It returns when every node has the image.
 func (s *Steps) Release(ctx context.Context, chart, tag string) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
@@ -155,7 +155,7 @@ func (s *Steps) command(chart string, values map[string]string) []string {
 	return args
 }
 
-// values are those of this node.
+// Values are those of this node.
 func (s *Steps) Values(tag string) map[string]string {
 	values := map[string]string{"image.tag": tag, "image.pullPolicy": "Never",
 		"nri.directory": s.C.Lab().Dir(), "netns.directories": "{" + s.C.NetNSDir() + "}"}
@@ -190,13 +190,13 @@ func (s *Steps) Apply(t *testing.T, manifest string) {
 	}
 }
 
-// wait runs kubectl until it says the text. The API server's and the log's quotes are taken for plain ones.
+// Wait runs kubectl until it says the text. The API server's and the log's quotes are taken for plain ones.
 func (s *Steps) Wait(t *testing.T, text string, args ...string) {
 	t.Helper()
 	s.WaitInput(t, text, "", args...)
 }
 
-// waitInput does so with a standard input. What kubectl says when it fails counts, too.
+// WaitInput does so with a standard input. What kubectl says when it fails counts, too.
 func (s *Steps) WaitInput(t *testing.T, text, input string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
