@@ -145,7 +145,7 @@ func TestHostNetworkPod(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close()
+		defer func() { _ = listener.Close() }()
 		connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", listener.Addr().String()}})
 		conn, err := listener.Accept()
 		if err != nil {
