@@ -5,10 +5,17 @@
 package differential
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/explain"
@@ -169,4 +176,86 @@ func TestLockdown(t *testing.T) {
 	if least := 2000; !testing.Short() && total < least {
 		t.Errorf("only %d packets were sent, of at least %d", total, least)
 	}
+}
+
+// What a lockdown must let live, errors about the size of packets, and what would get past one that looks at destinations only: a
+// socket that is bound to an interface and sends to loopback by it.
+func TestLockdownTraps(t *testing.T) {
+	for _, b := range backends[:2] {
+		t.Run(b.name, func(t *testing.T) {
+			g := newGallery(t, firewall(t, b.name))
+			if err := g.write(t.Context(), lockedPlans(t, locked["everything"])["istio"]); err != nil {
+				t.Fatal(err)
+			}
+			for to, from := range map[string]string{"10.96.0.10:53": "10.244.1.7:40053", "[fd00:96::a]:53": "[fd00:10:244::7]:40053"} {
+				const size = 1300
+				asked := segment{protocol: rules.UDP, source: netip.MustParseAddrPort(from), destination: netip.MustParseAddrPort(to), payload: []byte("a lookup")}
+				if err := g.ask(asked, size); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := g.pod.do(toLoopbackByAnInterface); !errors.Is(err, unix.EPERM) {
+				t.Errorf("to loopback by an interface: %v", err)
+			}
+		})
+	}
+}
+
+// ask sends a datagram, answers it with the error that it is larger than that, and waits until the kernel has learnt the size.
+func (g *gallery) ask(s segment, size uint16) error {
+	return g.pod.do(func() error {
+		fd, err := open(familyOf(s.source.Addr()), unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if err := errors.Join(unix.Bind(fd, sockaddr(s.source, 0)), unix.Connect(fd, sockaddr(s.destination, 0))); err != nil {
+			return err
+		}
+		if _, err := unix.Write(fd, s.payload); err != nil {
+			return fmt.Errorf("a lookup: %w", err)
+		}
+		if err := g.put("eth0", s.source.Addr(), s.tooBig(size)); err != nil {
+			return err
+		}
+		for deadline := time.Now().Add(patience * time.Millisecond); ; runtime.Gosched() {
+			level, name := unix.IPPROTO_IP, unix.IP_MTU
+			if s.source.Addr().Is6() {
+				level, name = unix.IPPROTO_IPV6, unix.IPV6_MTU
+			}
+			if learnt, err := unix.GetsockoptInt(fd, level, name); err == nil && learnt == int(size) {
+				return nil
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s does not learn the size of packets", s.source)
+			}
+		}
+	})
+}
+
+// tooBig is a router's answer to a packet that is larger than that.
+func (s segment) tooBig(size uint16) []byte {
+	quoted := s.bytes(0, false)
+	answer := segment{source: netip.AddrPortFrom(s.destination.Addr(), 0), destination: s.source}
+	message := append(make([]byte, 8), quoted...)
+	binary.BigEndian.PutUint16(message[6:], size)
+	protocol, sum := numbers[rules.ICMP], uint32(0)
+	if message[0], message[1] = 3, 4; s.source.Addr().Is6() {
+		message[0], message[1], protocol = 2, 0, numbers[rules.ICMPv6]
+		sum = sumOf(sumOf(uint32(protocol)+uint32(len(message)), s.destination.Addr().AsSlice()), s.source.Addr().AsSlice())
+	}
+	binary.BigEndian.PutUint16(message[2:], ^fold(sumOf(sum, message)))
+	return append(answer.header(protocol, 0, len(message)), message...)
+}
+
+func toLoopbackByAnInterface() error {
+	fd, err := open(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.BindToDevice(fd, "eth0"); err != nil {
+		return err
+	}
+	return unix.Sendto(fd, []byte("out"), 0, sockaddr(netip.MustParseAddrPort("127.0.0.1:9999"), 0))
 }
