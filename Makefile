@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 export MESHNETD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshnetd
 
 # Packages whose tests need a Debian, a Kubernetes or a kernel of their own are lanes by themselves.
-PACKAGES = $(filter-out %/integration/kube %/integration/systemd %/integration/kernels %/integration/userlands,$(shell $(GO) list ./...))
+PACKAGES = $(filter-out %/integration/kube %/integration/istio %/integration/systemd %/integration/kernels %/integration/userlands,$(shell $(GO) list ./...))
 # The kubectl plugin, a module of its own.
 PLUGIN := kubectl-meshnetd
 # Programs that tests upgrade from.
@@ -21,7 +21,7 @@ PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iprout
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
-.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-kernels test-userlands test-containerds test-crio kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-istio test-kernels test-userlands test-containerds test-crio kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,13 @@ kube: deps
 
 test-kube: kube ## run a Kubernetes, install the chart with the image, and show what tenants see
 	set -o pipefail; $(KUBE) $(GO) test -json -count=1 -timeout 30m ./integration/kube | $(REPORT)
+
+# ONLY=pods/strict runs that part of it. Of what fails the logs are left in build/istio-logs.
+test-istio: PROGRAMS += pip3:python3-pip
+test-istio: kube ## run a real Istio, istiod and Envoy, beside meshnetd, and read its access logs
+	integration/istio/build.sh $(BUILD)/istio
+	set -o pipefail; $(KUBE) MESHNETD_ISTIO=$(abspath $(BUILD))/istio MESHNETD_ISTIO_LOGS=$(abspath $(BUILD))/istio-logs \
+		$(GO) test -json -count=1 -timeout 20m $(if $(ONLY),-run 'TestIstio/$(ONLY)') ./integration/istio | $(REPORT)
 
 # ONLY=5.10 boots those whose names begin so; SHORT=1 leaves out what takes minutes; RECORD=integration/kernels/recorded.md writes
 # what docs/compatibility.md shows.

@@ -118,6 +118,26 @@ func (c *Cluster) NetNSDir() string { return filepath.Join(c.lab.Dir(), "state")
 // path returns a path in the cluster's own directory.
 func (c *Cluster) path(name string) string { return filepath.Join(c.lab.Dir(), "kube", name) }
 
+// Kubeconfig is the file of an administrator.
+func (c *Cluster) Kubeconfig() string { return c.path("kubeconfig") }
+
+// Log returns what a component has written.
+func (c *Cluster) Log(name string) (string, error) {
+	text, err := os.ReadFile(c.path(name + ".log"))
+	return string(text), err
+}
+
+// KeepLogs copies the components' logs, and containerd's, into the directory.
+func (c *Cluster) KeepLogs(dir string) error {
+	logs, err := filepath.Glob(c.path("*.log"))
+	errs := []error{err, os.MkdirAll(dir, 0o755)}
+	for _, log := range append(logs, c.lab.ContainerdLog()) {
+		text, err := os.ReadFile(log)
+		errs = append(errs, err, os.WriteFile(filepath.Join(dir, filepath.Base(log)), text, 0o644))
+	}
+	return errors.Join(errs...)
+}
+
 // Close ends every process and takes away what they made. It goes on after a failure.
 func (c *Cluster) Close() error {
 	var errs []error

@@ -27,7 +27,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 		return err
 	}
 	c.etcd = "http://" + clients
-	return c.launch(ctx, "etcd", "etcd", []string{
+	return c.Launch(ctx, "etcd", "etcd", []string{
 		"--data-dir", c.path("etcd"), "--listen-client-urls", c.etcd, "--advertise-client-urls", c.etcd,
 		"--listen-peer-urls", "http://" + peers, "--initial-advertise-peer-urls", "http://" + peers, "--initial-cluster", "default=http://" + peers,
 	}, func(ctx context.Context) error { return get(ctx, c.etcd+"/health") })
@@ -63,7 +63,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		os.WriteFile(c.path("tokens.csv"), []byte(c.token+",admin,admin,system:masters\n"), 0o600)); err != nil {
 		return fmt.Errorf("write the API server's files: %w", err)
 	}
-	return c.launch(ctx, "kube-apiserver", filepath.Join(c.opts.Binaries, "kube-apiserver"), []string{
+	return c.Launch(ctx, "kube-apiserver", filepath.Join(c.opts.Binaries, "kube-apiserver"), []string{
 		"--etcd-servers", c.etcd, "--bind-address", host, "--secure-port", port, "--cert-dir", c.path("certs"),
 		"--token-auth-file", c.path("tokens.csv"), "--authorization-mode", "RBAC", "--endpoint-reconciler-type", "none",
 		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", c.path("key.pem"),
@@ -85,7 +85,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 		{"kube-scheduler", nil},
 	} {
 		args := append([]string{"--kubeconfig", c.path("kubeconfig"), "--leader-elect=false", "--secure-port", "0"}, component.args...)
-		if err := c.launch(ctx, component.name, filepath.Join(c.opts.Binaries, component.name), args, always); err != nil {
+		if err := c.Launch(ctx, component.name, filepath.Join(c.opts.Binaries, component.name), args, always); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ func (c *Cluster) launchKubelet(ctx context.Context, ready func(context.Context)
 	if err != nil {
 		return err
 	}
-	return c.launch(ctx, "kubelet", filepath.Join(c.opts.Binaries, "kubelet"), append([]string{
+	return c.Launch(ctx, "kubelet", filepath.Join(c.opts.Binaries, "kubelet"), append([]string{
 		"--config", c.path("kubelet.yaml"), "--kubeconfig", c.path("kubeconfig"), "--root-dir", c.path("kubelet"),
 		"--cert-dir", c.path("kubelet-certs"), "--hostname-override", Node, "--node-ip", address,
 	}, c.opts.KubeletArgs...), ready)
@@ -167,7 +167,7 @@ func (c *Cluster) launchKubelet(ctx context.Context, ready func(context.Context)
 // bridgeAddress is where the API server reaches the kubelet: an address that is the node's own and leads nowhere else.
 // The kubelet takes none of the loopback interface.
 func (c *Cluster) bridgeAddress() (string, error) {
-	all, err := c.bridgeAddresses()
+	all, err := c.BridgeAddresses()
 	if err != nil {
 		return "", err
 	}
@@ -179,8 +179,8 @@ func (c *Cluster) bridgeAddress() (string, error) {
 	return "", fmt.Errorf("bridge %s has no IPv4 address", c.lab.Bridge())
 }
 
-// bridgeAddresses are the node's addresses that pods reach it by.
-func (c *Cluster) bridgeAddresses() ([]netip.Addr, error) {
+// BridgeAddresses are the node's addresses that pods reach it by.
+func (c *Cluster) BridgeAddresses() ([]netip.Addr, error) {
 	bridge, err := net.InterfaceByName(c.lab.Bridge())
 	if err != nil {
 		return nil, fmt.Errorf("find the lab's bridge: %w", err)

@@ -9,12 +9,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -24,27 +23,43 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// initImage stands in for the image of istio-init. That one runs a program of its own, which looks for the right
-// iptables first; this one has the rules ready and writes them.
-const initImage = "localhost/meshnetd/init:1"
+// Image is one that a test packs of what is on the machine.
+type Image struct {
+	Tag         string
+	Entrypoint  []string
+	Programs    map[string]string // by their paths in the image, where they are on the machine
+	Files       map[string]string // by their paths in the image, what they say
+	Directories []string          // where everybody may write
+}
 
-// writeInitImage packs the machine's iptables and shell with all they need, and these files in the root.
-func writeInitImage(file string, files map[string]string) error {
+// Write packs the image into the file, with the libraries that its programs are linked with.
+func (i Image) Write(file string) error {
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	for path, text := range files {
+	for path, text := range i.Files {
 		if err := addFile(w, path, []byte(text)); err != nil {
 			return err
 		}
 	}
-	paths, err := needed("/usr/sbin/xtables-nft-multi", "/usr/bin/dash")
-	if err != nil {
-		return err
+	for _, path := range i.Directories {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimPrefix(path, "/") + "/", Mode: 0o1777}); err != nil {
+			return err
+		}
 	}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
+	files := maps.Clone(i.Programs)
+	for _, program := range i.Programs {
+		libraries, err := linked(program)
 		if err != nil {
-			return fmt.Errorf("pack the init container's image: %w", err)
+			return err
+		}
+		for _, path := range libraries {
+			files[path] = path
+		}
+	}
+	for path, source := range files {
+		text, err := os.ReadFile(source)
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", i.Tag, err)
 		}
 		if err := addFile(w, path, text); err != nil {
 			return err
@@ -57,17 +72,15 @@ func writeInitImage(file string, files map[string]string) error {
 	if err != nil {
 		return err
 	}
-	const restore = "/usr/sbin/xtables-nft-multi %s-restore --noflush /rules.%s"
 	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, RootFS: v1.RootFS{Type: "layers"},
-		Config: v1.Config{Entrypoint: []string{"/usr/bin/dash", "-ec",
-			fmt.Sprintf(restore, "iptables", "v4") + "\n" + fmt.Sprintf(restore, "ip6tables", "v6")}}})
+		Config: v1.Config{Entrypoint: i.Entrypoint}})
 	if err != nil {
 		return err
 	}
 	if image, err = mutate.AppendLayers(image, l); err != nil {
 		return err
 	}
-	tag, err := name.NewTag(initImage)
+	tag, err := name.NewTag(i.Tag)
 	if err != nil {
 		return err
 	}
@@ -77,24 +90,22 @@ func writeInitImage(file string, files map[string]string) error {
 // library is where the dynamic linker's list says that one is.
 var library = regexp.MustCompile(`(?:=> |^\s*)(/\S+) \(`)
 
-// needed returns the programs, what they are linked with, and what iptables loads by itself.
-func needed(programs ...string) ([]string, error) {
-	all := slices.Clone(programs)
-	for _, program := range programs {
-		out, err := exec.Command("ldd", program).Output()
-		if err != nil {
-			return nil, fmt.Errorf("find what %s is linked with: %w", program, err)
-		}
-		for line := range strings.Lines(string(out)) {
-			if found := library.FindStringSubmatch(line); found != nil {
-				all = append(all, found[1])
-			}
+// linked returns the libraries and the loader of a program: none where it is static.
+func linked(program string) ([]string, error) {
+	out, err := exec.Command("ldd", program).CombinedOutput()
+	if strings.Contains(string(out), "not a dynamic executable") {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find what %s is linked with: %w", program, err)
+	}
+	var all []string
+	for line := range strings.Lines(string(out)) {
+		if found := library.FindStringSubmatch(line); found != nil {
+			all = append(all, found[1])
 		}
 	}
-	extensions, err := filepath.Glob("/usr/lib/*/xtables/*.so")
-	all = append(all, extensions...)
-	slices.Sort(all)
-	return slices.Compact(all), err
+	return all, nil
 }
 
 func addFile(w *tar.Writer, path string, content []byte) error {

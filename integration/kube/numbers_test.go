@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +208,13 @@ func (s *story) request(ctx context.Context, t *testing.T, method, path string, 
 	return answer.Body
 }
 
+// initImage stands in for the image of istio-init. That one runs a program of its own, which looks for the right
+// iptables first; this one has the rules ready and writes them.
+const (
+	initImage = "localhost/meshnetd/init:1"
+	restore   = "/usr/sbin/xtables-nft-multi %s-restore --noflush /rules.%s"
+)
+
 // initImage makes the image of the init container: the machine's iptables, a shell, and the rules that meshnetd writes.
 func (s *story) initImage(t *testing.T) {
 	t.Helper()
@@ -219,7 +227,16 @@ func (s *story) initImage(t *testing.T) {
 		t.Fatalf("no rules in\n%s", plan)
 	}
 	tar := t.TempDir() + "/init.tar"
-	if err := writeInitImage(tar, map[string]string{"rules.v4": v4, "rules.v6": v6}); err != nil {
+	image := Image{Tag: initImage, Programs: map[string]string{}, Files: map[string]string{"rules.v4": v4, "rules.v6": v6},
+		Entrypoint: []string{"/usr/bin/dash", "-ec", fmt.Sprintf(restore, "iptables", "v4") + "\n" + fmt.Sprintf(restore, "ip6tables", "v6")}}
+	extensions, err := filepath.Glob("/usr/lib/*/xtables/*.so") // iptables loads them by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(extensions, "/usr/sbin/xtables-nft-multi", "/usr/bin/dash") {
+		image.Programs[path] = path
+	}
+	if err := image.Write(tar); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.C.Import(t.Context(), tar); err != nil {

@@ -28,8 +28,8 @@ type process struct {
 	exited chan struct{}
 }
 
-// launch starts a component and waits until ready says so.
-func (c *Cluster) launch(ctx context.Context, name, program string, args []string, ready func(context.Context) error) error {
+// Launch starts a component and waits until ready says so.
+func (c *Cluster) Launch(ctx context.Context, name, program string, args []string, ready func(context.Context) error) error {
 	p := &process{name: name, log: c.path(name + ".log"), cmd: exec.Command(program, args...), exited: make(chan struct{})}
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {

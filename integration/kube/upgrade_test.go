@@ -23,7 +23,7 @@ const peerPort = 9
 // peers are the node's own addresses on the pods' bridge, one of each family: what pods can reach in any case.
 func (s *story) peers(t *testing.T) []netip.AddrPort {
 	t.Helper()
-	addresses, err := s.C.bridgeAddresses()
+	addresses, err := s.C.BridgeAddresses()
 	if err != nil || len(addresses) != 2 {
 		t.Fatalf("the bridge has %v, want an address of each family; %v", addresses, err)
 	}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package istio
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/kube"
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+var block = regexp.MustCompile("(?s)```sh\n(.*?)```")
+
+// guide runs the commands in a part of docs/istio.md as they stand there, and returns what they print.
+func (m *mesh) guide(t *testing.T, part string) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join(kube.Root(t), "docs", "istio.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "\n## "+part+"\n")
+	if !found {
+		t.Fatalf("docs/istio.md has no part %q", part)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	var said strings.Builder
+	for _, commands := range block.FindAllStringSubmatch(text, -1) {
+		for line := range strings.Lines(commands[1]) {
+			out, err := m.command(t, strings.Fields(line))
+			if err != nil {
+				t.Fatalf("docs/istio.md, %s: %s: %v", part, strings.TrimSpace(line), err)
+			}
+			said.WriteString(out)
+		}
+	}
+	return said.String()
+}
+
+// command runs one of the page's, with what this machine needs beside.
+func (m *mesh) command(t *testing.T, words []string) (string, error) {
+	t.Helper()
+	for i, word := range words {
+		if strings.HasPrefix(word, "packaging/") {
+			words[i] = filepath.Join(kube.Root(t), word)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience)
+	defer cancel()
+	switch strings.Join(words[:2], " ") {
+	case "helm upgrade":
+		for key, value := range m.Values("kube") {
+			words = append(words, "--set", key+"="+value)
+		}
+		return m.C.Helm(ctx, m.Helm, words[1:]...)
+	case "helm uninstall":
+		return m.C.Helm(ctx, m.Helm, words[1:]...)
+	case "istioctl install":
+		return "", m.install(ctx, t, words[2:]...)
+	}
+	if words[0] != "kubectl" {
+		return "", fmt.Errorf("the test does not know it")
+	}
+	return m.C.Kubectl(ctx, "", words[1:]...)
+}
+
+// injected waits until istiod's webhook gives pods these init containers.
+func (m *mesh) injects(t *testing.T, containers string) {
+	t.Helper()
+	m.WaitInput(t, "="+containers+"=", pod{namespace: "transparent", name: "tried"}.manifest(), "create", "--dry-run=server", "-f", "-",
+		"-o", "jsonpath=={.spec.initContainers[*].name}=")
+}
+
+// Where no pod has istio-validation, pods are as protected as with it, and sooner there.
+func (m *mesh) withoutValidation(t *testing.T) {
+	m.guide(t, "Without istio-validation")
+	m.injects(t, "istio-proxy")
+	sooner := pod{namespace: "shop", name: "sooner", args: []string{"first", m.outside(0, outsidePort) + "sooner"}}
+	m.run(t, sooner)
+	m.Wait(t, "answer: outside", "-n", "shop", "logs", "sooner", "-c", "app")
+	m.lines(t, "shop", "sooner", "cluster=PassthroughCluster", "path=/sooner")
+	m.protected(t, sooner)
+	if required := m.Kubectl(t, "-n", "shop", "get", "pod", "sooner", "-o", `jsonpath={.metadata.annotations.required-plugins\.noderesource\.dev}`); required != `["meshnetd"]` {
+		t.Errorf("required are %q", required)
+	}
+}
+
+// Who goes back in the page's order has pods that do without meshnetd, and is told while there are others.
+func (m *mesh) back(t *testing.T) {
+	served := fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: served, namespace: shop}
+spec:
+  selector: {matchLabels: {app: served}}
+  template:
+    metadata: {labels: {app: served}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: app, image: %s, imagePullPolicy: Never, args: [first, %q], securityContext: %s}]
+`, appImage, m.outside(0, outsidePort)+"served", restricted)
+	m.Apply(t, served)
+	m.Kubectl(t, "-n", "shop", "rollout", "status", "deployment", "served", "--timeout="+kube.Patience.String())
+	m.Wait(t, "daemon-removal", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "doctor")
+	m.guide(t, "Back to istio-init")
+	if inits := m.Kubectl(t, "-n", "shop", "get", "pods", "-l", "app=served", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"); !strings.Contains(inits, "istio-init") {
+		t.Errorf("the pods' init containers are %q", inits)
+	}
+	m.Kubectl(t, "-n", "shop", "delete", "pod", "-l", "app=served", "--now")
+	m.Kubectl(t, "-n", "shop", "rollout", "status", "deployment", "served", "--timeout="+kube.Patience.String())
+	m.Wait(t, "path=/served", "-n", "shop", "logs", "-l", "app=served", "-c", "istio-proxy")
+}
+
+// istioctl makes istio-init beside the annotation of the values that are for Helm. Both doctor and explain say so.
+func (m *mesh) silent(t *testing.T) {
+	values := filepath.Join(t.TempDir(), "operator.yaml")
+	const asHelm = "{apiVersion: install.istio.io/v1alpha1, kind: IstioOperator, spec: {values: {pilot: {cni: {enabled: true}}, sidecarInjectorWebhook: {injectedAnnotations: {required-plugins.noderesource.dev: '[\"meshnetd\"]'}}}}}"
+	if err := os.WriteFile(values, []byte(asHelm), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.install(t.Context(), t, "-f", values); err != nil {
+		t.Fatal(err)
+	}
+	m.injects(t, "istio-init istio-proxy")
+	both := pod{namespace: "transparent", name: "both"}
+	m.run(t, both)
+	const said = "although annotation required-plugins.noderesource.dev asks for a plugin that would"
+	m.Wait(t, said, "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "explain", "transparent/both")
+	m.Wait(t, "transparent/both is one", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "doctor")
+}
+
+// poll runs kubectl until it succeeds.
+func (m *mesh) poll(ctx context.Context, input string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, kube.Patience)
+	defer cancel()
+	var last error
+	if err := lab.Poll(ctx, func() (bool, error) {
+		_, last = m.C.Kubectl(ctx, input, args...)
+		return last == nil, nil
+	}); err != nil {
+		return fmt.Errorf("%w: %w", err, last)
+	}
+	return nil
+}
