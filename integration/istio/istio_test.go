@@ -78,6 +78,7 @@ func (m *mesh) injected(t *testing.T) {
 		t.Errorf("Istio's own DaemonSet wants %q pods", wanted)
 	}
 	m.protected(t, web, client)
+	m.guide(t, "Look")
 	answer := m.answered(t, "web peer=", "shop", "client", webName+"injected")
 	const identity = "spiffe://cluster.local/ns/shop/sa/default"
 	if !strings.Contains(answer, "URI="+identity) {
@@ -93,7 +94,11 @@ func (m *mesh) strict(t *testing.T) {
 	m.answered(t, "web peer=", "elsewhere", "plain", url+"permissive")
 	m.lines(t, "shop", "web", "path=/permissive", "peer=-")
 	m.object(t, "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict, namespace: shop}, spec: {mtls: {mode: STRICT}}}")
-	m.answered(t, "connection reset by peer", "elsewhere", "plain", url+"strict")
+	m.answered(t, "failed:", "elsewhere", "plain", url+"changing")
+	if answer, err := m.get(t.Context(), "elsewhere", "plain", url+"plain"); err == nil {
+		t.Errorf("a pod without a proxy got %q", answer)
+	}
+	m.none(t, "shop", "web", "path=/plain")
 	m.answered(t, "web peer=", "shop", "client", webName+"strict")
 	m.lines(t, "shop", "web", "path=/strict", "peer=spiffe://")
 }
@@ -211,6 +216,7 @@ spec:
     metadata: {labels: {app: once}}
     spec:
       restartPolicy: Never
+      securityContext: {seccompProfile: {type: RuntimeDefault}}
       containers: [{name: app, image: %s, imagePullPolicy: Never, args: [get, %q], securityContext: %s}]
 `, appImage, webName+"job", restricted))
 	m.Kubectl(t, "-n", "shop", "wait", "job/once", "--for=condition=Complete", "--timeout="+kube.Patience.String())

@@ -28,7 +28,7 @@ type pod struct {
 	container       string   // more of the app's container, as a flow mapping's content
 }
 
-// restricted is what Pod Security's strictest level asks of a container.
+// restricted is what Pod Security's strictest level asks of a container; of a pod it asks a seccomp profile, for the injector's containers too.
 const restricted = "{runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}"
 
 func (p pod) manifest() string {
@@ -44,13 +44,14 @@ func (p pod) manifest() string {
 	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: %s, namespace: %s, labels: {app: %[1]s}, annotations: %s}
+metadata: {name: %s, namespace: %s, labels: {app: %s}, annotations: %s}
 spec:
   terminationGracePeriodSeconds: 1
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
   containers:
     - {name: app, image: %s, imagePullPolicy: Never, args: %s, securityContext: %s%s}
 %s---
-`, p.name, p.namespace, annotations, appImage, words, restricted, container, p.more)
+`, p.name, p.namespace, p.name, annotations, appImage, words, restricted, container, p.more)
 }
 
 // quoted is a value as JSON, which is YAML.

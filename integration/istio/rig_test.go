@@ -42,6 +42,7 @@ type mesh struct {
 	*kube.Steps
 	programs string // that integration/istio/build.sh built
 	bridge   []netip.Addr
+	running  bool // istiod
 }
 
 // start runs all of it. A failure says which part it was, and leaves the logs of all.
@@ -62,7 +63,7 @@ func start(t *testing.T) *mesh {
 		part string
 		run  func(context.Context, *testing.T) error
 	}{
-		{"rig", m.network}, {"rig", m.images}, {"meshnetd, Istio", m.setUp}, {"Istio", m.istiod}, {"rig", m.namespaces},
+		{"rig", m.network}, {"rig", m.images}, {"meshnetd, Istio", m.setUp}, {"Istio", m.istiod}, {"rig, Istio", m.namespaces},
 	} {
 		if err := step.run(t.Context(), t); err != nil {
 			t.Fatalf("%s: %v", step.part, err)
@@ -258,5 +259,7 @@ func (m *mesh) namespaces(_ context.Context, t *testing.T) error {
 	m.Kubectl(t, "create", "namespace", "transparent")
 	m.Kubectl(t, "label", "namespace", "transparent", "istio-injection=enabled", "pod-security.kubernetes.io/enforce=privileged")
 	m.Kubectl(t, "create", "namespace", "elsewhere")
+	m.injects(t, "istio-validation istio-proxy")
+	m.running = true
 	return nil
 }

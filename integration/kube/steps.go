@@ -207,7 +207,9 @@ func (s *Steps) WaitInput(t *testing.T, text, input string, args ...string) {
 		if err != nil {
 			out += err.Error()
 		}
-		last = strings.ReplaceAll(out, `\`, "")
+		if ctx.Err() == nil { // else it says no more than that time is over
+			last = strings.ReplaceAll(out, `\`, "")
+		}
 		return strings.Contains(last, text), nil
 	})
 	if err != nil {
