@@ -131,7 +131,7 @@ func (c *Cluster) Log(name string) (string, error) {
 func (c *Cluster) KeepLogs(dir string) error {
 	logs, err := filepath.Glob(c.path("*.log"))
 	errs := []error{err, os.MkdirAll(dir, 0o755)}
-	for _, log := range append(logs, c.lab.ContainerdLog()) {
+	for _, log := range append(logs, c.lab.RuntimeLog()) {
 		text, err := os.ReadFile(log)
 		errs = append(errs, err, os.WriteFile(filepath.Join(dir, filepath.Base(log)), text, 0o644))
 	}
