@@ -87,64 +87,6 @@ func (m *mesh) injects(t *testing.T, containers string) {
 		"-o", "jsonpath=={.spec.initContainers[*].name}=")
 }
 
-// Where no pod has istio-validation, pods are as protected as with it, and sooner there.
-func (m *mesh) withoutValidation(t *testing.T) {
-	m.guide(t, "Without istio-validation")
-	sooner := pod{namespace: "shop", name: "sooner", args: []string{"first", m.outside(0, outsidePort) + "sooner"}}
-	m.run(t, sooner)
-	m.Wait(t, "answer: outside", "-n", "shop", "logs", "sooner", "-c", "app")
-	m.lines(t, "shop", "sooner", "cluster=PassthroughCluster", "path=/sooner")
-	m.protected(t, sooner)
-	if required := m.Kubectl(t, "-n", "shop", "get", "pod", "sooner", "-o", `jsonpath={.metadata.annotations.required-plugins\.noderesource\.dev}`); required != `["meshnetd"]` {
-		t.Errorf("required are %q", required)
-	}
-}
-
-// Who goes back in the page's order has pods that do without meshnetd, and is told while there are others.
-func (m *mesh) back(t *testing.T) {
-	served := fmt.Sprintf(`
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: served, namespace: shop}
-spec:
-  selector: {matchLabels: {app: served}}
-  template:
-    metadata: {labels: {app: served}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      securityContext: {seccompProfile: {type: RuntimeDefault}}
-      containers: [{name: app, image: %s, imagePullPolicy: Never, args: [first, %q], securityContext: %s}]
-`, appImage, m.outside(0, outsidePort)+"served", restricted)
-	m.Apply(t, served)
-	m.Kubectl(t, "-n", "shop", "rollout", "status", "deployment", "served", "--timeout="+kube.Patience.String())
-	m.Wait(t, "daemon-removal", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "doctor")
-	m.guide(t, "Back to istio-init")
-	if inits := m.Kubectl(t, "-n", "shop", "get", "pods", "-l", "app=served", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"); !strings.Contains(inits, "istio-init") {
-		t.Errorf("the pods' init containers are %q", inits)
-	}
-	m.Kubectl(t, "-n", "shop", "delete", "pod", "-l", "app=served", "--now")
-	m.Kubectl(t, "-n", "shop", "rollout", "status", "deployment", "served", "--timeout="+kube.Patience.String())
-	m.Wait(t, "path=/served", "-n", "shop", "logs", "-l", "app=served", "-c", "istio-proxy")
-}
-
-// istioctl makes istio-init beside the annotation of the values that are for Helm. Both doctor and explain say so.
-func (m *mesh) silent(t *testing.T) {
-	values := filepath.Join(t.TempDir(), "operator.yaml")
-	const asHelm = "{apiVersion: install.istio.io/v1alpha1, kind: IstioOperator, spec: {values: {pilot: {cni: {enabled: true}}, sidecarInjectorWebhook: {injectedAnnotations: {required-plugins.noderesource.dev: '[\"meshnetd\"]'}}}}}"
-	if err := os.WriteFile(values, []byte(asHelm), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.install(t.Context(), t, "-f", values); err != nil {
-		t.Fatal(err)
-	}
-	m.injects(t, "istio-init istio-proxy")
-	both := pod{namespace: "transparent", name: "both"}
-	m.run(t, both)
-	const said = "although annotation required-plugins.noderesource.dev asks for a plugin that would"
-	m.Wait(t, said, "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "explain", "transparent/both")
-	m.Wait(t, "transparent/both is one", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "doctor")
-}
-
 // poll runs kubectl until it succeeds.
 func (m *mesh) poll(ctx context.Context, input string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, kube.Patience)
