@@ -109,7 +109,7 @@ type Kernel struct {
 	Chosen         string
 	IPv6           error
 	UserNamespaces error
-	Modules        []string // of doctor.Modules, those that are loaded or built in
+	Modules        []string // of those that rules can need, the ones that are loaded or built in
 	Missing        []string // the other ones
 	Locked         bool     // no further module can be loaded
 	IPTables       []string // variants that are installed, with their versions

@@ -7,10 +7,6 @@ import (
 	"strings"
 )
 
-// Modules are those of the kernel that the rules can need, by any backend.
-var Modules = []string{"nf_tables", "nft_compat", "nf_nat", "nf_conntrack", "nft_chain_nat", "nft_ct", "nft_nat", "nft_redir", "nft_reject_inet", "nft_tproxy",
-	"xt_owner", "xt_comment", "xt_nat", "xt_REDIRECT", "xt_TPROXY", "xt_CT", "xt_conntrack", "xt_connmark", "xt_mark", "xt_multiport", "xt_tcpudp", "ip_tables", "iptable_nat"}
-
 func judgeKernel(f Facts) []Finding {
 	if f.Kernel.Release == "" {
 		return nil

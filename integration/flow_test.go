@@ -11,12 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -55,7 +57,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

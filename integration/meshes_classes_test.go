@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -132,7 +134,7 @@ func TestMeshClasses(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,9 +19,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/consul/sdk/iptables"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
@@ -96,7 +98,7 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 			plan := c.plan(t)
 			for _, variant := range variants {
 				ours := nstest.New(t)
-				firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+				firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -160,7 +162,7 @@ func TestConsulsLibraryLeavesTheSameTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: backend.NFTables}, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: backend.NFTables, Plan: explain.Node(config.Default()).Widest()}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

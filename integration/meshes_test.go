@@ -13,9 +13,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -96,7 +98,7 @@ func TestMeshPlansInTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +199,7 @@ func TestMeshPlansByPackets(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
@@ -103,7 +105,7 @@ func TestMeshValidation(t *testing.T) {
 		}
 	}
 	forEachBackend(t, func(t *testing.T, variant string) {
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

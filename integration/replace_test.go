@@ -15,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -62,7 +64,7 @@ func firewallOf(t *testing.T, variant string) kernel.Firewall {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

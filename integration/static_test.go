@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -44,7 +46,7 @@ func TestStaticPlansInTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant}, isolated)
+		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -82,6 +82,8 @@ type Mesh interface {
 	Reads(key string) bool
 	// Refines reports whether a container of that name says more about its pod than the sandbox does.
 	Refines(container string) bool
+	// Widest returns plans that together have every kind of rule that any pod's plan can have.
+	Widest() []Plan
 }
 
 // InputError is a value of the pod that cannot be understood or cannot work.

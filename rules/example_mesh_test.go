@@ -16,6 +16,7 @@ type tollbooth struct{}
 func (tollbooth) Name() string          { return "tollbooth" }
 func (tollbooth) Reads(key string) bool { return key == "tollbooth.example.com/injected" }
 func (tollbooth) Refines(string) bool   { return false } // no container says more than the pod does
+func (tollbooth) Widest() []rules.Plan  { return []rules.Plan{tollboothPlan()} }
 func (tollbooth) Footprint() rules.Footprint {
 	return rules.Footprint{Chains: []string{"TOLLBOOTH_OUT"}}
 }

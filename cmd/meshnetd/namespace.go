@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -44,7 +45,7 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 		return &exit{exitFailed, err}
 	}
 	defer isolated.Close()
-	firewall, err := backend.Find(ctx, backend.Want{Name: cfg.Backend, Lockdowns: len(cfg.Lockdowns) > 0}, isolated)
+	firewall, err := backend.Find(ctx, backend.Want{Name: cfg.Backend, Plan: explain.Node(cfg).Widest()}, isolated)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}

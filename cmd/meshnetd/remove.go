@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
+	"github.com/meshnetd/meshnetd/explain"
 )
 
 func removeCommand() *cobra.Command {
@@ -72,7 +73,7 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 	}
 	var missing []error
 	for _, name := range names {
-		firewall, err := backend.Find(ctx, backend.Want{Name: name}, isolated)
+		firewall, err := backend.Find(ctx, backend.Want{Name: name, Plan: explain.Node(cfg).Widest()}, isolated)
 		if err != nil {
 			missing = append(missing, err)
 			continue

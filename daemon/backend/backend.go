@@ -36,7 +36,7 @@ var inOrder = []string{IPTables, Exec, NFTables}
 type Backend struct {
 	Trials []Trial // what was tried, in the order in which it was
 
-	lockdowns      bool
+	widest         rules.Plan
 	chosen, native *proven // native is nil where it does not work
 	nativeProblem  error
 }
@@ -56,15 +56,15 @@ type proven struct {
 
 // Want is what is asked of a backend.
 type Want struct {
-	Name      string // one of the above, or a variant of iptables
-	All       bool   // all are tried, and not only the first that works
-	Lockdowns bool   // it has to write what only lockdowns need
+	Name string     // one of the above, or a variant of iptables
+	All  bool       // all are tried, and not only the first that works
+	Plan rules.Plan // it has to write and read back: what Node.Widest returns
 }
 
 // Find tries the wanted backends in new network namespaces, never in the host's. It fails where none works. Programs run on
 // the isolated thread, which the caller closes.
 func Find(ctx context.Context, want Want, isolated *netns.Isolated) (*Backend, error) {
-	b := &Backend{lockdowns: want.Lockdowns}
+	b := &Backend{widest: want.Plan}
 	candidates := inOrder
 	if want.Name != Auto {
 		candidates = []string{want.Name}
@@ -122,16 +122,21 @@ func (b *Backend) learn(ctx context.Context, dialect nftables.Dialect) (nftables
 		return nftables.Tables{}, err
 	}
 	defer scratch.Close()
-	return nftables.Learn(ctx, dialect, scratch, everything(b.lockdowns, rules.IPv4))
+	return nftables.Learn(ctx, dialect, scratch, withoutIPv6(b.widest))
 }
 
-// prove writes and reads back a plan with every match and target there is, for IPv4 and for both families.
+func withoutIPv6(plan rules.Plan) rules.Plan {
+	plan.V6 = rules.Ruleset{Family: rules.IPv6}
+	return plan
+}
+
+// prove writes and reads back the widest plan, for IPv4 and for both families.
 func (b *Backend) prove(ctx context.Context, name string, f kernel.Firewall) (*proven, error) {
 	p := &proven{Firewall: f, name: name}
-	if err := writes(ctx, f, everything(b.lockdowns, rules.IPv4)); err != nil {
+	if err := writes(ctx, f, withoutIPv6(b.widest)); err != nil {
 		return nil, err
 	}
-	p.noIPv6 = writes(ctx, f, everything(b.lockdowns, rules.IPv4, rules.IPv6))
+	p.noIPv6 = writes(ctx, f, b.widest)
 	return p, nil
 }
 

@@ -17,13 +17,22 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
+
+// widest is of a node with a lockdown.
+func widest() rules.Plan {
+	cfg := config.Default()
+	cfg.Lockdowns = []rules.Lockdown{{}}
+	return explain.Node(cfg).Widest()
+}
 
 func isolate(t *testing.T) *netns.Isolated {
 	t.Helper()
@@ -54,7 +63,7 @@ func TestFind(t *testing.T) {
 		"iptables-legacy": {"iptables-legacy", "iptables-legacy-save", false, "iptables-legacy nftables"},
 	} {
 		t.Run(want, func(t *testing.T) {
-			b, err := Find(t.Context(), Want{Name: strings.Fields(want)[0], All: tt.all, Lockdowns: true}, isolated)
+			b, err := Find(t.Context(), Want{Name: strings.Fields(want)[0], All: tt.all, Plan: widest()}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +105,7 @@ func TestOneAfterTheOther(t *testing.T) {
 	names := []string{IPTables, NFTables, "iptables-nft", "iptables-legacy"}
 	found := map[string]*Backend{}
 	for _, name := range names {
-		b, err := Find(t.Context(), Want{Name: name, Lockdowns: true}, isolated)
+		b, err := Find(t.Context(), Want{Name: name, Plan: widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,11 +156,11 @@ func TestOtherKindIsSeen(t *testing.T) {
 		"iptables-nft": "iptables-legacy", IPTables: "iptables-legacy", NFTables: "iptables-legacy", "iptables-legacy": IPTables,
 	} {
 		t.Run(want, func(t *testing.T) {
-			b, err := Find(t.Context(), Want{Name: want, Lockdowns: true}, isolated)
+			b, err := Find(t.Context(), Want{Name: want, Plan: widest()}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
-			o, err := Find(t.Context(), Want{Name: other, Lockdowns: true}, isolated)
+			o, err := Find(t.Context(), Want{Name: other, Plan: widest()}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,16 +190,21 @@ func TestNotFound(t *testing.T) {
 	for want, reason := range map[string]string{
 		"iptables-nft": "iptables-nft", Auto: "iptables: ", NFTables: "nftables: ",
 	} {
-		if _, err := Find(ctx, Want{Name: want, Lockdowns: true}, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
+		if _, err := Find(ctx, Want{Name: want, Plan: widest()}, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
 }
 
-// The plan that is tried has every match and every target that package rules knows.
+// The plan that is tried has every match and every target that package rules knows, and for each there are modules.
 func TestEverythingIsTried(t *testing.T) {
+	for _, word := range extensions(widest()) {
+		if modulesOf[word] == nil {
+			t.Errorf("nobody knows which module has %s", word)
+		}
+	}
 	used := map[string]bool{}
-	for _, rs := range everything(true, rules.IPv4, rules.IPv6).Rulesets() {
+	for _, rs := range widest().Rulesets() {
 		for _, table := range rs.Tables {
 			for _, c := range table.Chains {
 				for _, r := range c.Rules {
@@ -224,7 +238,7 @@ func TestEverythingIsTried(t *testing.T) {
 
 // A namespace of the pod's own users gets the native rules, whatever is asked for.
 func TestOwnUsersGetNativeRules(t *testing.T) {
-	b, err := Find(t.Context(), Want{Name: IPTables, Lockdowns: true}, isolate(t))
+	b, err := Find(t.Context(), Want{Name: IPTables, Plan: widest()}, isolate(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +277,7 @@ func TestBesideLegacyNatItIsNative(t *testing.T) {
 	isolated := isolate(t)
 	plan := plans.DualStack(t)
 	for _, first := range []string{IPTables, "iptables-nft"} {
-		b, err := Find(t.Context(), Want{Name: first, Lockdowns: true}, isolated)
+		b, err := Find(t.Context(), Want{Name: first, Plan: widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}

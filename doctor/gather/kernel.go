@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/doctor"
+	"github.com/meshnetd/meshnetd/explain"
 )
 
 func kernel(ctx context.Context, t tree, cfg config.Config, asRoot bool) doctor.Kernel {
@@ -24,12 +25,13 @@ func kernel(ctx context.Context, t tree, cfg config.Config, asRoot bool) doctor.
 	if unix.Uname(&name) == nil {
 		k.Release = unix.ByteSliceToString(name.Release[:])
 	}
-	modules(t, &k)
+	widest := explain.Node(cfg).Widest()
+	modules(t, &k, backend.Modules(widest))
 	if tables, err := t.read("/proc/net/ip_tables_names"); err == nil {
 		k.LegacyTables = strings.Fields(string(tables))
 	}
 	if asRoot {
-		try(ctx, backend.Want{Name: cfg.Backend, All: true, Lockdowns: len(cfg.Lockdowns) > 0}, &k)
+		try(ctx, backend.Want{Name: cfg.Backend, All: true, Plan: widest}, &k)
 	}
 	return k
 }
@@ -61,8 +63,8 @@ func try(ctx context.Context, want backend.Want, k *doctor.Kernel) {
 	k.Chosen, k.IPv6, k.UserNamespaces = found.Chosen(), found.IPv6(), found.UserNamespaces()
 }
 
-// modules looks which modules are loaded or built in.
-func modules(t tree, k *doctor.Kernel) {
+// modules looks which of the needed modules are loaded or built in.
+func modules(t tree, k *doctor.Kernel, needed []string) {
 	there := map[string]bool{}
 	if loaded, err := t.read("/proc/modules"); err == nil {
 		for line := range strings.Lines(string(loaded)) {
@@ -76,7 +78,7 @@ func modules(t tree, k *doctor.Kernel) {
 			there[strings.ReplaceAll(name, "-", "_")] = true
 		}
 	}
-	for _, name := range doctor.Modules {
+	for _, name := range needed {
 		if there[name] {
 			k.Modules = append(k.Modules, name)
 		} else {

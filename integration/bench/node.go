@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -65,7 +67,7 @@ func (b *bench) ready() (*node, error) {
 		if w.exec {
 			w.label += " (programs)"
 		}
-		found, err := backend.Find(b.ctx, backend.Want{Name: name}, n.isolated)
+		found, err := backend.Find(b.ctx, backend.Want{Name: name, Plan: explain.Node(config.Default()).Widest()}, n.isolated)
 		if err == nil {
 			err = found.IPv6()
 		}

@@ -12,8 +12,10 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -33,7 +35,7 @@ func firewall(t testing.TB, name string) *backend.Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	b, err := backend.Find(t.Context(), backend.Want{Name: name}, isolated)
+	b, err := backend.Find(t.Context(), backend.Want{Name: name, Plan: explain.Node(config.Default()).Widest()}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

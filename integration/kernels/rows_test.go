@@ -27,6 +27,8 @@ func machines() []machine {
 	}
 	all = append(all,
 		machine{name: "7 without xt_*", suite: "sid", lacks: "nft_compat, xt_*, iptable_*", without: xtables, rows: writes("takes nftables")},
+		// The rules of Istio would do without it; those of Linkerd and Kuma are not written by iptables then.
+		machine{name: "6.12 without xt_comment", suite: "trixie", lacks: "xt_comment", without: "xt_comment", rows: writes("takes nftables", `backend "iptables" cannot be used`)},
 		machine{name: "6.12 without iptable_*", suite: "trixie", lacks: "iptable_*", without: legacy, rows: writes("takes iptables.")},
 		machine{name: "6.1 without nf_tables", suite: "bookworm", lacks: "nf_tables", without: `nf_tables.*|nft_.*`,
 			rows: writes("takes iptables-legacy", "Pods with a user namespace of their own (hostUsers: false) are refused")},

@@ -13,7 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Plan returns the plan of a pod that belongs to the mesh.
+// Plan returns the plan of a pod that belongs to the mesh, which is within its widest ones.
 func Plan(t testing.TB, mesh rules.Mesh, pod rules.Pod) rules.Plan {
 	t.Helper()
 	d := mesh.Decide(pod)
@@ -24,6 +24,7 @@ func Plan(t testing.TB, mesh rules.Mesh, pod rules.Pod) rules.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
+	Widest(t, mesh, plan)
 	return plan
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
@@ -254,5 +255,13 @@ func TestInvariantOrderOfListsDoesNotMatter(t *testing.T) {
 	}
 	if differ < drawnPlans/10 {
 		t.Errorf("only %d plans changed with the order", differ)
+	}
+}
+
+// Whoever can write the widest plans can write every pod's.
+func TestWidest(t *testing.T) {
+	t.Parallel()
+	for _, s := range drawn() {
+		meshtest.Widest(t, mesh, s.Plan)
 	}
 }
