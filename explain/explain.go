@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
+	"github.com/meshnetd/meshnetd/rules/gaps"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -26,8 +27,8 @@ func Of(v View, interfaces []rules.Interface) status.Explanation {
 			x.Settings = append(x.Settings, status.Setting{Name: s.Name, Value: s.Value, Source: s.Source})
 		}
 	}
-	if intent, ok := v.Decision.Intent.(rules.GapReporter); ok && v.Decision.Action == rules.Enrol {
-		for _, gap := range intent.Gaps(v.Plan.Unlocked(), interfaces) {
+	if v.Decision.Action == rules.Enrol {
+		for _, gap := range gaps.Of(v.Plan.Unlocked(), interfaces, v.Decision.Proxy) {
 			x.NotCaptured = append(x.NotCaptured, status.Gap{What: gap.What, Trace: traceArguments(gap.Packet, interfaces),
 				Lockdown: lockdownOf(v.Plan, gap, interfaces)})
 		}

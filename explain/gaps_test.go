@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/gaps"
 	"github.com/meshnetd/meshnetd/rules/istio"
 	"github.com/meshnetd/meshnetd/rules/istio/generate"
 	"github.com/meshnetd/meshnetd/rules/istio/recorded"
@@ -39,10 +40,10 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 func shownByCommands(t *testing.T, name string, v View, interfaces []rules.Interface) (shown int) {
 	t.Helper()
 	x := Of(v, interfaces)
-	gaps := v.Decision.Intent.(rules.GapReporter).Gaps(v.Plan, interfaces)
+	found := gaps.Of(v.Plan, interfaces, v.Decision.Proxy)
 	for i, told := range x.NotCaptured {
 		if told.Trace == nil {
-			p := gaps[i].Packet
+			p := found[i].Packet
 			// Of what arrives by an interface without an address of its family, no words tell whose it is.
 			if unknown := p.Direction == rules.Inbound && !addressed(interfaces, *p); p.State != rules.StateEstablished && !unknown {
 				t.Errorf("%s: %q has no command", name, told.What)
@@ -57,7 +58,7 @@ func shownByCommands(t *testing.T, name string, v View, interfaces []rules.Inter
 		if err != nil {
 			t.Fatalf("%s: %q: %v: %v", name, told.What, told.Trace, err)
 		}
-		want := *gaps[i].Packet
+		want := *found[i].Packet
 		want.State = rules.StateNew
 		got.Out, want.Out = outOf(got), outOf(want)
 		if got != want {

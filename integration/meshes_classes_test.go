@@ -16,7 +16,6 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
 	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -185,7 +184,7 @@ func (h *house) classes(t *testing.T, m classed, s meshtest.Scene, plan rules.Pl
 		h.pod.Run(t, "ip", "addr", "replace", prefix.String(), "dev", "lo", "nodad")
 	}
 	for _, c := range m.classes() {
-		t.Run(account.Name(s.Family)+"/"+c.Name, func(t *testing.T) {
+		t.Run(s.Name()+"/"+c.Name, func(t *testing.T) {
 			p := c.Packet(s)
 			path, err := effect.Trace(plan, p, classInterfaces)
 			if err != nil {

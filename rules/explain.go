@@ -34,12 +34,6 @@ type Explainer interface {
 	Explain(Pod) Decision
 }
 
-// GapReporter is an intent that can say what of a pod's traffic its plan does not capture.
-type GapReporter interface {
-	// Gaps says what does not go through the pod's proxy by this plan, in a pod with these interfaces.
-	Gaps(Plan, []Interface) []Gap
-}
-
 // Explain returns what Decide does, with an account: what each mesh that does not decide says, in a line, and then
 // the steps of the one that does.
 func (n Node) Explain(pod Pod) Decision {

@@ -120,6 +120,7 @@ func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
 	}
 	without := f.Without
 	if !f.SpeaksIPv6 {
+		p.OnlyIPv4 = f.Because
 		if without == IPv6Block {
 			p.V6 = f.Block()
 		}

@@ -23,6 +23,7 @@ type Plan struct {
 	// WithoutIPv6 is what becomes of IPv6 that the proxy does not speak; "" where it speaks it, or nothing becomes of
 	// it: the kernel has none, or the pod has no address of it and no rules.
 	WithoutIPv6 WithoutIPv6
+	OnlyIPv4    string // who says that the proxy does not speak IPv6; "" where it does
 }
 
 // unspoken says that the proxy does not speak IPv6, because of something such as "ISTIO_DUAL_STACK is not set", and

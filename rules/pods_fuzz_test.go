@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/gaps"
 )
 
 // wishes are all ways in which a pod can say something at length, with the value that it says.
@@ -150,8 +151,8 @@ func checkCost(t *testing.T, node rules.Node, pod rules.Pod) {
 		}
 	}
 	cost = allocated(func() {
-		if leaky, enrolled := node.Explain(pod).Intent.(rules.GapReporter); enrolled && d.Action == rules.Enrol {
-			leaky.Gaps(plan, meshtest.Interfaces())
+		if explained := node.Explain(pod); d.Action == rules.Enrol {
+			gaps.Of(plan, meshtest.Interfaces(), explained.Proxy)
 		}
 	})
 	if cost > mostOfExplained {

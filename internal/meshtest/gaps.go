@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
+	"github.com/meshnetd/meshnetd/rules/gaps"
 )
 
 // DrawnGaps holds Gaps against drawn pods of a mesh, each with packets that are drawn for it.
@@ -38,18 +39,18 @@ func DrawnGaps(t testing.TB, draw func(*rand.Rand) (rules.Mesh, rules.Pod), pack
 func Gaps(t testing.TB, d rules.Decision, plan rules.Plan, packets []rules.Packet) {
 	t.Helper()
 	tracer := effect.NewTracer(plan, Interfaces())
-	gaps := d.Intent.(rules.GapReporter).Gaps(plan, Interfaces())
-	for _, gap := range gaps {
+	found := gaps.Of(plan, Interfaces(), d.Proxy)
+	for _, gap := range found {
 		if end := ends(t, tracer, *gap.Packet); !gap.Covers(*gap.Packet) || !around(end) {
 			t.Fatalf("%q is not shown by %s, which ends at %s (covered: %v)", gap.What, gap.Packet, end, gap.Covers(*gap.Packet))
 		}
 	}
 	for _, p := range packets {
 		end := ends(t, tracer, p)
-		i := slices.IndexFunc(gaps, func(gap rules.Gap) bool { return gap.Covers(p) })
+		i := slices.IndexFunc(found, func(gap rules.Gap) bool { return gap.Covers(p) })
 		switch {
 		case i >= 0 && !around(end):
-			t.Fatalf("%q covers %s, which ends at %s", gaps[i].What, p, end)
+			t.Fatalf("%q covers %s, which ends at %s", found[i].What, p, end)
 		case i < 0 && around(end):
 			t.Fatalf("%s goes around the proxy, and nothing says so: %s\n%+v", p, end, d.Intent)
 		}

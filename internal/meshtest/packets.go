@@ -17,6 +17,14 @@ type Scene struct {
 	Own, Loopback, Outside, Client, Passthrough, DNSAddr netip.Addr
 }
 
+// Name returns "IPv4" or "IPv6".
+func (s Scene) Name() string {
+	if s.Family == rules.IPv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
 // Scenes are those of both families.
 var Scenes = []Scene{
 	{rules.IPv4, a("10.244.1.7"), a("127.0.0.1"), a("198.51.100.1"), a("10.244.2.9"), a("127.0.0.6"), a("10.96.0.10")},

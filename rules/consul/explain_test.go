@@ -15,6 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/gaps"
 )
 
 func TestExplain(t *testing.T) {
@@ -125,8 +126,8 @@ func TestLookupsThatLeaveAreSaid(t *testing.T) {
 		plan, d := meshtest.Plan(t, mesh, pod), mesh.Decide(pod)
 		s := meshtest.Scenes[0]
 		meshtest.Gaps(t, d, plan, []packet{s.Sent(app, "udp", s.DNSAddr, 53), s.Sent(app, "tcp", s.Loopback, 53), s.Sent(app, "udp", s.Own, 53)})
-		gaps := d.Intent.(consul.Intent).Gaps(plan, meshtest.Interfaces())
-		if got := slices.ContainsFunc(gaps, func(g rules.Gap) bool { return strings.Contains(g.What, "Consul's DNS at") }); got != said {
+		found := gaps.Of(plan, meshtest.Interfaces(), d.Proxy)
+		if got := slices.ContainsFunc(found, func(g rules.Gap) bool { return strings.Contains(g.What, ", at ") }); got != said {
 			t.Errorf("%s: said: %v, want %v", config, got, said)
 		}
 	}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gaps
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// The directions of packets, and the ways that they take in the pod.
+const (
+	sent     = "sent"
+	arriving = "arriving"
+
+	outbound = "outbound"
+	within   = "within the pod"
+	inbound  = "inbound"
+	through  = "through the pod"
+
+	lo = "lo"
+)
+
+// scene is a pod, and what its plan names, of which packets that show something else have nothing.
+type scene struct {
+	plan       rules.Plan
+	interfaces []rules.Interface
+	proxy      rules.Proxy
+
+	named  map[string]bool // interfaces but lo
+	free   uint16          // a port that means nothing
+	ports  [1 << 16]int    // how often each is named
+	ids    map[uint32]bool
+	groups []uint32 // outside of which nobody is captured
+	ranges []netip.Prefix
+}
+
+func newScene(plan rules.Plan, interfaces []rules.Interface, proxy rules.Proxy) *scene {
+	if !slices.ContainsFunc(interfaces, func(i rules.Interface) bool { return slices.ContainsFunc(i.Addresses, global) }) { // they are not known
+		interfaces = append(slices.Clip(interfaces), rules.Interface{Name: "eth0", Addresses: []netip.Addr{assumed(rules.IPv4), assumed(rules.IPv6)}})
+	}
+	s := &scene{plan: plan, interfaces: interfaces, proxy: proxy, named: map[string]bool{}, ids: map[uint32]bool{proxy.UID: true, proxy.GID: true}}
+	s.count(53, 53)
+	for _, rs := range plan.Rulesets() {
+		for _, table := range rs.Tables {
+			for _, c := range table.Chains {
+				for _, r := range c.Rules {
+					s.name(r)
+				}
+			}
+		}
+	}
+	s.free = s.freePort()
+	return s
+}
+
+// name notes what a rule names.
+func (s *scene) name(r rules.Rule) {
+	if to, redirects := r.Target.(rules.Redirect); redirects {
+		s.count(to.Port, to.Port)
+	}
+	for _, m := range r.Match {
+		switch m := m.(type) {
+		case rules.Source:
+			s.ranges = append(s.ranges, m.Prefix)
+		case rules.Destination:
+			s.ranges = append(s.ranges, m.Prefix)
+		case rules.InInterface:
+			s.named[s.existing(string(m))] = string(m) != lo
+		case rules.OutInterface:
+			s.named[s.existing(string(m))] = string(m) != lo
+		case rules.OwnerUID:
+			s.ids[m.ID] = true
+		case rules.OwnerUIDs:
+			s.ids[m.First] = true
+		case rules.OwnerGID:
+			if s.ids[m.ID] = true; m.Not && m.ID != s.proxy.GID {
+				s.groups = append(s.groups, m.ID)
+			}
+		default:
+			for _, r := range ports(m) {
+				s.count(r.First, r.Last)
+			}
+		}
+	}
+}
+
+func (s *scene) count(first, last uint16) {
+	for port := int(first); port <= int(last); port++ {
+		s.ports[port] = max(s.ports[port], s.ports[port]+1)
+	}
+}
+
+// ports are those of the destination that a match names.
+func ports(m rules.Match) []rules.PortRange {
+	switch m := m.(type) {
+	case rules.DestinationPort:
+		return rules.Ports([]uint16{m.Port})
+	case rules.DestinationPorts:
+		return m
+	case rules.NotDestinationPorts:
+		return rules.Ports(m)
+	}
+	return nil
+}
+
+// existing returns an interface of the pod that a rule's word stands for, or a name that it may have.
+func (s *scene) existing(word string) string {
+	prefix, wild := strings.CutSuffix(word, "+")
+	if !wild {
+		return word
+	}
+	for _, i := range s.interfaces {
+		if strings.HasPrefix(i.Name, prefix) {
+			return i.Name
+		}
+	}
+	return prefix + "0"
+}
+
+func direction(p rules.Packet) string {
+	if p.Direction == rules.Outbound {
+		return sent
+	}
+	return arriving
+}
+
+func (s *scene) way(p rules.Packet) string {
+	local := s.local(p.Destination.Addr())
+	switch {
+	case p.Direction == rules.Outbound && local:
+		return within
+	case p.Direction == rules.Outbound:
+		return outbound
+	case local:
+		return inbound
+	}
+	return through
+}
+
+// local reports whether an address is one of the pod.
+func (s *scene) local(addr netip.Addr) bool {
+	return addr.IsLoopback() ||
+		slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) }) ||
+		slices.ContainsFunc(s.plan.Loopback, func(prefix netip.Prefix) bool { return prefix.Addr() == addr })
+}
+
+// ruled reports whether the plan has rules for a family.
+func (s *scene) ruled(family rules.Family) bool {
+	rs := s.plan.Rulesets()[0]
+	if family == rules.IPv6 {
+		rs = s.plan.Rulesets()[1]
+	}
+	return len(rs.Tables) > 0
+}
+
+func global(addr netip.Addr) bool { return !addr.IsLoopback() && !addr.IsLinkLocalUnicast() }
+
+// own returns an address of the pod, and false with one that it could have where it has none.
+func (s *scene) own(family rules.Family) (addr netip.Addr, some bool) {
+	for _, i := range s.interfaces {
+		for _, addr := range i.Addresses {
+			if global(addr) && addr.Is6() == (family == rules.IPv6) {
+				return addr, true
+			}
+		}
+	}
+	return assumed(family), false
+}
+
+func assumed(family rules.Family) netip.Addr {
+	if family == rules.IPv6 {
+		return netip.MustParseAddr("2001:db8::2")
+	}
+	return netip.MustParseAddr("192.0.2.2")
+}
+
+// linkLocal returns an IPv6 address by which neighbours reach the pod.
+func (s *scene) linkLocal() (addr netip.Addr, some bool) {
+	for _, i := range s.interfaces {
+		for _, addr := range i.Addresses {
+			if addr.Is6() && addr.IsLinkLocalUnicast() {
+				return addr, true
+			}
+		}
+	}
+	return addr, false
+}
+
+// leads returns the interface by which the pod is reached: the first with an address that others can reach, one that the plan
+// does not name where there is any.
+func (s *scene) leads() string {
+	reached := func(i rules.Interface) bool { return i.Name != lo && slices.ContainsFunc(i.Addresses, global) }
+	k := slices.IndexFunc(s.interfaces, func(i rules.Interface) bool { return reached(i) && !s.named[i.Name] })
+	if k < 0 {
+		k = slices.IndexFunc(s.interfaces, reached)
+	}
+	if k < 0 {
+		return "eth0"
+	}
+	return s.interfaces[k].Name
+}
+
+// Addresses elsewhere: those for documentation (RFC 5737, RFC 3849), and others where the plan names ranges with those.
+var (
+	servers = map[rules.Family][]string{rules.IPv4: {"203.0.113.10", "198.51.100.10", "8.8.8.8", "100.64.0.10"}, rules.IPv6: {"2001:db8:1::10", "2620:fe::fe", "fd12::10"}}
+	peers   = map[rules.Family][]string{rules.IPv4: {"192.0.2.99", "203.0.113.99", "8.8.8.8"}, rules.IPv6: {"2001:db8::99", "2620:fe::99", "fd12::99"}}
+)
+
+// elsewhere returns the first address that is in no range that the plan names, or the first.
+func (s *scene) elsewhere(texts []string) netip.Addr {
+	for _, text := range texts {
+		addr := netip.MustParseAddr(text)
+		if !slices.ContainsFunc(s.ranges, func(prefix netip.Prefix) bool { return prefix.Bits() > 0 && prefix.Contains(addr) }) {
+			return addr
+		}
+	}
+	return netip.MustParseAddr(texts[0])
+}
+
+// freePort returns a port that the plan does not name, or names as seldom as it can.
+func (s *scene) freePort() uint16 {
+	const usual = 8080
+	free := usual
+	for i := range s.ports {
+		if port := max(1, (usual+i)%len(s.ports)); s.ports[port] < s.ports[free] {
+			free = port
+		}
+	}
+	return uint16(free)
+}
+
+// nobody returns an id that the plan does not name.
+func (s *scene) nobody() uint32 {
+	id := uint32(1000)
+	for s.ids[id] {
+		id++
+	}
+	return id
+}
