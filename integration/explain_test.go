@@ -67,7 +67,7 @@ func TestExplainAndTraceARunningPod(t *testing.T) {
 	if got := sources["tunnelPort"]; !strings.HasPrefix(got, "15009 from /") || !strings.HasSuffix(got, " istio.tunnel_port") {
 		t.Errorf("tunnelPort is %s", got)
 	}
-	if !slices.ContainsFunc(why.NotCaptured, func(g status.Gap) bool { return g.What == "outbound port 19091, TCP and UDP: excluded" }) || len(why.Rules) == 0 {
+	if !slices.ContainsFunc(why.NotCaptured, func(g status.Gap) bool { return g.What == "outbound TCP and UDP: port 19091 is excluded" }) || len(why.Rules) == 0 {
 		t.Errorf("not captured: %+v; %d rules", why.NotCaptured, len(why.Rules))
 	}
 	for _, gap := range why.NotCaptured {
