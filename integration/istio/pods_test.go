@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -158,7 +157,7 @@ func (m *mesh) answered(t *testing.T, text, namespace, pod, url string) string {
 	return last
 }
 
-// logged waits for a line of a pod's access log that has all the texts.
+// lines waits for a line of a pod's access log that has all the texts.
 func (m *mesh) lines(t *testing.T, namespace, pod string, texts ...string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience/4)
@@ -210,11 +209,6 @@ func (m *mesh) addresses(t *testing.T, namespace, pod string) []netip.Addr {
 		t.Fatalf("%s/%s has the addresses %v", namespace, pod, all)
 	}
 	return all
-}
-
-// outside is a URL of the server that is none of the mesh.
-func (m *mesh) outside(family int, port string) string {
-	return "http://" + net.JoinHostPort(m.bridge[family].String(), port) + "/"
 }
 
 // protected fails unless meshnetd vouches for every pod, and never had to mend one.
