@@ -158,21 +158,18 @@ func (m *mesh) answered(t *testing.T, text, namespace, pod, url string) string {
 }
 
 // lines waits for a line of a pod's access log that has all the texts.
-func (m *mesh) lines(t *testing.T, namespace, pod string, texts ...string) []string {
+func (m *mesh) lines(t *testing.T, namespace, pod string, texts ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience/4)
 	defer cancel()
-	var found []string
 	last := ""
 	if err := lab.Poll(ctx, func() (bool, error) {
 		var err error
 		last, err = m.C.Kubectl(ctx, "", "-n", namespace, "logs", pod, "-c", "istio-proxy")
-		found = accesses(last, texts...)
-		return len(found) > 0, err
+		return len(accesses(last, texts...)) > 0, err
 	}); err != nil {
 		t.Fatalf("the proxy of %s/%s logged no access with %q (%v), but\n%s", namespace, pod, texts, err, strings.Join(accesses(last), "\n"))
 	}
-	return found
 }
 
 // none is for what the access log is not to have.
