@@ -22,10 +22,10 @@ func TestLockdownOfGaps(t *testing.T) {
 		"":                                      {},
 		"[[lockdown]]\nunmeshed = \"report\"\n": {},
 		"[[lockdown]]\nmode = \"enforce\"\nudp = \"quic\"\negress = \"proxy\"\n": {"IPv6, all": "tcp: closed as egress, udp: open", "UDP, ICMP": "open",
-			"outbound port 5432": "tcp: closed as egress, udp: open", "what user 1337": "open", "connections that were open": "open", "what these containers": "open"},
+			"outbound TCP and UDP: port 5432": "tcp: closed as egress, udp: open", "outbound TCP and UDP of user 1337": "open", "connections that were open": "open", "what these containers": "open"},
 		"[[lockdown]]\nudp = \"none\"\negress = \"proxy\"\ninbound = \"proxy\"\n": {"IPv6, all": "tcp: counted as egress, udp: counted as udp", "UDP, ICMP": "counted as udp",
-			"outbound port 5432": "tcp: counted as egress, udp: counted as udp", "what user 1337": "open", "what these containers": "open"},
-		"[[lockdown]]\negress = \"proxy\"\n[[lockdown]]\nmode = \"enforce\"\negress = \"proxy\"\n": {"outbound port 5432": "tcp: closed as egress, udp: open"},
+			"outbound TCP and UDP: port 5432": "tcp: counted as egress, udp: counted as udp", "outbound TCP and UDP of user 1337": "open", "what these containers": "open"},
+		"[[lockdown]]\negress = \"proxy\"\n[[lockdown]]\nmode = \"enforce\"\negress = \"proxy\"\n": {"outbound TCP and UDP: port 5432": "tcp: closed as egress, udp: open"},
 	} {
 		cfg, err := config.Parse("a.toml", text)
 		if err != nil {
