@@ -192,7 +192,7 @@ func (rs Ruleset) unlocked() Ruleset {
 	for _, t := range rs.Tables {
 		for _, c := range t.Chains {
 			for _, r := range c.Rules {
-				if to, jumps := r.Target.(Jump); !isLockdown(c.Name) && !(jumps && isLockdown(string(to))) {
+				if to, jumps := r.Target.(Jump); !isLockdown(c.Name) && (!jumps || !isLockdown(string(to))) {
 					b.Append(t.Name, c.Name, r.Why, r.Target, r.Match...)
 				}
 			}

@@ -69,15 +69,15 @@ func (m *mesh) injected(t *testing.T) {
 	if !strings.Contains(answer, "URI="+identity) {
 		t.Errorf("no client certificate in %q", answer)
 	}
-	m.lines(t, "shop", "client", "path=/injected", "cluster=outbound|8080||web.shop.svc.cluster.local", "code=200")
-	m.lines(t, "shop", "web", "path=/injected", "cluster=inbound|8080||", "peer="+identity, "code=200")
+	m.lines(t, "client", "path=/injected", "cluster=outbound|8080||web.shop.svc.cluster.local", "code=200")
+	m.lines(t, "web", "path=/injected", "cluster=inbound|8080||", "peer="+identity, "code=200")
 }
 
 // With STRICT a pod without a proxy is refused, by a proxy that it did not ask for.
 func (m *mesh) strict(t *testing.T) {
 	url := "http://" + net.JoinHostPort(m.addresses(t, "shop", "web")[0].String(), "8080") + "/"
 	m.answered(t, "web peer=", "elsewhere", "plain", url+"permissive")
-	m.lines(t, "shop", "web", "path=/permissive", "peer=-")
+	m.lines(t, "web", "path=/permissive", "peer=-")
 	m.object(t, "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict, namespace: shop}, spec: {mtls: {mode: STRICT}}}")
 	m.answered(t, "failed:", "elsewhere", "plain", url+"changing")
 	if answer, err := m.get(t.Context(), "elsewhere", "plain", url+"plain"); err == nil {
@@ -85,7 +85,7 @@ func (m *mesh) strict(t *testing.T) {
 	}
 	m.none(t, "shop", "web", "path=/plain")
 	m.answered(t, "web peer=", "shop", "client", webName+"strict")
-	m.lines(t, "shop", "web", "path=/strict", "peer=spiffe://")
+	m.lines(t, "web", "path=/strict", "peer=spiffe://")
 }
 
 // object is there until the test's end.
@@ -114,7 +114,7 @@ spec: {hosts: [only.mesh.test], addresses: [240.240.1.1], ports: [{name: http, n
 	captured := pod{namespace: "shop", name: "captured", annotations: proxyMetadata(capture, "true")}
 	m.run(t, captured)
 	m.answered(t, "outside peer=", "shop", "captured", "http://only.mesh.test/captured")
-	m.lines(t, "shop", "captured", "path=/captured", "cluster=outbound|80||only.mesh.test", "to=240.240.1.1:80")
+	m.lines(t, "captured", "path=/captured", "cluster=outbound|80||only.mesh.test", "to=240.240.1.1:80")
 	m.protected(t, captured)
 	if asked, err := m.C.Log("names"); err != nil || strings.Contains(asked, "only.mesh.test") {
 		t.Errorf("the name server was asked (%v):\n%s", err, asked)
@@ -139,7 +139,7 @@ func (m *mesh) firstAct(t *testing.T) {
 	m.run(t, native, held, alone)
 	for _, p := range []pod{native, held} {
 		m.Wait(t, "answer: web", "-n", "shop", "logs", p.name, "-c", "app")
-		m.lines(t, "shop", p.name, "path=/"+p.name, "cluster=outbound|8080||web.shop.svc.cluster.local", "code=200")
+		m.lines(t, p.name, "path=/"+p.name, "cluster=outbound|8080||web.shop.svc.cluster.local", "code=200")
 	}
 	// Its lookup goes around by design; without DNS capture that is no traffic of the mesh.
 	m.Wait(t, "connection refused", "-n", "shop", "logs", "classic", "-c", "app")
@@ -162,5 +162,5 @@ spec:
       containers: [{name: app, image: %s, imagePullPolicy: Never, args: [get, %q], securityContext: %s}]
 `, appImage, webName+"job", restricted))
 	m.Kubectl(t, "-n", "shop", "wait", "job/once", "--for=condition=Complete", "--timeout="+kube.Patience.String())
-	m.lines(t, "shop", "web", "path=/job", "peer=spiffe://")
+	m.lines(t, "web", "path=/job", "peer=spiffe://")
 }

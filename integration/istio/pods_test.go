@@ -157,18 +157,18 @@ func (m *mesh) answered(t *testing.T, text, namespace, pod, url string) string {
 	return last
 }
 
-// lines waits for a line of a pod's access log that has all the texts.
-func (m *mesh) lines(t *testing.T, namespace, pod string, texts ...string) {
+// lines waits for a line of a pod's access log, in namespace shop, that has all the texts.
+func (m *mesh) lines(t *testing.T, pod string, texts ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience/4)
 	defer cancel()
 	last := ""
 	if err := lab.Poll(ctx, func() (bool, error) {
 		var err error
-		last, err = m.C.Kubectl(ctx, "", "-n", namespace, "logs", pod, "-c", "istio-proxy")
+		last, err = m.C.Kubectl(ctx, "", "-n", "shop", "logs", pod, "-c", "istio-proxy")
 		return len(accesses(last, texts...)) > 0, err
 	}); err != nil {
-		t.Fatalf("the proxy of %s/%s logged no access with %q (%v), but\n%s", namespace, pod, texts, err, strings.Join(accesses(last), "\n"))
+		t.Fatalf("the proxy of shop/%s logged no access with %q (%v), but\n%s", pod, texts, err, strings.Join(accesses(last), "\n"))
 	}
 }
 
