@@ -26,12 +26,16 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 		v := View{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.Planned(rules.Network{Addresses: c.Pod().IPs})
 		shown += shownByCommands(t, c.Name, v, Assumed(c.Pod().IPs))
 	}
-	for seed := range uint64(500) {
+	seeds := uint64(500)
+	if testing.Short() {
+		seeds = 100
+	}
+	for seed := range seeds {
 		s := generate.Draw(rand.New(rand.NewPCG(seed, 11)))
 		v := View{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}, Policies: []rules.CapturePolicy{{MayLoosen: true}}}.Explain(s.Pod)}.Planned(rules.Network{Addresses: s.Pod.IPs})
 		shown += shownByCommands(t, "drawn", v, s.Interfaces)
 	}
-	if shown < 4000 {
+	if shown < int(8*seeds) {
 		t.Errorf("only %d gaps", shown)
 	}
 }

@@ -43,10 +43,10 @@ func Require(t testing.TB, programs ...string) {
 // RequireRoot is Require for what the kernel lets root of the whole system do only.
 func RequireRoot(t testing.TB, programs ...string) {
 	t.Helper()
-	Require(t, programs...)
 	if !Root() {
 		Lack(t, "root of the whole system (make test)")
 	}
+	Require(t, programs...)
 }
 
 // Lack ends a test for want of something.

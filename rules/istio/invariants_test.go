@@ -20,13 +20,17 @@ import (
 // same drawn pods; a failure names the seed, the settings and the way of the packet.
 
 const (
-	drawnPlans   = 2500
-	drawnPackets = 40 // of each plan
+	drawnPlans   = 2500 // 400 in a short run
+	drawnPackets = 40   // of each plan
 )
 
 // drawn returns the pods, by seed.
 var drawn = sync.OnceValue(func() []generate.Setting {
-	all := make([]generate.Setting, drawnPlans)
+	n := drawnPlans
+	if testing.Short() {
+		n = 400
+	}
+	all := make([]generate.Setting, n)
 	for seed := range all {
 		all[seed] = generate.Draw(rand.New(rand.NewPCG(uint64(seed), 7)))
 	}
