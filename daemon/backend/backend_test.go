@@ -27,11 +27,18 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// widest is of a node with a lockdown, whose rules name the last user there can be: root of the whole system has that one.
+// widest is of a node with a lockdown.
 func widest() rules.Plan {
 	cfg := config.Default()
+	cfg.Lockdowns = []rules.Lockdown{{}}
+	return explain.Node(cfg).Widest()
+}
+
+// writable is widest where a test may write it: a lockdown names the last user there can be, which root of the whole system has.
+func writable() rules.Plan {
+	cfg := config.Default()
 	if nstest.Root() {
-		cfg.Lockdowns = []rules.Lockdown{{}}
+		return widest()
 	}
 	return explain.Node(cfg).Widest()
 }
@@ -65,7 +72,7 @@ func TestFind(t *testing.T) {
 		"iptables-legacy": {"iptables-legacy", "iptables-legacy-save", false, "iptables-legacy nftables"},
 	} {
 		t.Run(want, func(t *testing.T) {
-			b, err := Find(t.Context(), Want{Name: strings.Fields(want)[0], All: tt.all, Plan: widest()}, isolated)
+			b, err := Find(t.Context(), Want{Name: strings.Fields(want)[0], All: tt.all, Plan: writable()}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,7 +114,7 @@ func TestOneAfterTheOther(t *testing.T) {
 	names := []string{IPTables, NFTables, "iptables-nft", "iptables-legacy"}
 	found := map[string]*Backend{}
 	for _, name := range names {
-		b, err := Find(t.Context(), Want{Name: name, Plan: widest()}, isolated)
+		b, err := Find(t.Context(), Want{Name: name, Plan: writable()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,11 +165,11 @@ func TestOtherKindIsSeen(t *testing.T) {
 		"iptables-nft": "iptables-legacy", IPTables: "iptables-legacy", NFTables: "iptables-legacy", "iptables-legacy": IPTables,
 	} {
 		t.Run(want, func(t *testing.T) {
-			b, err := Find(t.Context(), Want{Name: want, Plan: widest()}, isolated)
+			b, err := Find(t.Context(), Want{Name: want, Plan: writable()}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
-			o, err := Find(t.Context(), Want{Name: other, Plan: widest()}, isolated)
+			o, err := Find(t.Context(), Want{Name: other, Plan: writable()}, isolated)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,7 +199,7 @@ func TestNotFound(t *testing.T) {
 	for want, reason := range map[string]string{
 		"iptables-nft": "iptables-nft", Auto: "iptables: ", NFTables: "nftables: ",
 	} {
-		if _, err := Find(ctx, Want{Name: want, Plan: widest()}, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
+		if _, err := Find(ctx, Want{Name: want, Plan: writable()}, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
@@ -240,7 +247,7 @@ func TestEverythingIsTried(t *testing.T) {
 
 // A namespace of the pod's own users gets the native rules, whatever is asked for.
 func TestOwnUsersGetNativeRules(t *testing.T) {
-	b, err := Find(t.Context(), Want{Name: IPTables, Plan: widest()}, isolate(t))
+	b, err := Find(t.Context(), Want{Name: IPTables, Plan: writable()}, isolate(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +286,7 @@ func TestBesideLegacyNatItIsNative(t *testing.T) {
 	isolated := isolate(t)
 	plan := plans.DualStack(t)
 	for _, first := range []string{IPTables, "iptables-nft"} {
-		b, err := Find(t.Context(), Want{Name: first, Plan: widest()}, isolated)
+		b, err := Find(t.Context(), Want{Name: first, Plan: writable()}, isolated)
 		if err != nil {
 			t.Fatal(err)
 		}
