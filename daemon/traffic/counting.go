@@ -61,18 +61,27 @@ func countsHere() (bool, error) {
 	if err != nil {
 		return false, nil //nolint:nilerr // it does not tell
 	}
-	release, err := reserve(&p)
+	return shows(&p, func() (bool, error) {
+		after, err := readListeners()
+		return len(counted(before, after)) > 0, err
+	})
+}
+
+// shows sends the first packet of a connection as this thread, from a port that it gives it, and looks until something is seen of
+// it; false where nothing is in time.
+func shows(p *rules.Packet, seen func() (bool, error)) (bool, error) {
+	release, err := reserve(p)
 	if err != nil {
 		return false, err
 	}
 	defer release()
 	own, err := threadIDs()
 	if err == nil {
-		err = sendRaw(p, uint32(own.uid), uint32(own.gid), encode(p, form{flags: flagSYN, hops: anyHop}))
+		err = sendRaw(*p, uint32(own.uid), uint32(own.gid), encode(*p, form{flags: flagSYN, hops: anyHop}))
 	}
 	for limit := time.Now().Add(arrivalTime); err == nil && time.Now().Before(limit); time.Sleep(lookPause) {
-		var after []listener
-		if after, err = readListeners(); len(counted(before, after)) > 0 {
+		var is bool
+		if is, err = seen(); is {
 			return true, nil
 		}
 	}

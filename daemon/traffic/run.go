@@ -121,22 +121,15 @@ func (r *run) try(c *Check) error {
 func (r *run) tracks(f rules.Family) bool {
 	home := netip.AddrPortFrom(homes[f], 0)
 	p := rules.Packet{Protocol: rules.TCP, Source: home, Destination: netip.AddrPortFrom(homes[f], firstQuiet)}
-	release, err := reserve(&p)
-	if err != nil {
-		return false
-	}
-	defer release()
-	own, err := threadIDs()
-	if err == nil {
-		err = sendRaw(p, uint32(own.uid), uint32(own.gid), encode(p, form{flags: flagSYN, hops: anyHop}))
-	}
-	for limit := time.Now().Add(arrivalTime); err == nil && time.Now().Before(limit); time.Sleep(lookPause) {
-		var e *entry
-		if e, err = track(p, []uint16{0}); e != nil {
-			return untrack(p, 0) == nil
+	removed := false
+	found, err := shows(&p, func() (bool, error) {
+		e, err := track(p, []uint16{0})
+		if e != nil {
+			removed = untrack(p, 0) == nil
 		}
-	}
-	return false
+		return e != nil, err
+	})
+	return err == nil && found && removed
 }
 
 // takeBack removes all traces of a packet. Where this kernel ignores signatures a listener may have answered it: a reset,
