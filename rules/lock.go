@@ -97,10 +97,11 @@ func (b *lockBuilder) refuse(what string, c Class, why string, match ...Match) {
 	if len(b.chain(LockdownTable, own).Rules) > 0 {
 		return
 	}
-	b.Append(LockdownTable, own, "count it", Count)
 	if !b.Enforce {
+		b.Append(LockdownTable, own, "count it, and mark its connection to tell where it goes", SetConnMark(c.mark()))
 		return
 	}
+	b.Append(LockdownTable, own, "count it", Count)
 	mayBeTCP := c == ClassEgress || c == ClassLocal || c == ClassInbound
 	if b.Drop || c == ClassInvalid {
 		b.Append(LockdownTable, own, "it goes nowhere", Drop)

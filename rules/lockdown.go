@@ -126,6 +126,25 @@ func Classes() []Class {
 	return []Class{ClassUDP, ClassICMP, ClassOther, ClassEgress, ClassInbound, ClassLocal, ClassInvalid}
 }
 
+// CountedMark is what the marks of connections have in common whose first packet was counted and let go; CountedMask has the
+// bits that say so. No mesh marks connections with any of these.
+const (
+	CountedMark = 0x6d6e0000
+	CountedMask = 0xffff0000
+)
+
+// mark is what connections are marked with.
+func (c Class) mark() uint32 { return CountedMark | uint32(slices.Index(Classes(), c)) }
+
+// ClassOf returns the class that a connection is marked with; false where it is none.
+func ClassOf(mark uint32) (Class, bool) {
+	all, i := Classes(), mark&^CountedMask
+	if mark&CountedMask != CountedMark || i >= uint32(len(all)) {
+		return "", false
+	}
+	return all[i], true
+}
+
 // LockdownTable is the table that lockdowns are in.
 const LockdownTable = "filter"
 

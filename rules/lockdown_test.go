@@ -154,7 +154,7 @@ func TestLockdownTrace(t *testing.T) {
 // counted returns the class that counts a packet.
 func counted(path rules.Path) (class rules.Class) {
 	for _, s := range path.Steps {
-		if s.Rule.Target == rules.Target(rules.Count) {
+		if _, marks := s.Rule.Target.(rules.SetConnMark); marks || s.Rule.Target == rules.Target(rules.Count) {
 			class, _, _ = rules.LockdownChain(s.Chain)
 		}
 	}

@@ -242,6 +242,9 @@ func (p *parser) target(name string) Target {
 		return SetMark(p.mark())
 	case "CONNMARK":
 		word := p.next()
+		if word == "--set-xmark" {
+			return SetConnMark(p.mark())
+		}
 		p.expect("--nfmask")
 		p.expect("0xffffffff")
 		p.expect("--ctmask")

@@ -197,6 +197,9 @@ type TProxy struct {
 // SetMark sets the packet's mark.
 type SetMark uint32
 
+// SetConnMark sets the connection's mark.
+type SetConnMark uint32
+
 // SaveMark copies the packet's mark to the connection.
 type SaveMark struct{}
 
@@ -336,6 +339,10 @@ func (t TProxy) args() []string {
 
 func (t SetMark) args() []string {
 	return []string{"-j", "MARK", "--set-xmark", hex(uint32(t)) + "/0xffffffff"}
+}
+
+func (t SetConnMark) args() []string {
+	return []string{"-j", "CONNMARK", "--set-xmark", hex(uint32(t)) + "/0xffffffff"}
 }
 
 func (SaveMark) args() []string {

@@ -67,6 +67,8 @@ func (p *program) connection(a attributes) {
 	if from, set := a.number(unix.NFTA_CT_SREG); set {
 		value := p.registers.at(from)
 		switch {
+		case key == unix.NFT_CT_MARK && len(value.pinned) == 4:
+			p.do(effect.Action{Verb: effect.SetConnMark, Value: effect.N(uint64(binary.NativeEndian.Uint32(value.pinned)))})
 		case key == unix.NFT_CT_MARK && value.whole(effect.Mark):
 			p.do(effect.Action{Verb: effect.SaveMark})
 		case key == unix.NFT_CT_ZONE && len(value.pinned) >= 2 && a.values[unix.NFTA_CT_DIRECTION] == nil:

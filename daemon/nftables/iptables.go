@@ -213,7 +213,7 @@ func appendTarget(w *wire, family rules.Family, t rules.Target) error {
 			return err
 		}
 		immediate(w, code, "")
-	case rules.Redirect, rules.DNAT, rules.TProxy, rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.CTZone, rules.RejectWith:
+	case rules.Redirect, rules.DNAT, rules.TProxy, rules.SetMark, rules.SetConnMark, rules.SaveMark, rules.RestoreMark, rules.CTZone, rules.RejectWith:
 		name, revision, info := xtTarget(family, t)
 		extension(w, "target", name, revision, info)
 	default:

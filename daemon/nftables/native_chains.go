@@ -147,7 +147,7 @@ func (t *translation) marks(name string, depth int) bool {
 	chain, _ := t.table.Chain(name)
 	for _, r := range chain.Rules {
 		switch target := r.Target.(type) {
-		case rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.CTZone:
+		case rules.SetMark, rules.SetConnMark, rules.SaveMark, rules.RestoreMark, rules.CTZone:
 			return true
 		case rules.Jump:
 			if depth > deepest || t.marks(string(target), depth+1) {
@@ -188,6 +188,8 @@ func (t *translation) target(l *line) ([]act, error) {
 		}, nil
 	case rules.SetMark:
 		return []act{func(w *wire) { storeNumber(w, uint32(target)); setMark(w) }}, nil
+	case rules.SetConnMark:
+		return []act{func(w *wire) { counter(w); storeNumber(w, uint32(target)); setConnection(w, unix.NFT_CT_MARK) }}, nil
 	case rules.SaveMark:
 		return []act{func(w *wire) { meta(w, unix.NFT_META_MARK); setConnection(w, unix.NFT_CT_MARK) }}, nil
 	case rules.RestoreMark:

@@ -44,9 +44,9 @@ func (p *passing) setZone(zone uint16) {
 	}
 }
 
-func (p *passing) save() {
+func (p *passing) remember(mark uint32) {
 	if p.tracked() && p.zone == 0 { // a zone's template is nobody's connection
-		p.connection = p.mark
+		p.connection = mark
 	}
 }
 
@@ -169,6 +169,8 @@ func (m *machine) expression(kind string, a attributes, p *passing) (nftVerdict,
 	case "lookup":
 		found, err := m.lookup(name(a.values[unix.NFTA_LOOKUP_SET]), m.registers[number(unix.NFTA_LOOKUP_SREG)])
 		return unless(found != (number(unix.NFTA_LOOKUP_FLAGS) == unix.NFT_LOOKUP_F_INV)), err
+	case "counter":
+		return goOnVerdict, nil
 	case "immediate":
 		if number(unix.NFTA_IMMEDIATE_DREG) != unix.NFT_REG_VERDICT {
 			return m.load(number(unix.NFTA_IMMEDIATE_DREG), dataOf(a.values[unix.NFTA_IMMEDIATE_DATA])), nil
@@ -269,7 +271,7 @@ func (p *passing) ct(key uint32) []byte {
 func (m *machine) setConnection(key, register uint32, p *passing) error {
 	switch key {
 	case unix.NFT_CT_MARK:
-		p.save()
+		p.remember(binary.NativeEndian.Uint32(m.registers[register][:]))
 	case unix.NFT_CT_ZONE:
 		p.setZone(binary.NativeEndian.Uint16(m.registers[register][:]))
 	default:

@@ -41,7 +41,7 @@ func suits(table string, r rules.Rule) error {
 		if r.Target == rules.Target(rules.RejectReset) && !asked(tcp) {
 			return errors.New("resets what need not be TCP")
 		}
-	case rules.SaveMark, rules.RestoreMark:
+	case rules.SetConnMark, rules.SaveMark, rules.RestoreMark:
 		connection = true
 	}
 	if connection && table == "raw" {

@@ -129,7 +129,7 @@ func TestChainsThatMark(t *testing.T) {
 		table  string
 		clean  bool
 	}{
-		{rules.Return, "mangle", true}, {rules.Accept, "mangle", true}, {rules.SetMark(1), "mangle", false}, {rules.SaveMark{}, "mangle", false},
+		{rules.Return, "mangle", true}, {rules.Accept, "mangle", true}, {rules.SetMark(1), "mangle", false}, {rules.SetConnMark(1), "mangle", false}, {rules.SaveMark{}, "mangle", false},
 		{rules.RestoreMark{}, "mangle", false}, {rules.CTZone(1), "raw", false},
 	} {
 		for _, chain := range []string{"A", "B"} {
@@ -247,6 +247,7 @@ func TestNativeRefuses(t *testing.T) {
 		"family":             {plan("nat", "OWN", rules.Accept, six), "fd00::/8 is no address of this family"},
 		"family, in a list":  {plan("nat", "OWN", rules.Accept, tcp, six, rules.DestinationPort{Protocol: rules.TCP, Port: 1}), "fd00::/8 is no address"},
 		"mark in raw":        {plan("raw", "OWN", rules.Accept, rules.ConnMark{Mark: 1}), "no connection in raw"},
+		"mark set in raw":    {plan("raw", "OWN", rules.SetConnMark(1)), "no connection in raw"},
 		"mark saved in raw":  {plan("raw", "OWN", rules.SaveMark{}), "no connection in raw"},
 		"mark copied in raw": {plan("raw", "OWN", rules.RestoreMark{}), "no connection in raw"},
 	} {

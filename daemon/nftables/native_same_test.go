@@ -130,8 +130,10 @@ func (x iptables) chain(name string, p *passing) (ended bool) {
 			return true
 		case rules.SetMark:
 			p.mark = uint32(target)
+		case rules.SetConnMark:
+			p.remember(uint32(target))
 		case rules.SaveMark:
-			p.save()
+			p.remember(p.mark)
 		case rules.RestoreMark:
 			if p.tracked() {
 				p.mark = p.connection

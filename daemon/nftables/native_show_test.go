@@ -67,6 +67,7 @@ func everyExpression() rules.Plan {
 	in("mangle", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, tcp, to(rules.TCP, 80))
 	in("mangle", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, tcp, to(rules.TCP, 81))
 	in("mangle", rules.TProxy{Port: 15006, Addr: netip.MustParseAddr("127.0.0.1"), Mark: 7}, tcp)
+	out("mangle", rules.SetConnMark(8), udp)
 	out("mangle", rules.RestoreMark{}, rules.ConnMark{Mark: 7})
 
 	out("nat", rules.Return, rules.OutInterface("lo"), rules.Source{Prefix: netip.MustParsePrefix("127.0.0.6/32")})

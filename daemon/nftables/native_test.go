@@ -218,7 +218,7 @@ func (d draw) ports() rules.PortRange {
 func (d draw) target(family rules.Family, table, hook string, below []string, match *[]rules.Match) rules.Target {
 	targets := []rules.Target{rules.Return, rules.Return, rules.Accept, rules.Drop, rules.SetMark(d.Uint32N(3))}
 	if table != "raw" {
-		targets = append(targets, rules.SaveMark{}, rules.RestoreMark{})
+		targets = append(targets, rules.SetConnMark(d.Uint32N(3)), rules.SaveMark{}, rules.RestoreMark{})
 	}
 	for _, chain := range below {
 		targets = append(targets, rules.Jump(chain), rules.Jump(chain))

@@ -49,6 +49,7 @@ const (
 	setMarkLength         = 8  // struct xt_mark_tginfo2
 	connmarkLength        = 16 // struct xt_connmark_tginfo2
 	connmarkMode          = 14
+	connmarkSet           = 0  // XT_CONNMARK_SET
 	connmarkSave          = 1  // XT_CONNMARK_SAVE
 	connmarkRestore       = 2  // XT_CONNMARK_RESTORE
 	ctLength              = 72 // struct xt_ct_target_info_v1
@@ -186,6 +187,11 @@ func xtTarget(family rules.Family, t rules.Target) (name string, revision uint32
 		native.PutUint32(info, uint32(t))
 		native.PutUint32(info[4:], allBits)
 		return "MARK", 2, info
+	case rules.SetConnMark:
+		info = make([]byte, connmarkLength) // nothing of the packet's mark
+		native.PutUint32(info, uint32(t))
+		native.PutUint32(info[4:], allBits)
+		return "CONNMARK", 2, info
 	case rules.SaveMark:
 		return "CONNMARK", 2, connmark(connmarkSave)
 	case rules.RestoreMark:
@@ -309,6 +315,8 @@ func decodeTarget(family rules.Family, name string, revision uint32, info []byte
 		t = rules.TProxy{Port: binary.BigEndian.Uint16(info[24:]), Addr: address, Mark: binary.NativeEndian.Uint32(info[4:])}
 	case name == "MARK" && len(info) == setMarkLength:
 		t = rules.SetMark(binary.NativeEndian.Uint32(info))
+	case name == "CONNMARK" && len(info) == connmarkLength && info[connmarkMode] == connmarkSet:
+		t = rules.SetConnMark(binary.NativeEndian.Uint32(info))
 	case name == "CONNMARK" && len(info) == connmarkLength && info[connmarkMode] == connmarkSave:
 		t = rules.SaveMark{}
 	case name == "CONNMARK" && len(info) == connmarkLength && info[connmarkMode] == connmarkRestore:

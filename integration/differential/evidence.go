@@ -195,6 +195,9 @@ func (e *evidence) connection(s *shot) {
 	if s.way.listened() && len(found) == 0 && s.got.to != s.packet.Destination { // a reset ends what was forged
 		s.got.kind += ", and nothing knows the original destination"
 	}
+	if s.packet.Protocol != rules.TCP && s.packet.Protocol != rules.UDP { // the table is read of no others
+		s.want.connMark = 0
+	}
 	for _, c := range found {
 		s.seen = append(s.seen, c)
 		s.got.zone, s.got.connMark = c.zone, c.mark

@@ -269,6 +269,8 @@ func Act(family rules.Family, t rules.Target, chains map[string]*Chain) Action {
 		return Action{Verb: TProxy, Port: t.Port, Value: N(uint64(t.Mark)), Stops: true}
 	case rules.SetMark:
 		return Action{Verb: SetMark, Value: N(uint64(t))}
+	case rules.SetConnMark:
+		return Action{Verb: SetConnMark, Value: N(uint64(t))}
 	case rules.SaveMark:
 		return Action{Verb: SaveMark}
 	case rules.RestoreMark:

@@ -103,7 +103,7 @@ func (j *joiner) joinable(actions []Action) bool {
 	switch actions[len(actions)-1].Verb {
 	case Accept, Drop, Return, Goto, Redirect, DNAT, Reject:
 		return true
-	case Nothing, Jump, TProxy, SetMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown:
+	case Nothing, Jump, TProxy, SetMark, SetConnMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown:
 	}
 	return !slices.ContainsFunc(actions, func(a Action) bool { return a.Verb != Nothing && (a.Verb != Jump || !j.leavesAlone(a.Chain)) })
 }
@@ -123,7 +123,7 @@ func (j *joiner) leavesAlone(c *Chain) bool {
 		}
 		for _, a := range r.Actions {
 			switch a.Verb {
-			case SetMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown, TProxy:
+			case SetMark, SetConnMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown, TProxy:
 				return false
 			case Jump, Goto:
 				if !j.leavesAlone(a.Chain) {

@@ -27,10 +27,12 @@ func (w *walker) set(f *flow, a *Action) []*flow {
 	switch a.Verb {
 	case SetMark:
 		f.mark = givenNumber(a.Value)
-	case SaveMark, RestoreMark:
+	case SetConnMark, SaveMark, RestoreMark:
 		in, out := w.cut(f, f.ct, tracked)
 		switch {
 		case in == nil:
+		case a.Verb == SetConnMark:
+			in.connMark, in.seenConnMark = givenNumber(a.Value), givenNumber(a.Value)
 		case a.Verb == SaveMark:
 			in.connMark, in.seenConnMark = in.mark, in.mark
 		default:

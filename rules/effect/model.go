@@ -123,6 +123,7 @@ const (
 	DNAT
 	TProxy
 	SetMark
+	SetConnMark
 	SaveMark
 	RestoreMark
 	Zone

@@ -218,7 +218,7 @@ func (y *way) came(step int, hits []*flow) {
 		}
 	case rules.Counting:
 		s.Note = "counted"
-	case rules.SaveMark:
+	case rules.SetConnMark, rules.SaveMark:
 		s.Note = fmt.Sprintf("the connection's mark is %#x", f.value(f.connMark).lo)
 	case rules.RestoreMark:
 		s.Note = fmt.Sprintf("mark %#x", f.value(f.mark).lo)

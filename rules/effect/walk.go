@@ -233,7 +233,7 @@ func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out
 			out.next = append(out.next, missed...)
 			out.returned, out.stopped = append(out.returned, of.returned...), append(out.stopped, of.stopped...)
 			return out
-		case SetMark, SaveMark, RestoreMark, Zone, NoTrack:
+		case SetMark, SetConnMark, SaveMark, RestoreMark, Zone, NoTrack:
 			var changed []*flow
 			for _, f := range flows {
 				changed = append(changed, w.set(f, a)...)

@@ -214,6 +214,8 @@ func otherTargets(t rules.Target) []rules.Target {
 		return []rules.Target{rules.DNAT{To: t.To, Port: t.Port + 1}}
 	case rules.SetMark:
 		return []rules.Target{t + 1}
+	case rules.SetConnMark:
+		return []rules.Target{t + 1}
 	case rules.CTZone:
 		return []rules.Target{t + 2}
 	case rules.SaveMark:
