@@ -76,7 +76,7 @@ const maxWork = 500_000
 func Compare(p *Pod, plan, have *Side) Result { return compareWithin(p, plan, have, maxWork) }
 
 func compareWithin(p *Pod, plan, have *Side, limit int) Result {
-	c := comparison{pod: p, limit: limit, kinds: map[difference]int{}}
+	c := comparison{memo: newMemo(), pod: p, limit: limit, kinds: map[difference]int{}}
 	orders, all := have.orders()
 	var answer Answer
 	for i, side := range orders {
@@ -105,6 +105,7 @@ func compareWithin(p *Pod, plan, have *Side, limit int) Result {
 // comparison is the state of a running Compare.
 type comparison struct {
 	Result
+	memo
 	pod   *Pod
 	limit int
 	kinds map[difference]int // the index of each kind's Difference
@@ -170,17 +171,17 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 		return false
 	}
 	found, ok := c.walk(have, other)
-	if c.Work += len(ends) * len(found) / 8; !ok || c.Work > c.limit {
+	if c.Work += ends.n * found.n / 8; !ok || c.Work > c.limit {
 		return false
 	}
-	for _, wanted := range ends {
-		for _, got := range found {
+	for wanted := range ends.all() {
+		for got := range found.all() {
 			both, met := wanted.and(&got.box)
 			if !met {
 				continue
 			}
 			for _, box := range align(both, &wanted.state, &got.state) {
-				c.judge(pair{flow{wanted.state, box}, flow{got.state, box}}, plan.six, start.connMark != other.connMark)
+				c.judge(pair{flow{state: wanted.state, box: box}, flow{state: got.state, box: box}}, plan.six, start.connMark != other.connMark)
 			}
 		}
 	}
@@ -188,15 +189,15 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 }
 
 // walk returns where a flow ends on a side; false where that exceeds the work that is left.
-func (c *comparison) walk(side *Side, f flow) ([]*flow, bool) {
-	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work}
+func (c *comparison) walk(side *Side, f flow) (ends flows, ok bool) {
+	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, memo: &c.memo}
 	if f.inbound {
-		w.inbound([]*flow{&f})
+		w.inbound(only(&f))
 	} else {
-		w.outbound([]*flow{&f})
+		w.outbound(only(&f))
 	}
 	c.Work += w.work
-	return merge(w.ended), !w.over()
+	return w.merge(w.ended), !w.over()
 }
 
 // judge compares two ends of the packets of one box.

@@ -23,13 +23,13 @@ type End struct{ flow }
 
 // Ends returns where all packets of a pod end by a side's rules; false where that is too much work.
 func Ends(pod *Pod, side *Side) (all []End, ok bool) {
-	c := comparison{pod: pod, limit: maxWork}
+	c := comparison{memo: newMemo(), pod: pod, limit: maxWork}
 	for _, start := range starts(pod, side.six) {
 		some, ok := c.walk(side, start)
 		if !ok {
 			return nil, false
 		}
-		for _, f := range some {
+		for f := range some.all() {
 			all = append(all, End{*f})
 		}
 	}

@@ -23,7 +23,7 @@ const (
 )
 
 // set takes actions that change packets without ending their way.
-func (w *walker) set(f *flow, a *Action) []*flow {
+func (w *walker) set(f *flow, a *Action, changed *flows) {
 	switch a.Verb {
 	case SetMark:
 		f.mark = givenNumber(a.Value)
@@ -38,7 +38,8 @@ func (w *walker) set(f *flow, a *Action) []*flow {
 		default:
 			in.mark = in.seenConnMark
 		}
-		return add(add(nil, in), out)
+		changed.add(in)
+		f = out
 	case Zone:
 		if !f.trackable() { // chosen already, or tracked
 			break
@@ -49,47 +50,47 @@ func (w *walker) set(f *flow, a *Action) []*flow {
 		if out != nil {
 			out.zone = uint16(a.Value.lo)
 		}
-		return add(add(nil, in), out)
+		changed.add(in)
+		f = out
 	case NoTrack:
 		if f.trackable() {
 			f.zoned, f.untracked, f.ct = true, true, given(untracked)
 		}
 	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, TProxy, Reject, Then, Unknown: // they are no changes
 	}
-	return []*flow{f}
+	changed.add(f)
 }
 
 // trackable reports whether nothing is known of the packets' connections yet.
 func (f *flow) trackable() bool { return !f.looped && !f.zoned && f.ct == given(invalid) }
 
 // redirect sends packets to the loopback address, or arriving ones to the first address of their interface.
-func (w *walker) redirect(f *flow, port uint16, hook Hook) (all []*flow) {
+func (w *walker) redirect(f *flow, port uint16, hook Hook, all *flows) {
 	f.redirected, f.dport = true, given(uint64(port))
 	if hook == Output {
 		f.dst = given(0x7f000001)
 		if w.side.six {
 			f.dst = given(1)
 		}
-		return []*flow{f}
+		all.add(f)
+		return
 	}
 	for _, i := range w.pod.interfaces {
 		if f == nil {
 			break
 		}
 		var in *flow
-		if in, f = w.cut(f, f.in, Single(N(i.number))); in != nil {
-			all = append(all, w.primary(in, i)...)
-		}
+		in, f = w.cut(f, f.in, i.only)
+		w.primary(in, i, all)
 	}
-	w.endAll(add(nil, f), rules.Dropped)
-	return all
+	w.end(f, rules.Dropped)
 }
 
 var linkLocal6 = Prefix(netip.MustParsePrefix("fe80::/10"))
 
 // primary gives packets the address of the interface that REDIRECT takes: of IPv6 one of the destination's scope where
 // that is link-local, and otherwise a global one first.
-func (w *walker) primary(f *flow, i numbered) (all []*flow) {
+func (w *walker) primary(f *flow, i numbered, all *flows) {
 	local := func(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 	global := func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }
 	give := func(f *flow, wants ...func(netip.Addr) bool) {
@@ -99,250 +100,243 @@ func (w *walker) primary(f *flow, i numbered) (all []*flow) {
 		for _, want := range wants {
 			if k := slices.IndexFunc(i.addresses, want); k >= 0 {
 				f.dst = givenNumber(Address(i.addresses[k]))
-				all = append(all, f)
+				all.add(f)
 				return
 			}
 		}
 		w.end(f, rules.Dropped)
 	}
-	if !w.side.six {
+	switch {
+	case f == nil:
+	case w.side.six:
+		near, far := w.cut(f, f.dst, linkLocal6)
+		give(near, local)
+		give(far, global, local)
+	default:
 		give(f, netip.Addr.Is4)
-		return all
 	}
-	near, far := w.cut(f, f.dst, linkLocal6)
-	give(near, local)
-	give(far, global, local)
-	return all
-}
-
-func translated(flows []*flow, a *Action) []*flow {
-	for _, f := range flows {
-		f.redirected, f.dst = true, givenNumber(a.Value)
-		if a.Port != 0 {
-			f.dport = given(uint64(a.Port))
-		}
-	}
-	return flows
 }
 
 // tproxy gives packets to a listener. A packet of an existing connection goes to that connection's socket: a transparent
 // one is the proxy's, any other loses the packet. Where nobody listens, iptables drops new connections; in nft the rule
 // does not match then, and the packet goes on.
-func (w *walker) tproxy(flows []*flow, a *Action) (taken, passed []*flow) {
+func (w *walker) tproxy(in flows, a *Action) (taken, passed flows) {
 	of := func(x Field) func(*flow) ref { return func(*flow) ref { return entered(x) } }
-	existing, begins := w.cutAll(flows, of(CTState), Single(N(established)))
+	existing, begins := w.cutAll(in, of(CTState), Single(N(established)))
 	own, other := w.cutAll(existing, of(Transparent), Single(N(1)))
 	listened, passed := w.cutAll(begins, of(Listening), Single(N(1)))
 	if a.Stops {
-		other, passed = append(other, passed...), nil
+		other.take(passed)
+		passed = flows{}
 	}
 	w.endAll(other, rules.Dropped)
-	return append(held(own, a, 0), held(listened, a, a.Port)...), passed
-}
-
-func held(flows []*flow, a *Action, listener uint16) []*flow {
-	for _, f := range flows {
-		if f.held = true; listener != 0 {
-			f.listener = listener
-		}
-		if a.Stops {
+	for f := range listened.all() {
+		f.listener = a.Port
+	}
+	own.take(listened)
+	for f := range own.all() {
+		if f.held = true; a.Stops {
 			f.mark = givenNumber(a.Value)
 		}
 	}
-	return flows
+	return own, passed
 }
 
 // nat runs once per connection for its destination, at prerouting or output, and once for its source, at input or
 // postrouting. What it decides for the first packet, even if it is nothing, holds for the rest.
-func (w *walker) nat(flows []*flow, hook Hook) []*flow {
+func (w *walker) nat(in flows, hook Hook) (rest flows) {
 	ofSource := hook == Input || hook == Postrouting
-	var begin, rest []*flow
-	for _, f := range flows {
+	var begin flows
+	for f := range in.all() {
 		if f.untracked || ofSource && f.natSrc {
-			rest = append(rest, f)
+			rest.add(f)
 			continue
 		}
-		in, out := w.cut(f, entered(CTState), first)
-		if rest = add(rest, out); in != nil {
-			in.natSrc = in.natSrc || ofSource
-			begin = append(begin, in)
+		begins, goesOn := w.cut(f, entered(CTState), first)
+		if rest.add(goesOn); begins != nil {
+			begins.natSrc = begins.natSrc || ofSource
+			begin.add(begins)
 		}
 	}
 	for _, b := range w.side.hooks[hook] {
-		if b.Kind != NAT || len(begin) == 0 {
+		if b.Kind != NAT || begin.n == 0 {
 			continue
 		}
-		var open []*flow
-		for _, f := range w.base(begin, b) {
+		var open flows
+		for f := range w.base(begin, b).all() {
 			if f.redirected && !ofSource { // the connection has its destination: no other chain is asked
-				rest = append(rest, f)
+				rest.add(f)
 			} else {
-				open = append(open, f)
+				open.add(f)
 			}
 		}
 		begin = open
 	}
-	return append(rest, begin...)
+	rest.take(begin)
+	return rest
 }
 
 // track runs the chains before connection tracking, and then looks up the connection.
-func (w *walker) track(flows []*flow, hook Hook) []*flow {
-	for _, f := range flows {
+func (w *walker) track(in flows, hook Hook) flows {
+	for f := range in.all() {
 		f.ct, f.seenConnMark = given(invalid), given(0)
 	}
-	flows = w.pass(flows, hook, lowest, atTracking)
-	for _, f := range flows {
+	in = w.pass(in, hook, lowest, atTracking)
+	for f := range in.all() {
 		if f.zoned = false; f.untracked {
 			f.ct = given(untracked)
 		} else {
 			f.ct, f.seenConnMark = entered(CTState), f.connMark
 		}
 	}
-	return merge(flows)
+	return w.merge(in)
 }
 
 // routed sets the interface that leads to where packets go now.
-func (w *walker) routed(flows []*flow) []*flow {
-	here, away := w.cutAll(flows, func(f *flow) ref { return f.dst }, w.side.local)
+func (w *walker) routed(all flows) flows {
+	here, away := w.cutAll(all, func(f *flow) ref { return f.dst }, w.side.local)
 	marked, away := w.cutAll(away, func(f *flow) ref { return f.mark }, w.side.marks)
-	for _, f := range marked {
+	for f := range marked.all() {
 		if f.inbound {
 			w.way.note("routed to the pod itself by mark %#x", f.value(f.mark).lo)
 		}
 	}
-	here = append(here, marked...)
-	for _, f := range here {
+	here.take(marked)
+	for f := range here.all() {
 		f.route = given(loopback)
 	}
-	for _, f := range away {
+	for f := range away.all() {
 		f.route = entered(Out)
 	}
-	return append(here, away...)
+	here.take(away)
+	return here
 }
 
 // led divides flows by whether their route leads to the pod itself.
-func (w *walker) led(flows []*flow) (here, away []*flow) {
-	return w.cutAll(flows, func(f *flow) ref { return f.route }, Single(N(loopback)))
+func (w *walker) led(all flows) (here, away flows) {
+	return w.cutAll(all, func(f *flow) ref { return f.route }, ownInterface)
 }
 
-func (w *walker) outbound(flows []*flow) {
-	flows = w.routed(flows)
-	for _, f := range flows {
+func (w *walker) outbound(all flows) {
+	all = w.routed(all)
+	for f := range all.all() {
 		f.in, f.out = given(none), f.route
 	}
-	flows = w.track(flows, Output)
-	flows = w.rerouting(flows, atTracking, atNat)
-	flows = w.nat(flows, Output)
-	flows = w.routedIf(flows, func(f *flow) bool { return f.dst.isGiven() })
-	flows = w.rerouting(flows, atNat, highest)
-	for _, f := range flows {
+	all = w.track(all, Output)
+	all = w.rerouting(all, atTracking, atNat)
+	all = w.nat(all, Output)
+	all = w.routedIf(all, func(f *flow) bool { return f.dst.isGiven() })
+	all = w.rerouting(all, atNat, highest)
+	for f := range all.all() {
 		if f.value(f.out) != f.value(f.route) {
 			w.way.note("routed again: now by %s", w.pod.names[f.value(f.route).lo])
 		}
 		f.out = f.route
 	}
-	back, away := w.led(w.postrouting(flows))
+	back, away := w.led(w.postrouting(all))
 	w.endAll(away, rules.Leaves)
 	// They keep their mark, connection and route: they are neither tracked nor routed a second time, and nat has settled
 	// their connections.
-	for _, f := range back {
+	for f := range back.all() {
 		w.way.note("comes back in by lo")
 		f.looped, f.in, f.out, f.socket = true, given(loopback), given(none), false
 	}
-	w.deliver(w.pass(merge(back), Prerouting, lowest, highest))
+	w.deliver(w.pass(w.merge(back), Prerouting, lowest, highest))
 }
 
-func (w *walker) postrouting(flows []*flow) []*flow {
-	flows = w.nat(w.pass(flows, Postrouting, lowest, atNatLast), Postrouting)
-	return w.pass(flows, Postrouting, atNatLast, highest)
+func (w *walker) postrouting(all flows) flows {
+	all = w.nat(w.pass(all, Postrouting, lowest, atNatLast), Postrouting)
+	return w.pass(all, Postrouting, atNatLast, highest)
 }
 
 // rerouting runs base chains. After one of kind route that changed the mark, packets are routed again.
-func (w *walker) rerouting(flows []*flow, first, last int) []*flow {
+func (w *walker) rerouting(all flows, first, last int) flows {
 	for _, b := range w.side.hooks[Output] {
 		if b.Kind == NAT || b.Priority < first || b.Priority >= last {
 			continue
 		}
-		for _, f := range flows {
+		for f := range all.all() {
 			f.before = f.mark
 		}
-		flows = w.base(flows, b)
+		all = w.base(all, b)
 		if b.Kind == Route {
-			flows = w.routedIf(flows, func(f *flow) bool { return f.mark != f.before })
+			all = w.routedIf(all, func(f *flow) bool { return f.mark != f.before })
 		}
-		for _, f := range flows {
+		for f := range all.all() {
 			f.before = ref{}
 		}
 	}
-	return flows
+	return all
 }
 
-func (w *walker) routedIf(flows []*flow, which func(*flow) bool) (all []*flow) {
-	var again []*flow
-	for _, f := range flows {
+func (w *walker) routedIf(all flows, which func(*flow) bool) (rest flows) {
+	var again flows
+	for f := range all.all() {
 		if which(f) {
-			again = append(again, f)
+			again.add(f)
 		} else {
-			all = append(all, f)
+			rest.add(f)
 		}
 	}
-	if len(again) == 0 {
-		return all
+	if again.n == 0 {
+		return rest
 	}
-	return merge(append(all, w.routed(again)...))
+	rest.take(w.routed(again))
+	return w.merge(rest)
 }
 
-func (w *walker) inbound(flows []*flow) {
-	for _, f := range flows {
+func (w *walker) inbound(all flows) {
+	for f := range all.all() {
 		f.in, f.out = entered(In), given(none)
 	}
 	if w.side.six {
-		flows = w.martian(flows, loopback6)
+		all = w.martian(all, loopback6)
 	}
-	flows = w.track(flows, Prerouting)
-	flows = w.pass(flows, Prerouting, atTracking, atNat)
-	flows = w.nat(flows, Prerouting)
-	flows = w.pass(flows, Prerouting, atNat, highest)
+	all = w.track(all, Prerouting)
+	all = w.pass(all, Prerouting, atTracking, atNat)
+	all = w.nat(all, Prerouting)
+	all = w.pass(all, Prerouting, atNat, highest)
 	if !w.side.six {
-		flows = w.martian(flows, loopback4)
+		all = w.martian(all, loopback4)
 	}
-	here, away := w.led(w.routed(flows))
+	here, away := w.led(w.routed(all))
 	w.deliver(here)
 	w.forward(away)
 }
 
 // forward sends on what is not for the pod. What TPROXY gave to a socket that no route leads to is dropped.
-func (w *walker) forward(flows []*flow) {
-	var through []*flow
-	for _, f := range flows {
+func (w *walker) forward(all flows) {
+	var through flows
+	for f := range all.all() {
 		if f.held {
 			w.end(f, rules.Dropped)
 			continue
 		}
 		f.out = entered(Out)
-		through = append(through, f)
+		through.add(f)
 	}
 	through = w.pass(through, Forward, lowest, highest)
-	for _, f := range through {
+	for f := range through.all() {
 		f.in = given(none)
 	}
 	w.endAll(w.postrouting(through), rules.Leaves)
 }
 
 // martian drops packets with a loopback address that did not come by lo.
-func (w *walker) martian(flows []*flow, own Set) []*flow {
-	from, others := w.cutAll(flows, func(*flow) ref { return entered(Source) }, own)
+func (w *walker) martian(all flows, own Set) (fine flows) {
+	from, others := w.cutAll(all, func(*flow) ref { return entered(Source) }, own)
 	to, fine := w.cutAll(others, func(f *flow) ref { return f.dst }, own)
-	for _, f := range append(from, to...) {
+	from.take(to)
+	for f := range from.all() {
 		w.way.note("a loopback address cannot come by %s", w.pod.names[f.value(f.in).lo])
 		w.end(f, rules.Dropped)
 	}
 	return fine
 }
 
-func (w *walker) deliver(flows []*flow) {
-	flows = w.nat(w.pass(flows, Input, lowest, atNatLast), Input)
-	for _, f := range w.pass(flows, Input, atNatLast, highest) {
+func (w *walker) deliver(all flows) {
+	all = w.nat(w.pass(all, Input, lowest, atNatLast), Input)
+	for f := range w.pass(all, Input, atNatLast, highest).all() {
 		switch {
 		case f.listener != 0: // the socket that TPROXY chose stays with the packet, whatever nat did after it
 			w.end(f, rules.TProxied)

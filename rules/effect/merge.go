@@ -3,86 +3,94 @@
 package effect
 
 import (
-	"hash/maphash"
+	"math/bits"
 	"slices"
 )
 
+// merger joins flows. Its lists are scratch pads: each has something of every flow.
+type merger struct {
+	list        []*flow
+	sums, rests []uint64 // of a flow, and of all but one of its fields
+	more        [][]Span // to be added to one field, sorted once at the end
+	table       []int32  // the flow with a rest, counted from 1: a hash table with open addresses
+}
+
 // merge joins flows that are in the same state and differ in one field only, as long as there are any.
-func merge(flows []*flow) []*flow {
-	if len(flows) < 2 {
-		return flows
+func (m *merger) merge(all flows) (merged flows) {
+	if all.n < 2 {
+		return all
 	}
-	m := merger{flows: flows, sums: make([]uint64, len(flows)), rests: make([]uint64, len(flows))}
-	for i, f := range flows {
-		m.sums[i] = f.sum()
+	m.list, m.sums = m.list[:0], m.sums[:0]
+	for f := range all.all() {
+		m.list, m.sums = append(m.list, f), append(m.sums, f.sum())
 	}
-	for unchanged, x := 0, Field(0); unchanged < int(fields) && len(m.flows) > 1; x = (x + 1) % fields {
-		before := len(m.flows)
+	size := 2 << bits.Len(uint(all.n))
+	m.table, m.rests, m.more = resized(m.table, size), resized(m.rests, all.n), resized(m.more, all.n)
+	for unchanged, x := 0, Field(0); unchanged < int(fields) && len(m.list) > 1; x = (x + 1) % fields {
+		before := len(m.list)
 		m.by(x)
-		if unchanged++; len(m.flows) < before {
+		if unchanged++; len(m.list) < before {
 			unchanged = 1
 		}
 	}
-	return m.flows
+	for _, f := range m.list {
+		merged.add(f)
+	}
+	return merged
 }
 
-// merger has flows with the sums of their states and all their fields. The other lists are its scratch pad.
-type merger struct {
-	flows       []*flow
-	sums, rests []uint64
-	at          map[uint64]int
-}
+func resized[E any](list []E, size int) []E { return slices.Grow(list[:0], size)[:size] }
 
 // by merges the flows that differ in the field x only.
 func (m *merger) by(x Field) {
-	first := m.flows[0].box[x]
-	if !slices.ContainsFunc(m.flows, func(f *flow) bool { return !f.box[x].equal(first) }) {
+	first := m.list[0].box[x]
+	if !slices.ContainsFunc(m.list, func(f *flow) bool { return !f.box[x].equal(first) }) {
 		return
 	}
-	var more map[int][]Span // to be added to a flow's field, sorted once at the end
+	clear(m.table)
 	k := 0
-	clear(m.at)
-	for i, f := range m.flows {
+	for i, f := range m.list {
 		rest := m.sums[i] ^ mixed(x, f.box[x].hash())
-		if j, ok := m.find(rest, k); ok && m.flows[j].state == f.state && sameBut(x, &m.flows[j].box, &f.box) {
-			if more == nil {
-				more = map[int][]Span{}
-			}
-			more[j] = append(more[j], f.box[x].all()...)
+		j := m.find(x, rest, f)
+		if *j > 0 {
+			m.more[*j-1] = append(m.more[*j-1], f.box[x].all()...)
 			continue
 		}
-		m.flows[k], m.sums[k], m.rests[k] = f, m.sums[i], rest
+		m.list[k], m.sums[k], m.rests[k], m.more[k] = f, m.sums[i], rest, m.more[k][:0]
 		k++
+		*j = int32(k)
 	}
-	m.flows, m.sums, m.rests = m.flows[:k], m.sums[:k], m.rests[:k]
-	for i, spans := range more {
-		f := m.flows[i]
-		f.box[x] = Union(append(spans, f.box[x].all()...)...)
-		m.sums[i] = m.rests[i] ^ mixed(x, f.box[x].hash())
+	m.list, m.sums = m.list[:k], m.sums[:k]
+	for i, f := range m.list {
+		if more := m.more[i]; len(more) > 0 {
+			f.box[x] = Union(append(more, f.box[x].all()...)...)
+			m.sums[i] = m.rests[i] ^ mixed(x, f.box[x].hash())
+		}
 	}
 }
 
-// find returns the flow with that rest among the first k. Few are faster searched than noted.
-func (m *merger) find(rest uint64, k int) (int, bool) {
-	const few = 128
-	if len(m.flows) <= few {
-		j := slices.Index(m.rests[:k], rest)
-		return j, j >= 0
+// find returns the place of a flow that is like f but for one field, or a free one.
+func (m *merger) find(x Field, rest uint64, f *flow) *int32 {
+	mask := uint64(len(m.table) - 1)
+	for at := rest & mask; ; at = (at + 1) & mask {
+		j := m.table[at]
+		if j == 0 || m.rests[j-1] == rest && m.list[j-1].state == f.state && sameBut(x, &m.list[j-1].box, &f.box) {
+			return &m.table[at]
+		}
 	}
-	if m.at == nil {
-		m.at = make(map[uint64]int, len(m.flows))
-	}
-	j, ok := m.at[rest]
-	if !ok {
-		m.at[rest] = k
-	}
-	return j, ok
 }
-
-var seed = maphash.MakeSeed()
 
 func (f *flow) sum() uint64 {
-	sum := maphash.Comparable(seed, f.state)
+	s := &f.state
+	sum := uint64(s.listener)<<32 | uint64(s.zone)<<16 | uint64(len(s.kind))
+	for _, yes := range [...]bool{s.inbound, s.socket, s.owned, s.zoned, s.looped, s.natSrc, s.redirected, s.held, s.untracked, s.maybe} {
+		if sum <<= 1; yes {
+			sum++
+		}
+	}
+	for _, r := range [...]*ref{&s.in, &s.out, &s.route, &s.mark, &s.connMark, &s.dst, &s.dport, &s.ct, &s.seenConnMark, &s.before} {
+		sum = (sum^r.c.hi^bits.RotateLeft64(r.c.lo, 32)^uint64(r.from))*0x9e3779b97f4a7c15 + sum>>29
+	}
 	for x, s := range f.box {
 		sum ^= mixed(Field(x), s.hash())
 	}

@@ -84,12 +84,6 @@ type state struct {
 	kind           rules.EndKind // "" of those that are under way
 }
 
-// flow is a box of packets that are at the same point of their way.
-type flow struct {
-	state
-	box
-}
-
 // unknown is the end of packets by something that is not understood.
 const unknown rules.EndKind = "unknown"
 
@@ -190,10 +184,13 @@ type Pod struct {
 
 type numbered struct {
 	number    uint64
+	only      Set // of that number
 	addresses []netip.Addr
 }
 
 const none, loopback = 0, 1 // interfaces by number
+
+var ownInterface = Single(N(loopback))
 
 // NewPod returns a pod with these interfaces.
 func NewPod(interfaces []rules.Interface) *Pod {
@@ -203,7 +200,7 @@ func NewPod(interfaces []rules.Interface) *Pod {
 		k := p.number(i.Name)
 		at := slices.IndexFunc(p.interfaces, func(x numbered) bool { return x.number == k })
 		if at < 0 {
-			p.interfaces = append(p.interfaces, numbered{number: k})
+			p.interfaces = append(p.interfaces, numbered{number: k, only: Single(N(k))})
 			at = len(p.interfaces) - 1
 		}
 		p.interfaces[at].addresses = append(p.interfaces[at].addresses, i.Addresses...)

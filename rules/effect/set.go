@@ -155,6 +155,15 @@ func Prefix(p netip.Prefix) Set {
 // Empty reports whether the set has no value.
 func (s Set) Empty() bool { return s.of == nil }
 
+// single returns the only value of a set, if there is only one.
+func (s Set) single() (v Number, one bool) {
+	if s.of == nil || len(s.of.spans) != 1 {
+		return v, false
+	}
+	only := &s.of.spans[0]
+	return only.First, only.First == only.Last
+}
+
 func (s Set) equal(t Set) bool {
 	return s.of == t.of || s.hash() == t.hash() && slices.Equal(s.all(), t.all())
 }

@@ -42,15 +42,15 @@ func (t *Tracer) Trace(packet rules.Packet) (rules.Path, error) {
 	}
 	side := t.side(packet)
 	y := &way{Tracer: t, path: rules.Path{Packet: packet}}
-	w := walker{side: side, pod: t.pod, limit: maxWork, way: y}
+	w := walker{side: side, pod: t.pod, limit: maxWork, way: y, memo: &memo{}}
 	f := t.pod.flow(packet)
 	switch {
 	case packet.Direction == rules.Inbound:
-		w.inbound([]*flow{f})
+		w.inbound(only(f))
 	case packet.Out == "" && !side.local.has(f.value(f.dst)) && !side.marks.has(f.value(f.mark)):
 		y.wayless(packet.Destination.Addr())
 	default:
-		w.outbound([]*flow{f})
+		w.outbound(only(f))
 	}
 	if y.err != nil {
 		return y.path, fmt.Errorf("trace %s: %w", packet, y.err)
@@ -149,15 +149,15 @@ func (y *way) asks(r *Rule, hook Hook) {
 }
 
 // meets notes that the packet matches a rule, and returns the number of that step.
-func (y *way) meets(r *Rule, hits []*flow, hook Hook, depth int) int {
-	if y == nil || y.err != nil || len(hits) == 0 {
+func (y *way) meets(r *Rule, f *flow, hook Hook, depth int) int {
+	if y == nil || y.err != nil {
 		return -1
 	}
 	s := y.steps[r]
 	if why := misplaced(r, s, y.path.Packet, hook, depth); why != "" {
 		y.fail(s, "%s", why)
 	}
-	if _, zone := s.Rule.Target.(rules.CTZone); zone && !hits[0].trackable() {
+	if _, zone := s.Rule.Target.(rules.CTZone); zone && !f.trackable() {
 		s.Note = "the zone is chosen already"
 	}
 	y.path.Steps = append(y.path.Steps, s)
@@ -206,11 +206,11 @@ func misplaced(r *Rule, s rules.Step, packet rules.Packet, hook Hook, depth int)
 }
 
 // came notes what a rule made of the packet.
-func (y *way) came(step int, hits []*flow) {
+func (y *way) came(step int, f *flow) {
 	if step < 0 {
 		return
 	}
-	f, s := hits[0], &y.path.Steps[step]
+	s := &y.path.Steps[step]
 	switch target := s.Rule.Target.(type) {
 	case rules.Redirect, rules.DNAT:
 		if s.Note = "to " + f.to(y.path.Packet.Family() == rules.IPv6).String(); f.kind == rules.Dropped {

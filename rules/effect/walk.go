@@ -3,61 +3,122 @@
 package effect
 
 import (
-	"slices"
+	"iter"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// walker sends flows through the chains of one side. A flow is in one list at a time, and is changed where it is.
+// flow is a box of packets that are at the same point of their way.
+type flow struct {
+	state
+	box
+	next *flow // in the only list that has it
+}
+
+// flows is a list. What takes flows from one list and adds them to others changes them where they are.
+type flows struct {
+	first, last *flow
+	n           int
+}
+
+// add appends a flow if there is one.
+func (l *flows) add(f *flow) {
+	if f == nil {
+		return
+	}
+	f.next = nil
+	l.take(only(f))
+}
+
+func only(f *flow) flows { return flows{f, f, 1} }
+
+// take appends all of another list.
+func (l *flows) take(other flows) {
+	switch {
+	case other.n == 0:
+		return
+	case l.n == 0:
+		l.first = other.first
+	default:
+		l.last.next = other.first
+	}
+	l.last = other.last
+	l.n += other.n
+}
+
+// all returns the flows one by one. Each may go to another list.
+func (l flows) all() iter.Seq[*flow] {
+	return func(yield func(*flow) bool) {
+		for f := l.first; f != nil; {
+			next := f.next
+			if !yield(f) {
+				return
+			}
+			f = next
+		}
+	}
+}
+
+// walker sends flows through the chains of one side.
 type walker struct {
 	side  *Side
 	pod   *Pod
 	limit int // of work
 	work  int
-	ended []*flow
+	ended flows
 	way   *way // of the only packet, where one is traced
+	*memo
 }
+
+// memo is what walks share: many flows are cut by the same sets.
+type memo struct {
+	merger
+	cuts map[[2]Set][2]Set
+}
+
+func newMemo() memo { return memo{cuts: map[[2]Set][2]Set{}} }
 
 func (w *walker) over() bool { return w.work > w.limit || w.way.failed() }
 
 // cut divides a flow by a condition on what its packets have now. Either part is nil where no packet is in it.
 func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 	w.work++
-	if r.isGiven() {
-		if s.has(r.c) {
+	v, one := r.c, r.isGiven()
+	if !one {
+		v, one = f.box[r.from].single()
+	}
+	if one {
+		if s.has(v) {
 			return f, nil
 		}
 		return nil, f
 	}
-	inside := f.box[r.from].And(s)
-	w.work += len(inside.all()) / 8
+	pair := [2]Set{f.box[r.from], s}
+	parts, known := w.cuts[pair]
+	if !known {
+		parts = [2]Set{pair[0].And(s), pair[0].Without(s)}
+		w.cuts[pair] = parts
+	}
+	w.work += len(parts[0].all()) / 8
 	switch {
-	case inside.Empty():
+	case parts[0].Empty():
 		return nil, f
-	case inside.equal(f.box[r.from]):
+	case parts[1].Empty():
 		return f, nil
 	}
 	other := *f
-	other.box[r.from] = f.box[r.from].Without(s)
-	f.box[r.from] = inside
+	f.box[r.from], other.box[r.from] = parts[0], parts[1]
 	return f, &other
 }
 
 // cutAll divides flows by what each has now of something.
-func (w *walker) cutAll(flows []*flow, of func(*flow) ref, s Set) (hits, misses []*flow) {
-	for _, f := range flows {
+func (w *walker) cutAll(all flows, of func(*flow) ref, s Set) (hits, misses flows) {
+	for f := range all.all() {
 		hit, miss := w.cut(f, of(f), s)
-		hits, misses = add(hits, hit), add(misses, miss)
+		hits.add(hit)
+		misses.add(miss)
 	}
 	return hits, misses
-}
-
-// add appends a flow if there is one.
-func add(flows []*flow, f *flow) []*flow {
-	if f == nil {
-		return flows
-	}
-	return append(flows, f)
 }
 
 // now returns the current value of what a condition asks for.
@@ -108,151 +169,162 @@ func (w *walker) misses(f *flow, conditions []Condition) bool {
 	return false
 }
 
-// ask divides a flow by all conditions of a rule, and adds what misses one of them.
-func (w *walker) ask(f *flow, conditions []Condition, misses []*flow) (hit *flow, missed []*flow) {
+// ask divides a flow by all conditions of a rule.
+func (w *walker) ask(f *flow, conditions []Condition, hits, misses *flows) {
 	for i := 0; i < len(conditions) && f != nil; i++ {
 		c := &conditions[i]
 		switch {
 		case !f.ownerless(c):
 			var miss *flow
 			f, miss = w.cut(f, f.now(c.Field), c.Set)
-			misses = add(misses, miss)
+			misses.add(miss)
 		case !c.Bare:
-			f, misses = nil, append(misses, f)
+			misses.add(f)
+			f = nil
 		}
 	}
-	return f, misses
+	hits.add(f)
 }
 
 // deepest is how deep the kernel lets jumps nest (NFT_JUMP_STACK_SIZE).
 const deepest = 16
 
 // chain returns the flows that leave a chain by its end or a return, and those for which the whole base chain is over.
-func (w *walker) chain(flows []*flow, c *Chain, hook Hook, depth int) (on, stopped []*flow) {
+func (w *walker) chain(in flows, c *Chain, hook Hook, depth int) (on, stopped flows) {
 	if c == nil || depth > deepest {
-		w.endAll(flows, unknown)
-		return nil, nil
+		w.endAll(in, unknown)
+		return on, stopped
 	}
-	most := 2 * len(flows)
+	most := 2 * in.n
 	for i := range c.Rules {
-		if len(flows) == 0 || w.over() {
+		if in.n == 0 || w.over() {
 			break
 		}
 		var out outcome
-		if flows, out = w.rule(flows, &c.Rules[i], hook, depth); len(flows) > most {
-			flows = merge(flows)
-			most = 2 * len(flows)
+		if in, out = w.rule(in, &c.Rules[i], hook, depth); in.n > most {
+			in = w.merge(in)
+			most = 2 * in.n
 		}
-		on, stopped = append(on, out.returned...), append(stopped, out.stopped...)
+		on.take(out.returned)
+		stopped.take(out.stopped)
 	}
-	return append(on, flows...), stopped
+	on.take(in)
+	return on, stopped
 }
 
 // outcome is what becomes of flows at a rule, except for those that end.
-type outcome struct{ next, returned, stopped []*flow }
+type outcome struct{ next, returned, stopped flows }
 
 // rule returns the flows that come to the next rule.
-func (w *walker) rule(flows []*flow, r *Rule, hook Hook, depth int) (rest []*flow, out outcome) {
+func (w *walker) rule(in flows, r *Rule, hook Hook, depth int) (rest flows, out outcome) {
 	w.way.asks(r, hook)
-	first := slices.IndexFunc(flows, func(f *flow) bool { return !w.misses(f, r.Conditions) })
-	if first < 0 {
-		return flows, out
-	}
-	rest = append(make([]*flow, 0, len(flows)+2), flows[:first]...)
-	var hits []*flow
-	for i, f := range flows[first:] {
-		if i > 0 && w.misses(f, r.Conditions) {
-			rest = append(rest, f)
-			continue
+	var hits flows
+	for f := range in.all() {
+		if w.misses(f, r.Conditions) {
+			rest.add(f)
+		} else {
+			w.ask(f, r.Conditions, &hits, &rest)
 		}
-		var hit *flow
-		hit, rest = w.ask(f, r.Conditions, rest)
-		hits = add(hits, hit)
+	}
+	if hits.n == 0 {
+		return rest, out
 	}
 	if r.Unknown != "" { // it holds, or it does not
-		for _, f := range hits {
+		for f := range hits.all() {
 			f.maybe = true
 			other := *f
-			rest = append(rest, &other)
+			rest.add(&other)
 		}
 	}
-	step := w.way.meets(r, hits, hook, depth)
+	one := hits.first
+	step := w.way.meets(r, one, hook, depth)
 	out = w.act(hits, r.Actions, hook, depth)
-	w.way.came(step, hits)
-	return append(rest, out.next...), out
+	w.way.came(step, one)
+	rest.take(out.next)
+	return rest, out
 }
 
 // act does what a rule says to the flows that it matches.
-func (w *walker) act(flows []*flow, actions []Action, hook Hook, depth int) (out outcome) {
+func (w *walker) act(in flows, actions []Action, hook Hook, depth int) (out outcome) {
 	for i := range actions {
-		if len(flows) == 0 {
+		if in.n == 0 {
 			break
 		}
 		a := &actions[i]
 		switch a.Verb {
 		case Nothing:
 		case Accept:
-			out.stopped = append(out.stopped, flows...)
+			out.stopped.take(in)
 			return out
 		case Return:
-			out.returned = append(out.returned, flows...)
+			out.returned.take(in)
 			return out
 		case Drop:
-			w.endAll(flows, rules.Dropped)
+			w.endAll(in, rules.Dropped)
 			return out
 		case Reject:
-			w.endAll(flows, rules.Refused)
+			w.endAll(in, rules.Refused)
 			return out
 		case Unknown:
-			w.endAll(flows, unknown)
+			w.endAll(in, unknown)
 			return out
-		case Goto:
-			on, stopped := w.chain(flows, a.Chain, hook, depth+1)
-			out.returned, out.stopped = append(out.returned, on...), append(out.stopped, stopped...)
-			return out
-		case Jump:
-			on, stopped := w.chain(flows, a.Chain, hook, depth+1)
-			flows, out.stopped = merge(on), append(out.stopped, stopped...)
+		case Goto, Jump:
+			on, stopped := w.chain(in, a.Chain, hook, depth+1)
+			if out.stopped.take(stopped); a.Verb == Goto {
+				out.returned.take(on)
+				return out
+			}
+			in = w.merge(on)
 		case Redirect:
-			for _, f := range flows {
-				out.stopped = append(out.stopped, w.redirect(f, a.Port, hook)...)
+			for f := range in.all() {
+				w.redirect(f, a.Port, hook, &out.stopped)
 			}
 			return out
 		case DNAT:
-			out.stopped = append(out.stopped, translated(flows, a)...)
+			for f := range in.all() {
+				f.redirected, f.dst = true, givenNumber(a.Value)
+				if a.Port != 0 {
+					f.dport = given(uint64(a.Port))
+				}
+			}
+			out.stopped.take(in)
 			return out
 		case TProxy:
-			taken, passed := w.tproxy(flows, a)
-			out.next = append(out.next, passed...)
-			if flows = taken; a.Stops {
-				out.stopped = append(out.stopped, taken...)
+			taken, passed := w.tproxy(in, a)
+			out.next.take(passed)
+			if in = taken; a.Stops {
+				out.stopped.take(taken)
 				return out
 			}
 		case Then:
-			missed, of := w.rule(flows, a.Rest, hook, depth)
-			out.next = append(out.next, missed...)
-			out.returned, out.stopped = append(out.returned, of.returned...), append(out.stopped, of.stopped...)
+			missed, of := w.rule(in, a.Rest, hook, depth)
+			out.next.take(missed)
+			out.returned.take(of.returned)
+			out.stopped.take(of.stopped)
 			return out
 		case SetMark, SetConnMark, SaveMark, RestoreMark, Zone, NoTrack:
-			var changed []*flow
-			for _, f := range flows {
-				changed = append(changed, w.set(f, a)...)
+			var changed flows
+			for f := range in.all() {
+				w.set(f, a, &changed)
 			}
-			flows = changed
+			in = changed
 		}
 	}
-	out.next = append(out.next, flows...)
+	out.next.take(in)
 	return out
 }
 
-func (w *walker) endAll(flows []*flow, k rules.EndKind) {
-	for _, f := range flows {
+func (w *walker) endAll(all flows, k rules.EndKind) {
+	for f := range all.all() {
 		w.end(f, k)
 	}
 }
 
 // end keeps only the part of a flow's state that is compared, so that more ends can be merged.
 func (w *walker) end(f *flow, k rules.EndKind) {
+	if f == nil {
+		return
+	}
 	w.way.ends(f, k)
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
 	if k != rules.Dropped && k != rules.Refused && k != unknown {
@@ -263,25 +335,26 @@ func (w *walker) end(f *flow, k rules.EndKind) {
 		last.route = f.route
 	}
 	f.state = last
-	w.ended = append(w.ended, f)
+	w.ended.add(f)
 }
 
 // base runs a base chain.
-func (w *walker) base(flows []*flow, b Base) []*flow {
-	on, stopped := w.chain(flows, b.Chain, b.Hook, 0)
+func (w *walker) base(in flows, b Base) flows {
+	on, stopped := w.chain(in, b.Chain, b.Hook, 0)
 	if b.Drop {
 		w.endAll(on, rules.Dropped)
-		on = nil
+		on = flows{}
 	}
-	return merge(append(on, stopped...))
+	on.take(stopped)
+	return w.merge(on)
 }
 
 // pass runs the base chains of a hook with priorities from first up to last, except for those of nat.
-func (w *walker) pass(flows []*flow, hook Hook, first, last int) []*flow {
+func (w *walker) pass(in flows, hook Hook, first, last int) flows {
 	for _, b := range w.side.hooks[hook] {
-		if b.Kind != NAT && b.Priority >= first && b.Priority < last && len(flows) > 0 && !w.over() {
-			flows = w.base(flows, b)
+		if b.Kind != NAT && b.Priority >= first && b.Priority < last && in.n > 0 && !w.over() {
+			in = w.base(in, b)
 		}
 	}
-	return flows
+	return in
 }

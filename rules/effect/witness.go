@@ -20,7 +20,7 @@ func starts(p *Pod, six bool) []flow {
 		UID: every32, GID: every32, In: zero, Out: p.others, Mark: every32}
 	var out []flow
 	for _, existing := range []bool{false, true} {
-		f := flow{entering, all}
+		f := flow{state: entering, box: all}
 		f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(invalid, fresh, untracked), zero, zero, Values(0, 1)
 		if existing {
 			f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(related, established), every32, Values(0, 1), Single(N(1))
