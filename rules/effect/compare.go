@@ -185,6 +185,8 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 			}
 		}
 	}
+	c.free.take(ends)
+	c.free.take(found)
 	return true
 }
 

@@ -37,11 +37,11 @@ var tables = map[string]struct {
 var chainNames = [hooks]string{Prerouting: "PREROUTING", Input: "INPUT", Forward: "FORWARD", Output: "OUTPUT", Postrouting: "POSTROUTING"}
 
 // AddTables adds tables of iptables.
-func (s *Side) AddTables(p *Pod, rs rules.Ruleset) { s.Add(p.bases(rs, nil)...) }
+func (s *Side) AddTables(p *Pod, rs rules.Ruleset) { s.Add(p.bases(rs, false)...) }
 
-// bases compiles tables of iptables, whose built-in chains accept what their rules do not decide. Where steps are wanted,
-// they tell what each rule is made of.
-func (p *Pod) bases(rs rules.Ruleset, steps map[*Rule]rules.Step) (all []Base) {
+// bases compiles tables of iptables, whose built-in chains accept what their rules do not decide. For a trace, each rule knows
+// which step it is.
+func (p *Pod) bases(rs rules.Ruleset, traced bool) (all []Base) {
 	for _, t := range rs.Tables {
 		made := map[string]*Chain{}
 		for _, chain := range t.Chains {
@@ -50,8 +50,8 @@ func (p *Pod) bases(rs rules.Ruleset, steps map[*Rule]rules.Step) (all []Base) {
 		for _, chain := range t.Chains {
 			c := made[chain.Name]
 			for i, r := range chain.Rules {
-				if c.Rules = append(c.Rules, p.rule(rs.Family, r, made)); steps != nil {
-					steps[&c.Rules[i]] = rules.Step{Table: t.Name, Chain: chain.Name, Index: i + 1, Rule: r}
+				if c.Rules = append(c.Rules, p.rule(rs.Family, r, made)); traced {
+					c.Rules[i].step = &rules.Step{Table: t.Name, Chain: chain.Name, Index: i + 1, Rule: r}
 				}
 			}
 			hook := slices.Index(chainNames[:], chain.Name)

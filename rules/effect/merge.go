@@ -13,11 +13,12 @@ type merger struct {
 	sums, rests []uint64 // of a flow, and of all but one of its fields
 	more        [][]Span // to be added to one field, sorted once at the end
 	table       []int32  // the flow with a rest, counted from 1: a hash table with open addresses
+	free        flows    // that are in others now, to be used again
 }
 
 // merge joins flows that are in the same state and differ in one field only, as long as there are any.
 func (m *merger) merge(all flows) (merged flows) {
-	if all.n < 2 {
+	if all.n < 2 || all.merged {
 		return all
 	}
 	m.list, m.sums = m.list[:0], m.sums[:0]
@@ -36,6 +37,7 @@ func (m *merger) merge(all flows) (merged flows) {
 	for _, f := range m.list {
 		merged.add(f)
 	}
+	merged.merged = true
 	return merged
 }
 
@@ -54,6 +56,7 @@ func (m *merger) by(x Field) {
 		j := m.find(x, rest, f)
 		if *j > 0 {
 			m.more[*j-1] = append(m.more[*j-1], f.box[x].all()...)
+			m.free.add(f)
 			continue
 		}
 		m.list[k], m.sums[k], m.rests[k], m.more[k] = f, m.sums[i], rest, m.more[k][:0]

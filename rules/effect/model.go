@@ -100,6 +100,7 @@ type Rule struct {
 	Conditions []Condition
 	Unknown    string // a condition that is not understood, and may hold or not; "" is none
 	Actions    []Action
+	step       *rules.Step // of a trace
 }
 
 // Verb is what an action does.

@@ -187,6 +187,9 @@ func from(spans []Span, v Number) int {
 
 // meets reports whether the sets have a value in common.
 func (s Set) meets(t Set) bool {
+	if s.of == t.of {
+		return s.of != nil
+	}
 	few, many := s.all(), t.all()
 	if len(few) > len(many) {
 		few, many = many, few

@@ -24,7 +24,9 @@ type Tracer struct {
 	interfaces []rules.Interface
 	pod        *Pod
 	sides      map[rules.Family]*Side // of the families that were asked about
-	steps      map[*Rule]rules.Step   // what the rules of the sides say
+	memo
+	way way
+	one single
 }
 
 // NewTracer returns a tracer of packets in a pod with these interfaces.
@@ -34,28 +36,41 @@ func NewTracer(plan rules.Plan, interfaces []rules.Interface) *Tracer {
 
 // Trace is the function of that name.
 func (t *Tracer) Trace(packet rules.Packet) (rules.Path, error) {
+	t.way = way{path: rules.Path{Packet: packet, Steps: make([]rules.Step, 0, 8)}}
+	err := t.walk(packet)
+	return t.way.path, err
+}
+
+// End returns where the way of a packet ends, in a fraction of the time.
+func (t *Tracer) End(packet rules.Packet) (rules.End, error) {
+	t.way = way{path: rules.Path{Packet: packet}}
+	err := t.walk(packet)
+	return t.way.path.End, err
+}
+
+func (t *Tracer) walk(packet rules.Packet) error {
+	y := &t.way
 	if packet.State == 0 {
 		packet.State = rules.StateNew
 	}
 	if err := packet.Check(); err != nil {
-		return rules.Path{}, fmt.Errorf("trace %s: %w", packet, err)
+		return fmt.Errorf("trace %s: %w", packet, err)
 	}
-	side := t.side(packet)
-	y := &way{Tracer: t, path: rules.Path{Packet: packet}}
-	w := walker{side: side, pod: t.pod, limit: maxWork, way: y, memo: &memo{}}
-	f := t.pod.flow(packet)
+	y.path.Packet = packet
+	w := walker{side: t.side(packet), pod: t.pod, limit: maxWork, way: y, memo: &t.memo}
+	f := t.one.of(t.pod, packet)
 	switch {
 	case packet.Direction == rules.Inbound:
 		w.inbound(only(f))
-	case packet.Out == "" && !side.local.has(f.value(f.dst)) && !side.marks.has(f.value(f.mark)):
+	case packet.Out == "" && !w.side.local.has(f.value(f.dst)) && !w.side.marks.has(f.value(f.mark)):
 		y.wayless(packet.Destination.Addr())
 	default:
 		w.outbound(only(f))
 	}
 	if y.err != nil {
-		return y.path, fmt.Errorf("trace %s: %w", packet, y.err)
+		return fmt.Errorf("trace %s: %w", packet, y.err)
 	}
-	return y.path, nil
+	return nil
 }
 
 // side returns the rules that the packet may meet, compiled as they are written. A condition on interfaces whose names
@@ -67,20 +82,28 @@ func (t *Tracer) side(packet rules.Packet) *Side {
 		}
 	}
 	if t.pod == nil {
-		t.pod, t.sides, t.steps = NewPod(t.interfaces), map[rules.Family]*Side{}, make(map[*Rule]rules.Step, t.plan.Rules())
+		t.pod, t.sides = NewPod(t.interfaces), map[rules.Family]*Side{}
 	}
 	family := packet.Family()
 	if t.sides[family] == nil {
 		side := NewSide(t.pod, family, t.plan.Routes, t.plan.Loopback)
-		side.place(t.pod.bases(ruleset(t.plan, family), t.steps))
+		side.place(t.pod.bases(ruleset(t.plan, family), true))
 		t.sides[family] = side
 	}
 	return t.sides[family]
 }
 
+// single is the flow of a single packet.
+type single struct {
+	flow
+	sets  [fields]values
+	spans [fields]Span
+}
+
 // flow returns the flow of a single packet.
-func (p *Pod) flow(packet rules.Packet) *flow {
-	f := &flow{state: entering}
+func (p *Pod) flow(packet rules.Packet) *flow { return new(single).of(p, packet) }
+
+func (s *single) of(p *Pod, packet rules.Packet) *flow {
 	protocol, named := protocols[packet.Protocol]
 	if !named {
 		protocol = unnamed
@@ -89,19 +112,22 @@ func (p *Pod) flow(packet rules.Packet) *flow {
 		Source: Address(packet.Source.Addr()), SourcePort: N(uint64(packet.Source.Port())),
 		Destination: Address(packet.Destination.Addr()), DestinationPort: N(uint64(packet.Destination.Port())), Out: N(p.number(packet.Out)),
 		Mark: N(uint64(packet.Mark)), ConnMark: N(uint64(packet.ConnMark)), CTState: N(uint64(packet.State)), Listening: N(1)}
-	if f.inbound = packet.Direction == rules.Inbound; f.inbound {
+	s.state = entering
+	if s.inbound = packet.Direction == rules.Inbound; s.inbound {
 		v[In] = N(p.number(packet.In))
 	}
-	if f.socket, f.owned = packet.Socket, packet.Socket; packet.Socket {
+	if s.socket, s.owned = packet.Socket, packet.Socket; packet.Socket {
 		v[UID], v[GID] = N(uint64(packet.UID)), N(uint64(packet.GID))
 	}
 	if packet.Transparent {
 		v[Transparent] = N(1)
 	}
 	for x := range v {
-		f.box[x] = Single(v[x])
+		s.spans[x] = Span{v[x], v[x]}
+		s.sets[x].spans = s.spans[x : x+1]
+		s.box[x] = Set{&s.sets[x]}
 	}
-	return f
+	return &s.flow
 }
 
 // value returns what a packet of a flow has.
@@ -114,14 +140,13 @@ func (f *flow) value(r ref) Number {
 
 // way is what the only packet of a walk has met. A walk of many packets has none: nil, which notes nothing.
 type way struct {
-	*Tracer
-	path rules.Path
+	path rules.Path // where steps are wanted, there is room for them
 	err  error
 }
 
 func (y *way) failed() bool { return y != nil && y.err != nil }
 
-func (y *way) fail(s rules.Step, format string, args ...any) {
+func (y *way) fail(s *rules.Step, format string, args ...any) {
 	if y.err == nil {
 		y.err = fmt.Errorf("table %s, chain %s, rule %d, %s: %s", s.Table, s.Chain, s.Index, s.Rule, fmt.Sprintf(format, args...))
 	}
@@ -133,7 +158,7 @@ func (y *way) wayless(to netip.Addr) {
 
 // note says what the kernel does of its own.
 func (y *way) note(format string, args ...any) {
-	if y != nil && y.err == nil {
+	if y != nil && y.path.Steps != nil && y.err == nil {
 		y.path.Steps = append(y.path.Steps, rules.Step{Note: fmt.Sprintf(format, args...)})
 	}
 }
@@ -144,7 +169,7 @@ func (y *way) asks(r *Rule, hook Hook) {
 		return
 	}
 	if slices.ContainsFunc(r.Conditions, func(c Condition) bool { return c.Field == UID || c.Field == GID }) {
-		y.fail(y.steps[r], "the kernel refuses an owner at %s", chainNames[hook])
+		y.fail(r.step, "the kernel refuses an owner at %s", chainNames[hook])
 	}
 }
 
@@ -153,10 +178,13 @@ func (y *way) meets(r *Rule, f *flow, hook Hook, depth int) int {
 	if y == nil || y.err != nil {
 		return -1
 	}
-	s := y.steps[r]
-	if why := misplaced(r, s, y.path.Packet, hook, depth); why != "" {
-		y.fail(s, "%s", why)
+	if why := misplaced(r, y.path.Packet, hook, depth); why != "" {
+		y.fail(r.step, "%s", why)
 	}
+	if y.path.Steps == nil {
+		return -1
+	}
+	s := *r.step
 	if _, zone := s.Rule.Target.(rules.CTZone); zone && !f.trackable() {
 		s.Note = "the zone is chosen already"
 	}
@@ -166,8 +194,8 @@ func (y *way) meets(r *Rule, f *flow, hook Hook, depth int) int {
 
 // misplaced says why the kernel would not have a rule where it stands (table and hooks in the registrations of
 // net/netfilter/xt_*.c), or why nobody knows what it does.
-func misplaced(r *Rule, s rules.Step, packet rules.Packet, hook Hook, depth int) string {
-	fits := true
+func misplaced(r *Rule, packet rules.Packet, hook Hook, depth int) string {
+	s, fits := r.step, true
 	switch target := s.Rule.Target.(type) {
 	case rules.Foreign:
 		return "a rule of somebody else decides here: it cannot be known how"

@@ -19,6 +19,7 @@ type flow struct {
 type flows struct {
 	first, last *flow
 	n           int
+	merged      bool // no two of them can be joined, if nobody has changed them
 }
 
 // add appends a flow if there is one.
@@ -30,20 +31,18 @@ func (l *flows) add(f *flow) {
 	l.take(only(f))
 }
 
-func only(f *flow) flows { return flows{f, f, 1} }
+func only(f *flow) flows { return flows{first: f, last: f, n: 1, merged: true} }
 
 // take appends all of another list.
 func (l *flows) take(other flows) {
 	switch {
 	case other.n == 0:
-		return
 	case l.n == 0:
-		l.first = other.first
+		*l = other
 	default:
 		l.last.next = other.first
+		*l = flows{first: l.first, last: other.last, n: l.n + other.n}
 	}
-	l.last = other.last
-	l.n += other.n
 }
 
 // all returns the flows one by one. Each may go to another list.
@@ -76,6 +75,19 @@ type memo struct {
 	cuts map[[2]Set][2]Set
 }
 
+// another returns a copy of a flow.
+func (m *memo) another(f *flow) *flow {
+	other := m.free.first
+	if m.free.n == 0 {
+		other = &flow{}
+	} else {
+		m.free.first = other.next
+		m.free.n--
+	}
+	other.state, other.box = f.state, f.box
+	return other
+}
+
 func newMemo() memo { return memo{cuts: map[[2]Set][2]Set{}} }
 
 func (w *walker) over() bool { return w.work > w.limit || w.way.failed() }
@@ -106,9 +118,9 @@ func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 	case parts[1].Empty():
 		return f, nil
 	}
-	other := *f
+	other := w.another(f)
 	f.box[r.from], other.box[r.from] = parts[0], parts[1]
-	return f, &other
+	return f, other
 }
 
 // cutAll divides flows by what each has now of something.
@@ -227,13 +239,13 @@ func (w *walker) rule(in flows, r *Rule, hook Hook, depth int) (rest flows, out 
 		}
 	}
 	if hits.n == 0 {
+		rest.merged = in.merged
 		return rest, out
 	}
 	if r.Unknown != "" { // it holds, or it does not
 		for f := range hits.all() {
 			f.maybe = true
-			other := *f
-			rest.add(&other)
+			rest.add(w.another(f))
 		}
 	}
 	one := hits.first
