@@ -31,13 +31,13 @@ func TestInvariantLaterPlanDecidesAlone(t *testing.T) {
 			before, later := effect.NewTracer(s.Plan, s.Interfaces), effect.NewTracer(applied, s.Interfaces)
 			for range packets {
 				p := s.Packet(random)
-				alone, err := before.Trace(p)
+				alone, err := before.End(p)
 				if err != nil {
 					t.Fatal(err)
 				}
-				after, err := later.Trace(p)
-				if err != nil || after.End != alone.End {
-					t.Fatalf("seed %d, step %d: %v\nthe plan alone:\n%safter others:\n%s", seed, step, err, alone, after)
+				after, err := later.End(p)
+				if err != nil || after != alone {
+					t.Fatalf("seed %d, step %d: %s: %v\nthe plan alone: %s\nafter others: %s", seed, step, p, err, alone, after)
 				}
 			}
 			if t.Failed() {

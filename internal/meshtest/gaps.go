@@ -59,11 +59,11 @@ func Gaps(t testing.TB, d rules.Decision, plan rules.Plan, packets []rules.Packe
 
 func ends(t testing.TB, tracer *effect.Tracer, p rules.Packet) rules.End {
 	t.Helper()
-	path, err := tracer.Trace(p)
+	end, err := tracer.End(p)
 	if err != nil {
 		t.Fatalf("%s: %v", p, err)
 	}
-	return path.End
+	return end
 }
 
 // around reports whether nothing stopped a packet, and no rule gave it to the proxy.

@@ -33,7 +33,7 @@ func BenchmarkDrawn(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			q := &all[i%len(all)]
-			_, _ = q.tracer.Trace(q.packets[i/len(all)%len(q.packets)])
+			_, _ = q.tracer.End(q.packets[i/len(all)%len(q.packets)])
 		}
 	})
 	b.Run("gaps", func(b *testing.B) {

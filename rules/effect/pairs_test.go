@@ -69,14 +69,14 @@ func TestPairs(t *testing.T) {
 // holdsFor fails where a packet shows that an answer is wrong.
 func holdsFor(t *testing.T, p rules.Packet, before, after *effect.Tracer, answer effect.Answer) {
 	t.Helper()
-	was, err := before.Trace(p)
-	now, err2 := after.Trace(p)
+	was, err := before.End(p)
+	now, err2 := after.End(p)
 	if err != nil || err2 != nil {
 		return
 	}
-	wanted := was.End.Kind != rules.Leaves && was.End.Kind != rules.Delivered
-	around := now.End.Kind == rules.Leaves || now.End.Kind == rules.Delivered
-	if wanted && around && answer != effect.Less || answer == effect.Equal && (was.End.Kind != now.End.Kind || was.End.Port != now.End.Port) {
-		t.Fatalf("%s, but %s\n%s", answer, was, now)
+	wanted := was.Kind != rules.Leaves && was.Kind != rules.Delivered
+	around := now.Kind == rules.Leaves || now.Kind == rules.Delivered
+	if wanted && around && answer != effect.Less || answer == effect.Equal && (was.Kind != now.Kind || was.Port != now.Port) {
+		t.Fatalf("%s, but %s: %s, and then %s", answer, p, was, now)
 	}
 }

@@ -70,8 +70,11 @@ type sent struct {
 }
 
 func send(s *generate.Setting, tracer *effect.Tracer, packet rules.Packet) (sent, error) {
-	path, err := tracer.Trace(packet)
-	return sent{Setting: s, packet: path.Packet, end: path.End, place: s.Intent.Place(path.End)}, err
+	if packet.State == 0 {
+		packet.State = rules.StateNew
+	}
+	end, err := tracer.End(packet)
+	return sent{Setting: s, packet: packet, end: end, place: s.Intent.Place(end)}, err
 }
 
 // way prints how the packet went.

@@ -93,8 +93,8 @@ func endsElsewhere(worlds []world, mutated rules.Plan) bool {
 	return slices.ContainsFunc(worlds, func(w world) bool {
 		tracer := effect.NewTracer(mutated, w.interfaces)
 		for i, p := range w.packets {
-			path, err := tracer.Trace(p)
-			if err != nil || path.End.Kind != w.ends[i].Kind || path.End.Port != w.ends[i].Port {
+			end, err := tracer.End(p)
+			if err != nil || end.Kind != w.ends[i].Kind || end.Port != w.ends[i].Port {
 				return true
 			}
 		}

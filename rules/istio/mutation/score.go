@@ -113,8 +113,8 @@ func (s subject) worlds() ([]world, map[place]bool, error) {
 func (w world) tells(mutated rules.Plan, m Mutant) bool {
 	tracer := effect.NewTracer(mutated, w.interfaces)
 	differs := func(i int) bool {
-		path, err := tracer.Trace(w.packets[i])
-		return err != nil || path.End != w.ends[i]
+		end, err := tracer.End(w.packets[i])
+		return err != nil || end != w.ends[i]
 	}
 	if slices.ContainsFunc(w.meets[place{m.Table, m.Chain, m.Index}], differs) {
 		return true
