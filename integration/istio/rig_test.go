@@ -42,7 +42,8 @@ type mesh struct {
 	*kube.Steps
 	programs string // that integration/istio/build.sh built
 	bridge   []netip.Addr
-	running  bool // istiod
+	running  bool        // istiod
+	host     *lab.Daemon // a meshnetd that is a process of the node, while it is one
 }
 
 // start runs all of it. A failure says which part it was, and leaves the logs of all.
@@ -229,7 +230,7 @@ func without(manifests string, kinds ...string) (string, error) {
 func (m *mesh) istiod(ctx context.Context, t *testing.T) error {
 	bridge := m.bridge[0].String()
 	environment := []string{"POD_NAMESPACE=istio-system", "POD_NAME=istiod", "SERVICE_ACCOUNT=istiod", "REVISION=default", "CLUSTER_ID=Kubernetes",
-		"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=" + bridge + ",127.0.0.1,localhost", "ENABLE_LEADER_ELECTION=false",
+		"PILOT_CERT_PROVIDER=istiod", "ISTIOD_CUSTOM_HOST=" + bridge + "," + m.bridge[1].String() + ",127.0.0.1,localhost", "ENABLE_LEADER_ELECTION=false",
 		"INJECTION_WEBHOOK_CONFIG_NAME=istio-sidecar-injector", "VALIDATION_WEBHOOK_CONFIG_NAME=istio-validator-istio-system",
 		"ISTIO_DUAL_STACK=true", "PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false"}
 	args := slices.Concat(environment, []string{m.program("pilot-discovery"), "discovery", "--kubeconfig", m.C.Kubeconfig(),

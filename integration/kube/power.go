@@ -23,15 +23,15 @@ import (
 // PowerOff leaves of the node what a machine has on its disk when it is switched on again: no process of a pod, no
 // network namespace, no mount, no runtime state. The control plane, which is on other machines, goes on.
 func (c *Cluster) PowerOff(ctx context.Context) error {
-	kubelet := c.processes[len(c.processes)-1]
-	if kubelet.name != "kubelet" {
+	at := slices.IndexFunc(c.processes, func(p *process) bool { return p.name == "kubelet" })
+	if at < 0 {
 		return errors.New("switch the node off: it is off")
 	}
 	// Killed: it is not asked to end anything.
-	if err := kubelet.kill(); err != nil {
+	if err := c.processes[at].kill(); err != nil {
 		return fmt.Errorf("switch the node off: %w", err)
 	}
-	c.processes = c.processes[:len(c.processes)-1]
+	c.processes = slices.Delete(c.processes, at, at+1)
 	if err := c.lab.Stop(ctx); err != nil {
 		return fmt.Errorf("switch the node off: %w", err)
 	}

@@ -24,8 +24,9 @@ const Patience = 2 * time.Minute
 
 // Steps are what people do to a cluster, for a test: the first that fails ends it. Tenants are in the namespace shop.
 type Steps struct {
-	C    *Cluster
-	Helm string // the program
+	C      *Cluster
+	Helm   string // the program
+	Config string // of meshnetd, as its file has it
 }
 
 // NewSteps are those of this cluster, with the chart's Helm.
@@ -159,6 +160,9 @@ func (s *Steps) command(chart string, values map[string]string) []string {
 func (s *Steps) Values(tag string) map[string]string {
 	values := map[string]string{"image.tag": tag, "image.pullPolicy": "Never",
 		"nri.directory": s.C.Lab().Dir(), "netns.directories": "{" + s.C.NetNSDir() + "}"}
+	if s.Config != "" {
+		values["config"] = s.Config
+	}
 	if tag == "kube" { // the earlier chart has nobody to ask
 		values["metrics.enabled"], values["kubectl.read"], values["kubectl.exec"] = "true", "true", "true"
 	}

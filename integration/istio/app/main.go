@@ -19,7 +19,7 @@ import (
 // limit is what a question and its answer may take.
 const limit = 5 * time.Second
 
-const usage = "usage: app pause | web NAME ADDR... | get URL | first URL"
+const usage = "usage: app pause | web NAME ADDR... | get URL | try URL | first URL"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -39,10 +39,11 @@ func run(ctx context.Context, args []string) error {
 		return web(ctx, args[1], args[2:])
 	case args[0] == "get" && len(args) == 2:
 		return get(ctx, args[1])
+	case args[0] == "try" && len(args) == 2: // asks once, and has done its work whatever comes of it
+		try(ctx, args[1])
+		return nil
 	case args[0] == "first" && len(args) == 2: // asks before anything else, once, and stays
-		if err := get(ctx, args[1]); err != nil {
-			fmt.Println("failed:", err)
-		}
+		try(ctx, args[1])
 		<-ctx.Done()
 		return nil
 	default:
@@ -72,6 +73,12 @@ func web(ctx context.Context, name string, addrs []string) error {
 	return nil
 }
 
+func try(ctx context.Context, url string) {
+	if err := get(ctx, url); err != nil {
+		fmt.Println("failed:", err)
+	}
+}
+
 // get asks once. Another status than 200 is a failure.
 func get(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -80,6 +87,7 @@ func get(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
+	request.Close = true // a proxy logs a connection when it ends
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err

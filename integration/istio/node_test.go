@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package istio
+
+import (
+	"context"
+	"encoding/json"
+	"syscall"
+	"testing"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/meshnetd/meshnetd/integration/kube"
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// missing is what the author of a pod reads that waits for meshnetd.
+const missing = `required plugin "meshnetd" not present`
+
+// TestNode is what becomes of pods while things happen to their node. Each part begins with what the one before has left.
+func TestNode(t *testing.T) {
+	m := start(t)
+	t.Cleanup(func() {
+		if m.host != nil {
+			m.host.Kill()
+		}
+	})
+	m.service(t)
+	m.run(t, web, client, plain)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"sandbox killed", m.killed}, {"meshnetd ends", m.ended},
+	} {
+		if !t.Run(part.name, part.run) {
+			return
+		}
+	}
+}
+
+// through sees that the client's questions go through both proxies.
+func (m *mesh) through(t *testing.T, path string) {
+	t.Helper()
+	m.answered(t, "web peer=", "shop", "client", webName+path)
+	m.lines(t, "client", "path=/"+path, "cluster=outbound|8080||web.shop.svc.cluster.local")
+	m.lines(t, "web", "path=/"+path, "peer=spiffe://")
+}
+
+// first is a pod whose app asks at once.
+func (m *mesh) first(name string) pod {
+	return pod{namespace: "shop", name: name, args: []string{"first", webName + name}}
+}
+
+// acted sees that such a pod's first act went through both proxies.
+func (m *mesh) acted(t *testing.T, p pod) {
+	t.Helper()
+	m.ready(t, p)
+	m.Wait(t, "answer: web", "-n", "shop", "logs", p.name, "-c", "app")
+	m.lines(t, p.name, "path=/"+p.name, "cluster=outbound|8080||web.shop.svc.cluster.local", "code=200")
+	m.lines(t, "web", "path=/"+p.name, "peer=spiffe://")
+}
+
+// sandbox is what the runtime says of a pod's.
+type sandbox struct {
+	ID  string
+	PID int
+}
+
+func (m *mesh) sandbox(t *testing.T, p pod) sandbox {
+	t.Helper()
+	runtime := m.C.Lab().CRI()
+	list, err := runtime.ListPodSandbox(t.Context(), &criv1.ListPodSandboxRequest{Filter: &criv1.PodSandboxFilter{
+		State:         &criv1.PodSandboxStateValue{State: criv1.PodSandboxState_SANDBOX_READY},
+		LabelSelector: map[string]string{"io.kubernetes.pod.namespace": p.namespace, "io.kubernetes.pod.name": p.name},
+	}})
+	if err != nil || len(list.GetItems()) != 1 {
+		t.Fatalf("rig: %s/%s has %d sandboxes (%v)", p.namespace, p.name, len(list.GetItems()), err)
+	}
+	id := list.GetItems()[0].GetId()
+	status, err := runtime.PodSandboxStatus(t.Context(), &criv1.PodSandboxStatusRequest{PodSandboxId: id, Verbose: true})
+	if err != nil {
+		t.Fatalf("rig: %v", err)
+	}
+	found := sandbox{ID: id}
+	if err := json.Unmarshal([]byte(status.GetInfo()["info"]), &found); err != nil || found.PID == 0 {
+		t.Fatalf("rig: no process of the sandbox of %s/%s in %v (%v)", p.namespace, p.name, status.GetInfo(), err)
+	}
+	return found
+}
+
+// A pod whose sandbox dies has another one, with its rules.
+func (m *mesh) killed(t *testing.T) {
+	m.toTell(t, client)
+	m.through(t, "before")
+	before := m.containers(t, client)
+	if err := syscall.Kill(m.sandbox(t, client).PID, syscall.SIGKILL); err != nil {
+		t.Fatalf("rig: %v", err)
+	}
+	m.anew(t, before, client)
+	m.through(t, "anew")
+	m.protected(t, client)
+}
+
+func (m *mesh) containers(t *testing.T, p pod) string {
+	t.Helper()
+	return m.Kubectl(t, "-n", p.namespace, "get", "pod", p.name, "-o", "jsonpath={.status.containerStatuses[*].containerID}")
+}
+
+// anew waits until the pod is ready with another container than it had.
+func (m *mesh) anew(t *testing.T, before string, p pod) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience)
+	defer cancel()
+	if err := lab.Poll(ctx, func() (bool, error) {
+		out, err := m.C.Kubectl(ctx, "", "-n", p.namespace, "get", "pod", p.name, "-o", "jsonpath={.status.containerStatuses[?(@.ready==true)].containerID}")
+		return out != "" && out != before, err
+	}); err != nil {
+		t.Fatalf("%s/%s does not come back: %v", p.namespace, p.name, err)
+	}
+}
+
+// While meshnetd is away pods of the mesh wait, and those that run go on. The next one, here a process of the node, is what
+// they waited for.
+func (m *mesh) ended(t *testing.T) {
+	m.Kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--cascade=foreground", "--wait")
+	waiting := m.first("waiting")
+	m.create(t, waiting)
+	m.Wait(t, missing, "-n", "shop", "describe", "pod", "waiting")
+	m.through(t, "ended")
+	program, err := buildMeshnetd(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience)
+	defer cancel()
+	if m.host, err = m.C.Lab().RunDaemon(ctx, program, ""); err != nil {
+		t.Fatalf("meshnetd: %v", err)
+	}
+	m.acted(t, waiting)
+	hosted := pod{namespace: "shop", name: "hosted"}
+	m.run(t, hosted)
+	m.passes(t, hosted, 0)
+	m.through(t, "hosted")
+	m.protected(t, web, client, waiting, hosted)
+}
