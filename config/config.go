@@ -185,7 +185,7 @@ func keys(c *Config) map[string]setter {
 	i := &c.Istio
 	all := map[string]setter{
 		"backend":               text(&c.Backend, oneOf(Backends)),
-		"ipv6":                  text(&i.IPv6, oneOf([]istio.IPv6{istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block})),
+		"ipv6":                  text(&i.WithoutIPv6, oneOf(ipv6Words)),
 		"exclude_namespaces":    texts(&i.ExcludeNamespaces, namespaceName),
 		"runtime_handlers":      texts(&c.RuntimeHandlers, nil),
 		"host_netns":            text(&c.HostNetNS, absoluteOrNone),

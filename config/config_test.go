@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 	"github.com/meshnetd/meshnetd/rules/static"
 )
 
@@ -207,7 +208,7 @@ dns_port = 51
 	want.Budget = rules.Budget{Bytes: 2048, Items: 17, Rules: 129}
 	i := &want.Istio
 	i.Budget = want.Budget
-	i.IPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
+	i.WithoutIPv6, i.ExcludeNamespaces = "block", []string{"a", "b"}
 	i.OutboundPort, i.InboundPort, i.TunnelPort, i.DNSPort, i.UID, i.GID = 1, 2, 3, 4, 5, 6
 	i.DNSCapture, i.DualStack, i.InvalidDrop = true, true, true
 	i.OpenShift, i.OwnerGroups, i.OwnerGroupsExclude = true, []uint32{7, 8}, []uint32{9}
@@ -222,9 +223,9 @@ dns_port = 51
 		{Name: "second", Labels: []static.Term{{Key: "l", Any: true}}, ExcludeNamespaces: []string{"a", "b"}, UID: 50, Proxies: []string{"x"}, DNSPort: 51,
 			WithoutIPv6: rules.IPv6Block}}
 	want.Mesh.Enabled = []string{"linkerd", "consul"}
-	want.Consul = consul.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "c"}, WithoutIPv6: rules.IPv6Capture}
-	want.Kuma = kuma.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "d"}, WithoutIPv6: rules.IPv6Mesh}
-	want.Linkerd = linkerd.Defaults{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "e"}, ControlPlaneNamespaces: []string{"f"}, WithoutIPv6: rules.IPv6Block,
+	want.Consul = consul.Defaults{Common: mesh.Common{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "c"}, WithoutIPv6: rules.IPv6Capture}}
+	want.Kuma = kuma.Defaults{Common: mesh.Common{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "d"}, WithoutIPv6: rules.IPv6Mesh}}
+	want.Linkerd = linkerd.Defaults{Common: mesh.Common{Budget: want.Budget, ExcludeNamespaces: []string{"a", "b", "e"}, WithoutIPv6: rules.IPv6Block}, ControlPlaneNamespaces: []string{"f"},
 		InboundPort: 10, OutboundPort: 11, ControlPort: 12, AdminPort: 13, UID: 14, GID: 15, ProxyIPv6: true, RedirectPorts: []uint16{20},
 		SkipInbound: []rules.PortRange{{First: 16, Last: 16}, {First: 17, Last: 18}}, SkipOutbound: []rules.PortRange{{First: 19, Last: 19}}}
 	if diff := cmp.Diff(want, got, compare); diff != "" {

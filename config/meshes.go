@@ -8,10 +8,55 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/consul"
+	"github.com/meshnetd/meshnetd/rules/istio"
+	"github.com/meshnetd/meshnetd/rules/kuma"
+	"github.com/meshnetd/meshnetd/rules/linkerd"
+	"github.com/meshnetd/meshnetd/rules/mesh"
+	"github.com/meshnetd/meshnetd/rules/static"
 )
 
-// Meshes are those that meshnetd knows, in the order in which they are asked.
-var Meshes = []string{"istio", "consul", "kuma", "linkerd"}
+// known is a mesh that meshnetd knows.
+type known struct {
+	mesh   rules.Mesh
+	common *mesh.Common
+}
+
+// meshes are those that meshnetd knows, in the order in which they are asked: a mesh is its package, its settings and a line here.
+func (c *Config) meshes() []known {
+	return []known{
+		{istio.New(c.Istio), &c.Istio.Common},
+		{consul.New(c.Consul), &c.Consul.Common},
+		{kuma.New(c.Kuma), &c.Kuma.Common},
+		{linkerd.New(c.Linkerd), &c.Linkerd.Common},
+	}
+}
+
+// Meshes are the names of those that meshnetd knows.
+var Meshes = func() (names []string) {
+	for _, m := range new(Config).meshes() {
+		names = append(names, m.mesh.Name())
+	}
+	return names
+}()
+
+// Pods returns the meshes that pods can belong to, and those that are switched off.
+func (c Config) Pods() (enabled, disabled []rules.Mesh) {
+	for _, m := range c.meshes() {
+		if slices.Contains(c.Mesh.Enabled, m.mesh.Name()) {
+			enabled = append(enabled, m.mesh)
+		} else {
+			disabled = append(disabled, m.mesh)
+		}
+	}
+	for _, profile := range c.Static {
+		enabled = append(enabled, static.New(profile))
+	}
+	if len(c.Static) == 0 { // the rules of those that were there before are known by their chains
+		disabled = append(disabled, static.New(static.None))
+	}
+	return enabled, disabled
+}
 
 // Mesh says which meshes pods can belong to.
 type Mesh struct {
@@ -51,23 +96,21 @@ func meshKeys(c *Config) map[string]setter {
 // inherit gives each mesh what is set for all: the budget, excluded namespaces besides its own, and what becomes of IPv6
 // where it does not say. It returns the keys that took the value of ipv6.
 func (c *Config) inherit() (keys []string) {
-	c.Istio.Budget, c.Consul.Budget, c.Kuma.Budget, c.Linkerd.Budget = c.Budget, c.Budget, c.Budget, c.Budget
-	for _, mesh := range []struct {
-		name     string
-		excluded *[]string
-		ipv6     *rules.WithoutIPv6
-	}{{"consul", &c.Consul.ExcludeNamespaces, &c.Consul.WithoutIPv6}, {"kuma", &c.Kuma.ExcludeNamespaces, &c.Kuma.WithoutIPv6},
-		{"linkerd", &c.Linkerd.ExcludeNamespaces, &c.Linkerd.WithoutIPv6}} {
-		*mesh.excluded = slices.Concat(c.Istio.ExcludeNamespaces, *mesh.excluded)
-		if *mesh.ipv6 == "" {
-			*mesh.ipv6 = c.Istio.IPv6
-			keys = append(keys, mesh.name+".ipv6")
+	for _, m := range c.meshes() {
+		of := m.common
+		if of.Budget = c.Budget; of == &c.Istio.Common { // whose table has neither key
+			continue
+		}
+		of.ExcludeNamespaces = slices.Concat(c.Istio.ExcludeNamespaces, of.ExcludeNamespaces)
+		if of.WithoutIPv6 == "" {
+			of.WithoutIPv6 = c.Istio.WithoutIPv6
+			keys = append(keys, m.mesh.Name()+".ipv6")
 		}
 	}
 	for i := range c.Static {
 		p := &c.Static[i]
 		if p.ExcludeNamespaces = c.Istio.ExcludeNamespaces; p.WithoutIPv6 == "" {
-			p.WithoutIPv6 = c.Istio.IPv6
+			p.WithoutIPv6 = c.Istio.WithoutIPv6
 		}
 	}
 	return keys

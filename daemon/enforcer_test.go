@@ -108,7 +108,7 @@ func newEnforcer(t testing.TB, firewall any) (*Enforcer, *recorder) {
 	}
 	t.Cleanup(locks.Close)
 	r := &recorder{}
-	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{istio.New(istio.Standard())}, RuntimeHandlers: []string{""}}
 	return New(standard(node), kernelOf(t, firewall, locks), receipts.In(locks.Directory()), r.record), r
 }
 
@@ -272,7 +272,7 @@ func TestStalledLogBlocksNobody(t *testing.T) {
 }
 
 // brokenMesh panics for every pod.
-type brokenMesh struct{ istio.Mesh }
+type brokenMesh struct{ rules.Mesh }
 
 func (brokenMesh) Decide(rules.Pod) rules.Decision { panic("broken mesh") }
 

@@ -28,7 +28,7 @@ func elsewheresPlan(t *testing.T, pod rules.Pod) rules.Plan {
 	t.Helper()
 	other := linkerd.Standard()
 	other.SkipOutbound = []rules.PortRange{{First: 4567, Last: 4568}}
-	plan, err := linkerd.Mesh{Defaults: other}.Decide(pod).Planner(rules.Network{})
+	plan, err := linkerd.New(other).Decide(pod).Planner(rules.Network{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 		"linkerd, report":        {"linkerd-init", func(p *Policy) { p.CatchUp = config.CatchUpReport }},
 		"linkerd, stop":          {"linkerd-init", func(p *Policy) { p.CatchUp = config.CatchUpStop }},
 		"linkerd, replace":       {"linkerd-init", func(p *Policy) { p.ReplaceOutdated = true }},
-		"linkerd, not Istio's":   {"linkerd-init", func(p *Policy) { p.Node.Meshes[0] = istio.Mesh{Defaults: excluding} }},
+		"linkerd, not Istio's":   {"linkerd-init", func(p *Policy) { p.Node.Meshes[0] = istio.New(excluding) }},
 		"istio, without a trace": {"istio-init", func(*Policy) {}},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -159,11 +159,11 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 // A pod with an init container that has our whole rules is looked after with them.
 func TestOurRulesBesideAnInitContainer(t *testing.T) {
 	ctx := limited(t, patience)
-	for state, mesh := range map[State]linkerd.Mesh{StateProtected: linkerds, StateOutdated: {Defaults: func() linkerd.Defaults {
+	for state, mesh := range map[State]rules.Mesh{StateProtected: linkerds, StateOutdated: linkerd.New(func() linkerd.Defaults {
 		other := linkerd.Standard()
 		other.InboundPort = 4144
 		return other
-	}()}} {
+	}())} {
 		m := newMemory()
 		pod := ofLinkerd(t, "web")
 		earlier, _ := severalMeshes(t, m)

@@ -18,10 +18,10 @@ import (
 )
 
 var (
-	consuls  = consul.Mesh{Defaults: consul.Standard()}
-	kumas    = kuma.Mesh{Defaults: kuma.Standard()}
-	istios   = istio.Mesh{Defaults: istio.Standard()}
-	linkerds = linkerd.Mesh{Defaults: linkerd.Standard()}
+	consuls  = consul.New(consul.Standard())
+	kumas    = kuma.New(kuma.Standard())
+	istios   = istio.New(istio.Standard())
+	linkerds = linkerd.New(linkerd.Standard())
 )
 
 // severalMeshes is a daemon for pods of four.
@@ -178,7 +178,7 @@ func TestAnothersAddressIsNoDifference(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	other := linkerd.Standard()
 	other.InboundPort = 4144
-	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{linkerd.Mesh{Defaults: other}} })
+	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{linkerd.New(other)} })
 	plan := e.Enforce(ctx, SandboxStarted, pod).Plan
 	m.reroute(t, pod.NetNS, rules.Plan{Loopback: []netip.Prefix{netip.MustParsePrefix("::6/128")}})
 	next, r := severalMeshes(t, m)

@@ -23,8 +23,8 @@ func addressed(t *testing.T, ipv6 rules.WithoutIPv6, addresses ...string) (*Enfo
 	t.Helper()
 	e, r := newEnforcer(t, nftables.New(nftables.Native))
 	defaults := istio.Standard()
-	defaults.IPv6 = ipv6
-	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}))
+	defaults.WithoutIPv6 = ipv6
+	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}))
 	ns := nstest.New(t, append(addresses, "fe80::99/64")...)
 	ns.Run(t, "ip", "addr", "del", "fe80::99/64", "dev", "eth0")
 	pod := meshed(ns.Path)
@@ -140,8 +140,8 @@ func TestOutdatedRulesAndIPv6(t *testing.T) {
 	later, r := newEnforcer(t, nftables.New(nftables.Native))
 	policy := *e.policy.Load()
 	defaults := istio.Standard()
-	defaults.IPv6, policy.CatchUp = rules.IPv6Block, config.CatchUpApply
-	policy.Node.Meshes = []rules.Mesh{istio.Mesh{Defaults: defaults}}
+	defaults.WithoutIPv6, policy.CatchUp = rules.IPv6Block, config.CatchUpApply
+	policy.Node.Meshes = []rules.Mesh{istio.New(defaults)}
 	later.SetPolicy(policy)
 	ns.Run(t, "ip", "addr", "add", "fe80::7/64", "dev", "eth0", "nodad")
 	later.Synchronize(t.Context(), []rules.Pod{pod})

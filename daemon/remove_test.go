@@ -85,7 +85,7 @@ func TestVerifyOfASkippedPod(t *testing.T) {
 		excluding.ExcludeNamespaces = []string{"default"}
 		itself := pod
 		itself.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app"}}
-		if o := on(t, f, istio.Mesh{Defaults: excluding}, linkerds).Verify(ctx, itself); o.Result != Skipped || o.Err != nil || len(o.Differences) > 0 {
+		if o := on(t, f, istio.New(excluding), linkerds).Verify(ctx, itself); o.Result != Skipped || o.Err != nil || len(o.Differences) > 0 {
 			t.Errorf("sets itself up: %s, %v, %q", o.Result, o.Err, o.Differences)
 		}
 		pod.Annotations = nil

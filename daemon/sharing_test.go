@@ -16,7 +16,6 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 // The clocks of these tests are fake: what takes long is a wait, and costs nothing.
@@ -49,7 +48,7 @@ func start(t *testing.T, e *Enforcer, pod rules.Pod) (Outcome, time.Duration) {
 
 // laboriousMesh is Istio, and takes long to decide about pods that say a lot.
 type laboriousMesh struct {
-	istio.Mesh
+	rules.Mesh
 	takes time.Duration
 }
 

@@ -19,7 +19,7 @@ func earlierDaemon(t *testing.T, m *memory, pod rules.Pod, change func(*istio.De
 	d := istio.Standard()
 	change(&d)
 	e, _ := newEnforcer(t, m)
-	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
+	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(d)}, RuntimeHandlers: []string{""}}))
 	if o := e.Enforce(limited(t, patience), SandboxStarted, pod); o.Result != Protected {
 		t.Fatal(o.Err)
 	}
@@ -75,7 +75,7 @@ func TestWholeRulesStay(t *testing.T) {
 			e.with(func(p *Policy) {
 				d := istio.Standard()
 				otherPort(&d)
-				p.Node.Meshes = []rules.Mesh{istio.Mesh{Defaults: d}}
+				p.Node.Meshes = []rules.Mesh{istio.New(d)}
 			})
 			between(e, m, pod)
 			if o := e.Admit(ctx, pod, app); o.Error() != nil || m.holds(t, pod.NetNS).Key() != plan.Key() {
@@ -107,7 +107,7 @@ func TestRefinedAfterAReload(t *testing.T) {
 	e.with(func(p *Policy) {
 		d := istio.Standard()
 		d.ExcludeNamespaces = []string{"default"}
-		p.Node.Meshes = []rules.Mesh{istio.Mesh{Defaults: d}}
+		p.Node.Meshes = []rules.Mesh{istio.New(d)}
 	})
 	if o := e.Admit(ctx, pod, container("istio-proxy", 2000)); o.Error() != nil || o.Decision.Proxy.UID != 2000 ||
 		m.holds(t, pod.NetNS).Key() != o.Plan.Key() {

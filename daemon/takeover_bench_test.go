@@ -58,7 +58,7 @@ func BenchmarkTakeover(b *testing.B) {
 				tt.change(&d)
 				e, _ := newEnforcer(b, nftables.New(nftables.IPTables))
 				e.sandboxes.receipts = earlier.sandboxes.receipts
-				e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
+				e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(d)}, RuntimeHandlers: []string{""}}))
 				e.Synchronize(context.Background(), pods)
 				for _, sb := range e.Sandboxes() {
 					if sb.State != tt.want {

@@ -55,7 +55,7 @@ func TestTakeover(t *testing.T) {
 					other.InboundPort = 16006
 				}
 				earlier, _ := newEnforcer(t, m)
-				earlier.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: other}}, RuntimeHandlers: []string{""}}))
+				earlier.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(other)}, RuntimeHandlers: []string{""}}))
 				if o := earlier.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
 					t.Fatal(o.Err)
 				}

@@ -12,12 +12,11 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 // slowMesh is Istio, and decides when it may.
 type slowMesh struct {
-	istio.Mesh
+	rules.Mesh
 	decide  chan struct{}
 	decided *atomic.Int32
 }

@@ -161,7 +161,7 @@ func configure(e *Enforcer, change func(*istio.Defaults)) {
 	p := *e.policy.Load()
 	defaults := istio.Standard()
 	change(&defaults)
-	p.Node.Meshes = []rules.Mesh{istio.Mesh{Defaults: defaults}}
+	p.Node.Meshes = []rules.Mesh{istio.New(defaults)}
 	e.SetPolicy(p)
 }
 

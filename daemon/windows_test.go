@@ -111,7 +111,7 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 	excluded := func(p *Policy) {
 		d := istio.Standard()
 		d.ExcludeNamespaces = []string{"default"}
-		p.Node.Meshes = []rules.Mesh{istio.Mesh{Defaults: d}}
+		p.Node.Meshes = []rules.Mesh{istio.New(d)}
 	}
 	forbidden := func(p *Policy) {
 		p.Node.Annotations = []rules.AnnotationPolicy{{Annotation: "traffic.sidecar.istio.io/excludeOutboundPorts", Otherwise: rules.Refuse}}
@@ -171,7 +171,7 @@ func TestRulesOfAnotherDaemon(t *testing.T) {
 	d := istio.Standard()
 	d.OutboundPort = 1
 	other, _ := newEnforcer(t, newMemory())
-	other.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: d}}, RuntimeHandlers: []string{""}}))
+	other.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(d)}, RuntimeHandlers: []string{""}}))
 	foreign := other.Enforce(ctx, SandboxStarted, sandbox(t, "other")).Plan
 	for what, plan := range map[string]rules.Plan{"flushed": {Footprint: whole.Footprint}, "another plan": foreign} {
 		m.put(t, pod.NetNS, plan)

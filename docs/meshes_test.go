@@ -18,7 +18,7 @@ func TestIPv6Table(t *testing.T) {
 		way   rules.WithoutIPv6
 		speak bool
 	}{
-		"Istio": {"ipv6", c.Istio.IPv6, c.Istio.DualStack}, "Consul": {"consul.ipv6", c.Consul.WithoutIPv6, false},
+		"Istio": {"ipv6", c.Istio.WithoutIPv6, c.Istio.DualStack}, "Consul": {"consul.ipv6", c.Consul.WithoutIPv6, false},
 		"Kuma": {"kuma.ipv6", c.Kuma.WithoutIPv6, true}, "Linkerd": {"linkerd.ipv6", c.Linkerd.WithoutIPv6, c.Linkerd.ProxyIPv6},
 	} {
 		says := "no: around the proxy"

@@ -335,7 +335,7 @@ func TestDaemon(t *testing.T) {
 		{"not synchronized", func(f *Facts) { f.Daemon.Status.Synchronized = false }, Warning, "daemon-connected", "not taken over", "Wait"},
 		{"unprotected", func(f *Facts) { f.Daemon.Status.Pods = map[string]int{"unprotected": 2} }, Warning, "daemon-pods", "2 pods", "--repair"},
 		{"init containers", func(f *Facts) {
-			f.Daemon.Status.Sandboxes = []status.Sandbox{{Namespace: "shop", Name: "web", Detail: istio.Mesh{}.Decide(rules.Pod{Annotations: map[string]string{
+			f.Daemon.Status.Sandboxes = []status.Sandbox{{Namespace: "shop", Name: "web", Detail: istio.New(istio.Defaults{}).Decide(rules.Pod{Annotations: map[string]string{
 				"sidecar.istio.io/status": `{"initContainers":["istio-init"]}`, "required-plugins.noderesource.dev": `["meshnetd"]`}}).Detail}}
 		}, Warning, "daemon-init-container", "1 pods require meshnetd", "packaging/istio/istioctl.yaml"},
 		{"before a removal", func(f *Facts) {

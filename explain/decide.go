@@ -5,16 +5,10 @@ package explain
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/effect"
-	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/kuma"
-	"github.com/meshnetd/meshnetd/rules/linkerd"
-	"github.com/meshnetd/meshnetd/rules/static"
 )
 
 // Node asks the meshes that are switched on, and knows the rules of all.
@@ -22,20 +16,7 @@ func Node(cfg config.Config) rules.Node {
 	n := rules.Node{RuntimeHandlers: cfg.RuntimeHandlers, ProxyImages: cfg.ProxyImages, Annotations: cfg.Annotations, Budget: cfg.Budget, Origin: cfg.Origin,
 		RefusePowers: cfg.Bypass == config.BypassRefuse, PowersExempt: cfg.BypassExempt,
 		Policies: cfg.Policies, Lockdowns: cfg.Lockdowns, Loosening: effect.NewLoosening()}
-	for _, mesh := range []rules.Mesh{istio.Mesh{Defaults: cfg.Istio}, consul.Mesh{Defaults: cfg.Consul}, kuma.Mesh{Defaults: cfg.Kuma},
-		linkerd.Mesh{Defaults: cfg.Linkerd}} {
-		if slices.Contains(cfg.Mesh.Enabled, mesh.Name()) {
-			n.Meshes = append(n.Meshes, mesh)
-		} else {
-			n.Disabled = append(n.Disabled, mesh)
-		}
-	}
-	for _, profile := range cfg.Static {
-		n.Meshes = append(n.Meshes, static.Mesh{Profile: profile})
-	}
-	if len(cfg.Static) == 0 { // the rules of those that were there before are known by their chains
-		n.Disabled = append(n.Disabled, static.Mesh{Profile: static.None})
-	}
+	n.Meshes, n.Disabled = cfg.Pods()
 	return n
 }
 

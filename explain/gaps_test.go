@@ -23,7 +23,7 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range cases {
-		v := View{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.Planned(rules.Network{Addresses: c.Pod().IPs})
+		v := View{Pod: c.Pod(), Decision: rules.Node{Meshes: []rules.Mesh{istio.New(istio.Standard())}, RuntimeHandlers: []string{""}}.Explain(c.Pod())}.Planned(rules.Network{Addresses: c.Pod().IPs})
 		shown += shownByCommands(t, c.Name, v, Assumed(c.Pod().IPs))
 	}
 	seeds := uint64(500)
@@ -32,7 +32,7 @@ func TestGapsAreShownByTheirCommands(t *testing.T) {
 	}
 	for seed := range seeds {
 		s := generate.Draw(rand.New(rand.NewPCG(seed, 11)))
-		v := View{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{s.Mesh}, RuntimeHandlers: []string{""}, Policies: []rules.CapturePolicy{{MayLoosen: true}}}.Explain(s.Pod)}.Planned(rules.Network{Addresses: s.Pod.IPs})
+		v := View{Pod: s.Pod, Decision: rules.Node{Meshes: []rules.Mesh{istio.New(s.Defaults)}, RuntimeHandlers: []string{""}, Policies: []rules.CapturePolicy{{MayLoosen: true}}}.Explain(s.Pod)}.Planned(rules.Network{Addresses: s.Pod.IPs})
 		shown += shownByCommands(t, "drawn", v, s.Interfaces)
 	}
 	if shown < int(8*seeds) {

@@ -26,21 +26,21 @@ import (
 // they were written, the pod had IPv6 switched off, or no address but a link-local one.
 func TestIPv6ByAnAttacker(t *testing.T) {
 	for _, tt := range []struct {
-		mode    istio.IPv6
+		mode    rules.WithoutIPv6
 		off     bool
 		link    string // what comes of a connection to the neighbour's link-local address
 		out, in string // and of one to its global address, and from it; the error of connect, or the listener
 	}{
-		{istio.IPv6Block, false, "refused", "refused", "refused"},
-		{istio.IPv6Block, true, "refused", "refused", "refused"},
+		{rules.IPv6Block, false, "refused", "refused", "refused"},
+		{rules.IPv6Block, true, "refused", "refused", "refused"},
 		// A socket that the zone binds to eth0 cannot be led to the proxy on lo: nobody answers it.
-		{istio.IPv6Capture, false, "timeout", "outbound", "inbound"},
-		{istio.IPv6Capture, true, "timeout", "outbound", "inbound"},
+		{rules.IPv6Capture, false, "timeout", "outbound", "inbound"},
+		{rules.IPv6Capture, true, "timeout", "outbound", "inbound"},
 	} {
 		t.Run(fmt.Sprintf("%s, switched off: %t", tt.mode, tt.off), func(t *testing.T) {
 			forEachBackend(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
-				defaults.IPv6, defaults.DNSCapture = tt.mode, true
+				defaults.WithoutIPv6, defaults.DNSCapture = tt.mode, true
 				e := newEnforcer(t, variant, defaults)
 				ns := nstest.New(t)
 				if tt.off {
@@ -72,7 +72,7 @@ func TestIPv6ByAnAttacker(t *testing.T) {
 				late := wait(t, ns, prefix.Contains)
 				try(ns, netip.MustParseAddr("fd66::2"), 19090, tt.out)
 				try(peer, late, 18080, tt.in)
-				if tt.mode == istio.IPv6Block {
+				if tt.mode == rules.IPv6Block {
 					refusedLookups(t, ns, peer)
 				}
 			})

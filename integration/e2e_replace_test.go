@@ -67,7 +67,7 @@ func (s *scene) plan(t *testing.T, port string) rules.Plan {
 		env[name] = value
 	}
 	pod.Containers = []rules.Container{{Name: "istio-proxy", Env: env}}
-	plan, err := istio.Mesh{Defaults: istio.Standard()}.Decide(pod).Planner(rules.Network{Addresses: s.web.IPs()})
+	plan, err := istio.New(istio.Standard()).Decide(pod).Planner(rules.Network{Addresses: s.web.IPs()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 		t.Fatal(err)
 	}
 	t.Cleanup(locks.Close)
-	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}
 	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
 }
 

@@ -62,10 +62,10 @@ func classedMeshes() []classed {
 		return func(rules.Family) map[string]string { return pairs }
 	}
 	return []classed{
-		{"istio", istio.Mesh{Defaults: istios}, 1337, 15021, "redirected 15006", "redirected 15001",
+		{"istio", istio.New(istios), 1337, 15021, "redirected 15006", "redirected 15001",
 			"redirected 15001", "redirected 15006", "delivered 8080", "redirected 15006", "redirected 15053", "redirected 15053", "redirected 15053",
 			always(map[string]string{"sidecar.istio.io/status": "{}", "traffic.sidecar.istio.io/excludeOutboundPorts": "3306"})},
-		{"consul", consul.Mesh{Defaults: consul.Standard()}, 5995, 20200, "redirected 20000", "redirected 15001",
+		{"consul", consul.New(consul.Standard()), 5995, 20200, "redirected 20000", "redirected 15001",
 			"leaves 80", "redirected 20000", "redirected 15001", "delivered 8080", "leaves 53", "redirected 15001", "redirected 8600",
 			func(f rules.Family) map[string]string { // whose lookups go to Consul in one family only
 				dual := map[rules.Family]string{rules.IPv4: "false", rules.IPv6: "true"}[f]
@@ -73,12 +73,12 @@ func classedMeshes() []classed {
 					"consul.hashicorp.com/dual-stack": dual, "consul.hashicorp.com/redirect-traffic-config": `{"ProxyUserID":"5995","ProxyInboundPort":20000,
 					"ConsulDNSPort":8600,"ExcludeInboundPorts":["20200"],"ExcludeOutboundPorts":["3306"],"ExcludeUIDs":["5996"]}`}
 			}},
-		{"kuma", kuma.Mesh{Defaults: kuma.Standard()}, 5678, 9001, "redirected 15006", "redirected 15001",
+		{"kuma", kuma.New(kuma.Standard()), 5678, 9001, "redirected 15006", "redirected 15001",
 			"leaves 80", "delivered 8080", "delivered 8080", "redirected 15006", "redirected 15053", "leaves 53", "redirected 15053",
 			always(map[string]string{"kuma.io/sidecar-injected": "true", "traffic.kuma.io/transparent-proxy-config": `{cniMode: true, redirect: {
 				dns: {enabled: true, captureAll: true}, inbound: {excludePorts: [9001], excludePortsForIPs: ['` + exemptRange + `']},
 				outbound: {excludePorts: [3306], excludePortsForUIDs: ['tcp:80:5996']}}}`})},
-		{"linkerd", linkerd.Mesh{Defaults: linkerds}, 2102, 4191, "redirected 4143", "redirected 4140",
+		{"linkerd", linkerd.New(linkerds), 2102, 4191, "redirected 4143", "redirected 4140",
 			"redirected 4140", "delivered 8080", "delivered 8080", "delivered 8080", "leaves 53", "redirected 4140", "delivered 53",
 			always(map[string]string{"linkerd.io/proxy-version": "x", "config.linkerd.io/skip-outbound-ports": "3306", "config.linkerd.io/skip-subnets": exemptRange})},
 	}

@@ -50,7 +50,7 @@ func (c consulCase) text() string {
 
 func (c consulCase) plan(t *testing.T) rules.Plan {
 	t.Helper()
-	return meshtest.Plan(t, consul.Mesh{Defaults: consul.Standard()}, consulPod(c.text(), c.dualStack))
+	return meshtest.Plan(t, consul.New(consul.Standard()), consulPod(c.text(), c.dualStack))
 }
 
 // consulCases are those that both versions of the library can do. Ranges of ports are left out, which 0.18 hands to

@@ -24,6 +24,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 // meshPod is a pod of a mesh other than Istio.
@@ -43,8 +44,8 @@ func meshPods() []meshPod {
 		defaults := linkerd.Standard()
 		defaults.WithoutIPv6 = without
 		labels := map[string]string{"linkerd.io/control-plane-ns": "linkerd"}
-		add("linkerd, nothing said, "+string(without), linkerd.Mesh{Defaults: defaults}, labels, map[string]string{"linkerd.io/proxy-version": "x"})
-		add("linkerd, everything, "+string(without), linkerd.Mesh{Defaults: defaults}, labels, map[string]string{"linkerd.io/proxy-version": "x",
+		add("linkerd, nothing said, "+string(without), linkerd.New(defaults), labels, map[string]string{"linkerd.io/proxy-version": "x"})
+		add("linkerd, everything, "+string(without), linkerd.New(defaults), labels, map[string]string{"linkerd.io/proxy-version": "x",
 			"config.linkerd.io/skip-outbound-ports": "3306,8000-8010,1-2", "config.linkerd.io/skip-inbound-ports": "22,65000-65535",
 			"config.linkerd.io/skip-subnets": "172.17.0.0/16,10.1.2.3/9,fd17::/16", "config.linkerd.io/proxy-gid": "2102"})
 	}
@@ -61,7 +62,7 @@ func meshPods() []meshPod {
 					"ExcludeInboundPorts":["20200","7000:7010"],"ExcludeOutboundPorts":["80","1:2"],"ExcludeOutboundCIDRs":["10.0.0.0/9","192.0.2.1","fd00::/7"]}`,
 			}
 			for _, name := range slices.Sorted(maps.Keys(configs)) {
-				add("consul, "+name+", dual-stack "+dualStack+", "+string(without), consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: without}}, nil,
+				add("consul, "+name+", dual-stack "+dualStack+", "+string(without), consul.New(consul.Defaults{Common: mesh.Common{WithoutIPv6: without}}), nil,
 					map[string]string{"consul.hashicorp.com/connect-inject-status": "injected", "consul.hashicorp.com/transparent-proxy-status": "enabled",
 						"consul.hashicorp.com/dual-stack": dualStack, "consul.hashicorp.com/redirect-traffic-config": configs[name]})
 			}
@@ -82,7 +83,7 @@ redirect:
 	}
 	for _, without := range []rules.WithoutIPv6{rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block} {
 		for _, name := range slices.Sorted(maps.Keys(kumas)) {
-			add("kuma, "+name+", "+string(without), kuma.Mesh{Defaults: kuma.Defaults{WithoutIPv6: without}}, nil, map[string]string{
+			add("kuma, "+name+", "+string(without), kuma.New(kuma.Defaults{Common: mesh.Common{WithoutIPv6: without}}), nil, map[string]string{
 				"kuma.io/sidecar-injected": "true", "traffic.kuma.io/transparent-proxy-config": kumas[name] + "\nipFamilyMode: ipv4\n"})
 		}
 	}

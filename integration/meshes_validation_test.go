@@ -36,10 +36,10 @@ func TestMeshValidation(t *testing.T) {
 		for i := 0; i+1 < len(pairs); i += 2 {
 			pod.Annotations["config.linkerd.io/"+pairs[i]] = pairs[i+1]
 		}
-		return linkerd.Mesh{Defaults: defaults}, pod
+		return linkerd.New(defaults), pod
 	}
 	kumas := func(config string) (rules.Mesh, rules.Pod) {
-		return kuma.Mesh{Defaults: kuma.Standard()}, rules.Pod{Annotations: map[string]string{"kuma.io/sidecar-injected": "true",
+		return kuma.New(kuma.Standard()), rules.Pod{Annotations: map[string]string{"kuma.io/sidecar-injected": "true",
 			"traffic.kuma.io/transparent-proxy-config": "{cniMode: true, " + config + "}"}}
 	}
 	type asked struct {

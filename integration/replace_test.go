@@ -149,7 +149,7 @@ func planOf(t *testing.T, ns *netns.Namespace, port string) rules.Plan {
 	t.Helper()
 	defaults := istio.Standard()
 	defaults.DualStack = true
-	d := istio.Mesh{Defaults: defaults}.Decide(meshed(ns.Path(), "traffic.sidecar.istio.io/excludeOutboundPorts", port))
+	d := istio.New(defaults).Decide(meshed(ns.Path(), "traffic.sidecar.istio.io/excludeOutboundPorts", port))
 	plan, err := d.Planner(rules.Network{Addresses: []netip.Addr{netip.MustParseAddr(pod4), netip.MustParseAddr(strings.Trim(pod6, "[]"))}})
 	if err != nil {
 		t.Fatal(err)

@@ -55,7 +55,7 @@ func TestStaticPlansInTheKernel(t *testing.T) {
 		n := opened(t, pod)
 		for _, p := range staticProfiles() {
 			t.Run(p.Name, func(t *testing.T) {
-				plan := meshtest.Plan(t, static.Mesh{Profile: p}, rules.Pod{Namespace: "shop", Name: "cart", Labels: map[string]string{"proxy": "on"},
+				plan := meshtest.Plan(t, static.New(p), rules.Pod{Namespace: "shop", Name: "cart", Labels: map[string]string{"proxy": "on"},
 					IPs: []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")}})
 				hold(t, firewall, variant, pod, plan)
 				if len(plan.Routes) > 0 {
@@ -76,7 +76,7 @@ func TestStaticPlansInTheKernel(t *testing.T) {
 				}
 			})
 		}
-		all := rules.Union(static.Mesh{}.Footprint(), meshPods()[0].mesh.Footprint())
+		all := rules.Union(static.New(static.Profile{}).Footprint(), meshPods()[0].mesh.Footprint())
 		if _, err := firewall.Apply(t.Context(), n, rules.Plan{Footprint: all}); err != nil {
 			t.Fatal(err)
 		}

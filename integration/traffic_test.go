@@ -250,18 +250,18 @@ func TestIPv6AroundTheProxy(t *testing.T) {
 		{"peer", app, "tcp6", pod6 + ":15021", "ready"},
 	}
 	for _, tt := range []struct {
-		mode     istio.IPv6
+		mode     rules.WithoutIPv6
 		out, in  string
 		noteSays string
 	}{
-		{istio.IPv6Mesh, "peer", "app", "goes around the mesh"},
-		{istio.IPv6Capture, "outbound original_dst=[fd09::2]:19090", "inbound original_dst=[fd09::1]:18080", "captured although"},
-		{istio.IPv6Block, "refused", "refused", "is refused"},
+		{rules.IPv6Mesh, "peer", "app", "goes around the mesh"},
+		{rules.IPv6Capture, "outbound original_dst=[fd09::2]:19090", "inbound original_dst=[fd09::1]:18080", "captured although"},
+		{rules.IPv6Block, "refused", "refused", "is refused"},
 	} {
 		t.Run(string(tt.mode), func(t *testing.T) {
 			forEachBackend(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
-				defaults.IPv6 = tt.mode
+				defaults.WithoutIPv6 = tt.mode
 				p := newPair(t, variant, defaults, meshed(""))
 				if len(p.notes) != 1 || !strings.Contains(p.notes[0], tt.noteSays) {
 					t.Errorf("notes %q, want one that says %q", p.notes, tt.noteSays)

@@ -207,7 +207,7 @@ func TestTrafficOfOtherPlans(t *testing.T) {
 		ipv6        bool // there are rules for it
 		seen        []string
 	}{
-		{"IPv6 blocked", func(d *istio.Defaults) { d.IPv6, d.DNSCapture = istio.IPv6Block, true }, nil, true,
+		{"IPv6 blocked", func(d *istio.Defaults) { d.WithoutIPv6, d.DNSCapture = rules.IPv6Block, true }, nil, true,
 			[]string{"4 tcp redirected 15001", "6 tcp refused 0", "6 tcp delivered 15021", "4 udp redirected 15053", "6 udp refused 0", "6 udp leaves 0"}},
 		{"IPv6 around", func(*istio.Defaults) {}, nil, false, []string{"4 tcp redirected 15001", "4 tcp redirected 15006"}},
 		{"named ports in, nothing out", func(*istio.Defaults) {}, []string{"traffic.sidecar.istio.io/includeInboundPorts", "18080",

@@ -21,8 +21,8 @@ import (
 func within(b rules.Budget) rules.Node {
 	i, c, k, l := istio.Standard(), consul.Standard(), kuma.Standard(), linkerd.Standard()
 	i.Budget, c.Budget, k.Budget, l.Budget = b, b, b, b
-	return rules.Node{RuntimeHandlers: []string{""}, Budget: b, Policies: []rules.CapturePolicy{{MayLoosen: true}}, Meshes: []rules.Mesh{istio.Mesh{Defaults: i}, consul.Mesh{Defaults: c},
-		kuma.Mesh{Defaults: k}, linkerd.Mesh{Defaults: l}}}
+	return rules.Node{RuntimeHandlers: []string{""}, Budget: b, Policies: []rules.CapturePolicy{{MayLoosen: true}}, Meshes: []rules.Mesh{istio.New(i), consul.New(c),
+		kuma.New(k), linkerd.New(l)}}
 }
 
 // list returns so many ports that no range has two of, with commas between them.

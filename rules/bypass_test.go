@@ -3,6 +3,7 @@
 package rules_test
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func TestBypasses(t *testing.T) {
 
 // bypass.privileged = "refuse" refuses what was given a way around; the proxy's user is proxy_identity's matter.
 func TestRefusePowers(t *testing.T) {
-	node := rules.Node{Meshes: []rules.Mesh{tollbooth{}}, RuntimeHandlers: []string{""}, RefusePowers: true, PowersExempt: []string{"ops-*"}}
+	node := rules.Node{Meshes: []rules.Mesh{toll}, RuntimeHandlers: []string{""}, RefusePowers: true, PowersExempt: []string{"ops-*"}}
 	pod := rules.Pod{Namespace: "shop", Annotations: map[string]string{"tollbooth.example.com/injected": "true"}}
 	for _, tt := range []struct {
 		namespace string
@@ -77,7 +78,7 @@ func TestRefusePowers(t *testing.T) {
 
 // What runs before the proxy does has nobody who takes its connections, and the plan says so.
 func TestEarlyInitContainers(t *testing.T) {
-	node := rules.Node{Meshes: []rules.Mesh{tollbooth{}}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{toll}, RuntimeHandlers: []string{""}}
 	early := rules.Container{Name: "migrate", Phase: rules.PhaseInit}
 	late := rules.Container{Name: "late", Phase: rules.PhaseInit}
 	for _, tt := range []struct {
@@ -93,7 +94,7 @@ func TestEarlyInitContainers(t *testing.T) {
 		{"nothing is known", nil, ""},
 	} {
 		pod := rules.Pod{Annotations: map[string]string{"tollbooth.example.com/injected": "true"}, Containers: tt.containers}
-		plan, err := node.Decide(pod).Planner(rules.Network{})
+		plan, err := node.Decide(pod).Planner(rules.Network{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.7")}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +124,7 @@ func TestRawSockets(t *testing.T) {
 		{"privileged", []rules.Raw{rules.RawRefuse}, rules.Powers{Privileged: true}, true, true, false},
 		{"nobody tells", []rules.Raw{rules.RawRefuse}, rules.Powers{}, false, false, false},
 	} {
-		node := rules.Node{Meshes: []rules.Mesh{tollbooth{}}, RuntimeHandlers: []string{""}}
+		node := rules.Node{Meshes: []rules.Mesh{toll}, RuntimeHandlers: []string{""}}
 		for _, raw := range tt.raw {
 			node.Lockdowns = append(node.Lockdowns, rules.Lockdown{Place: "m.toml:3", Raw: raw})
 		}

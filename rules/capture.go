@@ -168,19 +168,8 @@ func (p CapturePolicy) ranges(r netip.Prefix) bool {
 	return slices.ContainsFunc(p.Ranges, func(a netip.Prefix) bool { return a.Bits() <= r.Bits() && a.Contains(r.Addr()) })
 }
 
-// marker is a mesh whose injector marks pods.
-type marker interface {
-	// Marked reports whether the injector marked the pod.
-	Marked(Pod) bool
-}
-
 func (n Node) marked(pod Pod) bool {
-	for _, mesh := range n.Meshes {
-		if m, ok := mesh.(marker); ok && m.Marked(pod) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.Meshes, func(mesh Mesh) bool { return mesh.Marked(pod) })
 }
 
 // govern is the node's last word on what the meshes decide: containers take nothing away that the sandbox has, and what

@@ -18,8 +18,8 @@ import (
 
 func governed(policies ...rules.CapturePolicy) rules.Node {
 	return rules.Node{RuntimeHandlers: []string{""}, Loosening: effect.NewLoosening(), Policies: policies, Meshes: []rules.Mesh{
-		istio.Mesh{Defaults: istio.Standard()}, consul.Mesh{Defaults: consul.Standard()}, kuma.Mesh{Defaults: kuma.Standard()},
-		linkerd.Mesh{Defaults: linkerd.Standard()}}}
+		istio.New(istio.Standard()), consul.New(consul.Standard()), kuma.New(kuma.Standard()),
+		linkerd.New(linkerd.Standard())}}
 }
 
 func annotated(pairs ...string) rules.Pod {
@@ -82,7 +82,7 @@ func TestContainersTakeNothingAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			node := governed()
-			node.Meshes[0] = istio.Mesh{Defaults: tt.defaults}
+			node.Meshes[0] = istio.New(tt.defaults)
 			d := node.Decide(tt.pod)
 			if refused := d.Action == rules.Reject; refused != tt.refused || refused && d.Reason != rules.ReasonLoosened {
 				t.Errorf("%s (%s): %s", d.Action, d.Reason, d.Detail)
@@ -198,8 +198,8 @@ func TestPolicyOverThePlan(t *testing.T) {
 	}
 	for _, without := range []rules.WithoutIPv6{rules.IPv6Block, rules.IPv6Capture} {
 		node, defaults := governed(rules.CapturePolicy{IPv6: true}), istio.Standard()
-		defaults.IPv6 = without
-		node.Meshes[0] = istio.Mesh{Defaults: defaults}
+		defaults.WithoutIPv6 = without
+		node.Meshes[0] = istio.New(defaults)
 		if d := node.Decide(annotated()); d.Action != rules.Enrol {
 			t.Errorf("%s: %s", without, d.Detail)
 		}

@@ -76,10 +76,16 @@ type Mesh interface {
 	Name() string
 	// Decide never fails: what cannot be understood is rejected, with the reason.
 	Decide(Pod) Decision
+	// Explain returns what Decide does, with an account.
+	Explain(Pod) Decision
+	// Marked reports whether the mesh's injector marked a pod, whatever is decided about it.
+	Marked(Pod) bool
 	// Footprint tells the mesh's rules from others'.
 	Footprint() Footprint
 	// Reads reports whether a label or annotation of that key decides anything about its pod.
 	Reads(key string) bool
+	// Keys returns those of them that the mesh chose, which pods may misspell.
+	Keys() []string
 	// Refines reports whether a container of that name says more about its pod than the sandbox does.
 	Refines(container string) bool
 	// Widest returns plans that together have every kind of rule that any pod's plan can have.

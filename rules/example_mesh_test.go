@@ -6,44 +6,20 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/meshnetd/meshnetd/internal/meshtest/tollbooth"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
-// tollbooth is a mesh whose proxy runs as user 4000 and listens on port 16001 for what the pod sends.
-type tollbooth struct{}
-
-func (tollbooth) Name() string          { return "tollbooth" }
-func (tollbooth) Reads(key string) bool { return key == "tollbooth.example.com/injected" }
-func (tollbooth) Refines(string) bool   { return false } // no container says more than the pod does
-func (tollbooth) Widest() []rules.Plan  { return []rules.Plan{tollboothPlan()} }
-func (tollbooth) Footprint() rules.Footprint {
-	return rules.Footprint{Chains: []string{"TOLLBOOTH_OUT"}}
-}
-
-func (tollbooth) Decide(pod rules.Pod) rules.Decision {
-	if pod.Annotations["tollbooth.example.com/injected"] != "true" {
-		return rules.Decision{Action: rules.Skip, Reason: rules.ReasonNotInjected, Detail: "tollbooth's injector has not marked the pod"}
-	}
-	return rules.Decision{Mesh: "tollbooth", Action: rules.Enrol, Reason: rules.ReasonInjected, Detail: "tollbooth's injector has marked the pod",
-		Proxy:   rules.Proxy{UID: 4000, GID: rules.NoID, Containers: []rules.Sidecar{{Name: "tollbooth", Command: []string{"tollboothd"}}}},
-		Planner: func(rules.Network) (rules.Plan, error) { return tollboothPlan(), nil }}
-}
-
-func tollboothPlan() rules.Plan {
-	var b rules.Builder
-	tcp := rules.Protocol(rules.TCP)
-	b.Append("nat", "OUTPUT", "what the pod sends", rules.Jump("TOLLBOOTH_OUT"), tcp)
-	b.Append("nat", "TOLLBOOTH_OUT", "the proxy's own traffic goes out", rules.Return, rules.OwnerUID{ID: 4000})
-	b.Append("nat", "TOLLBOOTH_OUT", "to the proxy", rules.Redirect{Port: 16001}, tcp)
-	return rules.Plan{V4: b.Ruleset(rules.IPv4), Footprint: tollbooth{}.Footprint()}
-}
+// toll is a mesh that declares the least that one can.
+var toll = tollbooth.New(mesh.Common{})
 
 // A mesh is what its marks on a pod mean, and the rules they give. Whatever is written, compared, explained and traced
 // follows from that.
 func ExampleMesh() {
-	node := rules.Node{Meshes: []rules.Mesh{tollbooth{}}, RuntimeHandlers: []string{""}}
-	decision := node.Decide(rules.Pod{Annotations: map[string]string{"tollbooth.example.com/injected": "true"}})
+	node := rules.Node{Meshes: []rules.Mesh{toll}, RuntimeHandlers: []string{""}}
+	decision := node.Decide(rules.Pod{Annotations: map[string]string{tollbooth.KeyInjected: "true"}})
 	plan, err := decision.Planner(rules.Network{})
 	if err != nil {
 		panic(err)

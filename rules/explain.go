@@ -28,12 +28,6 @@ type Gap struct {
 	Covers func(Packet) bool
 }
 
-// Explainer is a mesh that can account for its decisions.
-type Explainer interface {
-	// Explain returns what Decide does, with an account.
-	Explain(Pod) Decision
-}
-
 // Explain returns what Decide does, with an account: what each mesh that does not decide says, in a line, and then
 // the steps of the one that does.
 func (n Node) Explain(pod Pod) Decision {
@@ -66,21 +60,8 @@ func (n Node) Explain(pod Pod) Decision {
 // explaining is a mesh that accounts for each decision.
 type explaining struct{ Mesh }
 
-// Marked implements marker.
-func (e explaining) Marked(pod Pod) bool {
-	m, ok := e.Mesh.(marker)
-	return ok && m.Marked(pod)
-}
-
 // Decide implements Mesh.
-func (e explaining) Decide(pod Pod) Decision {
-	if mesh, ok := e.Mesh.(Explainer); ok {
-		return mesh.Explain(pod)
-	}
-	d := e.Mesh.Decide(pod)
-	d.Account = &Account{Steps: []string{d.step()}}
-	return d
-}
+func (e explaining) Decide(pod Pod) Decision { return e.Explain(pod) }
 
 // step is the decision in a line.
 func (d Decision) step() string { return string(d.Action) + " (" + string(d.Reason) + "): " + d.Detail }

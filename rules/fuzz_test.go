@@ -52,7 +52,7 @@ func FuzzParseSave(f *testing.F) {
 			}
 			return
 		}
-		ours := istio.Mesh{}.Footprint()
+		ours := istio.New(istio.Defaults{}).Footprint()
 		for _, want := range []rules.Ruleset{{Family: rules.IPv6}, have} {
 			change, diffs := rules.Change(have, want, ours), rules.Diff(have, want, ours)
 			if (change == "") != (len(diffs) == 0) {

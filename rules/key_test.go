@@ -99,12 +99,12 @@ func holding(t *testing.T, plan rules.Plan, crowded bool) []*kernel {
 	var kernels []*kernel
 	for _, want := range plan.Rulesets() {
 		k := newKernel(want.Family)
-		k.apply(t, want, istio.Mesh{}.Footprint())
+		k.apply(t, want, istio.New(istio.Defaults{}).Footprint())
 		if crowded {
 			sprinkle(t, k)
-			k.apply(t, want, istio.Mesh{}.Footprint())
+			k.apply(t, want, istio.New(istio.Defaults{}).Footprint())
 		}
-		k.holds(t, want, istio.Mesh{}.Footprint())
+		k.holds(t, want, istio.New(istio.Defaults{}).Footprint())
 		kernels = append(kernels, k)
 	}
 	return kernels
@@ -113,7 +113,7 @@ func holding(t *testing.T, plan rules.Plan, crowded bool) []*kernel {
 // readBack is what an auditor knows of a namespace: our part of its rules, and its routes and addresses.
 func readBack(t *testing.T, kernels []*kernel, plan rules.Plan) rules.Plan {
 	t.Helper()
-	f := istio.Mesh{}.Footprint()
+	f := istio.New(istio.Defaults{}).Footprint()
 	return rules.Plan{V4: kernels[0].state(t).Own(f), V6: kernels[1].state(t).Own(f), Routes: plan.Routes, Loopback: plan.Loopback}
 }
 

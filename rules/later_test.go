@@ -16,7 +16,7 @@ import (
 // says. Rules of the earlier one may stay where they do nothing.
 func TestInvariantLaterPlanDecidesAlone(t *testing.T) {
 	t.Parallel()
-	ours := istio.Mesh{}.Footprint()
+	ours := istio.New(istio.Defaults{}).Footprint()
 	const walks, steps, packets = 150, 8, 40
 	for seed := range uint64(walks) {
 		random := rand.New(rand.NewPCG(seed, 11))

@@ -84,7 +84,7 @@ func TestCommentsTellOurRules(t *testing.T) {
 // No mesh takes another one's rules for its own, but for those that are no mesh's: what resets IPv6.
 func TestFootprintsAreApart(t *testing.T) {
 	seen := map[string]string{}
-	for _, m := range []rules.Mesh{istio.Mesh{}, consul.Mesh{}, kuma.Mesh{}, linkerd.Mesh{}} {
+	for _, m := range []rules.Mesh{istio.New(istio.Defaults{}), consul.New(consul.Defaults{}), kuma.New(kuma.Defaults{}), linkerd.New(linkerd.Defaults{})} {
 		f := m.Footprint()
 		for _, chain := range f.Chains {
 			if strings.HasPrefix(chain, "MESHNETD_IPV6_") {

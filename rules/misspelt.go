@@ -9,21 +9,13 @@ import (
 	"strings"
 )
 
-// speller is a mesh that tells what it reads, so that what was meant for it can be found.
-type speller interface {
-	// Keys returns the labels and annotations for which Reads is true.
-	Keys() []string
-}
-
 // How many annotations of a pod are taken for misspelt ones; of how many the keys are remembered, and how long those may be.
 const mostMisspelt, mostUnread, longestUnread = 5, 16, 96
 
 // known returns all labels and annotations that meshes read.
 func (n Node) known() (keys []string) {
 	for _, mesh := range n.all() {
-		if m, ok := mesh.(speller); ok {
-			keys = append(keys, m.Keys()...)
-		}
+		keys = append(keys, mesh.Keys()...)
 	}
 	return keys
 }

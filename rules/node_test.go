@@ -17,10 +17,10 @@ import (
 )
 
 var (
-	istios   = istio.Mesh{Defaults: istio.Standard()}
-	consuls  = consul.Mesh{Defaults: consul.Standard()}
-	kumas    = kuma.Mesh{Defaults: kuma.Standard()}
-	linkerds = linkerd.Mesh{Defaults: linkerd.Standard()}
+	istios   = istio.New(istio.Standard())
+	consuls  = consul.New(consul.Standard())
+	kumas    = kuma.New(kuma.Standard())
+	linkerds = linkerd.New(linkerd.Standard())
 )
 
 func everyMesh() rules.Node {
@@ -143,7 +143,7 @@ func TestTwoMeshesClaimThePod(t *testing.T) {
 	excluded := everyMesh()
 	defaults := istio.Standard()
 	defaults.ExcludeNamespaces = []string{"shop"}
-	excluded.Meshes[0] = istio.Mesh{Defaults: defaults}
+	excluded.Meshes[0] = istio.New(defaults)
 	if d := excluded.Decide(injectedBy([]string{"istio", "linkerd"})); d.Action != rules.Enrol || d.Mesh != "linkerd" {
 		t.Errorf("in a namespace that one excludes: %s (%s: %s)", d.Action, d.Reason, d.Detail)
 	}

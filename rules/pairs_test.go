@@ -36,36 +36,36 @@ func plans(t *testing.T) []namedPlan {
 	settings := istio.Standard()
 	for _, c := range []struct {
 		name        string
-		ipv6        istio.IPv6
+		ipv6        rules.WithoutIPv6
 		annotations map[string]string
 	}{
-		{"blocked", istio.IPv6Block, nil},
-		{"captured", istio.IPv6Capture, nil},
-		{"blocked, interface excluded", istio.IPv6Block, map[string]string{"traffic.sidecar.istio.io/excludeInterfaces": "net1"}},
-		{"interface excluded, nothing inbound", istio.IPv6Capture, map[string]string{
+		{"blocked", rules.IPv6Block, nil},
+		{"captured", rules.IPv6Capture, nil},
+		{"blocked, interface excluded", rules.IPv6Block, map[string]string{"traffic.sidecar.istio.io/excludeInterfaces": "net1"}},
+		{"interface excluded, nothing inbound", rules.IPv6Capture, map[string]string{
 			"traffic.sidecar.istio.io/excludeInterfaces": "net1", "traffic.sidecar.istio.io/includeInboundPorts": ""}},
-		{"interface rerouted, nothing inbound", istio.IPv6Capture, map[string]string{
+		{"interface rerouted, nothing inbound", rules.IPv6Capture, map[string]string{
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/includeInboundPorts": ""}},
-		{"interface rerouted, nothing outbound", istio.IPv6Capture, map[string]string{
+		{"interface rerouted, nothing outbound", rules.IPv6Capture, map[string]string{
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/includeOutboundIPRanges": ""}},
-		{"interface rerouted, nothing at all", istio.IPv6Capture, map[string]string{"istio.io/reroute-virtual-interfaces": "k6t0",
+		{"interface rerouted, nothing at all", rules.IPv6Capture, map[string]string{"istio.io/reroute-virtual-interfaces": "k6t0",
 			"traffic.sidecar.istio.io/includeOutboundIPRanges": "", "traffic.sidecar.istio.io/includeInboundPorts": ""}},
-		{"interface rerouted by tproxy, one family", istio.IPv6Capture, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
+		{"interface rerouted by tproxy, one family", rules.IPv6Capture, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8"}},
-		{"interfaces twice, nothing inbound", istio.IPv6Capture, map[string]string{"traffic.sidecar.istio.io/excludeInterfaces": "net1,net1",
+		{"interfaces twice, nothing inbound", rules.IPv6Capture, map[string]string{"traffic.sidecar.istio.io/excludeInterfaces": "net1,net1",
 			"istio.io/reroute-virtual-interfaces": "k6t0,k6t0", "traffic.sidecar.istio.io/includeInboundPorts": "",
 			"traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8,fd00::/8,10.0.0.0/8"}},
-		{"all of tproxy", istio.IPv6Capture, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
+		{"all of tproxy", rules.IPv6Capture, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
 			"istio.io/reroute-virtual-interfaces": "k6t0", "traffic.sidecar.istio.io/excludeInterfaces": "net1,net2"}},
 	} {
-		settings.IPv6 = c.ipv6
+		settings.WithoutIPv6 = c.ipv6
 		annotations := map[string]string{"sidecar.istio.io/status": "{}"}
 		for key, value := range c.annotations {
 			annotations[key] = value
 		}
 		all = append(all, namedPlan{c.name, planFor(t, settings, rules.Pod{Annotations: annotations, IPs: both})})
 	}
-	return append(all, namedPlan{name: "nothing", plan: rules.Plan{Footprint: istio.Mesh{}.Footprint()}})
+	return append(all, namedPlan{name: "nothing", plan: rules.Plan{Footprint: istio.New(istio.Defaults{}).Footprint()}})
 }
 
 type namedRuleset struct {
@@ -91,7 +91,7 @@ func eachFamily(t *testing.T, fn func(*testing.T, []namedRuleset)) {
 
 func planFor(t *testing.T, defaults istio.Defaults, pod rules.Pod) rules.Plan {
 	t.Helper()
-	d := istio.Mesh{Defaults: defaults}.Decide(pod)
+	d := istio.New(defaults).Decide(pod)
 	if d.Action != rules.Enrol {
 		t.Fatalf("%s: %s", d.Action, d.Detail)
 	}
@@ -104,7 +104,7 @@ func planFor(t *testing.T, defaults istio.Defaults, pod rules.Pod) rules.Plan {
 
 // One plan over another gives exactly the other: nothing of the first is left, whatever the first was.
 func TestEveryPlanOverEveryOther(t *testing.T) {
-	ours := istio.Mesh{}.Footprint()
+	ours := istio.New(istio.Defaults{}).Footprint()
 	eachFamily(t, func(t *testing.T, all []namedRuleset) {
 		for _, a := range all {
 			t.Run(a.name, func(t *testing.T) {
@@ -171,7 +171,7 @@ func foreign(lines []string) []string {
 
 // Others' rules stay, in their order, behind ours.
 func TestEveryPlanAmongOthers(t *testing.T) {
-	ours := istio.Mesh{}.Footprint()
+	ours := istio.New(istio.Defaults{}).Footprint()
 	eachFamily(t, func(t *testing.T, all []namedRuleset) {
 		// Where nothing is captured in nat, nothing names a rerouted interface: its exception is known by
 		// its place, at the head. Behind a rule of somebody else it stays, and does nothing there.

@@ -45,7 +45,7 @@ func FuzzAnnotationPolicy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value, allow string) {
 		entries := strings.Split(allow, "\n")
 		for _, key := range []string{keyOutPorts, keyOutIPs} {
-			node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""},
+			node := rules.Node{Meshes: []rules.Mesh{istio.New(istio.Standard())}, RuntimeHandlers: []string{""},
 				Annotations: []rules.AnnotationPolicy{{Annotation: key, Allow: rules.Allow(entries...), Otherwise: rules.Refuse}}}
 			d := node.Decide(asking(keyStatus, "{}", key, value))
 			if d.Detail == "" {

@@ -34,7 +34,7 @@ func asking(pairs ...string) rules.Pod {
 }
 
 func nodeWith(policies ...rules.AnnotationPolicy) rules.Node {
-	return rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: istio.Standard()}}, RuntimeHandlers: []string{""}, Annotations: policies}
+	return rules.Node{Meshes: []rules.Mesh{istio.New(istio.Standard())}, RuntimeHandlers: []string{""}, Annotations: policies}
 }
 
 // What a value may consist of.

@@ -19,7 +19,7 @@ import (
 // Settings that no list of cases thinks of: any random plan over any other gives exactly the other, and
 // nothing is left when it is removed. A failure names its seed.
 func TestRandomPlansOverEachOther(t *testing.T) {
-	ours := istio.Mesh{}.Footprint()
+	ours := istio.New(istio.Defaults{}).Footprint()
 	const walks, steps = 100, 12
 	for seed := range uint64(walks) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -83,7 +83,7 @@ func randomPod(random *rand.Rand) (rules.Pod, istio.Defaults) {
 	defaults := istio.Standard()
 	flip := func() bool { return random.IntN(2) == 0 }
 	defaults.DNSCapture, defaults.DualStack, defaults.InvalidDrop = flip(), flip(), flip()
-	defaults.IPv6 = []istio.IPv6{istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block}[random.IntN(3)]
+	defaults.WithoutIPv6 = []rules.WithoutIPv6{rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block}[random.IntN(3)]
 	return rules.Pod{Annotations: annotations,
 		IPs: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")}}, defaults
 }

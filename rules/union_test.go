@@ -21,7 +21,7 @@ func TestUnionKeepsTheKeysOfIstiosPods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, alone := everyMesh().Footprint(), istio.Mesh{}.Footprint()
+	all, alone := everyMesh().Footprint(), istio.New(istio.Defaults{}).Footprint()
 	for _, c := range cases {
 		pod := c.Pod()
 		plan, err := istios.Decide(pod).Planner(rules.Network{Addresses: pod.IPs})
@@ -57,7 +57,7 @@ func TestUnionHasEverythingOnce(t *testing.T) {
 			}
 		}
 	}
-	if diff := cmp.Diff(istio.Mesh{}.Footprint(), rules.Union(istio.Mesh{}.Footprint(), istio.Mesh{}.Footprint()), samePrefix); diff != "" {
+	if diff := cmp.Diff(istio.New(istio.Defaults{}).Footprint(), rules.Union(istio.New(istio.Defaults{}).Footprint(), istio.New(istio.Defaults{}).Footprint()), samePrefix); diff != "" {
 		t.Errorf("of one mesh twice:\n%s", diff)
 	}
 }

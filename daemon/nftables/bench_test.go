@@ -189,9 +189,9 @@ func verified(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 
 // started is the whole flow of a pod's start.
 func started(b *testing.B, tables Tables) *speed.Peer {
-	mesh := istio.Mesh{Defaults: istio.Standard()}
-	mesh.Defaults.DualStack = true
-	node := rules.Node{Meshes: []rules.Mesh{mesh}, RuntimeHandlers: []string{""}}
+	defaults := istio.Standard()
+	defaults.DualStack = true
+	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}
 	locks, err := netns.MakeLocks(filepath.Join(b.TempDir(), "locks"))
 	if err != nil {
 		b.Fatal(err)

@@ -54,7 +54,7 @@ var order = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(rules.Po
 
 // Own reads the whole of a plan, and takes nothing for a part of one that is not all there.
 func TestOwn(t *testing.T) {
-	footprint := istio.Mesh{}.Footprint()
+	footprint := istio.New(istio.Defaults{}).Footprint()
 	v4, v6 := footprint.Routes[0], footprint.Routes[1]
 	full := rules.Plan{Routes: footprint.Routes, Loopback: footprint.Loopback, Footprint: footprint}
 	only := func(routes ...rules.PolicyRoute) rules.Plan {
@@ -97,7 +97,7 @@ func TestOwn(t *testing.T) {
 
 // The plans that need most and least to be read; 0.2 ms is the most that a look at a pod may cost.
 func BenchmarkRoutingVerify(b *testing.B) {
-	footprint := istio.Mesh{}.Footprint()
+	footprint := istio.New(istio.Defaults{}).Footprint()
 	for name, plan := range map[string]rules.Plan{
 		"REDIRECT": {Footprint: footprint},
 		"TPROXY":   {Routes: footprint.Routes, Loopback: footprint.Loopback, Footprint: footprint},

@@ -101,7 +101,7 @@ var unbounded = rules.Budget{Bytes: 1 << 20, Items: 1 << 12, Rules: 1 << 13}
 // enforcer returns a flow that has seen no pod yet.
 func (n *node) enforcer(w writer, defaults istio.Defaults) *daemon.Enforcer {
 	defaults.Budget = unbounded
-	node := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""}, Budget: unbounded}
+	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded}
 	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(daemon.Outcome) {})
 }
 
@@ -120,7 +120,7 @@ func (n *node) pod(id string, annotations map[string]string) (rules.Pod, error) 
 
 // planOf returns the plan of a pod with these addresses.
 func planOf(defaults istio.Defaults, pod rules.Pod) (rules.Plan, error) {
-	d := istio.Mesh{Defaults: defaults}.Decide(pod)
+	d := istio.New(defaults).Decide(pod)
 	if d.Action != rules.Enrol {
 		return rules.Plan{}, errors.New(d.Detail)
 	}

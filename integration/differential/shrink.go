@@ -83,7 +83,7 @@ func (f failure) plainerSettings() []failure {
 		func(d *istio.Defaults) { d.OwnerGroupsExclude = usual.OwnerGroupsExclude },
 		func(d *istio.Defaults) { d.Loopback = usual.Loopback },
 	} {
-		add(func(s *generate.Setting) { change(&s.Mesh.Defaults) })
+		add(func(s *generate.Setting) { change(&s.Defaults) })
 	}
 	return all
 }
@@ -141,7 +141,7 @@ func (f failure) plainerPackets() []failure {
 func (f failure) String() string {
 	var out strings.Builder
 	if f.setting != nil {
-		fmt.Fprintf(&out, "pod %v %v\ndefaults %+v\n", f.setting.Pod.IPs, f.setting.Pod.Annotations, f.setting.Mesh.Defaults)
+		fmt.Fprintf(&out, "pod %v %v\ndefaults %+v\n", f.setting.Pod.IPs, f.setting.Pod.Annotations, f.setting.Defaults)
 	}
 	for _, rs := range f.plan.Rulesets() {
 		if !rs.Empty() {

@@ -15,7 +15,7 @@ import (
 // Of returns the plan of a pod.
 func Of(t testing.TB, defaults istio.Defaults, pod rules.Pod) rules.Plan {
 	t.Helper()
-	d := istio.Mesh{Defaults: defaults}.Decide(pod)
+	d := istio.New(defaults).Decide(pod)
 	if d.Action != rules.Enrol {
 		t.Fatalf("%s: %s", pod.Name, d.Detail)
 	}
@@ -48,4 +48,4 @@ func DualStack(t testing.TB) rules.Plan {
 }
 
 // Nothing is the plan that takes ours out.
-func Nothing() rules.Plan { return rules.Plan{Footprint: istio.Mesh{}.Footprint()} }
+func Nothing() rules.Plan { return rules.Plan{Footprint: istio.New(istio.Defaults{}).Footprint()} }

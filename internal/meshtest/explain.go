@@ -19,7 +19,7 @@ import (
 // of its intent.
 func Explained(t testing.TB, mesh rules.Mesh, pod rules.Pod) rules.Decision {
 	t.Helper()
-	d, e := mesh.Decide(pod), mesh.(rules.Explainer).Explain(pod)
+	d, e := mesh.Decide(pod), mesh.Explain(pod)
 	same := cmp.Exporter(func(reflect.Type) bool { return true })
 	if diff := cmp.Diff([]any{d.Mesh, d.Action, d.Reason, d.Detail, d.Intent, d.Proxy}, []any{e.Mesh, e.Action, e.Reason, e.Detail, e.Intent, e.Proxy}, same); diff != "" {
 		t.Fatalf("explained is another decision (-decided +explained):\n%s", diff)

@@ -17,11 +17,11 @@ const (
 	tcp        = rules.Protocol(rules.TCP)
 )
 
-func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
+func (in *Intent) families(rules.Network) rules.Families {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
-		SpeaksIPv6: in.DualStack, Because: becauseIPv6, Without: in.WithoutIPv6,
-	}.Plan(network, footprint)
+		SpeaksIPv6: in.DualStack, Because: "annotation " + keyDualStack + ` is not "true"`, Without: in.WithoutIPv6,
+	}
 }
 
 // loopback returns the address that is left alone.

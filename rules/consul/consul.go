@@ -21,37 +21,36 @@
 package consul
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
-// Mesh decides about pods of a Consul mesh. Its Defaults come from the node's configuration.
-type Mesh struct{ Defaults Defaults }
-
-// Defaults are what the pod's annotations do not say.
-type Defaults struct {
-	ExcludeNamespaces []string
-	Budget            rules.Budget
-	WithoutIPv6       rules.WithoutIPv6 // of a pod that is not dual-stack
-}
+// Defaults are what the pod's annotations do not say. WithoutIPv6 is of a pod that is not dual-stack.
+type Defaults struct{ mesh.Common }
 
 // Standard returns the defaults of an unconfigured Consul.
-func Standard() Defaults { return Defaults{WithoutIPv6: rules.IPv6Mesh} }
+func Standard() Defaults { return Defaults{mesh.Common{WithoutIPv6: rules.IPv6Mesh}} }
 
-// Name returns "consul".
-func (Mesh) Name() string { return "consul" }
-
-// Keys returns what Decide looks at, labels and annotations alike.
-func (Mesh) Keys() []string { return keys }
-
-// Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool { return slices.Contains(keys, key) }
-
-// Refines is false for every container: the annotations say everything.
-func (Mesh) Refines(string) bool { return false }
+// New returns a Consul mesh with the defaults of the node's configuration.
+func New(d Defaults) rules.Mesh {
+	return mesh.Declare(mesh.Declaration[Intent]{
+		Name: "consul", Table: "consul", Common: d.Common,
+		Footprint: rules.Footprint{Chains: []string{chainInbound, chainInRedirect, chainOutput, chainRedirect, chainDNS,
+			rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS}},
+		Keys:    []string{keyConnect, keyMesh, keyTransparent, KeyConfig, keyVersion, keyDualStack},
+		Marked:  func(pod rules.Pod) bool { return pod.Annotations[keyConnect] != "" || pod.Annotations[keyMesh] != "" },
+		Belongs: belongs,
+		Inputs:  append(mesh.Lists(KeyConfig), mesh.Texts(keyDualStack)...), // each key of the configuration counts as an item
+		Read:    func(r *mesh.Reader, in *Intent) error { return in.read(r, d) },
+		Proxy: func(pod rules.Pod, in *Intent) rules.Proxy {
+			return rules.Proxy{UID: in.UID, GID: rules.NoID, Containers: sidecars(pod)}
+		},
+		Rules:  (*Intent).families,
+		Widest: widest,
+	})
+}
 
 // The chains are Consul's.
 const (
@@ -61,12 +60,6 @@ const (
 	chainRedirect   = "CONSUL_PROXY_REDIRECT"
 	chainDNS        = "CONSUL_DNS_REDIRECT"
 )
-
-// Footprint returns the names of every plan this package can make.
-func (Mesh) Footprint() rules.Footprint {
-	return rules.Footprint{Chains: []string{chainInbound, chainInRedirect, chainOutput, chainRedirect, chainDNS,
-		rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS}}
-}
 
 // KeyConfig is the annotation that says what a pod of Consul's redirects, in JSON.
 const KeyConfig = prefix + "redirect-traffic-config"
@@ -81,8 +74,6 @@ const (
 	keyDualStack   = prefix + "dual-stack"          // injectors that do not know of it leave it out, which is "false"
 )
 
-var keys = []string{keyConnect, keyMesh, keyTransparent, KeyConfig, keyVersion, keyDualStack}
-
 // The containers that run as the proxy: injectors before 1.0 have Envoy itself in it.
 var (
 	dataplane = []rules.Sidecar{{Name: "consul-dataplane", Command: []string{"dumb-init", "consul-dataplane"}}}
@@ -96,63 +87,22 @@ func sidecars(pod rules.Pod) []rules.Sidecar {
 	return dataplane
 }
 
-// Decide follows Consul's CNI plugin.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
-
-func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
-	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
-		s.Decided(d)
-		return d
-	}
-	if reason, detail := m.outside(pod, s); reason != "" {
-		return decide(rules.Skip, reason, detail)
-	}
-	asks := inputs(pod)
-	if problem := m.Defaults.Budget.Exceeded(asks[:]...); problem != "" {
-		return decide(rules.Reject, rules.ReasonOverBudget, problem)
-	}
-	intent, err := m.intent(pod)
-	if err != nil {
-		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
-	}
-	s.Add("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing")
-	d := decide(rules.Enrol, rules.ReasonInjected, "annotation "+keyTransparent+" is present")
-	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: sidecars(pod)}
-	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
-	return d
-}
-
-// Marked reports whether the injector marked a pod.
-func (Mesh) Marked(pod rules.Pod) bool {
-	return pod.Annotations[keyConnect] != "" || pod.Annotations[keyMesh] != ""
-}
-
-// outside returns why a pod does not belong to the mesh, or "".
-func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
-	if pod.HostNetwork {
-		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	}
-	s.Add("the pod is not known to share the node's network namespace")
-	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
-		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	}
-	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces or ", configured, "exclude_namespaces")
+// belongs follows Consul's CNI plugin.
+func belongs(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
 	switch {
 	case pod.Annotations[keyConnect] != "":
 		s.Add("annotation ", keyConnect, " is present: the injector has been here")
 	case pod.Annotations[keyMesh] != "":
 		s.Add("annotation ", keyMesh, " is present: the injector has been here")
 	default:
-		return rules.ReasonNotInjected, "neither annotation " + keyConnect + " nor " + keyMesh
+		return mesh.Outside(rules.ReasonNotInjected, "neither annotation "+keyConnect+" nor "+keyMesh)
 	}
 	if pod.Annotations[keyTransparent] == "" {
-		return rules.ReasonInterceptionNone, "no annotation " + keyTransparent + ": the pod asks for no redirection"
+		return mesh.Outside(rules.ReasonInterceptionNone, "no annotation "+keyTransparent+": the pod asks for no redirection")
 	}
 	s.Add("annotation ", keyTransparent, " is present: the pod asks for redirection")
 	if _, said := pod.Annotations[KeyConfig]; !said {
-		return rules.ReasonInitContainer, "no annotation " + KeyConfig + ": the injector is not in CNI mode, and an init container sets the pod up"
+		return mesh.Outside(rules.ReasonInitContainer, "no annotation "+KeyConfig+": the injector is not in CNI mode, and an init container sets the pod up")
 	}
-	return "", ""
+	return mesh.Injected("annotation " + keyTransparent + " is present")
 }

@@ -14,10 +14,11 @@ import (
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
+	declared "github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 var (
-	mesh = consul.Mesh{Defaults: consul.Standard()}
+	mesh = consul.New(consul.Standard())
 	both = meshtest.Addresses("10.244.1.7", "fd00:10:244::7")
 )
 
@@ -225,7 +226,7 @@ func TestDecide(t *testing.T) {
 		{"namespace", with(func(p *rules.Pod) { p.Namespace = "consul" }), rules.Skip, rules.ReasonNamespaceExcluded},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := consul.Mesh{Defaults: consul.Defaults{ExcludeNamespaces: []string{"consul"}}}
+			m := consul.New(consul.Defaults{Common: declared.Common{ExcludeNamespaces: []string{"consul"}}})
 			d := m.Decide(tt.pod)
 			if d.Action != tt.action || d.Reason != tt.reason || d.Mesh != "consul" || d.Detail == "" {
 				t.Errorf("%s %s (%s): %s", d.Mesh, d.Action, d.Reason, d.Detail)

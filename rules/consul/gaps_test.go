@@ -11,5 +11,5 @@ import (
 )
 
 func TestFrozenGaps(t *testing.T) {
-	meshtest.FrozenGaps(t, func(d consul.Defaults) rules.Mesh { return consul.Mesh{Defaults: d} })
+	meshtest.FrozenGaps(t, func(d consul.Defaults) rules.Mesh { return consul.New(d) })
 }

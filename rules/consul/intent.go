@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 // Intent is what the mesh wants for one pod, every default filled in. It is read from one annotation
@@ -31,43 +32,36 @@ type Intent struct {
 	// DNSAddress is asked in place of any name server where there is no DNSPort; with one, lookups that are sent to
 	// it go to that port. Without either, lookups are left alone.
 	DNSAddress netip.Addr `json:"dnsAddress"`
-	DNSPort    uint16     `json:"dnsPort"`
+	DNSPort    uint16     `json:"dnsPort" none:"none"`
 
 	DualStack   bool              `json:"dualStack"`
-	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6" key:"consul.ipv6"`
 }
 
 const outboundPort = 15001 // the default
 
-// inputs are what intent reads. Each key of the configuration counts as an item.
-func inputs(pod rules.Pod) [2]rules.Input {
-	return [...]rules.Input{rules.ListInput("annotation", KeyConfig, pod.Annotations[KeyConfig]), rules.TextInput("annotation", keyDualStack, pod.Annotations[keyDualStack])}
-}
-
-func (m Mesh) intent(pod rules.Pod) (Intent, error) {
-	in := Intent{OutboundPort: outboundPort, WithoutIPv6: m.Defaults.WithoutIPv6}
-	switch text := pod.Annotations[keyDualStack]; text {
-	case "true":
-		in.DualStack = true
-	case "", "false":
-	default:
-		return Intent{}, refuse(keyDualStack, text, `want "true" or "false"`)
+func (in *Intent) read(r *mesh.Reader, d Defaults) error {
+	*in = Intent{OutboundPort: outboundPort, WithoutIPv6: d.WithoutIPv6}
+	if r.Pod.Annotations[keyDualStack] != "" {
+		mesh.Read(r, keyDualStack, &in.DualStack, func(text string) (dual bool, problem string) {
+			if text != "true" && text != "false" {
+				problem = `want "true" or "false"`
+			}
+			return text == "true", problem
+		})
 	}
-	text := pod.Annotations[KeyConfig]
-	if text == "" {
-		return Intent{}, refuse(KeyConfig, text, "is empty: the injector writes it where it is in CNI mode")
+	text := r.Pod.Annotations[KeyConfig]
+	problem := "is empty: the injector writes it where it is in CNI mode"
+	if text != "" {
+		problem = in.configured(r, text)
 	}
-	if problem := in.read(text); problem != "" {
-		return Intent{}, refuse(KeyConfig, text, problem)
+	if problem == "" {
+		problem = in.check()
 	}
-	if problem := in.check(); problem != "" {
-		return Intent{}, refuse(KeyConfig, text, problem)
+	if problem != "" {
+		r.Fail(KeyConfig, text, problem)
 	}
-	return in, nil
-}
-
-func refuse(key, value, problem string) error {
-	return &rules.InputError{Place: "annotation " + key, Value: value, Problem: problem}
+	return r.Understood("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing")
 }
 
 // The keys of the configuration, with the value of a missing one as Consul's library has it:
@@ -85,27 +79,35 @@ func refuse(key, value, problem string) error {
 //
 // Blanks around a text are left out, as Consul's library and iptables do. Any other key is refused unless it is null: it
 // may change what the others mean.
-func (in *Intent) read(text string) (problem string) {
+func (in *Intent) configured(r *mesh.Reader, text string) (problem string) {
 	var ip, uid string
-	numbers := map[string]*uint16{"ConsulDNSPort": &in.DNSPort, "ProxyInboundPort": &in.InboundPort, "ProxyOutboundPort": &in.OutboundPort}
-	lists := map[string]func(string) string{
-		"ExcludeInboundPorts":  func(item string) string { return appendTo(&in.InboundExclude, item, parsePorts) },
-		"ExcludeOutboundPorts": func(item string) string { return appendTo(&in.OutboundExclude, item, parsePorts) },
-		"ExcludeOutboundCIDRs": func(item string) string { return appendTo(&in.RangesExclude, item, parseRange) },
-		"ExcludeUIDs":          func(item string) string { return appendTo(&in.UIDsExclude, item, parseUser) },
-	}
 	problem = eachKey(text, func(key string, value json.RawMessage) error {
-		if number, ok := numbers[key]; ok {
-			return into(value, number, "a port number from 0 to 65535")
+		gives := func(field any, err error) error {
+			if said := string(value); said != "null" && said != "0" && said != `""` { // which give nothing
+				r.Gave(field, key, " in annotation ", KeyConfig)
+			}
+			return err
 		}
-		if add, ok := lists[key]; ok {
-			return eachItem(value, add)
-		}
+		number := func(port *uint16) error { return gives(port, into(value, port, "a port number from 0 to 65535")) }
 		switch key {
 		case "ConsulDNSIP":
-			return into(value, &ip, "a text")
+			return gives(&in.DNSAddress, into(value, &ip, "a text"))
 		case "ProxyUserID":
-			return into(value, &uid, "a text")
+			return gives(&in.UID, into(value, &uid, "a text"))
+		case "ConsulDNSPort":
+			return number(&in.DNSPort)
+		case "ProxyInboundPort":
+			return number(&in.InboundPort)
+		case "ProxyOutboundPort":
+			return number(&in.OutboundPort)
+		case "ExcludeInboundPorts":
+			return gives(&in.InboundExclude, items(value, &in.InboundExclude, parsePorts))
+		case "ExcludeOutboundPorts":
+			return gives(&in.OutboundExclude, items(value, &in.OutboundExclude, parsePorts))
+		case "ExcludeOutboundCIDRs":
+			return gives(&in.RangesExclude, items(value, &in.RangesExclude, parseRange))
+		case "ExcludeUIDs":
+			return gives(&in.UIDsExclude, items(value, &in.UIDsExclude, parseUser))
 		case "NetNS", "IptablesProvider", "NftablesProvider":
 			return nil
 		}
@@ -174,32 +176,26 @@ func into(value json.RawMessage, target any, want string) error {
 	return nil
 }
 
-// eachItem calls add with each text of a list; null is an empty list.
-func eachItem(value json.RawMessage, add func(string) string) error {
+// items reads a list of texts; null is an empty list.
+func items[T any](value json.RawMessage, all *[]T, parse func(string) (T, string)) error {
 	if bytes.Equal(value, []byte("null")) {
 		return nil
 	}
-	var items []*string
-	if err := into(value, &items, "a list of texts"); err != nil {
+	var texts []*string
+	if err := into(value, &texts, "a list of texts"); err != nil {
 		return err
 	}
-	for i, item := range items {
-		if item == nil {
+	for i, text := range texts {
+		if text == nil {
 			return fmt.Errorf("item %d is null", i+1)
 		}
-		if problem := add(strings.TrimSpace(*item)); problem != "" {
-			return fmt.Errorf("item %d, %q, is %s", i+1, *item, problem)
+		item, problem := parse(strings.TrimSpace(*text))
+		if problem != "" {
+			return fmt.Errorf("item %d, %q, is %s", i+1, *text, problem)
 		}
+		*all = append(*all, item)
 	}
 	return nil
-}
-
-func appendTo[T any](list *[]T, item string, parse func(string) (T, string)) (problem string) {
-	value, problem := parse(item)
-	if problem == "" {
-		*list = append(*list, value)
-	}
-	return problem
 }
 
 // parsePorts reads a port, or a range with a colon, or with a dash as later versions of Consul's library do.

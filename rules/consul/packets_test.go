@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/effect"
+	declared "github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 const (
@@ -90,7 +91,7 @@ func TestIPv6(t *testing.T) {
 		{rules.IPv6Block, "refused", "refused", "delivered 8080", "leaves 3306", "IPv6 is refused: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
-			m := consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: tt.without}}
+			m := consul.New(consul.Defaults{Common: declared.Common{WithoutIPv6: tt.without}})
 			plan := meshtest.Plan(t, m, injected(busy))
 			if plan.WithoutIPv6 != tt.without {
 				t.Errorf("IPv6 that the proxy does not speak: %q", plan.WithoutIPv6)
@@ -192,7 +193,7 @@ func asksConsul(in consul.Intent, s scene, p packet) bool {
 
 func pick[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
 
-func draw(random *rand.Rand) (consul.Mesh, rules.Pod) {
+func draw(random *rand.Rand) (rules.Mesh, rules.Pod) {
 	config := ""
 	maybe := func(key string, values ...string) {
 		if random.IntN(2) == 0 {
@@ -219,7 +220,7 @@ func draw(random *rand.Rand) (consul.Mesh, rules.Pod) {
 		maybe("ConsulDNSPort", "8600")
 	}
 	without := pick(random, rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block)
-	return consul.Mesh{Defaults: consul.Defaults{WithoutIPv6: without}}, injected(minimal(config), "dual-stack", fmt.Sprint(dualStack))
+	return consul.New(consul.Defaults{Common: declared.Common{WithoutIPv6: without}}), injected(minimal(config), "dual-stack", fmt.Sprint(dualStack))
 }
 
 func drawPacket(random *rand.Rand, s scene, in consul.Intent) packet {

@@ -31,7 +31,7 @@ func istioPlan(t testing.TB, annotations ...string) rules.Plan {
 		}
 		pod.Annotations[annotations[i]] = annotations[i+1]
 	}
-	return meshtest.Plan(t, istio.Mesh{Defaults: istio.Standard()}, pod)
+	return meshtest.Plan(t, istio.New(istio.Standard()), pod)
 }
 
 // edited returns a plan with the lines of its IPv4 tables changed, as iptables-save prints them: "-A CHAIN ...".

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
+	declared "github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 func standard(fn func(*istio.Intent)) istio.Intent {
 	in := istio.Intent{OutboundPort: 15001, InboundPort: 15006, TunnelPort: 15008, DNSPort: 15053, UID: 1337, GID: 1337,
 		InboundAll: true, InboundExclude: []uint16{15020, 15021, 15090}, OutboundAll: true, OutboundPortsExclude: []uint16{15020},
-		IPv6: istio.IPv6Mesh, Loopback: netip.MustParsePrefix("127.0.0.1/32")}
+		WithoutIPv6: rules.IPv6Mesh, Loopback: netip.MustParsePrefix("127.0.0.1/32")}
 	if fn != nil {
 		fn(&in)
 	}
@@ -108,11 +109,11 @@ func TestAnnotations(t *testing.T) {
 // The node's configuration is what holds for a pod that says nothing.
 func TestDefaults(t *testing.T) {
 	d := istio.Defaults{OutboundPort: 1, InboundPort: 2, TunnelPort: 3, DNSPort: 4, UID: 5, GID: 6, DNSCapture: true, DualStack: true,
-		InvalidDrop: true, IPv6: istio.IPv6Block, OwnerGroups: []uint32{7}, OwnerGroupsExclude: []uint32{8}, Loopback: netip.MustParsePrefix("127.0.0.0/8")}
+		InvalidDrop: true, Common: declared.Common{WithoutIPv6: rules.IPv6Block}, OwnerGroups: []uint32{7}, OwnerGroupsExclude: []uint32{8}, Loopback: netip.MustParsePrefix("127.0.0.0/8")}
 	want := istio.Intent{OutboundPort: 1, InboundPort: 2, TunnelPort: 3, DNSPort: 4, UID: 5, GID: 6, DNSCapture: true, DualStack: true,
-		InvalidDrop: true, IPv6: istio.IPv6Block, OwnerGroups: []uint32{7}, OwnerGroupsExclude: []uint32{8}, Loopback: netip.MustParsePrefix("127.0.0.0/8"),
+		InvalidDrop: true, WithoutIPv6: rules.IPv6Block, OwnerGroups: []uint32{7}, OwnerGroupsExclude: []uint32{8}, Loopback: netip.MustParsePrefix("127.0.0.0/8"),
 		InboundAll: true, InboundExclude: []uint16{15020, 15021, 15090}, OutboundAll: true, OutboundPortsExclude: []uint16{15020}}
-	if diff := cmp.Diff(want, intentOf(t, istio.Mesh{Defaults: d}, injected()), compare); diff != "" {
+	if diff := cmp.Diff(want, intentOf(t, istio.New(d), injected()), compare); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -11,19 +11,18 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// plan turns the intent into rules for a pod in this network.
-func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
+func (in *Intent) families(network rules.Network) rules.Families {
 	f := rules.Families{
 		Redirect: func(family rules.Family) rules.Ruleset { return in.builder(family).redirect() },
 		Block:    in.block,
 		Routes:   in.routes, Loopback: []netip.Prefix{passthrough6},
-		SpeaksIPv6: in.speaksIPv6(network), Because: envDualStack + " is not set", Without: in.IPv6,
+		SpeaksIPv6: in.speaksIPv6(network), Because: envDualStack + " is not set", Without: in.WithoutIPv6,
 		Listens: rules.Ports(append([]uint16{in.TunnelPort}, agentPorts...)), Notes: in.notes,
 	}
 	if len(in.RerouteInterfaces) > 0 {
 		f.Unblocked = "IPv6 from behind " + strings.Join(in.RerouteInterfaces, ", ") + " is forwarded, not reset"
 	}
-	return f.Plan(network, footprint)
+	return f
 }
 
 // speaksIPv6 reports whether the proxy speaks IPv6. Istio goes by the first address that the kernel lists, an IPv4 one where

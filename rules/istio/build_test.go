@@ -32,7 +32,7 @@ func TestPlanGolden(t *testing.T) {
 		{"reroute-families", withProxy(injected(rerouteInterfaces, "a0,b0", outboundRanges, "10.0.0.0/8,fd00::/8"), both...)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			plan := planOf(t, istio.Mesh{Defaults: istio.Standard()}, tt.pod, first4)
+			plan := planOf(t, istio.New(istio.Standard()), tt.pod, first4)
 			text := ""
 			for _, rs := range plan.Rulesets() {
 				text += "# " + rs.Family.String() + "\n" + rs.String()

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 // What the injector and its users write on a pod.
@@ -47,117 +47,76 @@ var buildPodKeys = []string{keyDeployer, "openshift.io/build.name"}
 // Templates of the injector whose proxy needs no redirection.
 var proxyOnlyTemplates = []string{"gateway", "grpc-agent", "grpc-simple"}
 
-// Decide follows Istio's CNI plugin, as far as the facts about the pod allow.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil, nil) }
-
-func (m Mesh) decide(pod rules.Pod, s *account.Steps, from sources) rules.Decision {
-	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
-		s.Decided(d)
-		return d
-	}
-	if reason, detail := m.outside(pod, s); reason != "" {
-		return decide(rules.Skip, reason, detail)
-	}
-	overBudget := func(problem string) rules.Decision {
-		return decide(rules.Reject, rules.ReasonOverBudget, problem)
-	}
-	if problem := m.Defaults.Budget.Exceeded(marks(pod)...); problem != "" {
-		return overBudget(problem)
-	}
-	names, err := statusContainers(pod.Annotations[keyStatus])
-	if err != nil {
-		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
-	}
-	if s != nil && len(names) > 0 {
-		s.Add("annotation ", keyStatus, " lists ", strings.Join(names, ", "))
-	}
-	if reason, detail := sidecarMissing(pod, names, s); reason != "" {
-		return decide(rules.Skip, reason, detail)
-	}
-	if pod.Annotations[keyMode] == modeNone {
-		return decide(rules.Skip, rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
-	}
-	if problem := m.Defaults.Budget.Exceeded(inputs(pod)...); problem != "" {
-		return overBudget(problem)
-	}
-	intent, err := m.intent(pod, names, from)
-	if err != nil {
-		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
-	}
-	s.Add("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
-	if intent.DNSCapture {
-		s.Add(account.LookupsBehind)
-	}
-	reason, detail := rules.ReasonInjected, "annotation "+keyStatus+" is present"
-	if _, injected := pod.Annotations[keyStatus]; !injected {
-		reason, detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`
-	}
-	d := decide(rules.Enrol, reason, detail)
-	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: intent.GID, Containers: sidecars(names)}
-	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
-	if len(pod.Containers) > 0 {
-		d.SandboxPlanner = m.before(pod, names, intent)
-	}
-	return d
+// injected reports whether the injector wrote its status on a pod.
+func injected(pod rules.Pod) bool {
+	_, there := pod.Annotations[keyStatus]
+	return there
 }
 
-// before plans for the pod as if its containers were not known, plus what they add.
-func (m Mesh) before(pod rules.Pod, names []string, refined Intent) func(rules.Network) (rules.Plan, error) {
-	pod.Containers, pod.Complete = nil, false
-	return func(network rules.Network) (rules.Plan, error) {
-		alone, err := m.intent(pod, names, nil)
-		if err != nil {
-			return rules.Plan{}, err
-		}
-		return alone.with(refined).plan(network, Mesh{}.Footprint())
-	}
-}
-
-// Marked reports whether the injector wrote its status on a pod.
-func (Mesh) Marked(pod rules.Pod) bool {
-	_, injected := pod.Annotations[keyStatus]
-	return injected
-}
-
-// outside returns why a pod does not belong to the mesh, or "".
-func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
-	if pod.HostNetwork {
-		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	}
-	s.Add("the pod is not known to share the node's network namespace")
-	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
-		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	}
-	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces")
-	if m.Defaults.OpenShift {
+// belongs follows Istio's CNI plugin, as far as the facts about the pod allow.
+func (d Defaults) belongs(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
+	if d.OpenShift {
 		for _, key := range buildPodKeys {
 			_, annotated := pod.Annotations[key]
 			if _, labelled := pod.Labels[key]; labelled || annotated {
-				return rules.ReasonBuildPod, key + " marks a pod of OpenShift's own"
+				return mesh.Outside(rules.ReasonBuildPod, key+" marks a pod of OpenShift's own")
 			}
 		}
 		s.Add("no label or annotation of OpenShift's deployer and build pods")
 	}
-	_, injected := pod.Annotations[keyStatus]
+	belongs := mesh.Injected("annotation " + keyStatus + " is present")
 	switch {
-	case injected:
+	case injected(pod):
 		s.Add("annotation ", keyStatus, " is present: the injector has been here")
 	case pod.Annotations[keyOptIn] == "true":
 		s.Add("annotation ", keyOptIn, ` is "true"`)
 		// A deployer gets it from the pod template that it deploys. Nobody else's word is given up here: the author opts in.
 		if _, deployer := pod.Labels[keyDeployer]; deployer {
-			return rules.ReasonBuildPod, "label " + keyDeployer + " marks a deployer of OpenShift's"
+			return mesh.Outside(rules.ReasonBuildPod, "label "+keyDeployer+" marks a deployer of OpenShift's")
 		}
+		belongs.Reason, belongs.Detail = rules.ReasonOptIn, "annotation "+keyOptIn+` is "true"`
 	default:
-		return rules.ReasonNotInjected, "no annotation " + keyStatus
+		return mesh.Outside(rules.ReasonNotInjected, "no annotation "+keyStatus)
 	}
 	if place, disabled := injectDisabled(pod); disabled {
-		return rules.ReasonInjectDisabled, place + " is false"
+		return mesh.Outside(rules.ReasonInjectDisabled, place+" is false")
 	}
 	s.Add("neither label nor annotation ", keyInject, " is false")
-	return "", ""
+	return belongs
+}
+
+// reading is an intent while it is read.
+type reading struct {
+	*mesh.Reader
+	*Intent
+}
+
+// whole reads what a pod wants, unless it has no sidecar or asks for no redirection.
+func (in reading) whole(d Defaults) error {
+	names, err := statusContainers(in.Pod.Annotations[keyStatus])
+	if err != nil {
+		return err
+	}
+	if in.Steps != nil && len(names) > 0 {
+		in.Add("annotation ", keyStatus, " lists ", strings.Join(names, ", "))
+	}
+	if reason, detail := sidecarMissing(in.Pod, names, in.Steps); reason != "" {
+		return mesh.Outside(reason, detail)
+	}
+	if in.Pod.Annotations[keyMode] == modeNone {
+		return mesh.Outside(rules.ReasonInterceptionNone, keyMode+" is NONE: the pod asks for no redirection")
+	}
+	if err := in.Within(inputs(in.Pod)); err != nil {
+		return err
+	}
+	if err := in.intent(d, names); err != nil {
+		return err
+	}
+	in.Add("the annotations and the containers that are known say what is to be redirected, and contradict nothing")
+	if in.DNSCapture {
+		in.Add(mesh.LookupsBehind)
+	}
+	return nil
 }
 
 // injectDisabled looks at the label before the annotation; a value that is no boolean says nothing.
@@ -172,7 +131,7 @@ func injectDisabled(pod rules.Pod) (place string, disabled bool) {
 
 // sidecarMissing looks for the sidecar among the pod's containers, and as long as those are not all known,
 // among the names that the injector wrote down.
-func sidecarMissing(pod rules.Pod, injected []string, s *account.Steps) (rules.Reason, string) {
+func sidecarMissing(pod rules.Pod, injected []string, s *mesh.Steps) (rules.Reason, string) {
 	switch {
 	case waits(pod):
 		s.Add("init container ", containerInit, " is istio-pod-network-controller's, which waits and sets nothing up")
@@ -220,7 +179,7 @@ func waits(pod rules.Pod) bool {
 }
 
 // notSidecar returns why the proxy of the pod needs no redirection, or "".
-func notSidecar(pod rules.Pod, proxy rules.Container, s *account.Steps) (rules.Reason, string) {
+func notSidecar(pod rules.Pod, proxy rules.Container, s *mesh.Steps) (rules.Reason, string) {
 	if disabled, err := strconv.ParseBool(proxy.Env["DISABLE_ENVOY"]); err == nil && disabled {
 		return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (DISABLE_ENVOY)"
 	}
@@ -253,7 +212,7 @@ func proxyKind(args []string) string {
 // agent has a slash in it.
 func isAgent(word string) bool { return strings.Contains(word, "/") || word == agent }
 
-func notSidecarTemplate(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
+func notSidecarTemplate(pod rules.Pod, s *mesh.Steps) (rules.Reason, string) {
 	templates := strings.Split(pod.Annotations[keyTemplates], ",")
 	for i := range templates {
 		templates[i] = strings.TrimSpace(templates[i])

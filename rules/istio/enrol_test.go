@@ -200,10 +200,10 @@ func TestOptIn(t *testing.T) {
 		}
 	})
 	for _, tt := range []struct{ key, value, want string }{
-		{port, "0", "not a number from 1 to 65535"},
-		{port, "65536", "not a number from 1 to 65535"},
-		{port, "", "not a number from 1 to 65535"},
-		{port, "15001,15002", "not a number from 1 to 65535"},
+		{port, "0", "not a port from 1 to 65535"},
+		{port, "65536", "not a port from 1 to 65535"},
+		{port, "", "not a port from 1 to 65535"},
+		{port, "15001,15002", "not a port from 1 to 65535"},
 		{uid, "0", "not a number from 1 to "},
 		{uid, "-1", "not a number from 1 to "},
 		{uid, "istio-proxy", "not a number from 1 to "},
@@ -245,7 +245,7 @@ func TestOpenShift(t *testing.T) {
 		labelled := injected()
 		labelled.Labels = map[string]string{key: "cart-1"}
 		for _, pod := range []rules.Pod{injected(key, ""), labelled} {
-			if d := (istio.Mesh{Defaults: defaults}).Decide(pod); d.Action != rules.Skip || d.Reason != rules.ReasonBuildPod {
+			if d := (istio.New(defaults)).Decide(pod); d.Action != rules.Skip || d.Reason != rules.ReasonBuildPod {
 				t.Errorf("%s: %s (%s)", key, d.Action, d.Reason)
 			}
 			if d := mesh.Decide(pod); d.Action != rules.Enrol {

@@ -18,7 +18,7 @@ import (
 )
 
 // talkative returns a drawn pod whose containers, overrides and opt-in say more, any of it or nothing.
-func talkative(seed int) (istio.Mesh, rules.Pod) {
+func talkative(seed int) (rules.Mesh, rules.Pod) {
 	random := rand.New(rand.NewPCG(uint64(seed), 3))
 	some := func() bool { return random.IntN(2) == 0 }
 	s := drawn()[seed]
@@ -68,7 +68,7 @@ func talkative(seed int) (istio.Mesh, rules.Pod) {
 		}
 		pod.Containers = append(pod.Containers, c)
 	}
-	return s.Mesh, pod
+	return istio.New(s.Defaults), pod
 }
 
 // anything lets containers say what they like.

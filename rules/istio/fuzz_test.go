@@ -15,7 +15,7 @@ import (
 
 // checkDecision holds whatever the pod says: skipped or refused with a reason in words, or a plan whose
 // every rule reads back as the same text.
-func checkDecision(t *testing.T, m istio.Mesh, pod rules.Pod) {
+func checkDecision(t *testing.T, m rules.Mesh, pod rules.Pod) {
 	t.Helper()
 	d := m.Decide(pod)
 	if d.Reason == "" || d.Detail == "" || strings.HasSuffix(d.Detail, ": ") {
@@ -108,9 +108,9 @@ func FuzzAnnotations(f *testing.F) {
 		}
 		pod := injected(append(pairs, optIn...)...)
 		d := istio.Standard()
-		d.IPv6 = istio.IPv6Block
+		d.WithoutIPv6 = rules.IPv6Block
 		checkDecision(t, mesh, pod)
-		checkDecision(t, istio.Mesh{Defaults: d}, pod)
+		checkDecision(t, istio.New(d), pod)
 		delete(pod.Annotations, rerouteInterfaces)
 		checkDecision(t, mesh, withProxy(pod, "ISTIO_META_DNS_CAPTURE", dns, "ISTIO_DUAL_STACK", dual, "INVALID_DROP", dns,
 			"ISTIO_OUTBOUND_OWNER_GROUPS", groups, "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", groupsX, "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", loopback))

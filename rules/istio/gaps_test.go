@@ -11,5 +11,5 @@ import (
 )
 
 func TestFrozenGaps(t *testing.T) {
-	meshtest.FrozenGaps(t, func(d istio.Defaults) rules.Mesh { return istio.Mesh{Defaults: d} })
+	meshtest.FrozenGaps(t, func(d istio.Defaults) rules.Mesh { return istio.New(d) })
 }

@@ -8,12 +8,6 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// marks are the inputs that tell whether the pod has a sidecar to redirect to.
-func marks(pod rules.Pod) []rules.Input {
-	return []rules.Input{rules.TextInput(annotation, keyStatus, pod.Annotations[keyStatus]),
-		rules.TextInput(annotation, keyTemplates, pod.Annotations[keyTemplates])}
-}
-
 const annotation = "annotation"
 
 // What intent reads of the annotations, and what of the proxy's environment.
@@ -31,7 +25,8 @@ var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyOptIn, 
 
 // inputs are what the pod asks for: the marks, and what intent reads.
 func inputs(pod rules.Pod) []rules.Input {
-	all := append(make([]rules.Input, 0, 24), marks(pod)...)
+	all := append(make([]rules.Input, 0, 24), rules.TextInput(annotation, keyStatus, pod.Annotations[keyStatus]),
+		rules.TextInput(annotation, keyTemplates, pod.Annotations[keyTemplates]))
 	for _, key := range listKeys {
 		all = append(all, rules.ListInput(annotation, key, pod.Annotations[key]))
 	}

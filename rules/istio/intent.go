@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 // The annotations that shape the redirection, with the value of an absent one as Istio's CNI plugin has it.
@@ -27,7 +28,7 @@ const (
 	modeRedirect           = "REDIRECT"
 	modeTProxy             = "TPROXY"
 	modeNone               = "NONE"
-	defaultExcludedPort    = "15020"
+	defaultExcludedPort    = 15020
 	maxOwnerGroups         = 64 // all of them stand in one rule
 	maxInterfaceNameLength = 15
 	podInterface           = "eth0" // as runtimes name the one by which others reach a pod
@@ -39,12 +40,12 @@ var agentPorts = []uint16{15020, 15021, 15090}
 // Intent is what the mesh wants for one pod, every default filled in.
 type Intent struct {
 	TProxy       bool   `json:"tproxy"`
-	OutboundPort uint16 `json:"outboundPort"`
-	InboundPort  uint16 `json:"inboundPort"`
-	TunnelPort   uint16 `json:"tunnelPort"`
-	DNSPort      uint16 `json:"dnsPort"`
-	UID          uint32 `json:"proxyUID"`
-	GID          uint32 `json:"proxyGID"`
+	OutboundPort uint16 `json:"outboundPort" key:"istio.outbound_port"`
+	InboundPort  uint16 `json:"inboundPort" key:"istio.inbound_port"`
+	TunnelPort   uint16 `json:"tunnelPort" key:"istio.tunnel_port"`
+	DNSPort      uint16 `json:"dnsPort" key:"istio.dns_port"`
+	UID          uint32 `json:"proxyUID" key:"istio.proxy_uid"`
+	GID          uint32 `json:"proxyGID" key:"istio.proxy_gid"`
 
 	InboundAll     bool     `json:"inboundAll"`
 	Inbound        []uint16 `json:"inboundPorts"`
@@ -59,134 +60,94 @@ type Intent struct {
 	ExcludeInterfaces []string `json:"excludedInterfaces"`
 	RerouteInterfaces []string `json:"reroutedInterfaces"`
 
-	OwnerGroups        []uint32 `json:"ownerGroups"` // nil: all
-	OwnerGroupsExclude []uint32 `json:"ownerGroupsExcluded"`
+	OwnerGroups        []uint32 `json:"ownerGroups" key:"istio.owner_groups" none:"all"` // nil: all
+	OwnerGroupsExclude []uint32 `json:"ownerGroupsExcluded" key:"istio.owner_groups_exclude"`
 
-	DNSCapture  bool         `json:"dnsCapture"`
-	DualStack   bool         `json:"dualStack"`
-	InvalidDrop bool         `json:"invalidDrop"`
-	IPv6        IPv6         `json:"ipv6"`
-	Loopback    netip.Prefix `json:"loopback"`
+	DNSCapture  bool              `json:"dnsCapture" key:"istio.dns_capture"`
+	DualStack   bool              `json:"dualStack" key:"istio.dual_stack"`
+	InvalidDrop bool              `json:"invalidDrop" key:"istio.invalid_drop"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6" key:"ipv6"`
+	Loopback    netip.Prefix      `json:"loopback" key:"istio.loopback_cidr"`
 
-	notes []string
-	from  sources // while the values are read, where somebody asks for their sources
+	notes    []string
+	injected []string // the containers that the injector added
 }
 
 // intent reads annotations, and then what the pod's containers say, which takes precedence. injected are the containers that
 // the injector added.
-func (m Mesh) intent(pod rules.Pod, injected []string, from sources) (Intent, error) {
-	d := m.Defaults
-	in := Intent{
+func (in reading) intent(d Defaults, injected []string) error {
+	*in.Intent = Intent{
 		OutboundPort: d.OutboundPort, InboundPort: d.InboundPort, TunnelPort: d.TunnelPort, DNSPort: d.DNSPort,
 		UID: d.UID, GID: d.GID,
+		InboundAll: true, InboundExclude: []uint16{defaultExcludedPort}, OutboundAll: true, OutboundPortsExclude: []uint16{defaultExcludedPort},
 		OwnerGroups: d.OwnerGroups, OwnerGroupsExclude: d.OwnerGroupsExclude,
 		DNSCapture: d.DNSCapture, DualStack: d.DualStack, InvalidDrop: d.InvalidDrop,
-		IPv6: d.IPv6, Loopback: d.Loopback, from: from,
+		WithoutIPv6: d.WithoutIPv6, Loopback: d.Loopback, injected: injected,
 	}
-	a := annotations{values: pod.Annotations, from: from}
-	a.gives(keyMode, "tproxy")
-	switch mode := a.get(keyMode, modeRedirect); mode {
-	case modeRedirect:
-	case modeTProxy:
-		in.TProxy = true
-	default:
-		a.fail(keyMode, mode, "want "+modeRedirect+", "+modeTProxy+" or "+modeNone)
-	}
-	in.InboundAll, in.Inbound = a.portsOrAll(keyIncludeInbound, "*")
-	a.gives(keyIncludeInbound, "inboundAll", "inboundPorts")
-	in.InboundExclude = a.ports(keyExcludeInbound, defaultExcludedPort,
-		`"*" would exclude every port: set `+keyIncludeInbound+` to "" to capture nothing inbound`)
+	mesh.Read(in.Reader, keyMode, &in.TProxy, parseMode)
+	orAll(in.Reader, keyIncludeInbound, &in.InboundAll, &in.Inbound, notAll(parsePorts, `write "*" without blanks`))
+	mesh.Read(in.Reader, keyExcludeInbound, &in.InboundExclude, notAll(parsePorts,
+		`"*" would exclude every port: set `+keyIncludeInbound+` to "" to capture nothing inbound`))
 	if own := func(port uint16) bool { return slices.Contains(agentPorts, port) }; len(in.Inbound) > 0 &&
 		len(slices.DeleteFunc(slices.Clone(in.InboundExclude), own)) > 0 {
 		in.notes = append(in.notes, "annotation "+keyExcludeInbound+" has no effect beside "+keyIncludeInbound+": every port that this lists is captured")
 	}
 	in.InboundExclude = rules.Unique(append(in.InboundExclude, agentPorts...))
-	a.gives(keyExcludeInbound, "inboundPortsExcluded")
-	in.OutboundAll, in.Outbound = a.prefixesOrAll(keyIncludeOutboundIPs, "*")
-	a.gives(keyIncludeOutboundIPs, "outboundAll", "outboundRanges")
-	in.OutboundExclude = a.prefixes(keyExcludeOutboundIPs,
-		`"*" would exclude every address: set `+keyIncludeOutboundIPs+` to "" to capture nothing outbound`)
-	a.gives(keyExcludeOutboundIPs, "outboundRangesExcluded")
-	in.OutboundPorts = a.ports(keyIncludeOutbound, "",
-		`"*" is no list: set `+keyIncludeOutboundIPs+` to "*" to capture every port`)
-	a.gives(keyIncludeOutbound, "outboundPorts")
-	in.OutboundPortsExclude = a.ports(keyExcludeOutbound, defaultExcludedPort,
-		`"*" would exclude every port: set `+keyIncludeOutboundIPs+` to "" to capture nothing outbound`)
-	a.gives(keyExcludeOutbound, "outboundPortsExcluded")
-	in.ExcludeInterfaces = a.interfaces(keyExcludeInterfaces)
-	a.gives(keyExcludeInterfaces, "excludedInterfaces")
-	in.RerouteInterfaces = a.interfaces(keyRerouteInterfaces)
-	a.gives(keyRerouteInterfaces, "reroutedInterfaces")
-	if _, ok := pod.Annotations[keyRerouteInterfaces]; !ok {
-		in.RerouteInterfaces = a.interfaces(keyKubevirtInterfaces)
-		a.gives(keyKubevirtInterfaces, "reroutedInterfaces")
+	orAll(in.Reader, keyIncludeOutboundIPs, &in.OutboundAll, &in.Outbound, parsePrefixes)
+	mesh.Read(in.Reader, keyExcludeOutboundIPs, &in.OutboundExclude, notAll(parsePrefixes,
+		`"*" would exclude every address: set `+keyIncludeOutboundIPs+` to "" to capture nothing outbound`))
+	mesh.Read(in.Reader, keyIncludeOutbound, &in.OutboundPorts, notAll(parsePorts,
+		`"*" is no list: set `+keyIncludeOutboundIPs+` to "*" to capture every port`))
+	mesh.Read(in.Reader, keyExcludeOutbound, &in.OutboundPortsExclude, notAll(parsePorts,
+		`"*" would exclude every port: set `+keyIncludeOutboundIPs+` to "" to capture nothing outbound`))
+	mesh.Read(in.Reader, keyExcludeInterfaces, &in.ExcludeInterfaces, parseInterfaces)
+	rerouted := keyRerouteInterfaces
+	if _, there := in.Pod.Annotations[rerouted]; !there {
+		rerouted = keyKubevirtInterfaces
 	}
+	mesh.Read(in.Reader, rerouted, &in.RerouteInterfaces, parseInterfaces)
 	if slices.Contains(in.RerouteInterfaces, podInterface) {
-		a.fail(keyRerouteInterfaces, podInterface, "that is the pod's own interface: what arrives by it would be taken for the pod's own "+
+		in.Fail(keyRerouteInterfaces, podInterface, "that is the pod's own interface: what arrives by it would be taken for the pod's own "+
 			"outbound traffic, and the proxy would not check who sends it. Name interfaces inside of the pod, such as docker0 or k6t-eth0")
 	}
-	if pod.Annotations[keyOptIn] == "true" {
-		a.number(keyOptInPort, 16, "outboundPort", func(n uint32) { in.OutboundPort = uint16(n) })
-		a.number(keyOptInUserID, 32, "proxyUID", func(n uint32) { in.UID = n })
-		a.number(keyOptInGroupID, 32, "proxyGID", func(n uint32) { in.GID = n })
+	if in.Pod.Annotations[keyOptIn] == "true" {
+		mesh.Read(in.Reader, keyOptInPort, &in.OutboundPort, rules.ParsePort)
+		mesh.Read(in.Reader, keyOptInUserID, &in.UID, rules.ParseID)
+		mesh.Read(in.Reader, keyOptInGroupID, &in.GID, rules.ParseID)
 	}
-	if a.err != nil {
-		return Intent{}, a.err
+	if err := in.Err(); err != nil {
+		return err
 	}
-	err := in.refine(pod, injected)
-	in.from = nil
-	return in, err
+	return in.refine(injected)
 }
 
-// annotations reads values and keeps the first problem.
-type annotations struct {
-	values map[string]string
-	err    error
-	from   sources
+func parseMode(mode string) (tproxy bool, problem string) {
+	if mode != modeRedirect && mode != modeTProxy {
+		problem = "want " + modeRedirect + ", " + modeTProxy + " or " + modeNone
+	}
+	return mode == modeTProxy, problem
 }
 
-// gives notes that an annotation, if present, gave these fields their values.
-func (a *annotations) gives(key string, fields ...string) {
-	if _, ok := a.values[key]; !ok {
+// orAll reads a list, or "*".
+func orAll[T any](r *mesh.Reader, key string, all *bool, list *[]T, parse func(string) ([]T, string)) {
+	text, there := r.Pod.Annotations[key]
+	if !there {
 		return
 	}
-	for _, field := range fields {
-		a.from.gave(field, "annotation ", key)
+	if *all = text == "*"; !*all {
+		mesh.Read(r, key, list, parse)
 	}
+	r.Gives(key, all, list)
 }
 
-func (a *annotations) get(key, absent string) string {
-	if value, ok := a.values[key]; ok {
-		return value
+// notAll refuses "*" and says why it cannot work.
+func notAll[T any](parse func(string) ([]T, string), refusal string) func(string) ([]T, string) {
+	return func(text string) ([]T, string) {
+		if strings.TrimSpace(text) == "*" {
+			return nil, refusal
+		}
+		return parse(text)
 	}
-	return absent
-}
-
-func (a *annotations) fail(key, value, problem string) {
-	if a.err == nil {
-		a.err = &rules.InputError{Place: "annotation " + key, Value: value, Problem: problem}
-	}
-}
-
-func (a *annotations) portsOrAll(key, absent string) (bool, []uint16) {
-	if a.get(key, absent) == "*" {
-		return true, nil
-	}
-	return false, a.ports(key, absent, `write "*" without blanks`)
-}
-
-// ports reads a list of ports; refusal says why "*" cannot work for this key.
-func (a *annotations) ports(key, absent, refusal string) []uint16 {
-	value := a.get(key, absent)
-	if strings.TrimSpace(value) == "*" {
-		a.fail(key, value, refusal)
-		return nil
-	}
-	ports, problem := parsePorts(value)
-	if problem != "" {
-		a.fail(key, value, problem)
-	}
-	return ports
 }
 
 func parsePorts(value string) (ports []uint16, problem string) {
@@ -204,51 +165,28 @@ func parsePorts(value string) (ports []uint16, problem string) {
 	return ports, ""
 }
 
-func (a *annotations) prefixesOrAll(key, absent string) (bool, []netip.Prefix) {
-	if a.get(key, absent) == "*" {
-		return true, nil
+// parsePrefixes reads a list of CIDRs, exactly as Istio's injector and CNI plugin do: no blanks, mask needed.
+func parsePrefixes(list string) ([]netip.Prefix, string) {
+	prefixes, problem := rules.ParsePrefixes(list)
+	for i, prefix := range prefixes {
+		prefixes[i] = prefix.Masked()
 	}
-	return false, a.prefixes(key, "")
+	return prefixes, problem
 }
 
-// prefixes reads a list of CIDRs, exactly as Istio's injector and CNI plugin do: no blanks, mask needed.
-func (a *annotations) prefixes(key, refusal string) []netip.Prefix {
-	value := a.values[key]
-	if value == "" {
-		return nil
+func parseInterfaces(list string) (names []string, problem string) {
+	if list == "" {
+		return nil, ""
 	}
-	if value == "*" {
-		a.fail(key, value, refusal)
-		return nil
-	}
-	var prefixes []netip.Prefix
-	for i, item := range strings.Split(value, ",") {
-		prefix, err := netip.ParsePrefix(item)
-		if err != nil {
-			a.fail(key, value, fmt.Sprintf("item %d, %q, is not a CIDR such as 10.0.0.0/8 (no blanks around it)", i+1, item))
-			return nil
-		}
-		prefixes = append(prefixes, prefix.Masked())
-	}
-	return prefixes
-}
-
-func (a *annotations) interfaces(key string) []string {
-	value := a.values[key]
-	if value == "" {
-		return nil
-	}
-	var names []string
-	for i, item := range strings.Split(value, ",") {
+	for i, item := range strings.Split(list, ",") {
 		name := strings.TrimSpace(item)
 		if !validInterface(name) {
-			a.fail(key, value, fmt.Sprintf("item %d, %q, is not an interface name (a letter, then letters, digits, "+
-				"_ . or -; %d characters at most)", i+1, item, maxInterfaceNameLength))
-			return nil
+			return nil, fmt.Sprintf("item %d, %q, is not an interface name (a letter, then letters, digits, "+
+				"_ . or -; %d characters at most)", i+1, item, maxInterfaceNameLength)
 		}
 		names = append(names, name)
 	}
-	return names
+	return names, ""
 }
 
 // validInterface follows Istio, which is stricter than the kernel: the name becomes part of rules, so it must not be able
@@ -264,21 +202,6 @@ func validInterface(name string) bool {
 		}
 	}
 	return true
-}
-
-// number calls set with the value of an annotation that is there, for a field.
-func (a *annotations) number(key string, bits int, field string, set func(uint32)) {
-	value, ok := a.values[key]
-	if !ok {
-		return
-	}
-	n, err := strconv.ParseUint(value, 10, bits)
-	if err != nil || n == 0 || n > largest(bits) {
-		a.fail(key, value, fmt.Sprintf("not a number from 1 to %d", largest(bits)))
-		return
-	}
-	set(uint32(n))
-	a.gives(key, field)
 }
 
 // largest is the largest port or id of so many bits; the last id of 32 bits stands for none.

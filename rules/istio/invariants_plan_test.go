@@ -134,7 +134,7 @@ func TestInvariantFamiliesAgree(t *testing.T) {
 	for seed, s := range drawn() {
 		random := rand.New(rand.NewPCG(uint64(seed), 9))
 		s.Pod.Annotations = maps.Clone(s.Pod.Annotations)
-		s.Mesh.Defaults.DualStack, s.Mesh.Defaults.Loopback = true, netip.MustParsePrefix("127.0.0.1/32")
+		s.Defaults.DualStack, s.Defaults.Loopback = true, netip.MustParsePrefix("127.0.0.1/32")
 		s.Pod.IPs = addrs("10.244.1.7", mirrored(netip.MustParseAddr("10.244.1.7")).String())
 		for _, key := range []string{rangesIncluded, rangesExcluded} {
 			mirrorRanges(s.Pod.Annotations, key)
@@ -232,7 +232,7 @@ func TestInvariantOrderOfListsDoesNotMatter(t *testing.T) {
 			random.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
 			other.Pod.Annotations[key] = strings.Join(items, ",")
 		}
-		for _, groups := range []*[]uint32{&other.Mesh.Defaults.OwnerGroups, &other.Mesh.Defaults.OwnerGroupsExclude} {
+		for _, groups := range []*[]uint32{&other.Defaults.OwnerGroups, &other.Defaults.OwnerGroupsExclude} {
 			*groups = slices.Clone(*groups)
 			slices.Reverse(*groups)
 		}

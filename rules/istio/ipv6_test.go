@@ -44,45 +44,45 @@ func TestIPv6(t *testing.T) {
 		name      string
 		ips       []netip.Addr
 		dualStack bool
-		ipv6      istio.IPv6
+		ipv6      rules.WithoutIPv6
 		want6     string
 		note      string
 	}{
-		{"v4", only4, false, istio.IPv6Mesh, "none", ""},
-		{"v4", only4, false, istio.IPv6Capture, "redirect", captured},
-		{"v4", only4, false, istio.IPv6Block, "block", blocked},
-		{"v4", only4, true, istio.IPv6Mesh, "redirect", ""},
-		{"v4", only4, true, istio.IPv6Capture, "redirect", ""},
-		{"v4", only4, true, istio.IPv6Block, "redirect", ""},
-		{"v6", only6, false, istio.IPv6Mesh, "redirect", ""},
-		{"v6", only6, false, istio.IPv6Capture, "redirect", ""},
-		{"v6", only6, false, istio.IPv6Block, "redirect", ""},
-		{"v6", only6, true, istio.IPv6Mesh, "redirect", ""},
-		{"v6", only6, true, istio.IPv6Capture, "redirect", ""},
-		{"v6", only6, true, istio.IPv6Block, "redirect", ""},
-		{"v4+v6", first4, false, istio.IPv6Mesh, "none", around},
-		{"v4+v6", first4, false, istio.IPv6Capture, "redirect", captured},
-		{"v4+v6", first4, false, istio.IPv6Block, "block", blocked},
-		{"v4+v6", first4, true, istio.IPv6Mesh, "redirect", ""},
-		{"v4+v6", first4, true, istio.IPv6Capture, "redirect", ""},
-		{"v4+v6", first4, true, istio.IPv6Block, "redirect", ""},
+		{"v4", only4, false, rules.IPv6Mesh, "none", ""},
+		{"v4", only4, false, rules.IPv6Capture, "redirect", captured},
+		{"v4", only4, false, rules.IPv6Block, "block", blocked},
+		{"v4", only4, true, rules.IPv6Mesh, "redirect", ""},
+		{"v4", only4, true, rules.IPv6Capture, "redirect", ""},
+		{"v4", only4, true, rules.IPv6Block, "redirect", ""},
+		{"v6", only6, false, rules.IPv6Mesh, "redirect", ""},
+		{"v6", only6, false, rules.IPv6Capture, "redirect", ""},
+		{"v6", only6, false, rules.IPv6Block, "redirect", ""},
+		{"v6", only6, true, rules.IPv6Mesh, "redirect", ""},
+		{"v6", only6, true, rules.IPv6Capture, "redirect", ""},
+		{"v6", only6, true, rules.IPv6Block, "redirect", ""},
+		{"v4+v6", first4, false, rules.IPv6Mesh, "none", around},
+		{"v4+v6", first4, false, rules.IPv6Capture, "redirect", captured},
+		{"v4+v6", first4, false, rules.IPv6Block, "block", blocked},
+		{"v4+v6", first4, true, rules.IPv6Mesh, "redirect", ""},
+		{"v4+v6", first4, true, rules.IPv6Capture, "redirect", ""},
+		{"v4+v6", first4, true, rules.IPv6Block, "redirect", ""},
 		// The kernel lists IPv4 first, whatever a manifest says.
-		{"v6+v4", first6, false, istio.IPv6Mesh, "none", around},
-		{"v6+v4", first6, false, istio.IPv6Capture, "redirect", captured},
-		{"v6+v4", first6, false, istio.IPv6Block, "block", blocked},
-		{"v6+v4", first6, true, istio.IPv6Mesh, "redirect", ""},
-		{"v6+v4", first6, true, istio.IPv6Capture, "redirect", ""},
-		{"v6+v4", first6, true, istio.IPv6Block, "redirect", ""},
+		{"v6+v4", first6, false, rules.IPv6Mesh, "none", around},
+		{"v6+v4", first6, false, rules.IPv6Capture, "redirect", captured},
+		{"v6+v4", first6, false, rules.IPv6Block, "block", blocked},
+		{"v6+v4", first6, true, rules.IPv6Mesh, "redirect", ""},
+		{"v6+v4", first6, true, rules.IPv6Capture, "redirect", ""},
+		{"v6+v4", first6, true, rules.IPv6Block, "redirect", ""},
 
-		{"unknown", nil, false, istio.IPv6Mesh, "none", unknown},
-		{"unknown", nil, true, istio.IPv6Mesh, "redirect", unknown},
-		{"link-local first", addrs("fe80::1%eth0", "::1", "127.0.0.1", "10.244.1.7"), true, istio.IPv6Block, "redirect", ""},
-		{"link-local", addrs("10.244.1.7", "fe80::1%eth0"), false, istio.IPv6Mesh, "none", aroundLL},
-		{"link-local", addrs("10.244.1.7", "fe80::1%eth0"), false, istio.IPv6Block, "block", blocked},
-		{"mapped", addrs("::ffff:10.244.1.7"), false, istio.IPv6Block, "block", blocked},
-		{"mapped, then v6", addrs("::ffff:10.244.1.7", "fd00:10:244::7"), false, istio.IPv6Block, "block", blocked},
-		{"link-local v4 first", addrs("169.254.1.1", "fd00:10:244::7"), false, istio.IPv6Block, "redirect", ""},
-		{"v4 twice, then v6", addrs("10.0.0.1", "10.0.0.2", "fd00:10:244::7"), false, istio.IPv6Mesh, "none", around},
+		{"unknown", nil, false, rules.IPv6Mesh, "none", unknown},
+		{"unknown", nil, true, rules.IPv6Mesh, "redirect", unknown},
+		{"link-local first", addrs("fe80::1%eth0", "::1", "127.0.0.1", "10.244.1.7"), true, rules.IPv6Block, "redirect", ""},
+		{"link-local", addrs("10.244.1.7", "fe80::1%eth0"), false, rules.IPv6Mesh, "none", aroundLL},
+		{"link-local", addrs("10.244.1.7", "fe80::1%eth0"), false, rules.IPv6Block, "block", blocked},
+		{"mapped", addrs("::ffff:10.244.1.7"), false, rules.IPv6Block, "block", blocked},
+		{"mapped, then v6", addrs("::ffff:10.244.1.7", "fd00:10:244::7"), false, rules.IPv6Block, "block", blocked},
+		{"link-local v4 first", addrs("169.254.1.1", "fd00:10:244::7"), false, rules.IPv6Block, "redirect", ""},
+		{"v4 twice, then v6", addrs("10.0.0.1", "10.0.0.2", "fd00:10:244::7"), false, rules.IPv6Mesh, "none", around},
 	} {
 		name := tt.name + " " + string(tt.ipv6)
 		if tt.dualStack {
@@ -90,8 +90,8 @@ func TestIPv6(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			d := istio.Standard()
-			d.IPv6, d.DualStack = tt.ipv6, tt.dualStack
-			plan := planOf(t, istio.Mesh{Defaults: d}, injected(mode, "TPROXY"), tt.ips)
+			d.WithoutIPv6, d.DualStack = tt.ipv6, tt.dualStack
+			plan := planOf(t, istio.New(d), injected(mode, "TPROXY"), tt.ips)
 			if got := kind(t, plan.V4); got != "redirect" {
 				t.Errorf("IPv4: %s, but it is redirected in every pod", got)
 			}
@@ -145,7 +145,7 @@ func TestNoAddress(t *testing.T) {
 
 // A planner is asked more than once, with other addresses: one answer must not show in the next.
 func TestPlannerKeepsNothing(t *testing.T) {
-	d := istio.Mesh{Defaults: istio.Standard()}.Decide(withProxy(injected(excludeInterfaces, "net1"), "INVALID_DROP", "x"))
+	d := istio.New(istio.Standard()).Decide(withProxy(injected(excludeInterfaces, "net1"), "INVALID_DROP", "x"))
 	first, err := d.Planner(rules.Network{Addresses: first4})
 	if err != nil {
 		t.Fatal(err)
@@ -196,11 +196,11 @@ func TestBlockGolden(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := istio.Standard()
-			d.IPv6 = istio.IPv6Block
+			d.WithoutIPv6 = rules.IPv6Block
 			if tt.name == "groups-excluded" {
 				d.OwnerGroupsExclude = []uint32{888}
 			}
-			plan := planOf(t, istio.Mesh{Defaults: d}, tt.pod, first4)
+			plan := planOf(t, istio.New(d), tt.pod, first4)
 			golden.Check(t, "block-"+tt.name+".golden", plan.V6.String())
 			if len(plan.Loopback) > 0 {
 				t.Errorf("addresses on lo: %v", plan.Loopback)

@@ -6,19 +6,14 @@ package istio
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
-
-// Mesh decides about pods of an Istio mesh in sidecar mode. Its Defaults come from the node's
-// configuration.
-type Mesh struct{ Defaults Defaults }
 
 // Defaults are the values of a pod that says nothing else.
 type Defaults struct {
-	ExcludeNamespaces []string
-	Budget            rules.Budget
+	mesh.Common
 
 	OutboundPort uint16 // MeshConfig.proxyListenPort
 	InboundPort  uint16 // MeshConfig.proxyInboundListenPort
@@ -32,7 +27,6 @@ type Defaults struct {
 	DNSCapture  bool
 	DualStack   bool
 	InvalidDrop bool
-	IPv6        IPv6
 
 	// OwnerGroups are the group ids whose traffic is captured; nil is everybody's.
 	// OwnerGroupsExclude is looked at only then.
@@ -41,43 +35,49 @@ type Defaults struct {
 	Loopback           netip.Prefix // left alone by outbound capture
 }
 
-// IPv6 says what happens to IPv6 in a pod whose proxy speaks only IPv4.
-type IPv6 = rules.WithoutIPv6
-
-// The three ways to treat it.
-const (
-	IPv6Mesh    = rules.IPv6Mesh
-	IPv6Capture = rules.IPv6Capture
-	IPv6Block   = rules.IPv6Block
-)
-
 // Standard returns the defaults of an unconfigured Istio.
 func Standard() Defaults {
 	return Defaults{
-		ExcludeNamespaces: []string{"kube-system"},
-		OutboundPort:      15001,
-		InboundPort:       15006,
-		TunnelPort:        15008,
-		DNSPort:           15053,
-		UID:               1337,
-		GID:               1337,
-		IPv6:              IPv6Mesh,
-		Loopback:          netip.MustParsePrefix("127.0.0.1/32"),
+		Common:       mesh.Common{ExcludeNamespaces: []string{"kube-system"}, WithoutIPv6: rules.IPv6Mesh},
+		OutboundPort: 15001,
+		InboundPort:  15006,
+		TunnelPort:   15008,
+		DNSPort:      15053,
+		UID:          1337,
+		GID:          1337,
+		Loopback:     netip.MustParsePrefix("127.0.0.1/32"),
 	}
 }
 
-// Name returns "istio".
-func (Mesh) Name() string { return "istio" }
-
-// Keys returns what Decide looks at, labels and annotations alike.
-func (Mesh) Keys() []string { return keys }
-
-// Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool { return slices.Contains(keys, key) }
-
-// Refines is true for the containers whose arguments, environment and user the injector filled in.
-func (Mesh) Refines(container string) bool {
-	return container == containerValidation || container == containerProxy
+// New returns an Istio mesh in sidecar mode with the defaults of the node's configuration.
+func New(d Defaults) rules.Mesh {
+	return mesh.Declare(mesh.Declaration[Intent]{
+		Name: "istio", Common: d.Common,
+		Footprint: rules.Footprint{
+			Chains: []string{chainInbound, chainInRedirect, chainOutput, chainOutputDNS, chainRedirect,
+				chainDivert, chainTProxy, chainDrop, rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
+			Marks:    []uint32{inboundMark, outboundMark},
+			Reroute:  chainRedirect,
+			Routes:   []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
+			Loopback: []netip.Prefix{passthrough6},
+		},
+		Keys:       keys,
+		Containers: []string{containerValidation, containerProxy},
+		Marked:     injected,
+		Belongs:    d.belongs,
+		Inputs:     mesh.Texts(keyStatus, keyTemplates),
+		Read:       func(r *mesh.Reader, in *Intent) error { return reading{r, in}.whole(d) },
+		Alone: func(r *mesh.Reader, whole, alone *Intent) error {
+			err := reading{r, alone}.intent(d, whole.injected)
+			alone.with(whole)
+			return err
+		},
+		Proxy: func(_ rules.Pod, in *Intent) rules.Proxy {
+			return rules.Proxy{UID: in.UID, GID: in.GID, Containers: sidecars(in.injected)}
+		},
+		Rules:  (*Intent).families,
+		Widest: widest,
+	})
 }
 
 // The marks and the route table of TPROXY mode, and the address that a proxy binds to when it passes an
@@ -105,18 +105,6 @@ const (
 	chainTProxy     = "ISTIO_TPROXY"
 	chainDrop       = "ISTIO_DROP"
 )
-
-// Footprint returns the names, marks, routes and addresses of every plan this package can make.
-func (Mesh) Footprint() rules.Footprint {
-	return rules.Footprint{
-		Chains: []string{chainInbound, chainInRedirect, chainOutput, chainOutputDNS, chainRedirect,
-			chainDivert, chainTProxy, chainDrop, rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
-		Marks:    []uint32{inboundMark, outboundMark},
-		Reroute:  chainRedirect,
-		Routes:   []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
-		Loopback: []netip.Prefix{passthrough6},
-	}
-}
 
 func route(family rules.Family) rules.PolicyRoute {
 	return rules.PolicyRoute{Family: family, Mark: inboundMark, Table: routeTable}

@@ -178,7 +178,7 @@ func TestPhases(t *testing.T) {
 		{"a status without names", injected("sidecar.istio.io/status", "true"), []rules.Container{validation("-u", "5")}, 5, 1337, 15001, true, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			m := istio.Mesh{Defaults: defaults}
+			m := istio.New(defaults)
 			pod := told(tt.pod, tt.containers...)
 			in := intentOf(t, m, pod)
 			if in.UID != tt.uid || in.GID != tt.gid || in.OutboundPort != tt.port || in.DNSCapture != tt.dns || in.DualStack != tt.dual {

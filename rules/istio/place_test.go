@@ -15,8 +15,8 @@ import (
 func TestPlace(t *testing.T) {
 	pod := withProxy(injected(outboundNotPorts, "25"), "ISTIO_META_DNS_CAPTURE", "true", "INVALID_DROP", "true")
 	d := istio.Standard()
-	d.IPv6 = istio.IPv6Block
-	m := istio.Mesh{Defaults: d}
+	d.WithoutIPv6 = rules.IPv6Block
+	m := istio.New(d)
 	plan, in := planOf(t, m, pod, first4), intentOf(t, m, pod)
 	interfaces := []rules.Interface{{Name: "eth0", Addresses: first4}}
 	for _, tt := range []struct {

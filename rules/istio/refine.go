@@ -27,7 +27,8 @@ const (
 // refine applies what the injector's user override, the validation container and the proxy container say, each taking
 // precedence over the one before. A runtime tells containers one by one, so either may not be known yet: its values are
 // then those of the node's configuration. A validation container that the injector did not add is ignored.
-func (in *Intent) refine(pod rules.Pod, injected []string) error {
+func (in reading) refine(injected []string) error {
+	pod := in.Pod
 	if err := in.applyOverrides(pod.Annotations[keyOverrides]); err != nil {
 		return err
 	}
@@ -68,16 +69,15 @@ func (in *Intent) refine(pod rules.Pod, injected []string) error {
 
 // with adds to an intent what containers may say without loosening it: who the proxy is, which loopback range is left
 // alone, and what is captured besides. Not the proxy's ports, which only the mesh may set: at another port may be the app.
-func (in Intent) with(refined Intent) Intent {
+func (in *Intent) with(refined *Intent) {
 	in.UID, in.GID, in.Loopback = refined.UID, refined.GID, refined.Loopback
 	in.DNSCapture = in.DNSCapture || refined.DNSCapture
 	in.DualStack = in.DualStack || refined.DualStack
 	in.InvalidDrop = in.InvalidDrop || refined.InvalidDrop
-	return in
 }
 
 // applyProxyConfig reads what the injector was asked to put into the proxy's environment, as long as that is not known.
-func (in *Intent) applyProxyConfig(value string) error {
+func (in reading) applyProxyConfig(value string) error {
 	if value == "" {
 		return nil
 	}
@@ -92,20 +92,27 @@ func (in *Intent) applyProxyConfig(value string) error {
 // switchOn reads what the proxy's environment is going to be, from where it is known earlier: the injector writes the same
 // into that of the validation container, which is created before the app where the proxy is not. Only what has more
 // captured counts: what takes away is the environment's to say, and is judged there.
-func (in *Intent) switchOn(environment map[string]string, place ...string) {
-	for _, s := range []struct {
-		name, field string
-		into        *bool
-	}{{envDNSCapture, "dnsCapture", &in.DNSCapture}, {envDualStack, "dualStack", &in.DualStack}, {envInvalidDrop, "invalidDrop", &in.InvalidDrop}} {
-		if on, err := strconv.ParseBool(environment[s.name]); err == nil && on {
-			*s.into = true
-			in.from.gave(s.field, append(slices.Clip(place), s.name)...)
+func (in reading) switchOn(environment map[string]string, place ...string) {
+	for _, t := range in.toggles() {
+		if on, err := strconv.ParseBool(environment[t.name]); err == nil && on {
+			*t.into = true
+			in.Gave(t.into, append(slices.Clip(place), t.name)...)
 		}
 	}
 }
 
+// toggle is a variable of the environment that switches something on.
+type toggle struct {
+	name string
+	into *bool
+}
+
+func (in reading) toggles() [3]toggle {
+	return [...]toggle{{envDNSCapture, &in.DNSCapture}, {envDualStack, &in.DualStack}, {envInvalidDrop, &in.InvalidDrop}}
+}
+
 // applyUser takes the ids that a container runs as, where they are known.
-func (in *Intent) applyUser(c rules.Container) error {
+func (in reading) applyUser(c rules.Container) error {
 	for _, id := range []*int64{c.UID, c.GID} {
 		if id != nil && !validID(*id) {
 			return &rules.InputError{Place: "container " + c.Name + " user", Value: strconv.FormatInt(*id, 10),
@@ -118,19 +125,19 @@ func (in *Intent) applyUser(c rules.Container) error {
 
 // applyIDs takes the ids of a security context. 0 is what TPROXY and low ports need, and then the proxy
 // drops to the default user.
-func (in *Intent) applyIDs(c rules.Container, kind, name string) {
+func (in reading) applyIDs(c rules.Container, kind, name string) {
 	if c.UID != nil && *c.UID > 0 {
 		in.UID = uint32(*c.UID)
-		in.from.gave("proxyUID", kind, name, " user", c.By(rules.ValueUser))
+		in.Gave(&in.UID, kind, name, " user", c.By(rules.ValueUser))
 	}
 	if c.GID != nil && *c.GID > 0 {
 		in.GID = uint32(*c.GID)
-		in.from.gave("proxyGID", kind, name, " group", c.By(rules.ValueGroup))
+		in.Gave(&in.GID, kind, name, " group", c.By(rules.ValueGroup))
 	}
 }
 
 // applyOverrides reads the part of the pod's own istio-proxy container that the injector kept.
-func (in *Intent) applyOverrides(value string) error {
+func (in reading) applyOverrides(value string) error {
 	if value == "" {
 		return nil
 	}
@@ -165,68 +172,44 @@ func (in *Intent) applyOverrides(value string) error {
 
 func validID(id int64) bool { return id >= 0 && id <= int64(largest(32)) }
 
-// flag is one of istio-iptables.
-type flag struct {
-	field, long, short string
-	bits               int
-}
-
-// proxyFlags are those that istio-validation shares with istio-iptables, and which field each one sets.
-var proxyFlags = []flag{
-	{"outboundPort", "--envoy-port", "-p", 16},
-	{"inboundPort", "--inbound-capture-port", "-z", 16},
-	{"tunnelPort", "--inbound-tunnel-port", "-e", 16},
-	{"proxyUID", "--proxy-uid", "-u", 32},
-	{"proxyGID", "--proxy-gid", "-g", 32},
-}
-
-// set gives a field of proxyFlags its value.
-func (in *Intent) set(field string, n uint64) {
-	switch field {
-	case "outboundPort":
-		in.OutboundPort = uint16(n)
-	case "inboundPort":
-		in.InboundPort = uint16(n)
-	case "tunnelPort":
-		in.TunnelPort = uint16(n)
-	case "proxyUID":
-		in.UID = uint32(n)
-	case "proxyGID":
-		in.GID = uint32(n)
-	}
-}
-
 // applyArguments reads the command line that istio-validation shares with istio-iptables: ports and ids.
 // The lists on it are in the annotations too.
-func (in *Intent) applyArguments(args []string, by string) error {
+func (in reading) applyArguments(args []string, by string) error {
 	args, ok := flags(args)
 	if !ok {
 		in.notes = append(in.notes, fmt.Sprintf("container %s does not run %s: its arguments are not read",
 			containerValidation, iptables))
 		return nil
 	}
-	for _, f := range proxyFlags {
-		value, ok := argument(args, f.long, f.short)
-		if !ok {
-			continue
-		}
-		if f.bits == 32 {
-			value = in.oneOf(f, value)
-		}
-		n, err := strconv.ParseUint(value, 10, f.bits)
-		if err != nil || n == 0 || n > largest(f.bits) {
-			return &rules.InputError{Place: "container " + containerValidation + " argument " + f.short, Value: value,
-				Problem: fmt.Sprintf("not a number from 1 to %d", largest(f.bits))}
-		}
-		in.set(f.field, n)
-		in.from.gave(f.field, "container ", containerValidation, " argument ", f.short, " (", f.long, ")", by)
+	number(in, args, by, "--envoy-port", "-p", &in.OutboundPort, 16)
+	number(in, args, by, "--inbound-capture-port", "-z", &in.InboundPort, 16)
+	number(in, args, by, "--inbound-tunnel-port", "-e", &in.TunnelPort, 16)
+	number(in, args, by, "--proxy-uid", "-u", &in.UID, 32)
+	number(in, args, by, "--proxy-gid", "-g", &in.GID, 32)
+	return in.Err()
+}
+
+// number reads a port or an id of the arguments.
+func number[T uint16 | uint32](in reading, args []string, by, long, short string, into *T, bits int) {
+	value, ok := argument(args, long, short)
+	if !ok {
+		return
 	}
-	return nil
+	if bits == 32 {
+		value = in.oneOf(short, value, uint64(*into))
+	}
+	n, err := strconv.ParseUint(value, 10, bits)
+	if err != nil || n == 0 || n > largest(bits) {
+		in.FailAt("container "+containerValidation+" argument "+short, value, fmt.Sprintf("not a number from 1 to %d", largest(bits)))
+		return
+	}
+	*into = T(n)
+	in.Gave(into, "container ", containerValidation, " argument ", short, " (", long, ")", by)
 }
 
 // oneOf returns the id that counts of a list, for each of which istio-iptables would write rules: the one that the
 // container runs as, as the proxy is to do, or the first. Any other would be left to whoever runs as it.
-func (in *Intent) oneOf(f flag, list string) string {
+func (in reading) oneOf(short, list string, runs uint64) string {
 	ids := strings.FieldsFunc(list, func(c rune) bool { return c == ',' })
 	for i := range ids {
 		ids[i] = strings.TrimSpace(ids[i])
@@ -234,11 +217,10 @@ func (in *Intent) oneOf(f flag, list string) string {
 	if ids = rules.Unique(ids); len(ids) < 2 {
 		return strings.Join(ids, "")
 	}
-	runs := map[string]uint32{"proxyUID": in.UID, "proxyGID": in.GID}[f.field]
 	in.notes = append(in.notes, fmt.Sprintf("container %s argument %s: of %d ids only the one that the proxy runs as is let pass",
-		containerValidation, f.short, len(ids)))
-	if slices.Contains(ids, strconv.FormatUint(uint64(runs), 10)) {
-		return strconv.FormatUint(uint64(runs), 10)
+		containerValidation, short, len(ids)))
+	if as := strconv.FormatUint(runs, 10); slices.Contains(ids, as) {
+		return as
 	}
 	return ids[0]
 }
@@ -274,29 +256,24 @@ func argument(args []string, long, short string) (value string, found bool) {
 
 // applyEnvironment reads the proxy's environment. An absent switch is off. One that Istio's agent cannot parse is off too,
 // as for the agent, and gets a note.
-func (in *Intent) applyEnvironment(proxy rules.Container) error {
+func (in reading) applyEnvironment(proxy rules.Container) error {
 	env, by := proxy.Env, proxy.By(rules.ValueEnv)
-	toggle := func(field, name string) bool {
-		value, ok := env[name]
-		in.gaveEnvironment(field, name, by, ok)
+	for _, t := range in.toggles() {
+		value, ok := env[t.name]
+		in.gaveEnvironment(t.into, t.name, by, ok)
 		on, err := strconv.ParseBool(value)
-		if ok && err != nil {
+		if *t.into = on; ok && err != nil {
 			in.notes = append(in.notes, fmt.Sprintf("container %s: %s=%q is no boolean and counts as false",
-				containerProxy, name, rules.Excerpt(value)))
+				containerProxy, t.name, rules.Excerpt(value)))
 		}
-		return on
 	}
-	in.DNSCapture = toggle("dnsCapture", envDNSCapture)
-	in.DualStack = toggle("dualStack", envDualStack)
-	in.InvalidDrop = toggle("invalidDrop", envInvalidDrop)
-
 	if value, ok := env[envOwnerGroups]; ok {
 		groups, err := in.ownerGroups(envOwnerGroups, value)
 		if err != nil {
 			return err
 		}
 		in.OwnerGroups = groups
-		in.gaveEnvironment("ownerGroups", envOwnerGroups, by, true)
+		in.gaveEnvironment(&in.OwnerGroups, envOwnerGroups, by, true)
 	}
 	if value, ok := env[envOwnerGroupsExclude]; ok {
 		groups, err := in.ownerGroups(envOwnerGroupsExclude, value)
@@ -304,7 +281,7 @@ func (in *Intent) applyEnvironment(proxy rules.Container) error {
 			return err
 		}
 		in.OwnerGroupsExclude = groups
-		in.gaveEnvironment("ownerGroupsExcluded", envOwnerGroupsExclude, by, true)
+		in.gaveEnvironment(&in.OwnerGroupsExclude, envOwnerGroupsExclude, by, true)
 	}
 	if value, ok := env[envLoopback]; ok {
 		prefix, err := ParseLoopback(value)
@@ -313,22 +290,22 @@ func (in *Intent) applyEnvironment(proxy rules.Container) error {
 				Problem: err.Error()}
 		}
 		in.Loopback = prefix
-		in.gaveEnvironment("loopback", envLoopback, by, true)
+		in.gaveEnvironment(&in.Loopback, envLoopback, by, true)
 	}
 	return nil
 }
 
 // gaveEnvironment notes that the proxy's environment gave a field its value, by a variable or by its absence.
-func (in *Intent) gaveEnvironment(field, name, by string, present bool) {
+func (in reading) gaveEnvironment(into any, name, by string, present bool) {
 	if present {
-		in.from.gave(field, "container ", containerProxy, " environment ", name, by)
+		in.Gave(into, "container ", containerProxy, " environment ", name, by)
 	} else {
-		in.from.gave(field, "container ", containerProxy, " environment, which has no ", name, by)
+		in.Gave(into, "container ", containerProxy, " environment, which has no ", name, by)
 	}
 }
 
 // check refuses settings that are each valid but cannot work together.
-func (in *Intent) check() error {
+func (in reading) check() error {
 	if in.OutboundPort == in.InboundPort {
 		return &rules.InputError{Place: "proxy ports", Value: strconv.Itoa(int(in.InboundPort)),
 			Problem: "outbound and inbound listener cannot share a port"}

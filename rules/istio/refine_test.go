@@ -177,7 +177,7 @@ func TestRefineNotes(t *testing.T) {
 func TestEnvironmentOverConfiguration(t *testing.T) {
 	d := istio.Standard()
 	d.DNSCapture, d.DualStack, d.InvalidDrop = true, true, true
-	m := istio.Mesh{Defaults: d}
+	m := istio.New(d)
 	if in := intentOf(t, m, injected()); !in.DNSCapture || !in.DualStack || !in.InvalidDrop {
 		t.Errorf("without the container: %+v", in)
 	}

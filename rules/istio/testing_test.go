@@ -33,7 +33,7 @@ var (
 	only6   = addrs("fd00:10:244::7")
 	first4  = addrs("10.244.1.7", "fd00:10:244::7")
 	first6  = addrs("fd00:10:244::7", "10.244.1.7")
-	mesh    = istio.Mesh{Defaults: istio.Standard()}
+	mesh    = istio.New(istio.Standard())
 	sidecar = rules.Container{Name: "istio-proxy", Args: []string{"proxy", "sidecar", "--domain", "x"}}
 )
 
@@ -73,7 +73,7 @@ func withValidation(pod rules.Pod, args ...string) rules.Pod {
 	return pod
 }
 
-func intentOf(t *testing.T, m istio.Mesh, pod rules.Pod) istio.Intent {
+func intentOf(t *testing.T, m rules.Mesh, pod rules.Pod) istio.Intent {
 	t.Helper()
 	d := m.Decide(pod)
 	if d.Action != rules.Enrol {
@@ -82,7 +82,7 @@ func intentOf(t *testing.T, m istio.Mesh, pod rules.Pod) istio.Intent {
 	return d.Intent.(istio.Intent)
 }
 
-func planOf(t *testing.T, m istio.Mesh, pod rules.Pod, ips []netip.Addr) rules.Plan {
+func planOf(t *testing.T, m rules.Mesh, pod rules.Pod, ips []netip.Addr) rules.Plan {
 	t.Helper()
 	d := m.Decide(pod)
 	if d.Action != rules.Enrol {

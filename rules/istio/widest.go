@@ -8,8 +8,8 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Widest implements rules.Mesh: pods that set all that they can, in either mode, and one of whose rules refuse IPv6.
-func (m Mesh) Widest() (all []rules.Plan) {
+// widest is pods that set all that they can, in either mode, and one of whose rules refuse IPv6.
+func widest() []Intent {
 	d := Standard()
 	in := Intent{OutboundPort: d.OutboundPort, InboundPort: d.InboundPort, TunnelPort: d.TunnelPort, DNSPort: d.DNSPort, UID: d.UID, GID: d.GID,
 		InboundAll: true, InboundExclude: rules.ManyPorts(), OutboundAll: true, OutboundPortsExclude: rules.ManyPorts(),
@@ -23,10 +23,6 @@ func (m Mesh) Widest() (all []rules.Plan) {
 	tproxy := in
 	tproxy.TProxy = true
 	blocked := groups
-	blocked.DualStack, blocked.IPv6 = false, IPv6Block
-	for _, intent := range []Intent{in, groups, tproxy, blocked} {
-		plan, _ := intent.plan(rules.Network{}, m.Footprint()) // without addresses it cannot fail
-		all = append(all, plan)
-	}
-	return all
+	blocked.DualStack, blocked.WithoutIPv6 = false, rules.IPv6Block
+	return []Intent{in, groups, tproxy, blocked}
 }

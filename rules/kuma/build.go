@@ -22,12 +22,12 @@ const (
 	udp        = rules.Protocol(rules.UDP)
 )
 
-func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
+func (in *Intent) families(rules.Network) rules.Families {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block, Loopback: []netip.Prefix{passthrough6},
-		SpeaksIPv6: !in.IPv4Only, Because: becauseIPv6, Without: in.WithoutIPv6,
+		SpeaksIPv6: !in.IPv4Only, Because: "ipFamilyMode in annotation " + KeyConfig + " is ipv4", Without: in.WithoutIPv6,
 		Listens: rules.Ports([]uint16{probes}), Unblocked: in.unblocked(), Notes: in.notes,
-	}.Plan(network, footprint)
+	}
 }
 
 func (in Intent) unblocked() string {

@@ -8,13 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/document"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
-// read reads the configuration. Its keys, with the value of a missing one, or one that is null, as Kuma has it:
+// configured reads the configuration. Its keys, with the value of a missing one, or one that is null, as Kuma has it:
 //
 //	cniMode                                    false    false: kuma-init sets the pod up
 //	kumaDPUser                                 5678     a name is refused: it would be looked up in the node's files
@@ -43,21 +42,17 @@ import (
 // storeFirewalld, iptablesExecutables, redirect.*.insertRedirectInsteadOfAppend (ours come first in any case),
 // redirect.dns.resolvConfigPath, log.level, and the rest of ebpf. Any other key is refused unless it is null: it may
 // change what the others mean.
-func (in *Intent) read(text string) (problem string) {
+func (in *Intent) configured(r *mesh.Reader, text string) (problem string) {
 	root, problem := document.Root(text)
 	if problem != "" {
 		return problem
 	}
-	return in.fields(root)
-}
-
-func (in *Intent) fields(root *yaml.Node) (problem string) {
 	var uid string
 	var logging, ebpf, quiet, captureAll bool
 	var inboundUsers []string
 	family := "dualstack"
-	problem = object("", root, keys{
-		"cniMode": boolean(&in.CNIMode), "kumaDPUser": word(&uid), "ipFamilyMode": word(&family), "dropInvalidPackets": boolean(&in.DropInvalid),
+	problem = object(r, "", root, keys{
+		"cniMode": boolean(&in.CNIMode), "kumaDPUser": word(&uid).gives(&in.UID), "ipFamilyMode": word(&family).gives(&in.IPv4Only), "dropInvalidPackets": boolean(&in.DropInvalid),
 		"log":      within(keys{"enabled": boolean(&logging), "level": ignored}),
 		"comments": within(keys{"disabled": boolean(&quiet)}),
 		"ebpf": within(keys{"enabled": boolean(&ebpf), "instanceIP": ignored, "instanceIPEnvVarName": ignored, "bpffsPath": ignored,

@@ -14,14 +14,14 @@ import (
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
 	"github.com/meshnetd/meshnetd/rules/kuma"
+	declared "github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 const key = "traffic.kuma.io/transparent-proxy-config"
 
 // drawNetworks is draw with networks behind the pod.
-func drawNetworks(random *rand.Rand) (kuma.Mesh, rules.Pod) {
+func drawNetworks(random *rand.Rand) (rules.Mesh, rules.Pod) {
 	m, pod := draw(random)
 	if random.IntN(2) == 0 {
 		pod.Annotations[key] += "  vnet:\n    networks: " + pick(random, "['docker0:172.17.0.0/16']", "['docker+:172.17.0.0/16', 'docker+:fd17::/16']", "['docker0:10.244.0.0/16']") + "\n"
@@ -109,7 +109,7 @@ func TestExplainSteps(t *testing.T) {
 	first := []string{"the pod is not known to share the node's network namespace", "namespace shop is not one of exclude_namespaces or kuma.exclude_namespaces"}
 	here := append(slices.Clone(first), `annotation kuma.io/sidecar-injected is "true": the injector has been here`)
 	says := "annotation " + key + " says what is to be redirected, and contradicts nothing"
-	last := []string{says, account.LookupsBehind, "it says cniMode: true, so that the control plane counts on somebody on the node", `redirect (injected): annotation kuma.io/sidecar-injected is "true"`}
+	last := []string{says, declared.LookupsBehind, "it says cniMode: true, so that the control plane counts on somebody on the node", `redirect (injected): annotation kuma.io/sidecar-injected is "true"`}
 	shown := injected(usual)
 	shown.Containers, shown.Complete = []rules.Container{{Name: "kuma-sidecar"}}, true
 	for name, tt := range map[string]struct {

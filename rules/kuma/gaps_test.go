@@ -11,5 +11,5 @@ import (
 )
 
 func TestFrozenGaps(t *testing.T) {
-	meshtest.FrozenGaps(t, func(d kuma.Defaults) rules.Mesh { return kuma.Mesh{Defaults: d} })
+	meshtest.FrozenGaps(t, func(d kuma.Defaults) rules.Mesh { return kuma.New(d) })
 }

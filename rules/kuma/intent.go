@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 // Intent is what the mesh wants for one pod, every default filled in. It is read from one annotation
@@ -28,7 +29,7 @@ type Intent struct {
 	DropInvalid bool      `json:"invalidDrop"`
 
 	IPv4Only    bool              `json:"ipv4Only"`
-	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6" key:"kuma.ipv6"`
 
 	notes []string
 }
@@ -37,7 +38,7 @@ type Intent struct {
 type Direction struct {
 	Enabled      bool           `json:"enabled"`
 	Port         uint16         `json:"port"`
-	Include      []uint16       `json:"ports"`         // none: all
+	Include      []uint16       `json:"ports" none:"all"`
 	Exclude      []uint16       `json:"portsExcluded"` // looked at only without Include
 	RangeExclude []netip.Prefix `json:"rangesExcluded"`
 }
@@ -64,6 +65,15 @@ type User struct {
 	First, Last uint32            // the same where it is one
 }
 
+// String returns a user as an explanation prints it.
+func (u User) String() string {
+	who := fmt.Sprintf("user %d", u.First)
+	if u.First != u.Last {
+		who = fmt.Sprintf("users %d-%d", u.First, u.Last)
+	}
+	return fmt.Sprintf("%s by %s to %s", who, u.Protocol, mesh.List(u.Ports))
+}
+
 // Network is an interface of the pod behind which there are others, such as containers in it: what they send beyond
 // Prefix is outbound traffic.
 type Network struct {
@@ -71,11 +81,14 @@ type Network struct {
 	Prefix    netip.Prefix `json:"prefix"`
 }
 
-// input counts what intent reads. An item of a list has a comma before the next, or a dash before itself, with a blank or
+// String returns a network as Kuma writes it.
+func (n Network) String() string { return n.Interface + ":" + n.Prefix.String() }
+
+// measure counts what read reads. An item of a list has a comma before the next, or a dash before itself, with a blank or
 // a line break behind it, of which YAML has some beyond ASCII; a backslash may be a comma in quotes. What stands in quotes
 // may count as more.
-func input(config string) rules.Input {
-	w := rules.ListInput("annotation", KeyConfig, config)
+func measure(kind, key, config string) rules.Input {
+	w := rules.ListInput(kind, key, config)
 	w.Items += strings.Count(config, `\`)
 	for i := 1; i < len(config); i++ {
 		if config[i-1] == '-' && (config[i] <= ' ' || config[i] >= utf8.RuneSelf) {
@@ -85,26 +98,37 @@ func input(config string) rules.Input {
 	return w
 }
 
-func (m Mesh) intent(pod rules.Pod) (Intent, error) {
-	in := Intent{
+func (in *Intent) read(r *mesh.Reader, d Defaults) error {
+	*in = Intent{
 		UID:         5678,
 		Inbound:     Direction{Enabled: true, Port: 15006},
 		Outbound:    Direction{Enabled: true, Port: 15001},
 		DNSPort:     15053,
-		WithoutIPv6: m.Defaults.WithoutIPv6,
+		WithoutIPv6: d.WithoutIPv6,
 	}
-	text := pod.Annotations[KeyConfig]
+	text := r.Pod.Annotations[KeyConfig]
 	problem := "is missing or empty: the control plane writes it from version 3 on, and before that where transparentProxy.configMap.enabled is set"
 	if text != "" {
-		problem = in.read(text)
+		problem = in.configured(r, text)
 	}
 	if problem == "" {
 		problem = in.check()
 	}
 	if problem != "" {
-		return Intent{}, &rules.InputError{Place: "annotation " + KeyConfig, Value: text, Problem: problem}
+		r.Fail(KeyConfig, text, problem)
 	}
-	return in, nil
+	if err := r.Understood("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing"); err != nil {
+		return err
+	}
+	if in.DNSCapture && !in.DNSOneZone {
+		r.Add(mesh.LookupsBehind)
+	}
+	if !in.CNIMode {
+		return mesh.Outside(rules.ReasonInitContainer, "annotation "+KeyConfig+" has no cniMode: true, so that init container "+
+			containerInit+" sets the pod up")
+	}
+	r.Add("it says cniMode: true, so that the control plane counts on somebody on the node")
+	return nil
 }
 
 // check refuses settings that are each valid but cannot work together.

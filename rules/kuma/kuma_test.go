@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	mesh = kuma.Mesh{Defaults: kuma.Standard()}
+	mesh = kuma.New(kuma.Standard())
 	both = meshtest.Addresses("10.244.1.7", "fd00:10:244::7")
 )
 

@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/kuma"
+	declared "github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 const (
@@ -118,7 +119,7 @@ func TestIPv6(t *testing.T) {
 		{rules.IPv6Block, "refused", "refused", "refused", "IPv6 is refused: the proxy speaks only IPv4"},
 	} {
 		t.Run(string(tt.without), func(t *testing.T) {
-			m := kuma.Mesh{Defaults: kuma.Defaults{WithoutIPv6: tt.without}}
+			m := kuma.New(kuma.Defaults{Common: declared.Common{WithoutIPv6: tt.without}})
 			plan := meshtest.Plan(t, m, injected(config))
 			if plan.WithoutIPv6 != tt.without {
 				t.Errorf("IPv6 that the proxy does not speak: %q", plan.WithoutIPv6)
@@ -233,7 +234,7 @@ func expected(in kuma.Intent, s scene, p packet) string {
 
 func pick[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
 
-func draw(random *rand.Rand) (kuma.Mesh, rules.Pod) {
+func draw(random *rand.Rand) (rules.Mesh, rules.Pod) {
 	var config strings.Builder
 	maybe := func(indent, key string, values ...string) {
 		if random.IntN(2) == 0 {
@@ -255,7 +256,7 @@ func draw(random *rand.Rand) (kuma.Mesh, rules.Pod) {
 	}
 	maybe("    ", "excludePortsForUIDs", "[1000]", "['tcp:22,80:1001-1005']", "['53:0-2000', 'udp:53:5678']", "['udp:80,443:0-2000']", "['8000-9000:1000']")
 	without := pick(random, rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block)
-	return kuma.Mesh{Defaults: kuma.Defaults{WithoutIPv6: without}}, injected(config.String())
+	return kuma.New(kuma.Defaults{Common: declared.Common{WithoutIPv6: without}}), injected(config.String())
 }
 
 func drawPacket(random *rand.Rand, s scene, in kuma.Intent) packet {

@@ -9,16 +9,23 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
-// value reads what stands at a path; problem says what is wrong with it.
-type value func(path string, n *yaml.Node) (problem string)
+// value reads what stands at a path, and stores it in into; problem says what is wrong with it. The zero value reads nothing.
+type value struct {
+	into any
+	read func(r *mesh.Reader, path string, n *yaml.Node) (problem string)
+}
+
+// gives returns a value of which something else is made.
+func (v value) gives(into any) value { return value{into, v.read} }
 
 // keys are those that an object may have.
 type keys map[string]value
 
 // object reads the keys of an object. Anchors, aliases, merges and tags are refused: the control plane writes none.
-func object(path string, n *yaml.Node, known keys) (problem string) {
+func object(r *mesh.Reader, path string, n *yaml.Node, known keys) (problem string) {
 	if n.Kind != yaml.MappingNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
 		return said(path, n, "is not an object")
 	}
@@ -36,16 +43,19 @@ func object(path string, n *yaml.Node, known keys) (problem string) {
 			return said(at, key, "is there twice")
 		}
 		seen[key.Value] = true
-		read, ok := known[key.Value]
+		value, ok := known[key.Value]
 		switch {
 		case v.Kind == yaml.AliasNode || v.Anchor != "" || v.Style&yaml.TaggedStyle != 0:
 			return said(at, v, "has an anchor, alias or tag")
 		case v.Kind == yaml.ScalarNode && v.Tag == "!!null":
 		case !ok:
 			return said(at, key, "is not known, and may change what the others mean")
-		default:
-			if problem := read(at, v); problem != "" {
+		case value.read != nil:
+			if problem := value.read(r, at, v); problem != "" {
 				return problem
+			}
+			if v.Kind != yaml.ScalarNode || v.Value != "" {
+				r.Gave(value.into, at, " in annotation ", KeyConfig)
 			}
 		}
 	}
@@ -60,31 +70,31 @@ func said(path string, n *yaml.Node, problem string) string {
 }
 
 func within(known keys) value {
-	return func(path string, n *yaml.Node) string { return object(path, n, known) }
+	return value{nil, func(r *mesh.Reader, path string, n *yaml.Node) string { return object(r, path, n, known) }}
 }
 
-func ignored(string, *yaml.Node) string { return "" }
+var ignored value
 
 func boolean(into *bool) value {
-	return func(path string, n *yaml.Node) string {
+	return value{into, func(_ *mesh.Reader, path string, n *yaml.Node) string {
 		on, err := strconv.ParseBool(n.Value)
 		if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" || err != nil {
 			return said(path, n, "is not true or false")
 		}
 		*into = on
 		return ""
-	}
+	}}
 }
 
 // word reads a text, or a number as it is written.
 func word(into *string) value {
-	return func(path string, n *yaml.Node) string {
+	return value{into, func(_ *mesh.Reader, path string, n *yaml.Node) string {
 		if !isWord(n) {
 			return said(path, n, "is not a text")
 		}
 		*into = n.Value
 		return ""
-	}
+	}}
 }
 
 func isWord(n *yaml.Node) bool {
@@ -92,7 +102,7 @@ func isWord(n *yaml.Node) bool {
 }
 
 func port(into *uint16) value {
-	return func(path string, n *yaml.Node) (problem string) {
+	return value{into, func(_ *mesh.Reader, path string, n *yaml.Node) (problem string) {
 		if !isWord(n) {
 			return said(path, n, "is not a port")
 		}
@@ -102,7 +112,7 @@ func port(into *uint16) value {
 		}
 		*into = p
 		return ""
-	}
+	}}
 }
 
 func words(into *[]string) value {
@@ -111,17 +121,17 @@ func words(into *[]string) value {
 
 // oneOrMore is items for what may also be one item without a list.
 func oneOrMore[T any](into *[]T, parse func(string) ([]T, string)) value {
-	return func(path string, n *yaml.Node) string {
+	return value{into, func(r *mesh.Reader, path string, n *yaml.Node) string {
 		if isWord(n) {
 			n = &yaml.Node{Kind: yaml.SequenceNode, Line: n.Line, Content: []*yaml.Node{n}}
 		}
-		return items(into, parse)(path, n)
-	}
+		return items(into, parse).read(r, path, n)
+	}}
 }
 
 // items reads a list, each item of which may stand for several.
 func items[T any](into *[]T, parse func(string) ([]T, string)) value {
-	return func(path string, n *yaml.Node) string {
+	return value{into, func(_ *mesh.Reader, path string, n *yaml.Node) string {
 		if n.Kind != yaml.SequenceNode {
 			return said(path, n, "is not a list")
 		}
@@ -136,5 +146,5 @@ func items[T any](into *[]T, parse func(string) ([]T, string)) value {
 			*into = append(*into, parsed...)
 		}
 		return ""
-	}
+	}}
 }

@@ -17,12 +17,13 @@ const (
 	tcp        = rules.Protocol(rules.TCP)
 )
 
-func (in Intent) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
+func (in *Intent) families(rules.Network) rules.Families {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
-		SpeaksIPv6: in.ProxyIPv6, Because: becauseIPv6, Without: in.WithoutIPv6,
+		SpeaksIPv6: in.ProxyIPv6, Without: in.WithoutIPv6,
+		Because: "linkerd.proxy_ipv6 is false in the node's configuration, as disableIPv6 is true by Linkerd's default",
 		Listens: rules.Ports([]uint16{in.AdminPort, in.ControlPort}), Notes: in.notes,
-	}.Plan(network, footprint)
+	}
 }
 
 // builder writes rules with the comments that Linkerd gives them.

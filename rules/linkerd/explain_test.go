@@ -54,7 +54,7 @@ func TestExplainSettings(t *testing.T) {
 	defaults := linkerd.Standard()
 	defaults.SkipInbound = ports("4567,4568")
 	pod := component(injected("skip-inbound-ports", "22,7000-7010", "proxy-gid", "-1", "skip-outbound-ports", "3306", "skip-subnets", "172.17.0.0/16,fd17::/16"))
-	got := meshtest.Explained(t, linkerd.Mesh{Defaults: defaults}, pod).Account.Settings
+	got := meshtest.Explained(t, linkerd.New(defaults), pod).Account.Settings
 	want := []rules.Setting{
 		{Name: "inboundPort", Value: "4143", Key: "linkerd.inbound_port"},
 		{Name: "outboundPort", Value: "4140", Key: "linkerd.outbound_port"},

@@ -11,5 +11,5 @@ import (
 )
 
 func TestFrozenGaps(t *testing.T) {
-	meshtest.FrozenGaps(t, func(d linkerd.Defaults) rules.Mesh { return linkerd.Mesh{Defaults: d} })
+	meshtest.FrozenGaps(t, func(d linkerd.Defaults) rules.Mesh { return linkerd.New(d) })
 }

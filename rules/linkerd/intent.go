@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 // The annotations that shape the redirection. Linkerd's injector copies those of the namespace to the pod. An
@@ -39,72 +40,65 @@ const (
 	noteNotCloseWait = "annotation " + keyCloseWait + " is not followed: a pod in CNI mode has nobody who could set it"
 )
 
-// inputKeys are the keys of what intent reads, and keys all that is looked at, of labels too.
-var (
-	inputKeys = [...]string{keySkipOutbound, keySkipInbound, keySkipSubnets, keyUID, keyGID, keyInboundPort, keyOutboundPort, keyControlPort, keyAdminPort}
-	keys      = append([]string{labelControlPlane, labelComponent, keyVersion, keyCloseWait}, inputKeys[:]...)
-)
-
 // Intent is what the mesh wants for one pod, every default filled in.
 type Intent struct {
-	InboundPort  uint16 `json:"inboundPort"`
-	OutboundPort uint16 `json:"outboundPort"`
-	ControlPort  uint16 `json:"controlPort"` // never redirected inbound, nor is the next
-	AdminPort    uint16 `json:"adminPort"`
-	UID          uint32 `json:"proxyUID"`
-	GID          uint32 `json:"proxyGID"` // 0: none
+	InboundPort  uint16 `json:"inboundPort" key:"linkerd.inbound_port"`
+	OutboundPort uint16 `json:"outboundPort" key:"linkerd.outbound_port"`
+	ControlPort  uint16 `json:"controlPort" key:"linkerd.control_port"` // never redirected inbound, nor is the next
+	AdminPort    uint16 `json:"adminPort" key:"linkerd.admin_port"`
+	UID          uint32 `json:"proxyUID" key:"linkerd.proxy_uid"`
+	GID          uint32 `json:"proxyGID" key:"linkerd.proxy_gid" none:"none"` // 0: none
 
-	SkipInbound   []rules.PortRange `json:"inboundPortsSkipped"`
-	SkipOutbound  []rules.PortRange `json:"outboundPortsSkipped"`
-	APIServer     []rules.PortRange `json:"apiServerPorts"` // skipped outbound, too; of pods of the control plane
+	SkipInbound   []rules.PortRange `json:"inboundPortsSkipped" key:"linkerd.skip_inbound"`
+	SkipOutbound  []rules.PortRange `json:"outboundPortsSkipped" key:"linkerd.skip_outbound"`
+	APIServer     []rules.PortRange `json:"apiServerPorts" key:"linkerd.api_server"` // skipped outbound, too; of pods of the control plane
 	SkipSources   []netip.Prefix    `json:"inboundSourcesSkipped"`
-	RedirectPorts []uint16          `json:"inboundPorts"` // none: all
+	RedirectPorts []uint16          `json:"inboundPorts" key:"linkerd.redirect_ports" none:"all"` // none: all
 
-	ProxyIPv6   bool              `json:"proxyIPv6"`
-	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6"`
+	ProxyIPv6   bool              `json:"proxyIPv6" key:"linkerd.proxy_ipv6"`
+	WithoutIPv6 rules.WithoutIPv6 `json:"ipv6" key:"linkerd.ipv6"`
 
 	notes []string
 }
 
-func (m Mesh) intent(pod rules.Pod) (Intent, error) {
-	d := m.Defaults
-	in := Intent{InboundPort: d.InboundPort, OutboundPort: d.OutboundPort, ControlPort: d.ControlPort, AdminPort: d.AdminPort, UID: d.UID, GID: d.GID,
+func (in *Intent) read(r *mesh.Reader, d Defaults) error {
+	*in = Intent{InboundPort: d.InboundPort, OutboundPort: d.OutboundPort, ControlPort: d.ControlPort, AdminPort: d.AdminPort, UID: d.UID, GID: d.GID,
 		RedirectPorts: d.RedirectPorts, SkipOutbound: d.SkipOutbound, ProxyIPv6: d.ProxyIPv6, WithoutIPv6: d.WithoutIPv6}
-	a := annotations{values: pod.Annotations}
-	read(&a, keyInboundPort, &in.InboundPort, rules.ParsePort)
-	read(&a, keyOutboundPort, &in.OutboundPort, rules.ParsePort)
-	read(&a, keyControlPort, &in.ControlPort, rules.ParsePort)
-	read(&a, keyAdminPort, &in.AdminPort, rules.ParsePort)
-	read(&a, keyUID, &in.UID, rules.ParseID)
-	read(&a, keyGID, &in.GID, parseGroup)
-	read(&a, keySkipOutbound, &in.SkipOutbound, in.ports(keySkipOutbound))
-	read(&a, keySkipSubnets, &in.SkipSources, parseSubnets)
-
-	var more []rules.PortRange
-	read(&a, keySkipInbound, &more, in.ports(keySkipInbound))
-	in.SkipInbound = slices.Concat(d.SkipInbound, more)
-	if _, own := pod.Labels[labelComponent]; own {
-		if !slices.Contains(d.ControlPlaneNamespaces, pod.Namespace) {
-			return Intent{}, &rules.InputError{Place: "label " + labelComponent, Value: pod.Labels[labelComponent], Problem: "marks a pod of the control " +
-				"plane's own, which reaches the Kubernetes API without its proxy, and namespace " + pod.Namespace + " is none of linkerd.control_plane_namespaces"}
+	given(r, keyInboundPort, &in.InboundPort, rules.ParsePort)
+	given(r, keyOutboundPort, &in.OutboundPort, rules.ParsePort)
+	given(r, keyControlPort, &in.ControlPort, rules.ParsePort)
+	given(r, keyAdminPort, &in.AdminPort, rules.ParsePort)
+	given(r, keyUID, &in.UID, rules.ParseID)
+	given(r, keyGID, &in.GID, parseGroup)
+	given(r, keySkipOutbound, &in.SkipOutbound, in.ports(keySkipOutbound))
+	given(r, keySkipSubnets, &in.SkipSources, parseSubnets)
+	given(r, keySkipInbound, &in.SkipInbound, in.ports(keySkipInbound))
+	if len(d.SkipInbound) > 0 {
+		if in.SkipInbound != nil {
+			r.Gave(&in.SkipInbound, "annotation ", keySkipInbound, ", added to linkerd.skip_inbound")
 		}
-		in.APIServer = d.APIServer
+		in.SkipInbound = slices.Concat(d.SkipInbound, in.SkipInbound)
 	}
-	if pod.Annotations[keyCloseWait] != "" {
+	if component, own := r.Pod.Labels[labelComponent]; !own {
+		r.Gave(&in.APIServer, "no label ", labelComponent)
+	} else if in.APIServer = d.APIServer; !slices.Contains(d.ControlPlaneNamespaces, r.Pod.Namespace) {
+		return &rules.InputError{Place: "label " + labelComponent, Value: component, Problem: "marks a pod of the control " +
+			"plane's own, which reaches the Kubernetes API without its proxy, and namespace " + r.Pod.Namespace + " is none of linkerd.control_plane_namespaces"}
+	}
+	if r.Pod.Annotations[keyCloseWait] != "" {
 		in.notes = append(in.notes, noteNotCloseWait)
 	}
-	if a.err != nil {
-		return Intent{}, a.err
+	if in.InboundPort == in.OutboundPort {
+		r.FailAt("proxy ports", rules.PortRange{First: in.InboundPort, Last: in.InboundPort}.String(), "inbound and outbound listener cannot share a port")
 	}
-	return in, in.check()
+	return r.Understood("the annotations say what is to be redirected, and contradict nothing")
 }
 
-// inputs are what intent reads.
-func inputs(pod rules.Pod) (all [len(inputKeys)]rules.Input) {
-	for i, key := range inputKeys {
-		all[i] = rules.ListInput("annotation", key, pod.Annotations[key])
+// given reads an annotation, of which an empty one is none.
+func given[T any](r *mesh.Reader, key string, into *T, parse func(string) (T, string)) {
+	if r.Pod.Annotations[key] != "" {
+		mesh.Read(r, key, into, parse)
 	}
-	return all
 }
 
 // inboundSkips returns every port that is not redirected inbound.
@@ -115,15 +109,6 @@ func (in Intent) inboundSkips() []rules.PortRange {
 // outboundSkips returns every port that is not redirected outbound.
 func (in Intent) outboundSkips() []rules.PortRange {
 	return slices.Concat(in.SkipOutbound, in.APIServer)
-}
-
-// check refuses settings that are each valid but cannot work together.
-func (in Intent) check() error {
-	if in.InboundPort == in.OutboundPort {
-		return &rules.InputError{Place: "proxy ports", Value: rules.PortRange{First: in.InboundPort, Last: in.InboundPort}.String(),
-			Problem: "inbound and outbound listener cannot share a port"}
-	}
-	return nil
 }
 
 // ports reads ports and ranges. As linkerd-cni does, it leaves out what is neither, such as an item with a blank before
@@ -165,25 +150,4 @@ func parseGroup(text string) (id uint32, problem string) {
 		return 0, ""
 	}
 	return rules.ParseID(text)
-}
-
-// annotations reads values and keeps the first problem.
-type annotations struct {
-	values map[string]string
-	err    error
-}
-
-// read sets a value that an annotation gives.
-func read[T any](a *annotations, key string, into *T, parse func(string) (T, string)) {
-	text := a.values[key]
-	if text == "" {
-		return
-	}
-	value, problem := parse(text)
-	switch {
-	case problem == "":
-		*into = value
-	case a.err == nil:
-		a.err = &rules.InputError{Place: "annotation " + key, Value: text, Problem: problem}
-	}
 }

@@ -6,21 +6,16 @@
 package linkerd
 
 import (
-	"slices"
+	"cmp"
 
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
-// Mesh decides about pods of a Linkerd mesh. Its Defaults come from the node's configuration, as those of
-// linkerd-cni come from its chart.
-type Mesh struct{ Defaults Defaults }
-
-// Defaults are the values of a pod that says nothing else.
+// Defaults are the values of a pod that says nothing else, as those of linkerd-cni come from its chart.
 type Defaults struct {
-	ExcludeNamespaces      []string
+	mesh.Common
 	ControlPlaneNamespaces []string // where pods may be the control plane's own
-	Budget                 rules.Budget
 
 	InboundPort  uint16
 	OutboundPort uint16
@@ -34,13 +29,13 @@ type Defaults struct {
 	RedirectPorts []uint16          // the only ports that are redirected inbound; none is all
 	APIServer     []rules.PortRange // Kubernetes' API, which pods of the control plane reach without the proxy
 
-	ProxyIPv6   bool              // the proxy speaks IPv6: disableIPv6 is false in Linkerd's chart
-	WithoutIPv6 rules.WithoutIPv6 // looked at without ProxyIPv6
+	ProxyIPv6 bool // the proxy speaks IPv6: disableIPv6 is false in Linkerd's chart
 }
 
 // Standard returns the defaults of an unconfigured Linkerd.
 func Standard() Defaults {
 	return Defaults{
+		Common:                 mesh.Common{WithoutIPv6: rules.IPv6Mesh},
 		ControlPlaneNamespaces: []string{"linkerd"},
 
 		InboundPort:  4143,
@@ -49,32 +44,33 @@ func Standard() Defaults {
 		AdminPort:    4191,
 		UID:          2102,
 		APIServer:    []rules.PortRange{{First: 443, Last: 443}, {First: 6443, Last: 6443}},
-		WithoutIPv6:  rules.IPv6Mesh,
 	}
 }
 
-// Name returns "linkerd".
-func (Mesh) Name() string { return "linkerd" }
-
-// Keys returns what Decide looks at, labels and annotations alike.
-func (Mesh) Keys() []string { return keys }
-
-// Reads is true for what Decide looks at.
-func (Mesh) Reads(key string) bool { return slices.Contains(keys, key) }
-
-// Refines is false for every container: the annotations say everything.
-func (Mesh) Refines(string) bool { return false }
+// New returns a Linkerd mesh with the defaults of the node's configuration.
+func New(d Defaults) rules.Mesh {
+	inputs := []string{keySkipOutbound, keySkipInbound, keySkipSubnets, keyUID, keyGID, keyInboundPort, keyOutboundPort, keyControlPort, keyAdminPort}
+	return mesh.Declare(mesh.Declaration[Intent]{
+		Name: "linkerd", Table: "linkerd", Common: d.Common,
+		Footprint: rules.Footprint{Chains: []string{chainOutput, chainRedirect, rules.ChainBlockIn, rules.ChainBlockOut}},
+		Keys:      append([]string{labelControlPlane, labelComponent, keyVersion, keyCloseWait}, inputs...),
+		Inputs:    mesh.Lists(inputs...),
+		Marked:    marked,
+		Belongs:   belongs,
+		Read:      func(r *mesh.Reader, in *Intent) error { return in.read(r, d) },
+		Proxy: func(_ rules.Pod, in *Intent) rules.Proxy {
+			return rules.Proxy{UID: in.UID, GID: cmp.Or(in.GID, rules.NoID), Containers: sidecars}
+		},
+		Rules:  (*Intent).families,
+		Widest: widest,
+	})
+}
 
 // The chains are Linkerd's.
 const (
 	chainOutput   = "PROXY_INIT_OUTPUT"
 	chainRedirect = "PROXY_INIT_REDIRECT"
 )
-
-// Footprint returns the names of every plan this package can make.
-func (Mesh) Footprint() rules.Footprint {
-	return rules.Footprint{Chains: []string{chainOutput, chainRedirect, rules.ChainBlockIn, rules.ChainBlockOut}}
-}
 
 // What the injector and its users write on a pod.
 const (
@@ -90,74 +86,26 @@ const (
 // as an app.
 var sidecars = []rules.Sidecar{{Name: containerProxy, Command: []string{"linkerd2-proxy-identity"}}}
 
-// Decide follows Linkerd's CNI plugin, with what the pod itself says in place of its containers.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
-
-func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
-	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		d := rules.Decision{Mesh: m.Name(), Action: action, Reason: reason, Detail: detail}
-		s.Decided(d)
-		return d
-	}
-	if reason, detail := m.outside(pod, s); reason != "" {
-		return decide(rules.Skip, reason, detail)
-	}
-	asks := inputs(pod)
-	if problem := m.Defaults.Budget.Exceeded(asks[:]...); problem != "" {
-		return decide(rules.Reject, rules.ReasonOverBudget, problem)
-	}
-	intent, err := m.intent(pod)
-	if err != nil {
-		return decide(rules.Reject, rules.ReasonBadInput, err.Error())
-	}
-	s.Add("the annotations say what is to be redirected, and contradict nothing")
-	d := decide(rules.Enrol, rules.ReasonInjected, "label "+labelControlPlane+" and annotation "+keyVersion+" are present")
-	d.Intent = intent
-	d.Proxy = rules.Proxy{UID: intent.UID, GID: rules.NoID, Containers: sidecars}
-	if intent.GID != 0 {
-		d.Proxy.GID = intent.GID
-	}
-	d.Planner = func(network rules.Network) (rules.Plan, error) { return intent.plan(network, Mesh{}.Footprint()) }
-	return d
-}
-
-// Marked reports whether the injector marked a pod, or the pod is the control plane's own.
-func (Mesh) Marked(pod rules.Pod) bool {
+// marked reports whether the injector marked a pod, or the pod is the control plane's own.
+func marked(pod rules.Pod) bool {
 	_, labelled := pod.Labels[labelControlPlane]
 	_, injected := pod.Annotations[keyVersion]
 	return labelled && injected
 }
 
-// outside returns why a pod does not belong to the mesh, or "". Only its containers show that linkerd-init sets
-// a pod up: until they are known, the pod is treated as one in CNI mode, whose rules are the same.
-func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
-	if pod.HostNetwork {
-		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	}
-	s.Add("the pod is not known to share the node's network namespace")
-	if slices.Contains(m.Defaults.ExcludeNamespaces, pod.Namespace) {
-		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	}
-	s.Add("namespace ", pod.Namespace, " is not one of exclude_namespaces or ", configured, "exclude_namespaces")
+// belongs follows Linkerd's CNI plugin, with what the pod itself says in place of its containers. Only those show that
+// linkerd-init sets a pod up: until they are known, the pod is treated as one in CNI mode, whose rules are the same.
+func belongs(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
 	if _, labelled := pod.Labels[labelControlPlane]; !labelled {
-		return rules.ReasonNotInjected, "no label " + labelControlPlane
+		return mesh.Outside(rules.ReasonNotInjected, "no label "+labelControlPlane)
 	}
 	s.Add("label ", labelControlPlane, " is present: the injector has been here, or the pod is the control plane's")
 	if _, injected := pod.Annotations[keyVersion]; !injected {
-		return rules.ReasonNotInjected, "label " + labelControlPlane + " is there, but no annotation " + keyVersion + ": the pod has no proxy"
+		return mesh.Outside(rules.ReasonNotInjected, "label "+labelControlPlane+" is there, but no annotation "+keyVersion+": the pod has no proxy")
 	}
 	s.Add("annotation ", keyVersion, " is present: the pod has a proxy")
-	if pod.Container(containerInit) != nil {
-		return rules.ReasonInitContainer, "init container " + containerInit + " sets the pod up"
+	if v := mesh.Sidecar(pod, s, containerProxy, containerInit); v.Action != rules.Enrol {
+		return v
 	}
-	s.Add("no init container ", containerInit, " that would set the pod up")
-	if pod.Complete && pod.Container(containerProxy) == nil {
-		return rules.ReasonNoProxy, "the pod has no container " + containerProxy
-	}
-	if pod.Complete {
-		s.Add("container ", containerProxy, " is there")
-	} else {
-		s.Add("the pod's containers are not all known: it is taken for one with a proxy, as the annotation says")
-	}
-	return "", ""
+	return mesh.Injected("label " + labelControlPlane + " and annotation " + keyVersion + " are present")
 }

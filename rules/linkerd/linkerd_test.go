@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	mesh = linkerd.Mesh{Defaults: linkerd.Standard()}
+	mesh = linkerd.New(linkerd.Standard())
 	both = meshtest.Addresses("10.244.1.7", "fd00:10:244::7")
 )
 
@@ -46,7 +46,7 @@ func TestRecorded(t *testing.T) {
 	defaults.ProxyIPv6 = true
 	pod := injected()
 	pod.IPs = both
-	plan := meshtest.Plan(t, linkerd.Mesh{Defaults: defaults}, pod)
+	plan := meshtest.Plan(t, linkerd.New(defaults), pod)
 	for _, rs := range plan.Rulesets() { // IPv6 has the same lines
 		if diff := cmp.Diff(recorded, meshtest.Lines(rs)); diff != "" {
 			t.Errorf("%s (-recorded +ours):\n%s", rs.Family, diff)
@@ -114,7 +114,7 @@ func TestAnnotations(t *testing.T) {
 			if tt.node != nil {
 				tt.node(&defaults)
 			}
-			got := ofChain(meshtest.Lines(meshtest.Plan(t, linkerd.Mesh{Defaults: defaults}, tt.pod).V4), tt.chain)
+			got := ofChain(meshtest.Lines(meshtest.Plan(t, linkerd.New(defaults), tt.pod).V4), tt.chain)
 			var added []string
 			for _, line := range got {
 				if !slices.Contains(ofChain(recorded, tt.chain), line) {
@@ -243,7 +243,7 @@ func TestDecide(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			defaults := linkerd.Standard()
 			defaults.ExcludeNamespaces = []string{"kube-system"}
-			m := linkerd.Mesh{Defaults: defaults}
+			m := linkerd.New(defaults)
 			d := m.Decide(tt.pod)
 			if d.Action != tt.action || d.Reason != tt.reason || d.Mesh != "linkerd" || d.Detail == "" {
 				t.Errorf("%s %s (%s): %s", d.Mesh, d.Action, d.Reason, d.Detail)

@@ -65,7 +65,7 @@ func busy() rules.Pod {
 func TestClasses(t *testing.T) {
 	defaults := linkerd.Standard()
 	defaults.ProxyIPv6 = true
-	meshtest.Classes(t, meshtest.Plan(t, linkerd.Mesh{Defaults: defaults}, busy()), classes, rules.IPv4, rules.IPv6)
+	meshtest.Classes(t, meshtest.Plan(t, linkerd.New(defaults), busy()), classes, rules.IPv4, rules.IPv6)
 }
 
 func TestIPv6(t *testing.T) {
@@ -81,7 +81,7 @@ func TestIPv6(t *testing.T) {
 		t.Run(string(tt.without), func(t *testing.T) {
 			defaults := linkerd.Standard()
 			defaults.WithoutIPv6 = tt.without
-			m := linkerd.Mesh{Defaults: defaults}
+			m := linkerd.New(defaults)
 			plan := meshtest.Plan(t, m, busy())
 			if plan.WithoutIPv6 != tt.without {
 				t.Errorf("IPv6 that the proxy does not speak: %q", plan.WithoutIPv6)
@@ -165,7 +165,7 @@ func expected(in linkerd.Intent, s scene, p packet) string {
 
 func pick[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
 
-func draw(random *rand.Rand) (linkerd.Mesh, rules.Pod) {
+func draw(random *rand.Rand) (rules.Mesh, rules.Pod) {
 	defaults := linkerd.Standard()
 	defaults.ProxyIPv6 = random.IntN(2) == 0
 	defaults.WithoutIPv6 = pick(random, rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block)
@@ -189,7 +189,7 @@ func draw(random *rand.Rand) (linkerd.Mesh, rules.Pod) {
 	if random.IntN(4) == 0 {
 		pod.Namespace, pod.Labels["linkerd.io/control-plane-component"] = "linkerd", "destination"
 	}
-	return linkerd.Mesh{Defaults: defaults}, pod
+	return linkerd.New(defaults), pod
 }
 
 // bare is a list as an annotation has it.
@@ -217,6 +217,6 @@ func FuzzAnnotations(f *testing.F) {
 		defaults := linkerd.Standard()
 		defaults.ProxyIPv6 = key > 128
 		i := int(key) % len(keys)
-		meshtest.Check(t, linkerd.Mesh{Defaults: defaults}, injected(keys[i], one, keys[(i+1)%len(keys)], other))
+		meshtest.Check(t, linkerd.New(defaults), injected(keys[i], one, keys[(i+1)%len(keys)], other))
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
 
 const (
@@ -23,11 +23,12 @@ const (
 	udp = rules.Protocol(rules.UDP)
 )
 
-func (p Profile) plan(network rules.Network, footprint rules.Footprint) (rules.Plan, error) {
+func (p *Profile) families(rules.Network) rules.Families {
 	return rules.Families{
 		Redirect: p.redirect, Block: p.block, Routes: p.routes, Listens: p.InboundExclude,
-		SpeaksIPv6: p.ProxyIPv6, Because: p.becauseIPv6(), Without: p.WithoutIPv6,
-	}.Plan(network, footprint)
+		SpeaksIPv6: p.ProxyIPv6, Without: p.WithoutIPv6,
+		Because: "proxy_ipv6 of static profile " + p.Name + " is false",
+	}
 }
 
 func (p Profile) routes(family rules.Family) []rules.PolicyRoute {
@@ -40,7 +41,7 @@ func (p Profile) routes(family rules.Family) []rules.PolicyRoute {
 // Rules counts those that a pod gets, with the rules of both families.
 func (p Profile) Rules() int {
 	p.ProxyIPv6 = true
-	plan, _ := p.plan(rules.Network{}, rules.Footprint{})
+	plan, _ := p.families(rules.Network{}).Plan(rules.Network{}, rules.Footprint{})
 	return plan.Rules()
 }
 
@@ -211,7 +212,7 @@ func (p Profile) outboundCaptured(family rules.Family) []rules.Selection {
 
 func byPorts(ports []rules.PortRange, why string) (all []rules.Selection) {
 	for _, list := range rules.PortLists(rules.MergePorts(ports)) {
-		all = append(all, rules.Selection{Why: fmt.Sprintf(why, account.List(list)), Match: []rules.Match{list}})
+		all = append(all, rules.Selection{Why: fmt.Sprintf(why, mesh.List(list)), Match: []rules.Match{list}})
 	}
 	return all
 }

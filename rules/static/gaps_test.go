@@ -11,5 +11,5 @@ import (
 )
 
 func TestFrozenGaps(t *testing.T) {
-	meshtest.FrozenGaps(t, func(d static.Profile) rules.Mesh { return static.Mesh{Profile: d} })
+	meshtest.FrozenGaps(t, func(d static.Profile) rules.Mesh { return static.New(d) })
 }

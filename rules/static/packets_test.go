@@ -71,11 +71,11 @@ func TestClasses(t *testing.T) {
 		profile static.Profile
 		inbound string
 	}{{busy(), "redirected 16006"}, {tproxy, "tproxied 80"}} {
-		plan := meshtest.Plan(t, static.Mesh{Profile: tt.profile}, selected())
+		plan := meshtest.Plan(t, static.New(tt.profile), selected())
 		inbound := meshtest.Class{Name: "inbound", Packet: in("tcp", 80), Want: tt.inbound}
 		meshtest.Classes(t, plan, append([]meshtest.Class{inbound}, common...), rules.IPv4, rules.IPv6)
 	}
-	plan := meshtest.Plan(t, static.Mesh{Profile: picky()}, selected())
+	plan := meshtest.Plan(t, static.New(picky()), selected())
 	meshtest.Classes(t, plan, []meshtest.Class{
 		{Name: "included range", Packet: out(app, "tcp", 80), Want: "redirected 16001"},
 		{Name: "included port", Packet: func(s scene) packet { return s.Sent(app, "tcp", s.DNSAddr, 443) }, Want: "redirected 16001"},
@@ -92,7 +92,7 @@ func TestClasses(t *testing.T) {
 func TestTProxyKeepsTheClientsAddress(t *testing.T) {
 	p := busy()
 	p.TProxy = true
-	plan := meshtest.Plan(t, static.Mesh{Profile: p}, selected())
+	plan := meshtest.Plan(t, static.New(p), selected())
 	for _, s := range meshtest.Scenes {
 		onward := s.Sent(proxy, "tcp", s.Own, 8080)
 		onward.Source, onward.Mark = netip.AddrPortFrom(s.Client, 40000), static.Mark
@@ -115,7 +115,7 @@ func TestInvariants(t *testing.T) {
 	for seed := range uint64(800) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		p := draw(random)
-		mesh := static.Mesh{Profile: p}
+		mesh := static.New(p)
 		plan := meshtest.Plan(t, mesh, selected())
 		meshtest.Check(t, mesh, selected())
 		for range 60 {
@@ -147,7 +147,7 @@ func TestGaps(t *testing.T) {
 		for p.InboundPort == 0 && p.OutboundPort == 0 && p.DNSPort == 0 { // no configuration has it
 			p = draw(random)
 		}
-		return static.Mesh{Profile: p}, selected()
+		return static.New(p), selected()
 	}, func(random *rand.Rand, s scene, d rules.Decision) packet {
 		return drawPacket(random, s, d.Intent.(static.Profile))
 	})

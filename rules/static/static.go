@@ -5,16 +5,14 @@
 package static
 
 import (
+	"cmp"
 	"net/netip"
 	"path"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/account"
+	"github.com/meshnetd/meshnetd/rules/mesh"
 )
-
-// Mesh decides about pods by one profile.
-type Mesh struct{ Profile Profile }
 
 // Profile is which pods are meant, and what they all get. Pods can say nothing else.
 type Profile struct {
@@ -26,21 +24,21 @@ type Profile struct {
 
 	TProxy  bool     `json:"tproxy"` // inbound traffic keeps its addresses
 	UID     uint32   `json:"proxyUID"`
-	GID     uint32   `json:"proxyGID"` // 0: the proxy is told by its user only
+	GID     uint32   `json:"proxyGID" none:"none"` // 0: the proxy is told by its user only
 	Proxies []string `json:"proxyContainers"`
 
-	InboundPort    uint16            `json:"inboundPort"`          // 0: nothing inbound is redirected
-	Inbound        []rules.PortRange `json:"inboundPorts"`         // none: all
-	InboundExclude []rules.PortRange `json:"inboundPortsExcluded"` // even where they are in Inbound
+	InboundPort    uint16            `json:"inboundPort" none:"none"` // 0: nothing inbound is redirected
+	Inbound        []rules.PortRange `json:"inboundPorts" none:"all"` // none: all
+	InboundExclude []rules.PortRange `json:"inboundPortsExcluded"`    // even where they are in Inbound
 
-	OutboundPort         uint16            `json:"outboundPort"`           // 0: nothing outbound is redirected
-	Outbound             []netip.Prefix    `json:"outboundRanges"`         // none, and no OutboundPorts: all
-	OutboundPorts        []rules.PortRange `json:"outboundPorts"`          // besides Outbound
-	OutboundExclude      []netip.Prefix    `json:"outboundRangesExcluded"` // even where they are in Outbound
+	OutboundPort         uint16            `json:"outboundPort" none:"none"` // 0: nothing outbound is redirected
+	Outbound             []netip.Prefix    `json:"outboundRanges"`           // none, and no OutboundPorts: all
+	OutboundPorts        []rules.PortRange `json:"outboundPorts"`            // besides Outbound
+	OutboundExclude      []netip.Prefix    `json:"outboundRangesExcluded"`   // even where they are in Outbound
 	OutboundPortsExclude []rules.PortRange `json:"outboundPortsExcluded"`
 	ExcludeInterfaces    []string          `json:"excludedInterfaces"`
-	ExemptUIDs           []uint32          `json:"exemptUIDs"` // besides the proxy's
-	DNSPort              uint16            `json:"dnsPort"`    // 0: name lookups are not redirected
+	ExemptUIDs           []uint32          `json:"exemptUIDs"`          // besides the proxy's
+	DNSPort              uint16            `json:"dnsPort" none:"none"` // 0: name lookups are not redirected
 	ProxyIPv6            bool              `json:"proxyIPv6"`
 	WithoutIPv6          rules.WithoutIPv6 `json:"ipv6"` // looked at without ProxyIPv6
 }
@@ -69,17 +67,30 @@ func (t Term) holds(values map[string]string) bool {
 	return there && (t.Any || value == t.Value)
 }
 
-// Name returns the profile's name.
-func (m Mesh) Name() string { return m.Profile.Name }
-
-// Reads is true for what Decide looks at.
-func (m Mesh) Reads(key string) bool {
-	is := func(t Term) bool { return t.Key == key }
-	return slices.ContainsFunc(m.Profile.Labels, is) || slices.ContainsFunc(m.Profile.Annotations, is)
+// New returns the mesh of one profile. Its footprint has no marks: they stand in our chains only.
+func New(p Profile) rules.Mesh {
+	d := mesh.Declaration[Profile]{
+		Name: p.Name, Common: mesh.Common{ExcludeNamespaces: p.ExcludeNamespaces},
+		Footprint: rules.Footprint{
+			Chains: []string{chainInbound, chainInRedirect, chainOutbound, chainRedirect, chainDNS, chainDivert, chainTProxy,
+				rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
+			Routes: []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
+		},
+		Belongs: p.selects,
+		Read: func(_ *mesh.Reader, in *Profile) error {
+			*in = p
+			return nil
+		},
+		Proxy:  func(rules.Pod, *Profile) rules.Proxy { return p.proxy() },
+		Rules:  (*Profile).families,
+		Widest: widest,
+		From:   "static profile " + p.Name,
+	}
+	for _, term := range slices.Concat(p.Labels, p.Annotations) {
+		d.Selectors = append(d.Selectors, term.Key)
+	}
+	return mesh.Declare(d)
 }
-
-// Refines is false for every container: the configuration says everything.
-func (Mesh) Refines(string) bool { return false }
 
 // All profiles share these chains, so that the rules of one that was removed from the configuration are recognised.
 const (
@@ -98,75 +109,41 @@ const Mark = 1347
 
 const routeTable = 134
 
-// Footprint returns the names and routes of every plan this package can make. It has no marks: they stand in our
-// chains only.
-func (Mesh) Footprint() rules.Footprint {
-	return rules.Footprint{
-		Chains: []string{chainInbound, chainInRedirect, chainOutbound, chainRedirect, chainDNS, chainDivert, chainTProxy,
-			rules.ChainBlockIn, rules.ChainBlockOut, rules.ChainBlockDNS},
-		Routes: []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
-	}
-}
-
 func route(family rules.Family) rules.PolicyRoute {
 	return rules.PolicyRoute{Family: family, Mark: Mark, Table: routeTable}
 }
 
-// Decide looks whether the profile selects the pod.
-func (m Mesh) Decide(pod rules.Pod) rules.Decision { return m.decide(pod, nil) }
-
-func (m Mesh) decide(pod rules.Pod, s *account.Steps) rules.Decision {
-	decide := func(action rules.Action, reason rules.Reason, detail string) rules.Decision {
-		d := rules.Decision{Mesh: m.Profile.Name, Action: action, Reason: reason, Detail: detail}
-		s.Decided(d)
-		return d
-	}
-	if reason, detail := m.outside(pod, s); reason != "" {
-		return decide(rules.Skip, reason, detail)
-	}
-	p := m.Profile
-	d := decide(rules.Enrol, rules.ReasonSelected, "static profile "+p.Name+" of the node's configuration selects the pod")
-	d.Intent = p
-	d.Proxy = rules.Proxy{UID: p.UID, GID: rules.NoID}
-	if p.GID != 0 {
-		d.Proxy.GID = p.GID
-	}
+func (p Profile) proxy() rules.Proxy {
+	proxy := rules.Proxy{UID: p.UID, GID: cmp.Or(p.GID, rules.NoID)}
 	for _, name := range p.Proxies {
-		d.Proxy.Containers = append(d.Proxy.Containers, rules.Sidecar{Name: name})
+		proxy.Containers = append(proxy.Containers, rules.Sidecar{Name: name})
 	}
-	d.Planner = func(network rules.Network) (rules.Plan, error) { return p.plan(network, Mesh{}.Footprint()) }
-	return d
+	return proxy
 }
 
-// outside returns why the profile does not select a pod, or "".
-func (m Mesh) outside(pod rules.Pod, s *account.Steps) (rules.Reason, string) {
-	if pod.HostNetwork {
-		return rules.ReasonHostNetwork, "the pod shares the node's network namespace"
-	}
-	if slices.Contains(m.Profile.ExcludeNamespaces, pod.Namespace) {
-		return rules.ReasonNamespaceExcluded, "namespace " + pod.Namespace + " is excluded by the node's configuration"
-	}
-	if !m.selectsNamespace(pod.Namespace) {
-		return rules.ReasonNotInjected, "the profile selects other namespaces"
+// selects looks whether the profile selects a pod.
+func (p Profile) selects(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
+	if !p.selectsNamespace(pod.Namespace) {
+		return mesh.Outside(rules.ReasonNotInjected, "the profile selects other namespaces")
 	}
 	s.Add("namespace ", pod.Namespace, " is one that the profile selects")
 	for _, of := range []struct {
 		what   string
 		terms  []Term
 		values map[string]string
-	}{{"label ", m.Profile.Labels, pod.Labels}, {"annotation ", m.Profile.Annotations, pod.Annotations}} {
+	}{{"label ", p.Labels, pod.Labels}, {"annotation ", p.Annotations, pod.Annotations}} {
 		for _, term := range of.terms {
 			if !term.holds(of.values) {
-				return rules.ReasonNotInjected, "the profile selects pods with other labels or annotations"
+				return mesh.Outside(rules.ReasonNotInjected, "the profile selects pods with other labels or annotations")
 			}
 			s.Add(of.what, term.Key, " is as the profile selects")
 		}
 	}
-	return "", ""
+	return mesh.Verdict{Action: rules.Enrol, Reason: rules.ReasonSelected, Detail: "static profile " + p.Name + " of the node's configuration selects the pod"}
 }
 
-func (m Mesh) selectsNamespace(name string) bool {
-	return len(m.Profile.Namespaces) == 0 || slices.ContainsFunc(m.Profile.Namespaces, func(pattern string) bool {
+func (p Profile) selectsNamespace(name string) bool {
+	return len(p.Namespaces) == 0 || slices.ContainsFunc(p.Namespaces, func(pattern string) bool {
 		ok, err := path.Match(pattern, name)
 		return ok && err == nil
 	})

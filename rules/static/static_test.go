@@ -76,7 +76,7 @@ func TestSelector(t *testing.T) {
 	} {
 		p, pod := house(), selected()
 		tt.change(&p, &pod)
-		d := static.Mesh{Profile: p}.Decide(pod)
+		d := static.New(p).Decide(pod)
 		if d.Reason != tt.reason || d.Mesh != p.Name || (d.Action == rules.Enrol) != (tt.reason == rules.ReasonSelected) || d.Action == rules.Reject {
 			t.Errorf("%s: %s by %s (%s: %s)", name, d.Action, d.Mesh, d.Reason, d.Detail)
 		}
@@ -87,7 +87,7 @@ func TestSelector(t *testing.T) {
 func TestTwoProfiles(t *testing.T) {
 	other := house()
 	other.Name = "other"
-	node := rules.Node{Meshes: []rules.Mesh{static.Mesh{Profile: house()}, static.Mesh{Profile: other}}, RuntimeHandlers: []string{""}}
+	node := rules.Node{Meshes: []rules.Mesh{static.New(house()), static.New(other)}, RuntimeHandlers: []string{""}}
 	d := node.Decide(selected())
 	if d.Reason != rules.ReasonTwoMeshes || !strings.Contains(d.Detail, "house and other claim the pod") {
 		t.Errorf("%s (%s: %s)", d.Action, d.Reason, d.Detail)
@@ -99,7 +99,7 @@ func TestTwoProfiles(t *testing.T) {
 
 func TestProxy(t *testing.T) {
 	id := func(n int64) *int64 { return &n }
-	d := static.Mesh{Profile: busy()}.Decide(selected())
+	d := static.New(busy()).Decide(selected())
 	for name, c := range map[string]struct {
 		container rules.Container
 		impostor  bool
@@ -113,10 +113,10 @@ func TestProxy(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if d := (static.Mesh{Profile: house()}).Decide(selected()); d.Proxy.GID != rules.NoID || d.Impostor(rules.Container{Name: "app", GID: id(0)}) != "" {
+	if d := (static.New(house())).Decide(selected()); d.Proxy.GID != rules.NoID || d.Impostor(rules.Container{Name: "app", GID: id(0)}) != "" {
 		t.Errorf("without a group: %+v", d.Proxy)
 	}
-	plan := meshtest.Plan(t, static.Mesh{Profile: busy()}, selected())
+	plan := meshtest.Plan(t, static.New(busy()), selected())
 	if p := d.Proxy.IdentifiedBy(plan); p.UID != 4000 || p.GID != 4001 {
 		t.Errorf("by its rules: %+v", p)
 	}
@@ -130,7 +130,7 @@ func TestPlans(t *testing.T) {
 	lookups := house()
 	lookups.InboundPort, lookups.OutboundPort, lookups.DNSPort = 0, 0, 16053
 	for name, p := range map[string]static.Profile{"house": house(), "busy": busy(), "picky": picky(), "tproxy": tproxy, "block": block, "lookups": lookups} {
-		mesh := static.Mesh{Profile: p}
+		mesh := static.New(p)
 		meshtest.Check(t, mesh, selected())
 		plan := meshtest.Plan(t, mesh, selected())
 		var out strings.Builder
@@ -145,23 +145,23 @@ func TestPlans(t *testing.T) {
 			t.Errorf("%s: routes %v", name, plan.Routes)
 		}
 	}
-	if n := len(meshtest.Plan(t, static.Mesh{Profile: tproxy}, selected()).Routes); n != 2 {
+	if n := len(meshtest.Plan(t, static.New(tproxy), selected()).Routes); n != 2 {
 		t.Errorf("TPROXY of both families has %d routes", n)
 	}
 	lookups.WithoutIPv6 = rules.IPv6Block
-	if notes := meshtest.Plan(t, static.Mesh{Profile: lookups}, selected()).Notes; len(notes) != 1 || !strings.Contains(notes[0], "IPv6 is refused") {
+	if notes := meshtest.Plan(t, static.New(lookups), selected()).Notes; len(notes) != 1 || !strings.Contains(notes[0], "IPv6 is refused") {
 		t.Errorf("lookups only: %q", notes)
 	}
 	tproxy.ProxyIPv6 = false
-	if n := len(meshtest.Plan(t, static.Mesh{Profile: tproxy}, selected()).Routes); n != 1 {
+	if n := len(meshtest.Plan(t, static.New(tproxy), selected()).Routes); n != 1 {
 		t.Errorf("TPROXY of IPv4 has %d routes", n)
 	}
 }
 
 // Every setting has a source, and the settings are those of the intent.
 func TestExplain(t *testing.T) {
-	d := static.Mesh{Profile: busy()}.Explain(selected())
-	if len(d.Account.Steps) != 3 || len(d.Account.Settings) < 15 {
+	d := static.New(busy()).Explain(selected())
+	if len(d.Account.Steps) != 5 || len(d.Account.Settings) < 15 {
 		t.Errorf("%q, %v", d.Account.Steps, d.Account.Settings)
 	}
 	for _, s := range d.Account.Settings {
@@ -169,7 +169,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("setting %+v", s)
 		}
 	}
-	if steps := (static.Mesh{Profile: house()}).Explain(rules.Pod{}).Account.Steps; len(steps) != 2 {
+	if steps := (static.New(house())).Explain(rules.Pod{}).Account.Steps; len(steps) != 4 {
 		t.Errorf("outside: %q", steps)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Widest implements rules.Mesh: a profile that sets all that it can, in either mode, and its IPv6 refused. It is of any
+// widest is a profile that sets all that it can, in either mode, and its IPv6 refused. It is of any
 // profile, since a reload may bring others.
-func (m Mesh) Widest() (all []rules.Plan) {
+func widest() []Profile {
 	ports := []rules.PortRange{{First: 22, Last: 22}, {First: 7000, Last: 7010}}
 	p := Profile{UID: 1, GID: 2, InboundPort: 3, Inbound: ports, InboundExclude: ports, OutboundPort: 4, OutboundPorts: ports, OutboundPortsExclude: ports,
 		Outbound:          []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -20,9 +20,5 @@ func (m Mesh) Widest() (all []rules.Plan) {
 	everything.Inbound, everything.Outbound, everything.OutboundPorts = nil, nil, nil
 	tproxy.TProxy = true
 	blocked.ProxyIPv6, blocked.WithoutIPv6 = false, rules.IPv6Block
-	for _, profile := range []Profile{p, everything, tproxy, blocked} {
-		plan, _ := profile.plan(rules.Network{}, m.Footprint()) // without addresses it cannot fail
-		all = append(all, plan)
-	}
-	return all
+	return []Profile{p, everything, tproxy, blocked}
 }

@@ -17,7 +17,7 @@ import (
 
 // Setting is a pod, what its node is configured for, and what follows.
 type Setting struct {
-	Mesh       istio.Mesh
+	Defaults   istio.Defaults
 	Pod        rules.Pod
 	Intent     istio.Intent
 	Plan       rules.Plan
@@ -38,7 +38,7 @@ var (
 // that exclude each other are.
 func Draw(random *rand.Rand) Setting {
 	for {
-		s := Setting{Mesh: istio.Mesh{Defaults: defaults(random)}, Pod: pod(random)}
+		s := Setting{Defaults: defaults(random), Pod: pod(random)}
 		if err := s.Settle(); err == nil {
 			return s
 		}
@@ -47,7 +47,7 @@ func Draw(random *rand.Rand) Setting {
 
 // Settle decides about the pod and makes its plan.
 func (s *Setting) Settle() error {
-	d := s.Mesh.Decide(s.Pod)
+	d := istio.New(s.Defaults).Decide(s.Pod)
 	if d.Action != rules.Enrol {
 		return fmt.Errorf("%s: %s", d.Action, d.Detail)
 	}
@@ -72,7 +72,7 @@ func defaults(random *rand.Rand) istio.Defaults {
 		d.UID = 2102
 	}
 	d.DNSCapture, d.DualStack, d.InvalidDrop = flip(random), flip(random), flip(random)
-	d.IPv6 = pick(random, istio.IPv6Mesh, istio.IPv6Capture, istio.IPv6Block)
+	d.WithoutIPv6 = pick(random, rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block)
 	if random.IntN(3) == 0 {
 		d.OwnerGroups = some(random, groups)
 	}

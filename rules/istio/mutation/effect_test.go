@@ -54,18 +54,19 @@ func TestEffectOfOtherMeshesMutants(t *testing.T) {
 	ports := []rules.PortRange{{First: 22, Last: 22}, {First: 7000, Last: 7010}}
 	total := 0
 	for name, plan := range map[string]rules.Plan{
-		"linkerd": meshtest.Plan(t, linkerd.Mesh{Defaults: linkerd.Standard()}, pod(map[string]string{"linkerd.io/control-plane-ns": "linkerd"}, map[string]string{
+		"linkerd": meshtest.Plan(t, linkerd.New(linkerd.Standard()), pod(map[string]string{"linkerd.io/control-plane-ns": "linkerd"}, map[string]string{
 			"linkerd.io/proxy-version": "edge-26.8.3", "config.linkerd.io/skip-outbound-ports": "3306", "config.linkerd.io/skip-inbound-ports": "22,7000-7010",
 			"config.linkerd.io/skip-subnets": "172.17.0.0/16"})),
-		"kuma": meshtest.Plan(t, kuma.Mesh{Defaults: kuma.Standard()}, pod(nil, map[string]string{"kuma.io/sidecar-injected": "true",
+		"kuma": meshtest.Plan(t, kuma.New(kuma.Standard()), pod(nil, map[string]string{"kuma.io/sidecar-injected": "true",
 			"traffic.kuma.io/transparent-proxy-config": "cniMode: true\nredirect: {dns: {enabled: true, captureAll: true, port: 15053}, inbound: {enabled: true, port: 15006}, " +
 				"outbound: {enabled: true, port: 15001, excludePortsForUIDs: ['tcp:22:1001-1005', 'udp:53,81:1001', 1003], excludePortsForIPs: ['10.0.0.0/8']}}"})),
-		"consul": meshtest.Plan(t, consul.Mesh{Defaults: consul.Standard()}, pod(nil, map[string]string{"consul.hashicorp.com/connect-inject-status": "injected",
+		"consul": meshtest.Plan(t, consul.New(consul.Standard()), pod(nil, map[string]string{"consul.hashicorp.com/connect-inject-status": "injected",
 			"consul.hashicorp.com/transparent-proxy-status": "enabled", "consul.hashicorp.com/dual-stack": "false",
 			"consul.hashicorp.com/redirect-traffic-config": `{"ConsulDNSIP":"10.0.0.10","ProxyUserID":"5995","ProxyInboundPort":20000,"ProxyOutboundPort":15001,` +
 				`"ExcludeInboundPorts":["20200"],"ExcludeOutboundPorts":["25"],"ExcludeOutboundCIDRs":["10.0.0.0/8"],"ExcludeUIDs":["5996","1"]}`})),
-		"static": meshtest.Plan(t, static.Mesh{Profile: static.Profile{Name: "house", UID: 4000, GID: 4001, InboundPort: 16006, OutboundPort: 16001, DNSPort: 16053,
-			InboundExclude: ports, OutboundExclude: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, ExemptUIDs: []uint32{5000}, TProxy: true, ProxyIPv6: true}}, pod(nil, nil)),
+		"static": meshtest.Plan(t, static.New(static.Profile{Name: "house", UID: 4000, GID: 4001, InboundPort: 16006, OutboundPort: 16001, DNSPort: 16053,
+			InboundExclude: ports, OutboundExclude: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, ExemptUIDs: []uint32{5000}, TProxy: true, ProxyIPv6: true}),
+			pod(nil, nil)),
 	} {
 		for _, rs := range plan.Rulesets() {
 			if rs.Empty() {

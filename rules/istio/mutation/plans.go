@@ -82,7 +82,7 @@ func subjects(testdata string) ([]subject, error) {
 var both = []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")}
 
 func planOf(pod rules.Pod) (rules.Plan, error) {
-	d := istio.Mesh{Defaults: istio.Standard()}.Decide(pod)
+	d := istio.New(istio.Standard()).Decide(pod)
 	if d.Action != rules.Enrol {
 		return rules.Plan{}, fmt.Errorf("%s: %s", d.Action, d.Detail)
 	}
@@ -96,7 +96,7 @@ func goldenPlan(file string) (rules.Plan, error) {
 	if err != nil {
 		return rules.Plan{}, err
 	}
-	plan := rules.Plan{Footprint: istio.Mesh{}.Footprint()}
+	plan := rules.Plan{Footprint: istio.New(istio.Defaults{}).Footprint()}
 	for i, rs := range []*rules.Ruleset{&plan.V4, &plan.V6} {
 		family := []rules.Family{rules.IPv4, rules.IPv6}[i]
 		if *rs, err = rules.ParseSave(family, strings.NewReader(declared(section(string(text), family)))); err != nil {
