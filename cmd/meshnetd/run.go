@@ -65,7 +65,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 		return &exit{exitFailed, err}
 	}
 	defer isolated.Close()
-	firewall, err := backend.Find(ctx, backend.Want{Name: cfg.Backend, All: true, Plan: explain.Node(cfg).Widest()}, isolated)
+	firewall, err := backend.Find(ctx, backend.Want{Name: cfg.Backend, Plan: explain.Node(cfg).Widest()}, isolated)
 	if err != nil {
 		return &exit{exitFailed, err}
 	}

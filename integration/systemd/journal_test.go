@@ -17,6 +17,7 @@ type entry struct {
 	PID       string `json:"_PID"`
 	Pod       string `json:"MESHNETD_POD"`
 	Error     string `json:"MESHNETD_ERROR"`
+	Backend   string `json:"MESHNETD_BACKEND"`
 	Monotonic string `json:"__MONOTONIC_TIMESTAMP"` // microseconds
 }
 
