@@ -133,12 +133,14 @@ test-userlands: deps ## have iptables and nft of four Debian releases read, save
 	set -o pipefail; MESHNETD_REQUIRE=1 $(GO) test -json -count=1 -timeout 20m ./integration/userlands | $(REPORT)
 
 # ONLY=hook,packet runs these sections; without it all are run.
-bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run
+bench: PROGRAMS += pip3:python3-pip
+bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and the node, as ratios of one run (PLOTS=DIR draws them)
+	integration/istio/build.sh $(BUILD)/istio
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
 	$(GO) test -c -o $(BUILD)/nftables.test ./daemon/nftables
 	$(GO) build -o $(BUILD)/bench ./integration/bench
 	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin \
-		-inside $(BUILD)/nftables.test -only "$(ONLY)"
+		-inside $(BUILD)/nftables.test -pilot-agent $(BUILD)/istio/istio/pilot-agent -plots "$(PLOTS)" -only "$(ONLY)"
 
 bench-kube: kube ## measure pods from their creation to Running, with meshnetd, without, and with an init container
 	$(KUBE) MESHNETD_NUMBERS=$(abspath $(BUILD))/numbers.txt $(GO) test -count=1 -timeout 30m ./integration/kube -run TestNumbers

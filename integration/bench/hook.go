@@ -49,7 +49,7 @@ func (b *bench) hook() error {
 	if err != nil {
 		return err
 	}
-	for _, k := range kinds() {
+	for i, k := range kinds() {
 		var peers []*speed.Peer
 		for _, w := range n.backends {
 			peers = append(peers, b.starts(w, k))
@@ -58,12 +58,15 @@ func (b *bench) hook() error {
 		if err := speed.Interleave(b.ctx, b.rounds(200), peers...); err != nil {
 			return err
 		}
-		for i, w := range n.backends {
-			if err := b.allocations(w, k, peers[i]); err != nil {
+		for j, w := range n.backends {
+			if err := b.allocations(w, k, peers[j]); err != nil {
 				return err
 			}
 		}
 		speed.Table(b.out, "hook, "+k.name, speed.Rows(peers...)...)
+		if err := b.plot(fmt.Sprintf("hook-%d", i+1), speed.DrawBars("the hook, "+k.name, "ms", speed.Bars(speed.Rows(peers...)...))); err != nil {
+			return err
+		}
 		n.end()
 		b.calm()
 	}

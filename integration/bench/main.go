@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,7 +33,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"hook", (*bench).hook}, {"ratio", (*bench).ratio}, {"gate", (*bench).gate}, {"packet", (*bench).packet},
-		{"pod", (*bench).pod}, {"memory", (*bench).memory}, {"burst", (*bench).burst}, {"hostile", (*bench).hostile},
+		{"pod", (*bench).pod}, {"scale", (*bench).scale}, {"memory", (*bench).memory}, {"burst", (*bench).burst}, {"hostile", (*bench).hostile},
 	}
 }
 
@@ -42,6 +43,8 @@ func main() {
 	flag.StringVar(&b.program, "meshnetd", "", "the meshnetd program")
 	flag.StringVar(&b.standin, "standin", "", "the stand-in program")
 	flag.StringVar(&b.inside, "inside", "", "the tests of daemon/nftables, compiled")
+	flag.StringVar(&b.pilotAgent, "pilot-agent", "", "Istio's pilot-agent, to compare with; \"\" leaves it out")
+	flag.StringVar(&b.plots, "plots", "", "directory for pictures of the figures; \"\" draws none")
 	flag.IntVar(&b.effort, "effort", 100, "how many samples are taken, in `percent` of the usual number")
 	only := flag.String("only", "", "these sections and no others, with commas between: "+strings.Join(names(), ","))
 	flag.Parse()
@@ -67,7 +70,7 @@ type bench struct {
 	out    io.Writer
 	effort int // percent
 
-	runtimes, program, standin, inside string
+	runtimes, program, standin, inside, pilotAgent, plots string
 
 	node *node    // nil until a section needs it, as the next
 	lab  *lab.Lab // one for all sections
@@ -114,6 +117,14 @@ func (b *bench) close() (err error) {
 
 // rounds is the usual number of samples, or as much of it as was asked for.
 func (b *bench) rounds(usual int) int { return max(usual*b.effort/100, 1) }
+
+// plot keeps a picture of figures.
+func (b *bench) plot(name, svg string) error {
+	if b.plots == "" {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(b.plots, name+".svg"), []byte(svg), 0o644)
+}
 
 // notef prints a line below a table.
 func (b *bench) notef(format string, args ...any) { fmt.Fprintf(b.out, "  "+format+"\n", args...) }

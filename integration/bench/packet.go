@@ -64,6 +64,9 @@ func (b *bench) packet() error {
 	speed.Table(b.out, "first packet of a TCP connection, sent by an app of the pod", speed.Rows(syns...)...)
 	b.notef("each sample is %d SYNs from a raw socket to addresses that are redirected, dropped behind all rules", synsPerSample)
 	b.growth(scenes, syns)
+	if err := b.plot("packet", speed.DrawLines("the first packet of a connection", "ranges excluded", "µs", byRanges(scenes, syns))); err != nil {
+		return err
+	}
 	if err := speed.Interleave(b.ctx, b.rounds(80), connections...); err != nil {
 		return err
 	}
@@ -73,12 +76,34 @@ func (b *bench) packet() error {
 	return nil
 }
 
+// ranges returns the dialect of a scene with lists, and their length; false where it has none.
+func (s *scene) ranges() (dialect string, n int, found bool) {
+	_, err := fmt.Sscanf(s.name, "%s %d", &dialect, &n)
+	return strings.TrimSuffix(dialect, ","), n, err == nil && s.err == nil
+}
+
+// byRanges are the medians of each dialect, in µs.
+func byRanges(scenes []*scene, peers []*speed.Peer) (lines []speed.Line) {
+	for i, s := range scenes {
+		dialect, n, found := s.ranges()
+		if !found {
+			continue
+		}
+		if len(lines) == 0 || lines[len(lines)-1].Name != dialect {
+			lines = append(lines, speed.Line{Name: dialect})
+		}
+		l := &lines[len(lines)-1]
+		l.Points = append(l.Points, speed.Point{X: float64(n), Y: float64(peers[i].Median()) / float64(time.Microsecond)})
+	}
+	return lines
+}
+
 // growth prints for each dialect what its lists add to what it costs without them.
 func (b *bench) growth(scenes []*scene, peers []*speed.Peer) {
 	var none *speed.Peer
 	for i, s := range scenes {
-		ranges, dialect := 0, ""
-		if _, err := fmt.Sscanf(s.name, "%s %d", &dialect, &ranges); err != nil || s.err != nil {
+		dialect, ranges, found := s.ranges()
+		if !found {
 			continue
 		}
 		if ranges == 0 {

@@ -83,7 +83,7 @@ func (b *bench) pod() error {
 		rows = append(rows, row)
 	}
 	speed.Table(b.out, "RunPodSandbox, as the kubelet sees it", rows...)
-	return nil
+	return b.plot("pod", speed.DrawBars("RunPodSandbox, as the kubelet sees it", "ms", speed.Bars(rows...)))
 }
 
 // some starts and removes a few pods of one sort, one after the other.

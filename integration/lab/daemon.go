@@ -75,6 +75,11 @@ func (l *Lab) StartDaemon(program, config string) (*Daemon, error) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("run meshnetd: %w", err)
 	}
+	return StartConfigured(program, file)
+}
+
+// StartConfigured starts a meshnetd program that is set up by a file, which says to log as JSON.
+func StartConfigured(program, file string) (*Daemon, error) {
 	d := &Daemon{cmd: exec.Command(program, "run", "--config", file), exited: make(chan struct{}), news: make(chan struct{})}
 	// Ctrl-C on a terminal is for the one who started the lab, who then ends the daemon.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -128,13 +128,28 @@ func TestTable(t *testing.T) {
 		&Peer{Name: "base", Samples: []time.Duration{2 * time.Millisecond}},
 		&Peer{Name: "half", Samples: []time.Duration{time.Millisecond, time.Microsecond, 3 * time.Millisecond}, Note: "noted"})...)
 	want := fmt.Sprintf(`
-%-58s samples       median         p99    ratio
+%-58s samples       median      half of them within         p99    ratio
   %-56s not measured: not here
-  %-56s       1     2.000 ms    2.000 ms    1.000
-  %-56s       3     1.000 ms    3.000 ms    0.500  noted
+  %-56s       1     2.000 ms      2.000 ms - 2.000 ms    2.000 ms    1.000
+  %-56s       3     1.000 ms       1000 ns - 3.000 ms    3.000 ms    0.500  noted
+  too busy to tell: every other sample and the rest of the same row differ by 300 %%
 `, "what", "absent", "base", "half")
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Where samples taken in turns are as long as each other, the table says nothing of noise.
+func TestTableOfAQuietMachine(t *testing.T) {
+	quiet := &Peer{Name: "quiet", Samples: []time.Duration{100, 105, 95, 100}}
+	var out strings.Builder
+	Table(&out, "what", quiet.Row(), Row{Name: "reported", N: 10, Median: 100, P99: 100})
+	if strings.Contains(out.String(), "too busy") {
+		t.Error(out.String())
+	}
+	quiet.Samples = []time.Duration{100, 120, 100, 120}
+	if Table(&out, "what", quiet.Row()); !strings.Contains(out.String(), "differ by 17 %") {
+		t.Error(out.String())
 	}
 }
 
