@@ -88,7 +88,7 @@ func counting(t *testing.T, by string) (*bench, writer, kind) {
 // play makes the pods that it may need, whether they are started or not, so that only the hooks differ.
 func play(t *testing.T, by string, hooks int) {
 	b, w, k := counting(t, by)
-	e := b.node.enforcer(w, k.defaults)
+	e := b.node.enforcer(w, k)
 	var pods []rules.Pod
 	for i := range 21 {
 		pod, err := b.node.pod(fmt.Sprint("counted", i), k.annotations)

@@ -58,7 +58,7 @@ func (b *bench) gate() error {
 }
 
 func (b *bench) fill(f *full) (err error) {
-	f.enforcer = b.node.enforcer(f.writer, dualStack())
+	f.enforcer = b.node.enforcer(f.writer, kind{defaults: dualStack()})
 	for i := range many {
 		pod, err := b.node.pod(fmt.Sprint("pod", i), nil)
 		if err != nil {
@@ -131,7 +131,7 @@ func (b *bench) synchronize(nodes []*full) error {
 	for _, f := range nodes {
 		var e *daemon.Enforcer
 		peers = append(peers, &speed.Peer{Name: f.label, Absent: f.err,
-			Prepare: func() error { e = b.node.enforcer(f.writer, dualStack()); return nil },
+			Prepare: func() error { e = b.node.enforcer(f.writer, kind{defaults: dualStack()}); return nil },
 			Do: func() error {
 				e.Synchronize(b.ctx, f.pods)
 				if n := len(e.Sandboxes()); n != many {

@@ -21,6 +21,7 @@ type kind struct {
 	name        string
 	annotations map[string]string
 	defaults    istio.Defaults
+	lockdowns   []rules.Lockdown
 }
 
 func kinds() []kind {
@@ -33,10 +34,10 @@ func kinds() []kind {
 	dns.DNSCapture = true
 	tproxy := func(name, key string) kind {
 		annotations := map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY", key: list}
-		return kind{name, annotations, dns}
+		return kind{name: name, annotations: annotations, defaults: dns}
 	}
 	return []kind{
-		{"Istio's default rules", nil, dualStack()},
+		{name: "Istio's default rules", defaults: dualStack()},
 		tproxy("TPROXY, DNS, 40 outbound ports excluded", "traffic.sidecar.istio.io/excludeOutboundPorts"),
 		tproxy("TPROXY, DNS, 40 inbound ports excluded", "traffic.sidecar.istio.io/excludeInboundPorts"),
 	}
@@ -76,13 +77,18 @@ func (b *bench) hook() error {
 
 // starts is the hook on a node that has started such a pod before.
 func (b *bench) starts(w writer, k kind) *speed.Peer {
-	e := b.node.enforcer(w, k.defaults)
-	return b.start(w.label, w.err, k, func() *daemon.Enforcer { return e })
+	return b.start(w.label, w.err, k, b.always(w, k))
+}
+
+// always returns the same flow for each pod.
+func (b *bench) always(w writer, k kind) func() *daemon.Enforcer {
+	e := b.node.enforcer(w, k)
+	return func() *daemon.Enforcer { return e }
 }
 
 // firsts is the hook of a daemon that sees such a pod for the first time.
 func (b *bench) firsts(w writer, k kind) *speed.Peer {
-	return b.start(w.label+", the first pod of its kind", w.err, k, func() *daemon.Enforcer { return b.node.enforcer(w, k.defaults) })
+	return b.start(w.label+", the first pod of its kind", w.err, k, func() *daemon.Enforcer { return b.node.enforcer(w, k) })
 }
 
 func (b *bench) start(name string, absent error, k kind, enforcer func() *daemon.Enforcer) *speed.Peer {
@@ -113,7 +119,7 @@ func (b *bench) allocations(w writer, k kind, p *speed.Peer) error {
 		return nil
 	}
 	const starts = 20
-	e := b.node.enforcer(w, k.defaults)
+	e := b.node.enforcer(w, k)
 	var pods []rules.Pod
 	for i := range starts + 1 {
 		pod, err := b.node.pod(fmt.Sprint("counted", i), k.annotations)

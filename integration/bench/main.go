@@ -33,6 +33,7 @@ type section struct {
 func sections() []section {
 	return []section{
 		{"hook", (*bench).hook}, {"ratio", (*bench).ratio}, {"gate", (*bench).gate}, {"packet", (*bench).packet},
+		{"lockdown", (*bench).lockdown},
 		{"pod", (*bench).pod}, {"scale", (*bench).scale}, {"memory", (*bench).memory}, {"burst", (*bench).burst}, {"hostile", (*bench).hostile},
 	}
 }

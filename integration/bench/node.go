@@ -99,9 +99,10 @@ func (n *node) close() {
 var unbounded = rules.Budget{Bytes: 1 << 20, Items: 1 << 12, Rules: 1 << 13}
 
 // enforcer returns a flow that has seen no pod yet.
-func (n *node) enforcer(w writer, defaults istio.Defaults) *daemon.Enforcer {
-	defaults.Budget = unbounded
-	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded}
+func (n *node) enforcer(w writer, k kind) *daemon.Enforcer {
+	k.defaults.Budget = unbounded
+	node := rules.Node{Meshes: []rules.Mesh{istio.New(k.defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded,
+		Lockdowns: k.lockdowns, Addresses: nodeAddresses}
 	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(daemon.Outcome) {})
 }
 

@@ -52,10 +52,7 @@ func (b *bench) packet() error {
 	for _, s := range scenes {
 		syns = append(syns, &speed.Peer{Name: s.name, Absent: s.err, Per: synsPerSample, Note: s.note,
 			Do: func() error { return s.flows.syns(synsPerSample) }})
-		connections = append(connections, &speed.Peer{Name: s.name, Absent: s.err, Per: connectionsPerSample,
-			Do: func() error {
-				return s.ns.Do(func() error { return s.flows.connections(connectionsPerSample, s.target, s.port) })
-			}})
+		connections = append(connections, s.connecting())
 	}
 	if err := speed.Interleave(b.ctx, b.rounds(200), syns...); err != nil {
 		return err
@@ -96,6 +93,14 @@ func byRanges(scenes []*scene, peers []*speed.Peer) (lines []speed.Line) {
 		l.Points = append(l.Points, speed.Point{X: float64(n), Y: float64(peers[i].Median()) / float64(time.Microsecond)})
 	}
 	return lines
+}
+
+// connecting makes connections of an app to the proxy.
+func (s *scene) connecting() *speed.Peer {
+	return &speed.Peer{Name: s.name, Absent: s.err, Per: connectionsPerSample,
+		Do: func() error {
+			return s.ns.Do(func() error { return s.flows.connections(connectionsPerSample, s.target, s.port) })
+		}}
 }
 
 // growth prints for each dialect what its lists add to what it costs without them.
@@ -146,7 +151,7 @@ func (b *bench) scenes() ([]*scene, error) {
 				}
 				pod.NetNS = path
 				began := time.Now()
-				err = protect(b.ctx, b.node.enforcer(w, dualStack()), pod)
+				err = protect(b.ctx, b.node.enforcer(w, kind{defaults: dualStack()}), pod)
 				s.note = "written in " + speed.Text(time.Since(began))
 				return err
 			}); err != nil {
