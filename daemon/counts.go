@@ -100,8 +100,8 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
 func counting(before []Counted, counts map[string]uint64) (now []Counted, more []uint64) {
 	now = slices.Clone(before)
 	read := map[Counted]uint64{}
-	for chain, n := range counts {
-		if class, closed, found := rules.LockdownChain(chain); found {
+	for counter, n := range counts {
+		if class, closed, found := rules.LockdownCounter(counter); found {
 			read[Counted{Class: class, Closed: closed}] += n
 		}
 	}

@@ -63,7 +63,6 @@ type lockBuilder struct {
 
 func (b *lockBuilder) write() {
 	if b.UDP != "" || b.ICMP || b.Others || b.Egress || len(b.LocalPorts) > 0 {
-		b.begin(lockedOut, "OUTPUT", "what leaves the pod")
 		b.out()
 		if b.forwards() {
 			b.begin(lockedForward, "FORWARD", "what leaves the pod from behind it")
@@ -72,58 +71,41 @@ func (b *lockBuilder) write() {
 		}
 	}
 	if b.Inbound {
-		b.begin(lockedIn, "INPUT", "what arrives")
 		b.in()
 	}
 }
 
-// unknown matches what belongs to no connection that was let in or out, and is no remains of one: each packet is refused once.
+// unknown matches what belongs to no connection that was let in or out, and is no remains of one.
 const unknown = StateNew | StateUntracked
 
-// begin leads to a chain, which lets connections go on that were let in or out.
-func (b *lockBuilder) begin(what, hook, why string) {
-	b.Append(LockdownTable, hook, why+" meets "+b.String(), Jump(b.named(what)))
-	b.pass(what, "a connection that was let in or out before", StateRelated|StateEstablished)
+// begin leads to a chain what belongs to no connection that was let in or out before, and meets the matches.
+func (b *lockBuilder) begin(what, hook, why string, match ...Match) {
+	b.Append(LockdownTable, hook, why+" meets "+b.String(), Jump(b.named(what)), append([]Match{unknown | StateInvalid}, match...)...)
 }
 
 func (b *lockBuilder) pass(what, why string, match ...Match) {
 	b.Append(LockdownTable, b.named(what), why, Return, match...)
 }
 
-// refuse leads to the chain of a class, which it makes.
+// refuse counts packets and ends them; in a lockdown that counts only, it marks their connections to tell where they go.
 func (b *lockBuilder) refuse(what string, c Class, why string, match ...Match) {
-	own := b.named(string(c))
-	b.Append(LockdownTable, b.named(what), why, Jump(own), match...)
-	if len(b.chain(LockdownTable, own).Rules) > 0 {
-		return
+	var target Target
+	switch {
+	case !b.Enforce:
+		target = SetConnMark(c.mark())
+	case b.Drop || c == ClassInvalid:
+		target = Drop
+	case c == ClassEgress || c == ClassLocal:
+		target = RejectReset
+	case c == ClassInbound: // an ICMP answer would belong to no connection itself
+		b.Append(LockdownTable, b.named(what), why, RejectReset, append([]Match{Protocol(TCP)}, match...)...)
+		target = Drop
+	case b.family == IPv6:
+		target = RejectPort
+	default:
+		target = RejectPort4
 	}
-	if !b.Enforce {
-		b.Append(LockdownTable, own, "count it, and mark its connection to tell where it goes", SetConnMark(c.mark()))
-		return
-	}
-	b.Append(LockdownTable, own, "count it", Count)
-	mayBeTCP := c == ClassEgress || c == ClassLocal || c == ClassInbound
-	if b.Drop || c == ClassInvalid {
-		b.Append(LockdownTable, own, "it goes nowhere", Drop)
-		return
-	}
-	if mayBeTCP {
-		b.Append(LockdownTable, own, "its sender fails at once", RejectReset, Protocol(TCP))
-	}
-	switch c {
-	case ClassUDP, ClassICMP, ClassOther:
-		b.Append(LockdownTable, own, "its sender fails at once", b.unreachable())
-	case ClassInbound: // an ICMP answer would belong to no connection itself
-		b.Append(LockdownTable, own, "it goes nowhere", Drop)
-	case ClassEgress, ClassLocal, ClassInvalid:
-	}
-}
-
-func (b *lockBuilder) unreachable() RejectWith {
-	if b.family == IPv6 {
-		return RejectPort
-	}
-	return RejectPort4
+	b.Append(LockdownTable, b.named(what), why, target, match...)
 }
 
 func (b *lockBuilder) icmp() Protocol {
@@ -134,12 +116,18 @@ func (b *lockBuilder) icmp() Protocol {
 }
 
 func (b *lockBuilder) out() {
-	others := b.owners(true)
+	others, local := b.owners(true), []Match{OutInterface(loopback), Protocol(TCP)}
+	if b.ProxyEgress == nil {
+		b.begin(lockedOut, "OUTPUT", "what others than the proxy send", others...)
+	} else {
+		b.begin(lockedOut, "OUTPUT", "what leaves the pod")
+		local = append(local, others...)
+	}
 	if b.LocalRoot {
-		others = append(others, OwnerUID{ID: 0, Not: true})
+		local = append(local, OwnerUID{ID: 0, Not: true})
 	}
 	for _, ports := range PortLists(MergePorts(b.LocalPorts)) {
-		b.refuse(lockedOut, ClassLocal, "a port on loopback that is the proxy's only", append([]Match{OutInterface(loopback), Protocol(TCP), ports}, others...)...)
+		b.refuse(lockedOut, ClassLocal, "a port on loopback that is the proxy's only", slices.Insert(slices.Clone(local), 2, Match(ports))...)
 	}
 	if b.UDP == "" && !b.ICMP && !b.Others && !b.Egress {
 		return
@@ -148,9 +136,6 @@ func (b *lockBuilder) out() {
 	b.listenersOut()
 	b.open(lockedOut)
 	for _, proxy := range b.owners(false) {
-		if b.ProxyEgress == nil {
-			b.pass(lockedOut, "what the proxy sends", proxy)
-		}
 		for _, peer := range b.ofFamily(b.ProxyEgress) {
 			b.pass(lockedOut, "the proxy may reach "+peer.String(), peer.match(Destination{Prefix: peer.Prefix}, proxy)...)
 		}
@@ -174,27 +159,47 @@ func (b *lockBuilder) listenersOut() {
 	if b.family == IPv6 {
 		self = netip.PrefixFrom(netip.IPv6Loopback(), 128)
 	}
-	seen := map[Peer]bool{}
+	type to struct {
+		protocol string
+		prefix   netip.Prefix
+	}
+	var order []to
+	ports := map[to][]PortRange{}
 	nat := b.mesh.Table("nat")
 	nat.listeners("OUTPUT", "", len(nat.Chains), func(r Rule, _ InInterface) {
 		for _, protocol := range []string{TCP, UDP} {
-			peer := Peer{self, PortRange{}, protocol}
-			switch to := r.Target.(type) {
+			listener, port := to{protocol, self}, PortRange{}
+			switch t := r.Target.(type) {
 			case Redirect:
-				peer.Ports = PortRange{to.Port, to.Port}
+				port = PortRange{t.Port, t.Port}
 			case DNAT:
-				peer.Prefix, peer.Ports = netip.PrefixFrom(to.To, to.To.BitLen()), PortRange{to.Port, to.Port}
-				if to.Port == 0 {
-					peer.Ports = r.destination()
+				listener.prefix, port = netip.PrefixFrom(t.To, t.To.BitLen()), PortRange{t.Port, t.Port}
+				if t.Port == 0 {
+					port = r.destination()
 				}
 			}
-			if !r.of(protocol) || seen[peer] {
+			if !r.of(protocol) {
 				continue
 			}
-			seen[peer] = true
-			b.pass(lockedOut, "what the mesh has taken: "+r.Why, peer.match(Destination{Prefix: peer.Prefix})...)
+			if ports[listener] == nil {
+				order = append(order, listener)
+			}
+			ports[listener] = append(ports[listener], port)
 		}
 	})
+	for _, listener := range order {
+		for _, list := range PortLists(MergePorts(ports[listener])) {
+			b.pass(lockedOut, "what the mesh has taken", Protocol(listener.protocol), Destination{Prefix: listener.prefix}, toAny(listener.protocol, list))
+		}
+	}
+}
+
+// toAny matches packets of a protocol to any of some ports.
+func toAny(protocol string, ports DestinationPorts) Match {
+	if len(ports) == 1 {
+		return ToPorts(protocol, ports[0])
+	}
+	return ports
 }
 
 // open lets pass what the lockdown's own keys do.
@@ -216,42 +221,52 @@ func (b *lockBuilder) ofFamily(all []Peer) []Peer {
 	return slices.DeleteFunc(slices.Clone(all), func(p Peer) bool { return p.Prefix.Addr().Is6() != (b.family == IPv6) })
 }
 
-// protocols decides about what nothing let pass. What conntrack leaves alone of ICMPv6 are neighbours and multicast.
+// protocols decides about what nothing let pass. What nobody in the pod sends of ICMP is the kernel's own: errors, also about
+// connections of another zone, which are of none, neighbours and groups of IPv6.
 func (b *lockBuilder) protocols(what string) {
-	if b.family == IPv6 {
-		b.pass(what, "what IPv6 needs of its neighbours", b.icmp(), StateUntracked)
+	decided := map[Protocol]bool{} // no packet comes further
+	refuse := func(c Class, why string, p Protocol, match ...Match) {
+		b.refuse(what, c, why, append([]Match{p}, match...)...)
+		decided[p] = b.Enforce && len(match) == 0
 	}
-	quic := DestinationPorts{{80, 80}, {443, 443}}
 	switch b.UDP {
 	case UDPLookups, UDPNone:
-		b.refuse(what, ClassUDP, "UDP goes around the proxy", Protocol(UDP))
+		refuse(ClassUDP, "UDP goes around the proxy", UDP)
 	case UDPNoQUIC:
-		b.refuse(what, ClassUDP, "QUIC goes around the proxy, and falls back to TCP", Protocol(UDP), quic)
+		refuse(ClassUDP, "QUIC goes around the proxy, and falls back to TCP", UDP, DestinationPorts{{80, 80}, {443, 443}})
 	}
-	switch {
-	case b.ICMP && what == lockedOut: // what the kernel answers a connection of another zone with is of none, and of no owner
-		b.refuse(what, ClassICMP, "an error that a program made", b.icmp(), StateInvalid, OwnerUIDs{0, NoID - 1})
-		b.refuse(what, ClassICMP, "ICMP besides errors", b.icmp(), unknown)
-	case b.ICMP:
-		b.refuse(what, ClassICMP, "ICMP besides errors", b.icmp())
+	if b.ICMP && what == lockedOut {
+		refuse(ClassICMP, "ICMP that a program sends", b.icmp(), OwnerUIDs{0, NoID - 1})
+	} else if b.ICMP {
+		refuse(ClassICMP, "ICMP besides errors", b.icmp())
 	}
 	if b.Egress {
-		b.refuse(what, ClassInvalid, "it belongs to no connection, and begins none", Protocol(TCP), StateInvalid)
-		b.refuse(what, ClassEgress, "TCP goes around the proxy", Protocol(TCP), unknown)
+		refuse(ClassInvalid, "it belongs to no connection, and begins none", TCP, StateInvalid)
+		refuse(ClassEgress, "TCP goes around the proxy", TCP, b.rest()...)
 	}
 	if b.Others {
-		for _, known := range []Protocol{UDP, b.icmp(), TCP} {
-			b.pass(what, fmt.Sprintf("%s was decided about", known), known)
+		for _, p := range []Protocol{UDP, b.icmp(), TCP} {
+			if !decided[p] {
+				b.pass(what, fmt.Sprintf("%s was decided about", p), p)
+			}
 		}
 		b.refuse(what, ClassOther, "any other protocol goes around the proxy")
 	}
 }
 
+// rest matches what is neither of a connection nor INVALID. Where INVALID was refused already, that is everything.
+func (b *lockBuilder) rest() []Match {
+	if b.Enforce {
+		return nil
+	}
+	return []Match{unknown}
+}
+
 func (b *lockBuilder) in() {
+	b.begin(lockedIn, "INPUT", "what arrives")
 	b.pass(lockedIn, "what stays in the pod", InInterface(loopback))
-	b.listenersIn()
-	for _, ports := range PortLists(MergePorts(b.listens)) {
-		b.pass(lockedIn, "the proxy listens there itself", Protocol(TCP), ports)
+	for _, ports := range PortLists(MergePorts(append(b.listenersIn(), b.listens...))) {
+		b.pass(lockedIn, "the mesh has taken it, or the proxy listens there itself", Protocol(TCP), toAny(TCP, ports))
 	}
 	for _, address := range b.node {
 		if address.Is6() == (b.family == IPv6) {
@@ -267,16 +282,14 @@ func (b *lockBuilder) in() {
 		b.pass(lockedIn, "ICMP is open", b.icmp())
 	}
 	b.refuse(lockedIn, ClassInvalid, "it belongs to no connection, and begins none", StateInvalid)
-	b.refuse(lockedIn, ClassInbound, "it goes around the proxy", unknown)
+	b.refuse(lockedIn, ClassInbound, "it goes around the proxy", b.rest()...)
 }
 
-// listenersIn lets pass what a rule of the mesh has taken: nat by its changed port, TPROXY by its mark.
-func (b *lockBuilder) listenersIn() {
+// listenersIn returns the ports to which a rule of the mesh redirects, and lets pass what it has taken otherwise: by an
+// interface, or by TPROXY's mark.
+func (b *lockBuilder) listenersIn() (ports []PortRange) {
 	var all [][]Match
-	add := func(why string, in InInterface, match ...Match) {
-		if in != "" {
-			match = append([]Match{in}, match...)
-		}
+	pass := func(why string, match ...Match) {
 		if slices.ContainsFunc(all, func(known []Match) bool { return slices.Equal(known, match) }) {
 			return
 		}
@@ -286,14 +299,23 @@ func (b *lockBuilder) listenersIn() {
 	for _, name := range []string{"nat", "mangle"} {
 		t := b.mesh.Table(name)
 		t.listeners("PREROUTING", "", len(t.Chains), func(r Rule, in InInterface) {
+			var by []Match
+			if in != "" {
+				by = append(by, in)
+			}
 			switch to := r.Target.(type) {
 			case Redirect:
-				add(r.Why, in, Protocol(TCP), DestinationPort{Protocol: TCP, Port: to.Port})
+				if in == "" {
+					ports = append(ports, PortRange{to.Port, to.Port})
+				} else {
+					pass(r.Why, append(by, Protocol(TCP), DestinationPort{Protocol: TCP, Port: to.Port})...)
+				}
 			case TProxy:
-				add(r.Why, in, Protocol(TCP), PacketMark{Mark: to.Mark})
+				pass(r.Why, append(by, Protocol(TCP), PacketMark{Mark: to.Mark})...)
 			}
 		})
 	}
+	return ports
 }
 
 // forwards reports whether the pod may be the router of something behind one of its interfaces: rules of the mesh treat one

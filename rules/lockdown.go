@@ -106,8 +106,7 @@ func (p Peer) Covers(q Peer) bool {
 		p.Prefix.Bits() <= q.Prefix.Bits() && p.Prefix.Contains(q.Prefix.Addr())
 }
 
-// Class says what a lockdown closed or counted. A chain for each holds one rule that counts, and behind it in a lockdown that
-// is enforced those that end the packet.
+// Class says what a rule of a lockdown closes or counts.
 type Class string
 
 // The classes.
@@ -166,26 +165,60 @@ func isLockdown(chain string) bool {
 	return strings.HasPrefix(chain, lockPrefix) || strings.HasPrefix(chain, countPrefix)
 }
 
-// LockdownChain says what a chain of LockdownTable counts, and whether it closes that too; false where it is no chain of a class.
-func LockdownChain(chain string) (class Class, enforced, found bool) {
-	rest, enforced := strings.CutPrefix(chain, lockPrefix)
-	if !enforced {
-		rest, found = strings.CutPrefix(chain, countPrefix)
+// Counter returns under which name the packets that a rule of a chain of LockdownTable ends or counts are known; "" where it does
+// neither. What it asks for tells the class.
+func (r Rule) Counter(chain string) string {
+	switch r.Target.(type) {
+	case SetConnMark, RejectWith:
+	default:
+		if r.Target != Target(Drop) {
+			return ""
+		}
 	}
-	if !enforced && !found {
-		return "", false, false
+	number, what, found := lockOf(chain)
+	if !found {
+		return ""
 	}
-	_, word, _ := strings.Cut(rest, "_")
-	class = Class(strings.ToLower(word))
-	return class, enforced, slices.Contains(Classes(), class)
+	asks := func(m Match) bool { return slices.Contains(r.Match, m) }
+	class := ClassOther
+	switch {
+	case asks(StateInvalid):
+		class = ClassInvalid
+	case what == lockedIn:
+		class = ClassInbound
+	case asks(OutInterface(loopback)):
+		class = ClassLocal
+	case r.of(UDP):
+		class = ClassUDP
+	case r.of(TCP):
+		class = ClassEgress
+	case r.of(ICMP), r.of(ICMPv6):
+		class = ClassICMP
+	}
+	return number + "_" + strings.ToUpper(string(class))
 }
 
-// LocksDown reports whether a chain of the plan counts for a lockdown.
+// lockOf splits the name of a lockdown's chain, or of a counter.
+func lockOf(chain string) (number, what string, found bool) {
+	if !isLockdown(chain) {
+		return "", "", false
+	}
+	i := strings.LastIndexByte(chain, '_')
+	return chain[:i], chain[i+1:], true
+}
+
+// LockdownCounter says what is known under the name of a counter, and whether it was closed, too; false where it is none.
+func LockdownCounter(name string) (class Class, enforced, found bool) {
+	_, what, _ := lockOf(name)
+	class = Class(strings.ToLower(what))
+	return class, strings.HasPrefix(name, lockPrefix), slices.Contains(Classes(), class)
+}
+
+// LocksDown reports whether a rule of the plan counts for a lockdown.
 func (p Plan) LocksDown() bool {
 	return slices.ContainsFunc(p.Rulesets(), func(rs Ruleset) bool {
 		return slices.ContainsFunc(rs.Table(LockdownTable).Chains, func(c Chain) bool {
-			_, _, found := LockdownChain(c.Name)
-			return found
+			return slices.ContainsFunc(c.Rules, func(r Rule) bool { return r.Counter(c.Name) != "" })
 		})
 	})
 }
@@ -193,7 +226,7 @@ func (p Plan) LocksDown() bool {
 // Locked returns the class of a lockdown that the packet met, the one that closes where several did; false where it met none.
 func (p Path) Locked() (class Class, closed, found bool) {
 	for _, s := range p.Steps {
-		if c, enforced, ofClass := LockdownChain(s.Chain); ofClass && (!found || enforced) {
+		if c, enforced, ofClass := LockdownCounter(s.Rule.Counter(s.Chain)); ofClass && (!found || enforced) {
 			class, closed, found = c, closed || enforced, true
 		}
 	}

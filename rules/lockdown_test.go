@@ -143,22 +143,12 @@ func TestLockdownTrace(t *testing.T) {
 				if !l.Enforce {
 					want = open.End.Kind
 				}
-				if class := counted(path); path.End.Kind != want || class != tt.class {
+				if class, _, _ := path.Locked(); path.End.Kind != want || class != tt.class {
 					t.Errorf("%s, want %s counted as %q, is as %q:\n%s", mode, want, tt.class, class, path)
 				}
 			}
 		})
 	}
-}
-
-// counted returns the class that counts a packet.
-func counted(path rules.Path) (class rules.Class) {
-	for _, s := range path.Steps {
-		if _, marks := s.Rule.Target.(rules.SetConnMark); marks || s.Rule.Target == rules.Target(rules.Count) {
-			class, _, _ = rules.LockdownChain(s.Chain)
-		}
-	}
-	return class
 }
 
 // Of a namespace's lockdowns, every one counts; no other namespace's does.

@@ -8,11 +8,13 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Counts returns how many packets the first rule of each lockdown's chain has counted, of both families together, in the network
-// namespace of the calling thread.
+// Counts returns how many packets the rules of lockdowns have counted, of both families together, by the names of their counters,
+// in the network namespace of the calling thread.
 func Counts() (map[string]uint64, error) {
 	counts, left := map[string]uint64{}, most
 	for _, b := range []blobs{blobs4, blobs6} {
@@ -29,16 +31,57 @@ func Counts() (map[string]uint64, error) {
 			}
 			chain := ""
 			return b.each(entries, func(entry []byte) {
-				if _, _, found := rules.LockdownChain(chain); found {
-					counts[chain] += binary.NativeEndian.Uint64(entry[b.counter:])
+				if head := b.head(entry); head != "" {
+					chain = head
+					return
 				}
-				chain = b.head(entry)
+				e, err := b.entryOf(entry)
+				n := binary.NativeEndian.Uint64(entry[b.counter:])
+				if counter := b.rule(e).Counter(chain); err == nil && n > 0 && counter != "" {
+					counts[counter] += n
+				}
 			})
 		}); err != nil {
 			return nil, err
 		}
 	}
 	return counts, nil
+}
+
+// struct xt_conntrack_mtinfo3, for which states a rule asks: bits of xt_conntrack.h.
+const (
+	stateMask    = 150
+	stateInvalid = 1
+)
+
+// verdictOfDrop is -NF_DROP - 1.
+const verdictOfDrop = -1
+
+// rule returns as much of an entry as tells for what it counts.
+func (b blobs) rule(e Entry) (r rules.Rule) {
+	switch {
+	case e.Target.Name == "REJECT":
+		r.Target = rules.RejectPort
+	case e.Target.Name == "" && e.Verdict == verdictOfDrop:
+		r.Target = rules.Drop
+	case e.Target.Name == "CONNMARK":
+		r.Target = rules.SetConnMark(0)
+	default:
+		return r
+	}
+	protocols := map[uint16]string{unix.IPPROTO_TCP: rules.TCP, unix.IPPROTO_UDP: rules.UDP, unix.IPPROTO_ICMP: rules.ICMP, unix.IPPROTO_ICMPV6: rules.ICMPv6}
+	if p, known := protocols[binary.NativeEndian.Uint16(e.Packet[b.protocol:])]; known {
+		r.Match = append(r.Match, rules.Protocol(p))
+	}
+	if out := text(e.Packet[b.out : b.out+unix.IFNAMSIZ]); out != "" {
+		r.Match = append(r.Match, rules.OutInterface(out))
+	}
+	for _, m := range e.Matches {
+		if m.Name == "conntrack" && len(m.Info) > stateMask && binary.NativeEndian.Uint16(m.Info[stateMask:]) == stateInvalid {
+			r.Match = append(r.Match, rules.StateInvalid)
+		}
+	}
+	return r
 }
 
 // head returns the name of the chain that begins behind an entry; "" where none does.

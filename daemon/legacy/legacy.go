@@ -23,22 +23,24 @@ import (
 // blobs describes how the kernel returns the tables of one family: include/uapi/linux/netfilter_ipv4/ip_tables.h
 // and netfilter_ipv6/ip6_tables.h, as laid out on 64-bit machines.
 type blobs struct {
-	family  int
-	ip      rules.Family
-	level   int    // of getsockopt
-	names   string // the file that lists the tables; asking for one that is not in it would make it
-	packet  int    // length of struct ipt_ip or ip6t_ip6, with which an entry begins
-	entry   int    // length of struct ipt_entry or ip6t_entry
-	target  int    // its target_offset, two bytes
-	next    int    // its next_offset, two bytes
-	counter int    // its counters, two times eight bytes
+	family   int
+	ip       rules.Family
+	level    int    // of getsockopt
+	names    string // the file that lists the tables; asking for one that is not in it would make it
+	packet   int    // length of struct ipt_ip or ip6t_ip6, with which an entry begins
+	out      int    // in it, the interface by which packets leave
+	protocol int    // and the protocol, two bytes
+	entry    int    // length of struct ipt_entry or ip6t_entry
+	target   int    // its target_offset, two bytes
+	next     int    // its next_offset, two bytes
+	counter  int    // its counters, two times eight bytes
 }
 
 var (
 	blobs4 = blobs{family: unix.AF_INET, ip: rules.IPv4, level: unix.SOL_IP, names: "/proc/thread-self/net/ip_tables_names",
-		packet: 84, entry: 112, target: 88, next: 90, counter: 96}
+		packet: 84, out: 32, protocol: 80, entry: 112, target: 88, next: 90, counter: 96}
 	blobs6 = blobs{family: unix.AF_INET6, ip: rules.IPv6, level: unix.SOL_IPV6, names: "/proc/thread-self/net/ip6_tables_names",
-		packet: 136, entry: 168, target: 140, next: 142, counter: 152}
+		packet: 136, out: 80, protocol: 128, entry: 168, target: 140, next: 142, counter: 152}
 )
 
 // The options of getsockopt, the same for both families: IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES.

@@ -25,8 +25,7 @@ func (Tables) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint6
 	return Counts(ns)
 }
 
-// Counts returns how many packets the first rule of each lockdown's chain has counted, of both families together, by the
-// chain's name.
+// Counts returns how many packets the rules of lockdowns have counted, of both families together, by the names of their counters.
 func Counts(ns *netns.Namespace) (counts map[string]uint64, err error) {
 	counts = map[string]uint64{}
 	err = ns.Do(func() error {
@@ -45,8 +44,14 @@ func Counts(ns *netns.Namespace) (counts map[string]uint64, err error) {
 			if err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
-			if err := count(counts, messages); err != nil {
+			list, err := objects(messages, readRule)
+			if err != nil {
 				return err
+			}
+			for _, o := range list {
+				if err := o.count(counts); err != nil {
+					return err
+				}
 			}
 			c.forget()
 		}
@@ -58,38 +63,35 @@ func Counts(ns *netns.Namespace) (counts map[string]uint64, err error) {
 	return counts, nil
 }
 
-// count adds what the messages, the rules of one table in their order, have counted.
-func count(counts map[string]uint64, messages []message) error {
-	seen := map[string]bool{}
-	for _, m := range messages {
-		var chain string
-		var expressions []byte
-		if err := eachAttribute(m.attributes, func(a attribute) error {
-			switch a.kind {
-			case unix.NFTA_RULE_CHAIN:
-				chain = name(a.value)
-			case unix.NFTA_RULE_EXPRESSIONS:
-				expressions = a.value
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		if seen[chain] {
-			continue
-		}
-		seen[chain] = true
-		plain := strings.TrimPrefix(strings.TrimPrefix(chain, "ip-"+rules.LockdownTable+"-"), "ip6-"+rules.LockdownTable+"-")
-		if _, _, found := rules.LockdownChain(plain); !found {
-			continue
-		}
-		n, err := packets(expressions)
-		if err != nil {
-			return err
-		}
-		counts[plain] += n
+// count adds what a rule has counted.
+func (o object) count(counts map[string]uint64) error {
+	n, err := packets(o.expressions)
+	if err != nil || n == 0 {
+		return err
 	}
-	return nil
+	counter, err := o.counter()
+	if counter != "" {
+		counts[counter] += n
+	}
+	return err
+}
+
+// counter returns the name of a rule's counter; "" where it counts for no lockdown. A native rule's comment begins with it.
+func (o object) counter() (string, error) {
+	if o.family == nativeFamily {
+		counter, _, _ := strings.Cut(commentOf(o.text), counterEnd)
+		_, _, found := rules.LockdownCounter(counter)
+		if !found {
+			return "", nil
+		}
+		return counter, nil
+	}
+	family := rules.IPv4
+	if o.family == unix.NFPROTO_IPV6 {
+		family = rules.IPv6
+	}
+	r, err := decodeRule(family, o.expressions)
+	return r.Counter(name(o.chain)), err
 }
 
 // packets returns what the counters of a rule have counted.

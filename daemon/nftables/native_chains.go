@@ -77,7 +77,7 @@ func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, 
 	lines := merged(chain.Rules, t.once)
 	for i, l := range lines {
 		c, err := t.condition(l)
-		acts, err2 := t.target(l)
+		acts, err2 := t.target(chain.Name, l)
 		if err := errors.Join(err, err2); err != nil {
 			return nil, 0, fmt.Errorf("chain %s: %q: %w", chain.Name, l.Rule, err)
 		}
@@ -87,6 +87,9 @@ func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, 
 		}
 		depth = max(depth, len(parts)+1+below)
 		text, next := l.String(), ""
+		if counter := l.Counter(chain.Name); counter != "" {
+			text = counter + counterEnd + text
+		}
 		if len(c.without) > 0 && i+1 < len(lines) {
 			next = t.name(chain.Name, len(parts)+1)
 		}
@@ -108,6 +111,9 @@ func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, 
 	}
 	return append(parts, part), max(depth, len(parts)+1), nil
 }
+
+// counterEnd stands in the comment of a rule that counts for a lockdown, behind the name of its counter.
+const counterEnd = ": "
 
 // goOn leads to the next part of a chain, or to the chain's end.
 func goOn(w *wire, next string) {
@@ -161,10 +167,15 @@ func (t *translation) marks(name string, depth int) bool {
 // act is what a rule does with a packet that meets its condition.
 type act func(*wire)
 
-// target returns what the rules do that stand for a target: one, and for TPROXY a second one.
-func (t *translation) target(l *line) ([]act, error) {
+// target returns what the rules of a chain do that stand for a target: one, and for TPROXY a second one. A lockdown's count, too.
+func (t *translation) target(chain string, l *line) ([]act, error) {
 	if err := suits(t.table.Name, l.Rule); err != nil {
 		return nil, err
+	}
+	count := func(w *wire) {
+		if l.Counter(chain) != "" {
+			counter(w)
+		}
 	}
 	switch target := l.Target.(type) {
 	case rules.Jump:
@@ -173,7 +184,7 @@ func (t *translation) target(l *line) ([]act, error) {
 		return []act{counter}, nil
 	case rules.Verdict:
 		code, err := verdictCode(target)
-		return []act{func(w *wire) { immediate(w, code, "") }}, err
+		return []act{func(w *wire) { count(w); immediate(w, code, "") }}, err
 	case rules.Redirect:
 		return []act{func(w *wire) { redirect(w, target.Port) }}, nil
 	case rules.DNAT:
@@ -201,7 +212,7 @@ func (t *translation) target(l *line) ([]act, error) {
 		if _, known := xtRejects[t.family][target]; !known {
 			return nil, fmt.Errorf("%s is no answer of this family", target)
 		}
-		return []act{func(w *wire) { reject(w, target) }}, nil
+		return []act{func(w *wire) { count(w); reject(w, target) }}, nil
 	}
 	return nil, fmt.Errorf("%T cannot be written by netlink", l.Target)
 }

@@ -72,28 +72,14 @@ func chainObject(chain string) object {
 	return object{family: nativeFamily, table: append([]byte(nativeTable), 0), chain: append([]byte(chain), 0)}
 }
 
-// holds reports whether the object is the rule: the same expressions and comment, and nothing besides.
+// holds reports whether the object is the rule: the same expressions and comment, and nothing besides, whatever its counter says.
 func (o object) holds(r nativeRule) bool {
-	var room [256]byte
-	comment := attribute{unix.NFTA_RULE_USERDATA, appendComment(nil, r.comment)}.appendTo(room[:0])
-	own := 2*attributeHeader + len(o.table) + len(o.chain)
-	return bytes.Equal(o.expressions, r.expressions) && bytes.HasSuffix(o.text, comment) && len(o.text) == own+textLength(r.expressions)+len(comment)
-}
-
-// textLength returns how long the text is that appendExpressions writes.
-func textLength(expressions []byte) (length int) {
-	for rest := expressions; len(rest) >= attributeHeader; rest = rest[elementLength(rest):] {
-		length += attributeHeader // that begins an expression
-		for in := rest[attributeHeader:elementLength(rest)]; len(in) >= attributeHeader; in = in[elementLength(in):] {
-			length += int(binary.NativeEndian.Uint16(in)) // a header and a value each
-		}
-	}
-	return length
-}
-
-// elementLength returns where the attribute after the first one of our own begins.
-func elementLength(list []byte) int {
-	return min(aligned(int(binary.NativeEndian.Uint16(list))), len(list))
+	var room [1 << 10]byte
+	text := attribute{unix.NFTA_RULE_TABLE, o.table}.appendTo(room[:0])
+	text = attribute{unix.NFTA_RULE_CHAIN, o.chain}.appendTo(text)
+	text, err := appendExpressions(text, r.expressions)
+	comment := attribute{unix.NFTA_RULE_USERDATA, appendComment(nil, r.comment)}
+	return err == nil && bytes.Equal(o.text, comment.appendTo(text))
 }
 
 // state returns the table as the kernel would list it.

@@ -204,7 +204,7 @@ func TestHeldRules(t *testing.T) {
 	}
 	rule, o := n.chains[0].rules[0], chainObject(n.chains[0].name).of(s.rules)[0]
 	for name, change := range map[string]func(o *object){
-		"expressions": func(o *object) { o.expressions = o.expressions[:len(o.expressions)-8] },
+		"expressions": func(o *object) { o.text[2*attributeHeader+len(o.table)+len(o.chain)+attributeHeader]++ },
 		"comment":     func(o *object) { o.text[len(o.text)-2]++ },
 		"another attribute": func(o *object) {
 			o.text = append(attribute{unix.NFTA_RULE_COMPAT, []byte{0, 0, 0, 6}}.appendTo(nil), o.text...)

@@ -14,15 +14,17 @@ import (
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
-// What chains of a lockdown have counted is read from whatever holds them, and nothing else is.
+// What rules of a lockdown have counted is read from whatever holds them, and nothing else is.
 func TestCounts(t *testing.T) {
-	const chains = "for t in PROGRAMS; do $t -N MESHNETD_COUNT_0_UDP; $t -A MESHNETD_COUNT_0_UDP; $t -A MESHNETD_COUNT_0_UDP -p udp -j RETURN; " +
-		"$t -N OTHER; $t -A OTHER; $t -A OUTPUT -p udp --dport 9 -j MESHNETD_COUNT_0_UDP; $t -A OUTPUT -j OTHER; done; "
-	const native = "nft 'add table inet meshnetd; add chain inet meshnetd ip-filter-MESHNETD_COUNT_0_UDP; add chain inet meshnetd ip6-filter-MESHNETD_COUNT_0_UDP; " +
-		"add chain inet meshnetd out { type filter hook output priority 0; }; add rule inet meshnetd ip-filter-MESHNETD_COUNT_0_UDP counter; " +
-		"add rule inet meshnetd ip6-filter-MESHNETD_COUNT_0_UDP counter; add rule inet meshnetd out meta nfproto ipv4 udp dport 9 jump ip-filter-MESHNETD_COUNT_0_UDP; " +
-		"add rule inet meshnetd out meta nfproto ipv6 udp dport 9 jump ip6-filter-MESHNETD_COUNT_0_UDP'; "
-	const send = "ip link set lo up; for i in 1 2 3; do echo >/dev/udp/127.0.0.1/9; done; echo >/dev/udp/::1/9; echo >/dev/udp/127.0.0.1/10"
+	const chains = "for t in PROGRAMS; do $t -N MESHNETD_COUNT_0_OUT; $t -A MESHNETD_COUNT_0_OUT -o lo -p udp --dport 10 -j RETURN; $t -A MESHNETD_COUNT_0_OUT -p udp -j CONNMARK --set-mark 7; " +
+		"$t -N MESHNETD_LOCK_1_OUT; $t -A MESHNETD_LOCK_1_OUT -p udp --dport 11 -m conntrack --ctstate INVALID -j DROP; $t -A MESHNETD_LOCK_1_OUT -p udp --dport 10 -j REJECT; " +
+		"$t -N OTHER; $t -A OTHER -p udp; $t -A OUTPUT -j MESHNETD_COUNT_0_OUT; $t -A OUTPUT -j OTHER; $t -A OUTPUT -j MESHNETD_LOCK_1_OUT; done; "
+	const native = "nft 'add table inet meshnetd; add chain inet meshnetd out { type filter hook output priority 0; }; " +
+		"add rule inet meshnetd out meta nfproto ipv4 udp dport 9 counter comment \"MESHNETD_COUNT_0_UDP: -p udp\"; " +
+		"add rule inet meshnetd out meta nfproto ipv6 udp dport 9 counter comment \"MESHNETD_COUNT_0_UDP: -p udp\"; " +
+		"add rule inet meshnetd out udp dport 10 counter reject comment \"MESHNETD_LOCK_1_UDP: -p udp -j REJECT\"; " +
+		"add rule inet meshnetd out udp dport 9 counter comment \"MESHNETD_OTHER: -p udp\"'; "
+	const send = "ip link set lo up; for i in 1 2 3; do echo >/dev/udp/127.0.0.1/9; done; echo >/dev/udp/::1/9; echo >/dev/udp/127.0.0.1/10 || true"
 	for name, tt := range map[string]struct {
 		setup  string
 		legacy bool
@@ -43,7 +45,7 @@ func TestCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(map[string]uint64{"MESHNETD_COUNT_0_UDP": 4}, got); diff != "" {
+			if diff := cmp.Diff(map[string]uint64{"MESHNETD_COUNT_0_UDP": 4, "MESHNETD_LOCK_1_UDP": 1}, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
