@@ -188,9 +188,8 @@ func xtTarget(family rules.Family, t rules.Target) (name string, revision uint32
 		native.PutUint32(info[4:], allBits)
 		return "MARK", 2, info
 	case rules.SetConnMark:
-		info = make([]byte, connmarkLength) // nothing of the packet's mark
+		info = connmark(connmarkSet)
 		native.PutUint32(info, uint32(t))
-		native.PutUint32(info[4:], allBits)
 		return "CONNMARK", 2, info
 	case rules.SaveMark:
 		return "CONNMARK", 2, connmark(connmarkSave)
@@ -228,7 +227,7 @@ func answerOf(family rules.Family, number uint32) rules.RejectWith {
 	return ""
 }
 
-// connmark copies all bits of a mark.
+// connmark copies or sets all bits of a mark.
 func connmark(mode byte) []byte {
 	info := make([]byte, connmarkLength)
 	binary.NativeEndian.PutUint32(info[4:], allBits)

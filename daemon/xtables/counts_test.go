@@ -16,7 +16,7 @@ import (
 
 // What rules of a lockdown have counted is read from whatever holds them, and nothing else is.
 func TestCounts(t *testing.T) {
-	const chains = "for t in PROGRAMS; do $t -N MESHNETD_COUNT_0_OUT; $t -A MESHNETD_COUNT_0_OUT -o lo -p udp --dport 10 -j RETURN; $t -A MESHNETD_COUNT_0_OUT -p udp -j CONNMARK --set-mark 7; " +
+	const chains = "for t in PROGRAMS; do $t -N MESHNETD_COUNT_0_OUT; $t -A MESHNETD_COUNT_0_OUT -o lo -p udp --dport 10 -j RETURN; $t -A MESHNETD_COUNT_0_OUT -p udp -j CONNMARK --set-xmark 7; " +
 		"$t -N MESHNETD_LOCK_1_OUT; $t -A MESHNETD_LOCK_1_OUT -p udp --dport 11 -m conntrack --ctstate INVALID -j DROP; $t -A MESHNETD_LOCK_1_OUT -p udp --dport 10 -j REJECT; " +
 		"$t -N OTHER; $t -A OTHER -p udp; $t -A OUTPUT -j MESHNETD_COUNT_0_OUT; $t -A OUTPUT -j OTHER; $t -A OUTPUT -j MESHNETD_LOCK_1_OUT; done; "
 	const native = "nft 'add table inet meshnetd; add chain inet meshnetd out { type filter hook output priority 0; }; " +
