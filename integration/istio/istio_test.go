@@ -36,7 +36,7 @@ func (m *mesh) pods(t *testing.T) {
 	m.run(t, web, client, plain)
 	tenants := []tenant{
 		m.dnsCapture(), m.firstAct(), m.earlyFamilies(), m.registryOnly(), m.transparent(), m.dualStack(), m.annotations(),
-		m.initContainers(), m.probes(),
+		m.initContainers(), m.probes(), m.proxyUser(), m.atOnce(),
 	}
 	var all []pod
 	for _, tenant := range tenants {
@@ -54,6 +54,9 @@ func (m *mesh) pods(t *testing.T) {
 	t.Run("injected", m.injected)
 	t.Run("strict", m.strict)
 	t.Run("job", m.job)
+	t.Run("ephemeral container", m.ephemeral)
+	t.Run("proxy's user", m.asProxy)
+	t.Run("gateway", m.gateway)
 }
 
 // service is what others ask.

@@ -7,6 +7,8 @@ package istio
 import (
 	"context"
 	"encoding/json"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -19,7 +21,7 @@ import (
 // missing is what the author of a pod reads that waits for meshnetd.
 const missing = `required plugin "meshnetd" not present`
 
-// TestNode is what becomes of pods while things happen to their node. Each part begins with what the one before has left.
+// TestNode is what becomes of pods while things happen to their node. What is left after a failure is nothing to begin with.
 func TestNode(t *testing.T) {
 	m := start(t)
 	t.Cleanup(func() {
@@ -33,7 +35,7 @@ func TestNode(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"sandbox killed", m.killed}, {"meshnetd ends", m.ended},
+		{"sandbox killed", m.killed}, {"Istio says nftables", m.nativeNftables}, {"meshnetd ends", m.ended}, {"meshnetd is killed", m.daemonKilled},
 	} {
 		if !t.Run(part.name, part.run) {
 			return
@@ -125,11 +127,33 @@ func (m *mesh) anew(t *testing.T, before string, p pod) {
 // While meshnetd is away pods of the mesh wait, and those that run go on. The next one, here a process of the node, is what
 // they waited for.
 func (m *mesh) ended(t *testing.T) {
-	m.Kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--cascade=foreground", "--wait")
+	m.end(t)
 	waiting := m.first("waiting")
 	m.create(t, waiting)
 	m.Wait(t, missing, "-n", "shop", "describe", "pod", "waiting")
 	m.through(t, "ended")
+	m.asProcess(t)
+	m.acted(t, waiting)
+	hosted := pod{namespace: "shop", name: "hosted"}
+	m.run(t, hosted)
+	m.passes(t, hosted, 0)
+	m.through(t, "hosted")
+	m.protected(t, web, client, waiting, hosted)
+}
+
+// end ends the DaemonSet's.
+func (m *mesh) end(t *testing.T) {
+	t.Helper()
+	m.Kubectl(t, "-n", "meshnetd-system", "delete", "daemonset", "meshnetd", "--ignore-not-found", "--cascade=foreground", "--wait")
+}
+
+// asProcess has meshnetd as a process of the node, unless it is one.
+func (m *mesh) asProcess(t *testing.T) {
+	t.Helper()
+	if m.host != nil {
+		return
+	}
+	m.end(t)
 	program, err := buildMeshnetd(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -139,10 +163,48 @@ func (m *mesh) ended(t *testing.T) {
 	if m.host, err = m.C.Lab().RunDaemon(ctx, program, ""); err != nil {
 		t.Fatalf("meshnetd: %v", err)
 	}
-	m.acted(t, waiting)
-	hosted := pod{namespace: "shop", name: "hosted"}
-	m.run(t, hosted)
-	m.passes(t, hosted, 0)
-	m.through(t, "hosted")
-	m.protected(t, web, client, waiting, hosted)
+}
+
+// The same where it is killed; and a pod that does not wait for it, as pods were before their injector had the annotation, has
+// no rules until it is there: istio-validation keeps it from starting, or is found running. The next one writes another kind of
+// rules, and leaves those that are there.
+func (m *mesh) daemonKilled(t *testing.T) {
+	policy := filepath.Join(kube.Root(t), "packaging", "admission", "required-plugin.yaml")
+	m.asProcess(t)
+	m.host.Kill()
+	m.host = nil
+	m.Kubectl(t, "delete", "-f", policy)
+	orphan, older := m.first("orphan"), m.first("older")
+	older.annotations = map[string]string{"required-plugins.noderesource.dev/pod": "[]"}
+	m.WaitInput(t, "older created", older.manifest(), "create", "--dry-run=server", "-f", "-") // the policy holds for some moments more
+	m.create(t, orphan, older)
+	m.Wait(t, missing, "-n", "shop", "describe", "pod", "orphan")
+	m.Wait(t, `"exitCode":126`, "-n", "shop", "get", "pod", "older", "-o", "jsonpath={.status.initContainerStatuses[0]}")
+	m.through(t, "killed")
+	m.Config = `backend = "nftables"`
+	m.Upgrade(t)
+	m.acted(t, orphan)
+	m.acted(t, older)
+	m.through(t, "again")
+	m.protected(t, web, client, orphan, older)
+	for line := range strings.Lines(m.said(t)) {
+		if strings.Contains(line, "pod_protected") && strings.Contains(line, orphan.name) && !strings.Contains(line, "nftables") {
+			t.Errorf("not by nftables: %s", line)
+		}
+	}
+	m.Kubectl(t, "apply", "-f", policy)
+}
+
+// Istio's own value for rules of nf_tables is one more argument of istio-validation.
+func (m *mesh) nativeNftables(t *testing.T) {
+	if err := m.install(t.Context(), t, "-f", filepath.Join(kube.Root(t), "packaging", "istio", "istioctl.yaml"), "--set", "values.global.nativeNftables=true"); err != nil {
+		t.Fatalf("Istio: %v", err)
+	}
+	m.WaitInput(t, "--native-nftables", pod{namespace: "transparent", name: "tried"}.manifest(), "create", "--dry-run=server", "-f", "-",
+		"-o", "jsonpath={.spec.initContainers[0].args}")
+	native, through := pod{namespace: "shop", name: "native"}, pod{namespace: "transparent", name: "native-tproxy", annotations: map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY"}}
+	m.run(t, native, through)
+	m.passes(t, native, 0)
+	m.passes(t, through, 0)
+	m.protected(t, native, through)
 }

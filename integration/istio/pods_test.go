@@ -282,18 +282,27 @@ func (m *mesh) address(t *testing.T, p pod, family int) string {
 	return ""
 }
 
-// protected fails unless meshnetd vouches for every pod, and never had to mend one.
+// protected fails unless meshnetd vouches for every pod, by its own rules or by others that do the same, and never had to mend
+// one.
 func (m *mesh) protected(t *testing.T, pods ...pod) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), kube.Patience)
 	defer cancel()
 	for _, p := range pods {
-		if out, err := m.ask(ctx, "verify", p.namespace+"/"+p.name); err != nil || !strings.Contains(out, "the kernel holds the plan") {
+		out, err := m.ask(ctx, "verify", p.namespace+"/"+p.name)
+		if err != nil || !strings.Contains(out, "the kernel holds the plan") && !strings.Contains(out, "by what becomes of packets: equal") {
 			t.Errorf("meshnetd: verify %s/%s: %v: %s", p.namespace, p.name, err, out)
 		}
 	}
+	m.untroubled(t)
+}
+
+// untroubled fails where meshnetd tells of a pod that it had to mend, but for those that run longer than it.
+func (m *mesh) untroubled(t *testing.T) {
+	t.Helper()
 	for line := range strings.Lines(m.said(t)) {
-		if slices.ContainsFunc([]string{"pod_late", "pod_unprotected", "pod_stopped", "drift_found"}, func(event string) bool { return strings.Contains(line, event) }) {
+		if slices.ContainsFunc([]string{"pod_late", "pod_unprotected", "pod_stopped", "drift_found"}, func(event string) bool { return strings.Contains(line, event) }) &&
+			!strings.Contains(line, "shop/older") {
 			t.Errorf("meshnetd tells of %s", line)
 		}
 	}
