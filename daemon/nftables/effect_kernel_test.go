@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -81,5 +83,49 @@ func TestKernelOfPacketsWithoutOwner(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("want %s, seen\n%s", want, got)
 		}
+	}
+}
+
+// A connection whose socket is an ordinary one loses its packets by iptables' TPROXY. In nft the rule does not match them.
+func TestKernelOfTProxyAndOrdinarySockets(t *testing.T) {
+	nstest.Require(t, "nft")
+	for name, tt := range map[string]struct {
+		write   func(sandbox)
+		arrives bool
+	}{
+		"iptables": {func(s sandbox) {
+			var b rules.Builder
+			b.Append("mangle", "PREROUTING", "", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+			s.apply(t, IPTables, rules.Plan{V4: b.Ruleset(rules.IPv4)})
+		}, false},
+		"nft": {func(s sandbox) {
+			s.RunInput(t, "table ip t {\nchain c { type filter hook prerouting priority -150; tcp dport 80 tproxy to :15006; }\n}\n", "nft", "-f", "-")
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t)
+			s.own(t, client, server)
+			app := s.listen(t, server+":80", 0)
+			s.listen(t, "0.0.0.0:15006", 1)
+			err := s.sendAnd(port80, func(fd int) error { // nothing waits on the way through lo
+				of, _, err := unix.Accept4(app, unix.SOCK_NONBLOCK)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = unix.Close(of) }()
+				tt.write(s)
+				if _, err := unix.Write(fd, []byte("hello")); err != nil {
+					return err
+				}
+				n, err := unix.Read(of, make([]byte, 9))
+				if arrives := n == 5; arrives != tt.arrives {
+					t.Errorf("arrives: %v (%v), want %v", arrives, err, tt.arrives)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }

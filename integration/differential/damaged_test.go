@@ -60,13 +60,12 @@ func TestDamagedPlans(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			switch {
-			case s.got.kind == nobodys: // a damaged rule stops what follows: nothing gets anywhere by it
+			if s.got.kind == nobodys { // a damaged rule stops what follows: nothing gets anywhere by it
 				s.cannot = nobodys
-			case s.got.kind == dropped && (s.way == byTunnel || s.way == byReset):
-				s.cannot = "what the kernel would send it for is dropped"
-			case s.way == byData && s.packet.Direction == rules.Inbound && was.End.Kind == rules.Leaves && s.want.kind == dropped:
-				s.cannot = "a connection through the pod, for which TPROXY has no socket, be it transparent or not"
+			} else if cause, some := s.cause(); some {
+				if end, err := after.End(cause); err != nil || end.Kind == rules.Dropped || end.Kind == rules.Refused {
+					s.cannot = "the kernel does not get what it would send it for"
+				}
 			}
 			s.got.connMark, s.want.connMark = 0, 0 // answers change it too, where a damaged rule saves the mark of each packet
 			if answer := said[s.packet.Family()]; !c.count(s) || s.cannot == "" && !holds(answer, was.End, s) {

@@ -218,7 +218,12 @@ func (e *evidence) listener(s *shot) {
 	if !s.way.listened() {
 		return
 	}
-	if s.way == byData { // its socket was there before
+	switch {
+	case s.way != byData:
+	case s.path.End.Kind == rules.TProxied && !s.packet.Transparent: // a connection of others: nobody is told of it but the sender, by a reset
+		s.got.listener = s.want.listener
+		return
+	default: // its socket was there before
 		s.got.listener = s.got.to.Port()
 		return
 	}

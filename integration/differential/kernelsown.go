@@ -75,6 +75,16 @@ func (g *gallery) throughTunnel(s *shot) error {
 	})
 }
 
+// cause returns the packet for which the kernel sends one of its own.
+func (s *shot) cause() (p rules.Packet, some bool) {
+	p = rules.Packet{Direction: rules.Inbound, Protocol: rules.TCP, Source: s.packet.Destination, Destination: s.packet.Source, In: "eth0", State: rules.StateUntracked}
+	if s.way == byTunnel {
+		t := tunnels[s.packet.Source.Addr().Is6()]
+		p.Protocol, p.Source, p.Destination, p.Out = rules.UDP, markerSource, t.behind, t.name
+	}
+	return p, s.way == byTunnel || s.way == byReset
+}
+
 // provokeReset lets the peer send what the pod's kernel answers with a reset.
 func (g *gallery) provokeReset(s *shot) error {
 	p := s.packet

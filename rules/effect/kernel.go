@@ -117,19 +117,20 @@ func (w *walker) primary(f *flow, i numbered, all *flows) {
 	}
 }
 
-// tproxy gives packets to a listener. A packet of an existing connection goes to that connection's socket: a transparent
-// one is the proxy's, any other loses the packet. Where nobody listens, iptables drops new connections; in nft the rule
-// does not match then, and the packet goes on.
+// tproxy gives packets to a listener. A packet of an existing connection goes to that connection's socket, which must be a
+// transparent one, as the proxy's are; one to somebody else has none here, and goes to the listener. Where no socket takes a
+// packet, iptables drops it; in nft the rule does not match then, and the packet goes on.
 func (w *walker) tproxy(in flows, a *Action) (taken, passed flows) {
 	of := func(x Field) func(*flow) ref { return func(*flow) ref { return entered(x) } }
 	existing, begins := w.cutAll(in, of(CTState), Single(N(established)))
 	own, other := w.cutAll(existing, of(Transparent), Single(N(1)))
-	listened, passed := w.cutAll(begins, of(Listening), Single(N(1)))
-	if a.Stops {
-		other.take(passed)
+	passed, through := w.cutAll(other, func(f *flow) ref { return f.dst }, w.side.local)
+	begins.take(through)
+	listened, missed := w.cutAll(begins, of(Listening), Single(N(1)))
+	if passed.take(missed); a.Stops {
+		w.endAll(passed, rules.Dropped)
 		passed = flows{}
 	}
-	w.endAll(other, rules.Dropped)
 	for f := range listened.all() {
 		f.listener = a.Port
 	}
