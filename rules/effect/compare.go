@@ -166,11 +166,11 @@ func (c *comparison) through(plan, have *Side) bool {
 
 // from compares what becomes of the packets of one start. On the other side, other has them, with its marks.
 func (c *comparison) from(plan, have *Side, start, other flow) bool {
-	ends, ok := c.walk(plan, start)
+	ends, ok := c.walk(plan, start, nil)
 	if !ok {
 		return false
 	}
-	found, ok := c.walk(have, other)
+	found, ok := c.walk(have, other, nil)
 	if c.Work += ends.n * found.n / 8; !ok || c.Work > c.limit {
 		return false
 	}
@@ -191,8 +191,8 @@ func (c *comparison) from(plan, have *Side, start, other flow) bool {
 }
 
 // walk returns where a flow ends on a side; false where that exceeds the work that is left.
-func (c *comparison) walk(side *Side, f flow) (ends flows, ok bool) {
-	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, memo: &c.memo}
+func (c *comparison) walk(side *Side, f flow, decides func(*rules.Step) *rules.Step) (ends flows, ok bool) {
+	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, memo: &c.memo, decides: decides}
 	if f.inbound {
 		w.inbound(only(&f))
 	} else {

@@ -25,7 +25,7 @@ type End struct{ flow }
 func Ends(pod *Pod, side *Side) (all []End, ok bool) {
 	c := comparison{memo: newMemo(), pod: pod, limit: maxWork}
 	for _, start := range starts(pod, side.six) {
-		some, ok := c.walk(side, start)
+		some, ok := c.walk(side, start, nil)
 		if !ok {
 			return nil, false
 		}

@@ -86,6 +86,9 @@ func (m *merger) find(x Field, rest uint64, f *flow) *int32 {
 func (f *flow) sum() uint64 {
 	s := &f.state
 	sum := uint64(s.listener)<<32 | uint64(s.zone)<<16 | uint64(len(s.kind))
+	if s.by != nil {
+		sum += uint64(s.by.Index) << 48
+	}
 	for _, yes := range [...]bool{s.inbound, s.socket, s.owned, s.zoned, s.looped, s.natSrc, s.redirected, s.held, s.untracked, s.maybe} {
 		if sum <<= 1; yes {
 			sum++

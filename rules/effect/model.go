@@ -81,6 +81,7 @@ type state struct {
 
 	listener, zone uint16
 	maybe          bool          // it depends on a condition that is not understood
+	by             *rules.Step   // the last rule that decided, where that is asked
 	kind           rules.EndKind // "" of those that are under way
 }
 

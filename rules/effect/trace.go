@@ -57,7 +57,7 @@ func (t *Tracer) walk(packet rules.Packet) error {
 		return fmt.Errorf("trace %s: %w", packet, err)
 	}
 	y.path.Packet = packet
-	w := walker{side: t.side(packet), pod: t.pod, limit: maxWork, way: y, memo: &t.memo}
+	w := walker{side: t.knowing(packet), pod: t.pod, limit: maxWork, way: y, memo: &t.memo}
 	f := t.one.of(t.pod, packet)
 	switch {
 	case packet.Direction == rules.Inbound:
@@ -73,18 +73,22 @@ func (t *Tracer) walk(packet rules.Packet) error {
 	return nil
 }
 
-// side returns the rules that the packet may meet, compiled as they are written. A condition on interfaces whose names
-// begin alike knows those of the pod and of the packet.
-func (t *Tracer) side(packet rules.Packet) *Side {
+// knowing returns the rules that the packet may meet. A condition on interfaces whose names begin alike knows those of the pod
+// and of the packet.
+func (t *Tracer) knowing(packet rules.Packet) *Side {
 	for _, name := range []string{packet.In, packet.Out} {
 		if name != "" && !slices.ContainsFunc(t.interfaces, func(i rules.Interface) bool { return i.Name == name }) {
 			t.interfaces, t.pod = append(t.interfaces, rules.Interface{Name: name}), nil
 		}
 	}
+	return t.side(packet.Family())
+}
+
+// side returns the rules of a family, compiled as they are written.
+func (t *Tracer) side(family rules.Family) *Side {
 	if t.pod == nil {
 		t.pod, t.sides = NewPod(t.interfaces), map[rules.Family]*Side{}
 	}
-	family := packet.Family()
 	if t.sides[family] == nil {
 		side := NewSide(t.pod, family, t.plan.Routes, t.plan.Loopback)
 		side.place(t.pod.bases(ruleset(t.plan, family), true))

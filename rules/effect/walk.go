@@ -66,6 +66,8 @@ type walker struct {
 	work  int
 	ended flows
 	way   *way // of the only packet, where one is traced
+	// decides returns the step that stands for a rule which decides; nil where nobody asks.
+	decides func(*rules.Step) *rules.Step
 	*memo
 }
 
@@ -110,6 +112,7 @@ func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 	if !known {
 		parts = [2]Set{pair[0].And(s), pair[0].Without(s)}
 		w.cuts[pair] = parts
+		w.work += len(parts[1].all()) / 8
 	}
 	w.work += len(parts[0].all()) / 8
 	switch {
@@ -248,6 +251,13 @@ func (w *walker) rule(in flows, r *Rule, hook Hook, depth int) (rest flows, out 
 			rest.add(w.another(f))
 		}
 	}
+	if w.decides != nil {
+		if by := w.decides(r.step); by != nil {
+			for f := range hits.all() {
+				f.by = by
+			}
+		}
+	}
 	one := hits.first
 	step := w.way.meets(r, one, hook, depth)
 	out = w.act(hits, r.Actions, hook, depth)
@@ -339,12 +349,16 @@ func (w *walker) end(f *flow, k rules.EndKind) {
 	}
 	w.way.ends(f, k)
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
-	if k != rules.Dropped && k != rules.Refused && k != unknown {
+	switch {
+	case k == rules.Dropped || k == rules.Refused || k == unknown:
+	case w.decides != nil:
+		last.by = f.by
+	default:
 		last.dst, last.dport, last.listener = f.dst, f.dport, f.listener
 		last.connMark, last.zone, last.untracked = f.connMark, f.zone, f.untracked
-	}
-	if k == rules.Leaves {
-		last.route = f.route
+		if k == rules.Leaves {
+			last.route = f.route
+		}
 	}
 	f.state = last
 	w.ended.add(f)

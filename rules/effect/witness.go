@@ -100,10 +100,16 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, weight int) {
 		}
 		weight += max(rank, 0)
 	}
+	if !f.inbound && !f.owned {
+		weight += 20
+	}
+	return p.packet(six, &f, v), weight
+}
+
+// packet returns the packet of a flow that has these values.
+func (p *Pod) packet(six bool, f *flow, v [fields]Number) (packet rules.Packet) {
 	if f.inbound {
 		packet.Direction, packet.In = rules.Inbound, p.names[v[In].lo]
-	} else if !f.owned {
-		weight += 20
 	}
 	packet.Protocol = fmt.Sprintf("protocol %d", v[Protocol].lo)
 	for name, number := range protocols {
@@ -119,7 +125,7 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, weight int) {
 	}
 	packet.Mark, packet.ConnMark = uint32(v[Mark].lo), uint32(v[ConnMark].lo)
 	packet.State, packet.Transparent = rules.CTState(v[CTState].lo), v[Transparent].lo == 1
-	return packet, weight
+	return packet
 }
 
 // String says what becomes of the witness on either side.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gaps finds out what of a pod's traffic its plan does not give to the proxy. Packets that meet each rule are sent
-// through the plan; those that no rule takes or stops are grouped by the reason of the rule that let them go.
+// Package gaps finds out what of a pod's traffic its plan does not give to the proxy: all first packets of connections are
+// walked through the plan, and those that no rule takes or stops are grouped by the reason of the rule that let them go.
 package gaps
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -14,51 +15,21 @@ import (
 // Of returns what goes around the proxy by this plan, in a pod with these interfaces: of connections that begin when the rules
 // are there, on sockets without a mark, and last of those that were there before.
 func Of(plan rules.Plan, interfaces []rules.Interface, proxy rules.Proxy) []rules.Gap {
-	f := finder{scene: newScene(plan, interfaces, proxy), found: map[key]*group{}, taken: map[key]bool{}}
-	f.tracer = effect.NewTracer(plan, f.interfaces)
-	bases := map[rules.Family][]rules.Packet{}
-	for _, rs := range plan.Rulesets() {
-		if len(rs.Tables) > 0 {
-			bases[rs.Family] = f.bases(rs.Family)
-		}
-		for _, p := range bases[rs.Family] {
-			f.send(p)
-		}
-	}
-	deciding := map[rules.Family][]placed{}
-	for _, rs := range plan.Rulesets() {
+	f := finder{scene: newScene(plan, interfaces, proxy), found: map[key]*group{}, taken: map[key]bool{}, reasons: map[string]*reason{}}
+	f.tracer = effect.NewTracer(plan, f.present())
+	for i, rs := range plan.Rulesets() {
 		for _, table := range rs.Tables {
 			for _, c := range table.Chains {
 				for _, r := range c.Rules {
-					if decides(table.Name, r) {
-						deciding[rs.Family] = append(deciding[rs.Family], placed{table.Name, r})
-					} else {
-						f.takes(bases[rs.Family], r)
-					}
+					f.decides(table.Name, r)
 				}
 			}
 		}
-	}
-	for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
-		rules := deciding[family]
-		for _, r := range rules {
-			f.lets(bases[family], r.Rule, r.Match)
-		}
-		for _, r := range rules { // what meets it may have to pass another table, too
-			for _, other := range rules {
-				if other.table != r.table && f.unknown(r.Why) {
-					f.lets(bases[family], r.Rule, slices.Concat(r.Match, other.Match))
-				}
-			}
+		if len(rs.Tables) > 0 {
+			f.find(i, rs.Family)
 		}
 	}
-	return f.gaps(deciding)
-}
-
-// placed is a rule and its table.
-type placed struct {
-	table string
-	rules.Rule
+	return f.gaps()
 }
 
 // key is what packets of one gap have in common: their direction and the reason of the rule that let them go. Where no rule
@@ -70,35 +41,98 @@ type key struct {
 // group is what was found of a gap.
 type group struct {
 	key
-	packet   rules.Packet // that shows it
+	packet   rules.Packet // that shows it: the most usual one
+	rank     rank         // of that
 	families map[rules.Family]bool
+}
+
+// rank orders packets: of IPv4 before others, then by in how many fields they differ from usual ones, and from which.
+type rank struct{ family, changed, from int }
+
+func (r rank) compare(other rank) int {
+	return cmp.Or(r.family-other.family, r.changed-other.changed, r.from-other.from)
+}
+
+// reason is why rules let packets go.
+type reason struct {
+	step  rules.Step // of the first; its index is that of the reason
+	rules []rules.Rule
 }
 
 type finder struct {
 	*scene
-	tracer *effect.Tracer
-	order  []*group
-	found  map[key]*group
-	taken  map[key]bool // ways and protocols of which a rule takes something
+	tracer  *effect.Tracer
+	found   map[key]*group
+	taken   map[key]bool // ways and protocols of which a rule takes something
+	reasons map[string]*reason
+	beyond  bool // there are too many rules to follow all packets through them
 
 	asked            rules.Packet // the last one that a gap was asked to cover, and what came of it
 	answer           key
 	answered, around bool
 }
 
-// send notes what becomes of a packet.
-func (f *finder) send(p rules.Packet) {
-	k, around := f.classify(p)
-	if !around {
-		f.taken[key{way: f.way(p), protocol: p.Protocol}] = true
+// decides notes why a rule lets packets go, if it can.
+func (f *finder) decides(table string, r rules.Rule) {
+	if !decides(table, r) {
 		return
 	}
-	g := f.found[k]
-	if g == nil {
-		g = &group{key: k, packet: p, families: map[rules.Family]bool{}}
-		f.found[k], f.order = g, append(f.order, g)
+	why := f.reasons[r.Why]
+	if why == nil {
+		why = &reason{step: rules.Step{Index: len(f.reasons), Rule: r}}
+		f.reasons[r.Why] = why
 	}
-	g.families[p.Family()] = true
+	why.rules = append(why.rules, r)
+}
+
+// find adds what goes around by the rules of one family.
+func (f *finder) find(turn int, family rules.Family) {
+	parts, ok := f.tracer.Parts(family, f.bases(family), func(s *rules.Step) *rules.Step {
+		if !decides(s.Table, s.Rule) {
+			return nil
+		}
+		return &f.reasons[s.Rule.Why].step
+	})
+	f.beyond = f.beyond || !ok
+	for _, part := range parts {
+		for _, protocol := range []string{rules.TCP, rules.UDP} {
+			if !part.Of(protocol) {
+				continue
+			}
+			near, changed, from, usual := part.Nearest(protocol)
+			k := key{way: f.way(near), protocol: protocol}
+			switch {
+			case !usual:
+				continue
+			case part.End != rules.Delivered && part.End != rules.Leaves:
+				f.taken[k] = true
+				continue
+			case part.By != nil:
+				k = key{why: part.By.Rule.Why, way: direction(near)}
+			case protocol == rules.UDP:
+				k = key{protocol: rules.UDP}
+			}
+			g, at := f.found[k], rank{turn, changed, from}
+			if g == nil {
+				g = &group{key: k, packet: near, rank: at, families: map[rules.Family]bool{}}
+				f.found[k] = g
+			} else if at.compare(g.rank) < 0 {
+				g.packet, g.rank = near, at
+			}
+			g.families[family] = true
+		}
+	}
+}
+
+// order compares gaps: those that no rule is for come first, then those of usual packets, and then in the order of the rules.
+func (f *finder) order(a, b *group) int {
+	place := func(g *group) int {
+		if g.why == "" || g.rank.changed == 0 {
+			return -1
+		}
+		return f.reasons[g.why].step.Index
+	}
+	return cmp.Or(len(b.protocol)-len(a.protocol), place(a)-place(b), a.rank.compare(b.rank))
 }
 
 // classify returns the gap that a packet is part of, and false where a rule takes or stops it.
@@ -125,33 +159,6 @@ func decides(table string, r rules.Rule) bool {
 		return table != "" && table != "raw"
 	}
 	return false
-}
-
-// takes sends packets that meet a rule that may give them to the proxy, unless what they would show is known.
-func (f *finder) takes(bases []rules.Packet, r rules.Rule) {
-	for _, base := range bases {
-		for _, p := range f.meeting(base, r.Match) {
-			if !f.taken[key{way: f.way(p), protocol: p.Protocol}] {
-				f.send(p)
-			}
-		}
-	}
-}
-
-// lets sends packets that meet a rule's conditions, and perhaps others, until it is shown to let one go.
-func (f *finder) lets(bases []rules.Packet, r rules.Rule, conditions []rules.Match) {
-	for _, base := range bases {
-		for _, p := range f.meeting(base, conditions) {
-			if f.found[key{why: r.Why, way: direction(p)}] == nil {
-				f.send(p)
-			}
-		}
-	}
-}
-
-// unknown reports whether nothing goes around for a reason, as far as was found.
-func (f *finder) unknown(why string) bool {
-	return f.found[key{why: why, way: sent}] == nil && f.found[key{why: why, way: arriving}] == nil
 }
 
 // covers reports whether a packet is part of a gap.

@@ -87,6 +87,28 @@ func (s *scene) name(r rules.Rule) {
 	}
 }
 
+// others are the interfaces that rules name, but for lo.
+func (s *scene) others() (names []string) {
+	for name, named := range s.named {
+		if named {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// present returns the interfaces that packets may come and go by: those of the pod, and those that rules name.
+func (s *scene) present() []rules.Interface {
+	all := slices.Clone(s.interfaces)
+	for _, name := range s.others() {
+		if !slices.ContainsFunc(all, func(i rules.Interface) bool { return i.Name == name }) {
+			all = append(all, rules.Interface{Name: name})
+		}
+	}
+	return all
+}
+
 func (s *scene) count(first, last uint16) {
 	for port := int(first); port <= int(last); port++ {
 		s.ports[port] = max(s.ports[port], s.ports[port]+1)

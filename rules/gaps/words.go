@@ -4,6 +4,7 @@ package gaps
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,33 +12,23 @@ import (
 )
 
 // gaps puts what was found into words.
-func (f *finder) gaps(deciding map[rules.Family][]placed) (all []rules.Gap) {
+func (f *finder) gaps() (all []rules.Gap) {
 	if !f.ruled(rules.IPv6) {
 		all = append(all, f.withoutIPv6())
 	}
-	slices.SortStableFunc(f.order, func(a, b *group) int { return len(b.protocol) - len(a.protocol) }) // what no rule is for first
-	for _, g := range f.order {
+	for _, g := range slices.SortedFunc(maps.Values(f.found), f.order) {
 		var what string
 		if g.protocol != "" {
 			what = f.noRule(g)
 		} else {
-			what = f.reason(g, of(deciding, g.why))
+			what = f.reason(g, f.reasons[g.why].rules)
 		}
 		all = append(all, rules.Gap{What: what, Packet: &g.packet, Covers: f.covers(g)})
 	}
-	return append(all, f.earlier())
-}
-
-// of returns the rules with a reason, of both families.
-func of(deciding map[rules.Family][]placed, why string) (all []rules.Rule) {
-	for _, family := range []rules.Family{rules.IPv4, rules.IPv6} {
-		for _, r := range deciding[family] {
-			if r.Why == why {
-				all = append(all, r.Rule)
-			}
-		}
+	if f.beyond {
+		all = append(all, rules.Gap{What: "what else goes around the proxy cannot be told: the rules are too many", Covers: func(rules.Packet) bool { return false }})
 	}
-	return all
+	return append(all, f.earlier())
 }
 
 // withoutIPv6 is the gap of a pod without rules for IPv6.
