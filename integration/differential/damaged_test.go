@@ -62,9 +62,10 @@ func TestDamagedPlans(t *testing.T) {
 			}
 			if s.got.kind == nobodys { // a damaged rule stops what follows: nothing gets anywhere by it
 				s.cannot = nobodys
-			} else if cause, some := s.cause(); some {
-				if end, err := after.End(cause); err != nil || end.Kind == rules.Dropped || end.Kind == rules.Refused {
-					s.cannot = "the kernel does not get what it would send it for"
+			}
+			for why, other := range s.others() {
+				if end, err := after.End(other); err != nil || end.Kind == rules.Dropped || end.Kind == rules.Refused {
+					s.cannot = why
 				}
 			}
 			s.got.connMark, s.want.connMark = 0, 0 // answers change it too, where a damaged rule saves the mark of each packet

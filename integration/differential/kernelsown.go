@@ -75,14 +75,24 @@ func (g *gallery) throughTunnel(s *shot) error {
 	})
 }
 
-// cause returns the packet for which the kernel sends one of its own.
-func (s *shot) cause() (p rules.Packet, some bool) {
-	p = rules.Packet{Direction: rules.Inbound, Protocol: rules.TCP, Source: s.packet.Destination, Destination: s.packet.Source, In: "eth0", State: rules.StateUntracked}
-	if s.way == byTunnel {
+// others returns the packets without which nothing is seen of this one, by what there is to say where one is stopped: what the
+// kernel sends its own packets for, and the reset that tells a sender that its packet was refused.
+func (s *shot) others() map[string]rules.Packet {
+	all := map[string]rules.Packet{}
+	back := rules.Packet{Direction: rules.Inbound, Protocol: s.packet.Protocol, Source: s.packet.Destination, Destination: s.packet.Source}
+	switch {
+	case s.way == byTunnel:
 		t := tunnels[s.packet.Source.Addr().Is6()]
-		p.Protocol, p.Source, p.Destination, p.Out = rules.UDP, markerSource, t.behind, t.name
+		back.Source, back.Destination, back.In, back.Out, back.State = markerSource, t.behind, "eth0", t.name, rules.StateUntracked
+		all["the kernel does not get what it would send it for"] = back
+	case s.way == byReset:
+		back.In, back.State = "eth0", rules.StateUntracked
+		all["the kernel does not get what it would send it for"] = back
+	case s.want.kind == reset && s.packet.Direction == rules.Inbound:
+		back.Direction, back.Out, back.State = rules.Outbound, s.packet.In, rules.StateRelated
+		all["the sender is not told that it was refused"] = back
 	}
-	return p, s.way == byTunnel || s.way == byReset
+	return all
 }
 
 // provokeReset lets the peer send what the pod's kernel answers with a reset.
