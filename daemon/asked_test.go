@@ -41,7 +41,7 @@ func (n notingNetNS) Lock(ctx context.Context) (unlock func(), err error) {
 func (n notingNetNS) Do(fn func(kernel.Inside) error) error {
 	n.note("enter")
 	return n.Namespace.Do(func(in kernel.Inside) error {
-		return fn(kernel.Inside{Rules: notingRules{in.Rules, n}, Routes: notingRoutes{in.Routes, n}})
+		return fn(kernel.Inside{Rules: notingRules{in.Rules, n}, Routes: notingRoutes{in.Routes, n}, Connections: in.Connections})
 	})
 }
 

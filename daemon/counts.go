@@ -71,16 +71,26 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
 		return
 	}
 	defer ns.Close()
-	var counts map[string]uint64
-	err = ns.Do(func(in kernel.Inside) (err error) {
-		counts, err = in.Rules.Counts(ctx)
-		return err
+	var now []Counted
+	var more []uint64
+	var seen []rules.Seen
+	var untold error // why it is not known where the packets went
+	err = ns.Do(func(in kernel.Inside) error {
+		counts, err := in.Rules.Counts(ctx)
+		if err != nil {
+			return err
+		}
+		now, more = counting(known.Counted, counts)
+		if letGo(now, more) {
+			seen, untold = in.Connections.Seen(mostRead)
+		}
+		return nil
 	})
 	if err != nil || ns.ID() != known.NetNS {
 		return
 	}
-	now, more := counting(known.Counted, counts)
 	e.sandboxes.updateKnown(known.Pod.SandboxID, func(sb *Sandbox) { sb.Counted = now })
+	e.seen.add(known.Pod, seen)
 	var first []string
 	for i, c := range now {
 		if more[i] == 0 {
@@ -88,8 +98,11 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
 		}
 		e.totals.add(Total{known.Pod.Namespace, c.Class, c.Closed}, more[i])
 		if c.Packets == more[i] && c.Class != rules.ClassInvalid {
-			first = append(first, c.String())
+			first = append(first, c.String()+c.example(seen))
 		}
+	}
+	if untold != nil {
+		first = append(first, "where they went is not known: "+untold.Error())
 	}
 	if len(first) > 0 {
 		e.notice(o, EventLockdown, "the first packets of the pod that a lockdown is for: "+strings.Join(first, ", "))

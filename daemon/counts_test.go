@@ -6,6 +6,8 @@ package daemon
 
 import (
 	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -69,7 +71,7 @@ func TestAuditorCounts(t *testing.T) {
 		}
 		var said []string
 		for _, counts := range []map[string]uint64{{"MESHNETD_COUNT_0_UDP": 0}, {"MESHNETD_COUNT_0_UDP": 3, "MESHNETD_COUNT_0_INVALID": 1}, {"MESHNETD_COUNT_0_UDP": 5, "MESHNETD_COUNT_0_ICMP": 1}} {
-			m.counts = counts
+			m.counts, m.seen = counts, []rules.Seen{{Class: rules.ClassUDP, Protocol: rules.UDP, Peer: netip.MustParseAddr("10.0.0.5"), Port: 8125}}
 			round{e}.Look(t.Context(), "a", &auditor.Audit{})
 		}
 		for _, o := range r.outcomes {
@@ -80,15 +82,47 @@ func TestAuditorCounts(t *testing.T) {
 		var want []string
 		wantTotals, wantCounted := 0, 0
 		if locked {
-			want = []string{"the first packets of the pod that a lockdown is for: counted udp 3", "the first packets of the pod that a lockdown is for: counted icmp 1"}
+			want = []string{"the first packets of the pod that a lockdown is for: counted udp 3 (udp to 10.0.0.5:8125)", "the first packets of the pod that a lockdown is for: counted icmp 1"}
 			wantTotals, wantCounted = 3, 3
 		}
 		sb, _ := e.Sandbox("a")
 		if diff := cmp.Diff(want, said); diff != "" || len(e.Totals()) != wantTotals || len(sb.Counted) != wantCounted {
 			t.Errorf("locked %v (-want +got):\n%s\n%v, %v", locked, diff, e.Totals(), sb.Counted)
 		}
+		var lacking []string
+		lacks, _ := e.Lacks()
+		for _, l := range lacks {
+			lacking = append(lacking, fmt.Sprintf("%s: %s %s of %s", l.Lockdown, l.Key, l.Value, l.Pods))
+		}
+		if text := strings.Join(lacking, "; "); locked != (text == "[[lockdown]] of a.toml:1: allow 10.0.0.5/32:8125/udp of [web]") {
+			t.Errorf("locked %v lacks %s", locked, text)
+		}
 		if locked && e.Totals()[Total{"default", rules.ClassUDP, false}] != 5 {
 			t.Errorf("%v", e.Totals())
 		}
+	}
+}
+
+// However many connections pods' programs make, what is remembered of them is bounded by namespace and in all, and that there were
+// more is said.
+func TestSeenIsBounded(t *testing.T) {
+	e, _ := newEnforcer(t, newMemory())
+	e.with(func(p *Policy) { p.Node.Lockdowns = []rules.Lockdown{{UDP: rules.UDPNone}} })
+	things := make([]rules.Seen, mostSeen+1)
+	for i := range things {
+		things[i] = rules.Seen{Class: rules.ClassUDP, Protocol: rules.UDP, Peer: netip.IPv6Loopback(), Port: uint16(i)}
+	}
+	for i := range mostSeenPods + 2 {
+		e.seen.add(rules.Pod{Namespace: "a", Name: fmt.Sprint(i)}, things)
+	}
+	all, more := e.Lacks()
+	if len(all) != mostSeen || len(more) != 1 || len(all[0].Pods) != mostSeenPods || !all[0].More {
+		t.Errorf("%d, more %v, %+v", len(all), more, all[0])
+	}
+	for i := range 2 * mostSeenEver / mostSeen {
+		e.seen.add(rules.Pod{Namespace: fmt.Sprint(i)}, things)
+	}
+	if all, more = e.Lacks(); len(all) != mostSeenEver || len(more) != mostSeenEver/mostSeen {
+		t.Errorf("%d in %d namespaces", len(all), len(more))
 	}
 }

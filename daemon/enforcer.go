@@ -39,6 +39,7 @@ type Enforcer struct {
 	judge     judge.Judge
 	sharing   sharing
 	totals    totals
+	seen      sightings
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 }
 

@@ -39,6 +39,7 @@ type machine struct {
 	mu     sync.Mutex
 	routes map[netns.ID]rules.Plan
 	locks  map[netns.ID]chan struct{}
+	seen   []rules.Seen // by lockdowns, in every namespace
 }
 
 func newMachine() *machine {
@@ -116,8 +117,10 @@ func (n fakeNetNS) Lock(ctx context.Context) (unlock func(), err error) {
 }
 
 func (n fakeNetNS) Do(fn func(kernel.Inside) error) error {
-	return fn(kernel.Inside{Rules: n.in(n.id), Routes: n})
+	return fn(kernel.Inside{Rules: n.in(n.id), Routes: n, Connections: n})
 }
+
+func (n fakeNetNS) Seen(int) ([]rules.Seen, error) { return n.seen, nil }
 
 // Apply is for routes, as all that follows.
 func (n fakeNetNS) Apply(plan rules.Plan) (bool, error) {

@@ -114,7 +114,8 @@ const (
 	ClassUDP     Class = "udp"
 	ClassICMP    Class = "icmp"
 	ClassOther   Class = "other"   // protocols
-	ClassEgress  Class = "egress"  // TCP that the proxy does not send, or not to there
+	ClassEgress  Class = "egress"  // TCP that the proxy does not send
+	ClassProxy   Class = "proxy"   // what the proxy sends to where ProxyEgress does not lead
 	ClassInbound Class = "inbound" // what arrives and is not for the proxy
 	ClassLocal   Class = "local"   // ports on loopback
 	ClassInvalid Class = "invalid" // packets of no connection, such as a late reset: nobody misses them
@@ -122,7 +123,7 @@ const (
 
 // Classes returns all of them.
 func Classes() []Class {
-	return []Class{ClassUDP, ClassICMP, ClassOther, ClassEgress, ClassInbound, ClassLocal, ClassInvalid}
+	return []Class{ClassUDP, ClassICMP, ClassOther, ClassEgress, ClassProxy, ClassInbound, ClassLocal, ClassInvalid}
 }
 
 // CountedMark is what the marks of connections have in common whose first packet was counted and let go; CountedMask has the

@@ -44,20 +44,28 @@ func MergePorts(list []PortRange) []PortRange {
 func MergePrefixes(list []netip.Prefix) []netip.Prefix {
 	return merged(Unique(list), func(a, b netip.Prefix) int {
 		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	}, func(a, b netip.Prefix) (netip.Prefix, bool) {
-		if a.Contains(b.Addr()) { // also where only bits differ that do not count
-			return a, true
-		}
-		whole := netip.PrefixFrom(a.Addr(), a.Bits()-1)
-		return whole.Masked(), a.Bits() == b.Bits() && whole.IsValid() && whole.Contains(b.Addr())
-	})
+	}, onePrefix)
 }
 
-// merged joins neighbours, in order, in a list longer than asWritten.
+// onePrefix joins a prefix with one within it, or with its other half.
+func onePrefix(a, b netip.Prefix) (netip.Prefix, bool) {
+	if a.Contains(b.Addr()) { // also where only bits differ that do not count
+		return a, true
+	}
+	whole := netip.PrefixFrom(a.Addr(), a.Bits()-1)
+	return whole.Masked(), a.Bits() == b.Bits() && whole.IsValid() && whole.Contains(b.Addr())
+}
+
+// merged joins neighbours in a list longer than asWritten.
 func merged[T any](list []T, order func(a, b T) int, join func(a, b T) (T, bool)) []T {
 	if len(list) <= asWritten {
 		return list
 	}
+	return joined(list, order, join)
+}
+
+// joined joins neighbours, in order.
+func joined[T any](list []T, order func(a, b T) int, join func(a, b T) (T, bool)) []T {
 	type part struct {
 		of    T
 		place int
@@ -67,21 +75,21 @@ func merged[T any](list []T, order func(a, b T) int, join func(a, b T) (T, bool)
 		parts[i] = part{of, i}
 	}
 	slices.SortStableFunc(parts, func(a, b part) int { return order(a.of, b.of) })
-	var joined []part
+	var done []part
 	for _, p := range parts {
-		for len(joined) > 0 {
-			last := joined[len(joined)-1]
+		for len(done) > 0 {
+			last := done[len(done)-1]
 			of, ok := join(last.of, p.of)
 			if !ok {
 				break
 			}
-			p, joined = part{of, min(last.place, p.place)}, joined[:len(joined)-1]
+			p, done = part{of, min(last.place, p.place)}, done[:len(done)-1]
 		}
-		joined = append(joined, p)
+		done = append(done, p)
 	}
-	slices.SortFunc(joined, func(a, b part) int { return cmp.Compare(a.place, b.place) })
-	all := make([]T, len(joined))
-	for i, p := range joined {
+	slices.SortFunc(done, func(a, b part) int { return cmp.Compare(a.place, b.place) })
+	all := make([]T, len(done))
+	for i, p := range done {
 		all[i] = p.of
 	}
 	return all

@@ -9,6 +9,7 @@ package kernel
 import (
 	"context"
 
+	"github.com/meshnetd/meshnetd/daemon/conntrack"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/routing"
 	"github.com/meshnetd/meshnetd/rules"
@@ -35,8 +36,9 @@ type Namespace interface {
 
 // Inside is a namespace for the thread that is in it.
 type Inside struct {
-	Rules  Rules
-	Routes Routes
+	Rules       Rules
+	Routes      Routes
+	Connections Connections
 }
 
 // Rules are packet-filter rules, as of Firewall.
@@ -58,6 +60,12 @@ type Routes interface {
 	Own(rules.Footprint) (rules.Plan, error)
 	Interfaces() ([]rules.Interface, error)
 	Network() (rules.Network, error)
+}
+
+// Connections are those that the kernel remembers.
+type Connections interface {
+	// Seen returns the connections whose first packet lockdowns counted and let go, so many at most.
+	Seen(most int) ([]rules.Seen, error)
 }
 
 // Apply makes the namespace hold the plan.
@@ -137,7 +145,7 @@ func (o opened) Do(fn func(Inside) error) error {
 	return o.Namespace.Do(func() error {
 		routes := routing.Open()
 		defer routes.Close()
-		return fn(Inside{bound{o.node.Firewall, o.Namespace}, routes})
+		return fn(Inside{bound{o.node.Firewall, o.Namespace}, routes, conntrack.Table{}})
 	})
 }
 

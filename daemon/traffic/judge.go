@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/meshnetd/meshnetd/daemon/conntrack"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -24,10 +25,10 @@ const (
 
 // sighting is what the kernel shows of a packet after it was sent.
 type sighting struct {
-	entry     *entry     // of connection tracking; nil is none
-	given     []listener // those that were given it
-	refused   bool       // it was answered with a reset
-	listeners []listener // all there are
+	entry     *conntrack.Entry // of connection tracking; nil is none
+	given     []listener       // those that were given it
+	refused   bool             // it was answered with a reset
+	listeners []listener       // all there are
 	local     func(netip.Addr) bool
 }
 
@@ -42,7 +43,7 @@ type abilities struct {
 func (s sighting) end(p rules.Packet, want rules.End) rules.End {
 	end := rules.End{To: p.Destination, Original: p.Destination}
 	if s.entry != nil {
-		end.To, end.Zone = s.entry.to, s.entry.zone
+		end.To, end.Zone = s.entry.To, s.entry.Zone
 	}
 	port, taken := s.taker(want.Port)
 	switch {
@@ -79,7 +80,7 @@ func (s sighting) final(p rules.Packet, want rules.End) bool {
 	if s.entry == nil {
 		return p.Direction == rules.Outbound
 	}
-	return s.entry.to != want.To
+	return s.entry.To != want.To
 }
 
 // judge compares what was seen of a packet with what the rules say.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/conntrack"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -29,7 +30,9 @@ func end(kind rules.EndKind, port uint16, to netip.AddrPort) rules.End {
 	return rules.End{Kind: kind, Port: port, To: to}
 }
 
-func to(a netip.Addr, port uint16, zone uint16) *entry { return &entry{to: at(a, port), zone: zone} }
+func to(a netip.Addr, port uint16, zone uint16) *conntrack.Entry {
+	return &conntrack.Entry{To: at(a, port), Zone: zone}
+}
 
 func TestJudge(t *testing.T) {
 	out := rules.Packet{Direction: rules.Outbound, Protocol: rules.TCP, Source: at(pod, 4), Destination: at(nobody, 80), Out: "eth0"}
@@ -47,7 +50,7 @@ func TestJudge(t *testing.T) {
 		name    string
 		packet  rules.Packet
 		want    rules.End
-		entry   *entry
+		entry   *conntrack.Entry
 		given   []listener
 		refused bool
 		there   []listener
@@ -105,7 +108,7 @@ func TestFinal(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		packet rules.Packet
-		entry  *entry
+		entry  *conntrack.Entry
 		final  bool
 	}{
 		{"out, without a trace", out, nil, true},

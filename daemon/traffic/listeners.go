@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/conntrack"
 )
 
 // listener is a TCP socket that waits for connections in the namespace.
@@ -64,10 +66,10 @@ func parseListener(m []byte) (listener, bool) {
 		addr = netip.AddrFrom4([4]byte(m[8:12]))
 	}
 	l := listener{at: netip.AddrPortFrom(addr, binary.BigEndian.Uint16(m[4:])), cookie: binary.NativeEndian.Uint64(m[44:])}
-	if only := attribute(m[diagMessageSize:], diagOnly6); len(only) > 0 {
+	if only := conntrack.Attribute(m[diagMessageSize:], diagOnly6); len(only) > 0 {
 		l.only6 = only[0] != 0
 	}
-	memory := attribute(m[diagMessageSize:], diagMemory)
+	memory := conntrack.Attribute(m[diagMessageSize:], diagMemory)
 	if len(memory) < 4*(memoryDrops+1) {
 		return listener{}, false // the kernel does not count
 	}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/conntrack"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -100,7 +101,7 @@ func (r *run) try(c *Check) error {
 			return err
 		}
 		s.given = counted(before, s.listeners)
-		if s.entry, err = track(c.Packet, zones); err != nil {
+		if s.entry, err = conntrack.Find(c.Packet, zones); err != nil {
 			return err
 		}
 		c.Seen, c.Verdict, c.Note = judge(c.Packet, c.Rules.End, s, abilities{tracking: n.tracking, counting: r.counting})
@@ -123,9 +124,9 @@ func (r *run) tracks(f rules.Family) bool {
 	p := rules.Packet{Protocol: rules.TCP, Source: home, Destination: netip.AddrPortFrom(homes[f], firstQuiet)}
 	removed := false
 	found, err := shows(&p, func() (bool, error) {
-		e, err := track(p, []uint16{0})
+		e, err := conntrack.Find(p, []uint16{0})
 		if e != nil {
-			removed = untrack(p, 0) == nil
+			removed = conntrack.Forget(p, 0) == nil
 		}
 		return e != nil, err
 	})
@@ -134,7 +135,7 @@ func (r *run) tracks(f rules.Family) bool {
 
 // takeBack removes all traces of a packet. Where this kernel ignores signatures a listener may have answered it: a reset,
 // which goes the same way as long as the connection is tracked, ends that.
-func (r *run) takeBack(p rules.Packet, sequence uint32, e *entry) error {
+func (r *run) takeBack(p rules.Packet, sequence uint32, e *conntrack.Entry) error {
 	if p.Direction == rules.Inbound && !r.counting {
 		if err := r.give(p, form{flags: flagRST, sequence: sequence + 1, hops: anyHop, unsigned: true}); err != nil {
 			return err
@@ -143,7 +144,7 @@ func (r *run) takeBack(p rules.Packet, sequence uint32, e *entry) error {
 	if e == nil {
 		return nil
 	}
-	return untrack(p, e.zone)
+	return conntrack.Forget(p, e.Zone)
 }
 
 // waiting returns the pod's listeners, where this kernel shows what they are given.
@@ -197,7 +198,7 @@ func (r *run) arrive(p *rules.Packet, sequence uint32, zones []uint16) error {
 	}
 	for {
 		p.Source = netip.AddrPortFrom(p.Source.Addr(), uint16(anyPort+rand.IntN(20000)))
-		known, err := track(*p, zones)
+		known, err := conntrack.Find(*p, zones)
 		if err != nil {
 			return err
 		}

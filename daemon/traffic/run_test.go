@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/conntrack"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -80,10 +81,10 @@ func TestCountsHere(t *testing.T) {
 func TestTrackNothing(t *testing.T) {
 	inNamespace(t, func() error {
 		p := rules.Packet{Protocol: rules.UDP, Source: netip.MustParseAddrPort("[fd00::1]:1"), Destination: netip.MustParseAddrPort("[fd00::2]:2")}
-		if e, err := track(p, []uint16{0, 1, 2}); err != nil || e != nil {
+		if e, err := conntrack.Find(p, []uint16{0, 1, 2}); err != nil || e != nil {
 			t.Errorf("%v, %v", e, err)
 		}
-		return untrack(p, 2)
+		return conntrack.Forget(p, 2)
 	})
 }
 

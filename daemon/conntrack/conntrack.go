@@ -2,14 +2,14 @@
 
 //go:build linux
 
-package traffic
+// Package conntrack asks the kernel for the connections of the namespace that the calling thread is in.
+package conntrack
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -17,37 +17,36 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// entry is what connection tracking knows of a packet's connection: to where its destination was translated,
-// or its own destination where it was not. The kernel lists it once nothing can drop the packet any more at
+// Entry is what connection tracking knows of a packet's connection. The kernel lists it once nothing can drop the packet any more at
 // the hook where it leaves, or is delivered.
-type entry struct {
-	to   netip.AddrPort
-	zone uint16
+type Entry struct {
+	To   netip.AddrPort // to where its destination was translated, or that itself where it was not
+	Zone uint16
 }
 
-// errUntold is within the error where the kernel does not list its connections.
-var errUntold = errors.New("connection tracking cannot be asked (nf_conntrack_netlink is needed)")
+// ErrUntold is within the error where the kernel does not list its connections.
+var ErrUntold = errors.New("connection tracking cannot be asked (nf_conntrack_netlink is needed)")
 
-// track asks for the packet's connection in these zones; nil is none.
-func track(p rules.Packet, zones []uint16) (*entry, error) {
+// Find asks for the packet's connection in these zones; nil is none.
+func Find(p rules.Packet, zones []uint16) (*Entry, error) {
 	for _, zone := range zones {
 		messages, err := tupleRequest(nl.IPCTNL_MSG_CT_GET, p, zone).Execute(unix.NETLINK_NETFILTER, 0)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errUntold, err)
+			return nil, fmt.Errorf("%w: %w", ErrUntold, err)
 		}
 		for _, m := range messages {
-			to, err := translated(m)
-			return &entry{to: to, zone: zone}, err
+			reply, err := tupleOf(m, nl.CTA_TUPLE_REPLY)
+			return &Entry{To: reply.source, Zone: zone}, err
 		}
 	}
 	return nil, nil
 }
 
-// untrack takes the connection out of the kernel's table, so that nothing is left of the packet.
-func untrack(p rules.Packet, zone uint16) error {
+// Forget takes the connection out of the kernel's table, so that nothing is left of the packet.
+func Forget(p rules.Packet, zone uint16) error {
 	_, err := tupleRequest(nl.IPCTNL_MSG_CT_DELETE, p, zone).Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete the connection of %s: %w", p, err)
@@ -83,40 +82,42 @@ func tupleRequest(command int, p rules.Packet, zone uint16) *nl.NetlinkRequest {
 	return req
 }
 
-// translated returns the address that the answer is expected from.
-func translated(message []byte) (netip.AddrPort, error) {
-	fail := func() (netip.AddrPort, error) {
-		return netip.AddrPort{}, fmt.Errorf("%w: its answer cannot be read", errUntold)
-	}
-	if len(message) < nl.SizeofNfgenmsg {
-		return fail()
-	}
-	reply := attribute(message[nl.SizeofNfgenmsg:], nl.CTA_TUPLE_REPLY)
-	ip, proto := attribute(reply, nl.CTA_TUPLE_IP), attribute(reply, nl.CTA_TUPLE_PROTO)
-	source := attribute(ip, nl.CTA_IP_V4_SRC)
-	if source == nil {
-		source = attribute(ip, nl.CTA_IP_V6_SRC)
-	}
-	addr, ok := netip.AddrFromSlice(source)
-	port := attribute(proto, nl.CTA_PROTO_SRC_PORT)
-	if !ok || len(port) != 2 {
-		return fail()
-	}
-	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port)), nil
+// tuple is one direction of a connection, as far as it is asked for.
+type tuple struct {
+	protocol byte
+	source   netip.AddrPort // the port is 0 where the protocol has none
 }
 
-// attribute returns the value of the attribute of that type; nil where there is none.
-func attribute(list []byte, kind int) []byte {
+// tupleOf reads a direction out of a message. Answers come from where a connection went, whatever its destination was changed to.
+func tupleOf(message []byte, direction int) (t tuple, err error) {
+	list := Attribute(message[min(nl.SizeofNfgenmsg, len(message)):], direction)
+	ip, proto := Attribute(list, nl.CTA_TUPLE_IP), Attribute(list, nl.CTA_TUPLE_PROTO)
+	source := Attribute(ip, nl.CTA_IP_V4_SRC)
+	if source == nil {
+		source = Attribute(ip, nl.CTA_IP_V6_SRC)
+	}
+	addr, ok := netip.AddrFromSlice(source)
+	number, port := Attribute(proto, nl.CTA_PROTO_NUM), Attribute(proto, nl.CTA_PROTO_SRC_PORT)
+	if !ok || len(number) != 1 || len(port) != 0 && len(port) != 2 {
+		return t, fmt.Errorf("%w: its answer cannot be read", ErrUntold)
+	}
+	t.protocol, t.source = number[0], netip.AddrPortFrom(addr, 0)
+	if len(port) == 2 {
+		t.source = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port))
+	}
+	return t, nil
+}
+
+// Attribute returns the value of the attribute of that type; nil where there is none.
+func Attribute(list []byte, kind int) []byte {
 	all, err := nl.ParseRouteAttr(list)
 	if err != nil {
 		return nil
 	}
 	for _, a := range all {
-		if kindOf(a) == kind {
+		if int(a.Attr.Type&nl.NLA_TYPE_MASK) == kind {
 			return a.Value
 		}
 	}
 	return nil
 }
-
-func kindOf(a syscall.NetlinkRouteAttr) int { return int(a.Attr.Type & nl.NLA_TYPE_MASK) }
