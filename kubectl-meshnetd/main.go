@@ -99,7 +99,7 @@ func root() *cobra.Command {
 	for flag, completed := range map[string]cobra.CompletionFunc{"context": o.completeContexts, "namespace": o.complete(at("/api/v1", "namespaces"))} {
 		_ = c.RegisterFlagCompletionFunc(flag, completed) // fails only for no flag
 	}
-	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), testCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), versionCommand(o))
+	c.AddCommand(statusCommand(o), podsCommand(o), explainCommand(o), traceCommand(o), testCommand(o), planCommand(o), eventsCommand(o), verifyCommand(o), doctorCommand(o), lockdownCommand(o), versionCommand(o))
 	c.AddCommand(pagesCommands()...)
 	c.CompletionOptions.HiddenDefaultCmd = true
 	return c

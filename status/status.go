@@ -38,6 +38,9 @@ type Status struct {
 	Audit        *Audit         `json:"audit,omitempty"` // nil before the first one
 	Sandboxes    []Sandbox      `json:"sandboxes"`
 
+	Lacks     []Lack   `json:"lockdownLacks,omitempty"`     // what lockdowns counted since the start, and do not let pass
+	LacksMore []string `json:"lockdownLacksMore,omitempty"` // the namespaces in which there was more than is remembered
+
 	Reload func() error `json:"-"` // reads the configuration again; nil in what was read from a socket
 }
 
@@ -113,6 +116,17 @@ type Sandbox struct {
 	Around bool     `json:"ipv6Around,omitempty"` // its IPv6 goes around its proxy, which does not speak it
 
 	Live Live `json:"-"` // nil in what was read from a socket
+}
+
+// Lack is what a key of a lockdown would need to let pass what was counted in a namespace.
+type Lack struct {
+	Namespace string   `json:"namespace"`
+	Lockdown  string   `json:"lockdown"` // its place in the configuration, FILE:LINE
+	Key       string   `json:"key"`
+	Value     string   `json:"value"` // to be added; of local_ports, to be taken out
+	Seen      string   `json:"seen"`  // what was counted, in words
+	Pods      []string `json:"pods"`  // some of those that it was seen in
+	MorePods  bool     `json:"morePods,omitempty"`
 }
 
 // Lockdown is how many packets of a class a pod's lockdowns have counted, or closed, since the daemon knows the pod.

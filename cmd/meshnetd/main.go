@@ -73,7 +73,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), readyCommand(), explainCommand(), traceCommand(), testCommand(), reportCommand(), reloadCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(runCommand(), checkCommand(), planCommand(), applyCommand(), verifyCommand(), removeCommand(), statusCommand(), readyCommand(), explainCommand(), traceCommand(), testCommand(), reportCommand(), reloadCommand(), doctorCommand(), lockdownCommand(), versionCommand())
 	c.AddCommand(pagesCommands()...)
 	return c
 }

@@ -39,3 +39,6 @@ func (testFlags) send(context.Context, string, []explain.Tested) error {
 	return errors.New("--traffic needs Linux")
 }
 func doctorCommand() *cobra.Command { return linuxOnly("doctor", "Look at the node") }
+func lockdownCommand() *cobra.Command {
+	return linuxOnly("lockdown", "Print what lockdowns would need to let pass what they have counted")
+}

@@ -161,6 +161,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Kubelet = &status.Kubelet{Socket: k.Socket, Condition: string(k.Condition), Since: k.Since, Why: k.Why, Pods: k.Pods, Left: k.Left, LeftWhy: k.LeftWhy,
 			Known: k.Known, Asked: k.Asked, Unanswered: k.Unanswered}
 	}
+	s.Lacks, s.LacksMore = lacksOf(e)
 	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
 	return s
 }
@@ -170,6 +171,14 @@ func lockdownOf(sb daemon.Sandbox) (all []status.Lockdown) {
 		all = append(all, status.Lockdown{Class: string(c.Class), Action: lockdownAction(c.Closed), Packets: c.Packets})
 	}
 	return all
+}
+
+func lacksOf(e *daemon.Enforcer) (all []status.Lack, more []string) {
+	lacks, more := e.Lacks()
+	for _, l := range lacks {
+		all = append(all, status.Lack{Namespace: l.Namespace, Lockdown: l.Lockdown.Place, Key: l.Key, Value: l.Value, Seen: l.Seen.String(), Pods: l.Pods, MorePods: l.More})
+	}
+	return all, more
 }
 
 // statusPause is how long a socket that cannot be had is left alone: another daemon may hold it.
