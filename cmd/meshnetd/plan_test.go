@@ -253,7 +253,7 @@ func TestCommandWords(t *testing.T) {
 	for _, c := range root().Commands() {
 		words = append(words, c.Name())
 	}
-	if diff := cmp.Diff([]string{"apply", "check", "doctor", "explain", "plan", "ready", "reload", "remove", "report", "run", "status", "test", "trace", "verify", "version"}, words); diff != "" {
+	if diff := cmp.Diff([]string{"apply", "check", "doctor", "explain", "lockdown", "plan", "ready", "reload", "remove", "report", "run", "status", "test", "trace", "verify", "version"}, words); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -91,7 +91,7 @@ func counting(t *testing.T) rules.Plan {
 	}
 	defaults := istio.Standard()
 	defaults.DualStack = true
-	n := rules.Node{Meshes: []rules.Mesh{istio.Mesh{Defaults: defaults}}, RuntimeHandlers: []string{""},
+	n := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""},
 		Lockdowns: []rules.Lockdown{{UDP: rules.UDPNone, ICMP: true, Egress: true, Allow: []rules.Peer{open}}}}
 	d := n.Decide(rules.Pod{Annotations: map[string]string{"sidecar.istio.io/status": `{"containers":["istio-proxy"]}`,
 		"traffic.sidecar.istio.io/excludeOutboundPorts": "5432,15012"}})
