@@ -95,7 +95,7 @@ func (b *lockBuilder) refuse(what string, c Class, why string, match ...Match) {
 		target = SetConnMark(c.mark())
 	case b.Drop || c == ClassInvalid:
 		target = Drop
-	case c == ClassEgress || c == ClassLocal:
+	case c == ClassEgress || c == ClassLocal || c == ClassProxy && slices.Contains(match, Match(Protocol(TCP))):
 		target = RejectReset
 	case c == ClassInbound: // an ICMP answer would belong to no connection itself
 		b.Append(LockdownTable, b.named(what), why, RejectReset, append([]Match{Protocol(TCP)}, match...)...)
@@ -139,8 +139,23 @@ func (b *lockBuilder) out() {
 		for _, peer := range b.ofFamily(b.ProxyEgress) {
 			b.pass(lockedOut, "the proxy may reach "+peer.String(), peer.match(Destination{Prefix: peer.Prefix}, proxy)...)
 		}
+		if b.ProxyEgress != nil {
+			b.refuseProxy(Protocol(TCP), proxy)
+		}
+		if b.ProxyEgress != nil && (b.UDP == UDPLookups || b.UDP == UDPNone) {
+			b.refuseProxy(Protocol(UDP), proxy)
+		}
 	}
 	b.protocols(lockedOut)
+}
+
+// refuseProxy refuses what the proxy sends elsewhere. What is counted only is not counted with what others send, too.
+func (b *lockBuilder) refuseProxy(match ...Match) {
+	match = append(match, unknown)
+	b.refuse(lockedOut, ClassProxy, "the proxy may reach nothing else", match...)
+	if !b.Enforce {
+		b.pass(lockedOut, "it was counted", match...)
+	}
 }
 
 // owners matches what the proxy sends, each by itself, or all that others send.

@@ -189,6 +189,8 @@ func (r Rule) Counter(chain string) string {
 		class = ClassInbound
 	case asks(OutInterface(loopback)):
 		class = ClassLocal
+	case what == lockedOut && slices.ContainsFunc(r.Match, ofOne):
+		class = ClassProxy
 	case r.of(UDP):
 		class = ClassUDP
 	case r.of(TCP):
@@ -197,6 +199,13 @@ func (r Rule) Counter(chain string) string {
 		class = ClassICMP
 	}
 	return number + "_" + strings.ToUpper(string(class))
+}
+
+// ofOne reports whether a match is for what one user or group sends. In a lockdown that is the proxy.
+func ofOne(m Match) bool {
+	uid, isUID := m.(OwnerUID)
+	gid, isGID := m.(OwnerGID)
+	return isUID && !uid.Not || isGID && !gid.Not
 }
 
 // lockOf splits the name of a lockdown's chain, or of a counter.

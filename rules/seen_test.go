@@ -54,7 +54,7 @@ func TestLacks(t *testing.T) {
 					t.Fatal(err)
 				}
 				marked, _ := rules.ClassOf(path.End.ConnMark)
-				if c := counted(path); c != marked {
+				if c, _, _ := path.Locked(); c != marked {
 					t.Errorf("counted as %q, and marked as %q", c, marked)
 				}
 				return marked

@@ -54,6 +54,9 @@ const (
 	stateInvalid = 1
 )
 
+// ownerNot is where struct xt_owner_match_info says what is inverted; it begins with the first and the last user.
+const ownerNot = 17
+
 // verdictOfDrop is -NF_DROP - 1.
 const verdictOfDrop = -1
 
@@ -79,6 +82,9 @@ func (b blobs) rule(e Entry) (r rules.Rule) {
 	for _, m := range e.Matches {
 		if m.Name == "conntrack" && len(m.Info) > stateMask && binary.NativeEndian.Uint16(m.Info[stateMask:]) == stateInvalid {
 			r.Match = append(r.Match, rules.StateInvalid)
+		}
+		if m.Name == "owner" && len(m.Info) > ownerNot && m.Info[ownerNot] == 0 && string(m.Info[:4]) == string(m.Info[4:8]) {
+			r.Match = append(r.Match, rules.OwnerUID{})
 		}
 	}
 	return r
