@@ -282,7 +282,8 @@ func TestDriftIsRepaired(t *testing.T) {
 	})
 }
 
-// Rules that are lost are found before the next container of the pod is created, whatever the auditor does.
+// Rules that are lost are found before the next container of the pod is created, whatever the auditor does; and one that is
+// created has them.
 func TestNoContainerAfterAFlush(t *testing.T) {
 	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l, `on_drift = "report"`)
@@ -294,9 +295,14 @@ func TestNoContainerAfterAFlush(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	daemon.event(t, "pod_blocked", "default/web")
-	spec.Attempt = 1 // as the kubelet does
-	if _, err := pod.RunContainer(within(t, time.Minute), spec); err != nil {
-		t.Errorf("the next try: %v", err)
+	const target = "203.0.113.7:80"
+	spec.Attempt, spec.Args = 1, []string{"connect", "tcp4", target, "--exit"} // as the kubelet does
+	c, err := pod.RunContainer(within(t, time.Minute), spec)
+	if err != nil {
+		t.Fatalf("the next try: %v", err)
+	}
+	if e, err := c.WaitEvent(within(t, time.Minute), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
+		t.Errorf("the next try reached %q, %v", e.Reply, err)
 	}
 	daemon.event(t, "drift_repaired", "default/web")
 }

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Prints a directory with packages of a Debian release and all that they depend on, unpacked and not set up:
-# tree.sh SUITE PACKAGE... What a suite had on the day it was fetched stays in the cache; remove it there to have the newest.
+# tree.sh SUITE[:ARCHITECTURE] PACKAGE... What a suite had on the day it was fetched stays in the cache; remove it there to have the newest.
 set -euo pipefail
 
-[[ $# -ge 2 ]] || { echo "usage: tree.sh SUITE PACKAGE..." >&2; exit 1; }
-suite=$1
+[[ $# -ge 2 ]] || { echo "usage: tree.sh SUITE[:ARCHITECTURE] PACKAGE..." >&2; exit 1; }
+suite=${1%:*} architecture=amd64 name=debian-${1/:/-}
+[[ $1 != *:* ]] || architecture=${1#*:}
 shift
 packages=("$@")
 # shellcheck source=../../packaging/cache.sh
@@ -21,7 +22,8 @@ fetch() {
 	: >"$apt/status"
 	set -- -qq -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$apt" \
 		-o Dir::State::Lists="$apt/lists" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache" \
-		-o APT::Sandbox::User=root -o Acquire::Check-Valid-Until=false -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+		-o APT::Architecture="$architecture" -o APT::Architectures="$architecture" -o APT::Sandbox::User=root \
+		-o Acquire::Check-Valid-Until=false -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
 	apt-get "$@" update
 	apt-get "$@" install --download-only --yes --no-install-recommends "${packages[@]}"
 	for archive in "$apt"/cache/archives/*.deb; do
@@ -32,4 +34,4 @@ fetch() {
 	rm -r "$apt"
 }
 
-cached "debian-$suite-$(printf '%s ' "$@" | sha256sum | cut -c1-8)" "a minute" fetch
+cached "$name-$(printf '%s ' "$@" | sha256sum | cut -c1-8)" "a minute" fetch

@@ -7,6 +7,7 @@ package kernels
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,14 +30,14 @@ func tree(t *testing.T, suite string, packages ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// build returns what is laid into every machine: tests and programs of this module.
-func build(t *testing.T) map[string]string {
+// build returns what is laid into every machine of an architecture: tests and programs of this module.
+func build(t *testing.T, arch string) map[string]string {
 	t.Helper()
 	files, dir := map[string]string{}, t.TempDir()
 	compile := func(at string, args ...string) {
 		out := filepath.Join(dir, strings.ReplaceAll(at, "/", "-"))
 		cmd := exec.Command("go", slices.Concat(args[:1], []string{"-trimpath", "-ldflags", "-s -w", "-o", out}, args[1:])...)
-		cmd.Dir, cmd.Env = "../..", append(cmd.Environ(), "CGO_ENABLED=0")
+		cmd.Dir, cmd.Env = "../..", append(cmd.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 		}
@@ -52,23 +53,49 @@ func build(t *testing.T) map[string]string {
 	return files
 }
 
+// runtimes returns what is laid into a machine that is a node: containerd, and crun beside the runc of its Debian. Its daemon is
+// the program that operators run.
+func runtimes(t *testing.T, files map[string]string) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, command := range [][]string{{"../runtimes/build.sh", dir, "containerd-2.4", "cni"}, {"../debian/crun.sh", filepath.Join(dir, "crun")}} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", command, err, out)
+		}
+	}
+	crun := tree(t, "sid", "crun")
+	node := maps.Clone(files)
+	maps.Copy(node, map[string]string{
+		"runtimes/containerd-2.4": filepath.Join(dir, "containerd-2.4"), "runtimes/cni": filepath.Join(dir, "cni"),
+		"module/build/meshnetd-race": files["usr/bin/meshnetd"], "module/build/.meshnetd-race.run": "guest/run",
+		"usr/bin/crun": filepath.Join(dir, "crun"), crun[1:]: crun,
+	})
+	return node
+}
+
 // record is where a run is written down, for docs/compatibility.md.
 var record = flag.String("record", "", "write what was run and what came of it into this file")
 
 // Debian's kernels, whole: every backend proves itself, and rules do in them what they do in this machine's.
 // Less of a kernel: what is left writes the rules, or a sentence says what is missing. Never is a pod left without rules.
 func TestKernels(t *testing.T) {
-	for _, program := range []string{"qemu-system-x86_64", "depmod"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("needs %s: %v", program, err)
-		}
-	}
-	files := build(t)
-	userland := tree(t, "bookworm", "bash", "coreutils", "util-linux", "mount", "kmod", "iproute2", "iptables", "nftables", "procps", "sed")
+	laid := map[string]map[string]string{}
 	table := "| Kernel of Debian | lacks | Rules are written by | Rows | On |\n|---|---|---|---|---|\n"
 	for _, m := range machines() {
 		t.Run(m.name, func(t *testing.T) {
-			table += boot(t, m, files, userland)
+			arch, of := "amd64", ""
+			if m.arm64 {
+				arch, of = "arm64", ":arm64"
+			}
+			if laid[arch] == nil {
+				laid[arch] = build(t, arch)
+			}
+			files := laid[arch]
+			if m.node {
+				files = runtimes(t, files)
+			}
+			userland := tree(t, "bookworm"+of, "bash", "coreutils", "util-linux", "mount", "kmod", "iproute2", "iptables", "nftables", "procps", "runc", "sed")
+			table += boot(t, m, tree(t, m.suite+of, "linux-image-cloud-"+arch), userland, files)
 		})
 	}
 	if *record != "" {
@@ -84,13 +111,13 @@ var (
 )
 
 // boot runs a machine, and returns its line of the table.
-func boot(t *testing.T, m machine, files map[string]string, userland string) string {
-	kernel, backend, good, began := m.name, "nothing: pods are refused", 0, time.Now()
-	err := m.boot(t.Context(), t.TempDir(), tree(t, m.suite, "linux-image-cloud-amd64"), userland, files, func(r row, got result) {
+func boot(t *testing.T, m machine, kernel, userland string, files map[string]string) string {
+	version, backend, good, began := m.name, "nothing: pods are refused", 0, time.Now()
+	err := m.boot(t.Context(), t.TempDir(), kernel, userland, files, func(r row, got result) {
 		took := time.Since(began).Round(time.Second)
 		began = time.Now()
 		if found := release.FindString(got.output); found != "" {
-			kernel = found
+			version = found
 		}
 		if found := taken.FindStringSubmatch(got.output); found != nil {
 			backend = found[1]
@@ -116,5 +143,5 @@ func boot(t *testing.T, m machine, files map[string]string, userland string) str
 	if testing.Short() {
 		rows += ", the short ones"
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", kernel, m.lacks, backend, rows, time.Now().Format(time.DateOnly))
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", version, m.lacks, backend, rows, time.Now().Format(time.DateOnly))
 }

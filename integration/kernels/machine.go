@@ -24,10 +24,12 @@ import (
 type machine struct {
 	name    string
 	suite   string // of Debian
+	arm64   bool   // or else amd64
 	lacks   string // for the table
 	without string // modules that it does not have, a regular expression of their names
 	append  string // to the kernel's command line
 	setup   string // a line of shell
+	node    bool   // it has what runs pods
 	rows    []row
 }
 
@@ -50,7 +52,10 @@ var needed = regexp.MustCompile(`^kernel/(net/(802|bridge|core|ipv4|ipv6|llc|net
 // first is the guest's first process. What rows print goes to the second serial line, apart from what the kernel says.
 const first = `#!/bin/bash
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-mkdir -p /proc /sys /dev /tmp /run /root /var/lib
+mkdir -p /proc /sys /dev /tmp /run /root /var/lib /again /etc
+if [ -z "$again" ]; then # as a mount of its own, since nobody may change the kernel's first root for another one, as containers do
+	mount --bind / /again && cd /again && mount --move . / && again=yes exec chroot . /init
+fi
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -61,8 +66,11 @@ mount -t tmpfs var /var/lib
 mount -t cgroup2 cgroup /sys/fs/cgroup
 for name in iptables ip6tables; do for verb in "" -save -restore; do ln -sf $name-nft$verb /usr/sbin/$name$verb; done; done
 ln -sf bash /bin/sh
-exec </dev/null >/dev/ttyS1 2>&1
-stty raw -F /dev/ttyS1 # newlines as they are
+touch /etc/hosts /etc/resolv.conf
+out=/dev/ttyS1
+[ "$(uname -m)" = x86_64 ] || out=/dev/ttyS0 # where the console is called otherwise
+exec </dev/null >$out 2>&1
+stty raw -F $out # newlines as they are
 ip link set lo up
 row() {
 	echo "@@@ begin"
@@ -82,10 +90,15 @@ func (m machine) boot(ctx context.Context, dir, kernel, userland string, files m
 		return fmt.Errorf("pack the initramfs: %w", err)
 	}
 	said := filepath.Join(dir, "console")
-	// One processor, emulated: what nests virtual machines is rarely to be had, and tells nothing more about rules.
-	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "2048", "-nodefaults", "-no-user-config",
-		"-display", "none", "-no-reboot", "-kernel", image, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+m.append,
-		"-serial", "file:"+said, "-serial", "stdio")
+	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", "-cpu", "max", "-append", "console=ttyS0 "+m.options(), "-serial", "file:"+said, "-serial", "stdio")
+	if m.arm64 {
+		qemu = exec.CommandContext(ctx, "qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth-impdef=on", "-append", "console=ttyAMA0 "+m.options(),
+			"-serial", "file:"+said, "-chardev", "stdio,id=rows", "-device", "pci-serial,chardev=rows")
+	}
+	// One processor, emulated: what nests virtual machines is rarely to be had, and tells nothing more about rules. Its clock counts
+	// instructions, a billion to a second: however slow the emulation is, the deadlines of what runs in it are those of a slow machine.
+	qemu.Args = append(qemu.Args, "-accel", "tcg", "-smp", "1", "-icount", "shift=0,sleep=off", "-m", "4096", "-nodefaults", "-no-user-config",
+		"-display", "none", "-no-reboot", "-kernel", image, "-initrd", initramfs)
 	runtime.LockOSThread() // with which the machine would end
 	defer runtime.UnlockOSThread()
 	var problems bytes.Buffer
@@ -121,6 +134,9 @@ func (m machine) boot(ctx context.Context, dir, kernel, userland string, files m
 	console, readErr := os.ReadFile(said)
 	return fmt.Errorf("the machine ended before its rows: %w: %s\n%s", errors.Join(err, readErr, ctx.Err()), problems.Bytes(), console[max(0, len(console)-4000):])
 }
+
+// options are those of the kernel.
+func (m machine) options() string { return "quiet panic=-1 rdinit=/init " + m.append }
 
 // one returns the file of a tree that one of the patterns is of, since releases of Debian put it elsewhere.
 func one(tree string, patterns ...string) (string, error) {
@@ -159,7 +175,7 @@ func (m machine) pack(ctx context.Context, path, kernel, userland string, files 
 		return err
 	}
 	for at, file := range files {
-		if err := a.add(file, at); err != nil {
+		if err := a.tree(file, at); err != nil {
 			return err
 		}
 	}

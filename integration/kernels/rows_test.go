@@ -43,8 +43,11 @@ func machines() []machine {
 		machine{name: "6.12 that loads no more modules", suite: "trixie", lacks: "modules, but those of nf_tables that doctor names", setup: native + " veth; echo 1 >/proc/sys/kernel/modules_disabled",
 			rows: writes("takes nftables")},
 	)
-	for _, m := range []machine{{name: "6.1", suite: "bookworm"}, {name: "6.12", suite: "trixie"}, {name: "7", suite: "sid"}} {
+	for _, m := range []machine{{name: "arm64", suite: "bookworm", arm64: true}, {name: "6.1", suite: "bookworm"}, {name: "6.12", suite: "trixie", node: true}, {name: "7", suite: "sid", node: true}} {
 		m.rows, m.lacks = whole(), nothing
+		if m.node {
+			m.rows = append(m.rows, pods("runc"), pods("crun"))
+		}
 		all = append(all, m)
 	}
 	return all
@@ -73,6 +76,13 @@ func tests(name, pkg, pattern string, environment ...string) row {
 		command += " " + variable
 	}
 	return row{name: name, command: fmt.Sprintf("%s ./package.test -test.timeout 30m -test.run '%s'", command, pattern), want: []string{"PASS"}}
+}
+
+// pods are those of a containerd that has cgroup v2 alone: no container is created after a flush, and what the next one sends comes
+// to the proxy.
+func pods(runc string) row {
+	return tests("pods of a containerd, by "+runc, "integration", "^TestNoContainerAfterAFlush$",
+		"MESHNETD_RUNTIMES=/runtimes", "MESHNETD_LAB=containerd-2.4", "MESHNETD_RUNC="+runc)
 }
 
 func whole() []row {
