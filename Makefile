@@ -21,10 +21,10 @@ PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iprout
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
-.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-istio test-kernels test-userlands test-containerds test-crio kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
+.PHONY: help build package image release manifests docs demo check test test-all stress modules test-systemd test-kube test-istio test-kernels test-arm64 test-userlands test-containerds test-crio test-crun kube bench bench-kube faults critest soak differential mutation fuzz lint runtimes deps clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build meshnetd and the kubectl plugin, static, into build/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BUILD)/meshnetd ./cmd/meshnetd
@@ -73,7 +73,7 @@ test: deps runtimes ## run all tests that need this machine and containerd; noth
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
-ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|RefinesThePod|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|Attacks$$|AttacksBeside
+ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|ProxyRefines|ValidationRefines|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|Attacks$$|AttacksBeside
 ON_CRIO = $(ON_EACH)|ProxyIdentity|Impostors|Setgid|Forbidden|NoContainerAfter|OutdatedRules|UserNamespaced|Explain|SeveralMeshes|HooksOfNeighbours|Packaging|HungDaemon|Doctor$$
 CONTAINERDS = containerd-2.3 containerd-2.2 containerd-2.2.3 containerd-2.1
 # What CRI-O is: crio is 1.36 or newer, crio-1.34 is 1.34 or 1.35.
@@ -88,6 +88,11 @@ test-crio: PROGRAMS += conmon:conmon skopeo:skopeo
 test-crio: deps ## run the tests of a runtime on CRI-O: with crio and pinns of PATH, or of the directory MESHNETD_CRIO
 	integration/runtimes/build.sh $(BUILD)/runtimes cni
 	set -o pipefail; MESHNETD_LAB=$(CRIO) $(TEST) -run '^Test($(ON_CRIO)|PodsReach|HostNetwork|Restart|Close)' ./integration ./integration/lab | $(REPORT)
+
+test-crun: deps ## run the tests of a runtime on containerd 2.4 with crun, of Debian's sid, for runc
+	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
+	integration/debian/crun.sh $(abspath $(BUILD))/crun
+	set -o pipefail; MESHNETD_LAB=containerd-2.4 MESHNETD_RUNC=$(abspath $(BUILD))/crun $(TEST) -run '^Test($(ON_EACH)|NoContainerAfter)' ./integration | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
@@ -123,10 +128,17 @@ test-istio: kube ## run a real Istio, istiod and Envoy, beside meshnetd, and rea
 
 # ONLY=5.10 boots those whose names begin so; SHORT=1 leaves out what takes minutes; RECORD=integration/kernels/recorded.md writes
 # what docs/compatibility.md shows.
-test-kernels: PROGRAMS += qemu-system-x86_64:qemu-system-x86 depmod:kmod
+test-kernels: PROGRAMS += qemu-system-x86_64:qemu-system-x86 qemu-system-aarch64:qemu-system-arm depmod:kmod
 test-kernels: deps ## boot Debian's kernels, whole and with modules left out, and run tests and pods in them
 	set -o pipefail; $(GO) test -json -count=1 -timeout 180m $(if $(SHORT),-short) -run '^TestKernels$$/^$(ONLY)' ./integration/kernels \
 		$(if $(RECORD),-args -record $(abspath $(RECORD))) | $(REPORT)
+
+# Programs for arm64, emulated; `make test-kernels ONLY=arm64` emulates a machine, and runs in it what needs its kernel.
+test-arm64: PROGRAMS += qemu-aarch64-static:qemu-user-static jq:jq
+test-arm64: deps build image ## run the image's half for arm64, and what is pure, emulated: in an hour or more
+	integration/arm64.sh $(BUILD)/image/layout $(BUILD)/meshnetd
+	set -o pipefail; GOARCH=arm64 CGO_ENABLED=0 $(GO) test -json -short -count=1 -timeout 120m -exec qemu-aarch64-static \
+		./rules/... ./config ./manifest ./explain | $(REPORT)
 
 test-userlands: PROGRAMS += rpm:rpm
 test-userlands: deps ## have iptables and nft of four Debian releases read, save and restore the rules

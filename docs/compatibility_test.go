@@ -53,13 +53,13 @@ explained in [guarantee](guarantee.md); "guaranteed" and "reduced" hold only whe
 		t.Fatal(err)
 	}
 	page.WriteString(bootedIntro + string(kernels) + userlands)
-	page.WriteString("\nThe image is built for amd64 and arm64. The tests run on the machine's own kind of processor, and nobody ran arm64.\n")
+	page.WriteString(processors)
 	golden.Check(t, "../compatibility.md", page.String())
 }
 
 const runByHand = `
-CI runs containerd 2.4 and 1.7. The others were run by hand, each with runc 1.1.5 and cgroup v1. crun was not run: 1.8.1, of Debian 12, knows
-neither the containers of containerd 2.4 nor hybrid cgroups.
+CI runs containerd 2.4 and 1.7. The others were run by hand, with runc 1.1.5 and hybrid cgroups unless it is said otherwise. crun, of
+Debian's sid, was given cgroup v2 alone; 1.8.1, of Debian 12, does not know the containers of containerd 2.4.
 
 | Runtime | What was run | On |
 |---|---|---|
@@ -67,6 +67,8 @@ neither the containers of containerd 2.4 nor hybrid cgroups.
 | CRI-O 1.34.11 | the same but users, doctor, packaging, faults and attacks | 2026-11-28 |
 | containerd 2.2.9 | of ` + "`make test-containerds`" + `: the same, and all faults | 2026-11-28 |
 | containerd 2.3.7, 2.2.3, 2.1.9 | the same but faults | 2026-11-28 |
+| containerd 2.4.2 with crun 1.28 | of ` + "`make test-crun`" + `: the same but faults, who the proxy is, and a container that is refused after a flush | 2026-11-28 |
+| containerd 2.4.2 with cgroup v2 alone | of ` + "`make test-kernels`" + `, on Linux 6.12, by runc 1.1.5 and by crun 1.28: a container that is refused after a flush, and the traffic of the next one | 2026-11-28 |
 
 Two faults end otherwise with CRI-O than with containerd ([all of them](guarantee.md#faults)). Where another plugin flushes a pod's rules while a
 container is started and keeps meshnetd from writing them again, CRI-O runs that container although its start was refused: ` + "`pod_unprotected`" + ` says
@@ -90,6 +92,13 @@ iptables-nft 1.8.7, 1.8.9, 1.8.11 and 1.8.13 show the rules of ` + "`backend = \
 packets; so do nft 0.9.8, 1.0.6, 1.1.3 and 1.1.7 with those of ` + "`backend = \"nftables\"`" + ` (` + "`make test-userlands`" + `, run on 2026-11-28 on Linux 6.18).
 But iptables-nft 1.8.7, of Debian 11, sees neither ports nor marks in rules of later releases, nor in meshnetd's: it shows them without,
 and **what it restores after saving captures other traffic**. meshnetd finds that at its next audit, and repairs it.
+`
+
+const processors = `
+## Processors
+
+The image is built for amd64 and arm64. The tests run on the machine's own kind. Of arm64 was run, all of it emulated: the kernel in the table
+above, with programs for it, and the image's program, which plans a pod as the one for amd64 does (` + "`make test-arm64`" + `).
 `
 
 // between returns the minor versions of a major one, before others.

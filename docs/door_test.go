@@ -56,7 +56,7 @@ func TestTargets(t *testing.T) {
 	makefile, commands := read(t, "../Makefile"), read(t, "commands.md")
 	for _, page := range written(t) {
 		text := read(t, page)
-		for _, found := range regexp.MustCompile("(?:`|    )make ([a-z-]+)").FindAllStringSubmatch(text, -1) {
+		for _, found := range regexp.MustCompile("(?:`|    )make ([a-z0-9-]+)").FindAllStringSubmatch(text, -1) {
 			if !strings.Contains(makefile, "\n"+found[1]+":") {
 				t.Errorf("%s: there is no make %s", page, found[1])
 			}
