@@ -47,7 +47,7 @@ func lockdowns(c *Config) list {
 			"udp": word(func(s string) { l.UDP = rules.LockedUDP(s) },
 				lockAny, string(rules.UDPLookups), string(rules.UDPNoQUIC), string(rules.UDPNone)),
 			"dns_servers":     servers(&l.DNSServers),
-			"icmp":            either(&l.ICMP, lockAny, lockErrors),
+			"icmp":            word(func(s string) { l.ICMP = s != "" }, lockAny, lockErrors, lockNone),
 			"other_protocols": either(&l.Others, lockAny, lockNone),
 
 			"egress":        either(&l.Egress, lockAny, lockProxy),

@@ -55,6 +55,16 @@ local_ports_root = true
 	}
 }
 
+// ICMP can be closed by either of two words, which mean the same.
+func TestLockedICMP(t *testing.T) {
+	for text, want := range map[string]bool{"any": false, "errors": true, "none": true} {
+		cfg, err := Parse("m.toml", "[[lockdown]]\nudp = \"none\"\nicmp = \""+text+"\"\n")
+		if err != nil || cfg.Lockdowns[0].ICMP != want {
+			t.Errorf("%s: %v, %v", text, cfg.Lockdowns, err)
+		}
+	}
+}
+
 // What a lockdown cannot mean is said with its line and key.
 func TestProblemsOfLockdowns(t *testing.T) {
 	for text, want := range map[string]string{
@@ -62,7 +72,7 @@ func TestProblemsOfLockdowns(t *testing.T) {
 		`mode = "enforce"`:   "m.toml:1: lockdown[0]: closes nothing: ",
 		`mode = "on"`:        `m.toml:2: lockdown[0].mode: "on" is none of report, enforce`,
 		`udp = "lookups"`:    `m.toml:2: lockdown[0].udp: "lookups" is none of any, dns, quic, none`,
-		`icmp = "none"`:      `m.toml:2: lockdown[0].icmp: "none" is none of any, errors`,
+		`icmp = "echo"`:      `m.toml:2: lockdown[0].icmp: "echo" is none of any, errors, none`,
 		`egress = "sidecar"`: `m.toml:2: lockdown[0].egress: "sidecar" is none of any, proxy`,
 		`tcp = "none"`:       "m.toml:2: lockdown[0].tcp: unknown key",
 		`namespaces = [""]`:  `m.toml:2: lockdown[0].namespaces: `,

@@ -5,6 +5,7 @@ package rules_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,6 +150,83 @@ func TestLockdownTrace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// No rule of a lockdown that is enforced can be left out without some
+// packet ending elsewhere or being counted elsewhere.
+func TestLockdownNeedsEachRule(t *testing.T) {
+	interfaces := []rules.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00::7")}}}
+	l := whole(t)
+	plan := lockedPlan(t, annotated("traffic.sidecar.istio.io/excludeOutboundPorts", "5432", "traffic.sidecar.istio.io/excludeInboundPorts", "22"), l)
+	packets := lockdownPackets()
+	tracer := effect.NewTracer(plan, interfaces)
+	type fate struct {
+		end   rules.EndKind
+		class rules.Class
+	}
+	of := func(tracer *effect.Tracer, p rules.Packet) fate {
+		path, err := tracer.Trace(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		class, _, _ := path.Locked()
+		return fate{path.End.Kind, class}
+	}
+	fates := make([]fate, len(packets))
+	for i, p := range packets {
+		fates[i] = of(tracer, p)
+	}
+	for _, chain := range plan.V4.Table(rules.LockdownTable).Chains {
+		try := func(what string, now []rules.Rule) {
+			changed := plan
+			changed.V4.Tables = slices.Clone(plan.V4.Tables)
+			for i, table := range changed.V4.Tables {
+				if table.Name == rules.LockdownTable {
+					changed.V4.Tables[i].Chains = slices.Clone(table.Chains)
+					at := slices.IndexFunc(table.Chains, func(c rules.Chain) bool { return c.Name == chain.Name })
+					changed.V4.Tables[i].Chains[at].Rules = now
+				}
+			}
+			other := effect.NewTracer(changed, interfaces)
+			for i, p := range packets {
+				if of(other, p) != fates[i] {
+					return
+				}
+			}
+			t.Errorf("%s: no packet tells that %s", chain.Name, what)
+		}
+		for i, r := range chain.Rules {
+			try("this is left out: "+r.String(), slices.Delete(slices.Clone(chain.Rules), i, i+1))
+		}
+	}
+}
+
+// lockdownPackets are IPv4 packets of all that a lockdown asks for.
+func lockdownPackets() (all []rules.Packet) {
+	states := []rules.CTState{rules.StateNew, rules.StateEstablished, rules.StateInvalid, rules.StateUntracked}
+	for _, protocol := range []string{rules.TCP, rules.UDP, rules.ICMP, "132"} {
+		for _, state := range states {
+			for _, port := range []string{"53", "443", "5432", "8125", "9090", "22", "15000", "15006", "15020"} {
+				for _, host := range []string{"10.96.0.10", "10.1.0.5", "192.0.2.9", "203.0.113.5", "127.0.0.1"} {
+					there := netip.MustParseAddrPort(host + ":" + port)
+					p := rules.Packet{Protocol: protocol, State: state, Source: netip.MustParseAddrPort("10.244.1.7:40000"), Destination: there, Out: "eth0"}
+					if host == "127.0.0.1" {
+						p.Source = netip.MustParseAddrPort("127.0.0.1:40000")
+					} else {
+						all = append(all, rules.Packet{Direction: rules.Inbound, In: "eth0", Protocol: protocol, State: state,
+							Source: netip.AddrPortFrom(there.Addr(), 40000), Destination: netip.AddrPortFrom(p.Source.Addr(), there.Port())})
+					}
+					all = append(all, p)
+					for _, uid := range []uint32{0, 1000, 1337} {
+						owned := p
+						owned.Socket, owned.UID, owned.GID = true, uid, uid
+						all = append(all, owned)
+					}
+				}
+			}
+		}
+	}
+	return all
 }
 
 // Of a namespace's lockdowns, every one counts; no other namespace's does.

@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
@@ -206,11 +208,94 @@ func TestLockdownTraps(t *testing.T) {
 					t.Error(err)
 				}
 			}
+			if err := g.neighbours(); err != nil {
+				t.Error(err)
+			}
+			for _, s := range []struct {
+				to       string
+				protocol int
+				user     uint32
+				want     error
+			}{
+				{"10.1.0.5", unix.IPPROTO_SCTP, 1000, unix.EPERM}, {"10.1.0.5", unix.IPPROTO_SCTP, 1337, nil},
+				{"fd00:5::5", unix.IPPROTO_SCTP, 1000, unix.EPERM}, {"fd00:5::5", unix.IPPROTO_SCTP, 1337, nil},
+				{"fd00:5::5", unix.IPPROTO_ICMPV6, 1000, unix.EPERM}, // what looks like neighbour discovery is a program's
+			} {
+				err := g.pod.do(func() error { return owned(s.user, s.user, func() error { return sendRaw(s.to, s.protocol) }) })
+				if !errors.Is(err, s.want) {
+					t.Errorf("protocol %d to %s of user %d: %v, want %v", s.protocol, s.to, s.user, err, s.want)
+				}
+			}
 			if err := g.pod.do(toLoopbackByAnInterface); !errors.Is(err, unix.EPERM) {
 				t.Errorf("to loopback by an interface: %v", err)
 			}
 		})
 	}
+}
+
+// neighbours lets the kernel of the pod join a group and find out the hardware address of a neighbour, and waits until the peer
+// sees the report, and the datagram that waited for the address.
+func (g *gallery) neighbours() error {
+	const (
+		header, hopByHop = 40, 8 // lengths
+		report           = 143   // of multicast listeners, the second version
+		neighbour        = "fe80::99"
+	)
+	var index int
+	if err := g.pod.do(func() error {
+		link, err := plugged("eth0")
+		if err != nil {
+			return err
+		}
+		index = link.Attrs().Index
+		return netlink.RouteReplace(&netlink.Route{LinkIndex: index, Dst: netlink.NewIPNet(net.ParseIP(neighbour))})
+	}); err != nil {
+		return err
+	}
+	ask := func() error {
+		fd, err := open(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		group := unix.IPv6Mreq{Multiaddr: netip.MustParseAddr("ff02::1:9999").As16(), Interface: uint32(index)}
+		if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &group); err != nil {
+			return fmt.Errorf("join a group: %w", err)
+		}
+		return unix.Sendto(fd, []byte("to whom"), 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr(neighbour).As16(), Port: 8000, ZoneId: uint32(index)})
+	}
+	return g.peer.do(func() error {
+		link, err := plugged("eth0")
+		if err != nil {
+			return err
+		}
+		address := &netlink.Addr{Flags: unix.IFA_F_NODAD, IPNet: &net.IPNet{IP: net.ParseIP(neighbour), Mask: net.CIDRMask(64, 128)}}
+		if err := netlink.AddrReplace(link, address); err != nil {
+			return err
+		}
+		tap, err := open(unix.AF_PACKET, unix.SOCK_DGRAM, int(networkOrder(unix.ETH_P_IPV6)))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(tap) }()
+		if err := g.pod.do(func() error { return owned(1337, 1337, ask) }); err != nil {
+			return err
+		}
+		reported, arrived := false, false
+		for buffer := make([]byte, 2048); !reported || !arrived; {
+			if err := poll([]unix.PollFd{{Fd: int32(tap), Events: unix.POLLIN}}, patience); err != nil {
+				return fmt.Errorf("a group was reported %v, a neighbour was found %v: %w", reported, arrived, err)
+			}
+			n, _, err := unix.Recvfrom(tap, buffer, 0)
+			if err != nil {
+				return fmt.Errorf("tap: %w", err)
+			}
+			p := buffer[:n]
+			reported = reported || n > header+hopByHop && p[6] == 0 && p[header] == numbers[rules.ICMPv6] && p[header+hopByHop] == report
+			arrived = arrived || n > header && p[6] == numbers[rules.UDP] && netip.AddrFrom16([16]byte(p[24:header])).String() == neighbour
+		}
+		return nil
+	})
 }
 
 // ask sends a datagram, answers it with the error that it is larger than that, and waits until the kernel has learnt the size.
@@ -258,6 +343,17 @@ func (s segment) tooBig(size uint16) []byte {
 	}
 	binary.BigEndian.PutUint16(message[2:], ^fold(sumOf(sum, message)))
 	return append(answer.header(protocol, 0, len(message)), message...)
+}
+
+// sendRaw sends what is a question for a neighbour where the protocol is ICMPv6.
+func sendRaw(to string, protocol int) error {
+	addr := netip.MustParseAddr(to)
+	fd, err := open(familyOf(addr), unix.SOCK_RAW, protocol)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Sendto(fd, append([]byte{135}, make([]byte, 23)...), 0, sockaddr(netip.AddrPortFrom(addr, 0), 0))
 }
 
 func toLoopbackByAnInterface() error {
