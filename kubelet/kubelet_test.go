@@ -21,6 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/podsapi"
 )
 
 // journal is a log that can be read while it is written.
@@ -39,6 +42,30 @@ func (j *journal) count(event string) int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return strings.Count(j.text.String(), "event="+event+" ")
+}
+
+// podOf is the message of a pod with one container that runs as a user.
+func podOf(uid string, user int64) []byte {
+	return podsapi.Pod(lab.PodSpec{Namespace: "shop", Name: "pod-" + uid, UID: uid}, lab.ContainerSpec{Name: "app", User: user})
+}
+
+func start(t *testing.T, s *podsapi.Server) {
+	t.Helper()
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+}
+
+// socketPath is one that is short enough for the kernel.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pods")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
 }
 
 // watching runs a source on the socket.
@@ -77,10 +104,10 @@ func user(s *Source, uid string) int64 {
 }
 
 func TestWatch(t *testing.T) {
-	changes := make(chan func(func(kind, []byte) error) error)
-	srv := &server{socket: socketPath(t)}
-	srv.watch = func(send func(kind, []byte) error, ctx context.Context) error {
-		if err := errors.Join(send(added, podOf("a", 1)), send(added, podOf("b", 2)), send(synced, nil)); err != nil {
+	changes := make(chan func(podsapi.Send) error)
+	srv := &podsapi.Server{Socket: socketPath(t)}
+	srv.Watch = func(send podsapi.Send, ctx context.Context) error {
+		if err := errors.Join(send(podsapi.Added, podOf("a", 1)), send(podsapi.Added, podOf("b", 2)), send(podsapi.Synced, nil)); err != nil {
 			return err
 		}
 		for {
@@ -94,24 +121,24 @@ func TestWatch(t *testing.T) {
 			}
 		}
 	}
-	srv.start(t)
-	s, _ := watching(t, srv.socket, false)
+	start(t, srv)
+	s, _ := watching(t, srv.Socket, false)
 	until(t, "all pods are known", complete(s))
 	if user(s, "a") != 1 || user(s, "b") != 2 || s.State().Pods != 2 {
 		t.Fatalf("known: %d pods", s.State().Pods)
 	}
-	tell := func(k kind, pod []byte) {
-		changes <- func(send func(kind, []byte) error) error { return send(k, pod) }
+	tell := func(k podsapi.Kind, pod []byte) {
+		changes <- func(send podsapi.Send) error { return send(k, pod) }
 	}
-	tell(modified, podOf("a", 3))
-	tell(deleted, message(1, message(1, "pod-b", 3, "shop", 5, "b")))
-	tell(added, podOf("c", 4))
+	tell(podsapi.Modified, podOf("a", 3))
+	tell(podsapi.Deleted, podsapi.Message(1, podsapi.Message(1, "pod-b", 3, "shop", 5, "b")))
+	tell(podsapi.Added, podOf("c", 4))
 	until(t, "the changes are known", func() bool { return user(s, "c") == 4 })
 	if user(s, "a") != 3 || user(s, "b") != -1 {
 		t.Errorf("a runs as %d, b as %d", user(s, "a"), user(s, "b"))
 	}
-	tell(added, []byte("nonsense")) // it is said, and the watch goes on
-	tell(added, podOf("d", 5))
+	tell(podsapi.Added, []byte("nonsense")) // it is said, and the watch goes on
+	tell(podsapi.Added, podOf("d", 5))
 	until(t, "what follows nonsense is known", func() bool { return user(s, "d") == 5 })
 	if state := s.State(); state.Left != 1 || state.LeftWhy == "" {
 		t.Errorf("a pod that cannot be read is not told of: %+v", state)
@@ -121,20 +148,20 @@ func TestWatch(t *testing.T) {
 // A watch that is given up is taken up again, without a word; pods that went meanwhile are forgotten.
 func TestDroppedWatch(t *testing.T) {
 	drop := make(chan struct{})
-	srv := &server{socket: socketPath(t)}
+	srv := &podsapi.Server{Socket: socketPath(t)}
 	var times int
-	srv.watch = func(send func(kind, []byte) error, ctx context.Context) error {
+	srv.Watch = func(send podsapi.Send, ctx context.Context) error {
 		if times++; times == 1 {
-			if err := errors.Join(send(added, podOf("a", 1)), send(added, podOf("gone", 1)), send(synced, nil)); err != nil {
+			if err := errors.Join(send(podsapi.Added, podOf("a", 1)), send(podsapi.Added, podOf("gone", 1)), send(podsapi.Synced, nil)); err != nil {
 				return err
 			}
 			<-drop
 			return status.Error(codes.ResourceExhausted, "watch client channel closed")
 		}
-		return telling(podOf("a", 2))(send, ctx)
+		return podsapi.Telling(podOf("a", 2))(send, ctx)
 	}
-	srv.start(t)
-	s, log := watching(t, srv.socket, false)
+	start(t, srv)
+	s, log := watching(t, srv.Socket, false)
 	until(t, "the first watch is complete", complete(s))
 	close(drop)
 	until(t, "the second watch is complete", func() bool { return user(s, "a") == 2 && complete(s)() })
@@ -148,10 +175,10 @@ func TestDroppedWatch(t *testing.T) {
 
 // While the kubelet starts nothing is known, and nothing but one line is said of it.
 func TestStartingKubelet(t *testing.T) {
-	srv := &server{socket: socketPath(t)}
+	srv := &podsapi.Server{Socket: socketPath(t)}
 	var mu sync.Mutex
 	refused := 0
-	srv.watch = func(send func(kind, []byte) error, ctx context.Context) error {
+	srv.Watch = func(send podsapi.Send, ctx context.Context) error {
 		mu.Lock()
 		starting := refused < 5
 		refused++
@@ -159,10 +186,10 @@ func TestStartingKubelet(t *testing.T) {
 		if starting {
 			return status.Error(codes.FailedPrecondition, "Kubelet is initializing")
 		}
-		return telling(podOf("a", 1))(send, ctx)
+		return podsapi.Telling(podOf("a", 1))(send, ctx)
 	}
-	srv.start(t)
-	s, log := watching(t, srv.socket, true)
+	start(t, srv)
+	s, log := watching(t, srv.Socket, true)
 	until(t, "it answers in the end", complete(s))
 	if lost, known := log.count(EventLost), log.count(EventKnown); lost != 1 || known != 1 {
 		t.Errorf("said %d times that it does not tell, and %d times that it does", lost, known)
@@ -171,20 +198,20 @@ func TestStartingKubelet(t *testing.T) {
 
 // A socket that goes and comes again: what was known stays, and is said once each way.
 func TestRestartedKubelet(t *testing.T) {
-	srv := &server{socket: socketPath(t), watch: telling(podOf("a", 1))}
-	s, log := watching(t, srv.socket, false)
+	srv := &podsapi.Server{Socket: socketPath(t), Watch: podsapi.Telling(podOf("a", 1))}
+	s, log := watching(t, srv.Socket, false)
 	if state := s.State(); state.Condition != Absent {
 		t.Errorf("without a socket it is %q", state.Condition)
 	}
-	srv.start(t)
+	start(t, srv)
 	until(t, "the socket is found", complete(s))
-	srv.grpc.Stop()
+	srv.Stop()
 	until(t, "the socket's end is said", func() bool { return log.count(EventLost) == 1 })
 	if user(s, "a") != 1 {
 		t.Error("what was known is forgotten with the kubelet")
 	}
-	again := &server{socket: srv.socket, watch: telling(podOf("a", 7))}
-	again.start(t)
+	again := &podsapi.Server{Socket: srv.Socket, Watch: podsapi.Telling(podOf("a", 7))}
+	start(t, again)
 	until(t, "it is known anew", func() bool { return user(s, "a") == 7 && complete(s)() })
 	if lost, known := log.count(EventLost), log.count(EventKnown); lost != 1 || known != 1 {
 		t.Errorf("said %d times that it is lost, and %d times that it is back", lost, known)
@@ -207,18 +234,18 @@ func TestAbsent(t *testing.T) {
 
 // A pod that the watch has not told of is asked for once, and is known from then on.
 func TestAsk(t *testing.T) {
-	srv := &server{socket: socketPath(t), watch: telling(podOf("a", 1)),
-		get: func(_ context.Context, uid string) ([]byte, error) { return podOf(uid, 9), nil }}
-	srv.start(t)
-	s, _ := watching(t, srv.socket, false)
+	srv := &podsapi.Server{Socket: socketPath(t), Watch: podsapi.Telling(podOf("a", 1)),
+		Get: func(_ context.Context, uid string) ([]byte, error) { return podOf(uid, 9), nil }}
+	start(t, srv)
+	s, _ := watching(t, srv.Socket, false)
 	until(t, "the watch is complete", complete(s))
 	for _, uid := range []string{"a", "new", "new"} {
 		if _, known := s.Pod(t.Context(), uid); !known {
 			t.Errorf("%s is not known", uid)
 		}
 	}
-	if state := s.State(); srv.questions() != 1 || state.Known != 2 || state.Asked != 1 || state.Unanswered != 0 {
-		t.Errorf("%d questions; %+v", srv.questions(), state)
+	if state := s.State(); srv.Questions() != 1 || state.Known != 2 || state.Asked != 1 || state.Unanswered != 0 {
+		t.Errorf("%d questions; %+v", srv.Questions(), state)
 	}
 }
 
@@ -240,9 +267,9 @@ func TestBadAnswers(t *testing.T) {
 		return podOf(uid, 1), nil
 	}
 	questions := []string{"hangs", "other", "nonsense", "limited"}
-	srv := &server{socket: socketPath(t), watch: telling(), get: func(_ context.Context, uid string) ([]byte, error) { return answer(uid) }}
-	srv.start(t)
-	s, _ := watching(t, srv.socket, false)
+	srv := &podsapi.Server{Socket: socketPath(t), Watch: podsapi.Telling(), Get: func(_ context.Context, uid string) ([]byte, error) { return answer(uid) }}
+	start(t, srv)
+	s, _ := watching(t, srv.Socket, false)
 	until(t, "the watch is complete", complete(s))
 	for _, uid := range questions {
 		if _, known := s.Pod(t.Context(), uid); known { // it returns, or the test does not end
@@ -256,8 +283,8 @@ func TestBadAnswers(t *testing.T) {
 
 // Nobody but root is believed.
 func TestListenerIsRoot(t *testing.T) {
-	srv := &server{socket: socketPath(t), watch: telling(podOf("a", 1))}
-	if err := os.Chmod(filepath.Dir(srv.socket), 0o777); err != nil {
+	srv := &podsapi.Server{Socket: socketPath(t), Watch: podsapi.Telling(podOf("a", 1))}
+	if err := os.Chmod(filepath.Dir(srv.Socket), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	listening := make(chan struct{})
@@ -268,10 +295,10 @@ func TestListenerIsRoot(t *testing.T) {
 			t.Error(problem)
 			return
 		}
-		srv.start(t)
+		start(t, srv)
 	}()
 	<-listening
-	s, _ := watching(t, srv.socket, false)
+	s, _ := watching(t, srv.Socket, false)
 	until(t, "the listener is refused", func() bool { return strings.Contains(s.State().Why, "user 1 listens there") })
 }
 
@@ -287,7 +314,7 @@ func TestTableIsBounded(t *testing.T) {
 	word := strings.Repeat("x", 60<<10)
 	for i := range 2048 {
 		uid := fmt.Sprint(i)
-		large.take(nil, event{added, message(1, message(1, "p", 3, "n", 5, uid), 2, message(2, message(1, "app", 4, word)))}, i == 0)
+		large.take(nil, event{added, podsapi.Message(1, podsapi.Message(1, "p", 3, "n", 5, uid), 2, podsapi.Message(2, podsapi.Message(1, "app", 4, word)))}, i == 0)
 	}
 	if large.table.bytes > mostBytes || large.State().Left == 0 {
 		t.Errorf("%d bytes are kept, and %d pods are left", large.table.bytes, large.State().Left)

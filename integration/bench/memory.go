@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/podsapi"
 )
 
 // memory measures what a meshnetd keeps for a full node: one that protected the pods, and one that was
@@ -37,15 +39,50 @@ func (b *bench) memory() error {
 		return b.resident(fmt.Sprintf("when it protected %d pods", many), daemon)
 	})
 	if err == nil {
-		err = b.meeting(true, dualStackConfig, func(daemon *lab.Daemon) error {
-			if err := protected(b.ctx, daemon, pods); err != nil {
-				return err
-			}
-			return b.resident(fmt.Sprintf("when it took %d pods over", many), daemon)
-		})
+		err = b.takeover(pods, "", fmt.Sprintf("when it took %d pods over", many))
+	}
+	if err == nil {
+		err = b.toldByKubelet(pods)
 	}
 	b.notef("goal: 30 MB with %d pods", many)
 	return errors.Join(err, b.disperse(pods))
+}
+
+// takeover measures a meshnetd that is started when the pods are there.
+func (b *bench) takeover(pods []*lab.Pod, config, when string) error {
+	return b.meeting(true, dualStackConfig+config, func(daemon *lab.Daemon) error {
+		if err := protected(b.ctx, daemon, pods); err != nil {
+			return err
+		}
+		if config != "" {
+			if _, err := daemon.Wait(b.ctx, func(l lab.Line) bool { return l.Event == "kubelet_known" }); err != nil {
+				return err
+			}
+		}
+		return b.resident(when, daemon)
+	})
+}
+
+// toldByKubelet measures the same where a kubelet tells the pods, as Istio's injector leaves them: 12 kB each.
+func (b *bench) toldByKubelet(pods []*lab.Pod) error {
+	var env []string
+	for i := range 30 {
+		env = append(env, fmt.Sprintf("ISTIO_META_VARIABLE_%d=%s", i, strings.Repeat("v", 40)))
+	}
+	rest := podsapi.Message(3, make([]byte, 8<<10)) // what meshnetd does not read
+	var told [][]byte
+	for _, pod := range pods {
+		told = append(told, append(podsapi.Pod(pod.Spec,
+			lab.ContainerSpec{Name: "istio-validation", Args: []string{"istio-iptables", "-p", "15001", "-z", "15006", "--run-validation"}, User: 1337, Group: 1337},
+			lab.ContainerSpec{Name: "istio-proxy", Args: []string{"proxy", "sidecar", "--domain", "$(POD_NAMESPACE).svc.cluster.local"}, Env: env, User: 1337, Group: 1337},
+			lab.ContainerSpec{Name: "app", Env: env[:10], User: 1000, Group: 1000}), rest...))
+	}
+	server := podsapi.Server{Socket: filepath.Join(b.lab.Dir(), "pods-api.sock"), Watch: podsapi.Telling(told...)}
+	if err := server.Start(); err != nil {
+		return err
+	}
+	defer server.Stop()
+	return b.takeover(pods, fmt.Sprintf("kubelet.pods_api = %q\n", server.Socket), "the same, and the kubelet tells them")
 }
 
 // patience is how long a daemon may take to say what it did.
