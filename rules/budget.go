@@ -77,13 +77,22 @@ var networks = [...]Network{
 	{Addresses: []netip.Addr{netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: 1})}},
 }
 
-// exceededBy says whether the rules of an enrolled pod are over the budget, whatever addresses it comes to have. They can be
-// made just to be counted, since only a few rules follow from each item.
-func (b Budget) exceededBy(d Decision) (problem string) {
+// anywhere returns the plans of an enrolled pod in each of networks, or why it has none there. They can be made just to be
+// counted, since only a few rules follow from each item.
+func (d Decision) anywhere() (plans [len(networks)]Plan, errs [len(networks)]error) {
+	for i, network := range networks {
+		if plans[i], errs[i] = d.Planner(network); errs[i] != nil {
+			plans[i] = Plan{}
+		}
+	}
+	return plans, errs
+}
+
+// exceededBy says whether one of the plans is over the budget.
+func (b Budget) exceededBy(plans []Plan) (problem string) {
 	most := b.orStandard().Rules
-	for _, network := range networks {
-		plan, err := d.Planner(network)
-		if n := plan.Rules(); err == nil && n > most {
+	for _, plan := range plans {
+		if n := plan.Rules(); n > most {
 			return fmt.Sprintf("what the pod asks for takes %d rules: more than the %d that the node's configuration allows a pod (budget.rules)", n, most)
 		}
 	}

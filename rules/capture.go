@@ -207,7 +207,8 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 			return reject(ReasonForbidden, fmt.Sprintf("the pod bears an injector's mark and would be left alone (%s: %s), which %s does not allow", d.Reason, d.Detail, policy))
 		}
 	case Enrol:
-		if problem := n.Budget.exceededBy(d); problem != "" {
+		plans, errs := d.anywhere()
+		if problem := n.Budget.exceededBy(plans[:]); problem != "" {
 			return reject(ReasonOverBudget, problem)
 		}
 		if all := privileged(d.Bypasses(pod)); len(all) > 0 && n.refusesPowers(pod.Namespace) {
@@ -218,13 +219,12 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if all := sendsRaw(d.Bypasses(pod)); refused && len(all) > 0 {
 			return reject(ReasonBypass, SayBypasses(all)+" can send what meets no rule, by packet sockets, and "+l.String()+" refuses that (raw): capabilities: {drop: [NET_RAW]} takes it")
 		}
-		for _, network := range networks {
-			plan, err := d.Planner(network)
-			if err != nil {
+		for i, plan := range plans {
+			if errs[i] != nil {
 				return d // reported when the plan is made for the pod's own network
 			}
 			if !policy.MayLoosen {
-				if problem := n.looser(d, network, plan); problem != "" {
+				if problem := n.looser(d, networks[i], plan); problem != "" {
 					return reject(ReasonLoosened, "a container asks for less than the pod's sandbox has ("+problem+"), and none may"+ask)
 				}
 			}

@@ -38,7 +38,7 @@ func chainText(family Family, table string, c Chain) string {
 	text := make([]byte, 0, 128*(len(c.Rules)+1))
 	text = fmt.Appendf(text, "chain %d %s %s\n", family, table, c.Name)
 	for _, r := range c.Rules {
-		text = append(append(append(text, "  "...), r.String()...), '\n')
+		text = append(r.appendTo(append(text, "  "...)), '\n')
 	}
 	return string(text)
 }

@@ -84,8 +84,8 @@ func nearest(key string, known []string) string {
 // domain returns the last two labels of a key's prefix, such as "istio.io".
 func domain(key string) string {
 	prefix, _, _ := strings.Cut(key, "/")
-	labels := strings.Split(prefix, ".")
-	return strings.Join(labels[max(0, len(labels)-2):], ".")
+	rest := prefix[:max(0, strings.LastIndexByte(prefix, '.'))]
+	return prefix[strings.LastIndexByte(rest, '.')+1:]
 }
 
 // distance is how many letters have to be put in, left out or changed to make b of a; most, where it is that or more.

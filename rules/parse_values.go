@@ -29,7 +29,7 @@ func (p *parser) uids() OwnerUIDs {
 	low, err1 := strconv.ParseUint(first, 10, 32)
 	high, err2 := strconv.ParseUint(last, 10, 32)
 	ids := OwnerUIDs{uint32(low), uint32(high)}
-	p.failed = p.failed || err1 != nil || err2 != nil || low >= high || ids.args()[3] != word
+	p.failed = p.failed || err1 != nil || err2 != nil || low >= high || lastWord(ids) != word
 	return ids
 }
 
@@ -37,7 +37,7 @@ func (p *parser) uids() OwnerUIDs {
 func (p *parser) comment() Comment {
 	word := p.next()
 	text := Comment(strings.Trim(word, `"`))
-	p.failed = p.failed || !text.valid() || text.args()[3] != word
+	p.failed = p.failed || !text.valid() || lastWord(text) != word
 	return text
 }
 
@@ -59,6 +59,12 @@ func (p *parser) dnat() DNAT {
 	} else if to, err := netip.ParseAddrPort(word); err == nil {
 		t = DNAT{to.Addr(), to.Port()}
 	}
-	p.failed = p.failed || !t.To.IsValid() || t.args()[3] != word
+	p.failed = p.failed || !t.To.IsValid() || lastWord(t) != word
 	return t
+}
+
+// lastWord is how iptables writes what it says of a match or target.
+func lastWord(p printed) string {
+	all := strings.Fields(string(p.appendTo(nil)))
+	return all[len(all)-1]
 }

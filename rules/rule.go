@@ -6,13 +6,7 @@
 // values, so they cannot drift apart.
 package rules
 
-import (
-	"fmt"
-	"net/netip"
-	"slices"
-	"strconv"
-	"strings"
-)
+import "net/netip"
 
 // Family is an IP family.
 type Family uint8
@@ -38,29 +32,17 @@ type Rule struct {
 	Why    string // shown by plan and explain; not part of the rule's identity
 }
 
-// String returns the rule as iptables-save prints it, without the leading "-A CHAIN".
-func (r Rule) String() string {
-	ordered := r.Match
-	byRank := func(a, b Match) int { return a.rank() - b.rank() }
-	if !slices.IsSortedFunc(ordered, byRank) {
-		ordered = slices.Clone(ordered)
-		slices.SortStableFunc(ordered, byRank)
-	}
-	words := make([]string, 0, 24) // enough for most rules
-	for _, m := range ordered {
-		words = append(words, m.args()...)
-	}
-	return strings.Join(append(words, r.Target.args()...), " ")
-}
+// printed appends itself the way iptables-save prints it, with a space behind each word.
+type printed interface{ appendTo(text []byte) []byte }
 
-// Match is a condition on a packet. The set is closed: each one prints itself the way iptables-save does.
+// Match is a condition on a packet. The set is closed.
 type Match interface {
-	args() []string
+	printed
 	rank() int // the place iptables-save gives it; extensions keep their own order
 }
 
 // Target is what happens to a packet that a rule matches. The set is closed.
-type Target interface{ args() []string }
+type Target interface{ printed }
 
 // Ranks of the matches that iptables-save prints first, whatever order they were written in.
 const (
@@ -238,137 +220,3 @@ func (CTState) rank() int             { return rankExtension }
 func (PacketMark) rank() int          { return rankExtension }
 func (ConnMark) rank() int            { return rankExtension }
 func (Comment) rank() int             { return rankExtension }
-
-func (m Protocol) args() []string { return []string{"-p", string(m)} }
-
-func (m Source) args() []string { return prefixArgs("-s", m.Prefix, false) }
-
-func (m Destination) args() []string { return prefixArgs("-d", m.Prefix, m.Not) }
-
-// prefixArgs prints what the kernel keeps: host bits are masked, and a prefix of no bits is no condition.
-func prefixArgs(flag string, prefix netip.Prefix, not bool) []string {
-	if prefix.Bits() == 0 && !not {
-		return nil
-	}
-	return negate(not, flag, prefix.Masked().String())
-}
-
-func (m InInterface) args() []string { return []string{"-i", string(m)} }
-
-func (m OutInterface) args() []string { return []string{"-o", string(m)} }
-
-func (m SourcePort) args() []string {
-	return []string{"-m", m.Protocol, "--sport", number(m.Port)}
-}
-
-func (m DestinationPort) args() []string {
-	return append([]string{"-m", m.Protocol}, negate(m.Not, "--dport", number(m.Port))...)
-}
-
-func (m NotDestinationPorts) args() []string {
-	ports := make([]string, len(m))
-	for i, port := range m {
-		ports[i] = number(port)
-	}
-	return []string{"-m", "multiport", "!", "--dports", strings.Join(ports, ",")}
-}
-
-func (m DestinationPorts) args() []string {
-	ports := make([]string, len(m))
-	for i, r := range m {
-		ports[i] = r.with(":")
-	}
-	return []string{"-m", "multiport", "--dports", strings.Join(ports, ",")}
-}
-
-func (m OwnerUID) args() []string {
-	return append([]string{"-m", "owner"}, negate(m.Not, "--uid-owner", number(m.ID))...)
-}
-
-func (m OwnerUIDs) args() []string {
-	return []string{"-m", "owner", "--uid-owner", number(m.First) + "-" + number(m.Last)}
-}
-
-func (m OwnerGID) args() []string {
-	return append([]string{"-m", "owner"}, negate(m.Not, "--gid-owner", number(m.ID))...)
-}
-
-var stateNames = []string{"INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED"}
-
-func (m CTState) args() []string {
-	return []string{"-m", "conntrack", "--ctstate", strings.Join(m.names(), ",")}
-}
-
-func (m PacketMark) args() []string {
-	return append([]string{"-m", "mark"}, negate(m.Not, "--mark", hex(m.Mark))...)
-}
-
-func (m ConnMark) args() []string { return []string{"-m", "connmark", "--mark", hex(m.Mark)} }
-
-// iptables puts quotes around all but letters, digits, _ and -.
-func (m Comment) args() []string {
-	text := string(m)
-	if strings.ContainsAny(text, furtherLetters) {
-		text = `"` + text + `"`
-	}
-	return []string{"-m", "comment", "--comment", text}
-}
-
-func (t Jump) args() []string { return []string{"-j", string(t)} }
-
-func (t Verdict) args() []string { return []string{"-j", string(t)} }
-
-func (Counting) args() []string { return nil }
-
-func (t Redirect) args() []string {
-	return []string{"-j", "REDIRECT", "--to-ports", number(t.Port)}
-}
-
-func (t DNAT) args() []string {
-	to := t.To.String()
-	if t.Port != 0 {
-		to = netip.AddrPortFrom(t.To, t.Port).String()
-	}
-	return []string{"-j", "DNAT", "--to-destination", to}
-}
-
-func (t TProxy) args() []string {
-	return []string{"-j", "TPROXY", "--on-port", number(t.Port), "--on-ip", t.Addr.String(),
-		"--tproxy-mark", hex(t.Mark) + "/0xffffffff"}
-}
-
-func (t SetMark) args() []string {
-	return []string{"-j", "MARK", "--set-xmark", hex(uint32(t)) + "/0xffffffff"}
-}
-
-func (t SetConnMark) args() []string {
-	return []string{"-j", "CONNMARK", "--set-xmark", hex(uint32(t)) + "/0xffffffff"}
-}
-
-func (SaveMark) args() []string {
-	return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
-}
-
-func (RestoreMark) args() []string {
-	return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
-}
-
-func (t CTZone) args() []string { return []string{"-j", "CT", "--zone", number(uint16(t))} }
-
-func (t RejectWith) args() []string { return []string{"-j", "REJECT", "--reject-with", string(t)} }
-
-func (t Foreign) args() []string { return []string{string(t)} }
-
-// What a Comment may have besides what iptables prints without quotes.
-const furtherLetters = "/.,:"
-
-func negate(not bool, words ...string) []string {
-	if not {
-		return append([]string{"!"}, words...)
-	}
-	return words
-}
-
-func number[T ~uint16 | ~uint32](n T) string { return strconv.FormatUint(uint64(n), 10) }
-
-func hex(n uint32) string { return fmt.Sprintf("%#x", n) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // Seen is a connection that a lockdown counted and let go, as far as a lockdown's keys can tell one from another.
@@ -77,7 +78,7 @@ func (l Lockdown) Lacks(s Seen) (key, value string) {
 		}
 	case ClassLocal:
 		if slices.ContainsFunc(l.LocalPorts, func(r PortRange) bool { return r.Contains(s.Port) }) {
-			return "local_ports", number(s.Port)
+			return "local_ports", strconv.Itoa(int(s.Port))
 		}
 	case ClassInvalid:
 	}

@@ -21,9 +21,9 @@ func (r PortRange) String() string { return r.with("-") }
 
 func (r PortRange) with(between string) string {
 	if r.First == r.Last {
-		return number(r.First)
+		return strconv.Itoa(int(r.First))
 	}
-	return number(r.First) + between + number(r.Last)
+	return strconv.Itoa(int(r.First)) + between + strconv.Itoa(int(r.Last))
 }
 
 // ParsePorts reads a comma-separated list of ports and ranges "FIRST-LAST" without blanks. problem says what is
