@@ -32,7 +32,7 @@ type section struct {
 // sections are in the order in which they are run: those that need a containerd come last.
 func sections() []section {
 	return []section{
-		{"hook", (*bench).hook}, {"ratio", (*bench).ratio}, {"gate", (*bench).gate}, {"packet", (*bench).packet},
+		{"hook", (*bench).hook}, {"stages", (*bench).stages}, {"ratio", (*bench).ratio}, {"gate", (*bench).gate}, {"packet", (*bench).packet},
 		{"lockdown", (*bench).lockdown},
 		{"pod", (*bench).pod}, {"scale", (*bench).scale}, {"memory", (*bench).memory}, {"burst", (*bench).burst}, {"hostile", (*bench).hostile},
 	}
@@ -52,7 +52,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	b.ctx, b.out = ctx, os.Stdout
-	if err := b.run(*only); err != nil {
+	run := func() error { return b.run(*only) }
+	if by := os.Getenv(played); by != "" {
+		run = func() error { return errors.Join(b.play(by), b.close()) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -100,10 +100,14 @@ var unbounded = rules.Budget{Bytes: 1 << 20, Items: 1 << 12, Rules: 1 << 13}
 
 // enforcer returns a flow that has seen no pod yet.
 func (n *node) enforcer(w writer, k kind) *daemon.Enforcer {
+	return daemon.New(k.policy(), kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(daemon.Outcome) {})
+}
+
+// policy enrols the pods of one Istio.
+func (k kind) policy() daemon.Policy {
 	k.defaults.Budget = unbounded
-	node := rules.Node{Meshes: []rules.Mesh{istio.New(k.defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded,
-		Lockdowns: k.lockdowns, Addresses: nodeAddresses}
-	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(daemon.Outcome) {})
+	return daemon.Policy{Node: rules.Node{Meshes: []rules.Mesh{istio.New(k.defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded,
+		Lockdowns: k.lockdowns, Addresses: nodeAddresses}}
 }
 
 // dualStack is a mesh whose proxies speak IPv6 too, so that both families have rules.
