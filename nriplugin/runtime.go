@@ -108,7 +108,7 @@ func identify(name, version string) (Runtime, error) {
 	rt.Tier, rt.Why = BestEffort, "meshnetd does not know this runtime, or cannot read its version."
 	rt.Limits = []string{
 		"It is not known whether containers start while meshnetd is away or too slow: use " + validating + ".",
-		"The user of a container may not be told: then proxy_identity sees nothing, and the proxy's ids come from " +
+		"The user of a container may not be told: unless the kubelet's Pods API tells it, proxy_identity then sees nothing, and the proxy's ids come from " +
 			"proxy.istio.io/overrides and the configuration.",
 	}
 	return rt, nil
@@ -160,7 +160,7 @@ func (rt Runtime) judged(guaranteed, tells string) Runtime {
 			"keeps this version from starting again; upgrade to "+guaranteed+".")
 	}
 	if !rt.TellsUser {
-		rt.Limits = append(rt.Limits, "The user of a container is not told: proxy_identity sees nothing, and the proxy's ids come from "+
+		rt.Limits = append(rt.Limits, "The user of a container is not told: unless the kubelet's Pods API tells it, proxy_identity sees nothing, and the proxy's ids come from "+
 			"proxy.istio.io/overrides and the configuration; upgrade to "+tells+".")
 	}
 	return rt

@@ -30,6 +30,8 @@ func runValidate(ctx context.Context, args []string, out *journal) error {
 	flags := flag.NewFlagSet("validate", flag.ContinueOnError)
 	outbound := flags.Int("outbound", 15001, "the proxy's outbound port")
 	inbound := flags.Int("inbound", 15006, "the proxy's inbound port")
+	flags.IntVar(outbound, "p", *outbound, "--outbound, as istio-iptables calls it")
+	flags.IntVar(inbound, "z", *inbound, "--inbound, as istio-iptables calls it")
 	probe := flags.Uint("probe", 15002, "port that is dialled")
 	mesh := flags.String("mesh", "istio", "whose validation: istio, kuma or linkerd")
 	six := flags.Bool("ipv6", false, "ask over IPv6")
