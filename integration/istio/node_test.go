@@ -36,6 +36,7 @@ func TestNode(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"sandbox killed", m.killed}, {"Istio says nftables", m.nativeNftables}, {"meshnetd ends", m.ended}, {"meshnetd is killed", m.daemonKilled},
+		{"revision", m.revision}, {"node restarts", m.restarted}, {"IPv6 only", m.ipv6Only},
 	} {
 		if !t.Run(part.name, part.run) {
 			return
@@ -207,4 +208,33 @@ func (m *mesh) nativeNftables(t *testing.T) {
 	m.passes(t, native, 0)
 	m.passes(t, through, 0)
 	m.protected(t, native, through)
+}
+
+// A namespace that names a revision is as one that is labelled for injection.
+func (m *mesh) revision(t *testing.T) {
+	m.Kubectl(t, "create", "namespace", "revised")
+	m.Kubectl(t, "label", "namespace", "revised", "istio.io/rev=default", "pod-security.kubernetes.io/enforce=restricted")
+	revised := pod{namespace: "revised", name: "revised"}
+	m.run(t, revised)
+	if of := m.Kubectl(t, "-n", "revised", "get", "pod", "revised", "-o", `jsonpath={.metadata.annotations.istio\.io/rev}`); of != "default" {
+		t.Errorf("injected by %q", of)
+	}
+	m.passes(t, revised, 0)
+	m.protected(t, revised)
+}
+
+// The node loses its power. When it is back, pods of the mesh start with their rules.
+func (m *mesh) restarted(t *testing.T) {
+	m.toTell(t, web, client)
+	before := map[string]string{"web": m.containers(t, web), "client": m.containers(t, client)}
+	if err := m.C.PowerOff(t.Context()); err != nil {
+		t.Fatalf("rig: %v", err)
+	}
+	if err := m.C.PowerOn(t.Context(), func() error { return nil }); err != nil {
+		t.Fatalf("rig: %v", err)
+	}
+	m.anew(t, before["web"], web)
+	m.anew(t, before["client"], client)
+	m.through(t, "restarted")
+	m.protected(t, web, client)
 }
