@@ -42,12 +42,25 @@ type mesh struct {
 	*kube.Steps
 	programs string // that integration/istio/build.sh built
 	bridge   []netip.Addr
+	injector string      // what it gives pods, as injection says it
 	running  bool        // istiod
 	host     *lab.Daemon // a meshnetd that is a process of the node, while it is one
 }
 
-// start runs all of it. A failure says which part it was, and leaves the logs of all.
+// start runs all of it, as docs/istio.md says.
 func start(t *testing.T) *mesh {
+	t.Helper()
+	return run(t, part{"meshnetd, Istio", (*mesh).setUp}, part{"Istio", (*mesh).istiod}, part{"rig, Istio", (*mesh).namespaces})
+}
+
+// part is one of what has to run. A failure says which it was.
+type part struct {
+	name string
+	run  func(*mesh, context.Context, *testing.T) error
+}
+
+// run runs a cluster with the rig's own parts, and these. What fails leaves the logs of all.
+func run(t *testing.T, parts ...part) *mesh {
 	t.Helper()
 	programs := os.Getenv("MESHNETD_ISTIO")
 	if programs == "" {
@@ -56,18 +69,15 @@ func start(t *testing.T) *mesh {
 	c := kube.Run(t)
 	t.Cleanup(func() {
 		if dir := os.Getenv("MESHNETD_ISTIO_LOGS"); t.Failed() && dir != "" {
+			dir = filepath.Join(dir, t.Name())
 			t.Logf("all logs are in %s (%v)", dir, c.KeepLogs(dir))
 		}
 	})
 	m := &mesh{Steps: kube.NewSteps(t, c), programs: programs}
-	for _, step := range []struct {
-		part string
-		run  func(context.Context, *testing.T) error
-	}{
-		{"rig", m.network}, {"rig", m.images}, {"meshnetd, Istio", m.setUp}, {"Istio", m.istiod}, {"rig, Istio", m.namespaces},
-	} {
-		if err := step.run(t.Context(), t); err != nil {
-			t.Fatalf("%s: %v", step.part, err)
+	m.Images(t)
+	for _, part := range append([]part{{"rig", (*mesh).network}, {"rig", (*mesh).images}}, parts...) {
+		if err := part.run(m, t.Context(), t); err != nil {
+			t.Fatalf("%s: %v", part.name, err)
 		}
 	}
 	return m
@@ -183,11 +193,13 @@ func (m *mesh) rigged(t *testing.T) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(t.TempDir(), "rig.yaml")
-	return file, os.WriteFile(file, bytes.ReplaceAll(text, []byte("BRIDGE"), []byte(m.bridge[0].String())), 0o600)
+	made := strings.NewReplacer("BRIDGE", m.bridge[0].String(), "LAB", m.C.Lab().Dir(), "PLUGINS", filepath.Join(m.C.Lab().Binaries(), "cni"),
+		"APIPORT", m.C.APIPort()).Replace(string(text))
+	return file, os.WriteFile(file, []byte(made), 0o600)
 }
 
-// install is istioctl's, but for what would run as pods: istiod runs here. Istio's own DaemonSet is there, and is to have
-// no pod.
+// install is istioctl's, but for what would run as pods: istiod runs here. Istio's own DaemonSet stays, with its files in the
+// lab's directory.
 func (m *mesh) install(ctx context.Context, t *testing.T, args ...string) error {
 	rig, err := m.rigged(t)
 	if err != nil {
@@ -197,6 +209,7 @@ func (m *mesh) install(ctx context.Context, t *testing.T, args ...string) error 
 	if err != nil {
 		return err
 	}
+	made = strings.ReplaceAll(made, "/var/run/istio-cni", m.agentDir())
 	kept, err := without(made, "Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget")
 	if err != nil {
 		return err
@@ -246,12 +259,11 @@ func (m *mesh) istiod(ctx context.Context, t *testing.T) error {
 }
 
 func (m *mesh) setUp(ctx context.Context, t *testing.T) error {
-	m.Images(t)
-	if _, err := m.C.Kubectl(ctx, "", "create", "namespace", "istio-system"); err != nil {
-		return err
+	_, err := m.C.Kubectl(ctx, "", "create", "namespace", "istio-system")
+	if err == nil {
+		m.guide(t, "Set it up")
 	}
-	m.guide(t, "Set it up")
-	return nil
+	return err
 }
 
 // namespaces are the mesh's; one for pods with the capabilities that TPROXY and istio-init need; and one outside.
@@ -260,7 +272,7 @@ func (m *mesh) namespaces(_ context.Context, t *testing.T) error {
 	m.Kubectl(t, "create", "namespace", "transparent")
 	m.Kubectl(t, "label", "namespace", "transparent", "istio-injection=enabled", "pod-security.kubernetes.io/enforce=privileged")
 	m.Kubectl(t, "create", "namespace", "elsewhere")
-	m.injects(t, "istio-validation istio-proxy")
+	m.injects(t, m.injector)
 	m.running = true
 	return nil
 }

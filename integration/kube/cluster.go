@@ -121,6 +121,9 @@ func (c *Cluster) path(name string) string { return filepath.Join(c.lab.Dir(), "
 // Kubeconfig is the file of an administrator.
 func (c *Cluster) Kubeconfig() string { return c.path("kubeconfig") }
 
+// APIPort is the API server's, of the loopback interface.
+func (c *Cluster) APIPort() string { return c.api[strings.LastIndexByte(c.api, ':')+1:] }
+
 // Log returns what a component has written.
 func (c *Cluster) Log(name string) (string, error) {
 	text, err := os.ReadFile(c.path(name + ".log"))

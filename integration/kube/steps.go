@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,8 @@ type Steps struct {
 	C      *Cluster
 	Helm   string // the program
 	Config string // of meshnetd, as its file has it
+
+	client *http.Client // of the API server; nil before its first use
 }
 
 // NewSteps are those of this cluster, with the chart's Helm.

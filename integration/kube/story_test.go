@@ -5,7 +5,6 @@
 package kube
 
 import (
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,7 +37,6 @@ func TestStory(t *testing.T) {
 
 type story struct {
 	*Steps
-	client *http.Client // of the API server; nil before its first use
 }
 
 // install installs a meshnetd of an earlier time, with its own chart.
