@@ -152,7 +152,7 @@ func (m *mesh) event(t *testing.T, p pod) (event, changed string) {
 	}
 	t.Logf("%s", last)
 	if strings.Contains(strings.ReplaceAll(last, `"`, ""), "changed:true") || strings.Contains(last, "changed=true") {
-		return found[1], "once"
+		return found[1], "yes"
 	}
 	return found[1], "no"
 }

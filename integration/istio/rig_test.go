@@ -74,7 +74,9 @@ func run(t *testing.T, parts ...part) *mesh {
 		}
 	})
 	m := &mesh{Steps: kube.NewSteps(t, c), programs: programs}
-	m.Images(t)
+	if err := c.Import(t.Context(), os.Getenv("MESHNETD_IMAGE")); err != nil {
+		t.Fatalf("meshnetd: %v", err)
+	}
 	for _, part := range append([]part{{"rig", (*mesh).network}, {"rig", (*mesh).images}}, parts...) {
 		if err := part.run(m, t.Context(), t); err != nil {
 			t.Fatalf("%s: %v", part.name, err)
