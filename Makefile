@@ -156,7 +156,7 @@ bench: deps runtimes build ## measure what meshnetd costs a pod, a packet and th
 	@exec $(BUILD)/bench -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin \
 		-inside $(BUILD)/nftables.test -pilot-agent $(BUILD)/istio/istio/pilot-agent -plots "$(PLOTS)" -only "$(ONLY)"
 
-# ROUNDS=2 measures 10 pods of each way instead of 20.
+# ROUNDS=2 measures 6 pods of each way instead of 18.
 bench-kube: PROGRAMS += pip3:python3-pip
 bench-kube: kube ## measure pods of a real Istio from their creation to Ready, by meshnetd, istio-cni and istio-init
 	integration/istio/build.sh $(BUILD)/istio

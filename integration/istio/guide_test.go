@@ -42,7 +42,7 @@ func steps(t *testing.T, page, part string) []string {
 	rest, _, _ = strings.Cut(rest, "\n## ")
 	var all []string
 	for _, commands := range block.FindAllStringSubmatch(rest, -1) {
-		all = append(all, commands[1])
+		all = append(all, strings.TrimSpace(commands[1]))
 	}
 	return all
 }

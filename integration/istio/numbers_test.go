@@ -27,7 +27,7 @@ type way struct {
 // TestNumbers writes how long pods take from their creation to Ready with a real proxy, and judges nothing. The rounds go through
 // all ways, back and forth, so that a machine that becomes slower does so for all.
 func TestNumbers(t *testing.T) {
-	out, rounds := os.Getenv("MESHNETD_NUMBERS"), 4
+	out, rounds := os.Getenv("MESHNETD_NUMBERS"), 6
 	if out == "" {
 		t.Skip("runs by make bench-kube")
 	}
@@ -97,7 +97,7 @@ func TestNumbers(t *testing.T) {
 }
 
 // podsOfRound are made one after the other.
-const podsOfRound = 5
+const podsOfRound = 3
 
 func (m *mesh) sample(t *testing.T, w *way, round int) {
 	t.Helper()
