@@ -125,7 +125,7 @@ test-istio: PROGRAMS += pip3:python3-pip
 test-istio: kube ## run a real Istio, istiod and Envoy, beside meshnetd, and read its access logs
 	integration/istio/build.sh $(BUILD)/istio
 	set -o pipefail; $(KUBE) MESHNETD_ISTIO=$(abspath $(BUILD))/istio MESHNETD_ISTIO_LOGS=$(abspath $(BUILD))/istio-logs \
-		MESHNETD_ISTIO_PODS=$(or $(PODS),10) $(GO) test -json -count=1 -timeout 30m -run '$(if $(ONLY),Test$(ONLY),TestIstio|TestNode|TestFromIstioCNI|TestWithoutValidation)' \
+		MESHNETD_ISTIO_PODS=$(or $(PODS),10) $(GO) test -json -count=1 -timeout 30m -run '$(if $(ONLY),Test$(ONLY),TestIstio|TestNode|TestFromIstioCNI|TestBackToIstioCNI|TestWithoutValidation)' \
 		./integration/istio $(if $(RECORD),-record) | $(REPORT)
 
 # ONLY=5.10 boots those whose names begin so; SHORT=1 leaves out what takes minutes; RECORD=integration/kernels/recorded.md writes

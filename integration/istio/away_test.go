@@ -82,9 +82,9 @@ func (a *away) all(t *testing.T) {
 		a.create(t, pods...)
 		a.kill(t)
 	}, a.revive)
-	a.row(t, "was ended, the node switched on", killed, a.end, a.boot, a.start)
-	a.forget(t, killed)
 	a.row(t, "lost power with the node, and comes late", early, a.lose, a.boot, a.revive)
+	a.forget(t, early)
+	a.row(t, "was ended, the node switched on", killed, a.end, a.boot, a.start)
 }
 
 // two pods, the second without istio-validation.
@@ -252,10 +252,12 @@ func (a *away) lose(t *testing.T) {
 	}
 }
 
+// revive gives the image back, to a new pod: the kubelet has a dead one wait before it tries again.
 func (a *away) revive(t *testing.T) {
 	if err := a.C.Ctr(t.Context(), "images", "tag", a.image+"-kept", a.image); err != nil {
 		t.Fatal(err)
 	}
+	a.Kubectl(t, "-n", a.namespace, "delete", "pod", "--all", "--now")
 	a.ready(t)
 }
 

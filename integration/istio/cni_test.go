@@ -29,12 +29,17 @@ const (
 // beside is a cluster whose Istio has its own CNI plugin, by its own DaemonSet, and that has no meshnetd.
 func beside(t *testing.T) *mesh {
 	t.Helper()
-	return run(t, part{"rig", (*mesh).agent}, part{"Istio", (*mesh).istiod}, part{"rig, Istio", (*mesh).namespaces}, part{"Istio", (*mesh).chained})
+	return run(t, part{"rig", (*mesh).agent}, part{"Istio", func(m *mesh, ctx context.Context, t *testing.T) error {
+		_, err := m.C.Kubectl(ctx, "", "create", "namespace", "istio-system")
+		m.follow(t, agentInstall)
+		return err
+	}}, part{"Istio", (*mesh).istiod}, part{"rig, Istio", (*mesh).namespaces}, part{"Istio", (*mesh).chained})
 }
 
 // agentDir is where Istio's agent has its files on the node.
 func (m *mesh) agentDir() string { return filepath.Join(m.C.Lab().Dir(), "istio-cni") }
 
+// agent is the image of Istio's DaemonSet.
 func (m *mesh) agent(ctx context.Context, t *testing.T) error {
 	file := filepath.Join(t.TempDir(), "image.tar")
 	image := kube.Image{Tag: agentImage, Programs: map[string]string{"/usr/local/bin/install-cni": m.program("install-cni"),
@@ -47,10 +52,6 @@ func (m *mesh) agent(ctx context.Context, t *testing.T) error {
 	}
 	plugin := filepath.Join(m.C.Lab().Binaries(), "cni", "istio-cni")
 	t.Cleanup(func() { _ = os.Remove(plugin) }) // unless the agent could end as it wanted
-	if _, err := m.C.Kubectl(ctx, "", "create", "namespace", "istio-system"); err != nil {
-		return err
-	}
-	m.follow(t, agentInstall)
 	return nil
 }
 
@@ -157,35 +158,29 @@ func (m *mesh) event(t *testing.T, p pod) (event, changed string) {
 	return found[1], "no"
 }
 
-// The steps of docs/migrate.md, in their order, from istio-cni to meshnetd and back. At no time does a pod run without its
-// rules, and who runs already is not touched.
+// The steps of docs/migrate.md, in their order. At no time does a pod run without its rules, and who runs already is not touched.
 func TestFromIstioCNI(t *testing.T) {
 	m := beside(t)
-	there, back := steps(t, "migrate.md", "From istio-cni"), steps(t, "migrate.md", "The way back, and removal")
-	if len(there) != 5 || len(back) != 4 {
-		t.Fatalf("the page has %d steps and %d", len(there), len(back))
-	}
+	step := steps(t, "migrate.md", "From istio-cni")
 	older := pod{namespace: "shop", name: "older"}
-	m.run(t, plain, older)
 	m.Apply(t, served())
+	m.run(t, plain, older)
 	m.proxied(t, older, m.served(t))
 
-	m.follow(t, there[0])
-	m.proxied(t, older, m.served(t))
+	m.follow(t, step[0])
+	m.proxied(t, older)
 	m.untroubled(t)
 
-	m.follow(t, there[1])
+	m.follow(t, step[1])
 	both := pod{namespace: "shop", name: "both"}
 	m.run(t, both)
 	m.protected(t, both)
-	m.proxied(t, both, older)
 
-	m.follow(t, there[2])
+	m.follow(t, step[2])
 	m.protected(t, m.served(t))
-	m.proxied(t, m.served(t))
+	m.proxied(t, both, m.served(t))
 
-	m.follow(t, there[3])
-	m.follow(t, there[4])
+	m.follow(t, step[3]+"\n"+step[4])
 	if err := m.chain(t.Context(), false); err != nil {
 		t.Error(err)
 	}
@@ -193,24 +188,31 @@ func TestFromIstioCNI(t *testing.T) {
 	m.run(t, alone)
 	m.protected(t, alone, both)
 	m.proxied(t, alone, both, older)
+}
 
-	m.follow(t, back[0])
+// And the way back, from where docs/istio.md has come to. Whose injector asked for meshnetd runs on, but does not come back.
+func TestBackToIstioCNI(t *testing.T) {
+	m := run(t, part{"rig", (*mesh).agent}, part{"meshnetd, Istio", (*mesh).setUp}, part{"Istio", (*mesh).istiod}, part{"rig, Istio", (*mesh).namespaces})
+	step := steps(t, "migrate.md", "The way back, and removal")
+	older := pod{namespace: "shop", name: "older"}
+	m.Apply(t, served())
+	m.run(t, plain, older)
+	m.proxied(t, older, m.served(t))
+
+	m.follow(t, step[0])
 	if err := m.chain(t.Context(), true); err != nil {
 		t.Error(err)
 	}
-	m.follow(t, back[1])
+	m.follow(t, step[1])
 	m.Wait(t, "daemon-removal", "-n", "meshnetd-system", "exec", "ds/meshnetd", "--", "meshnetd", "doctor")
-	m.follow(t, back[2])
-	m.follow(t, back[3])
-	m.proxied(t, alone, both, older, m.served(t))
+	m.follow(t, step[2]+"\n"+step[3])
 	again := pod{namespace: "shop", name: "again"}
 	m.run(t, again)
-	m.proxied(t, again)
+	m.proxied(t, again, older, m.served(t))
 
-	// Whose injector asked for meshnetd runs on, but does not come back; the others do.
-	m.ends(t, alone)
-	m.Wait(t, `required plugin "meshnetd" not present`, "-n", "shop", "get", "events", "--field-selector", "involvedObject.name="+alone.name)
+	m.ends(t, older)
 	m.ends(t, again)
+	m.Wait(t, `required plugin "meshnetd" not present`, "-n", "shop", "get", "events", "--field-selector", "involvedObject.name="+older.name)
 	m.Wait(t, "=1true=", "-n", "shop", "get", "pod", again.name, "-o",
 		`jsonpath={range .status.containerStatuses[?(@.name=="app")]}={.restartCount}{.ready}={end}`)
 	m.proxied(t, again)
