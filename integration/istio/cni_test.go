@@ -162,7 +162,7 @@ func (m *mesh) event(t *testing.T, p pod) (event, changed string) {
 func TestFromIstioCNI(t *testing.T) {
 	m := beside(t)
 	step := steps(t, "migrate.md", "From istio-cni")
-	older := pod{namespace: "shop", name: "older"}
+	older := pod{namespace: "shop", name: "earlier"}
 	m.Apply(t, served())
 	m.run(t, plain, older)
 	m.proxied(t, older, m.served(t))
@@ -194,7 +194,7 @@ func TestFromIstioCNI(t *testing.T) {
 func TestBackToIstioCNI(t *testing.T) {
 	m := run(t, part{"rig", (*mesh).agent}, part{"meshnetd, Istio", (*mesh).setUp}, part{"Istio", (*mesh).istiod}, part{"rig, Istio", (*mesh).namespaces})
 	step := steps(t, "migrate.md", "The way back, and removal")
-	older := pod{namespace: "shop", name: "older"}
+	older := pod{namespace: "shop", name: "earlier"}
 	m.Apply(t, served())
 	m.run(t, plain, older)
 	m.proxied(t, older, m.served(t))
