@@ -16,7 +16,7 @@ func TestSeenWithIstio(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := map[string]int{"takeover": 10, "meshnetd is away": 5}
+	rows := map[string]int{"takeover": 10, "istio-cni is away": 5, "meshnetd is away": 5}
 	for name, want := range rows {
 		_, rest, found := strings.Cut(string(page), "<!-- seen: "+name+" -->\n")
 		seen, _, ended := strings.Cut(rest, "<!-- end -->")
