@@ -65,10 +65,10 @@ Debian's sid, was given cgroup v2 alone; 1.8.1, of Debian 12, does not know the 
 |---|---|---|
 | CRI-O 1.36.3 | of ` + "`make test-crio`" + `: the first connections of 50 pods, traffic, refused pods, containers and their users, restarts of meshnetd and of CRI-O, drift, doctor, packaging/crio, all faults and attacks | 2026-11-28 |
 | CRI-O 1.34.11 | the same but users, doctor, packaging, faults and attacks | 2026-11-28 |
-| containerd 2.2.9 | of ` + "`make test-containerds`" + `: the same, and all faults | 2026-11-28 |
-| containerd 2.3.7, 2.2.3, 2.1.9 | the same but faults | 2026-11-28 |
+| containerd 2.3.7, 2.2.9 | of ` + "`make test-containerds`" + `: the same, and all faults | 2026-11-28 |
+| containerd 2.2.3, 2.1.9 | the same but faults | 2026-11-28 |
 | containerd 2.4.2 with crun 1.28 | of ` + "`make test-crun`" + `: the same but faults, who the proxy is, and a container that is refused after a flush | 2026-11-28 |
-| containerd 2.4.2 with cgroup v2 alone | of ` + "`make test-kernels`" + `, on Linux 6.12, by runc 1.1.5 and by crun 1.28: a container that is refused after a flush, and the traffic of the next one | 2026-11-28 |
+| containerd 2.4.2 with cgroup v2 alone | of ` + "`make test-kernels`" + `, on Linux 6.12 and 7.2, by runc 1.1.5 and by crun 1.28: a container that is refused after a flush, and the traffic of the next one | 2026-11-28 |
 
 Two faults end otherwise with CRI-O than with containerd ([all of them](guarantee.md#faults)). Where another plugin flushes a pod's rules while a
 container is started and keeps meshnetd from writing them again, CRI-O runs that container although its start was refused: ` + "`pod_unprotected`" + ` says
