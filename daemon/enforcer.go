@@ -72,6 +72,9 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 	o := e.enforce(ctx, begin(trigger, pod))
 	e.report(o)
 	e.notice(o, EventBypass, bypass(o))
+	if trigger == SandboxStarted {
+		e.notice(o, EventUnmeshed, o.Decision.Unmeshed)
+	}
 	return o
 }
 

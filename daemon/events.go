@@ -35,6 +35,7 @@ const (
 	EventNeighbour    = "neighbour"         // another plugin changed of a container what can lead around its rules
 	EventBypass       = "pod_can_bypass"    // a container of it is given what leads around its rules
 	EventLockdown     = "lockdown_packet"   // the first packet of a class that a lockdown of the pod counts, or closes
+	EventUnmeshed     = "pod_unmeshed"      // it runs without a mesh, which a lockdown reports
 	EventContradicted = "spec_contradicted" // a container is created otherwise than its pod's specification says
 )
 
@@ -58,11 +59,11 @@ func Log(log *slog.Logger, lost func()) (record func(Outcome), flush func()) {
 
 func (o Outcome) level() slog.Level {
 	switch event := o.Event(); {
-	case event == EventSkipped && !o.Decision.Marked:
+	case event == EventSkipped && !o.Decision.Marked: // pod_unmeshed says it where a lockdown asks
 		return slog.LevelDebug
 	case event == EventReaddressed && o.Plan.WithoutIPv6 == rules.IPv6Mesh:
 		return slog.LevelWarn
-	case event == EventLoose || event == EventNeighbour || event == EventUnproven || event == EventBypass || event == EventContradicted || event == EventLockdown:
+	case event == EventLoose || event == EventNeighbour || event == EventUnproven || event == EventBypass || event == EventContradicted || event == EventLockdown || event == EventUnmeshed:
 		return slog.LevelWarn
 	case event == EventLate || event == EventImpostor || event == EventRepaired || event == EventStopped:
 		return slog.LevelWarn
@@ -75,7 +76,7 @@ func (o Outcome) level() slog.Level {
 // message says in a sentence what the event alone does not.
 func (o Outcome) message() string {
 	switch o.Event() {
-	case EventLoose, EventNeighbour, EventBypass, EventContradicted, EventImpostor, EventLockdown:
+	case EventLoose, EventNeighbour, EventBypass, EventContradicted, EventImpostor, EventLockdown, EventUnmeshed:
 		return o.notice.text
 	case EventLate:
 		return "the pod ran without its rules when meshnetd took it over; it has them now. " +

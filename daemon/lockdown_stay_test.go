@@ -75,3 +75,26 @@ func TestLockdownDrifts(t *testing.T) {
 		}
 	}
 }
+
+// A pod without a mesh runs where a lockdown reports that, and is seen: once by an event, and by a row; elsewhere nothing is said of it.
+func TestUnmeshedIsReported(t *testing.T) {
+	for _, reports := range []bool{true, false} {
+		e, r := newEnforcer(t, newMemory())
+		e.with(func(p *Policy) {
+			p.Node.Lockdowns = []rules.Lockdown{{Namespaces: []string{"nobody"}, Unmeshed: rules.UnmeshedReport}}
+			if reports {
+				p.Node.Lockdowns[0].Namespaces = nil
+			}
+		})
+		ctx := limited(t, patience)
+		plain := rules.Pod{SandboxID: "plain", Namespace: "shop", Name: "web", NetNS: newNetNS(t)}
+		o := e.Enforce(ctx, SandboxStarted, plain)
+		if admitted := e.Admit(ctx, plain, app); o.Error() != nil || admitted.Error() != nil {
+			t.Fatal(o.Error(), admitted.Error())
+		}
+		said := slices.Contains(r.events(), EventUnmeshed)
+		if sb, known := e.Sandbox("plain"); said != reports || known != reports || known && sb.State != StateSkipped {
+			t.Errorf("reports %v: events %v, %s", reports, r.events(), sb.State)
+		}
+	}
+}

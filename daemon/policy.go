@@ -57,7 +57,7 @@ func (p *Policy) want(o *Outcome) lifecycle.Want {
 		return lifecycle.WantNone
 	case o.Result == Skipped && o.node.ClaimedByDisabled(o.Pod):
 		return lifecycle.WantFormer
-	case o.Result == Skipped && o.Decision.Marked:
+	case o.Result == Skipped && (o.Decision.Marked || o.Decision.Unmeshed != ""):
 		return lifecycle.WantMarked
 	case o.Result == Skipped:
 		return lifecycle.WantNothing

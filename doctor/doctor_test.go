@@ -327,6 +327,12 @@ func TestDaemon(t *testing.T) {
 			kubelet(status.Kubelet{Condition: "absent"})(f)
 			f.Config.Values.Lockdowns = []rules.Lockdown{{Place: "m.toml:3", Raw: rules.RawRefuse}}
 		}, Warning, "kubelet-pods", "raw of [[lockdown]] of m.toml:3", "kubelet.podsAPI"},
+		{"a lockdown without name servers", func(f *Facts) {
+			f.Config.Values.Lockdowns = []rules.Lockdown{{Place: "m.toml:3", UDP: rules.UDPLookups}}
+		}, Warning, "lockdown", `udp = "dns" of [[lockdown]] of m.toml:3`, "dns_servers"},
+		{"a lockdown without a control plane", func(f *Facts) {
+			f.Config.Values.Lockdowns = []rules.Lockdown{{Place: "m.toml:3", Egress: true, ProxyEgress: []rules.Peer{{Ports: rules.PortRange{First: 443, Last: 443}, Protocol: rules.TCP}}}}
+		}, Warning, "lockdown", "proxy_egress of [[lockdown]] of m.toml:3", "15012"},
 		{"the kubelet is telling", kubelet(status.Kubelet{Condition: "reading"}), Info, "kubelet-pods", "so far", "Ask again"},
 		{"the kubelet fails", kubelet(status.Kubelet{Condition: "failing", Why: "because"}), Warning, "kubelet-pods", "because", "PodsAPI"},
 		{"in the queue", waiting("queue"), Broken, "daemon-connected", "because", "ss -xp"},

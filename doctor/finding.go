@@ -95,6 +95,7 @@ var judges = []struct {
 	{"node", judgeCNIPrograms},
 	{"node", judgeDaemons},
 	{"meshnetd", judgeConfig},
+	{"meshnetd", judgeLockdowns},
 	{"meshnetd", judgeRoot},
 	{"meshnetd", judgeDaemon},
 	{"meshnetd", judgeSession},

@@ -53,7 +53,7 @@ func exported(t *testing.T) map[string]series {
 			Kubelet: &metrics.Kubelet{Started: map[string]int{"known": 1}}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
 	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventUnproven, daemon.EventSkipped, daemon.EventBlocked,
-		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventLoose, daemon.EventBypass, daemon.EventContradicted, daemon.EventLockdown, daemon.EventNeighbour, daemon.EventDrift, daemon.EventRepaired} {
+		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventLoose, daemon.EventBypass, daemon.EventContradicted, daemon.EventLockdown, daemon.EventUnmeshed, daemon.EventNeighbour, daemon.EventDrift, daemon.EventRepaired} {
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(rules.ReasonInjected), Mesh: "istio"})
 	}
 	for _, trigger := range []daemon.Trigger{daemon.SandboxStarted, daemon.ContainerCreated, daemon.ContainerValidated, daemon.ContainerStarted} {

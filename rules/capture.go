@@ -176,10 +176,14 @@ func (n Node) marked(pod Pod) bool {
 // follows from a pod's settings is within its namespace's policy.
 func (n Node) govern(pod Pod, d Decision) Decision {
 	if d.Action == Skip {
-		if l, refused := n.refusesUnmeshed(pod.Namespace); refused {
+		if l, refused := n.unmeshed(pod.Namespace, UnmeshedRefuse); refused {
 			detail := fmt.Sprintf("the pod would run without a mesh (%s: %s), and %s refuses that (unmeshed)", d.Reason, d.Detail, l)
 			d.Account.step(string(Reject) + " (" + string(ReasonUnmeshed) + "): " + detail)
 			return Decision{Mesh: d.Mesh, Action: Reject, Reason: ReasonUnmeshed, Detail: detail, Account: d.Account}
+		}
+		l, reported := n.unmeshed(pod.Namespace, UnmeshedReport)
+		if reported {
+			d.Unmeshed = fmt.Sprintf("the pod runs without a mesh, which %s reports (unmeshed): %s: %s", l, d.Reason, d.Detail)
 		}
 		if d.Marked = n.marked(pod); !d.Marked { // most pods of a node
 			return d

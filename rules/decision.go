@@ -67,6 +67,7 @@ type Decision struct {
 	SandboxPlanner func(Network) (Plan, error) // the plan of the sandbox alone, with what containers add to it; nil: the same as Planner
 	RawSockets     bool                        // that a container keeps NET_RAW is a way around the rules
 	Marked         bool                        // of Skip: the pod bears an injector's mark
+	Unmeshed       string                      // of Skip: which lockdown reports that, and why it is so; "" is none
 	Account        *Account                    // of a decision by Explain only
 }
 

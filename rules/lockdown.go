@@ -317,10 +317,10 @@ func (n Node) rawSockets(namespace string) (strictest Lockdown, refuses bool) {
 	return strictest, false
 }
 
-// refusesUnmeshed returns the lockdown that lets no pod of the namespace run without rules.
-func (n Node) refusesUnmeshed(namespace string) (l Lockdown, found bool) {
+// unmeshed returns the first lockdown of the namespace that treats pods without rules so.
+func (n Node) unmeshed(namespace string, how Unmeshed) (l Lockdown, found bool) {
 	all := n.LockdownsOf(namespace)
-	i := slices.IndexFunc(all, func(l Lockdown) bool { return l.Unmeshed == UnmeshedRefuse })
+	i := slices.IndexFunc(all, func(l Lockdown) bool { return l.Unmeshed == how })
 	if i < 0 {
 		return Lockdown{}, false
 	}

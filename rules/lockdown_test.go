@@ -248,6 +248,8 @@ func TestUnmeshed(t *testing.T) {
 			n.Lockdowns = []rules.Lockdown{{Namespaces: []string{"shop"}, Unmeshed: unmeshed, Place: "m.toml:7"}}
 			if d := n.Decide(pod); d.Action != want || want == rules.Reject && (d.Reason != rules.ReasonUnmeshed || !strings.Contains(d.Detail, "m.toml:7")) {
 				t.Errorf("%s, %q: %s, %s", name, unmeshed, d.Reason, d.Detail)
+			} else if reports := unmeshed == rules.UnmeshedReport; reports != strings.Contains(d.Unmeshed, "m.toml:7") {
+				t.Errorf("%s, %q: says %q", name, unmeshed, d.Unmeshed)
 			}
 			elsewhere := pod
 			elsewhere.Namespace = "other"

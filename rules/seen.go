@@ -107,3 +107,15 @@ func MergePeers(list []Peer) []Peer {
 	}
 	return list
 }
+
+// NamesNoServer reports whether lookups alone may leave, and none is named where they may go: they then depend on the mesh's capture.
+func (l Lockdown) NamesNoServer() bool { return l.UDP == UDPLookups && len(l.DNSServers) == 0 }
+
+// controlPlanes are the ports of the meshes' own control planes: Istio's, Consul's, Kuma's and Linkerd's.
+var controlPlanes = []uint16{15010, 15012, 8502, 5678, 8080, 8086, 8090}
+
+// NamesNoControlPlane reports whether the proxy may reach some places, none of which has the port of a control plane.
+func (l Lockdown) NamesNoControlPlane() bool {
+	leads := func(p Peer) bool { return p.Protocol == TCP && slices.ContainsFunc(controlPlanes, p.Ports.Contains) }
+	return l.ProxyEgress != nil && !slices.ContainsFunc(slices.Concat(l.ProxyEgress, l.Allow), leads)
+}

@@ -145,7 +145,7 @@ func heldNote(sb daemon.Sandbox) string {
 		daemon.StatePending:     "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules",
 		daemon.StateFailing:     "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit",
 		daemon.StateExempt:      "a container showed that the pod has no sidecar to redirect to: it has no rules",
-		daemon.StateSkipped:     "the pod bears an injector's mark and is left alone",
+		daemon.StateSkipped:     "the pod bears an injector's mark, or a lockdown reports pods without a mesh, and it is left alone",
 	}[sb.State]
 	if what == "" {
 		what = "the pod's rules are other ones than what would be decided now"

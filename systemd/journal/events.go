@@ -20,6 +20,7 @@ var messageIDs = map[string]string{
 	"pod_not_held":         "418b81eda08103e61a7cdd32bd0e3cfd",
 	"pod_can_bypass":       "28a78d9a33434122a48e2a6259d6f142",
 	"lockdown_packet":      "5b5c4509a08b403aa4bf9d56398c618e",
+	"pod_unmeshed":         "c2e1b7f04d6a4f7f9a3e5d8b16c0a94d",
 	"spec_contradicted":    "3388568450d0458dab80c6ff41baef7b",
 	"kubelet_known":        "3181fe28747f412eb203e23f37e5943c",
 	"kubelet_lost":         "71ecdfde09b74f978144e7956adcdb32",
