@@ -120,8 +120,11 @@ func peers(target *[]rules.Peer) setter {
 					return fmt.Errorf("%q is %s; names are imds, pod-identity and node-local-dns", s, problem)
 				}
 				for _, earlier := range all {
-					if earlier.Covers(p) {
+					switch {
+					case earlier.Covers(p):
 						return fmt.Errorf("%q says nothing that %s does not", s, earlier)
+					case p.Covers(earlier):
+						return fmt.Errorf("%q says nothing that %s does not", earlier, s)
 					}
 				}
 				all = append(all, p)

@@ -88,6 +88,8 @@ func TestProblemsOfLockdowns(t *testing.T) {
 		"udp = \"none\"\nallow = [\"10.0.0.0/8:1/icmp\"]":                        `m.toml:3: lockdown[0].allow: "10.0.0.0/8:1/icmp" is not CIDR:PORT/PROTOCOL`,
 		"udp = \"none\"\nallow = [\"metadata\"]":                                 `m.toml:3: lockdown[0].allow: "metadata" is not CIDR:PORT/PROTOCOL`,
 		"udp = \"none\"\nallow = [\"10.0.0.0/8:1-9/udp\",\"10.1.0.0/16:5/udp\"]": `m.toml:3: lockdown[0].allow: "10.1.0.0/16:5/udp" says nothing that 10.0.0.0/8:1-9/udp does not`,
+		"udp = \"none\"\nallow = [\"10.1.0.0/16:5/udp\",\"10.0.0.0/8:1-9/udp\"]": `m.toml:3: lockdown[0].allow: "10.1.0.0/16:5/udp" says nothing that 10.0.0.0/8:1-9/udp does not`,
+		"udp = \"none\"\nallow = [\"169.254.0.0/16:80/tcp\",\"imds\"]":           `m.toml:3: lockdown[0].allow: "imds" says nothing that 169.254.0.0/16:80/tcp does not`,
 	} {
 		if _, err := Parse("m.toml", "[[lockdown]]\n"+text+"\n"); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)

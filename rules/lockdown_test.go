@@ -268,3 +268,16 @@ func TestUnlocked(t *testing.T) {
 		t.Errorf("%v\n%v", got.Unlocked().V4, want.V4)
 	}
 }
+
+// The plan names the init containers that a lockdown leaves nothing to reach, and those alone: not where it only counts.
+func TestInitContainersBehindALockdown(t *testing.T) {
+	pod := running(annotated(), rules.Container{Name: "migrate", Phase: rules.PhaseInit})
+	counting := whole(t)
+	counting.Enforce = false
+	for name, l := range map[string]rules.Lockdown{"enforced": whole(t), "counted": counting, "open": {UDP: rules.UDPNone, Enforce: true}} {
+		notes := strings.Join(lockedPlan(t, pod, l).Notes, "\n")
+		if named := strings.Contains(notes, "init container migrate reaches nothing: it runs before the proxy does, and [[lockdown]] of m.toml:7 closes the rest (egress)"); named != (name == "enforced") {
+			t.Errorf("%s: %s", name, notes)
+		}
+	}
+}
