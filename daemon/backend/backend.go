@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -70,11 +71,11 @@ func Find(ctx context.Context, want Want, isolated *netns.Isolated) (*Backend, e
 		candidates = []string{want.Name}
 	}
 	var problems []error
-	for _, name := range candidates {
+	for i, name := range candidates {
 		if b.chosen != nil && !want.All && name != NFTables {
 			continue
 		}
-		p, err := b.try(ctx, name, isolated)
+		p, err := b.try(ctx, len(candidates)+1-i, name, isolated)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", name, err))
 		} else if b.chosen == nil {
@@ -82,7 +83,7 @@ func Find(ctx context.Context, want Want, isolated *netns.Isolated) (*Backend, e
 		}
 	}
 	if b.native == nil && b.nativeProblem == nil { // always needed, for pods with a user namespace of their own
-		_, _ = b.try(ctx, NFTables, isolated)
+		_, _ = b.try(ctx, 1, NFTables, isolated)
 	}
 	if b.chosen == nil {
 		return nil, fmt.Errorf("nothing on this node can write the rules (backend = %q): %w", want.Name, errors.Join(problems...))
@@ -90,13 +91,24 @@ func Find(ctx context.Context, want Want, isolated *netns.Isolated) (*Backend, e
 	return b, nil
 }
 
-func (b *Backend) try(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {
+// try takes its share of the time that so many trials have, so that one that hangs leaves the others theirs.
+func (b *Backend) try(ctx context.Context, trials int, name string, isolated *netns.Isolated) (*proven, error) {
+	ctx, cancel := share(ctx, trials)
+	defer cancel()
 	p, err := b.attempt(ctx, name, isolated)
 	b.Trials = append(b.Trials, Trial{name, err})
 	if name == NFTables {
 		b.native, b.nativeProblem = p, err
 	}
 	return p, err
+}
+
+func share(ctx context.Context, trials int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(trials))
 }
 
 func (b *Backend) attempt(ctx context.Context, name string, isolated *netns.Isolated) (*proven, error) {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
@@ -202,6 +203,23 @@ func TestNotFound(t *testing.T) {
 		if _, err := Find(ctx, Want{Name: want, Plan: writable()}, isolated); err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
+	}
+}
+
+// A trial that hangs leaves the others their time.
+func TestShareOfTheTime(t *testing.T) {
+	whole, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+	defer cancel()
+	end, _ := whole.Deadline()
+	first, cancel := share(whole, 3)
+	defer cancel()
+	if its, some := first.Deadline(); !some || end.Sub(its) < time.Hour+59*time.Minute {
+		t.Errorf("the first of three trials has until %s, all until %s", its, end)
+	}
+	endless, cancel := share(t.Context(), 3)
+	defer cancel()
+	if _, some := endless.Deadline(); some {
+		t.Error("a deadline that nobody asked for")
 	}
 }
 
