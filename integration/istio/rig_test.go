@@ -31,8 +31,8 @@ const (
 	appImage = "localhost/meshnetd/app:1"
 	// clusterDNS is the server that the kubelet writes into pods.
 	clusterDNS = "10.254.0.10"
-	// webAddress is the Service in front of the pod that is asked most.
-	webAddress = "10.254.0.50"
+	// webAddress is the Service in front of the pod that is asked most. The API server gives nobody one of the first sixteen unasked.
+	webAddress = "10.254.0.11"
 	// outsidePort is where a server answers on the node that is none of the mesh.
 	outsidePort = "18080"
 )
