@@ -57,7 +57,7 @@ func (b *bench) traced(by string, args ...string) (costs [stageCount]cost, err e
 	if err != nil {
 		return costs, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	log := filepath.Join(dir, "log")
 	cmd := exec.CommandContext(b.ctx, "strace", append([]string{"-f", "-qq", "-s", "64", "-e", "signal=none", "-e", "trace=!" + schedulers, "-o", log, os.Args[0]}, args...)...)
 	cmd.Env = append(os.Environ(), played+"="+by)
