@@ -30,10 +30,10 @@ func tree(t *testing.T, suite string, packages ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// build returns what is laid into every machine of an architecture: tests and programs of this module.
-func build(t *testing.T, arch string) map[string]string {
+// build makes in dir what is laid into every machine of an architecture: tests and programs of this module.
+func build(t *testing.T, arch, dir string) map[string]string {
 	t.Helper()
-	files, dir := map[string]string{}, t.TempDir()
+	files := map[string]string{}
 	compile := func(at string, args ...string) {
 		out := filepath.Join(dir, strings.ReplaceAll(at, "/", "-"))
 		cmd := exec.Command("go", slices.Concat(args[:1], []string{"-trimpath", "-ldflags", "-s -w", "-o", out}, args[1:])...)
@@ -79,7 +79,7 @@ var record = flag.String("record", "", "write what was run and what came of it i
 // Debian's kernels, whole: every backend proves itself, and rules do in them what they do in this machine's.
 // Less of a kernel: what is left writes the rules, or a sentence says what is missing. Never is a pod left without rules.
 func TestKernels(t *testing.T) {
-	laid := map[string]map[string]string{}
+	laid, built := map[string]map[string]string{}, t.TempDir()
 	table := "| Kernel of Debian | lacks | Rules are written by | Rows | On |\n|---|---|---|---|---|\n"
 	for _, m := range machines() {
 		t.Run(m.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestKernels(t *testing.T) {
 				arch, of = "arm64", ":arm64"
 			}
 			if laid[arch] == nil {
-				laid[arch] = build(t, arch)
+				laid[arch] = build(t, arch, filepath.Join(built, arch))
 			}
 			files := laid[arch]
 			if m.node {
