@@ -188,8 +188,8 @@ differential: deps ## send PAIRS random packets through random plans, and compar
 	MESHNETD_REQUIRE=1 MESHNETD_EVERY_PAIR=1 $(GO) test -v -count=1 -timeout 60m -run TestConformanceAfterAnyOther ./integration
 
 mutation: ## break every rule of every plan, and print how many of the breaks some packet notices
-	$(GO) run ./rules/istio/mutation
-	MESHNETD_MUTANTS=all $(GO) test -count=1 -run TestEffectOfMutants ./rules/istio/mutation
+	$(GO) run ./internal/mutation
+	MESHNETD_MUTANTS=all $(GO) test -count=1 -run TestEffectOfMutants ./internal/mutation
 	MESHNETD_EVERY_ROW=1 $(GO) test -v -count=1 -timeout 60m ./daemon/lifecycle
 
 fuzz: ## run every fuzz test for a minute

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
+	"github.com/meshnetd/meshnetd/internal/recorded"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/gaps"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
-	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
 // The commands that are said to show what is not captured do show it: for each, the words make the very packet,

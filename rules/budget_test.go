@@ -9,10 +9,10 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
+	"github.com/meshnetd/meshnetd/internal/recorded"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 	"github.com/meshnetd/meshnetd/rules/kuma"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
 )

@@ -138,7 +138,7 @@ func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
 	case DestinationPort:
 		return d.ports == nil || !m.Not && d.has(PortRange{m.Port, m.Port})
 	case DestinationPorts:
-		return d.ports == nil || !slices.ContainsFunc(m, func(r PortRange) bool { return !d.has(r) })
+		return d.ports == nil || !m.Not && !slices.ContainsFunc(m.Ports.All(), func(r PortRange) bool { return !d.has(r) })
 	case Destination:
 		return p.Ranges == nil || !m.Not && (m.Prefix.Addr().IsLoopback() || p.ranges(m.Prefix))
 	case Source:

@@ -248,7 +248,7 @@ func (b *lockBuilder) protocols(what string) {
 	case UDPLookups, UDPNone:
 		refuse(ClassUDP, "UDP goes around the proxy", UDP)
 	case UDPNoQUIC:
-		refuse(ClassUDP, "QUIC goes around the proxy, and falls back to TCP", UDP, DestinationPorts{{80, 80}, {443, 443}})
+		refuse(ClassUDP, "QUIC goes around the proxy, and falls back to TCP", UDP, ToAny(PortRange{80, 80}, PortRange{443, 443}))
 	}
 	if b.ICMP && what == lockedOut {
 		refuse(ClassICMP, "ICMP that a program sends", b.icmp(), OwnerUIDs{0, NoID - 1})

@@ -195,10 +195,7 @@ func (p *parser) match(word string, not bool) Match {
 		p.failed = p.failed || p.protocol == ""
 		return DestinationPort{p.protocol, p.port(), not}
 	case "--dports":
-		if !not {
-			return DestinationPorts(p.portRanges())
-		}
-		return NotDestinationPorts(p.ports())
+		return p.destinationPorts(not)
 	case "--uid-owner":
 		if p.more() && strings.Contains(p.words[0], "-") {
 			return positive(p.uids())

@@ -11,15 +11,19 @@ import (
 // What ParseRule reads that one word says and that has parts of its own. A word that is not written as
 // iptables writes it is somebody else's.
 
-// portRanges reads "80,8000:8010".
-func (p *parser) portRanges() []PortRange {
+// destinationPorts reads "80,8000:8010".
+func (p *parser) destinationPorts(not bool) (m DestinationPorts) {
 	var ranges []PortRange
 	for word := range strings.SplitSeq(p.next(), ",") {
 		r, ok := ParsePortRange(strings.Replace(word, ":", "-", 1))
-		p.failed = p.failed || !ok || r.with(":") != word
+		p.failed = p.failed || !ok || r.with(":") != word || not && r.First != r.Last
 		ranges = append(ranges, r)
 	}
-	return ranges
+	if p.failed = p.failed || len(ranges) > mostNumbers; !p.failed {
+		m = ToAny(ranges...)
+	}
+	m.Not = not
+	return m
 }
 
 // uids reads "1001-1005".

@@ -6,26 +6,68 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // mostNumbers is how many ports one DestinationPorts has room for; a range takes two.
 const mostNumbers = 15
 
+// PortList is some ports and ranges of ports. Unlike a slice, it can be compared.
+type PortList struct {
+	n      uint8
+	ranges [mostNumbers]PortRange
+}
+
+// All returns the ports in the order in which they were given.
+func (l PortList) All() []PortRange { return l.ranges[:l.n] }
+
+// String returns the list as iptables prints it.
+func (l PortList) String() string {
+	var words []string
+	for _, r := range l.All() {
+		words = append(words, r.with(":"))
+	}
+	return strings.Join(words, ",")
+}
+
+// Contains reports whether a port is one of them.
+func (l PortList) Contains(port uint16) bool {
+	return slices.ContainsFunc(l.All(), func(r PortRange) bool { return r.Contains(port) })
+}
+
+// ToAny matches packets to any of the ports, which one rule has room for.
+func ToAny(ports ...PortRange) (m DestinationPorts) {
+	m.Ports.n = uint8(len(ports))
+	copy(m.Ports.ranges[:len(ports)], ports)
+	return m
+}
+
+// ToNone matches packets to none of the ports.
+func ToNone(ports ...uint16) DestinationPorts {
+	m := ToAny(Ports(ports)...)
+	m.Not = true
+	return m
+}
+
 // PortLists divides ports into as few lists as can each stand in one rule.
-func PortLists(ports []PortRange) (lists []DestinationPorts) {
-	room := 0
+func PortLists(ports []PortRange) (all []DestinationPorts) {
+	var list []PortRange
+	room := mostNumbers
 	for _, r := range ports {
 		numbers := 1
 		if r.First != r.Last {
 			numbers = 2
 		}
 		if room < numbers {
-			lists, room = append(lists, nil), mostNumbers
+			all, list, room = append(all, ToAny(list...)), nil, mostNumbers
 		}
-		lists[len(lists)-1] = append(lists[len(lists)-1], r)
+		list = append(list, r)
 		room -= numbers
 	}
-	return lists
+	if len(list) > 0 {
+		all = append(all, ToAny(list...))
+	}
+	return all
 }
 
 // asWritten is the longest list that stays as the mesh writes it, without repetitions. In a longer one, ports and ranges
@@ -119,5 +161,5 @@ func ToPorts(protocol string, r PortRange) Match {
 	if r.First == r.Last {
 		return DestinationPort{Protocol: protocol, Port: r.First}
 	}
-	return DestinationPorts{r}
+	return ToAny(r)
 }

@@ -14,7 +14,7 @@ func (r Rule) String() string { return string(r.appendTo(make([]byte, 0, 128))) 
 
 func (r Rule) appendTo(text []byte) []byte {
 	ordered := r.Match
-	byRank := func(a, b Match) int { return a.rank() - b.rank() }
+	byRank := func(a, b Match) int { return a.rank().place - b.rank().place }
 	if !slices.IsSortedFunc(ordered, byRank) {
 		ordered = slices.Clone(ordered)
 		slices.SortStableFunc(ordered, byRank)
@@ -53,20 +53,8 @@ func (m DestinationPort) appendTo(text []byte) []byte {
 	return number(words(negated(words(text, "-m", m.Protocol), m.Not), "--dport"), m.Port)
 }
 
-func (m NotDestinationPorts) appendTo(text []byte) []byte {
-	ports := make([]string, len(m))
-	for i, port := range m {
-		ports[i] = strconv.Itoa(int(port))
-	}
-	return words(text, "-m", "multiport", "!", "--dports", strings.Join(ports, ","))
-}
-
 func (m DestinationPorts) appendTo(text []byte) []byte {
-	ports := make([]string, len(m))
-	for i, r := range m {
-		ports[i] = r.with(":")
-	}
-	return words(text, "-m", "multiport", "--dports", strings.Join(ports, ","))
+	return words(negated(words(text, "-m", "multiport"), m.Not), "--dports", m.Ports.String())
 }
 
 func (m OwnerUID) appendTo(text []byte) []byte {

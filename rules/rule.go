@@ -38,7 +38,18 @@ type printed interface{ appendTo(text []byte) []byte }
 // Match is a condition on a packet. The set is closed.
 type Match interface {
 	printed
-	rank() int // the place iptables-save gives it; extensions keep their own order
+	rank() rank
+}
+
+// rank is the place that iptables-save gives a match; extensions keep their own order. Only rankOf makes one, so that no match
+// is of a type that cannot be compared.
+type rank struct{ place int }
+
+func rankOf[M interface {
+	comparable
+	Match
+}](_ M, place int) rank {
+	return rank{place}
 }
 
 // Target is what happens to a packet that a rule matches. The set is closed.
@@ -93,12 +104,12 @@ type DestinationPort struct {
 	Not      bool
 }
 
-// NotDestinationPorts matches packets to none of the ports (xt_multiport, 15 ports at most).
-type NotDestinationPorts []uint16
-
-// DestinationPorts matches packets to one of the ports or ranges of ports (xt_multiport, 15 numbers at most, of
-// which a range takes two).
-type DestinationPorts []PortRange
+// DestinationPorts matches packets to one of the ports or ranges of ports, or with Not to none of them (xt_multiport, 15 numbers
+// at most, of which a range takes two).
+type DestinationPorts struct {
+	Ports PortList
+	Not   bool
+}
 
 // OwnerUID matches packets of sockets whose user id is ID, or with Not of every other packet, those
 // without a socket included (xt_owner).
@@ -204,19 +215,18 @@ type RejectWith string
 // Foreign is a rule of somebody else, kept as the text iptables-save printed.
 type Foreign string
 
-func (Protocol) rank() int            { return rankProtocol }
-func (Source) rank() int              { return rankSource }
-func (Destination) rank() int         { return rankDestination }
-func (InInterface) rank() int         { return rankIn }
-func (OutInterface) rank() int        { return rankOut }
-func (SourcePort) rank() int          { return rankExtension }
-func (DestinationPort) rank() int     { return rankExtension }
-func (NotDestinationPorts) rank() int { return rankExtension }
-func (DestinationPorts) rank() int    { return rankExtension }
-func (OwnerUID) rank() int            { return rankExtension }
-func (OwnerUIDs) rank() int           { return rankExtension }
-func (OwnerGID) rank() int            { return rankExtension }
-func (CTState) rank() int             { return rankExtension }
-func (PacketMark) rank() int          { return rankExtension }
-func (ConnMark) rank() int            { return rankExtension }
-func (Comment) rank() int             { return rankExtension }
+func (m Protocol) rank() rank         { return rankOf(m, rankProtocol) }
+func (m Source) rank() rank           { return rankOf(m, rankSource) }
+func (m Destination) rank() rank      { return rankOf(m, rankDestination) }
+func (m InInterface) rank() rank      { return rankOf(m, rankIn) }
+func (m OutInterface) rank() rank     { return rankOf(m, rankOut) }
+func (m SourcePort) rank() rank       { return rankOf(m, rankExtension) }
+func (m DestinationPort) rank() rank  { return rankOf(m, rankExtension) }
+func (m DestinationPorts) rank() rank { return rankOf(m, rankExtension) }
+func (m OwnerUID) rank() rank         { return rankOf(m, rankExtension) }
+func (m OwnerUIDs) rank() rank        { return rankOf(m, rankExtension) }
+func (m OwnerGID) rank() rank         { return rankOf(m, rankExtension) }
+func (m CTState) rank() rank          { return rankOf(m, rankExtension) }
+func (m PacketMark) rank() rank       { return rankOf(m, rankExtension) }
+func (m ConnMark) rank() rank         { return rankOf(m, rankExtension) }
+func (m Comment) rank() rank          { return rankOf(m, rankExtension) }

@@ -17,6 +17,7 @@ import (
 var compare = cmp.Options{
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b rules.PortList) bool { return a == b }),
 	cmpopts.EquateEmpty(),
 }
 
@@ -67,9 +68,9 @@ var ruleTable = []struct {
 		text: "-p tcp -m tcp --dport 65535 -j RETURN"},
 	{name: "not dport", rule: rule(rules.Return, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 0, Not: true}),
 		text: "-p tcp -m tcp ! --dport 0 -j RETURN"},
-	{name: "not dports", rule: rule(rules.Return, rules.Protocol(rules.TCP), rules.NotDestinationPorts{53, 15008}),
+	{name: "not dports", rule: rule(rules.Return, rules.Protocol(rules.TCP), rules.ToNone(53, 15008)),
 		text: "-p tcp -m multiport ! --dports 53,15008 -j RETURN"},
-	{name: "dports", rule: rule(rules.Return, rules.Protocol(rules.TCP), rules.DestinationPorts{{First: 4191, Last: 4191}, {First: 8000, Last: 8010}, {First: 0, Last: 65535}}),
+	{name: "dports", rule: rule(rules.Return, rules.Protocol(rules.TCP), rules.ToAny(rules.PortRange{First: 4191, Last: 4191}, rules.PortRange{First: 8000, Last: 8010}, rules.PortRange{First: 0, Last: 65535})),
 		text: "-p tcp -m multiport --dports 4191,8000:8010,0:65535 -j RETURN"},
 	{name: "uids", rule: rule(rules.Return, rules.OwnerUIDs{First: 1001, Last: 1005}), text: "-m owner --uid-owner 1001-1005 -j RETURN"},
 	{name: "comment", rule: rule(rules.Return, rules.Comment("proxy-init/ignore-port-1,2:3.4_")), text: `-m comment --comment "proxy-init/ignore-port-1,2:3.4_" -j RETURN`},

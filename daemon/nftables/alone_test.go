@@ -9,8 +9,8 @@ import (
 
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // What a plan's own rules do need not be asked where nothing else is there; whatever is there, the answer is that of the

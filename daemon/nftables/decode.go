@@ -314,8 +314,6 @@ func (r *reader) extended(kind string, a attributes) (ok bool) {
 	m, ok := decodeMatch(extension, revision, info)
 	r.rule.Match = append(r.rule.Match, m)
 	switch m.(type) {
-	case rules.NotDestinationPorts:
-		return ok && r.protocol != ""
 	case rules.DestinationPorts:
 		return ok && r.protocol != "" && sayable(m)
 	case rules.OwnerUIDs, rules.Comment:

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // encoded returns the expressions of a rule as they are sent.
@@ -41,9 +41,9 @@ func attributesOf(t testing.TB, list []byte) map[uint16][]byte {
 
 // otherMeshes are rules with what only other meshes than Istio use.
 var otherMeshes = []rules.Rule{
-	{Match: []rules.Match{rules.Protocol(rules.TCP), rules.DestinationPorts{{First: 80, Last: 80}, {First: 8000, Last: 8010}, {First: 0, Last: 65535}},
+	{Match: []rules.Match{rules.Protocol(rules.TCP), rules.ToAny(rules.PortRange{First: 80, Last: 80}, rules.PortRange{First: 8000, Last: 8010}, rules.PortRange{First: 0, Last: 65535}),
 		rules.Comment("proxy-init/ignore-port-80")}, Target: rules.Return},
-	{Match: []rules.Match{rules.Protocol(rules.UDP), rules.DestinationPorts{{First: 53, Last: 53}}}, Target: rules.Return},
+	{Match: []rules.Match{rules.Protocol(rules.UDP), rules.ToAny(rules.PortRange{First: 53, Last: 53})}, Target: rules.Return},
 	{Match: []rules.Match{rules.OwnerUIDs{First: 1001, Last: 1005}}, Target: rules.Return},
 	{Match: []rules.Match{rules.Comment("plain")}, Target: rules.Jump("OTHER")},
 	{Match: []rules.Match{rules.Protocol(rules.UDP)}, Target: rules.DNAT{To: netip.MustParseAddr("127.0.0.1"), Port: 8600}},
@@ -170,8 +170,8 @@ func TestOthersOfOurKinds(t *testing.T) {
 		{rules.Rule{Match: []rules.Match{rules.Comment("x y")}, Target: rules.Jump("A")}, "(as nft shows it: match comment -j A )"},
 		{rules.Rule{Match: []rules.Match{rules.Comment("")}, Target: rules.Return}, "(as nft shows it: match comment )"},
 		{rules.Rule{Match: []rules.Match{rules.Comment(`x"`)}, Target: rules.Return}, "(as nft shows it: match comment )"},
-		{rules.Rule{Match: []rules.Match{rules.DestinationPorts{{First: 1, Last: 1}}}, Target: rules.Return}, "(as nft shows it: match multiport )"},
-		{rules.Rule{Match: []rules.Match{rules.Protocol(rules.TCP), rules.DestinationPorts{{First: 2, Last: 1}}}, Target: rules.Return}, "(as nft shows it: match multiport )"},
+		{rules.Rule{Match: []rules.Match{rules.ToAny(rules.PortRange{First: 1, Last: 1})}, Target: rules.Return}, "(as nft shows it: match multiport )"},
+		{rules.Rule{Match: []rules.Match{rules.Protocol(rules.TCP), rules.ToAny(rules.PortRange{First: 2, Last: 1})}, Target: rules.Return}, "(as nft shows it: match multiport )"},
 		{rules.Rule{Match: []rules.Match{rules.OwnerUIDs{First: 2, Last: 1}}, Target: rules.Return}, "(as nft shows it: match owner )"},
 	} {
 		if got, err := decodeRule(rules.IPv4, encoded(t, rules.IPv4, tt.rule)); err != nil || got.String() != tt.want {

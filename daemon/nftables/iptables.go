@@ -117,7 +117,7 @@ func appendMatch(w *wire, family rules.Family, m rules.Match) error {
 		matchPort(w, destinationPort, m.Port, m.Not)
 	case rules.PacketMark:
 		matchMark(w, m)
-	case rules.NotDestinationPorts, rules.DestinationPorts, rules.OwnerUID, rules.OwnerUIDs, rules.OwnerGID, rules.CTState,
+	case rules.DestinationPorts, rules.OwnerUID, rules.OwnerUIDs, rules.OwnerGID, rules.CTState,
 		rules.ConnMark, rules.Comment:
 		name, revision, info := xtMatch(m)
 		extension(w, "match", name, revision, info)

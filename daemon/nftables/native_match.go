@@ -79,7 +79,7 @@ func (t *translation) condition(l *line) (condition, error) {
 		switch m := m.(type) {
 		case rules.Protocol:
 			continue
-		case rules.NotDestinationPorts, rules.DestinationPorts:
+		case rules.DestinationPorts:
 			if len(protocols) == 0 {
 				return c, errNoProtocol
 			}
@@ -133,8 +133,6 @@ func (t *translation) ask(m rules.Match, values []rules.Match) (ask, error) {
 		return func(w *wire) { matchPort(w, sourcePort, m.Port, false) }, nil
 	case rules.DestinationPort:
 		return func(w *wire) { matchPort(w, destinationPort, m.Port, m.Not) }, nil
-	case rules.NotDestinationPorts:
-		return t.askNotPorts(m), nil
 	case rules.DestinationPorts:
 		return t.askPorts(m), nil
 	case rules.OwnerUID:
@@ -153,28 +151,18 @@ func (t *translation) ask(m rules.Match, values []rules.Match) (ask, error) {
 	return nil, fmt.Errorf("%T cannot be written by netlink", m)
 }
 
-func (t *translation) askNotPorts(m rules.NotDestinationPorts) ask {
-	switch len(m) {
-	case 0:
-		return func(*wire) {}
-	case 1:
-		return func(w *wire) { matchPort(w, destinationPort, m[0], true) }
-	}
-	set := t.set(portSet(m))
-	return func(w *wire) {
-		payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, destinationPort, 2)
-		lookup(w, set, unix.NFT_LOOKUP_F_INV)
-	}
-}
-
 func (t *translation) askPorts(m rules.DestinationPorts) ask {
-	if len(m) == 1 && m[0].First == m[0].Last {
-		return func(w *wire) { matchPort(w, destinationPort, m[0].First, false) }
+	list := m.Ports.All()
+	if len(list) == 1 && list[0].First == list[0].Last {
+		return func(w *wire) { matchPort(w, destinationPort, list[0].First, m.Not) }
 	}
-	set := t.set(portIntervals(m))
+	set, flags := t.set(portIntervals(list)), uint32(0)
+	if m.Not {
+		flags = unix.NFT_LOOKUP_F_INV
+	}
 	return func(w *wire) {
 		payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, destinationPort, 2)
-		lookup(w, set, 0)
+		lookup(w, set, flags)
 	}
 }
 

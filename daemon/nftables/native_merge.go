@@ -6,7 +6,6 @@ package nftables
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -17,10 +16,10 @@ import (
 // line is a rule, or several merged into one that differ in one condition only. It has the effect of all of them in
 // order.
 type line struct {
-	rules.Rule                     // the first of them
-	list       int                 // the condition that differs; -1 for a single rule
-	values     map[any]rules.Match // what stands in its place in any of the rules, by what it is looked up by
-	wide       bool                // one of the values covers several that a packet may have
+	rules.Rule                      // the first of them
+	list       int                  // the condition that differs; -1 for a single rule
+	values     map[rules.Match]bool // what stands in its place in any of the rules
+	wide       bool                 // one of the values covers several that a packet may have
 }
 
 // merged turns the rules of a chain into lines. A rule joins an earlier line only if its order with the lines in between
@@ -63,7 +62,7 @@ func (l *line) differs(r rules.Rule) (place int, ok bool) {
 	}
 	place = l.list
 	for i, m := range r.Match {
-		if equal(m, l.Match[i]) {
+		if m == l.Match[i] {
 			continue
 		}
 		if place >= 0 && place != i || !sameList(m, l.Match[i]) || !sameProtocol(l.Match, m, l.Match[i]) {
@@ -79,22 +78,15 @@ func (l *line) add(r rules.Rule, place int) {
 		return // the same rule again
 	}
 	if l.list < 0 {
-		l.list, l.values = place, map[any]rules.Match{}
+		l.list, l.values = place, map[rules.Match]bool{}
 		l.take(l.Match[place])
 	}
 	l.take(r.Match[place])
 }
 
 func (l *line) take(value rules.Match) {
-	l.values[lookedUpBy(value)] = value
+	l.values[value] = true
 	l.wide = l.wide || several(value)
-}
-
-func lookedUpBy(m rules.Match) any {
-	if list, ok := m.(rules.DestinationPorts); ok {
-		return fmt.Sprint(list)
-	}
-	return m
 }
 
 // several reports whether a condition covers more than one value that a packet may have.
@@ -112,11 +104,11 @@ func (l *line) apart(value rules.Match, place int) bool {
 	case place != l.list:
 		return excluding(value, l.Match[place])
 	case !l.wide && !several(value):
-		return l.values[value] == nil
+		return !l.values[value]
 	case len(l.values) > mostValues:
 		return false
 	}
-	for _, other := range l.values {
+	for other := range l.values {
 		if !excluding(value, other) {
 			return false
 		}
@@ -129,7 +121,7 @@ func (l *line) listAt(place int) []rules.Match {
 	if place != l.list {
 		return nil
 	}
-	return slices.Collect(maps.Values(l.values))
+	return slices.Collect(maps.Keys(l.values))
 }
 
 // excludes reports whether no packet meets both the line and the rule: they differ in something that no rule
@@ -177,14 +169,14 @@ func sameList(a, b rules.Match) bool {
 		if b, ok := b.(rules.DestinationPort); ok {
 			return a.Protocol == b.Protocol && !a.Not && !b.Not
 		}
-		_, ok := b.(rules.DestinationPorts)
-		return ok && !a.Not
+		b, ok := b.(rules.DestinationPorts)
+		return ok && !a.Not && !b.Not
 	case rules.DestinationPorts:
 		if b, ok := b.(rules.DestinationPort); ok {
-			return !b.Not
+			return !a.Not && !b.Not
 		}
-		_, ok := b.(rules.DestinationPorts)
-		return ok
+		b, ok := b.(rules.DestinationPorts)
+		return ok && !a.Not && !b.Not
 	case rules.SourcePort:
 		b, ok := b.(rules.SourcePort)
 		return ok && a.Protocol == b.Protocol
@@ -210,23 +202,6 @@ func sameProtocol(all []rules.Match, a, b rules.Match) bool {
 		return true
 	}
 	return slices.Contains(all, rules.Match(rules.Protocol(protocolOf(a)+protocolOf(b))))
-}
-
-// equal compares two conditions.
-func equal(a, b rules.Match) bool {
-	if a, ok := a.(rules.NotDestinationPorts); ok {
-		b, ok := b.(rules.NotDestinationPorts)
-		return ok && slices.Equal(a, b)
-	}
-	if a, ok := a.(rules.DestinationPorts); ok {
-		b, ok := b.(rules.DestinationPorts)
-		return ok && slices.Equal(a, b)
-	}
-	switch b.(type) {
-	case rules.NotDestinationPorts, rules.DestinationPorts:
-		return false
-	}
-	return a == b
 }
 
 // arranged returns conditions in the order in which a packet is asked for them, as they are read back from
@@ -289,7 +264,9 @@ func destinationsOf(m rules.Match) []rules.PortRange {
 	case rules.DestinationPort:
 		return []rules.PortRange{{First: m.Port, Last: m.Port}}
 	case rules.DestinationPorts:
-		return m
+		if !m.Not {
+			return m.Ports.All()
+		}
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func TestPortsOfAnotherProtocol(t *testing.T) {
 	tcp := rules.Protocol(rules.TCP)
 	lines := merged([]rules.Rule{
 		{Target: rules.Return, Match: []rules.Match{tcp, rules.DestinationPort{Protocol: rules.UDP, Port: 1}}},
-		{Target: rules.Return, Match: []rules.Match{tcp, rules.DestinationPorts{{First: 2, Last: 3}}}},
+		{Target: rules.Return, Match: []rules.Match{tcp, rules.ToAny(rules.PortRange{First: 2, Last: 3})}},
 	}, func(rules.Target) bool { return true })
 	if len(lines) != 2 {
 		t.Errorf("%d lines", len(lines))
@@ -239,8 +239,8 @@ func TestNativeRefuses(t *testing.T) {
 		"table":              {plan("security", "OUTPUT", rules.Accept), "table security has no chain OUTPUT"},
 		"verdict":            {plan("nat", "OWN", rules.Verdict("QUEUE")), "QUEUE"},
 		"redirect":           {plan("nat", "OWN", rules.Redirect{Port: 1}), "without a protocol"},
-		"ports":              {plan("nat", "OWN", rules.Accept, rules.NotDestinationPorts{1}), "without a protocol"},
-		"some ports":         {plan("nat", "OWN", rules.Accept, rules.DestinationPorts{{First: 1, Last: 2}}), "without a protocol"},
+		"ports":              {plan("nat", "OWN", rules.Accept, rules.ToNone(1)), "without a protocol"},
+		"some ports":         {plan("nat", "OWN", rules.Accept, rules.ToAny(rules.PortRange{First: 1, Last: 2})), "without a protocol"},
 		"dnat":               {plan("nat", "OWN", rules.DNAT{To: netip.IPv4Unspecified(), Port: 1}), "without a protocol"},
 		"dnat, family":       {plan("nat", "OWN", rules.DNAT{To: netip.IPv6Loopback()}), "::1 is no address of this family"},
 		"reset":              {plan("filter", "OWN", rules.RejectReset, rules.Protocol(rules.UDP)), "need not be TCP"},

@@ -168,10 +168,8 @@ func (p *passing) meets(m rules.Match) bool {
 		return ports && p.source.Port() == m.Port
 	case rules.DestinationPort:
 		return ports && (p.dest.Port() == m.Port) != m.Not
-	case rules.NotDestinationPorts:
-		return ports && !slices.Contains(m, p.dest.Port())
 	case rules.DestinationPorts:
-		return ports && slices.ContainsFunc(m, func(r rules.PortRange) bool { return r.Contains(p.dest.Port()) })
+		return ports && m.Ports.Contains(p.dest.Port()) != m.Not
 	case rules.Comment:
 		return true
 	case rules.OwnerUIDs:

@@ -84,8 +84,8 @@ func everyExpression() rules.Plan {
 	}
 	out("nat", rules.Return, rules.OwnerGID{ID: 7, Not: true}, rules.OwnerGID{ID: 8, Not: true})
 	out("nat", rules.Accept, network("172.16.0.0/12"), rules.OwnerUID{ID: 1, Not: true})
-	out("nat", rules.Jump("OWN"), tcp, rules.NotDestinationPorts{53, 15008})
-	out("nat", rules.Jump("OWN"), tcp, rules.NotDestinationPorts{53})
+	out("nat", rules.Jump("OWN"), tcp, rules.ToNone(53, 15008))
+	out("nat", rules.Jump("OWN"), tcp, rules.ToNone(53))
 	b.Append("nat", "OWN", "", rules.Redirect{Port: 15001}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 99, Not: true},
 		rules.Destination{Prefix: netip.MustParsePrefix("127.0.0.1/32"), Not: true})
 

@@ -136,10 +136,10 @@ func (d draw) rules(b *rules.Builder, family rules.Family, table, chain, hook st
 				m.Port = d.port()
 				row[i] = m
 				if !m.Not && d.one(2) {
-					row[i] = rules.DestinationPorts{d.ports()}
+					row[i] = rules.ToAny(d.ports())
 				}
 			case rules.DestinationPorts:
-				row[i] = rules.DestinationPorts{d.ports(), d.ports()}[:1+d.IntN(2)]
+				row[i] = rules.ToAny([]rules.PortRange{d.ports(), d.ports()}[:1+d.IntN(2)]...)
 			case rules.Destination:
 				m.Prefix = d.prefix(family)
 				row[i] = m
@@ -190,13 +190,13 @@ func (d draw) conditions(family rules.Family, table, hook string) []rules.Match 
 		match = append(match, rules.Protocol(protocol))
 		switch d.IntN(5) {
 		case 3:
-			match = append(match, rules.DestinationPorts{d.ports(), d.ports(), d.ports()}[:1+d.IntN(3)])
+			match = append(match, rules.ToAny([]rules.PortRange{d.ports(), d.ports(), d.ports()}[:1+d.IntN(3)]...))
 		case 0:
 			match = append(match, rules.DestinationPort{Protocol: protocol, Port: d.port(), Not: d.one(4)})
 		case 1:
 			match = append(match, rules.SourcePort{Protocol: protocol, Port: d.port()})
 		case 2:
-			match = append(match, rules.NotDestinationPorts{d.port(), d.port()}[:1+d.IntN(2)])
+			match = append(match, rules.ToNone([]uint16{d.port(), d.port()}[:1+d.IntN(2)]...))
 		}
 	}
 	d.Shuffle(len(match), func(i, j int) {

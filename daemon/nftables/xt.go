@@ -80,15 +80,12 @@ func xtMatch(m rules.Match) (name string, revision uint32, info []byte) {
 		return "owner", 1, info
 	case rules.OwnerGID:
 		return "owner", 1, owner(ownerGID, ownerGIDs, m.ID, m.Not)
-	case rules.NotDestinationPorts:
-		info = make([]byte, multiportLength)
-		info[0], info[1], info[multiportNot] = multiportDestination, byte(len(m)), 1
-		for i, port := range m[:min(len(m), multiportMost)] {
-			native.PutUint16(info[multiportPorts+2*i:], port)
+	case rules.DestinationPorts:
+		info = multiport(m.Ports.All())
+		if m.Not {
+			info[multiportNot] = 1
 		}
 		return "multiport", 1, info
-	case rules.DestinationPorts:
-		return "multiport", 1, multiport(m)
 	case rules.Comment:
 		info = make([]byte, commentLength)
 		copy(info[:commentLength-1], m)
@@ -248,14 +245,8 @@ func decodeMatch(name string, revision uint32, info []byte) (rules.Match, bool) 
 		m = rules.OwnerGID{ID: binary.NativeEndian.Uint32(info[ownerGIDs:]), Not: info[ownerNot] != 0}
 	case name == "comment" && len(info) == commentLength:
 		m = rules.Comment(unix.ByteSliceToString(info))
-	case name == "multiport" && len(info) == multiportLength && info[1] <= multiportMost && info[multiportNot] == 0:
-		m = portsOf(info)
 	case name == "multiport" && len(info) == multiportLength && info[1] <= multiportMost:
-		ports := make(rules.NotDestinationPorts, info[1])
-		for i := range ports {
-			ports[i] = binary.NativeEndian.Uint16(info[multiportPorts+2*i:])
-		}
-		m = ports
+		m = portsOf(info)
 	case name == "conntrack" && len(info) == conntrackLength:
 		var state rules.CTState
 		for bit, mask := range xtStates {
@@ -279,7 +270,8 @@ func decodeMatch(name string, revision uint32, info []byte) (rules.Match, bool) 
 }
 
 // portsOf is the reverse of multiport.
-func portsOf(info []byte) (list rules.DestinationPorts) {
+func portsOf(info []byte) rules.DestinationPorts {
+	var list []rules.PortRange
 	at := func(i int) uint16 { return binary.NativeEndian.Uint16(info[multiportPorts+2*i:]) }
 	for i := 0; i < int(info[1]); i++ {
 		r := rules.PortRange{First: at(i), Last: at(i)}
@@ -289,7 +281,9 @@ func portsOf(info []byte) (list rules.DestinationPorts) {
 		}
 		list = append(list, r)
 	}
-	return list
+	m := rules.ToAny(list...)
+	m.Not = info[multiportNot] != 0
+	return m
 }
 
 // decodeTarget is the reverse of xtTarget.

@@ -49,10 +49,8 @@ func (n *named) match(m rules.Match) {
 		n.port(m.Protocol, m.Port)
 	case rules.OwnerUIDs:
 		n.uids = unique(n.uids, []uint32{m.First, m.Last})
-	case rules.NotDestinationPorts:
-		n.tcp = unique(n.tcp, m)
 	case rules.DestinationPorts:
-		for _, r := range m {
+		for _, r := range m.Ports.All() {
 			n.tcp = unique(n.tcp, []uint16{r.First, r.Last})
 		}
 	case rules.Destination:

@@ -73,7 +73,7 @@ func needsProtocol(r rules.Rule) bool {
 	}
 	return slices.ContainsFunc(r.Match, func(m rules.Match) bool {
 		switch m.(type) {
-		case rules.SourcePort, rules.DestinationPort, rules.NotDestinationPorts, rules.DestinationPorts:
+		case rules.SourcePort, rules.DestinationPort, rules.DestinationPorts:
 			return true
 		}
 		return false

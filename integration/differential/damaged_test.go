@@ -12,9 +12,9 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // What is said of damaged rules, compared with the plan, holds for packets in the kernel: by rules that are equal or take

@@ -17,9 +17,9 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // backends with the share of the packets that each is given: programs take longer to write a plan.

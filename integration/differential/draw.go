@@ -9,8 +9,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // draw returns a pod out of the whole space of settings, with the interfaces that there are, and packets. Now

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // failure is a packet of which the tracer and the kernel say different things.

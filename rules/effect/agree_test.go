@@ -10,9 +10,9 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // draws is how many settings a test draws: MESHNETD_DRAWS, or what it usually does.

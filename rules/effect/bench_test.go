@@ -6,10 +6,10 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/gaps"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // A packet of a drawn pod, and what each drawn pod leaves out.

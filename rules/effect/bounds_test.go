@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // Where a pod's addresses change and its symbols do not, the answer stays; where a rule tells the addresses apart, the

@@ -188,18 +188,12 @@ func (p *Pod) Conditions(family rules.Family, m rules.Match) (conditions []Condi
 		conditions = []Condition{proto(m.Protocol), is(SourcePort, Single(N(uint64(m.Port))))}
 	case rules.DestinationPort:
 		conditions = []Condition{proto(m.Protocol), is(DestinationPort, negated(m.Not, every16, Single(N(uint64(m.Port)))))}
-	case rules.NotDestinationPorts:
-		ports := make([]uint64, len(m))
-		for i, port := range m {
-			ports[i] = uint64(port)
-		}
-		conditions = []Condition{is(Protocol, ported), is(DestinationPort, every16.Without(Values(ports...)))}
 	case rules.DestinationPorts:
-		spans := make([]Span, len(m))
-		for i, r := range m {
-			spans[i] = Span{N(uint64(r.First)), N(uint64(r.Last))}
+		var spans []Span
+		for _, r := range m.Ports.All() {
+			spans = append(spans, Span{N(uint64(r.First)), N(uint64(r.Last))})
 		}
-		conditions = []Condition{is(Protocol, ported), is(DestinationPort, Union(spans...))}
+		conditions = []Condition{is(Protocol, ported), is(DestinationPort, negated(m.Not, every16, Union(spans...)))}
 	case rules.OwnerUID:
 		conditions = []Condition{{UID, negated(m.Not, every32, Single(N(uint64(m.ID)))), m.Not}}
 	case rules.OwnerUIDs:

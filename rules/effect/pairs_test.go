@@ -6,9 +6,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // Of no damaged plan that is said to be equal or to take more does any packet go around, and each witness is as it is

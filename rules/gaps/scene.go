@@ -121,9 +121,7 @@ func ports(m rules.Match) []rules.PortRange {
 	case rules.DestinationPort:
 		return rules.Ports([]uint16{m.Port})
 	case rules.DestinationPorts:
-		return m
-	case rules.NotDestinationPorts:
-		return rules.Ports(m)
+		return m.Ports.All()
 	}
 	return nil
 }

@@ -170,8 +170,10 @@ func conditions(why string, its []rules.Rule) string {
 					add(&at, fmt.Sprint(m.Port))
 				}
 			case rules.DestinationPorts:
-				for _, r := range m {
-					add(&at, r.String())
+				for _, r := range m.Ports.All() {
+					if !m.Not {
+						add(&at, r.String())
+					}
 				}
 			}
 		}

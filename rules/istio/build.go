@@ -225,7 +225,7 @@ func (b *builder) exemptProxy(proxy, others rules.Match, byUser bool) {
 	beyond := rules.Destination{Prefix: b.loopback, Not: true}
 	notTunnel := rules.Match(rules.DestinationPort{Protocol: rules.TCP, Port: b.TunnelPort, Not: true})
 	if b.DNSCapture && byUser {
-		notTunnel = rules.NotDestinationPorts{53, b.TunnelPort}
+		notTunnel = rules.ToNone(53, b.TunnelPort)
 	}
 	b.Append(nat, chainOutput, "the proxy calls its own pod by a service address: inbound rules apply",
 		rules.Jump(chainInRedirect), beyond, toLo, tcp, notTunnel, proxy)

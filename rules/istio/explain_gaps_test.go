@@ -9,10 +9,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/gaps"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // gapsOf returns what each drawn pod is said to leave out, by seed.

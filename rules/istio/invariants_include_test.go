@@ -8,9 +8,9 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // appOutbound reports whether the packet opens a connection of the app to the outside that nothing excludes.

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 const (
@@ -56,17 +56,15 @@ func TestInvariantNothingOfOthersIsNamed(t *testing.T) {
 									stranger(m.Prefix)
 								}
 							case rules.DestinationPorts:
-								for port := int(m[0].First); port <= int(m[0].Last); port++ {
-									check(stranger, ports, uint16(port))
+								for _, r := range m.Ports.All() {
+									for port := int(r.First); port <= int(r.Last); port++ {
+										check(stranger, ports, uint16(port))
+									}
 								}
 							case rules.SourcePort:
 								check(stranger, ports, m.Port)
 							case rules.DestinationPort:
 								check(stranger, ports, m.Port)
-							case rules.NotDestinationPorts:
-								for _, port := range m {
-									check(stranger, ports, port)
-								}
 							case rules.OwnerUID:
 								check(stranger, []uint32{in.UID}, m.ID)
 							case rules.OwnerGID:

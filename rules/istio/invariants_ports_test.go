@@ -8,9 +8,9 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // opening returns the first packet of a TCP connection that arrives for the pod by eth0.

@@ -10,10 +10,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/generate"
 )
 
 // What holds for every pod of the mesh and every packet, whatever the settings. All tests are asked about the

@@ -10,9 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/meshnetd/meshnetd/internal/recorded"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
 var compare = cmp.Options{

@@ -172,7 +172,7 @@ func (u User) match() []rules.Match {
 	if u.First != u.Last {
 		owner = rules.OwnerUIDs{First: u.First, Last: u.Last}
 	}
-	return []rules.Match{rules.DestinationPorts(u.Ports), owner}
+	return []rules.Match{rules.ToAny(u.Ports...), owner}
 }
 
 func (u User) why() string {

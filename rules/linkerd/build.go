@@ -4,7 +4,6 @@ package linkerd
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -72,11 +71,7 @@ func (in Intent) inbound(b *builder, family rules.Family) {
 // skip leaves ports alone, in as few rules as possible.
 func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
 	for _, part := range rules.PortLists(rules.MergePorts(ports)) {
-		words := make([]string, len(part))
-		for i, r := range part {
-			words[i] = strings.Replace(r.String(), "-", ":", 1)
-		}
-		list := strings.Join(words, ",")
+		list := part.Ports.String()
 		b.add(chain, "ignore-port-"+list, direction+" ports "+list+" are skipped", rules.Return, tcp, part)
 	}
 }

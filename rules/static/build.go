@@ -212,7 +212,7 @@ func (p Profile) outboundCaptured(family rules.Family) []rules.Selection {
 
 func byPorts(ports []rules.PortRange, why string) (all []rules.Selection) {
 	for _, list := range rules.PortLists(rules.MergePorts(ports)) {
-		all = append(all, rules.Selection{Why: fmt.Sprintf(why, mesh.List(list)), Match: []rules.Match{list}})
+		all = append(all, rules.Selection{Why: fmt.Sprintf(why, mesh.List(list.Ports.All())), Match: []rules.Match{list}})
 	}
 	return all
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-const testdata = "../testdata"
+const testdata = "../../rules/istio/testdata"
 
 func allSubjects(t *testing.T) []subject {
 	t.Helper()
@@ -167,7 +167,6 @@ func TestReasonsAreNarrow(t *testing.T) {
 		rules []string
 		told  bool
 	}{
-		{"PREROUTING", []string{"-p tcp -j ISTIO_INBOUND", "-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"}, false},
 		{"PREROUTING", []string{"-p tcp -j ISTIO_INBOUND", "-p tcp -j DROP"}, true},
 		{"OUTPUT", []string{"-j MARK --set-xmark 0x53a/0xffffffff", "-p tcp -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"}, false},
 		{"OUTPUT", []string{"-j MARK --set-xmark 0x53a/0xffffffff", "-p tcp -j DROP"}, true},

@@ -21,11 +21,11 @@ var equivalents = []equivalent{
 		_, captures := rs.Table("mangle").Chain("ISTIO_TPROXY")
 		return m.Table == "mangle" && m.Chain == "OUTPUT" && !captures && marks(m.Rule) && (m.Changed == nil || marks(*m.Changed))
 	}},
-	{"the mark that is to be remembered lets a packet pass ISTIO_INBOUND unchanged, and what is marked there does not come back", func(rs rules.Ruleset, m Mutant) bool {
-		return m.Chain == "PREROUTING" && m.What == swapped && m.Rule.Target == rules.Jump("ISTIO_INBOUND") && m.next(rs).Target == rules.SaveMark{}
-	}},
 	{"a connection that carries the mark exists already: by lo, its packets get to its socket with either mark", func(rs rules.Ruleset, m Mutant) bool {
 		return m.Chain == "OUTPUT" && m.What == swapped && m.Rule.Target == rules.SetMark(1338) && m.next(rs).Target == rules.RestoreMark{}
+	}},
+	{"what carries the proxy's mark already would be given the same one from its connection", func(rs rules.Ruleset, m Mutant) bool {
+		return m.Changed == nil && m.Chain == "MESHNETD_STATIC_OUT" && m.Rule.Target == rules.Target(rules.Return) && m.next(rs).Target == rules.RestoreMark{}
 	}},
 	{"what comes back by lo has its route already: the mark of ISTIO_DIVERT changes nothing for it", func(rs rules.Ruleset, m Mutant) bool {
 		return m.Chain == "ISTIO_INBOUND" && m.What == swapped && slices.Contains(m.Rule.Match, rules.Match(rules.InInterface("lo"))) &&

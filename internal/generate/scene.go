@@ -151,12 +151,19 @@ func (s scene) meet(m rules.Match) []edit {
 			})
 		}
 		return edits(func(p *rules.Packet) { p.Protocol = m.Protocol; setPort(p, m.Port) })
-	case rules.NotDestinationPorts:
-		return edits(func(p *rules.Packet) {
-			if slices.Contains(m, p.Destination.Port()) {
-				setPort(p, 9999)
-			}
-		})
+	case rules.DestinationPorts:
+		if m.Not {
+			return edits(func(p *rules.Packet) {
+				if m.Ports.Contains(p.Destination.Port()) {
+					setPort(p, 9999)
+				}
+			})
+		}
+		var all []edit
+		for _, r := range m.Ports.All() {
+			all = append(all, edits(func(p *rules.Packet) { setPort(p, r.First) }, func(p *rules.Packet) { setPort(p, r.Last) })...)
+		}
+		return all
 	case rules.OwnerUID:
 		if m.Not {
 			return edits(func(p *rules.Packet) { s.owned(p); p.UID = unless(p.UID, m.ID) })
@@ -209,8 +216,16 @@ func (s scene) miss(m rules.Match) []edit {
 			return each([]uint16{m.Port, m.Port + 1}, setPort)
 		}
 		return each([]uint16{m.Port + 1}, setPort)
-	case rules.NotDestinationPorts:
-		return each(m, setPort)
+	case rules.DestinationPorts:
+		var ends []uint16
+		for _, r := range m.Ports.All() {
+			if m.Not {
+				ends = append(ends, r.First, r.Last)
+			} else {
+				ends = append(ends, r.First-1, r.Last+1)
+			}
+		}
+		return each(ends, setPort)
 	case rules.OwnerUID:
 		return s.otherOwner(func(p *rules.Packet) { p.UID = m.ID + 1 }, func(p *rules.Packet) { p.UID = m.ID })
 	case rules.OwnerGID:

@@ -134,14 +134,6 @@ func otherMatches(m rules.Match) []rules.Match {
 	case rules.DestinationPort:
 		return []rules.Match{rules.DestinationPort{Protocol: m.Protocol, Port: m.Port + 1, Not: m.Not},
 			rules.DestinationPort{Protocol: m.Protocol, Port: m.Port, Not: !m.Not}}
-	case rules.NotDestinationPorts:
-		var all []rules.Match
-		for i := range m {
-			other := slices.Clone(m)
-			other[i]++
-			all = append(all, other)
-		}
-		return all
 	case rules.OwnerUID:
 		return []rules.Match{rules.OwnerUID{ID: m.ID + 1, Not: m.Not}, rules.OwnerUID{ID: m.ID, Not: !m.Not}}
 	case rules.OwnerGID:
@@ -160,11 +152,21 @@ func otherMatches(m rules.Match) []rules.Match {
 		return []rules.Match{rules.ConnMark{Mark: m.Mark + 1}}
 	case rules.DestinationPorts:
 		var all []rules.Match
-		for i, r := range m {
-			other := slices.Clone(m)
-			if other[i].Last = r.Last + 1; other[i].Last == 0 {
-				other[i].Last = r.Last - 1
+		for i, r := range m.Ports.All() {
+			ports := slices.Clone(m.Ports.All())
+			switch next := r.Last + 1; {
+			case next != 0 && !m.Ports.Contains(next):
+				ports[i].Last = next
+			case r.First != r.Last:
+				ports[i].Last--
+			default:
+				ports[i].First--
 			}
+			if m.Not { // of which none is a range
+				ports[i] = rules.PortRange{First: r.First + 1, Last: r.First + 1}
+			}
+			other := rules.ToAny(ports...)
+			other.Not = m.Not
 			all = append(all, other)
 		}
 		return all

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -11,10 +10,10 @@ import (
 
 // What can be shown without any packet.
 const (
-	whyUnreachable = "no packet gets to the chain: Istio writes it whether it is used or not"
+	whyUnreachable = "no packet gets to the chain: the mesh writes it whether it is used or not"
 	whyTaken       = "the rules before it in the chain have taken every packet that it could match"
 	whyDisjoint    = "no packet gets to both rules, so that their order does not matter"
-	whyIdle        = "the rules after it do nothing to what it lets go"
+	whyIdle        = "the rules after it, or those that it jumps to, do nothing to what it lets go"
 	whySame        = "a rule after it does the same to what it takes"
 )
 
@@ -32,8 +31,9 @@ func prove(rs rules.Ruleset, m Mutant) string {
 	}
 	isTaken := func(facts []rules.Match) bool { return taken(table, before, facts, splits) }
 	isIdle := func(target rules.Target) func([]rules.Match) bool {
+		_, comesBack := target.(rules.Jump) // to the rules after it
 		return func(facts []rules.Match) bool {
-			return isTaken(facts) || harmless(table, target, facts) && idle(table, before, after, facts)
+			return isTaken(facts) || harmless(table, target, facts) && (comesBack || idle(table, before, after, facts))
 		}
 	}
 	if m.What == swapped {
@@ -73,7 +73,7 @@ func difference(m Mutant) (was, now []rules.Match) {
 	}
 	changed := -1
 	for i := range was {
-		if !equal(was[i], now[i]) {
+		if was[i] != now[i] {
 			if changed >= 0 {
 				return was, now // more than one: what is left out here only makes it harder to show
 			}
@@ -88,10 +88,6 @@ func difference(m Mutant) (was, now []rules.Match) {
 		now = append(now, not)
 	}
 	return was, now
-}
-
-func equal(a, b rules.Match) bool {
-	return fmt.Sprintf("%T %v", a, a) == fmt.Sprintf("%T %v", b, b) // a list of ports cannot be compared
 }
 
 // way is how a packet gets to a chain: from a built-in one, by the conditions of jumps.

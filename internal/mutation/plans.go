@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/internal/recorded"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
-	"github.com/meshnetd/meshnetd/rules/istio/recorded"
 )
 
 // subject is a plan of one family.
@@ -39,7 +39,7 @@ func (s subject) with(rs rules.Ruleset) rules.Plan {
 	return s.plan
 }
 
-// subjects returns the different rule sets of the recorded cases and of the plans in testdata.
+// subjects returns the different rule sets of the other meshes' pods, of Istio's recorded cases and of its plans in testdata.
 func subjects(testdata string) ([]subject, error) {
 	cases, err := recorded.Cases()
 	if err != nil {
@@ -56,9 +56,15 @@ func subjects(testdata string) ([]subject, error) {
 			}
 		}
 	}
+	for _, p := range pods() {
+		plan, err := planOf(p.mesh, p.pod)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.name, err)
+		}
+		add(p.name, plan, both)
+	}
 	for _, c := range cases {
-		pod := c.Pod()
-		plan, err := planOf(pod)
+		plan, err := planOf(istio.New(istio.Standard()), c.Pod())
 		if err != nil {
 			return nil, fmt.Errorf("recorded case %s: %w", c.Name, err)
 		}
@@ -81,8 +87,8 @@ func subjects(testdata string) ([]subject, error) {
 // both are the addresses that every pod has here: what a plan says of a family is asked of it.
 var both = []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")}
 
-func planOf(pod rules.Pod) (rules.Plan, error) {
-	d := istio.New(istio.Standard()).Decide(pod)
+func planOf(mesh rules.Mesh, pod rules.Pod) (rules.Plan, error) {
+	d := mesh.Decide(pod)
 	if d.Action != rules.Enrol {
 		return rules.Plan{}, fmt.Errorf("%s: %s", d.Action, d.Detail)
 	}

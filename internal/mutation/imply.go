@@ -74,21 +74,22 @@ func portOf(m rules.Match) string {
 
 // implies reports whether a packet that fulfils the fact fulfils the conclusion.
 func implies(fact, conclusion rules.Match) bool {
-	if list, ok := fact.(rules.NotDestinationPorts); ok {
-		other, ok := conclusion.(rules.NotDestinationPorts)
-		return ok && slices.Equal(list, other)
-	}
 	switch c := conclusion.(type) {
-	case rules.NotDestinationPorts:
+	case rules.DestinationPorts:
 		f, ok := fact.(rules.DestinationPort)
-		return ok && !f.Not && !slices.Contains(c, f.Port)
+		return fact == conclusion || ok && !f.Not && c.Ports.Contains(f.Port) != c.Not
 	case rules.Protocol:
 		return fact == conclusion || portOf(fact) == string(c)
 	case notProtocol:
 		return fact == conclusion || excludes(fact, c.Protocol)
 	case rules.DestinationPort:
+		if f, ok := fact.(rules.DestinationPorts); ok {
+			return c.Not && f.Ports.Contains(c.Port) == f.Not
+		}
 		f, ok := fact.(rules.DestinationPort)
 		return ok && f.Protocol == c.Protocol && (f == c || !f.Not && c.Not && f.Port != c.Port)
+	case rules.Comment: // which every packet meets
+		return true
 	case rules.Destination:
 		f, ok := fact.(rules.Destination)
 		return ok && prefixImplies(f, c)
@@ -140,6 +141,9 @@ func opposite(m rules.Match) (rules.Match, bool) {
 		m.Not = !m.Not
 		return m, true
 	case rules.DestinationPort: // of packets of the protocol, which a rule with a port asks for as well
+		m.Not = !m.Not
+		return m, true
+	case rules.DestinationPorts: // the same
 		m.Not = !m.Not
 		return m, true
 	}
