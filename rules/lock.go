@@ -204,15 +204,15 @@ func (b *lockBuilder) listenersOut() {
 	})
 	for _, listener := range order {
 		for _, list := range PortLists(MergePorts(ports[listener])) {
-			b.pass(lockedOut, "what the mesh has taken", Protocol(listener.protocol), Destination{Prefix: listener.prefix}, toAny(listener.protocol, list))
+			b.pass(lockedOut, "what the mesh has taken", Protocol(listener.protocol), Destination{Prefix: listener.prefix}, simplest(listener.protocol, list))
 		}
 	}
 }
 
-// toAny matches packets of a protocol to any of some ports.
-func toAny(protocol string, ports DestinationPorts) Match {
-	if len(ports) == 1 {
-		return ToPorts(protocol, ports[0])
+// simplest matches packets of a protocol to any of some ports.
+func simplest(protocol string, ports DestinationPorts) Match {
+	if all := ports.Ports.All(); len(all) == 1 {
+		return ToPorts(protocol, all[0])
 	}
 	return ports
 }
@@ -281,7 +281,7 @@ func (b *lockBuilder) in() {
 	b.begin(lockedIn, "INPUT", "what arrives")
 	b.pass(lockedIn, "what stays in the pod", InInterface(loopback))
 	for _, ports := range PortLists(MergePorts(append(b.listenersIn(), b.listens...))) {
-		b.pass(lockedIn, "the mesh has taken it, or the proxy listens there itself", Protocol(TCP), toAny(TCP, ports))
+		b.pass(lockedIn, "the mesh has taken it, or the proxy listens there itself", Protocol(TCP), simplest(TCP, ports))
 	}
 	for _, address := range b.node {
 		if address.Is6() == (b.family == IPv6) {
