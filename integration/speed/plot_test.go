@@ -4,6 +4,7 @@ package speed
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -29,7 +30,7 @@ func TestPlotsAreXMLWithEveryFigure(t *testing.T) {
 		d := xml.NewDecoder(strings.NewReader(text))
 		for {
 			_, err := d.Token()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
