@@ -299,16 +299,6 @@ func (p *parser) number(bits int) uint32 {
 
 func (p *parser) port() uint16 { return uint16(p.number(16)) }
 
-func (p *parser) ports() []uint16 {
-	var ports []uint16
-	for word := range strings.SplitSeq(p.next(), ",") {
-		n, err := strconv.ParseUint(word, 10, 16)
-		p.failed = p.failed || err != nil
-		ports = append(ports, uint16(n))
-	}
-	return ports
-}
-
 // mark reads a mark whose mask, where there is one, covers all bits.
 func (p *parser) mark() uint32 {
 	value, mask, masked := strings.Cut(p.next(), "/")
