@@ -243,19 +243,23 @@ func TestEverythingIsTried(t *testing.T) {
 			}
 		}
 	}
-	parsed, err := parser.ParseFile(token.NewFileSet(), "../../rules/rule.go", nil, 0)
+	parsed, err := parser.ParseFile(token.NewFileSet(), "../../rules/print.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := 0
 	for _, d := range parsed.Decls {
 		f, ok := d.(*ast.FuncDecl)
-		if !ok || f.Recv == nil || f.Name.Name != "args" {
+		if !ok || f.Recv == nil || f.Name.Name != "appendTo" {
 			continue
 		}
 		n++
-		if kind := f.Recv.List[0].Type.(*ast.Ident).Name; !used[kind] && kind != "Foreign" {
-			t.Errorf("%s is not tried", kind)
+		switch kind := f.Recv.List[0].Type.(*ast.Ident).Name; kind {
+		case "Rule", "Foreign", "Counting": // a whole rule, and what is read only
+		default:
+			if !used[kind] {
+				t.Errorf("%s is not tried", kind)
+			}
 		}
 	}
 	if n < 20 {

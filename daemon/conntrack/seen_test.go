@@ -25,6 +25,9 @@ func TestSeen(t *testing.T) {
 	plan := counting(t)
 	for _, dialect := range []nftables.Dialect{nftables.IPTables, nftables.Native} {
 		t.Run(string(dialect), func(t *testing.T) {
+			if dialect == nftables.IPTables {
+				nstest.RequireRoot(t) // xt_owner takes the last user there can be from root of the whole system alone
+			}
 			pod := nstest.New(t)
 			pod.Peer(t, "10.9.0.0/24", "fd00:9::/64")
 			ns, err := netns.Open(pod.Path, nil)
