@@ -174,12 +174,10 @@ critest: deps runtimes build ## run Kubernetes' contract suite for NRI, and comp
 	$(GO) build -o $(BUILD)/critest ./integration/critest
 	suite=$$(packaging/tool.sh critest) && exec $(BUILD)/critest -critest $$suite -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
-PODS ?= 2000
-
-soak: deps runtimes build ## start and stop PODS pods while meshnetd is killed at random moments
+soak: deps runtimes build ## start and stop PODS pods (2000) while meshnetd is killed at random moments
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/standin ./integration/standin
 	$(GO) build -o $(BUILD)/faults ./integration/faults/cmd
-	@exec $(BUILD)/faults -soak $(PODS) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
+	@exec $(BUILD)/faults -soak $(or $(PODS),2000) -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin
 
 PAIRS ?= 100000
 
