@@ -91,7 +91,7 @@ func DrawLines(title, over, unit string, lines []Line) string {
 	}
 	y := func(v float64) float64 { return top + plotHeight*(1-v/most) }
 	d.line(margin+axis, y(0), width-margin-axis, y(0), "#888")
-	d.text(width-margin-axis+8, y(0), "start", over)
+	d.text(width-margin, y(0)+2*textHeight, "end", over)
 	for i := range 5 {
 		v := most * float64(i) / 4
 		d.line(margin+axis-4, y(v), margin+axis, y(v), "#888")
