@@ -27,7 +27,7 @@ type nriRuntime struct {
 	dir, program string
 	sandboxes    []*api.PodSandbox
 	existing     []*api.PodSandbox // that a plugin is told of when it connects
-	synchronized time.Duration     // what the last one took for them
+	synchronized atomic.Int64      // what the last one took for them, in nanoseconds; 0 while it is not done
 	plugins      atomic.Int64      // connected and synchronized
 }
 
@@ -47,7 +47,7 @@ func (b *bench) startRuntime() (_ *nriRuntime, err error) {
 	synchronize := func(ctx context.Context, plugins adaptation.SyncCB) error {
 		began := time.Now()
 		_, err := plugins(ctx, r.existing, nil)
-		r.synchronized = time.Since(began)
+		r.synchronized.Store(int64(time.Since(began)))
 		return err
 	}
 	update := func(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) { return nil, nil }
@@ -73,6 +73,7 @@ func (r *nriRuntime) path(name string) string { return filepath.Join(r.dir, name
 // meeting calls fn while a meshnetd runs that was told of these sandboxes.
 func (r *nriRuntime) meeting(ctx context.Context, existing []*api.PodSandbox, fn func(*lab.Daemon) error) (err error) {
 	r.existing = existing
+	r.synchronized.Store(0)
 	text := fmt.Sprintf("nri.socket = %q\nstatus_socket = %q\nlock_dir = %q\nlog.format = \"json\"\naudit_interval = %q\nistio.dual_stack = true\n",
 		r.path("nri.sock"), r.path("meshnetd.sock"), r.path("locks"), auditedEach)
 	if err := os.WriteFile(r.path("meshnetd.toml"), []byte(text), 0o600); err != nil {
@@ -88,7 +89,7 @@ func (r *nriRuntime) meeting(ctx context.Context, existing []*api.PodSandbox, fn
 	if _, err := d.Wait(ctx, func(l lab.Line) bool { return l.Event == "nri_connected" }); err != nil {
 		return err
 	}
-	if err := lab.Poll(ctx, func() (bool, error) { return r.plugins.Load() == 1, nil }); err != nil { // the runtime would ask it
+	if err := lab.Poll(ctx, func() (bool, error) { return r.synchronized.Load() > 0 && r.plugins.Load() == 1, nil }); err != nil { // the runtime would ask it
 		return fmt.Errorf("meshnetd does not connect: %w\n%s", err, d.Log())
 	}
 	return fn(d)

@@ -81,7 +81,7 @@ func (b *bench) full(pods int) (f fullNode, err error) {
 		return f, err
 	}
 	return f, rt.meeting(b.ctx, rt.sandboxes, func(d *lab.Daemon) (err error) {
-		f.takeover = rt.synchronized
+		f.takeover = time.Duration(rt.synchronized.Load())
 		if f.takenOver, err = residentMB(d); err != nil {
 			return err
 		}
