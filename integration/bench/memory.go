@@ -102,20 +102,26 @@ func protected(ctx context.Context, daemon *lab.Daemon, pods []*lab.Pod) error {
 
 // resident prints what the kernel says of the daemon's memory.
 func (b *bench) resident(when string, daemon *lab.Daemon) error {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", daemon.PID()))
-	if err != nil {
-		return err
-	}
 	fmt.Fprintf(b.out, "  %-34s", when)
 	for _, key := range []string{"VmRSS", "RssAnon", "VmHWM"} {
-		kB, err := statusNumber(string(text), key)
+		mb, err := megabytes(daemon, key)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(b.out, " %9.1f MB", float64(kB)*1024/1e6)
+		fmt.Fprintf(b.out, " %9.1f MB", mb)
 	}
 	fmt.Fprintln(b.out)
 	return nil
+}
+
+// megabytes returns a number of proc_pid_status(5) about the daemon's memory.
+func megabytes(daemon *lab.Daemon, key string) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", daemon.PID()))
+	if err != nil {
+		return 0, err
+	}
+	kB, err := statusNumber(string(text), key)
+	return float64(kB) * 1024 / 1e6, err
 }
 
 // statusNumber finds a number in what proc_pid_status(5) describes, in kB.

@@ -74,7 +74,7 @@ func (b *bench) full(pods int) (f fullNode, err error) {
 			return err
 		}
 		f.start = time.Since(began) / time.Duration(pods)
-		f.protected, err = residentMB(d)
+		f.protected, err = megabytes(d, "VmRSS")
 		return err
 	})
 	if err != nil {
@@ -82,7 +82,7 @@ func (b *bench) full(pods int) (f fullNode, err error) {
 	}
 	return f, rt.meeting(b.ctx, rt.sandboxes, func(d *lab.Daemon) (err error) {
 		f.takeover = time.Duration(rt.synchronized.Load())
-		if f.takenOver, err = residentMB(d); err != nil {
+		if f.takenOver, err = megabytes(d, "VmRSS"); err != nil {
 			return err
 		}
 		if f.status, err = rt.status(b.ctx); err != nil {
@@ -126,13 +126,4 @@ func used(d *lab.Daemon) (total time.Duration, err error) {
 		total += ns
 	}
 	return total, err
-}
-
-func residentMB(d *lab.Daemon) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID()))
-	if err != nil {
-		return 0, err
-	}
-	kB, err := statusNumber(string(text), "VmRSS")
-	return float64(kB) * 1024 / 1e6, err
 }
