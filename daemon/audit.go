@@ -10,6 +10,8 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lockdown"
 )
 
 // Audit reads the rules of every protected sandbox once in each interval, until ctx ends, and tries again where something failed.
@@ -60,4 +62,27 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 	default:
 		e.report(o)
 	}
+}
+
+// count reads what the sandbox's lockdowns have counted. It takes no lock, so that nobody waits, and that it cannot be read is
+// said by who compares the rules.
+func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
+	if !known.Plan.LocksDown() {
+		return
+	}
+	ns, err := e.kernel.Open(known.Pod.NetNS)
+	if err != nil {
+		return
+	}
+	defer ns.Close()
+	var r lockdown.Reading
+	err = ns.Do(func(in kernel.Inside) (err error) {
+		r, err = lockdown.Read(ctx, in, known.Counted)
+		return err
+	})
+	if err != nil || ns.ID() != known.NetNS {
+		return
+	}
+	e.sandboxes.updateKnown(known.Pod.SandboxID, func(sb *Sandbox) { sb.Counted = r.Counted })
+	e.notice(o, EventLockdown, e.counts.Add(known.Pod, r))
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/lockdown"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -38,8 +39,7 @@ type Enforcer struct {
 	sandboxes sandboxes
 	judge     judge.Judge
 	sharing   sharing
-	totals    totals
-	seen      sightings
+	counts    lockdown.Counts
 	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 }
 

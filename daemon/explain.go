@@ -6,6 +6,7 @@ package daemon
 
 import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lockdown"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -55,4 +56,12 @@ func (e *Enforcer) Interfaces(sb Sandbox) (all []rules.Interface, err error) {
 		return err
 	})
 	return all, err
+}
+
+// Totals returns how many packets of the pods of each namespace the lockdowns have counted since the start.
+func (e *Enforcer) Totals() map[lockdown.Total]uint64 { return e.counts.Totals() }
+
+// Lacks returns what the lockdowns of today's configuration lack for what was counted, and where more was counted than is known.
+func (e *Enforcer) Lacks() (all []lockdown.Lack, more []string) {
+	return e.counts.Lacks(e.policy.Load().Node.LockdownsOf)
 }

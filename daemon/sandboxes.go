@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/lockdown"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
@@ -35,7 +36,7 @@ type Sandbox struct {
 	Why      string             // the last decision about it was made so
 	Changes  []rules.Adjustment // what other plugins changed of its last containers
 	Beside   []string           // what tables of others in its namespace do beside its rules
-	Counted  []Counted          // by its lockdowns
+	Counted  []lockdown.Counted // by its lockdowns
 
 	reviewed   bool          // the runtime has told with a container of it what follows
 	required   bool          // the pod requires meshnetd

@@ -2,13 +2,12 @@
 
 //go:build linux
 
-package daemon
+package lockdown
 
 import (
 	"cmp"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -24,7 +23,6 @@ const (
 
 // sightings are the connections that lockdowns counted and let go, by namespace. They outlive their pods.
 type sightings struct {
-	mu  sync.Mutex
 	all map[string]*inNamespace
 	n   int
 }
@@ -36,8 +34,6 @@ type inNamespace struct {
 }
 
 func (t *sightings) add(pod rules.Pod, seen []rules.Seen) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, s := range seen {
 		here := t.all[pod.Namespace]
 		if here == nil && t.n < mostSeenEver {
@@ -75,17 +71,17 @@ type Lack struct {
 	More       bool     // there were more pods
 }
 
-// Lacks returns what the lockdowns of today's configuration lack for what was counted since the start, and the namespaces in which
-// more was counted than is remembered.
-func (e *Enforcer) Lacks() (all []Lack, more []string) {
-	e.seen.mu.Lock()
-	defer e.seen.mu.Unlock()
-	for _, namespace := range slices.Sorted(maps.Keys(e.seen.all)) {
-		here := e.seen.all[namespace]
+// Lacks returns what a configuration's lockdowns lack for what was counted since the start, and the namespaces in which more was
+// counted than is remembered.
+func (c *Counts) Lacks(lockdownsOf func(namespace string) []rules.Lockdown) (all []Lack, more []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, namespace := range slices.Sorted(maps.Keys(c.seen.all)) {
+		here := c.seen.all[namespace]
 		if here.more {
 			more = append(more, namespace)
 		}
-		for _, l := range e.policy.Load().Node.LockdownsOf(namespace) {
+		for _, l := range lockdownsOf(namespace) {
 			for s, pods := range here.pods {
 				if key, value := l.Lacks(s); key != "" {
 					all = append(all, Lack{namespace, l, key, value, s, pods[:min(len(pods), mostSeenPods)], len(pods) > mostSeenPods})
@@ -97,16 +93,6 @@ func (e *Enforcer) Lacks() (all []Lack, more []string) {
 		return cmp.Or(cmp.Compare(a.Lockdown.Place, b.Lockdown.Place), cmp.Compare(a.Key, b.Key), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Value, b.Value), cmp.Compare(a.Seen.String(), b.Seen.String()))
 	})
 	return all, more
-}
-
-// letGo reports whether more packets were counted that were not closed.
-func letGo(now []Counted, more []uint64) bool {
-	for i, c := range now {
-		if more[i] > 0 && !c.Closed {
-			return true
-		}
-	}
-	return false
 }
 
 // example says where one of the packets went, if any is known.
