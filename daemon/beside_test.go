@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -38,7 +39,7 @@ func TestTablesOfOthers(t *testing.T) {
 			ctx := limited(t, patience)
 			e := on(t, nftables.New(nftables.IPTables), istios)
 			if tt.accepted != "" {
-				e.with(func(p *Policy) { p.Node.Policies = []rules.CapturePolicy{{Accepted: []string{tt.accepted}}} })
+				e.with(func(p *policy.Policy) { p.Node.Policies = []rules.CapturePolicy{{Accepted: []string{tt.accepted}}} })
 			}
 			pod := inKernel(t, sandbox(t, "web"))
 			if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {

@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // commit is the one place where a look changes what is remembered, and where it is settled what is told of it.
-func (s *sandboxes) commit(policy *Policy, o *Outcome, f lifecycle.Facts, step lifecycle.Step, row lifecycle.Row) {
+func (s *sandboxes) commit(by *policy.Policy, o *Outcome, f lifecycle.Facts, step lifecycle.Step, row lifecycle.Row) {
 	o.decided, o.Result, o.Said, o.Why, o.stop = true, step.Result, step.Event, row.Why, step.Stop
 	o.because(f)
 	switch {
@@ -30,7 +31,7 @@ func (s *sandboxes) commit(policy *Policy, o *Outcome, f lifecycle.Facts, step l
 		}
 	case step.Then == StateSkipped:
 		s.forgetIf(o.Pod.SandboxID, func(sb Sandbox) bool { return sb.State == f.State && sb.State != StateSkipped })
-		s.rememberSkipped(policy, *o)
+		s.rememberSkipped(by, *o)
 	case f.Trouble != lifecycle.NoTrouble && f.Trouble != lifecycle.Hidden:
 		s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 			if sb.State != step.Then {
@@ -39,11 +40,11 @@ func (s *sandboxes) commit(policy *Policy, o *Outcome, f lifecycle.Facts, step l
 			sb.State, sb.lack, sb.Detail, sb.Why, sb.generation = step.Then, step.Lack, o.Err.Error(), row.Why, ""
 		})
 	default:
-		s.remember(policy, o, step)
+		s.remember(by, o, step)
 	}
 }
 
-func (s *sandboxes) remember(policy *Policy, o *Outcome, step lifecycle.Step) {
+func (s *sandboxes) remember(by *policy.Policy, o *Outcome, step lifecycle.Step) {
 	detail := o.Decision.Detail
 	switch {
 	case o.Err != nil:
@@ -62,9 +63,9 @@ func (s *sandboxes) remember(policy *Policy, o *Outcome, step lifecycle.Step) {
 		s.receipts.Remove(o.receiptID())
 	case lifecycle.StateNew, StateUnprotected, StatePending, StateFailing, StateSkipped:
 	}
-	pod := policy.Node.Remembered(o.Pod, o.Decision)
+	pod := by.Node.Remembered(o.Pod, o.Decision)
 	if o.Decision.Reason != rules.ReasonInitContainer { // known from containers that need not be kept
-		pod.Containers = policy.refining(pod.Containers)
+		pod.Containers = by.Refining(pod.Containers)
 	}
 	if pod.NetNS == "" { // nothing would show when it is gone
 		return
@@ -82,11 +83,11 @@ func (s *sandboxes) remember(policy *Policy, o *Outcome, step lifecycle.Step) {
 }
 
 // rememberSkipped remembers a pod that is skipped although it bears an injector's mark, so that the status shows it.
-func (s *sandboxes) rememberSkipped(policy *Policy, o Outcome) {
+func (s *sandboxes) rememberSkipped(by *policy.Policy, o Outcome) {
 	if o.Pod.NetNS == "" || o.Pod.HostNetwork { // nothing would show when it is gone
 		return
 	}
-	pod := policy.Node.Remembered(o.Pod, o.Decision)
+	pod := by.Node.Remembered(o.Pod, o.Decision)
 	pod.Containers = nil
 	s.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" || sb.State == StateSkipped && sb.Decision.Reason != o.Decision.Reason {

@@ -43,7 +43,7 @@ func (p *pass) heldEarlier() (*Outcome, error) {
 	o, by := *p.o, *p
 	by.o = &o
 	today := p.judge.Plans(o.Plan, own)
-	p.adopt(&o, own)
+	o.decidedAs(p.Adopt(o.asDecided(), own))
 	if o.network, err = by.network(); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -35,7 +36,7 @@ type Enforcer struct {
 
 	kernel    kernel.Kernel
 	record    func(Outcome)
-	policy    atomic.Pointer[Policy]
+	policy    atomic.Pointer[policy.Policy]
 	sandboxes sandboxes
 	judge     judge.Judge
 	sharing   sharing
@@ -45,17 +46,17 @@ type Enforcer struct {
 
 // New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
 // and must not block.
-func New(policy Policy, k kernel.Kernel, dir receipts.Directory, record func(Outcome)) *Enforcer {
+func New(p policy.Policy, k kernel.Kernel, dir receipts.Directory, record func(Outcome)) *Enforcer {
 	e := &Enforcer{kernel: k, sandboxes: sandboxes{receipts: dir}, Auditor: auditor.New(), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
-	e.SetPolicy(policy)
+	e.SetPolicy(p)
 	return e
 }
 
 // SetPolicy replaces the policy. It holds for pods that are looked at from now on: the rules of running
 // pods stay.
-func (e *Enforcer) SetPolicy(policy Policy) {
-	before := e.policy.Swap(&policy)
-	if before == nil || before.AuditInterval == policy.AuditInterval {
+func (e *Enforcer) SetPolicy(p policy.Policy) {
+	before := e.policy.Swap(&p)
+	if before == nil || before.AuditInterval == p.AuditInterval {
 		return // restarting the auditor at each reload would keep it from its last pods
 	}
 	e.Auditor.Hurry()
@@ -99,12 +100,12 @@ func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
 // decideUnknown decides about a pod of which nothing is known. Most pods of a node end here, without a goroutine.
 func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 	decide := func(_ context.Context, o *Outcome) error {
-		policy := e.policy.Load()
-		if policy.decide(o); o.Result != Failed {
-			o.want = policy.want(o)
+		by := e.policy.Load()
+		if o.decide(by); o.Result != Failed {
+			o.want = by.Want(o.asDecided())
 		}
 		if o.by = nil; o.want == lifecycle.WantRules { // what the kubelet says may have changed that
-			o.by = policy
+			o.by = by
 		}
 		return nil
 	}
@@ -131,9 +132,9 @@ func (e *Enforcer) unseen(o Outcome) Outcome {
 // changes nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
 func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 	o := begin(ByHand, pod)
-	policy := e.policy.Load()
-	policy.decide(&o)
-	if policy.hasOwnInitContainer(&o, Sandbox{State: StateExempt}) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
+	by := e.policy.Load()
+	o.decide(by)
+	if o.ownInit(by, true) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o
 	}
 	return e.sharing.within(ctx, o, func(ctx context.Context, o *Outcome) error {
@@ -159,7 +160,7 @@ func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err e
 // pass is one look at a pod, on a thread that is in the namespace, with that locked.
 type pass struct {
 	*Enforcer
-	*Policy
+	*policy.Policy
 	ctx   context.Context
 	in    kernel.Inside
 	o     *Outcome

@@ -24,6 +24,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -112,9 +113,9 @@ func newEnforcer(t testing.TB, firewall any) (*Enforcer, *recorder) {
 	return New(standard(node), kernelOf(t, firewall, locks), receipts.In(locks.Directory()), r.record), r
 }
 
-func standard(node rules.Node) Policy {
+func standard(node rules.Node) policy.Policy {
 	c := config.Default()
-	return Policy{Node: node, ProxyIdentity: c.ProxyIdentity, IdentityExempt: c.IdentityExempt, CatchUp: c.CatchUp, OnDrift: c.OnDrift, AuditInterval: c.AuditInterval}
+	return policy.Policy{Node: node, ProxyIdentity: c.ProxyIdentity, IdentityExempt: c.IdentityExempt, CatchUp: c.CatchUp, OnDrift: c.OnDrift, AuditInterval: c.AuditInterval}
 }
 
 func meshed(path string) rules.Pod {

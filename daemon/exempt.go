@@ -30,7 +30,7 @@ func (p *pass) ownInit() (lifecycle.Holds, error) {
 // containers, and those that were verified there. Any other mesh's were written by another program.
 func (p *pass) exemptFootprint() (rules.Footprint, error) {
 	var footprints []rules.Footprint
-	enrols := p.withoutContainers(*p.o).Decision.Mesh
+	enrols := p.WithoutContainers(p.o.asDecided()).Decision.Mesh
 	for _, mesh := range p.o.node.Meshes {
 		if mesh.Name() == enrols {
 			footprints = append(footprints, mesh.Footprint())
@@ -53,7 +53,7 @@ func (p *pass) remove() error {
 	if err != nil {
 		return err
 	}
-	footprint := p.enabledFootprint()
+	footprint := p.EnabledFootprint()
 	if own.Rules() > 0 && slices.ContainsFunc(p.sandboxes.receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}

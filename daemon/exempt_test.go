@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -41,14 +42,14 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 	excluding.ExcludeNamespaces = []string{"default"}
 	for what, tt := range map[string]struct {
 		init   string
-		change func(*Policy)
+		change func(*policy.Policy)
 	}{
-		"linkerd, apply":         {"linkerd-init", func(*Policy) {}},
-		"linkerd, report":        {"linkerd-init", func(p *Policy) { p.CatchUp = config.CatchUpReport }},
-		"linkerd, stop":          {"linkerd-init", func(p *Policy) { p.CatchUp = config.CatchUpStop }},
-		"linkerd, replace":       {"linkerd-init", func(p *Policy) { p.ReplaceOutdated = true }},
-		"linkerd, not Istio's":   {"linkerd-init", func(p *Policy) { p.Node.Meshes[0] = istio.New(excluding) }},
-		"istio, without a trace": {"istio-init", func(*Policy) {}},
+		"linkerd, apply":         {"linkerd-init", func(*policy.Policy) {}},
+		"linkerd, report":        {"linkerd-init", func(p *policy.Policy) { p.CatchUp = config.CatchUpReport }},
+		"linkerd, stop":          {"linkerd-init", func(p *policy.Policy) { p.CatchUp = config.CatchUpStop }},
+		"linkerd, replace":       {"linkerd-init", func(p *policy.Policy) { p.ReplaceOutdated = true }},
+		"linkerd, not Istio's":   {"linkerd-init", func(p *policy.Policy) { p.Node.Meshes[0] = istio.New(excluding) }},
+		"istio, without a trace": {"istio-init", func(*policy.Policy) {}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			m := newMemory()
@@ -112,22 +113,22 @@ func TestInitContainerThatDoesNothing(t *testing.T) {
 	}
 	idle.V6 = rules.Ruleset{}
 	for what, plan := range map[string]rules.Plan{"nothing": {}, "chains that nothing leads to": idle} {
-		for policy, want := range map[config.CatchUp]State{config.CatchUpApply: StateProtected, config.CatchUpReport: StateUnprotected} {
+		for catchUp, want := range map[config.CatchUp]State{config.CatchUpApply: StateProtected, config.CatchUpReport: StateUnprotected} {
 			m := newMemory()
 			pod := sandbox(t, "web")
 			m.put(t, pod.NetNS, plan)
 			e, r := severalMeshes(t, m)
-			e.with(func(p *Policy) { p.CatchUp = policy })
+			e.with(func(p *policy.Policy) { p.CatchUp = catchUp })
 			pod.Containers = []rules.Container{{Name: "istio-init"}, {Name: "app", Running: true}}
 			for range 2 { // nor does it when that was found out before
 				e.Synchronize(ctx, []rules.Pod{pod})
 				if known, _ := e.sandboxes.get("web"); known.State != want || known.Decision.Action != rules.Enrol {
-					t.Errorf("%s, %s: %q, %s, %v", what, policy, known.State, known.Decision.Detail, r.events())
+					t.Errorf("%s, %s: %q, %s, %v", what, catchUp, known.State, known.Decision.Detail, r.events())
 				}
 			}
 			auditNow(t, e)
 			if held := m.holds(t, pod.NetNS).Captures(); held != (want == StateProtected) {
-				t.Errorf("%s, %s: rules that capture: %v", what, policy, held)
+				t.Errorf("%s, %s: rules that capture: %v", what, catchUp, held)
 			}
 		}
 	}
@@ -167,7 +168,7 @@ func TestOurRulesBesideAnInitContainer(t *testing.T) {
 		m := newMemory()
 		pod := ofLinkerd(t, "web")
 		earlier, _ := severalMeshes(t, m)
-		earlier.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{mesh} })
+		earlier.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{mesh} })
 		plan := earlier.Enforce(ctx, SandboxStarted, pod).Plan
 		e, r := severalMeshes(t, m)
 		taken := pod
@@ -239,13 +240,13 @@ func writeAs(t *testing.T, path string, plan rules.Plan) {
 }
 
 // mayLoosen lets containers take rules away.
-func mayLoosen(p *Policy) { p.Node.Policies = []rules.CapturePolicy{{MayLoosen: true}} }
+func mayLoosen(p *policy.Policy) { p.Node.Policies = []rules.CapturePolicy{{MayLoosen: true}} }
 
 // on returns a daemon with a firewall, for pods of these meshes; of the others it knows the rules.
 func on(t *testing.T, f any, meshes ...rules.Mesh) *Enforcer {
 	t.Helper()
 	e, _ := newEnforcer(t, f)
-	e.with(func(p *Policy) {
+	e.with(func(p *policy.Policy) {
 		p.Node.Meshes = meshes
 		for _, mesh := range []rules.Mesh{istios, consuls, kumas, linkerds} {
 			if !slices.ContainsFunc(meshes, func(m rules.Mesh) bool { return m.Name() == mesh.Name() }) {

@@ -17,6 +17,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -29,7 +30,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	o.Container = c.Name
 	c, spec := e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
-	settled := ok && known.covers(pod, e.policy.Load().refining([]rules.Container{c}))
+	settled := ok && known.covers(pod, e.policy.Load().Refining([]rules.Container{c}))
 	if settled {
 		o.Decision, o.Plan, o.NetNS = known.Decision, known.Plan, known.NetNS
 		o.Result = Protected
@@ -38,12 +39,12 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		}
 		o = e.checkIdentity(o, c)
 	} else {
-		o.Pod.Containers = e.policy.Load().refining([]rules.Container{c})
+		o.Pod.Containers = e.policy.Load().Refining([]rules.Container{c})
 		o = e.checkIdentity(e.enforce(ctx, o), c)
 	}
-	if ids := identities(c); len(ids) > 0 && o.Error() == nil {
+	if ids := policy.Identities(c); len(ids) > 0 && o.Error() == nil {
 		// Kept for clashes: the proxy, whose ids are not redirected, may be created after this container.
-		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = overlay(sb.Admitted, ids) })
+		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = policy.Overlay(sb.Admitted, ids) })
 	}
 	e.notice(o, EventContradicted, contradiction(o, c, spec))
 	e.report(o)
@@ -81,14 +82,14 @@ func (s Sandbox) knows(news []rules.Container) bool {
 
 // checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
 func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
-	policy := e.policy.Load().identity(o.Pod)
-	if !o.Result.Admits() || policy == config.IdentityOff {
+	wanted := e.policy.Load().Identity(o.Pod)
+	if !o.Result.Admits() || wanted == config.IdentityOff {
 		return o
 	}
 	if o.Impostor = o.Decision.Impostor(c); o.Impostor == "" {
 		return o
 	}
-	if policy == config.IdentityRefuse {
+	if wanted == config.IdentityRefuse {
 		return o.rejecting("", errors.New(o.Impostor))
 	}
 	e.notice(o, EventImpostor, o.Impostor)
@@ -111,7 +112,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	o.Container = c.Name
 	c, _ = e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
-	news := e.policy.Load().refining([]rules.Container{c})
+	news := e.policy.Load().Refining([]rules.Container{c})
 	if !ok || !known.covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -21,7 +22,7 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 		t.Run(spec.Name, func(t *testing.T) {
 			m := newMemory()
 			e, _ := newEnforcer(t, m)
-			e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
+			e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
 			pod := rules.Pod{SandboxID: spec.Name, UID: spec.Name, Namespace: "hostile", Name: spec.Name, NetNS: path,
 				Labels: spec.Labels, Annotations: spec.Annotations}
 			faked(t, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -80,7 +81,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			list := func() string { return inside(t, pod, "", "nft", "-s", "list", "ruleset") }
 			before := list()
 			e, r := newEnforcer(t, nftables.New(nftables.IPTables))
-			e.with(func(p *Policy) { p.CatchUp = catchUp })
+			e.with(func(p *policy.Policy) { p.CatchUp = catchUp })
 			e.StopSandbox = func(context.Context, string) error { t.Error("stopped"); return nil }
 			e.Synchronize(ctx, []rules.Pod{running(pod)})
 			inside(t, pod, "add table ip other", "nft", "-f", "-") // so that it is looked at once more
@@ -96,7 +97,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 				t.Errorf("compared: %s, %q, %v", o.Effect.Answer, o.Differences, o.Err)
 			}
 			again, r := newEnforcer(t, nftables.New(nftables.IPTables))
-			again.with(func(p *Policy) { p.ReplaceOutdated, p.CatchUp = true, catchUp })
+			again.with(func(p *policy.Policy) { p.ReplaceOutdated, p.CatchUp = true, catchUp })
 			again.Synchronize(ctx, []rules.Pod{running(pod)})
 			if known, _ := again.Sandbox("web"); known.State != StateProtected || !slices.Equal(r.events(), []string{EventProtected}) ||
 				!strings.Contains(inside(t, pod, "", "iptables-nft-save"), "ISTIO_OUTPUT") {
@@ -157,7 +158,7 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 			ctx := limited(t, patience)
 			pod := capturing(t)
 			e, r := newEnforcer(t, nftables.New(nftables.IPTables))
-			e.with(func(p *Policy) { p.CatchUp = config.CatchUpStop })
+			e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpStop })
 			e.StopSandbox = func(context.Context, string) error { t.Error("stopped"); return nil }
 			e.Enforce(ctx, SandboxStarted, pod)
 			inside(t, pod, unknown, "nft", "-f", "-")
@@ -173,7 +174,7 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 				t.Errorf("said: %s", known.Detail)
 			}
 			next, r := newEnforcer(t, nftables.New(nftables.IPTables))
-			next.with(func(p *Policy) { p.CatchUp = config.CatchUpStop })
+			next.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpStop })
 			next.StopSandbox = e.StopSandbox
 			next.Synchronize(ctx, []rules.Pod{running(pod)})
 			if known, _ := next.Sandbox("web"); known.State != StateUnproven || !slices.Equal(r.events(), []string{EventUnproven}) {

@@ -8,11 +8,12 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // enforced closes UDP and what arrives.
-func enforced(p *Policy) {
+func enforced(p *policy.Policy) {
 	p.Node.Lockdowns = []rules.Lockdown{{Enforce: true, UDP: rules.UDPNone, Inbound: true, Place: "m.toml:7"}}
 }
 
@@ -20,9 +21,9 @@ func enforced(p *Policy) {
 // until somebody asks; then it has both. One that runs with a lockdown keeps it when the configuration has none any more.
 func TestLockdownOfARunningPod(t *testing.T) {
 	ctx := limited(t, patience)
-	nothing := func(*Policy) {}
+	nothing := func(*policy.Policy) {}
 	for name, tt := range map[string]struct {
-		before, after func(*Policy)
+		before, after func(*policy.Policy)
 		replace       bool
 		want          State
 	}{
@@ -39,7 +40,7 @@ func TestLockdownOfARunningPod(t *testing.T) {
 		}
 		had := m.holds(t, pod.NetNS)
 		e, r := newEnforcer(t, m)
-		e.with(func(p *Policy) { tt.after(p); p.ReplaceOutdated = tt.replace })
+		e.with(func(p *policy.Policy) { tt.after(p); p.ReplaceOutdated = tt.replace })
 		e.Synchronize(ctx, []rules.Pod{pod})
 		auditNow(t, e)
 		if same := m.holds(t, pod.NetNS).Key() == had.Key(); e.state("web") != tt.want || same == tt.replace || slices.Contains(r.events(), EventLate) || slices.Contains(r.events(), EventDrift) {
@@ -80,7 +81,7 @@ func TestLockdownDrifts(t *testing.T) {
 func TestUnmeshedIsReported(t *testing.T) {
 	for _, reports := range []bool{true, false} {
 		e, r := newEnforcer(t, newMemory())
-		e.with(func(p *Policy) {
+		e.with(func(p *policy.Policy) {
 			p.Node.Lockdowns = []rules.Lockdown{{Namespaces: []string{"nobody"}, Unmeshed: rules.UnmeshedReport}}
 			if reports {
 				p.Node.Lockdowns[0].Namespaces = nil

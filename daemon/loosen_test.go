@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -32,7 +33,7 @@ func TestContainersOfAProtectedPodTakeNothingAway(t *testing.T) {
 		for _, allowed := range []bool{false, true} {
 			m := newMemory()
 			e, r := newEnforcer(t, m)
-			e.with(func(p *Policy) { p.Node.Loosening = effect.NewLoosening() })
+			e.with(func(p *policy.Policy) { p.Node.Loosening = effect.NewLoosening() })
 			if allowed {
 				e.with(mayLoosen)
 			}

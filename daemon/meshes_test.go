@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -28,7 +29,7 @@ var (
 func severalMeshes(t *testing.T, m *memory) (*Enforcer, *recorder) {
 	t.Helper()
 	e, r := newEnforcer(t, m)
-	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
+	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
 	return e, r
 }
 
@@ -48,8 +49,8 @@ func ofLinkerd(t *testing.T, id string) rules.Pod {
 }
 
 // without switches a mesh off.
-func without(name string) func(*Policy) {
-	return func(p *Policy) {
+func without(name string) func(*policy.Policy) {
+	return func(p *policy.Policy) {
 		meshes := slices.Concat(p.Node.Meshes, p.Node.Disabled)
 		i := slices.IndexFunc(meshes, func(mesh rules.Mesh) bool { return mesh.Name() == name })
 		p.Node.Disabled = []rules.Mesh{meshes[i]}
@@ -150,7 +151,7 @@ func TestAnotherMeshSucceeds(t *testing.T) {
 		e.Enforce(ctx, SandboxStarted, pod)
 		next, r := severalMeshes(t, m)
 		next.with(without("linkerd"))
-		next.with(func(p *Policy) { p.ReplaceOutdated = replace })
+		next.with(func(p *policy.Policy) { p.ReplaceOutdated = replace })
 		next.Synchronize(ctx, []rules.Pod{pod})
 		if !replace {
 			if known, _ := next.sandboxes.get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" {
@@ -178,7 +179,7 @@ func TestAnothersAddressIsNoDifference(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	other := linkerd.Standard()
 	other.InboundPort = 4144
-	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{linkerd.New(other)} })
+	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{linkerd.New(other)} })
 	plan := e.Enforce(ctx, SandboxStarted, pod).Plan
 	m.reroute(t, pod.NetNS, rules.Plan{Loopback: []netip.Prefix{netip.MustParsePrefix("::6/128")}})
 	next, r := severalMeshes(t, m)

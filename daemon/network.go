@@ -14,7 +14,7 @@ import (
 // plan builds the plan for the namespace as it is now.
 func (p *pass) plan() (err error) {
 	if p.o.Decision.Action != rules.Enrol {
-		p.o.planned(rules.Plan{Footprint: p.enabledFootprint()})
+		p.o.planned(rules.Plan{Footprint: p.EnabledFootprint()})
 		return nil
 	}
 	if p.o.network, err = p.network(); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -103,7 +104,7 @@ type Outcome struct {
 
 	notice     notice                 // what is said beside what became of it
 	want       lifecycle.Want         // what was decided
-	by         *Policy                // that enrolled the pod as it is; nil where none has yet
+	by         *policy.Policy         // that enrolled the pod as it is; nil where none has yet
 	decided    bool                   // the table has had its last word
 	stop       bool                   // its sandbox is to be stopped
 	drifted    bool                   // as Drifted, also where that was told before
@@ -195,3 +196,22 @@ func (o Outcome) Error() error {
 
 // undecided reports whether the result is still to come.
 func (o Outcome) undecided() bool { return o.Result == "" }
+
+// asDecided is what was decided about the pod, for its policy.
+func (o *Outcome) asDecided() policy.Case {
+	return policy.Case{Pod: o.Pod, Node: o.node, Decision: o.Decision, Result: o.Result, Err: o.Err}
+}
+
+func (o *Outcome) decidedAs(c policy.Case) {
+	o.node, o.Decision, o.Result, o.Err = c.Node, c.Decision, c.Result, c.Err
+}
+
+// decide is the pure part: it makes no system call.
+func (o *Outcome) decide(by *policy.Policy) { o.decidedAs(by.Decide(o.asDecided())) }
+
+// ownInit takes the decision of a mesh whose init container writes the pod's rules by itself, where the pod's containers show one.
+func (o *Outcome) ownInit(by *policy.Policy, before bool) bool {
+	c, own := by.OwnInit(o.asDecided(), before)
+	o.decidedAs(c)
+	return own
+}

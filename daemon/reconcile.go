@@ -6,12 +6,14 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -31,7 +33,7 @@ func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
 			return err
 		}
 		p.known = known
-		lifecycle.Run(p.facts(*o, known, e.StopSandbox != nil), p)
+		lifecycle.Run(facts(p.Policy, *o, known, e.StopSandbox != nil), p)
 		return p.err
 	})
 }
@@ -45,9 +47,9 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 	case lifecycle.Decide:
 		p.err = p.choose(f)
 	case lifecycle.Doubt:
-		p.o.Pod.Containers = p.refining(p.o.Pod.Containers)
-		p.decide(p.o)
-		p.err = p.intend(f, p.want(p.o))
+		p.o.Pod.Containers = p.Refining(p.o.Pod.Containers)
+		p.o.decide(p.Policy)
+		p.err = p.intend(f, p.Want(p.o.asDecided()))
 	case lifecycle.Look:
 		f.Holds, p.err = p.look(f)
 	case lifecycle.Write:
@@ -106,16 +108,16 @@ func (p *pass) choose(f *lifecycle.Facts) error {
 		return err
 	}
 	if o.by != p.Policy || p.known.State != lifecycle.StateNew { // else it is enrolled as before the namespace was entered
-		o.Pod.Containers = overlay(p.known.Pod.Containers, o.Pod.Containers)
+		o.Pod.Containers = policy.Overlay(p.known.Pod.Containers, o.Pod.Containers)
 		if p.known.State.Enrolled() && o.Trigger != ByHand {
 			o.node = p.known.node
 		}
-		if p.decide(o); o.Result == Failed {
+		if o.decide(p.Policy); o.Result == Failed {
 			return o.Err
 		}
-		o.want = p.want(o)
+		o.want = p.Want(o.asDecided())
 	}
-	if p.hasOwnInitContainer(o, p.known) {
+	if o.ownInit(p.Policy, o.Trigger == Takeover || p.known.State == StateExempt || p.known.State == StatePending) {
 		return p.intend(f, lifecycle.WantOwnInit)
 	}
 	return p.intend(f, o.want)
@@ -131,8 +133,11 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 		if err = p.plan(); err != nil {
 			return err
 		}
-		if f.Same = p.known.State.Enrolled() && o.key == p.known.key; p.clashes(o, p.known) {
-			f.Want = lifecycle.WantClash
+		if f.Same = p.known.State.Enrolled() && o.key == p.known.key; o.Trigger != ContainerCreated {
+			return nil
+		}
+		if o.Impostor = p.Clash(o.Pod, p.known.Decision, o.Decision, p.known.Admitted); o.Impostor != "" {
+			o.Err, f.Want = errors.New(o.Impostor), lifecycle.WantClash
 		}
 	case lifecycle.WantNone, lifecycle.WantOwnInit:
 		footprint, err := p.exemptFootprint()

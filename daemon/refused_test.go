@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -61,17 +62,17 @@ func TestReloadLeavesThePassAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := newEnforcer(t, newMemory())
 		go e.Audit(t.Context())
-		hurries := func(change func(*Policy)) bool {
+		hurries := func(change func(*policy.Policy)) bool {
 			time.Sleep(time.Second)
 			e.with(change)
 			synctest.Wait()
 			heard, _ := e.Auditor.Heard()
 			return time.Since(heard) == 0
 		}
-		if hurries(func(p *Policy) { p.CatchUp = "report" }) {
+		if hurries(func(p *policy.Policy) { p.CatchUp = "report" }) {
 			t.Error("the auditor begins anew though its interval is the same")
 		}
-		if !hurries(func(p *Policy) { p.AuditInterval *= 2 }) {
+		if !hurries(func(p *policy.Policy) { p.AuditInterval *= 2 }) {
 			t.Error("the auditor is not told of another interval")
 		}
 	})

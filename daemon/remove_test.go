@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -106,7 +107,7 @@ func TestAnotherMeshSucceedsChangedRules(t *testing.T) {
 			t.Fatal("no rules that were changed")
 		}
 		e := on(t, f, istios)
-		e.with(func(p *Policy) { p.CatchUp = config.CatchUpApply })
+		e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpApply })
 		e.Synchronize(ctx, []rules.Pod{pod})
 		if known, _ := e.sandboxes.get("web"); known.State != StateProtected || known.Decision.Mesh != "istio" {
 			t.Errorf("%q by %q: %s", known.State, known.Decision.Mesh, known.Detail)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -40,7 +41,7 @@ func TestLoose(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, r := newEnforcer(t, newMemory())
-			e.with(func(p *Policy) { p.Required = tt.node })
+			e.with(func(p *policy.Policy) { p.Required = tt.node })
 			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
 			e.Enforce(ctx, SandboxStarted, pod)
@@ -79,7 +80,7 @@ func TestNeighboursAreNamed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, r := newEnforcer(t, newMemory())
-			e.with(func(p *Policy) { p.Hooks = tt.hooks })
+			e.with(func(p *policy.Policy) { p.Hooks = tt.hooks })
 			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
 			e.Enforce(ctx, SandboxStarted, pod)

@@ -188,38 +188,3 @@ func (s *sandboxes) count() int {
 	defer s.mu.Unlock()
 	return len(s.byID)
 }
-
-// identities returns as whom containers run, with what shows whether they are the proxy.
-func identities(containers ...rules.Container) []rules.Container {
-	var all []rules.Container
-	for _, c := range containers {
-		if c.UID != nil || c.GID != nil {
-			all = append(all, c.Identity())
-		}
-	}
-	return all
-}
-
-// saying returns the containers that are named, reduced to what they can say about their pod.
-func saying(containers []rules.Container, named func(string) bool) []rules.Container {
-	var all []rules.Container
-	for _, c := range containers {
-		if named(c.Name) {
-			all = append(all, rules.Container{Name: c.Name, Args: c.Args, ArgsOnly: c.ArgsOnly, Env: c.Env, UID: c.UID, GID: c.GID, ByKubelet: c.ByKubelet})
-		}
-	}
-	return all
-}
-
-// overlay adds containers to those known already; a later one of the same name replaces an earlier one.
-func overlay(known, news []rules.Container) []rules.Container {
-	all := slices.Clone(known)
-	for _, c := range news {
-		if i := slices.IndexFunc(all, func(k rules.Container) bool { return k.Name == c.Name }); i >= 0 {
-			all[i] = c
-		} else {
-			all = append(all, c)
-		}
-	}
-	return all
-}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -72,7 +73,7 @@ func laborious(uid string) rules.Pod {
 func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 	faked(t, func(t *testing.T) {
 		e, _ := newEnforcer(t, newMemory())
-		e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 3 * time.Second}} })
+		e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 3 * time.Second}} })
 		pod := laborious("one")
 		more := func(text string) map[string]string { // what is still at work reads the map from before
 			all := maps.Clone(pod.Annotations)
@@ -127,7 +128,7 @@ func TestHowLongHostilePodsHoldTheNodeUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			faked(t, func(t *testing.T) {
 				e, _ := newEnforcer(t, newMemory())
-				e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 2 * time.Second}} })
+				e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{laboriousMesh{istios, 2 * time.Second}} })
 				var sum time.Duration
 				for try := range 360 {
 					for i := range 20 {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -20,7 +21,7 @@ const unheeded = "The start could not be refused"
 func TestStart(t *testing.T) {
 	m := newMemory()
 	e, r := newEnforcer(t, m)
-	e.with(func(p *Policy) { p.OnDrift = config.DriftReport })
+	e.with(func(p *policy.Policy) { p.OnDrift = config.DriftReport })
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
 	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
@@ -99,7 +100,7 @@ func TestStartUnheeded(t *testing.T) {
 func TestOutside(t *testing.T) {
 	m := newMemory()
 	e, _ := newEnforcer(t, m)
-	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
+	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
 	ctx := limited(t, patience)
 	web := sandbox(t, "web")
 	if e.Outside(web) {

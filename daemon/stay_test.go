@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -72,7 +73,7 @@ func TestWholeRulesStay(t *testing.T) {
 			pod := sandbox(t, "web")
 			e, r := newEnforcer(t, m)
 			plan := e.Enforce(ctx, SandboxStarted, pod).Plan
-			e.with(func(p *Policy) {
+			e.with(func(p *policy.Policy) {
 				d := istio.Standard()
 				otherPort(&d)
 				p.Node.Meshes = []rules.Mesh{istio.New(d)}
@@ -104,7 +105,7 @@ func TestRefinedAfterAReload(t *testing.T) {
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
 	e.Enforce(ctx, SandboxStarted, pod)
-	e.with(func(p *Policy) {
+	e.with(func(p *policy.Policy) {
 		d := istio.Standard()
 		d.ExcludeNamespaces = []string{"default"}
 		p.Node.Meshes = []rules.Mesh{istio.New(d)}
@@ -125,7 +126,7 @@ func TestIdentityAfterATakeover(t *testing.T) {
 		earlierDaemon(t, m, pod, func(d *istio.Defaults) { d.UID, d.GID = 5000, 5000 })
 		e, _ := newEnforcer(t, m)
 		if forbid {
-			e.with(func(p *Policy) {
+			e.with(func(p *policy.Policy) {
 				p.Node.Annotations = []rules.AnnotationPolicy{{Annotation: "traffic.sidecar.istio.io/excludeOutboundPorts", Otherwise: rules.Refuse}}
 			})
 		}
@@ -148,7 +149,7 @@ func TestIdentityAfterATakeover(t *testing.T) {
 		if catchUp == "" {
 			e.sandboxes.expect(e.policy.Load(), taken)
 		} else {
-			e.with(func(p *Policy) { p.CatchUp = catchUp })
+			e.with(func(p *policy.Policy) { p.CatchUp = catchUp })
 			e.Synchronize(ctx, []rules.Pod{taken})
 		}
 		if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() == nil {
@@ -161,7 +162,7 @@ func TestIdentityAfterATakeover(t *testing.T) {
 func TestDriftFoundAtATakeover(t *testing.T) {
 	m := newMemory()
 	e, r := newEnforcer(t, m)
-	e.with(func(p *Policy) { p.CatchUp = config.CatchUpReport })
+	e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpReport })
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
 	e.Enforce(ctx, SandboxStarted, pod)
@@ -195,7 +196,7 @@ func TestTruth(t *testing.T) {
 
 	m = newMemory()
 	e, r = newEnforcer(t, m)
-	e.with(func(p *Policy) { p.CatchUp = config.CatchUpReport })
+	e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpReport })
 	late := sandbox(t, "late")
 	taken := late
 	taken.Containers = []rules.Container{{Name: "app", Running: true}}

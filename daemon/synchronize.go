@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -77,24 +78,24 @@ func byWeight(pods []rules.Pod) []int {
 
 // expect remembers a pod that is to be taken over, with what its containers say, and reports whether it is new. Nothing is
 // decided yet: the runtime waits, and the pod's author can make a decision slow.
-func (s *sandboxes) expect(policy *Policy, pod rules.Pod) (pending bool) {
+func (s *sandboxes) expect(by *policy.Policy, pod rules.Pod) (pending bool) {
 	if pod.NetNS == "" {
 		return false // there will be nothing to remember
 	}
 	s.update(pod.SandboxID, func(sb *Sandbox) {
 		if sb.State == "" {
 			now := time.Now()
-			*sb = Sandbox{Pod: policy.Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
+			*sb = Sandbox{Pod: by.Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
 			sb.Pod.Containers = nil
 		}
-		said := policy.refining(pod.Containers)
+		said := by.Refining(pod.Containers)
 		if pending = sb.State == StatePending; pending {
-			said, sb.Decision = saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
+			said, sb.Decision = policy.Saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
 		}
 		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
 		sb.news = sb.news || sb.State.Enrolled() && !sb.knows(said)
-		sb.Pod.Containers = overlay(sb.Pod.Containers, said)
-		sb.Admitted = overlay(sb.Admitted, identities(pod.Containers...))
+		sb.Pod.Containers = policy.Overlay(sb.Pod.Containers, said)
+		sb.Admitted = policy.Overlay(sb.Admitted, policy.Identities(pod.Containers...))
 	})
 	return pending
 }
@@ -127,14 +128,14 @@ func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
 }
 
 // decided keeps of a sandbox that is to be taken over what its containers say more about it, now that this is known.
-func (s *sandboxes) decided(policy *Policy, o Outcome) {
+func (s *sandboxes) decided(by *policy.Policy, o Outcome) {
 	said := o.Pod.Containers
-	if !policy.hasOwnInitContainer(&o, Sandbox{}) {
-		said = policy.refining(said)
+	if !o.ownInit(by, o.Trigger == Takeover) {
+		said = by.Refining(said)
 	}
 	s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
 		if sb.undecided() {
-			sb.Decision, sb.Pod = o.Decision, policy.Node.Remembered(sb.Pod, o.Decision)
+			sb.Decision, sb.Pod = o.Decision, by.Node.Remembered(sb.Pod, o.Decision)
 			sb.Pod.Containers = said
 		}
 	})

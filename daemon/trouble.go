@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 )
 
 // try does the work within ctx. Where that goes wrong, the table says what becomes of the sandbox.
@@ -41,7 +43,7 @@ func (e *Enforcer) fail(o Outcome, first bool) Outcome {
 		// CRI-O gives hostNetwork pods a path: only now it is known what it leads to. A sandbox that had a
 		// namespace of its own is no such pod.
 		trouble, o.Pod.HostNetwork = lifecycle.HostNetNS, true
-		e.policy.Load().decide(&o)
+		o.Decision = e.policy.Load().Decide(o.asDecided()).Decision
 	}
 	return e.fromMemory(o, lifecycle.Undecided, trouble)
 }
@@ -49,10 +51,25 @@ func (e *Enforcer) fail(o Outcome, first bool) Outcome {
 // fromMemory takes a sandbox through the table without a look at its namespace.
 func (e *Enforcer) fromMemory(o Outcome, want lifecycle.Want, trouble lifecycle.Trouble) Outcome {
 	known, _ := e.sandboxes.get(o.Pod.SandboxID)
-	f := e.policy.Load().facts(o, known, e.StopSandbox != nil)
+	f := facts(e.policy.Load(), o, known, e.StopSandbox != nil)
 	f.Want, f.Trouble = want, trouble
 	lifecycle.Run(f, noted{e, &o})
 	return o
+}
+
+// facts are what is known before anything is looked at.
+func facts(by *policy.Policy, o Outcome, known Sandbox, canStop bool) lifecycle.Facts {
+	return lifecycle.Facts{
+		Trigger: o.Trigger, State: known.State, Lack: known.lack, Older: known.earlier, Ran: known.running,
+		News: !known.knows(o.Pod.Containers) || known.news && o.Trigger == Takeover,
+		Policy: lifecycle.Policy{
+			Report:   by.CatchUp != config.CatchUpApply,
+			Stop:     by.CatchUp == config.CatchUpStop && canStop,
+			Leave:    by.OnDrift != config.DriftRepair,
+			Replace:  by.ReplaceOutdated,
+			Unheeded: o.Unheeded != "",
+		},
+	}
 }
 
 // noted is a sandbox that nobody looks into.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -23,7 +24,7 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		what   string
-		policy func(*Policy)
+		policy func(*policy.Policy)
 		do     []func(*Enforcer, *memory, rules.Pod)
 		events []string // after the first
 		drifts int
@@ -34,7 +35,7 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 			[]string{EventUnprotected, EventProtected}, 0},
 		{"changed while it could not be read", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, flush, whenAudited(t)},
 			[]string{EventUnprotected, EventDrift, EventRepaired}, 1},
-		{"changed, reported only, and a container comes", func(p *Policy) { p.OnDrift = config.DriftReport },
+		{"changed, reported only, and a container comes", func(p *policy.Policy) { p.OnDrift = config.DriftReport },
 			[]func(*Enforcer, *memory, rules.Pod){flush, whenAudited(t), whenAdmitted(t)}, []string{EventDrift, EventRepaired}, 1},
 		{"found at a validation, and repaired by the auditor", nil,
 			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAudited(t)}, []string{EventBlocked, EventRepaired}, 1},
@@ -109,7 +110,7 @@ func TestFailingBesideASecondDaemon(t *testing.T) {
 	e.Enforce(ctx, SandboxStarted, pod)
 	second, _ := newEnforcer(t, m)
 	configure(second, otherPort)
-	second.with(func(p *Policy) { p.ReplaceOutdated = true })
+	second.with(func(p *policy.Policy) { p.ReplaceOutdated = true })
 	second.Synchronize(ctx, []rules.Pod{pod})
 	plan := m.holds(t, pod.NetNS)
 	m.failWith(always)

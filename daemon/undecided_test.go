@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -29,7 +30,7 @@ func (m slowMesh) Decide(pod rules.Pod) rules.Decision {
 
 func slowly(e *Enforcer) slowMesh {
 	mesh := slowMesh{istios, make(chan struct{}), new(atomic.Int32)}
-	e.with(func(p *Policy) { p.Node.Meshes = []rules.Mesh{mesh} })
+	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{mesh} })
 	return mesh
 }
 

@@ -14,13 +14,14 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 // with returns a copy of the policy with a change.
-func (e *Enforcer) with(change func(*Policy)) {
+func (e *Enforcer) with(change func(*policy.Policy)) {
 	p := *e.policy.Load()
 	change(&p)
 	e.SetPolicy(p)
@@ -108,15 +109,15 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 // A new configuration leaves running pods as they are: it takes out no rules, and keeps repairing those
 // that it would not write itself.
 func TestPolicyIsForWhatStarts(t *testing.T) {
-	excluded := func(p *Policy) {
+	excluded := func(p *policy.Policy) {
 		d := istio.Standard()
 		d.ExcludeNamespaces = []string{"default"}
 		p.Node.Meshes = []rules.Mesh{istio.New(d)}
 	}
-	forbidden := func(p *Policy) {
+	forbidden := func(p *policy.Policy) {
 		p.Node.Annotations = []rules.AnnotationPolicy{{Annotation: "traffic.sidecar.istio.io/excludeOutboundPorts", Otherwise: rules.Refuse}}
 	}
-	for name, change := range map[string]func(*Policy){"excluded": excluded, "forbidden": forbidden} {
+	for name, change := range map[string]func(*policy.Policy){"excluded": excluded, "forbidden": forbidden} {
 		t.Run(name, func(t *testing.T) {
 			m := newMemory()
 			e, r := newEnforcer(t, m)
@@ -221,7 +222,7 @@ func TestGatewayWhateverWasKnown(t *testing.T) {
 			earlier.with(mayLoosen)
 			earlier.Enforce(ctx, SandboxStarted, pod)
 		case "left unprotected":
-			e.with(func(p *Policy) { p.CatchUp = config.CatchUpReport })
+			e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpReport })
 			taken := pod
 			taken.Containers = []rules.Container{{Name: "app", Running: true}}
 			e.Synchronize(ctx, []rules.Pod{taken})
@@ -318,7 +319,7 @@ func TestAuditIntervalIsTakenOver(t *testing.T) {
 		t.Errorf("%d sandboxes remembered", n)
 	}
 	go e.Audit(ctx) // at the default interval, which is longer than this test waits
-	e.with(func(p *Policy) { p.AuditInterval = 1 })
+	e.with(func(p *policy.Policy) { p.AuditInterval = 1 })
 	eventually(t, "a pass", func() bool { _, ok := e.Auditor.Last(); return ok })
 }
 

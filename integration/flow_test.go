@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/explain"
@@ -71,7 +72,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	}
 	t.Cleanup(locks.Close)
 	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}
-	return daemon.New(daemon.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
+	return daemon.New(policy.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
 }
 
 // protect takes a pod through the flow and expects it to be protected.

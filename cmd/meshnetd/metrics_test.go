@@ -63,7 +63,7 @@ func idle(t *testing.T) (*watch, *daemon.Enforcer, *metrics.Metrics) {
 	t.Helper()
 	w := newWatch("iptables")
 	w.configured(config.Default())
-	e := daemon.New(policy(config.Default()), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(config.Default()), nil, "", func(daemon.Outcome) {})
 	return w, e, metrics.New("v1", stages(), func() metrics.State { return w.state(e, journal.NewQueue(t.Output())) })
 }
 
@@ -105,7 +105,7 @@ func TestOutcomesAreCounted(t *testing.T) {
 
 func TestHooksAreMeasured(t *testing.T) {
 	w, _, m := idle(t)
-	e := daemon.New(policy(config.Default()), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(config.Default()), nil, "", func(daemon.Outcome) {})
 	p := pods{e, m}
 	plain := rules.Pod{Namespace: "a", Name: "b"}
 	refused := rules.Pod{Namespace: "a", Name: "c", Annotations: map[string]string{"sidecar.istio.io/status": "{}"}}

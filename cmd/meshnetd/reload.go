@@ -82,7 +82,7 @@ func (r *reloader) readdress() {
 	defer r.mu.Unlock()
 	if now := addresses(r.current); !slices.Equal(now, r.addresses) {
 		r.addresses = now
-		r.enforcer.SetPolicy(policy(r.current))
+		r.enforcer.SetPolicy(policyOf(r.current))
 	}
 }
 
@@ -103,7 +103,7 @@ func (r *reloader) reload() error {
 		r.watch.refused(err)
 	} else {
 		r.current, r.addresses = next, addresses(next)
-		r.enforcer.SetPolicy(policy(next))
+		r.enforcer.SetPolicy(policyOf(next))
 		r.log.Info("configuration reloaded: it holds for what starts from now on; the rules of running pods stay", "event", "config_reloaded")
 		if keys := needRestart(r.running, next); len(keys) > 0 {
 			r.log.Warn("some changes are taken over only when meshnetd is restarted", "event", "config_needs_restart",

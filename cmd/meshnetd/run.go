@@ -19,6 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/kubelet"
@@ -150,13 +151,13 @@ func tell(log *slog.Logger, b *backend.Backend) {
 }
 
 func newEnforcer(cfg config.Config, host []netns.ID, locks *netns.Locks, firewall kernel.Firewall, record func(daemon.Outcome)) *daemon.Enforcer {
-	return daemon.New(policy(cfg), kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), record)
+	return daemon.New(policyOf(cfg), kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), record)
 }
 
-func policy(cfg config.Config) daemon.Policy {
+func policyOf(cfg config.Config) policy.Policy {
 	node := explain.Node(cfg)
 	node.Addresses = addresses(cfg)
-	return daemon.Policy{Node: node, ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
+	return policy.Policy{Node: node, ProxyIdentity: cfg.ProxyIdentity, IdentityExempt: cfg.IdentityExempt, CatchUp: cfg.CatchUp,
 		ReplaceOutdated: cfg.ReplaceOutdated, OnDrift: cfg.OnDrift, Required: cfg.Required, Hooks: cfg.Hooks, AuditInterval: cfg.AuditInterval}
 }
 

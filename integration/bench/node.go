@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/explain"
@@ -104,9 +105,9 @@ func (n *node) enforcer(w writer, k kind) *daemon.Enforcer {
 }
 
 // policy enrols the pods of one Istio.
-func (k kind) policy() daemon.Policy {
+func (k kind) policy() policy.Policy {
 	k.defaults.Budget = unbounded
-	return daemon.Policy{Node: rules.Node{Meshes: []rules.Mesh{istio.New(k.defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded,
+	return policy.Policy{Node: rules.Node{Meshes: []rules.Mesh{istio.New(k.defaults)}, RuntimeHandlers: []string{""}, Budget: unbounded,
 		Lockdowns: k.lockdowns, Addresses: nodeAddresses}}
 }
 

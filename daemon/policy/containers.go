@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"slices"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// Identities returns as whom containers run, with what shows whether they are the proxy.
+func Identities(containers ...rules.Container) []rules.Container {
+	var all []rules.Container
+	for _, c := range containers {
+		if c.UID != nil || c.GID != nil {
+			all = append(all, c.Identity())
+		}
+	}
+	return all
+}
+
+// Saying returns the containers that are named, reduced to what they can say about their pod.
+func Saying(containers []rules.Container, named func(string) bool) []rules.Container {
+	var all []rules.Container
+	for _, c := range containers {
+		if named(c.Name) {
+			all = append(all, rules.Container{Name: c.Name, Args: c.Args, ArgsOnly: c.ArgsOnly, Env: c.Env, UID: c.UID, GID: c.GID, ByKubelet: c.ByKubelet})
+		}
+	}
+	return all
+}
+
+// Overlay adds containers to those known already; a later one of the same name replaces an earlier one.
+func Overlay(known, news []rules.Container) []rules.Container {
+	all := slices.Clone(known)
+	for _, c := range news {
+		if i := slices.IndexFunc(all, func(k rules.Container) bool { return k.Name == c.Name }); i >= 0 {
+			all[i] = c
+		} else {
+			all = append(all, c)
+		}
+	}
+	return all
+}
