@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -123,13 +124,13 @@ func TestWhatAHookAsksTheKernel(t *testing.T) {
 		pod := sandbox(t, id)
 		for _, hook := range []struct {
 			name, want string
-			ask        func() Outcome
+			ask        func() outcome.Outcome
 		}{
-			{"the sandbox", "open, lock, enter, network, write, route, read, routes" + anew, func() Outcome { return e.Enforce(ctx, SandboxStarted, pod) }},
-			{"a proxy that says more", "open, lock, enter, network, read, routes, write, route, read, routes" + anew, func() Outcome { return e.Admit(ctx, pod, proxy) }},
-			{"its validation", "open, enter, generation, routes, network", func() Outcome { return e.Validate(ctx, pod, proxy) }},
-			{"its start", "open, enter, generation, routes, network", func() Outcome { return e.Start(ctx, pod, "istio-proxy", "") }},
-			{"another container", "", func() Outcome { return e.Admit(ctx, pod, app) }},
+			{"the sandbox", "open, lock, enter, network, write, route, read, routes" + anew, func() outcome.Outcome { return e.Enforce(ctx, SandboxStarted, pod) }},
+			{"a proxy that says more", "open, lock, enter, network, read, routes, write, route, read, routes" + anew, func() outcome.Outcome { return e.Admit(ctx, pod, proxy) }},
+			{"its validation", "open, enter, generation, routes, network", func() outcome.Outcome { return e.Validate(ctx, pod, proxy) }},
+			{"its start", "open, enter, generation, routes, network", func() outcome.Outcome { return e.Start(ctx, pod, "istio-proxy", "") }},
+			{"another container", "", func() outcome.Outcome { return e.Admit(ctx, pod, app) }},
 		} {
 			asked = nil
 			if o := hook.ask(); o.Error() != nil {

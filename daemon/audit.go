@@ -12,6 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 )
 
 // Audit reads the rules of every protected sandbox once in each interval, until ctx ends, and tries again where something failed.
@@ -35,17 +36,17 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 	}
 	ctx, cancel := context.WithTimeout(running, known.turn.Length(e.policy.Load().AuditInterval, e.sandboxes.count()))
 	defer cancel()
-	var o Outcome
+	var o outcome.Look
 	switch {
 	case known.unsettled():
-		o = e.takeOver(ctx, begin(Takeover, known.Pod))
+		o = e.takeOver(ctx, outcome.Begin(Takeover, known.Pod))
 	case known.State.Enrolled():
 		pass.Pods++
-		o = begin(Audited, known.Pod)
+		o = outcome.Begin(Audited, known.Pod)
 		o.Pod.Containers = nil // they are in what is known, and events may add to it
 		o.Decision = known.Decision
 		o = e.lookAgain(ctx, o, known)
-		o.end()
+		o.End()
 	default:
 		if e.sandboxes.endTurn(id, false); known.gone() {
 			e.sandboxes.forget(id)
@@ -53,7 +54,7 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 		}
 		return
 	}
-	if o.drifted {
+	if o.FoundDrift {
 		pass.Drifted++
 	}
 	switch {
@@ -66,7 +67,7 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 
 // count reads what the sandbox's lockdowns have counted. It takes no lock, so that nobody waits, and that it cannot be read is
 // said by who compares the rules.
-func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
+func (e *Enforcer) count(ctx context.Context, known Sandbox, o outcome.Outcome) {
 	if !known.Plan.LocksDown() {
 		return
 	}
@@ -84,5 +85,5 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o Outcome) {
 		return
 	}
 	e.sandboxes.updateKnown(known.Pod.SandboxID, func(sb *Sandbox) { sb.Counted = r.Counted })
-	e.notice(o, EventLockdown, e.counts.Add(known.Pod, r))
+	e.notice(o, outcome.EventLockdown, e.counts.Add(known.Pod, r))
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -38,8 +39,8 @@ func TestAuditorCounts(t *testing.T) {
 			round{e}.Look(t.Context(), "a", &auditor.Audit{})
 		}
 		for _, o := range r.outcomes {
-			if o.Event() == EventLockdown {
-				said = append(said, o.message())
+			if o.Event() == outcome.EventLockdown {
+				said = append(said, o.Message())
 			}
 		}
 		var want []string

@@ -5,35 +5,27 @@
 package daemon
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
 func (p *pass) receipt() receipts.Receipt {
-	if r := p.sandboxes.receipts.Read(p.o.receiptID()); r.NetNS == p.o.NetNS {
+	if r := p.sandboxes.receipts.Read(p.o.ReceiptID()); r.NetNS == p.o.NetNS {
 		return r
 	}
 	return receipts.Receipt{}
 }
 
-// receiptID is what the receipt is for. A command may name a namespace and no sandbox: no takeover believes that one.
-func (o *Outcome) receiptID() string {
-	if o.Pod.SandboxID == "" {
-		return fmt.Sprintf("netns-%d", o.NetNS.Ino)
-	}
-	return o.Pod.SandboxID
-}
-
 // heldEarlier returns the outcome with the plan that was verified in the sandbox with another configuration, and how the
 // namespace is judged by that; nil where it holds other rules by now, or some that take packets from them.
-func (p *pass) heldEarlier() (*Outcome, error) {
+func (p *pass) heldEarlier() (*outcome.Look, error) {
 	receipt := p.receipt()
-	if receipt.Plan == "" || receipt.Plan == p.o.key {
+	if receipt.Plan == "" || receipt.Plan == p.o.Key {
 		return nil, nil
 	}
 	own, err := p.own()
@@ -43,17 +35,17 @@ func (p *pass) heldEarlier() (*Outcome, error) {
 	o, by := *p.o, *p
 	by.o = &o
 	today := p.judge.Plans(o.Plan, own)
-	o.decidedAs(p.Adopt(o.asDecided(), own))
-	if o.network, err = by.network(); err != nil {
+	o.Take(p.Adopt(o.Case(), own))
+	if o.Network, err = by.network(); err != nil {
 		return nil, err
 	}
-	o.planned(own.WithIPv6Around(o.network))
-	o.Result, o.Err, o.earlier = "", nil, true
-	if err := by.judgeRules(); err != nil || worth(o.judged) == lifecycle.Less {
+	o.Planned(own.WithIPv6Around(o.Network))
+	o.Result, o.Err, o.Earlier = "", nil, true
+	if err := by.judgeRules(); err != nil || worth(o.Judged) == lifecycle.Less {
 		return nil, err
 	}
-	if o.said() == "" {
-		o.judged.Packets = today
+	if o.Difference() == "" {
+		o.Judged.Packets = today
 	}
 	return &o, nil
 }
@@ -65,7 +57,7 @@ func (p *pass) supersede() error {
 	if p.o.Trigger != Takeover && p.o.Trigger != ByHand {
 		return nil
 	}
-	if receipt := p.receipt(); receipt.Plan == "" || receipt.Plan == p.o.key {
+	if receipt := p.receipt(); receipt.Plan == "" || receipt.Plan == p.o.Key {
 		return nil
 	}
 	own, err := p.own()

@@ -12,13 +12,13 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
@@ -35,7 +35,7 @@ type Enforcer struct {
 	Auditor *auditor.Auditor
 
 	kernel    kernel.Kernel
-	record    func(Outcome)
+	record    func(outcome.Outcome)
 	policy    atomic.Pointer[policy.Policy]
 	sandboxes sandboxes
 	judge     judge.Judge
@@ -46,7 +46,7 @@ type Enforcer struct {
 
 // New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
 // and must not block.
-func New(p policy.Policy, k kernel.Kernel, dir receipts.Directory, record func(Outcome)) *Enforcer {
+func New(p policy.Policy, k kernel.Kernel, dir receipts.Directory, record func(outcome.Outcome)) *Enforcer {
 	e := &Enforcer{kernel: k, sandboxes: sandboxes{receipts: dir}, Auditor: auditor.New(), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
 	e.SetPolicy(p)
 	return e
@@ -69,43 +69,38 @@ func (e *Enforcer) Sandboxes() []Sandbox { return slices.DeleteFunc(e.sandboxes.
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never
 // panics. It returns when ctx ends, whatever the kernel or a program does; what is then still running
 // finishes by itself, with the namespace locked.
-func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) Outcome {
-	o := e.enforce(ctx, begin(trigger, pod))
+func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) outcome.Outcome {
+	o := e.enforce(ctx, outcome.Begin(trigger, pod))
 	e.report(o)
-	e.notice(o, EventBypass, bypass(o))
+	e.notice(o.Outcome, outcome.EventBypass, bypass(o.Outcome))
 	if trigger == SandboxStarted {
-		e.notice(o, EventUnmeshed, o.Decision.Unmeshed)
+		e.notice(o.Outcome, outcome.EventUnmeshed, o.Decision.Unmeshed)
 	}
-	return o
+	return o.Outcome
 }
 
-func begin(trigger Trigger, pod rules.Pod) Outcome {
-	now := time.Now()
-	return Outcome{Pod: pod, Trigger: trigger, Began: now, Stage: StageDecide, entered: now, waited: trigger.Waits()}
-}
-
-func (e *Enforcer) enforce(ctx context.Context, o Outcome) Outcome {
+func (e *Enforcer) enforce(ctx context.Context, o outcome.Look) outcome.Look {
 	known, ok := e.sandboxes.get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case there is no time for a new one
 	if !ok || known.State == StateSkipped {
 		o = e.unseen(e.decideSpecified(ctx, e.decideUnknown(ctx, o)))
 	}
-	if o.undecided() && !o.decided {
+	if o.Undecided() && !o.Decided {
 		o = e.try(ctx, o, e.reconcile)
 	}
-	o.end()
+	o.End()
 	return o
 }
 
 // decideUnknown decides about a pod of which nothing is known. Most pods of a node end here, without a goroutine.
-func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
-	decide := func(_ context.Context, o *Outcome) error {
+func (e *Enforcer) decideUnknown(ctx context.Context, o outcome.Look) outcome.Look {
+	decide := func(_ context.Context, o *outcome.Look) error {
 		by := e.policy.Load()
-		if o.decide(by); o.Result != Failed {
-			o.want = by.Want(o.asDecided())
+		if o.Decide(by); o.Result != Failed {
+			o.Want = by.Want(o.Case())
 		}
-		if o.by = nil; o.want == lifecycle.WantRules { // what the kubelet says may have changed that
-			o.by = by
+		if o.By = nil; o.Want == lifecycle.WantRules { // what the kubelet says may have changed that
+			o.By = by
 		}
 		return nil
 	}
@@ -117,12 +112,12 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o Outcome) Outcome {
 }
 
 // unseen takes a pod of which nothing was known through the table, where that does not ask for a look into its namespace.
-func (e *Enforcer) unseen(o Outcome) Outcome {
+func (e *Enforcer) unseen(o outcome.Look) outcome.Look {
 	switch {
-	case o.want == lifecycle.Undecided:
-		return e.fail(o, e.sandboxes.endTurn(o.Pod.SandboxID, o.overrun))
-	case o.want == lifecycle.WantNothing || o.want == lifecycle.WantMarked || o.Trigger != Takeover && !o.want.Looks() || o.Pod.NetNS == "":
-		return e.fromMemory(o, o.want, lifecycle.NoTrouble)
+	case o.Want == lifecycle.Undecided:
+		return e.fail(o, e.sandboxes.endTurn(o.Pod.SandboxID, o.Overrun))
+	case o.Want == lifecycle.WantNothing || o.Want == lifecycle.WantMarked || o.Trigger != Takeover && !o.Want.Looks() || o.Pod.NetNS == "":
+		return e.fromMemory(o, o.Want, lifecycle.NoTrouble)
 	}
 	o.Result = ""
 	return o
@@ -130,14 +125,14 @@ func (e *Enforcer) unseen(o Outcome) Outcome {
 
 // Verify compares the kernel with the pod's plan, for a pod that is skipped one without rules of any enabled mesh, and
 // changes nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
-func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
-	o := begin(ByHand, pod)
+func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) outcome.Outcome {
+	o := outcome.Begin(ByHand, pod)
 	by := e.policy.Load()
-	o.decide(by)
-	if o.ownInit(by, true) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
-		return o
+	o.Decide(by)
+	if o.OwnInit(by, true) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
+		return o.Outcome
 	}
-	return e.sharing.within(ctx, o, func(ctx context.Context, o *Outcome) error {
+	return e.sharing.within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		return e.visit(ctx, o, func(p *pass) error {
 			if err := p.plan(); err != nil {
 				return err
@@ -145,13 +140,13 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) Outcome {
 			_, err := p.compare()
 			return err
 		})
-	})
+	}).Outcome
 }
 
 // Remove takes out of a namespace what meshnetd put in, and nothing else: those that were verified there,
 // where they are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
-	o := e.sharing.within(ctx, begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *Outcome) error {
+	o := e.sharing.within(ctx, outcome.Begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *outcome.Look) error {
 		return e.visit(ctx, o, (*pass).remove)
 	})
 	return o.Changed, o.Err
@@ -163,16 +158,16 @@ type pass struct {
 	*policy.Policy
 	ctx   context.Context
 	in    kernel.Inside
-	o     *Outcome
+	o     *outcome.Look
 	known Sandbox
 
-	earlier *Outcome // by the plan of another configuration, which it holds
+	earlier *outcome.Look // by the plan of another configuration, which it holds
 	err     error
 }
 
 // visit opens and locks the pod's namespace and calls fn on a thread that is in it.
-func (e *Enforcer) visit(ctx context.Context, o *Outcome, fn func(*pass) error) error {
-	o.enter(StageEnter)
+func (e *Enforcer) visit(ctx context.Context, o *outcome.Look, fn func(*pass) error) error {
+	o.Enter(outcome.StageEnter)
 	ns, err := e.kernel.Open(o.Pod.NetNS)
 	if err != nil {
 		return err

@@ -5,11 +5,8 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,8 +19,8 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
-	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
@@ -80,10 +77,10 @@ func (f firewall) Counts(context.Context) (map[string]uint64, error) { return ni
 // recorder keeps outcomes.
 type recorder struct {
 	mu       sync.Mutex
-	outcomes []Outcome
+	outcomes []outcome.Outcome
 }
 
-func (r *recorder) record(o Outcome) {
+func (r *recorder) record(o outcome.Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.outcomes = append(r.outcomes, o)
@@ -145,7 +142,7 @@ func TestAnswerInTime(t *testing.T) {
 			return true, nil
 		}})
 		o, held := start(t, e, pod)
-		if o.Result != Failed || o.Stage != StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) || held != hookTime {
+		if o.Result != Failed || o.Stage != outcome.StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) || held != hookTime {
 			t.Fatalf("got %s in %s after %s, %v", o.Result, o.Stage, held, o.Err)
 		}
 		hang.Store(false)
@@ -169,14 +166,14 @@ func TestFailuresAreNeverProtected(t *testing.T) {
 	for name, tt := range map[string]struct {
 		f     firewall
 		want  string
-		stage Stage
+		stage outcome.Stage
 	}{
-		"apply fails":  {firewall{apply: func(context.Context) (bool, error) { return false, broken }}, "broken", StageApply},
-		"apply panics": {firewall{apply: func(context.Context) (bool, error) { panic("broken") }}, "panic: broken", StageApply},
-		"verify fails": {firewall{verify: func() ([]rules.Difference, error) { return nil, broken }}, "broken", StageVerify},
+		"apply fails":  {firewall{apply: func(context.Context) (bool, error) { return false, broken }}, "broken", outcome.StageApply},
+		"apply panics": {firewall{apply: func(context.Context) (bool, error) { panic("broken") }}, "panic: broken", outcome.StageApply},
+		"verify fails": {firewall{verify: func() ([]rules.Difference, error) { return nil, broken }}, "broken", outcome.StageVerify},
 		"verify differs": {firewall{verify: func() ([]rules.Difference, error) {
 			return []rules.Difference{{Family: rules.IPv4, Table: "nat", Chain: "OUTPUT", Kind: "missing", Rule: "-j X"}}, nil
-		}}, "the kernel does not hold what was written: iptables nat: missing: -A OUTPUT -j X", StageVerify},
+		}}, "the kernel does not hold what was written: iptables nat: missing: -A OUTPUT -j X", outcome.StageVerify},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, _ := newEnforcer(t, tt.f)
@@ -212,63 +209,9 @@ func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 		}
 	}
 	for _, o := range r.outcomes {
-		if o.Result != Protected || o.Event() != EventProtected {
+		if o.Result != Protected || o.Event() != outcome.EventProtected {
 			t.Errorf("got %s, %s, %v", o.Result, o.Event(), o.Err)
 		}
-	}
-}
-
-// One line for each pod of the mesh, none for others unless debugging.
-func TestLogLines(t *testing.T) {
-	for _, tt := range []struct {
-		o     Outcome
-		level slog.Level
-		want  string
-	}{
-		{Outcome{Result: Skipped, Said: lifecycle.EventSkipped}, slog.LevelInfo, ""},
-		{Outcome{Result: Skipped, Said: lifecycle.EventSkipped}, slog.LevelDebug, "level=DEBUG"},
-		{Outcome{Result: Protected, Said: lifecycle.EventProtected}, slog.LevelInfo, "level=INFO"},
-		{Outcome{Result: Protected, Trigger: Takeover, Changed: true, Said: lifecycle.EventLate},
-			slog.LevelInfo, "level=WARN"},
-		{Outcome{Result: Failed, Said: lifecycle.EventBlocked, Err: errors.New("why")}, slog.LevelInfo, "level=ERROR msg=why event=pod_blocked"},
-	} {
-		var out bytes.Buffer
-		record, flush := Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: tt.level})), func() {})
-		record(tt.o)
-		flush()
-		record(tt.o) // by work that the end of the daemon does not wait for
-		if lines := strings.Count(out.String(), "\n"); (tt.want == "") != (lines == 0) || lines > 1 || !strings.Contains(out.String(), tt.want) {
-			t.Errorf("%s at %s: got %q, want %q", tt.o.Result, tt.level, out.String(), tt.want)
-		}
-	}
-}
-
-// A log that nobody reads keeps no pod waiting, and says later what is missing in it.
-func TestStalledLogBlocksNobody(t *testing.T) {
-	reader, writer := io.Pipe()
-	var lost atomic.Int64
-	record, flush := Log(slog.New(slog.NewTextHandler(writer, nil)), func() { lost.Add(1) })
-	const queued, more = 1024, 10
-	for range queued + 1 + more { // one is being written
-		record(Outcome{Result: Protected, Said: lifecycle.EventProtected})
-	}
-	var out bytes.Buffer
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		_, _ = io.Copy(&out, reader)
-	}()
-	flush()
-	_ = writer.Close()
-	<-read
-	if lines := strings.Count(out.String(), "event=pod_protected"); lines < queued || lines > queued+1 {
-		t.Errorf("%d lines, want %d", lines, queued)
-	}
-	if !strings.Contains(out.String(), "event=log_dropped outcomes=1") {
-		t.Error("what was dropped is not counted")
-	}
-	if n := lost.Load(); n < more || n > more+1 {
-		t.Errorf("%d lines are told to be lost, want %d", n, more)
 	}
 }
 

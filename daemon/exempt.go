@@ -30,8 +30,8 @@ func (p *pass) ownInit() (lifecycle.Holds, error) {
 // containers, and those that were verified there. Any other mesh's were written by another program.
 func (p *pass) exemptFootprint() (rules.Footprint, error) {
 	var footprints []rules.Footprint
-	enrols := p.WithoutContainers(p.o.asDecided()).Decision.Mesh
-	for _, mesh := range p.o.node.Meshes {
+	enrols := p.WithoutContainers(p.o.Case()).Decision.Mesh
+	for _, mesh := range p.o.Node.Meshes {
 		if mesh.Name() == enrols {
 			footprints = append(footprints, mesh.Footprint())
 		}
@@ -57,7 +57,7 @@ func (p *pass) remove() error {
 	if own.Rules() > 0 && slices.ContainsFunc(p.sandboxes.receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
-	p.o.planned(rules.Plan{Footprint: footprint})
+	p.o.Planned(rules.Plan{Footprint: footprint})
 	return p.clear()
 }
 
@@ -69,7 +69,7 @@ func (p *pass) clear() error {
 	}
 	f, err := p.compare()
 	if err == nil && len(f.Differences) > 0 {
-		return fmt.Errorf("the rules could not be taken out: %s", p.o.said())
+		return fmt.Errorf("the rules could not be taken out: %s", p.o.Difference())
 	}
 	return err
 }

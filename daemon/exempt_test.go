@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -146,11 +147,11 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
 	e.sandboxes.expect(e.policy.Load(), taken)
 	m.failWith(always)
-	if o := e.takeOver(ctx, begin(Takeover, taken)); o.Result != Failed || e.state("web") != StatePending {
+	if o := e.takeOver(ctx, outcome.Begin(Takeover, taken)); o.Result != Failed || e.state("web") != StatePending {
 		t.Fatalf("%s, %s, %v", e.state("web"), o.Result, o.Err)
 	}
 	m.failWith(nil)
-	for _, o := range []Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {
+	for _, o := range []outcome.Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {
 		if known, _ := e.sandboxes.get("web"); o.Result != Skipped || known.State != StateExempt || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%s: %s, %v", known.State, o.Result, o.Err)
 		}

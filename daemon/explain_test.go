@@ -13,6 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -65,7 +66,7 @@ func TestDriftIsCounted(t *testing.T) {
 				tt.find(t, e, pod)
 			}
 			// A container that says more is no drift, and does not make what was forgotten.
-			if o := e.Admit(limited(t, patience), pod, rules.Container{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true"}}); o.Event() != EventRefined {
+			if o := e.Admit(limited(t, patience), pod, rules.Container{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true"}}); o.Event() != outcome.EventRefined {
 				t.Fatalf("%+v", o)
 			}
 			if sb, _ := e.Sandbox("a"); sb.Drift.Times != 3 {

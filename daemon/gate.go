@@ -15,8 +15,8 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
-	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
@@ -25,8 +25,8 @@ import (
 // Admit makes sure, before a container is created, that its sandbox holds the pod's rules, and says why it
 // must not be created. For a sandbox that was verified this is a look-up, unless the container says more
 // about its pod than was known: then the rules are made again.
-func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
-	o := begin(ContainerCreated, pod)
+func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
+	o := outcome.Begin(ContainerCreated, pod)
 	o.Container = c.Name
 	c, spec := e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
@@ -46,9 +46,9 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		// Kept for clashes: the proxy, whose ids are not redirected, may be created after this container.
 		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = policy.Overlay(sb.Admitted, ids) })
 	}
-	e.notice(o, EventContradicted, contradiction(o, c, spec))
+	e.notice(o.Outcome, outcome.EventContradicted, contradiction(o.Outcome, c, spec))
 	e.report(o)
-	return o
+	return o.Outcome
 }
 
 // expected returns what is known of a sandbox. One that is pending is taken over first, so that rules it holds already
@@ -56,8 +56,8 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) {
 	known, ok := e.sandboxes.get(pod.SandboxID)
 	if known.State == StatePending {
-		o := begin(Takeover, pod)
-		o.waited = true
+		o := outcome.Begin(Takeover, pod)
+		o.Waited = true
 		e.report(e.takeOver(ctx, o))
 		known, ok = e.sandboxes.get(pod.SandboxID)
 	}
@@ -81,7 +81,7 @@ func (s Sandbox) knows(news []rules.Container) bool {
 }
 
 // checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
-func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
+func (e *Enforcer) checkIdentity(o outcome.Look, c rules.Container) outcome.Look {
 	wanted := e.policy.Load().Identity(o.Pod)
 	if !o.Result.Admits() || wanted == config.IdentityOff {
 		return o
@@ -90,25 +90,16 @@ func (e *Enforcer) checkIdentity(o Outcome, c rules.Container) Outcome {
 		return o
 	}
 	if wanted == config.IdentityRefuse {
-		return o.rejecting("", errors.New(o.Impostor))
+		return o.Rejecting("", errors.New(o.Impostor))
 	}
-	e.notice(o, EventImpostor, o.Impostor)
-	return o
-}
-
-// rejecting refuses a container of a sandbox that is well.
-func (o Outcome) rejecting(reason rules.Reason, err error) Outcome {
-	o.Result, o.Said, o.Err = Refused, lifecycle.EventBlocked, err
-	if reason != "" {
-		o.Decision.Reason = reason
-	}
+	e.notice(o.Outcome, outcome.EventImpostor, o.Impostor)
 	return o
 }
 
 // Validate reads the kernel when every plugin has had its say about a container, and says why it must not
 // be created: its sandbox has lost its rules, or it is not to join its sandbox's network namespace.
-func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) Outcome {
-	o := begin(ContainerValidated, pod)
+func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
+	o := outcome.Begin(ContainerValidated, pod)
 	o.Container = c.Name
 	c, _ = e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
@@ -126,9 +117,9 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 		o = checkNetNS(o, c)
 	}
 	o = e.review(o, c.Review)
-	o.end()
+	o.End()
 	e.report(o)
-	return o
+	return o.Outcome
 }
 
 // Outside reports whether the pod is one that no container of which is looked at when it starts. It costs no system call,
@@ -149,8 +140,8 @@ func (e *Enforcer) Outside(pod rules.Pod) bool {
 // the runtime come after Validate. Rules that were changed are written again, whatever becomes of drift otherwise, and the
 // container goes on; a start that is refused is final where pods are not started anew. unheeded says why the runtime may not
 // heed an error; "" where it does.
-func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded string) Outcome {
-	o := begin(ContainerStarted, pod)
+func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded string) outcome.Outcome {
+	o := outcome.Begin(ContainerStarted, pod)
 	o.Container, o.Unheeded = container, unheeded
 	known, ok := e.expected(ctx, pod)
 	if ok {
@@ -158,24 +149,24 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 	} else {
 		o = e.enforce(ctx, o)
 	}
-	if o.end(); o.Error() == nil {
+	if o.End(); o.Error() == nil {
 		o.Unheeded = ""
 	}
 	e.report(o)
-	return o
+	return o.Outcome
 }
 
 // lookAgain looks at a sandbox that is known: with its lock held, and by the table, only where anything changed since it was
 // verified.
-func (e *Enforcer) lookAgain(ctx context.Context, o Outcome, known Sandbox) Outcome {
-	return e.try(ctx, o, func(ctx context.Context, o *Outcome) error {
-		o.enter(StageVerify)
+func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known Sandbox) outcome.Look {
+	return e.try(ctx, o, func(ctx context.Context, o *outcome.Look) error {
+		o.Enter(outcome.StageVerify)
 		if o.Trigger == Audited {
-			e.count(ctx, known, *o)
+			e.count(ctx, known, o.Outcome)
 		}
 		if known.Pod.NetNS == o.Pod.NetNS && known.generation != "" {
 			if intact, err := intact(ctx, e.kernel, known); err == nil && intact {
-				o.confirm(known)
+				confirm(o, known)
 				return nil
 			}
 		}
@@ -184,8 +175,8 @@ func (e *Enforcer) lookAgain(ctx context.Context, o Outcome, known Sandbox) Outc
 }
 
 // confirm gives the outcome what is known of a sandbox whose rules nobody touched.
-func (o *Outcome) confirm(known Sandbox) {
-	o.decided = true
+func confirm(o *outcome.Look, known Sandbox) {
+	o.Decided = true
 	o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
 	if known.State == StateUnproven {
 		o.Result = Unproven
@@ -193,9 +184,9 @@ func (o *Outcome) confirm(known Sandbox) {
 }
 
 // checkNetNS refuses a container that is to run in another network namespace than its sandbox's.
-func checkNetNS(o Outcome, c rules.Container) Outcome {
-	refuse := func(format string, args ...any) Outcome {
-		return o.rejecting(rules.ReasonOtherNetNS, fmt.Errorf(format, args...))
+func checkNetNS(o outcome.Look, c rules.Container) outcome.Look {
+	refuse := func(format string, args ...any) outcome.Look {
+		return o.Rejecting(rules.ReasonOtherNetNS, fmt.Errorf(format, args...))
 	}
 	if c.MovedBy != "" {
 		return refuse("%s gives it another network namespace than its sandbox's (%q), where the pod's rules are not", c.MovedBy, c.NetNS)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -85,7 +86,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 			failed = true
 			return errBroken
 		})
-		check := func(what string, o Outcome) {
+		check := func(what string, o outcome.Outcome) {
 			if o.Error() != nil {
 				return
 			}
@@ -96,13 +97,13 @@ func TestEveryCallFailsOnce(t *testing.T) {
 		}
 		steps := []struct {
 			what string
-			do   func() Outcome
+			do   func() outcome.Outcome
 		}{
-			{"sandbox", func() Outcome { return e.Enforce(ctx, SandboxStarted, pod) }},
-			{"proxy", func() Outcome { return e.Admit(ctx, pod, proxy) }},
-			{"proxy validated", func() Outcome { return e.Validate(ctx, pod, proxy) }},
-			{"app", func() Outcome { return e.Admit(ctx, pod, app) }},
-			{"app validated", func() Outcome {
+			{"sandbox", func() outcome.Outcome { return e.Enforce(ctx, SandboxStarted, pod) }},
+			{"proxy", func() outcome.Outcome { return e.Admit(ctx, pod, proxy) }},
+			{"proxy validated", func() outcome.Outcome { return e.Validate(ctx, pod, proxy) }},
+			{"app", func() outcome.Outcome { return e.Admit(ctx, pod, app) }},
+			{"app validated", func() outcome.Outcome {
 				m.put(t, pod.NetNS, rules.Plan{}) // somebody flushes it in between
 				return e.Validate(ctx, pod, app)
 			}},
@@ -176,7 +177,7 @@ func TestValidate(t *testing.T) {
 	if o := e.Validate(ctx, sandbox(t, "unknown"), moved); o.Error() == nil {
 		t.Error("a container was moved out of a sandbox that was not known")
 	}
-	want := []string{EventProtected, EventBlocked, EventBlocked, EventBlocked, EventRepaired, EventBlocked}
+	want := []string{outcome.EventProtected, outcome.EventBlocked, outcome.EventBlocked, outcome.EventBlocked, outcome.EventRepaired, outcome.EventBlocked}
 	if got := r.events(); !slices.Equal(got, want) {
 		t.Errorf("recorded: %v, want %v", got, want)
 	}
@@ -215,7 +216,7 @@ func TestRefined(t *testing.T) {
 	if o := e.Admit(ctx, pod, app); o.Result != Protected || m.holds(t, pod.NetNS).Key() != refined {
 		t.Errorf("its pod's other container: got %s, %v", o.Result, o.Err)
 	}
-	want := []string{EventProtected, EventRefined, EventBlocked}
+	want := []string{outcome.EventProtected, outcome.EventRefined, outcome.EventBlocked}
 	if got := r.events(); !slices.Equal(got, want) {
 		t.Errorf("recorded: %v, want %v", got, want)
 	}
@@ -281,9 +282,9 @@ func TestProxyAsAnEarlierContainer(t *testing.T) {
 // A container with the proxy's ids goes around the mesh.
 func TestProxyIdentity(t *testing.T) {
 	for policy, want := range map[config.Identity][]string{
-		config.IdentityRefuse: {EventProtected, EventBlocked},
-		config.IdentityReport: {EventProtected, EventImpostor},
-		config.IdentityOff:    {EventProtected},
+		config.IdentityRefuse: {outcome.EventProtected, outcome.EventBlocked},
+		config.IdentityReport: {outcome.EventProtected, outcome.EventImpostor},
+		config.IdentityOff:    {outcome.EventProtected},
 	} {
 		e, r := newEnforcer(t, newMemory())
 		p := *e.policy.Load()

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/rules"
@@ -45,7 +46,7 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 			if known, _ := e.Sandbox(spec.Name); known.State != StateUnprotected || known.Plan.Rules() != 0 {
 				t.Errorf("taken over: %s, %d rules", known.State, known.Plan.Rules())
 			}
-			if o, _ := ask(t, func(ctx context.Context) Outcome { return e.Admit(ctx, pod, app) }); o.Error() == nil {
+			if o, _ := ask(t, func(ctx context.Context) outcome.Outcome { return e.Admit(ctx, pod, app) }); o.Error() == nil {
 				t.Error("a container of it is let through")
 			}
 		})

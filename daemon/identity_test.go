@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -89,7 +90,7 @@ func TestGroupsOfTheProxy(t *testing.T) {
 	if o := e.Admit(ctx, pod, member); o.Error() != nil || o.Impostor == "" {
 		t.Errorf("report: got %v", o.Error())
 	}
-	if got := r.events(); got[len(got)-1] != EventImpostor {
+	if got := r.events(); got[len(got)-1] != outcome.EventImpostor {
 		t.Errorf("recorded %v", got)
 	}
 }
@@ -144,7 +145,7 @@ func TestExemptNamespaces(t *testing.T) {
 			t.Errorf("%s: got %v", namespace, o.Error())
 		}
 	}
-	if got := strings.Count(strings.Join(r.events(), " "), EventBlocked); got != 1 {
+	if got := strings.Count(strings.Join(r.events(), " "), outcome.EventBlocked); got != 1 {
 		t.Errorf("recorded %v", r.events())
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -90,7 +91,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			if o := e.Validate(ctx, pod, app); o.Error() != nil {
 				t.Error(o.Error())
 			}
-			if known, _ := e.Sandbox("web"); known.State != StateOutdated || list() != before || !slices.Equal(r.events(), []string{EventOutdated}) {
+			if known, _ := e.Sandbox("web"); known.State != StateOutdated || list() != before || !slices.Equal(r.events(), []string{outcome.EventOutdated}) {
 				t.Errorf("%s, %v: %s\n%s", known.State, r.events(), known.Detail, list())
 			}
 			if o := e.Compare(ctx, "web"); o.Err != nil || len(o.Differences) == 0 || o.Effect.Answer != effect.More || len(o.Effect.Differences) == 0 {
@@ -99,7 +100,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			again, r := newEnforcer(t, nftables.New(nftables.IPTables))
 			again.with(func(p *policy.Policy) { p.ReplaceOutdated, p.CatchUp = true, catchUp })
 			again.Synchronize(ctx, []rules.Pod{running(pod)})
-			if known, _ := again.Sandbox("web"); known.State != StateProtected || !slices.Equal(r.events(), []string{EventProtected}) ||
+			if known, _ := again.Sandbox("web"); known.State != StateProtected || !slices.Equal(r.events(), []string{outcome.EventProtected}) ||
 				!strings.Contains(inside(t, pod, "", "iptables-nft-save"), "ISTIO_OUTPUT") {
 				t.Errorf("asked to replace them: %s, %v: %s", known.State, r.events(), known.Detail)
 			}
@@ -167,7 +168,7 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 				auditNow(t, e)
 			}
 			known, _ := e.Sandbox("web")
-			if got := r.events(); known.State != StateUnproven || !slices.Equal(got, []string{EventProtected, EventUnproven}) || inside(t, pod, "", "nft", "-s", "list", "ruleset") != before {
+			if got := r.events(); known.State != StateUnproven || !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnproven}) || inside(t, pod, "", "nft", "-s", "list", "ruleset") != before {
 				t.Errorf("audited: %s, %v: %s", known.State, got, known.Detail)
 			}
 			if !strings.Contains(known.Detail, "cannot be told: ") || !strings.Contains(known.Detail, "tcp ") {
@@ -177,7 +178,7 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 			next.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpStop })
 			next.StopSandbox = e.StopSandbox
 			next.Synchronize(ctx, []rules.Pod{running(pod)})
-			if known, _ := next.Sandbox("web"); known.State != StateUnproven || !slices.Equal(r.events(), []string{EventUnproven}) {
+			if known, _ := next.Sandbox("web"); known.State != StateUnproven || !slices.Equal(r.events(), []string{outcome.EventUnproven}) {
 				t.Errorf("taken over: %s, %v", known.State, r.events())
 			}
 			want := map[bool]State{true: StateProtected, false: StateUnproven}[where == "in the plan's chain"]
@@ -203,7 +204,7 @@ func TestTableThatTakes(t *testing.T) {
 	e, r := newEnforcer(t, nftables.New(nftables.IPTables))
 	e.Enforce(ctx, SandboxStarted, pod)
 	inside(t, pod, "add table ip other; add chain ip other o { type nat hook output priority -110; }; add rule ip other o tcp dport 443 redirect to :9000", "nft", "-f", "-")
-	for _, ask := range []func() Outcome{func() Outcome { return e.Validate(ctx, pod, app) }, func() Outcome { return e.Admit(ctx, pod, app) }} {
+	for _, ask := range []func() outcome.Outcome{func() outcome.Outcome { return e.Validate(ctx, pod, app) }, func() outcome.Outcome { return e.Admit(ctx, pod, app) }} {
 		o := ask()
 		if err := o.Error(); err == nil || !strings.Contains(err.Error(), "takes less: tcp ") || !strings.Contains(err.Error(), "port 9000") {
 			t.Errorf("%s: %v", o.Trigger, err)
@@ -223,7 +224,7 @@ func TestOutdatedRulesThatTakeLess(t *testing.T) {
 	earlierDaemon(t, m, pod, func(d *istio.Defaults) { d.OutboundPort = 15101 })
 	e, r := newEnforcer(t, m)
 	e.Synchronize(ctx, []rules.Pod{running(pod)})
-	if said := r.outcomes[0].message(); e.state("web") != StateOutdated || !strings.Contains(said, "takes less: tcp ") || !strings.Contains(said, "15101") {
+	if said := r.outcomes[0].Message(); e.state("web") != StateOutdated || !strings.Contains(said, "takes less: tcp ") || !strings.Contains(said, "15101") {
 		t.Errorf("%s: %s", e.state("web"), said)
 	}
 	applied := m.applied

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -23,15 +24,15 @@ type Kubelet interface {
 
 // decideSpecified decides once more about a pod that belongs to the mesh and of which nothing was known, by what the kubelet
 // says of it, too.
-func (e *Enforcer) decideSpecified(ctx context.Context, o Outcome) Outcome {
-	if e.Kubelet == nil || o.Result == Failed || o.Result == Skipped && o.want != lifecycle.WantNone || !o.waited {
+func (e *Enforcer) decideSpecified(ctx context.Context, o outcome.Look) outcome.Look {
+	if e.Kubelet == nil || o.Result == Failed || o.Result == Skipped && o.Want != lifecycle.WantNone || !o.Waited {
 		return o
 	}
 	spec, ok := e.Kubelet.Pod(ctx, o.Pod.UID)
 	if !ok {
 		return o
 	}
-	o.Pod, o.Result, o.Err, o.want = o.Pod.With(spec), "", nil, lifecycle.Undecided
+	o.Pod, o.Result, o.Err, o.Want = o.Pod.With(spec), "", nil, lifecycle.Undecided
 	return e.decideUnknown(ctx, o)
 }
 
@@ -55,7 +56,7 @@ func (e *Enforcer) specified(pod rules.Pod, c rules.Container) (completed rules.
 
 // contradiction says in what a container of the mesh differs from what its pod's specification says. What the runtime creates
 // counts.
-func contradiction(o Outcome, c, spec rules.Container) string {
+func contradiction(o outcome.Outcome, c, spec rules.Container) string {
 	what := c.Contradicts(spec)
 	if o.Result != Protected || len(what) == 0 {
 		return ""
@@ -64,7 +65,7 @@ func contradiction(o Outcome, c, spec rules.Container) string {
 }
 
 // bypass says which containers of a pod can go around its rules, before the first of them is created.
-func bypass(o Outcome) string {
+func bypass(o outcome.Outcome) string {
 	all := o.Decision.Bypasses(o.Pod)
 	if o.Trigger != SandboxStarted || o.Result != Protected || len(all) == 0 {
 		return ""

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -86,7 +87,7 @@ func TestFirstPlanByTheKubelet(t *testing.T) {
 			t.Error(o.Error())
 		}
 	}
-	if got := events(r); m.applied != 1 || !slices.Equal(got, []string{EventProtected}) {
+	if got := events(r); m.applied != 1 || !slices.Equal(got, []string{outcome.EventProtected}) {
 		t.Errorf("written %d times; events %q", m.applied, got)
 	}
 	if known.asked != 1 {
@@ -115,10 +116,10 @@ func TestContradiction(t *testing.T) {
 	if now := m.holds(t, pod.NetNS); !strings.Contains(now.V4.String(), "--uid-owner 4343") || m.applied != 2 {
 		t.Errorf("written %d times:\n%s", m.applied, now.V4)
 	}
-	if got, want := events(r), []string{EventProtected, EventContradicted, EventRefined}; !slices.Equal(got, want) {
+	if got, want := events(r), []string{outcome.EventProtected, outcome.EventContradicted, outcome.EventRefined}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if text := r.outcomes[1].message(); !strings.Contains(text, "user 4343 instead of 4242") {
+	if text := r.outcomes[1].Message(); !strings.Contains(text, "user 4343 instead of 4242") {
 		t.Errorf("said: %s", text)
 	}
 }
@@ -169,7 +170,7 @@ func TestHostNetworkByTheKubelet(t *testing.T) {
 	}
 	before := r.count()
 	e.Synchronize(ctx, []rules.Pod{host})
-	if got := events(r)[before:]; !slices.Equal(got, []string{EventSkipped}) {
+	if got := events(r)[before:]; !slices.Equal(got, []string{outcome.EventSkipped}) {
 		t.Errorf("taken over: %q", got)
 	}
 	if _, known := e.sandboxes.get("host"); known {
@@ -185,10 +186,10 @@ func TestPodsThatCanBypass(t *testing.T) {
 	e, r, pod, known := withSpec(t, m, admin)
 	ctx := limited(t, patience)
 	e.Enforce(ctx, SandboxStarted, pod)
-	if got := events(r); !slices.Equal(got, []string{EventProtected, EventBypass}) {
+	if got := events(r); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventBypass}) {
 		t.Fatalf("got %q", got)
 	}
-	if text := r.outcomes[1].message(); !strings.Contains(text, "container app (net_admin)") {
+	if text := r.outcomes[1].Message(); !strings.Contains(text, "container app (net_admin)") {
 		t.Errorf("said: %s", text)
 	}
 	sb, _ := e.sandboxes.get(pod.SandboxID)

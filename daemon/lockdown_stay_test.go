@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -43,7 +44,7 @@ func TestLockdownOfARunningPod(t *testing.T) {
 		e.with(func(p *policy.Policy) { tt.after(p); p.ReplaceOutdated = tt.replace })
 		e.Synchronize(ctx, []rules.Pod{pod})
 		auditNow(t, e)
-		if same := m.holds(t, pod.NetNS).Key() == had.Key(); e.state("web") != tt.want || same == tt.replace || slices.Contains(r.events(), EventLate) || slices.Contains(r.events(), EventDrift) {
+		if same := m.holds(t, pod.NetNS).Key() == had.Key(); e.state("web") != tt.want || same == tt.replace || slices.Contains(r.events(), outcome.EventLate) || slices.Contains(r.events(), outcome.EventDrift) {
 			t.Errorf("%s: %s, its rules stay: %v, recorded %v", name, e.state("web"), same, r.events())
 		}
 		if !tt.replace {
@@ -93,7 +94,7 @@ func TestUnmeshedIsReported(t *testing.T) {
 		if admitted := e.Admit(ctx, plain, app); o.Error() != nil || admitted.Error() != nil {
 			t.Fatal(o.Error(), admitted.Error())
 		}
-		said := slices.Contains(r.events(), EventUnmeshed)
+		said := slices.Contains(r.events(), outcome.EventUnmeshed)
 		if sb, known := e.Sandbox("plain"); said != reports || known != reports || known && sb.State != StateSkipped {
 			t.Errorf("reports %v: events %v, %s", reports, r.events(), sb.State)
 		}

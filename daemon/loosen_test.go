@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -60,7 +61,7 @@ func TestContainersOfAProtectedPodTakeNothingAway(t *testing.T) {
 			if o := e.Admit(ctx, pod, environment("ISTIO_META_DNS_CAPTURE", "true")); o.Error() != nil {
 				t.Errorf("%s, mended: %v", name, o.Error())
 			}
-			if events := r.events(); !slices.Contains(events, EventBlocked) || events[len(events)-1] != EventRefined {
+			if events := r.events(); !slices.Contains(events, outcome.EventBlocked) || events[len(events)-1] != outcome.EventRefined {
 				t.Errorf("%s: events %q", name, events)
 			}
 		}
@@ -94,15 +95,15 @@ func TestMarkedPodsThatAreLeftAloneAreSeen(t *testing.T) {
 			if known.State != StateSkipped || string(known.Decision.Reason) != name || known.Detail == "" {
 				t.Errorf("%s, late %t: %q (%s)", name, late, known.State, known.Decision.Reason)
 			}
-			if got := r.events(); !slices.Equal(got, []string{EventSkipped}) || r.outcomes[0].level() != 0 {
-				t.Errorf("%s, late %t: events %q at %s", name, late, got, r.outcomes[0].level())
+			if got := r.events(); !slices.Equal(got, []string{outcome.EventSkipped}) || r.outcomes[0].Level() != 0 {
+				t.Errorf("%s, late %t: events %q at %s", name, late, got, r.outcomes[0].Level())
 			}
 		}
 	}
 	e, r := newEnforcer(t, newMemory())
 	plain := rules.Pod{SandboxID: "plain", NetNS: "/nowhere"}
 	e.Enforce(limited(t, patience), SandboxStarted, plain)
-	if _, known := e.sandboxes.get("plain"); known || r.outcomes[0].level() >= 0 {
-		t.Errorf("a pod without a mark: remembered %t, at %s", known, r.outcomes[0].level())
+	if _, known := e.sandboxes.get("plain"); known || r.outcomes[0].Level() >= 0 {
+		t.Errorf("a pod without a mark: remembered %t, at %s", known, r.outcomes[0].Level())
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/consul"
@@ -69,7 +70,7 @@ func TestEachPodGetsItsMeshesRules(t *testing.T) {
 		}
 	}
 	o := e.Enforce(ctx, SandboxStarted, inject(sandbox(t, "c")))
-	if o.Result != Refused || o.Decision.Reason != rules.ReasonTwoMeshes || o.Event() != EventBlocked {
+	if o.Result != Refused || o.Decision.Reason != rules.ReasonTwoMeshes || o.Event() != outcome.EventBlocked {
 		t.Fatalf("claimed twice: %s (%s), %v", o.Result, o.Decision.Reason, r.events())
 	}
 	if err := o.Error().Error(); !strings.Contains(err, "istio and linkerd claim the pod") || !strings.Contains(err, "Correct the pod") {
@@ -197,7 +198,7 @@ func TestNothingIsLeftOfAMesh(t *testing.T) {
 	e.with(without("linkerd"))
 	pod := ofLinkerd(t, "web")
 	e.Synchronize(ctx, []rules.Pod{pod})
-	if known, ok := e.sandboxes.get("web"); ok || !slices.Equal(r.events(), []string{EventSkipped}) {
+	if known, ok := e.sandboxes.get("web"); ok || !slices.Equal(r.events(), []string{outcome.EventSkipped}) {
 		t.Errorf("%q, %v", known.State, r.events())
 	}
 	if _, applied := m.count(); applied > 0 {

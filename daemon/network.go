@@ -14,14 +14,14 @@ import (
 // plan builds the plan for the namespace as it is now.
 func (p *pass) plan() (err error) {
 	if p.o.Decision.Action != rules.Enrol {
-		p.o.planned(rules.Plan{Footprint: p.EnabledFootprint()})
+		p.o.Planned(rules.Plan{Footprint: p.EnabledFootprint()})
 		return nil
 	}
-	if p.o.network, err = p.network(); err != nil {
+	if p.o.Network, err = p.network(); err != nil {
 		return err
 	}
-	plan, err := p.o.Decision.Planner(p.o.network)
-	p.o.planned(plan)
+	plan, err := p.o.Decision.Planner(p.o.Network)
+	p.o.Planned(plan)
 	return err
 }
 
@@ -44,7 +44,7 @@ func network(in kernel.Inside, pod rules.Pod) (rules.Network, error) {
 func (p *pass) readdress() (moved bool, err error) {
 	o, known := p.o, p.known
 	now, err := p.network()
-	if o.network = now; err != nil || now.Equal(known.network) {
+	if o.Network = now; err != nil || now.Equal(known.network) {
 		return false, err
 	}
 	plan := known.Plan.WithIPv6Around(now)
@@ -54,6 +54,6 @@ func (p *pass) readdress() (moved bool, err error) {
 	if err != nil || !known.Plan.V6.Empty() && !plan.V6.Equal(known.Plan.V6) {
 		return false, nil // without an address that others can reach, it keeps the rules it had
 	}
-	o.planned(plan)
-	return o.key != known.key || plan.WithoutIPv6 != known.Plan.WithoutIPv6, nil
+	o.Planned(plan)
+	return o.Key != known.key || plan.WithoutIPv6 != known.Plan.WithoutIPv6, nil
 }

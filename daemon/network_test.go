@@ -13,6 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -63,7 +64,7 @@ func TestAddressThatComesLaterIsNoticed(t *testing.T) {
 				if sb, _ := e.Sandbox(pod.SandboxID); sb.Plan.WithoutIPv6 != "" {
 					t.Errorf("when it is gone: %q", sb.Plan.WithoutIPv6)
 				}
-				if got, want := r.events(), []string{EventProtected, EventReaddressed, EventReaddressed}; !slices.Equal(got, want) {
+				if got, want := r.events(), []string{outcome.EventProtected, outcome.EventReaddressed, outcome.EventReaddressed}; !slices.Equal(got, want) {
 					t.Errorf("events %q, want %q", got, want)
 				}
 			})
@@ -129,7 +130,7 @@ func TestIPv6OnLoComesLater(t *testing.T) {
 	if sb, _ := e.Sandbox(pod.SandboxID); sb.State != StateProtected || len(sb.Plan.Loopback) != 1 {
 		t.Errorf("%s: %v %v", sb.State, sb.Detail, sb.Plan.Loopback)
 	}
-	if got, want := r.events(), []string{EventProtected, EventReaddressed}; !slices.Equal(got, want) {
+	if got, want := r.events(), []string{outcome.EventProtected, outcome.EventReaddressed}; !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
@@ -44,9 +45,9 @@ func TestInitContainerByOldTables(t *testing.T) {
 		if refused := o.Error() != nil; refused != refusedOnce || refused && !strings.Contains(o.Error().Error(), "also in iptables-legacy") {
 			t.Errorf("%q, the first container after it: %v", more, o.Error())
 		}
-		for _, ask := range []func() Outcome{
-			func() Outcome { return e.Admit(ctx, pod, app) }, func() Outcome { return e.Validate(ctx, pod, app) },
-			func() Outcome { return e.Compare(ctx, "web") },
+		for _, ask := range []func() outcome.Outcome{
+			func() outcome.Outcome { return e.Admit(ctx, pod, app) }, func() outcome.Outcome { return e.Validate(ctx, pod, app) },
+			func() outcome.Outcome { return e.Compare(ctx, "web") },
 		} {
 			if o := ask(); o.Error() != nil || o.Err != nil || len(o.Differences) > 0 {
 				t.Errorf("%q, at the next try, %s: %v, %v", more, o.Trigger, o.Err, o.Differences)

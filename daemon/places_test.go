@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -80,11 +81,13 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 		{"a bind mount of another kind", bind("uts", "/proc/self/ns/uts"), Failed, "is not a network namespace"},
 		{"none", "", Refused, "names no network namespace"},
 	} {
-		for trigger, ask := range map[Trigger]func(*Enforcer, rules.Pod) Outcome{
-			SandboxStarted:     func(e *Enforcer, p rules.Pod) Outcome { return e.Enforce(limited(t, patience), SandboxStarted, p) },
-			Takeover:           func(e *Enforcer, p rules.Pod) Outcome { return e.Enforce(limited(t, patience), Takeover, p) },
-			ContainerCreated:   func(e *Enforcer, p rules.Pod) Outcome { return e.Admit(limited(t, patience), p, app) },
-			ContainerValidated: func(e *Enforcer, p rules.Pod) Outcome { return e.Validate(limited(t, patience), p, app) },
+		for trigger, ask := range map[Trigger]func(*Enforcer, rules.Pod) outcome.Outcome{
+			SandboxStarted: func(e *Enforcer, p rules.Pod) outcome.Outcome {
+				return e.Enforce(limited(t, patience), SandboxStarted, p)
+			},
+			Takeover:           func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Enforce(limited(t, patience), Takeover, p) },
+			ContainerCreated:   func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Admit(limited(t, patience), p, app) },
+			ContainerValidated: func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Validate(limited(t, patience), p, app) },
 		} {
 			m := newMemory()
 			e, _ := newEnforcer(t, remembering{m})

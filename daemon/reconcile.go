@@ -13,13 +13,14 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // reconcile takes the sandbox through the table, within its namespace.
-func (e *Enforcer) reconcile(ctx context.Context, o *Outcome) error {
+func (e *Enforcer) reconcile(ctx context.Context, o *outcome.Look) error {
 	return e.visit(ctx, o, func(p *pass) error {
 		known, ok := e.sandboxes.get(o.Pod.SandboxID)            // read again: with the lock held, nothing more is learned meanwhile
 		if o.Trigger == ByHand && !ok && o.Pod.SandboxID != "" { // else a command names a namespace and no sandbox
@@ -48,8 +49,8 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 		p.err = p.choose(f)
 	case lifecycle.Doubt:
 		p.o.Pod.Containers = p.Refining(p.o.Pod.Containers)
-		p.o.decide(p.Policy)
-		p.err = p.intend(f, p.Want(p.o.asDecided()))
+		p.o.Decide(p.Policy)
+		p.err = p.intend(f, p.Want(p.o.Case()))
 	case lifecycle.Look:
 		f.Holds, p.err = p.look(f)
 	case lifecycle.Write:
@@ -67,13 +68,13 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 
 // Say records drift that is about to be repaired. That it was counted is remembered at once, since the repair may fail.
 func (p *pass) Say(first lifecycle.Event, drift bool) {
-	if p.o.drifted = p.o.drifted || drift; drift {
+	if p.o.FoundDrift = p.o.FoundDrift || drift; drift {
 		p.sandboxes.updateKnown(p.o.Pod.SandboxID, func(sb *Sandbox) {
 			sb.lack, sb.Drift = lifecycle.Lost, Drift{sb.Drift.Times + 1, time.Now()}
 		})
 	}
 	if p.o.Drifted = drift; first != lifecycle.Quiet {
-		p.record(p.o.driftFound(first))
+		p.record(p.o.DriftFound(first))
 		p.o.Drifted = false
 	}
 }
@@ -93,7 +94,7 @@ func (p *pass) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
 func (p *pass) recall(f *lifecycle.Facts) error {
 	o, known := p.o, p.known
 	path := o.Pod.NetNS // the runtime may name the namespace in another way than before
-	o.Pod, o.Decision, o.Plan, o.key, o.node, o.earlier = known.Pod, known.Decision, known.Plan, known.key, known.node, known.earlier
+	o.Pod, o.Decision, o.Plan, o.Key, o.Node, o.Earlier = known.Pod, known.Decision, known.Plan, known.key, known.node, known.earlier
 	o.Pod.NetNS, o.Result, o.Err = path, "", nil
 	f.Want, f.Same = lifecycle.WantRules, true
 	var err error
@@ -104,23 +105,23 @@ func (p *pass) recall(f *lifecycle.Facts) error {
 // choose decides about the pod: one that is enrolled by the node that enrolled it, unless somebody asks for today's.
 func (p *pass) choose(f *lifecycle.Facts) error {
 	o := p.o
-	if err := o.step(p.ctx, StageDecide); err != nil {
+	if err := o.Step(p.ctx, outcome.StageDecide); err != nil {
 		return err
 	}
-	if o.by != p.Policy || p.known.State != lifecycle.StateNew { // else it is enrolled as before the namespace was entered
+	if o.By != p.Policy || p.known.State != lifecycle.StateNew { // else it is enrolled as before the namespace was entered
 		o.Pod.Containers = policy.Overlay(p.known.Pod.Containers, o.Pod.Containers)
 		if p.known.State.Enrolled() && o.Trigger != ByHand {
-			o.node = p.known.node
+			o.Node = p.known.node
 		}
-		if o.decide(p.Policy); o.Result == Failed {
+		if o.Decide(p.Policy); o.Result == Failed {
 			return o.Err
 		}
-		o.want = p.Want(o.asDecided())
+		o.Want = p.Want(o.Case())
 	}
-	if o.ownInit(p.Policy, o.Trigger == Takeover || p.known.State == StateExempt || p.known.State == StatePending) {
+	if o.OwnInit(p.Policy, o.Trigger == Takeover || p.known.State == StateExempt || p.known.State == StatePending) {
 		return p.intend(f, lifecycle.WantOwnInit)
 	}
-	return p.intend(f, o.want)
+	return p.intend(f, o.Want)
 }
 
 // intend makes the plan for what is wanted.
@@ -129,11 +130,11 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 	o.Result, f.Want = "", want
 	switch want {
 	case lifecycle.WantRules:
-		o.earlier = false
+		o.Earlier = false
 		if err = p.plan(); err != nil {
 			return err
 		}
-		if f.Same = p.known.State.Enrolled() && o.key == p.known.key; o.Trigger != ContainerCreated {
+		if f.Same = p.known.State.Enrolled() && o.Key == p.known.key; o.Trigger != ContainerCreated {
 			return nil
 		}
 		if o.Impostor = p.Clash(o.Pod, p.known.Decision, o.Decision, p.known.Admitted); o.Impostor != "" {
@@ -141,7 +142,7 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 		}
 	case lifecycle.WantNone, lifecycle.WantOwnInit:
 		footprint, err := p.exemptFootprint()
-		o.planned(rules.Plan{Footprint: footprint})
+		o.Planned(rules.Plan{Footprint: footprint})
 		return err
 	case lifecycle.Undecided, lifecycle.WantNothing, lifecycle.WantMarked, lifecycle.WantFormer, lifecycle.WantReject, lifecycle.WantClash:
 	}
@@ -163,7 +164,7 @@ func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
 		if p.earlier, err = p.heldEarlier(); p.earlier == nil || err != nil {
 			return lifecycle.Less, err
 		}
-		if worth(p.earlier.judged).Kept() {
+		if worth(p.earlier.Judged).Kept() {
 			return lifecycle.Enough, nil
 		}
 	case lifecycle.WantRules:
@@ -177,23 +178,23 @@ func (p *pass) look(f *lifecycle.Facts) (lifecycle.Holds, error) {
 // unless they are those that were verified there with another configuration.
 func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error) {
 	o := p.o
-	wanted, key := o.Plan, o.key
+	wanted, key := o.Plan, o.Key
 	if f.State.Enrolled() {
-		o.Plan, o.key = p.known.Plan, p.known.key
+		o.Plan, o.Key = p.known.Plan, p.known.key
 	}
 	if p.earlier, err = p.heldEarlier(); err == nil && p.earlier == nil {
 		err = p.judgeRules()
 	}
-	o.Plan, o.key = wanted, key
+	o.Plan, o.Key = wanted, key
 	switch {
 	case err != nil:
 		return lifecycle.Unseen, err
 	case p.earlier == nil:
-		return worth(o.judged), nil
-	case worth(p.earlier.judged) == lifecycle.Whole:
+		return worth(o.Judged), nil
+	case worth(p.earlier.Judged) == lifecycle.Whole:
 		return lifecycle.Enough, nil
 	}
-	return worth(p.earlier.judged), nil
+	return worth(p.earlier.Judged), nil
 }
 
 // write makes the namespace hold the plan, and reads the kernel to prove that it is there and holds.
@@ -222,7 +223,7 @@ func (p *pass) write(f *lifecycle.Facts) error {
 	if err := p.judgeRules(); err != nil {
 		return err
 	}
-	switch worth(o.judged) {
+	switch worth(o.Judged) {
 	case lifecycle.Whole, lifecycle.Enough, lifecycle.LessAway:
 		o.Differences = found
 		return nil
@@ -231,14 +232,14 @@ func (p *pass) write(f *lifecycle.Facts) error {
 		return nil
 	case lifecycle.Unseen, lifecycle.Unclear, lifecycle.Less, lifecycle.Foreign:
 	}
-	if o.judged.Same {
-		return fmt.Errorf("the kernel holds the pod's rules, and rules of somebody else that take packets from them: %s", o.said())
+	if o.Judged.Same {
+		return fmt.Errorf("the kernel holds the pod's rules, and rules of somebody else that take packets from them: %s", o.Difference())
 	}
-	return fmt.Errorf("the kernel does not hold what was written: %s", o.said())
+	return fmt.Errorf("the kernel does not hold what was written: %s", o.Difference())
 }
 
 func (p *pass) apply() error {
-	if err := p.o.step(p.ctx, StageApply); err != nil {
+	if err := p.o.Step(p.ctx, outcome.StageApply); err != nil {
 		return err
 	}
 	changed, err := p.in.Apply(p.ctx, p.o.Plan)
@@ -248,11 +249,11 @@ func (p *pass) apply() error {
 
 // judgeRules judges what the namespace holds by the outcome's plan.
 func (p *pass) judgeRules() error {
-	if err := p.o.step(p.ctx, StageVerify); err != nil {
+	if err := p.o.Step(p.ctx, outcome.StageVerify); err != nil {
 		return err
 	}
-	f, err := p.judge.Rules(p.ctx, p.in, p.o.Plan, p.o.key)
-	p.o.found(f)
+	f, err := p.judge.Rules(p.ctx, p.in, p.o.Plan, p.o.Key)
+	p.o.Found(f)
 	return err
 }
 

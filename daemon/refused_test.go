@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -32,7 +33,7 @@ func TestRefusedLatePod(t *testing.T) {
 	if sb.State != StateUnprotected || sb.Decision.Reason != rules.ReasonBadInput || sb.Detail == "" {
 		t.Errorf("%s (%s): %q", sb.State, sb.Decision.Reason, sb.Detail)
 	}
-	if events := r.events(); len(events) != 1 || events[0] != EventUnprotected {
+	if events := r.events(); len(events) != 1 || events[0] != outcome.EventUnprotected {
 		t.Errorf("events %q", events)
 	}
 	var pass auditor.Audit
@@ -52,7 +53,7 @@ func TestRefusedLatePodIsLeftAlone(t *testing.T) {
 	for range 3 {
 		round{e}.Look(t.Context(), "a", &pass)
 	}
-	if events := r.events(); len(events) != 2 || events[1] != EventSkipped || e.state("a") != StateSkipped {
+	if events := r.events(); len(events) != 2 || events[1] != outcome.EventSkipped || e.state("a") != StateSkipped {
 		t.Errorf("state %q, events %q", e.state("a"), events)
 	}
 }

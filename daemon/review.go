@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -61,7 +61,7 @@ func (e *Enforcer) Loose(sb Sandbox) Loose {
 const mostChanges = 32
 
 // review takes in what the runtime tells beside a container of the mesh, and says what of it is news.
-func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
+func (e *Enforcer) review(o outcome.Look, r *rules.Review) outcome.Look {
 	if !o.Result.Admits() || r == nil {
 		return o
 	}
@@ -75,7 +75,7 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 		now = *sb
 	})
 	if loose := e.Loose(now); !before.reviewed || loose == NotRequired && before.required {
-		e.notice(o, EventLoose, loose.Why())
+		e.notice(o.Outcome, outcome.EventLoose, loose.Why())
 	}
 	var around []string
 	hooks := false
@@ -88,9 +88,9 @@ func (e *Enforcer) review(o Outcome, r *rules.Review) Outcome {
 	switch {
 	case len(around) == 0:
 	case hooks && e.policy.Load().Hooks == config.HooksRefuse:
-		return o.rejecting(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", judge.Short(strings.Join(around, "; "))))
+		return o.Rejecting(rules.ReasonNeighbour, fmt.Errorf("%s, and neighbours.hooks refuses hooks of other plugins: they run when meshnetd has been asked", judge.Short(strings.Join(around, "; "))))
 	default:
-		e.notice(o, EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+judge.Short(strings.Join(around, "; ")))
+		e.notice(o.Outcome, outcome.EventNeighbour, "another plugin of the node changed of a container what can lead around the pod's rules: "+judge.Short(strings.Join(around, "; ")))
 	}
 	return o
 }
@@ -106,13 +106,9 @@ func added(known, news []rules.Adjustment) []rules.Adjustment {
 	return all
 }
 
-// notice is news about a pod beside what became of it.
-type notice struct{ event, text string }
-
 // notice says something beside what became of the pod; "" is nothing. It counts no time again.
-func (e *Enforcer) notice(o Outcome, event, text string) {
+func (e *Enforcer) notice(o outcome.Outcome, event, text string) {
 	if text != "" {
-		o.notice, o.Took, o.Spent = notice{event, text}, time.Since(o.Began), [len(Stages)]time.Duration{}
-		e.record(o)
+		e.record(o.Noting(event, text))
 	}
 }

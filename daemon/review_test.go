@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -54,7 +55,7 @@ func TestLoose(t *testing.T) {
 			if got := e.Loose(sb); got != tt.want || (got.Why() == "") != (tt.want == "") {
 				t.Errorf("%q (%s), want %q", got, got.Why(), tt.want)
 			}
-			events := slices.DeleteFunc(r.events(), func(event string) bool { return event != EventLoose })
+			events := slices.DeleteFunc(r.events(), func(event string) bool { return event != outcome.EventLoose })
 			if len(events) != tt.events {
 				t.Errorf("recorded %v", r.events())
 			}
@@ -91,8 +92,8 @@ func TestNeighboursAreNamed(t *testing.T) {
 			said := ""
 			r.mu.Lock()
 			for _, o := range r.outcomes {
-				if o.Event() == EventNeighbour {
-					said += o.message()
+				if o.Event() == outcome.EventNeighbour {
+					said += o.Message()
 				}
 			}
 			r.mu.Unlock()

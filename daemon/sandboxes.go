@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -62,7 +63,7 @@ func (s Sandbox) Network() rules.Network { return s.network }
 
 // inNetNS returns an error where the sandbox's path has led a look to another namespace than before. A sandbox that was never
 // entered accepts any.
-func (s Sandbox) inNetNS(o Outcome) error {
+func (s Sandbox) inNetNS(o outcome.Look) error {
 	if s.NetNS != (netns.ID{}) && s.NetNS != o.NetNS {
 		return fmt.Errorf("%s is another namespace now: the one of this sandbox %w", o.Pod.NetNS, netns.ErrGone)
 	}
@@ -74,7 +75,7 @@ func (s Sandbox) gone() bool { return netns.Gone(s.Pod.NetNS, s.NetNS) }
 
 // keepsNetNS is inNetNS for when the runtime says that the sandbox is still there: it must have the namespace that it
 // had, and no other one gets its rules.
-func (s Sandbox) keepsNetNS(o Outcome) error {
+func (s Sandbox) keepsNetNS(o outcome.Look) error {
 	if s.inNetNS(o) != nil {
 		return fmt.Errorf("%s is %s, and this sandbox has %s, which a sandbox never changes: something else was put there. "+
 			"Remove the pod, so that a new one is made", o.Pod.NetNS, o.NetNS, s.NetNS)

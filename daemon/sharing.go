@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -34,23 +35,23 @@ func account(pod rules.Pod) string { return cmp.Or(pod.UID, pod.SandboxID, pod.N
 // within runs work and stops waiting for it when ctx ends, since netlink and programs honour no context. A panic becomes
 // an error. While the runtime waits, a pod that used up its time a short while ago is refused at once, and a decision that
 // takes more than its part of the time is given up.
-func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Context, *Outcome) error) Outcome {
-	if o.waited && s.rejects(&o, time.Now()) {
+func (s *sharing) within(ctx context.Context, o outcome.Look, work func(context.Context, *outcome.Look) error) outcome.Look {
+	if o.Waited && s.rejects(&o, time.Now()) {
 		return o
 	}
 	job, err := s.workers.Begin(account(o.Pod), o.Pod.Namespace)
 	if err != nil {
-		o.overdue()
-		o.Result, o.Err, o.overrun = Failed, fmt.Errorf("not begun: %w", err), true
+		o.Overdue()
+		o.Result, o.Err, o.Overrun = Failed, fmt.Errorf("not begun: %w", err), true
 		return o
 	}
 	first := o.Stage
-	o.now = new(atomic.Pointer[Stage])
-	o.now.Store(&first)
+	o.Now = new(atomic.Pointer[outcome.Stage])
+	o.Now.Store(&first)
 	ctx, cancel := s.slice(ctx, o)
 	defer cancel()
-	done := make(chan Outcome, 1)
-	go func(o Outcome) {
+	done := make(chan outcome.Look, 1)
+	go func(o outcome.Look) {
 		defer job.End()
 		if err := recovered.Call(func() error { return work(ctx, &o) }); err != nil {
 			o.Result, o.Err = Failed, err
@@ -68,13 +69,13 @@ func (s *sharing) within(ctx context.Context, o Outcome, work func(context.Conte
 	default:
 	}
 	job.Abandon()
-	return s.overran(ctx, o, *o.now.Load())
+	return s.overran(ctx, o, *o.Now.Load())
 }
 
 // slice returns how much of the runtime's time a pod gets. It is over sooner where a decision has had its part of it.
-func (s *sharing) slice(ctx context.Context, o Outcome) (context.Context, context.CancelFunc) {
+func (s *sharing) slice(ctx context.Context, o outcome.Look) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
-	if !o.waited || !limited || light(o.Pod) { // one too small to be slow by itself is late where the node is slow
+	if !o.Waited || !limited || light(o.Pod) { // one too small to be slow by itself is late where the node is slow
 		return context.WithCancel(ctx)
 	}
 	now := time.Now()
@@ -82,7 +83,7 @@ func (s *sharing) slice(ctx context.Context, o Outcome) (context.Context, contex
 	ctx, cancel := context.WithDeadline(ctx, now.Add(share))
 	ctx, giveUp := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(fair.ForDecision(share), func() {
-		if *o.now.Load() == StageDecide {
+		if *o.Now.Load() == outcome.StageDecide {
 			giveUp(context.DeadlineExceeded)
 		}
 	})
@@ -90,11 +91,11 @@ func (s *sharing) slice(ctx context.Context, o Outcome) (context.Context, contex
 }
 
 // ended returns the outcome of work that is over.
-func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
+func (s *sharing) ended(ctx context.Context, o outcome.Look) outcome.Look {
 	if errors.Is(o.Err, fair.ErrGivenUp) && ctx.Err() != nil {
 		return s.overran(ctx, o, o.Stage)
 	}
-	if o.waited && o.Result.Admits() {
+	if o.Waited && o.Result.Admits() {
 		s.ledger.InTime(account(o.Pod))
 	}
 	return o
@@ -102,30 +103,30 @@ func (s *sharing) ended(ctx context.Context, o Outcome) Outcome {
 
 // overran returns the outcome of work whose time was up in that stage. Waiting for a namespace's lock is not held against
 // the pod.
-func (s *sharing) overran(ctx context.Context, o Outcome, stage Stage) Outcome {
+func (s *sharing) overran(ctx context.Context, o outcome.Look, stage outcome.Stage) outcome.Look {
 	cause := context.Cause(ctx)
-	o.overdue()
+	o.Overdue()
 	o.Result, o.Err = Failed, fmt.Errorf("not finished in time: %w", cause)
-	if !errors.Is(cause, context.DeadlineExceeded) || stage == StageEnter {
+	if !errors.Is(cause, context.DeadlineExceeded) || stage == outcome.StageEnter {
 		return o
 	}
-	o.overrun = true
+	o.Overrun = true
 	heavy := !light(o.Pod)
-	if o.waited && (heavy || o.Trigger != SandboxStarted) { // a new namespace has nothing in it that takes long to read
+	if o.Waited && (heavy || o.Trigger != SandboxStarted) { // a new namespace has nothing in it that takes long to read
 		now := time.Now()
 		why := fmt.Sprintf("it used up its time (%s, in stage %s)", now.Sub(o.Began).Round(time.Millisecond), stage)
-		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.inputHash(o.Pod), heavy && stage == StageDecide, why, now)
+		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.inputHash(o.Pod), heavy && stage == outcome.StageDecide, why, now)
 	}
 	return o
 }
 
 // rejects reports whether the pod used up its time a short while ago, and if so completes the outcome.
-func (s *sharing) rejects(o *Outcome, now time.Time) bool {
+func (s *sharing) rejects(o *outcome.Look, now time.Time) bool {
 	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.inputHash(o.Pod) }, now)
 	if !refused {
 		return false
 	}
-	o.Stage = StageBudget
+	o.Stage = outcome.StageBudget
 	o.Decision.Action, o.Decision.Reason = rules.Reject, rules.ReasonOverTime
 	o.Result, o.Err = Refused, fmt.Errorf("%s, and all pods of the node would wait for it again. It is looked at once more after %s, "+
 		"or when its annotations or containers change: shorten their lists of ports and ranges; where they are short, the node is too slow",

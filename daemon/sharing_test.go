@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -33,7 +34,7 @@ func faked(t *testing.T, fn func(*testing.T)) {
 }
 
 // ask is a hook: it returns the outcome and how long the runtime, and with it the node, was held up.
-func ask(t *testing.T, hook func(context.Context) Outcome) (Outcome, time.Duration) {
+func ask(t *testing.T, hook func(context.Context) outcome.Outcome) (outcome.Outcome, time.Duration) {
 	t.Helper()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), hookTime)
@@ -42,9 +43,9 @@ func ask(t *testing.T, hook func(context.Context) Outcome) (Outcome, time.Durati
 	return o, time.Since(began)
 }
 
-func start(t *testing.T, e *Enforcer, pod rules.Pod) (Outcome, time.Duration) {
+func start(t *testing.T, e *Enforcer, pod rules.Pod) (outcome.Outcome, time.Duration) {
 	t.Helper()
-	return ask(t, func(ctx context.Context) Outcome { return e.Enforce(ctx, SandboxStarted, pod) })
+	return ask(t, func(ctx context.Context) outcome.Outcome { return e.Enforce(ctx, SandboxStarted, pod) })
 }
 
 // laboriousMesh is Istio, and takes long to decide about pods that say a lot.
@@ -101,9 +102,9 @@ func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 			tt.change()
 			o, held := start(t, e, pod)
 			if tt.what == "a container" {
-				o, held = ask(t, func(ctx context.Context) Outcome { return e.Admit(ctx, pod, app) })
+				o, held = ask(t, func(ctx context.Context) outcome.Outcome { return e.Admit(ctx, pod, app) })
 			}
-			if o.Result != tt.want || held != tt.held || o.Stage != StageBudget || o.Error() == nil {
+			if o.Result != tt.want || held != tt.held || o.Stage != outcome.StageBudget || o.Error() == nil {
 				t.Errorf("%s: %s in %s, held up for %s, want %s: %v", tt.what, o.Result, o.Stage, held, tt.held, o.Error())
 			}
 			if o.Result == Refused && (o.Decision.Reason != rules.ReasonOverTime || !strings.Contains(o.Error().Error(), "it used up its time") ||
@@ -230,17 +231,17 @@ func TestWaitingIsNotBlamed(t *testing.T) {
 
 // Where the work sees by itself that its time is up, and is first, the pod used it up all the same.
 func TestWorkThatGivesUpUsedUpItsTime(t *testing.T) {
-	for stage, blamed := range map[Stage]bool{StageDecide: true, StageEnter: false, StageApply: true, StageVerify: true} {
+	for stage, blamed := range map[outcome.Stage]bool{outcome.StageDecide: true, outcome.StageEnter: false, outcome.StageApply: true, outcome.StageVerify: true} {
 		e, _ := newEnforcer(t, newMemory())
 		ctx, cancel := context.WithDeadline(t.Context(), time.Now())
-		o := begin(SandboxStarted, laborious("one"))
-		o.enter(stage)
-		o.Result, o.Err = Failed, o.step(ctx, StageVerify)
+		o := outcome.Begin(SandboxStarted, laborious("one"))
+		o.Enter(stage)
+		o.Result, o.Err = Failed, o.Step(ctx, outcome.StageVerify)
 		o = e.sharing.ended(ctx, o)
 		cancel()
 		again, _ := start(t, e, o.Pod)
-		if o.overrun != blamed || o.Stage != StageBudget || (again.Decision.Reason == rules.ReasonOverTime) != blamed {
-			t.Errorf("in %s: blamed %v, in %s; the next try: %v", stage, o.overrun, o.Stage, again.Error())
+		if o.Overrun != blamed || o.Stage != outcome.StageBudget || (again.Decision.Reason == rules.ReasonOverTime) != blamed {
+			t.Errorf("in %s: blamed %v, in %s; the next try: %v", stage, o.Overrun, o.Stage, again.Error())
 		}
 	}
 }
@@ -284,12 +285,14 @@ func TestASlowPodIsNotAFailingOne(t *testing.T) {
 
 // A sandbox keeps the namespace that it has, whoever asks.
 func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
-	for trigger, look := range map[Trigger]func(*Enforcer, rules.Pod) Outcome{
-		SandboxStarted:     func(e *Enforcer, pod rules.Pod) Outcome { return e.Enforce(t.Context(), SandboxStarted, pod) },
-		ContainerCreated:   func(e *Enforcer, pod rules.Pod) Outcome { return e.Admit(t.Context(), pod, app) },
-		ContainerValidated: func(e *Enforcer, pod rules.Pod) Outcome { return e.Validate(t.Context(), pod, app) },
-		ByHand:             func(e *Enforcer, pod rules.Pod) Outcome { return e.Enforce(t.Context(), ByHand, pod) },
-		Takeover:           func(e *Enforcer, pod rules.Pod) Outcome { return e.takeOver(t.Context(), begin(Takeover, pod)) },
+	for trigger, look := range map[Trigger]func(*Enforcer, rules.Pod) outcome.Outcome{
+		SandboxStarted:     func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Enforce(t.Context(), SandboxStarted, pod) },
+		ContainerCreated:   func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Admit(t.Context(), pod, app) },
+		ContainerValidated: func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Validate(t.Context(), pod, app) },
+		ByHand:             func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Enforce(t.Context(), ByHand, pod) },
+		Takeover: func(e *Enforcer, pod rules.Pod) outcome.Outcome {
+			return e.takeOver(t.Context(), outcome.Begin(Takeover, pod)).Outcome
+		},
 	} {
 		for _, state := range []State{StateProtected, StateUnprotected, StateFailing} {
 			m := newMemory()

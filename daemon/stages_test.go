@@ -8,47 +8,21 @@ import (
 	"context"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // spent returns the times of an outcome by stage, in whole seconds, where there are any.
-func spent(o Outcome) map[Stage]int {
-	all := map[Stage]int{}
+func spent(o outcome.Outcome) map[outcome.Stage]int {
+	all := map[outcome.Stage]int{}
 	for i, took := range o.Spent {
 		if took > 0 {
-			all[Stages[i]] = int(took / time.Second)
+			all[outcome.Stages[i]] = int(took / time.Second)
 		}
 	}
 	return all
-}
-
-func TestTimeOfStages(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		o := begin(SandboxStarted, rules.Pod{})
-		for _, stage := range []Stage{StageEnter, StageDecide, StageVerify, StageApply, StageVerify} {
-			time.Sleep(time.Second)
-			o.enter(stage)
-		}
-		time.Sleep(3 * time.Second)
-		o.end()
-		o.end() // nothing is counted twice
-		want := map[Stage]int{StageDecide: 2, StageEnter: 1, StageVerify: 4, StageApply: 1}
-		if diff := cmp.Diff(want, spent(o)); diff != "" || o.Took != 8*time.Second {
-			t.Errorf("took %s, %s", o.Took, diff)
-		}
-		o.overdue()
-		time.Sleep(time.Second)
-		o.end()
-		if diff := cmp.Diff(map[Stage]int{StageBudget: 9}, spent(o)); diff != "" {
-			t.Errorf("what was not finished: %s", diff)
-		}
-	})
 }
 
 // Each stage's time is counted where it is spent, and together they are what the pod took.
@@ -61,13 +35,13 @@ func TestStagesOfTheFlow(t *testing.T) {
 	e, _ := newEnforcer(t, slow)
 	pod := meshed(newNetNS(t))
 	o := e.Enforce(t.Context(), SandboxStarted, pod)
-	at := map[Stage]time.Duration{}
+	at := map[outcome.Stage]time.Duration{}
 	var sum time.Duration
 	for i, took := range o.Spent {
-		at[Stages[i]] = took
+		at[outcome.Stages[i]] = took
 		sum += took
 	}
-	if o.Result != Protected || at[StageApply] < 2*pause || at[StageVerify] < pause || at[StageEnter] <= 0 || at[StageDecide] <= 0 || at[StageBudget] != 0 || sum != o.Took {
+	if o.Result != Protected || at[outcome.StageApply] < 2*pause || at[outcome.StageVerify] < pause || at[outcome.StageEnter] <= 0 || at[outcome.StageDecide] <= 0 || at[outcome.StageBudget] != 0 || sum != o.Took {
 		t.Errorf("%s took %s, %v", o.Result, o.Took, at)
 	}
 }
@@ -80,18 +54,9 @@ func TestStageOfWhatIsNotFinished(t *testing.T) {
 	defer cancel()
 	o := e.Enforce(ctx, SandboxStarted, meshed(newNetNS(t)))
 	for i, took := range o.Spent {
-		if (Stages[i] == StageBudget) != (took > 0) || (took > 0 && took != o.Took) {
-			t.Errorf("%s of %s in %s", took, o.Took, Stages[i])
+		if (outcome.Stages[i] == outcome.StageBudget) != (took > 0) || (took > 0 && took != o.Took) {
+			t.Errorf("%s of %s in %s", took, o.Took, outcome.Stages[i])
 		}
-	}
-}
-
-// What is found and then repaired is one piece of work: its time is counted once.
-func TestFoundDriftHasNoTimes(t *testing.T) {
-	o := begin(Audited, rules.Pod{})
-	o.Spent[0] = time.Second
-	if got := o.driftFound(lifecycle.EventDrift); got.Spent != [len(Stages)]time.Duration{} {
-		t.Errorf("got %v", got.Spent)
 	}
 }
 
@@ -104,10 +69,10 @@ func TestStageOfALook(t *testing.T) {
 		t.Fatal(o.Err)
 	}
 	known, _ := e.Sandbox("a")
-	auditor := e.lookAgain(t.Context(), begin(Audited, pod), known)
-	auditor.end()
-	for name, o := range map[string]Outcome{"gate": e.Validate(t.Context(), pod, rules.Container{Name: "app"}), "auditor": auditor} {
-		if at := spent(o); o.Result != Protected || o.Stage != StageVerify || len(at) != 2 || o.Spent[slices.Index(Stages[:], StageVerify)] <= 0 {
+	auditor := e.lookAgain(t.Context(), outcome.Begin(Audited, pod), known)
+	auditor.End()
+	for name, o := range map[string]outcome.Outcome{"gate": e.Validate(t.Context(), pod, rules.Container{Name: "app"}), "auditor": auditor.Outcome} {
+		if at := spent(o); o.Result != Protected || o.Stage != outcome.StageVerify || len(at) != 2 || o.Spent[slices.Index(outcome.Stages[:], outcome.StageVerify)] <= 0 {
 			t.Errorf("%s: %s in %s, %v", name, o.Result, o.Stage, o.Spent)
 		}
 	}

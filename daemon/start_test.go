@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -37,10 +38,10 @@ func TestStart(t *testing.T) {
 	}{
 		{"as it was", func() {}, nil, nil, ""},
 		{"rules of others", func() { m.touch(t, pod.NetNS) }, nil, nil, ""},
-		{"flushed", flush, nil, []string{EventDrift, EventRepaired}, ""},
+		{"flushed", flush, nil, []string{outcome.EventDrift, outcome.EventRepaired}, ""},
 		{"as it was, again", func() {}, nil, nil, ""},
-		{"flushed, and the kernel fails", flush, always, []string{EventBlocked}, "meshnetd could not protect pod default/web"},
-		{"the kernel works again", func() {}, nil, []string{EventDrift, EventRepaired}, ""},
+		{"flushed, and the kernel fails", flush, always, []string{outcome.EventBlocked}, "meshnetd could not protect pod default/web"},
+		{"the kernel works again", func() {}, nil, []string{outcome.EventDrift, outcome.EventRepaired}, ""},
 	} {
 		tt.do()
 		m.failWith(tt.fail)
@@ -60,7 +61,7 @@ func TestStart(t *testing.T) {
 	if sb, _ := e.Sandbox(pod.SandboxID); sb.Drift.Times != 2 {
 		t.Errorf("drift was counted %d times", sb.Drift.Times)
 	}
-	if o := e.Start(ctx, sandbox(t, "unknown"), "app", ""); o.Result != Protected || o.Event() != EventProtected {
+	if o := e.Start(ctx, sandbox(t, "unknown"), "app", ""); o.Result != Protected || o.Event() != outcome.EventProtected {
 		t.Errorf("a sandbox that was not known: %s, %v", o.Result, o.Err)
 	}
 }
@@ -88,10 +89,10 @@ func TestStartUnheeded(t *testing.T) {
 	e.Enforce(ctx, SandboxStarted, pod)
 	m.put(t, pod.NetNS, rules.Plan{})
 	m.failWith(always)
-	if o := e.Start(ctx, pod, "app", unheeded); o.Error() == nil || !strings.Contains(o.message(), "broken. "+unheeded) {
-		t.Errorf("%s: %v", o.message(), o.Error())
+	if o := e.Start(ctx, pod, "app", unheeded); o.Error() == nil || !strings.Contains(o.Message(), "broken. "+unheeded) {
+		t.Errorf("%s: %v", o.Message(), o.Error())
 	}
-	if got := r.events(); !slices.Equal(got, []string{EventProtected, EventUnprotected}) {
+	if got := r.events(); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnprotected}) {
 		t.Errorf("recorded %v", got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -170,7 +171,7 @@ func TestDriftFoundAtATakeover(t *testing.T) {
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "app", Running: true}}
 	e.Synchronize(ctx, []rules.Pod{taken})
-	if m.holds(t, pod.NetNS).Rules() == 0 || !slices.Contains(r.events(), EventDrift) {
+	if m.holds(t, pod.NetNS).Rules() == 0 || !slices.Contains(r.events(), outcome.EventDrift) {
 		t.Errorf("%d rules, recorded %v", m.holds(t, pod.NetNS).Rules(), r.events())
 	}
 }
@@ -202,7 +203,7 @@ func TestTruth(t *testing.T) {
 	taken.Containers = []rules.Container{{Name: "app", Running: true}}
 	e.Synchronize(ctx, []rules.Pod{taken})
 	e.Admit(ctx, late, app)
-	if got := r.events(); !slices.Equal(got, []string{EventUnprotected, EventLate}) {
+	if got := r.events(); !slices.Equal(got, []string{outcome.EventUnprotected, outcome.EventLate}) {
 		t.Errorf("recorded %v", got)
 	}
 }

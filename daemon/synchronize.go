@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -45,7 +46,7 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 			for i := range queue {
 				if known, _ := e.sandboxes.get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
 					ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
-					e.report(e.takeOver(ctx, begin(Takeover, pods[i])))
+					e.report(e.takeOver(ctx, outcome.Begin(Takeover, pods[i])))
 					cancel()
 				} // else an event or the auditor came first
 			}
@@ -106,7 +107,7 @@ func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision
 
 // takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten. Of what the kubelet says of a pod that
 // runs already, only counts whether it has the host's network.
-func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
+func (e *Enforcer) takeOver(ctx context.Context, o outcome.Look) outcome.Look {
 	pod := o.Pod
 	o.Pod.HostNetwork = pod.With(e.specification(pod)).HostNetwork
 	known, expected := e.sandboxes.get(pod.SandboxID)
@@ -115,8 +116,8 @@ func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
 	}
 	if !expected || known.undecided() {
 		asked := e.decideUnknown(ctx, o)
-		if ended := e.unseen(asked); ended.decided {
-			ended.end()
+		if ended := e.unseen(asked); ended.Decided {
+			ended.End()
 			return ended
 		}
 		e.sandboxes.decided(e.policy.Load(), asked)
@@ -128,9 +129,9 @@ func (e *Enforcer) takeOver(ctx context.Context, o Outcome) Outcome {
 }
 
 // decided keeps of a sandbox that is to be taken over what its containers say more about it, now that this is known.
-func (s *sandboxes) decided(by *policy.Policy, o Outcome) {
+func (s *sandboxes) decided(by *policy.Policy, o outcome.Look) {
 	said := o.Pod.Containers
-	if !o.ownInit(by, o.Trigger == Takeover) {
+	if !o.OwnInit(by, o.Trigger == Takeover) {
 		said = by.Refining(said)
 	}
 	s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
@@ -142,7 +143,7 @@ func (s *sandboxes) decided(by *policy.Policy, o Outcome) {
 }
 
 // stop ends a sandbox that runs without its rules; the kubelet then makes a new one.
-func (e *Enforcer) stop(o Outcome) {
+func (e *Enforcer) stop(o outcome.Look) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	trouble := lifecycle.Stopped

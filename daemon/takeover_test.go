@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -32,18 +33,18 @@ func TestTakeover(t *testing.T) {
 		changed    bool
 		state      State
 	}{
-		{"whole", "whole", running, config.CatchUpApply, false, nil, EventProtected, false, StateProtected},
-		{"no container", "none", nil, config.CatchUpReport, false, nil, EventProtected, true, StateProtected},
-		{"created only", "none", created, config.CatchUpStop, false, nil, EventProtected, true, StateProtected},
-		{"running, apply", "none", running, config.CatchUpApply, false, nil, EventLate, true, StateProtected},
-		{"running, report", "none", running, config.CatchUpReport, false, nil, EventUnprotected, false, StateUnprotected},
-		{"running, stop", "none", running, config.CatchUpStop, false, nil, EventStopped, false, ""},
-		{"running, stop fails", "none", running, config.CatchUpStop, false, errBroken, EventUnprotected, false, StateUnprotected},
-		{"of another version", "other", running, config.CatchUpApply, false, nil, EventOutdated, false, StateOutdated},
-		{"of another version, not started", "other", created, config.CatchUpApply, false, nil, EventOutdated, false, StateOutdated},
-		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, EventProtected, true, StateProtected},
-		{"damaged", "damaged", running, config.CatchUpApply, false, nil, EventLate, true, StateProtected},
-		{"damaged, report", "damaged", running, config.CatchUpReport, false, nil, EventUnprotected, false, StateUnprotected},
+		{"whole", "whole", running, config.CatchUpApply, false, nil, outcome.EventProtected, false, StateProtected},
+		{"no container", "none", nil, config.CatchUpReport, false, nil, outcome.EventProtected, true, StateProtected},
+		{"created only", "none", created, config.CatchUpStop, false, nil, outcome.EventProtected, true, StateProtected},
+		{"running, apply", "none", running, config.CatchUpApply, false, nil, outcome.EventLate, true, StateProtected},
+		{"running, report", "none", running, config.CatchUpReport, false, nil, outcome.EventUnprotected, false, StateUnprotected},
+		{"running, stop", "none", running, config.CatchUpStop, false, nil, outcome.EventStopped, false, ""},
+		{"running, stop fails", "none", running, config.CatchUpStop, false, errBroken, outcome.EventUnprotected, false, StateUnprotected},
+		{"of another version", "other", running, config.CatchUpApply, false, nil, outcome.EventOutdated, false, StateOutdated},
+		{"of another version, not started", "other", created, config.CatchUpApply, false, nil, outcome.EventOutdated, false, StateOutdated},
+		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, outcome.EventProtected, true, StateProtected},
+		{"damaged", "damaged", running, config.CatchUpApply, false, nil, outcome.EventLate, true, StateProtected},
+		{"damaged, report", "damaged", running, config.CatchUpReport, false, nil, outcome.EventUnprotected, false, StateUnprotected},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			m := newMemory()
@@ -128,8 +129,8 @@ func TestTakeoverForgets(t *testing.T) {
 // The auditor finds what was changed, says what differs, and repairs it or not.
 func TestAudit(t *testing.T) {
 	for onDrift, want := range map[config.OnDrift][]string{
-		config.DriftRepair: {EventProtected, EventDrift, EventRepaired},
-		config.DriftReport: {EventProtected, EventDrift},
+		config.DriftRepair: {outcome.EventProtected, outcome.EventDrift, outcome.EventRepaired},
+		config.DriftReport: {outcome.EventProtected, outcome.EventDrift},
 	} {
 		t.Run(string(onDrift), func(t *testing.T) {
 			m := newMemory()
@@ -212,7 +213,9 @@ func TestAuditFails(t *testing.T) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !slices.ContainsFunc(r.outcomes, func(o Outcome) bool { return errors.Is(o.Err, errBroken) && o.Event() == EventUnprotected }) {
+	if !slices.ContainsFunc(r.outcomes, func(o outcome.Outcome) bool {
+		return errors.Is(o.Err, errBroken) && o.Event() == outcome.EventUnprotected
+	}) {
 		t.Error("the failure was not recorded")
 	}
 }

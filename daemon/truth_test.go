@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -30,17 +31,17 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 		drifts int
 	}{
 		{"could not be read for a while", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, whenAudited(t)},
-			[]string{EventUnprotected, EventProtected}, 0},
+			[]string{outcome.EventUnprotected, outcome.EventProtected}, 0},
 		{"could not be read for a while, and a container comes", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, whenAdmitted(t)},
-			[]string{EventUnprotected, EventProtected}, 0},
+			[]string{outcome.EventUnprotected, outcome.EventProtected}, 0},
 		{"changed while it could not be read", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, flush, whenAudited(t)},
-			[]string{EventUnprotected, EventDrift, EventRepaired}, 1},
+			[]string{outcome.EventUnprotected, outcome.EventDrift, outcome.EventRepaired}, 1},
 		{"changed, reported only, and a container comes", func(p *policy.Policy) { p.OnDrift = config.DriftReport },
-			[]func(*Enforcer, *memory, rules.Pod){flush, whenAudited(t), whenAdmitted(t)}, []string{EventDrift, EventRepaired}, 1},
+			[]func(*Enforcer, *memory, rules.Pod){flush, whenAudited(t), whenAdmitted(t)}, []string{outcome.EventDrift, outcome.EventRepaired}, 1},
 		{"found at a validation, and repaired by the auditor", nil,
-			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAudited(t)}, []string{EventBlocked, EventRepaired}, 1},
+			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAudited(t)}, []string{outcome.EventBlocked, outcome.EventRepaired}, 1},
 		{"found at a validation, and repaired for the next try", nil,
-			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAdmitted(t)}, []string{EventBlocked, EventRepaired}, 1},
+			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAdmitted(t)}, []string{outcome.EventBlocked, outcome.EventRepaired}, 1},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			m := newMemory()
@@ -95,7 +96,7 @@ func TestDriftOfAnOutdatedPod(t *testing.T) {
 		m.put(t, pod.NetNS, rules.Plan{})
 		repair(e, m, pod)
 		events := r.events()
-		if sb, _ := e.Sandbox("web"); sb.State != StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != EventRepaired {
+		if sb, _ := e.Sandbox("web"); sb.State != StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != outcome.EventRepaired {
 			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, events)
 		}
 	}
@@ -117,7 +118,7 @@ func TestFailingBesideASecondDaemon(t *testing.T) {
 	auditNow(t, e)
 	m.failWith(nil)
 	auditNow(t, e)
-	if got := r.events(); !slices.Equal(got, []string{EventProtected, EventUnprotected, EventOutdated}) || m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != StateOutdated {
+	if got := r.events(); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnprotected, outcome.EventOutdated}) || m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != StateOutdated {
 		t.Errorf("%s, recorded %v", e.state("web"), got)
 	}
 }

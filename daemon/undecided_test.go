@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -71,7 +72,7 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 		}
 		known, _ := e.sandboxes.get("web")
 		_, pending := e.sandboxes.get("plain")
-		return known.State == StateProtected && !pending && slices.Contains(r.events(), EventSkipped)
+		return known.State == StateProtected && !pending && slices.Contains(r.events(), outcome.EventSkipped)
 	})
 	if proxyUID(e) != 2000 {
 		t.Errorf("proxy's user %d: what the containers said is lost", proxyUID(e))
@@ -132,7 +133,7 @@ func TestAPodOfAMeshThatIsOffCannotBeRead(t *testing.T) {
 		e.with(without("linkerd"))
 		m.failWith(always)
 		e.Synchronize(ctx, []rules.Pod{pod})
-		want := map[bool]string{false: EventSkipped, true: EventUnprotected}[ours]
+		want := map[bool]string{false: outcome.EventSkipped, true: outcome.EventUnprotected}[ours]
 		if _, known := e.sandboxes.get("web"); known != ours || !slices.Equal(r.events(), []string{want}) {
 			t.Errorf("ours %v: known %v, %v", ours, known, r.events())
 		}

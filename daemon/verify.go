@@ -10,6 +10,7 @@ import (
 	"fmt"
 
 	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 )
 
 // ErrUnknown is within the error about a sandbox of which nothing is remembered.
@@ -25,11 +26,11 @@ func (e *Enforcer) Sandbox(id string) (Sandbox, bool) { return e.sandboxes.get(i
 // Compare reads the kernel rule by rule and returns every way in which a sandbox's namespace does not hold the
 // plan that is remembered for it. It changes nothing, in the kernel or in what is remembered. Its outcome has no
 // result unless it fails.
-func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
+func (e *Enforcer) Compare(ctx context.Context, id string) outcome.Outcome {
 	known, ok := e.sandboxes.get(id)
-	o := begin(ByHand, known.Pod)
-	o.Decision, o.Plan, o.key, o.node = known.Decision, known.Plan, known.key, known.node
-	o = e.sharing.within(ctx, o, func(ctx context.Context, o *Outcome) error {
+	o := outcome.Begin(ByHand, known.Pod)
+	o.Decision, o.Plan, o.Key, o.Node = known.Decision, known.Plan, known.key, known.node
+	o = e.sharing.within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		switch {
 		case !ok:
 			return fmt.Errorf("sandbox %s %w", id, ErrUnknown)
@@ -44,33 +45,33 @@ func (e *Enforcer) Compare(ctx context.Context, id string) Outcome {
 			return err
 		})
 	})
-	o.end()
-	return o
+	o.End()
+	return o.Outcome
 }
 
 // compare judges the namespace anew, and remembers nothing of it.
 func (p *pass) compare() (judge.Finding, error) {
-	if err := p.o.step(p.ctx, StageVerify); err != nil {
+	if err := p.o.Step(p.ctx, outcome.StageVerify); err != nil {
 		return judge.Finding{}, err
 	}
 	f, err := judge.Anew(p.ctx, p.in, p.o.Plan)
-	p.o.found(f)
+	p.o.Found(f)
 	return f, err
 }
 
 // Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with
 // before. Where that would leave out or refuse a pod that has rules, they are brought back as they were: a running
 // pod does not lose its rules by a command. The differences of the outcome are those that were found.
-func (e *Enforcer) Repair(ctx context.Context, id string) Outcome {
+func (e *Enforcer) Repair(ctx context.Context, id string) outcome.Outcome {
 	known, ok := e.sandboxes.get(id)
-	o := begin(ByHand, known.Pod)
+	o := outcome.Begin(ByHand, known.Pod)
 	o.Decision = known.Decision
 	if !ok {
 		o.Result, o.Err = Failed, fmt.Errorf("sandbox %s %w", id, ErrUnknown)
-		return o
+		return o.Outcome
 	}
 	o = e.try(ctx, o, e.reconcile)
-	o.end()
+	o.End()
 	e.report(o)
-	return o
+	return o.Outcome
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -39,7 +40,7 @@ func TestCompare(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	pod := protectedPod(t, e)
 	said := r.count()
-	compare := func() Outcome {
+	compare := func() outcome.Outcome {
 		t.Helper()
 		return e.Compare(limited(t, 10*time.Second), "a")
 	}
@@ -108,21 +109,21 @@ func TestRepair(t *testing.T) {
 	}{
 		{"nothing to do", func(*testing.T, *Enforcer, *memory, rules.Pod) {}, StateProtected, nil, false, 15006},
 		{"flushed", func(t *testing.T, _ *Enforcer, m *memory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) },
-			StateProtected, []string{EventRepaired}, true, 15006},
+			StateProtected, []string{outcome.EventRepaired}, true, 15006},
 		{"left without its rules", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.State, sb.running = StateUnprotected, true })
-		}, StateProtected, []string{EventLate}, true, 15006},
+		}, StateProtected, []string{outcome.EventLate}, true, 15006},
 		{"failing", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.State = StateFailing })
-		}, StateProtected, []string{EventRepaired}, true, 15006},
+		}, StateProtected, []string{outcome.EventRepaired}, true, 15006},
 		{"another configuration", func(_ *testing.T, e *Enforcer, _ *memory, _ rules.Pod) { configure(e, otherPort) },
-			StateProtected, []string{EventProtected}, true, 16006},
+			StateProtected, []string{outcome.EventProtected}, true, 16006},
 		{"a configuration that leaves it out", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
 			configure(e, func(d *istio.Defaults) { d.ExcludeNamespaces = []string{"default"} })
 			m.put(t, pod.NetNS, rules.Plan{})
-		}, StateProtected, []string{EventRepaired}, true, 15006},
+		}, StateProtected, []string{outcome.EventRepaired}, true, 15006},
 		{"a configuration that refuses it", func(_ *testing.T, e *Enforcer, _ *memory, _ rules.Pod) {
 			p := *e.policy.Load()
 			p.Node.RuntimeHandlers = nil
@@ -131,7 +132,7 @@ func TestRepair(t *testing.T) {
 		{"it cannot be written", func(t *testing.T, _ *Enforcer, m *memory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			m.readOnly = true
-		}, StateFailing, []string{EventUnprotected}, false, 0},
+		}, StateFailing, []string{outcome.EventUnprotected}, false, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMemory()

@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/rules"
@@ -64,7 +65,7 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 		for range 3 {
 			auditNow(t, e)
 		}
-		if got := r.events(); !slices.Equal(got, []string{EventUnprotected}) {
+		if got := r.events(); !slices.Equal(got, []string{outcome.EventUnprotected}) {
 			t.Errorf("recorded: %v, want one line for one failure", got)
 		}
 		m.failWith(nil)
@@ -100,7 +101,7 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() != nil {
 		t.Error(o.Error())
 	}
-	e.report(e.takeOver(ctx, begin(Takeover, taken))) // with what was true before
+	e.report(e.takeOver(ctx, outcome.Begin(Takeover, taken))) // with what was true before
 	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(e) != 3000 {
 		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(e))
 	}
@@ -147,13 +148,13 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			auditNow(t, e)
 			check("flushed")
-			if got := r.events(); !slices.Contains(got, EventRepaired) || slices.Contains(got, EventUnprotected) {
+			if got := r.events(); !slices.Contains(got, outcome.EventRepaired) || slices.Contains(got, outcome.EventUnprotected) {
 				t.Errorf("recorded: %v", got)
 			}
 			after, r := newEnforcer(t, m)
 			after.with(change)
 			after.Synchronize(ctx, []rules.Pod{pod})
-			if m.holds(t, pod.NetNS).Key() != plan || slices.Contains(r.events(), EventUnprotected) {
+			if m.holds(t, pod.NetNS).Key() != plan || slices.Contains(r.events(), outcome.EventUnprotected) {
 				t.Errorf("after a restart: %v", r.events())
 			}
 		})
@@ -184,7 +185,7 @@ func TestRulesOfAnotherDaemon(t *testing.T) {
 			t.Errorf("%s: not repaired", what)
 		}
 	}
-	if got := r.events(); !slices.Contains(got, EventDrift) && !slices.Contains(got, EventRepaired) {
+	if got := r.events(); !slices.Contains(got, outcome.EventDrift) && !slices.Contains(got, outcome.EventRepaired) {
 		t.Errorf("recorded: %v", got)
 	}
 	id := identity(t, pod.NetNS)
@@ -265,7 +266,7 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 			t.Errorf("a namespace that was never this sandbox's: remembered: %d", e.sandboxes.count())
 		}
 	}
-	if got := r.events(); slices.Contains(got, EventDrift) || slices.Contains(got, EventUnprotected) {
+	if got := r.events(); slices.Contains(got, outcome.EventDrift) || slices.Contains(got, outcome.EventUnprotected) {
 		t.Errorf("recorded: %v", got)
 	}
 }

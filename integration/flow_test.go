@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
@@ -72,11 +73,11 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	}
 	t.Cleanup(locks.Close)
 	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}
-	return daemon.New(policy.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
+	return daemon.New(policy.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(outcome.Outcome) {})
 }
 
 // protect takes a pod through the flow and expects it to be protected.
-func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) daemon.Outcome {
+func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) outcome.Outcome {
 	t.Helper()
 	trigger := daemon.ByHand
 	if pod.SandboxID != "" { // a command that names one asks about what is known

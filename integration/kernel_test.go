@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -167,7 +168,7 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 			protect(t, e, pod)
 			ctx := within(t, time.Minute)
 			id := int64(app)
-			validate := func() daemon.Outcome { return e.Validate(ctx, pod, rules.Container{Name: "app", UID: &id, GID: &id}) }
+			validate := func() outcome.Outcome { return e.Validate(ctx, pod, rules.Container{Name: "app", UID: &id, GID: &id}) }
 			if o := validate(); o.Error() != nil {
 				t.Fatal(o.Error())
 			}

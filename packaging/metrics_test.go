@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
@@ -52,8 +53,8 @@ func exported(t *testing.T) map[string]series {
 			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Lockdown: map[metrics.Locked]uint64{{Namespace: "shop", Class: "udp", Action: "counted"}: 1, {Namespace: "shop", Class: "invalid", Action: "closed"}: 1}, NotHeld: map[string]int{string(daemon.ValidatorOff): 1, string(daemon.NotRequired): 1}, CanBypass: ways,
 			Kubelet: &metrics.Kubelet{Started: map[string]int{"known": 1}}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
-	for _, event := range []string{daemon.EventProtected, daemon.EventRefined, daemon.EventLate, daemon.EventOutdated, daemon.EventUnproven, daemon.EventSkipped, daemon.EventBlocked,
-		daemon.EventUnprotected, daemon.EventStopped, daemon.EventReaddressed, daemon.EventImpostor, daemon.EventLoose, daemon.EventBypass, daemon.EventContradicted, daemon.EventLockdown, daemon.EventUnmeshed, daemon.EventNeighbour, daemon.EventDrift, daemon.EventRepaired} {
+	for _, event := range []string{outcome.EventProtected, outcome.EventRefined, outcome.EventLate, outcome.EventOutdated, outcome.EventUnproven, outcome.EventSkipped, outcome.EventBlocked,
+		outcome.EventUnprotected, outcome.EventStopped, outcome.EventReaddressed, outcome.EventImpostor, outcome.EventLoose, outcome.EventBypass, outcome.EventContradicted, outcome.EventLockdown, outcome.EventUnmeshed, outcome.EventNeighbour, outcome.EventDrift, outcome.EventRepaired} {
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(rules.ReasonInjected), Mesh: "istio"})
 	}
 	for _, trigger := range []daemon.Trigger{daemon.SandboxStarted, daemon.ContainerCreated, daemon.ContainerValidated, daemon.ContainerStarted} {
@@ -61,7 +62,7 @@ func exported(t *testing.T) map[string]series {
 			m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(result)}, time.Millisecond)
 		}
 	}
-	for _, stage := range daemon.Stages {
+	for _, stage := range outcome.Stages {
 		m.Stage(string(stage), time.Millisecond)
 	}
 	m.SessionChanged()

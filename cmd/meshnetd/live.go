@@ -11,6 +11,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -32,7 +33,7 @@ func (l live) Verify(ctx context.Context) status.Verdict {
 const mostPackets = 3
 
 // compared is the verdict of a comparison: by the rules' words, and by what they do.
-func compared(o daemon.Outcome) status.Verdict {
+func compared(o outcome.Outcome) status.Verdict {
 	v := verdict(o)
 	if o.Err != nil || o.Plan.Rules() == 0 && len(o.Differences) == 0 {
 		return v
@@ -63,7 +64,7 @@ func (l live) Repair(ctx context.Context) status.Verdict {
 	return v
 }
 
-func verdict(o daemon.Outcome) status.Verdict {
+func verdict(o outcome.Outcome) status.Verdict {
 	v := status.Verdict{Result: status.Whole, Differences: o.Differences, Rules: o.Plan.Rules(), Plan: o.Plan.Key(), Took: status.Milliseconds(o.Took)}
 	switch {
 	case o.Err != nil:

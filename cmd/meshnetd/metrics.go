@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
@@ -19,19 +20,19 @@ import (
 )
 
 // metered counts and measures the outcomes that go to record.
-func metered(m *metrics.Metrics, record func(daemon.Outcome)) func(daemon.Outcome) {
-	return func(o daemon.Outcome) {
+func metered(m *metrics.Metrics, record func(outcome.Outcome)) func(outcome.Outcome) {
+	return func(o outcome.Outcome) {
 		event := o.Event()
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(o.Decision.Reason), Mesh: o.Decision.Mesh})
 		for i, spent := range o.Spent {
 			if spent > 0 {
-				m.Stage(string(daemon.Stages[i]), spent)
+				m.Stage(string(outcome.Stages[i]), spent)
 			}
 		}
 		if o.Drifted {
 			m.Drifted()
 		}
-		if event == daemon.EventRepaired {
+		if event == outcome.EventRepaired {
 			m.Repaired()
 		}
 		record(o)
@@ -41,14 +42,14 @@ func metered(m *metrics.Metrics, record func(daemon.Outcome)) func(daemon.Outcom
 // stages are the names of the stages.
 func stages() []string {
 	var names []string
-	for _, stage := range daemon.Stages {
+	for _, stage := range outcome.Stages {
 		names = append(names, string(stage))
 	}
 	return names
 }
 
 // answered measures how long the runtime had to wait, and returns what it is told.
-func answered(m *metrics.Metrics, o daemon.Outcome, trigger daemon.Trigger) error {
+func answered(m *metrics.Metrics, o outcome.Outcome, trigger daemon.Trigger) error {
 	m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(o.Result)}, time.Since(o.Began))
 	return o.Error()
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
@@ -63,22 +64,22 @@ func idle(t *testing.T) (*watch, *daemon.Enforcer, *metrics.Metrics) {
 	t.Helper()
 	w := newWatch("iptables")
 	w.configured(config.Default())
-	e := daemon.New(policyOf(config.Default()), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(config.Default()), nil, "", func(outcome.Outcome) {})
 	return w, e, metrics.New("v1", stages(), func() metrics.State { return w.state(e, journal.NewQueue(t.Output())) })
 }
 
 func TestOutcomesAreCounted(t *testing.T) {
 	w, e, m := idle(t)
 	recorded := 0
-	record := metered(m, func(daemon.Outcome) { recorded++ })
-	skipped := daemon.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
+	record := metered(m, func(outcome.Outcome) { recorded++ })
+	skipped := outcome.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
 	skipped.Spent[0] = 3 * time.Microsecond
-	found := daemon.Outcome{Result: daemon.Unprotected, Said: lifecycle.EventDrift, Drifted: true, Trigger: daemon.Audited, Err: errors.New("x"), Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected}}
+	found := outcome.Outcome{Result: daemon.Unprotected, Said: lifecycle.EventDrift, Drifted: true, Trigger: daemon.Audited, Err: errors.New("x"), Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected}}
 	repaired := found
 	repaired.Result, repaired.Said, repaired.Drifted, repaired.Err = daemon.Protected, lifecycle.EventRepaired, false, nil
-	repaired.Spent = [len(daemon.Stages)]time.Duration{time.Microsecond, time.Millisecond, time.Millisecond, 0, 0}
-	atOnce := daemon.Outcome{Result: daemon.Protected, Said: lifecycle.EventRepaired, Trigger: daemon.ContainerCreated, Drifted: true, Changed: true}
-	for _, o := range []daemon.Outcome{skipped, skipped, found, repaired, atOnce} {
+	repaired.Spent = [len(outcome.Stages)]time.Duration{time.Microsecond, time.Millisecond, time.Millisecond, 0, 0}
+	atOnce := outcome.Outcome{Result: daemon.Protected, Said: lifecycle.EventRepaired, Trigger: daemon.ContainerCreated, Drifted: true, Changed: true}
+	for _, o := range []outcome.Outcome{skipped, skipped, found, repaired, atOnce} {
 		record(o)
 	}
 	if recorded != 5 {
@@ -105,7 +106,7 @@ func TestOutcomesAreCounted(t *testing.T) {
 
 func TestHooksAreMeasured(t *testing.T) {
 	w, _, m := idle(t)
-	e := daemon.New(policyOf(config.Default()), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(config.Default()), nil, "", func(outcome.Outcome) {})
 	p := pods{e, m}
 	plain := rules.Pod{Namespace: "a", Name: "b"}
 	refused := rules.Pod{Namespace: "a", Name: "c", Annotations: map[string]string{"sidecar.istio.io/status": "{}"}}
@@ -256,11 +257,11 @@ func TestLogFormats(t *testing.T) {
 func BenchmarkRecord(b *testing.B) {
 	w := newWatch("iptables")
 	m := metrics.New("v1", stages(), func() metrics.State { return metrics.State{} })
-	log, flush := daemon.Log(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)), func() {})
+	log, flush := outcome.Log(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)), func() {})
 	defer flush()
-	skipped := daemon.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
+	skipped := outcome.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
 	skipped.Spent[0] = 3 * time.Microsecond
-	for name, record := range map[string]func(daemon.Outcome){"counts": w.counting(log), "counts and metrics": w.counting(metered(m, log))} {
+	for name, record := range map[string]func(outcome.Outcome){"counts": w.counting(log), "counts and metrics": w.counting(metered(m, log))} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

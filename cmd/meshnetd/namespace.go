@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -64,10 +65,10 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 		return &exit{exitFailed, err}
 	}
 	ns.Close()
-	return fn(ctx, newEnforcer(cfg, host, locks, firewall, func(daemon.Outcome) {}), host, pod)
+	return fn(ctx, newEnforcer(cfg, host, locks, firewall, func(outcome.Outcome) {}), host, pod)
 }
 
-func failure(o daemon.Outcome) error {
+func failure(o outcome.Outcome) error {
 	if o.Result == daemon.Refused {
 		return &exit{exitRefused, fmt.Errorf("pod %s is refused: %w", o.Pod, o.Err)}
 	}

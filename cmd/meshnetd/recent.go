@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -21,16 +21,16 @@ type recent struct {
 	seen int // in all
 }
 
-func (r *recent) add(o daemon.Outcome) {
+func (r *recent) add(o outcome.Outcome) {
 	event := o.Event()
-	if event == daemon.EventSkipped {
+	if event == outcome.EventSkipped {
 		return
 	}
 	message := o.Decision.Detail
 	switch {
 	case o.Err != nil:
 		message = o.Err.Error()
-	case event == daemon.EventImpostor:
+	case event == outcome.EventImpostor:
 		message = o.Impostor
 	}
 	r.ring[r.seen%mostRecent] = status.Event{Time: time.Now(), Event: event, Namespace: o.Pod.Namespace, Name: o.Pod.Name,

@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/config"
-	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/explain"
 )
@@ -78,7 +78,7 @@ func removeAll(ctx context.Context, cfg config.Config, path string) (changed boo
 			missing = append(missing, err)
 			continue
 		}
-		did, err := newEnforcer(cfg, host, locks, firewall, func(daemon.Outcome) {}).Remove(ctx, path)
+		did, err := newEnforcer(cfg, host, locks, firewall, func(outcome.Outcome) {}).Remove(ctx, path)
 		if err != nil {
 			return changed, err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/explain"
@@ -83,7 +84,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	defer locks.Close()
 	var enforcer *daemon.Enforcer
 	meter := metrics.New(buildVersion(), stages(), func() metrics.State { return watch.state(enforcer, queue) })
-	record, flush := daemon.Log(log, watch.lineLost)
+	record, flush := outcome.Log(log, watch.lineLost)
 	enforcer = newEnforcer(cfg, host, locks, firewall, watch.counting(metered(meter, record)))
 	enforcer.StopSandbox = func(ctx context.Context, sandboxID string) error {
 		return cri.Client{Socket: cmp.Or(cfg.CRISocket, cri.Socket(watch.runtimeName()))}.StopPodSandbox(ctx, sandboxID)
@@ -150,7 +151,7 @@ func tell(log *slog.Logger, b *backend.Backend) {
 	}
 }
 
-func newEnforcer(cfg config.Config, host []netns.ID, locks *netns.Locks, firewall kernel.Firewall, record func(daemon.Outcome)) *daemon.Enforcer {
+func newEnforcer(cfg config.Config, host []netns.ID, locks *netns.Locks, firewall kernel.Firewall, record func(outcome.Outcome)) *daemon.Enforcer {
 	return daemon.New(policyOf(cfg), kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), record)
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -204,14 +205,14 @@ func TestScreen(t *testing.T) {
 func TestRecent(t *testing.T) {
 	w := newWatch("iptables")
 	counted := 0
-	record := w.counting(func(daemon.Outcome) { counted++ })
-	outcome := func(i int) daemon.Outcome {
-		return daemon.Outcome{Result: daemon.Failed, Said: lifecycle.EventBlocked, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
+	record := w.counting(func(outcome.Outcome) { counted++ })
+	failed := func(i int) outcome.Outcome {
+		return outcome.Outcome{Result: daemon.Failed, Said: lifecycle.EventBlocked, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
 			Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected, Detail: "d"}}
 	}
 	for i := range 3 {
-		record(outcome(i))
-		record(daemon.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped})
+		record(failed(i))
+		record(outcome.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped})
 	}
 	names := func() (names []string) {
 		for _, e := range w.recent.all() {
@@ -228,13 +229,13 @@ func TestRecent(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for i := range mostRecent + 7 {
-		record(outcome(i))
+		record(failed(i))
 	}
 	if got := names(); len(got) != mostRecent || got[0] != "7" || got[mostRecent-1] != fmt.Sprint(mostRecent+6) {
 		t.Errorf("remembers %v", got)
 	}
-	record(daemon.Outcome{Result: daemon.Refused, Said: lifecycle.EventBlocked, Impostor: "as the proxy", Err: errors.New("as the proxy")})
-	record(daemon.Outcome{Result: daemon.Protected, Said: lifecycle.EventProtected, Decision: rules.Decision{Detail: "stamped"}})
+	record(outcome.Outcome{Result: daemon.Refused, Said: lifecycle.EventBlocked, Impostor: "as the proxy", Err: errors.New("as the proxy")})
+	record(outcome.Outcome{Result: daemon.Protected, Said: lifecycle.EventProtected, Decision: rules.Decision{Detail: "stamped"}})
 	if last := w.recent.all()[mostRecent-2:]; last[0].Message != "as the proxy" || last[1].Message != "stamped" {
 		t.Errorf("says %+v", last)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -85,7 +86,7 @@ func supervised(t *testing.T, s systemd) (*watch, context.CancelFunc) {
 	cfg := config.Default()
 	w := newWatch("iptables")
 	w.configured(cfg)
-	e := daemon.New(policyOf(cfg), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(cfg), nil, "", func(outcome.Outcome) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { supervise(ctx, "/run/nri.sock", w, e, quiet); close(done) }()
@@ -150,7 +151,7 @@ func TestAlive(t *testing.T) {
 	cfg.AuditInterval = 24 * time.Hour
 	w := newWatch("iptables")
 	w.configured(cfg)
-	e := daemon.New(policyOf(cfg), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(cfg), nil, "", func(outcome.Outcome) {})
 	if err := w.alive(e, w.started.Add(auditSilence)); err != nil {
 		t.Errorf("before its first step can be due: %v", err)
 	}
@@ -179,7 +180,7 @@ func TestAlive(t *testing.T) {
 // A pod that cannot be taken over yet keeps the daemon from being ready, but not for ever.
 func TestReadyWithAPendingPod(t *testing.T) {
 	w := newWatch("iptables")
-	e := daemon.New(policyOf(config.Default()), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(config.Default()), nil, "", func(outcome.Outcome) {})
 	if err := w.ready(e); err == nil || w.nowReady(e) {
 		t.Errorf("without a session: %v", err)
 	}
@@ -223,7 +224,7 @@ func TestReload(t *testing.T) {
 	cfg := config.Default()
 	w := newWatch("iptables")
 	w.configured(cfg)
-	e := daemon.New(policyOf(cfg), nil, "", func(daemon.Outcome) {})
+	e := daemon.New(policyOf(cfg), nil, "", func(outcome.Outcome) {})
 	var said strings.Builder
 	r := &reloader{file: file, running: cfg, enforcer: e, watch: w, log: slog.New(slog.NewTextHandler(&said, nil))}
 

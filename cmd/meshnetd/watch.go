@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
@@ -51,14 +52,14 @@ func newWatch(backend string) *watch {
 }
 
 // counting counts the outcomes that go to record.
-func (w *watch) counting(record func(daemon.Outcome)) func(daemon.Outcome) {
-	return func(o daemon.Outcome) {
+func (w *watch) counting(record func(outcome.Outcome)) func(outcome.Outcome) {
+	return func(o outcome.Outcome) {
 		w.mu.Lock()
 		event := o.Event()
 		w.events[event]++
 		w.recent.add(o)
 		w.mu.Unlock()
-		if event != daemon.EventSkipped { // which changes nothing in the status
+		if event != outcome.EventSkipped { // which changes nothing in the status
 			w.poke()
 		}
 		record(o)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 
 	"github.com/meshnetd/meshnetd/daemon"
@@ -199,7 +200,7 @@ func started(b *testing.B, tables Tables) *speed.Peer {
 		b.Fatal(err)
 	}
 	b.Cleanup(locks.Close)
-	e := daemon.New(policy.Policy{Node: node}, pods.Node{Locks: locks, Firewall: tables}, receipts.In(locks.Directory()), func(daemon.Outcome) {})
+	e := daemon.New(policy.Policy{Node: node}, pods.Node{Locks: locks, Firewall: tables}, receipts.In(locks.Directory()), func(outcome.Outcome) {})
 	ips := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
 	n := 0
 	return inFresh(b, "5_hook", func(s sandbox) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/speed"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -77,7 +78,7 @@ func (b *bench) fill(f *full) (err error) {
 func (b *bench) questions(nodes []*full) error {
 	id := int64(1000)
 	c := rules.Container{Name: "app", UID: &id, GID: &id}
-	asked := func(ask func(context.Context, rules.Pod, rules.Container) daemon.Outcome, pod rules.Pod) func() error {
+	asked := func(ask func(context.Context, rules.Pod, rules.Container) outcome.Outcome, pod rules.Pod) func() error {
 		c := c
 		c.NetNS = pod.NetNS
 		return func() error {
@@ -88,8 +89,8 @@ func (b *bench) questions(nodes []*full) error {
 		}
 	}
 	var generation, validate, create, start []*speed.Peer
-	starting := func(e *daemon.Enforcer) func(context.Context, rules.Pod, rules.Container) daemon.Outcome {
-		return func(ctx context.Context, pod rules.Pod, c rules.Container) daemon.Outcome {
+	starting := func(e *daemon.Enforcer) func(context.Context, rules.Pod, rules.Container) outcome.Outcome {
+		return func(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
 			return e.Start(ctx, pod, c.Name, "")
 		}
 	}

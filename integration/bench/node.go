@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
@@ -101,7 +102,7 @@ var unbounded = rules.Budget{Bytes: 1 << 20, Items: 1 << 12, Rules: 1 << 13}
 
 // enforcer returns a flow that has seen no pod yet.
 func (n *node) enforcer(w writer, k kind) *daemon.Enforcer {
-	return daemon.New(k.policy(), kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(daemon.Outcome) {})
+	return daemon.New(k.policy(), kernel.Node{Host: n.host, Locks: n.locks, Firewall: w}, receipts.In(n.dir), func(outcome.Outcome) {})
 }
 
 // policy enrols the pods of one Istio.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/speed"
 	"github.com/meshnetd/meshnetd/rules"
@@ -221,7 +222,7 @@ func (c cost) String() string {
 // watch returns a flow, and the watch that its hooks are measured by.
 func (b *bench) watch(w writer) (*stopwatch, *daemon.Enforcer) {
 	s := &stopwatch{at: outside, Kernel: kernel.Node{Host: b.node.host, Locks: b.node.locks, Firewall: w}}
-	return s, daemon.New(kinds()[0].policy(), s, receipts.In(b.node.dir), func(daemon.Outcome) {})
+	return s, daemon.New(kinds()[0].policy(), s, receipts.In(b.node.dir), func(outcome.Outcome) {})
 }
 
 // measured is one hook, of a pod that was not there before.

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package daemon
+package outcome
 
 import (
 	"context"
@@ -40,24 +40,19 @@ const (
 )
 
 // Event names the outcome.
-func (o Outcome) Event() string {
-	if o.notice.event != "" {
-		return o.notice.event
-	}
-	return string(o.Said)
-}
+func (o Outcome) Event() string { return string(o.Said) }
 
 // Log returns a recorder of lines: of pods outside the mesh at debug level, so that they cost no write.
 func Log(log *slog.Logger, lost func()) (record func(Outcome), flush func()) {
 	write, flush := eventlog.New(log, lost)
 	return func(o Outcome) {
-		if log.Enabled(context.Background(), o.level()) {
+		if log.Enabled(context.Background(), o.Level()) {
 			write(o.line)
 		}
 	}, flush
 }
 
-func (o Outcome) level() slog.Level {
+func (o Outcome) Level() slog.Level {
 	switch event := o.Event(); {
 	case event == EventSkipped && !o.Decision.Marked: // pod_unmeshed says it where a lockdown asks
 		return slog.LevelDebug
@@ -73,16 +68,17 @@ func (o Outcome) level() slog.Level {
 	return slog.LevelInfo
 }
 
-// message says in a sentence what the event alone does not.
-func (o Outcome) message() string {
+// Message says in a sentence what the event alone does not.
+func (o Outcome) Message() string {
+	if o.news != "" {
+		return o.news
+	}
 	switch o.Event() {
-	case EventLoose, EventNeighbour, EventBypass, EventContradicted, EventImpostor, EventLockdown, EventUnmeshed:
-		return o.notice.text
 	case EventLate:
 		return "the pod ran without its rules when meshnetd took it over; it has them now. " +
 			"Connections that were open before stay as they are"
 	case EventOutdated:
-		return o.outdated() + ". It gets new ones when it is started anew, or with replace_outdated = true"
+		return o.Outdated() + ". It gets new ones when it is started anew, or with replace_outdated = true"
 	case EventStopped:
 		return "the pod ran without its rules; its sandbox was stopped so that a new one is made (catch_up)"
 	case EventReaddressed:
@@ -91,7 +87,7 @@ func (o Outcome) message() string {
 		}
 		return "the pod has other addresses than before, and the rules for them"
 	case EventRepaired:
-		if o.Trigger == ContainerStarted {
+		if o.Trigger == lifecycle.ContainerStarted {
 			return "the pod's rules were changed after every plugin had been asked about a container, by a hook of the runtime or a plugin that is " +
 				"called later; it has them again, and the container has not run without them"
 		}
@@ -106,13 +102,13 @@ func (o Outcome) message() string {
 	return o.Decision.Detail
 }
 
-// outdated says of rules that stay how they differ from those that the pod would get today.
-func (o Outcome) outdated() string {
+// Outdated says of rules that stay how they differ from those that the pod would get today.
+func (o Outcome) Outdated() string {
 	what := "the pod keeps rules that protect it and are not those of its plan"
-	if o.earlier {
+	if o.Earlier {
 		what = "the pod keeps the whole rules of another version or configuration of meshnetd"
 	}
-	if said := o.said(); said != "" {
+	if said := o.Difference(); said != "" {
 		what += "; compared with today's: " + said
 	}
 	return what
@@ -121,7 +117,7 @@ func (o Outcome) outdated() string {
 // line is the outcome's line in the log.
 func (o Outcome) line() eventlog.Line {
 	l := eventlog.Line{
-		Level: o.level(), Message: o.message(), At: o.Began.Add(o.Took),
+		Level: o.Level(), Message: o.Message(), At: o.Began.Add(o.Took),
 		Pod: o.Pod.Namespace + "/" + o.Pod.Name, Event: o.Event(), Container: o.Container, Reason: string(o.Decision.Reason),
 		Own: []string{o.Pod.SandboxID, o.Pod.NetNS, o.NetNS.String()},
 	}
