@@ -85,5 +85,6 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o outcome.Outcome) 
 		return
 	}
 	e.sandboxes.updateKnown(known.Pod.SandboxID, func(sb *Sandbox) { sb.Counted = r.Counted })
+	o.Plan.Notes = known.Plan.Notes // among them which init containers reach nothing
 	e.notice(o, outcome.EventLockdown, e.counts.Add(known.Pod, r))
 }

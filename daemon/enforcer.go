@@ -73,9 +73,6 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 	o := e.enforce(ctx, outcome.Begin(trigger, pod))
 	e.report(o)
 	e.notice(o.Outcome, outcome.EventBypass, bypass(o.Outcome))
-	if trigger == SandboxStarted {
-		e.notice(o.Outcome, outcome.EventUnmeshed, o.Decision.Unmeshed)
-	}
 	return o.Outcome
 }
 

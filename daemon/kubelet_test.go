@@ -6,11 +6,13 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -178,6 +180,30 @@ func TestHostNetworkByTheKubelet(t *testing.T) {
 	}
 }
 
+// An init container that a lockdown leaves nothing to reach is named by the pod's first event, and again when it tries.
+func TestInitContainersBehindALockdown(t *testing.T) {
+	m := newMemory()
+	e, r, pod, _ := withSpec(t, m, rules.Container{Name: "migrate", Phase: rules.PhaseInit}, app)
+	e.with(func(p *policy.Policy) {
+		p.Node.Lockdowns = []rules.Lockdown{{Enforce: true, Egress: true, Place: "m.toml:7"}}
+	})
+	e.Enforce(limited(t, patience), SandboxStarted, pod)
+	m.counts = map[string]uint64{"MESHNETD_LOCK_0_EGRESS": 3}
+	auditNow(t, e)
+	if got, want := events(r), []string{outcome.EventProtected, outcome.EventLockdown}; !slices.Equal(got, want) {
+		t.Fatalf("got %q", got)
+	}
+	const want = "init container migrate reaches nothing: it runs before the proxy does, and [[lockdown]] of m.toml:7 closes the rest (egress)"
+	for _, o := range r.outcomes {
+		var out strings.Builder
+		record, flush := outcome.Log(slog.New(slog.NewTextHandler(&out, nil)), func() {})
+		record(o)
+		if flush(); !strings.Contains(out.String(), want) {
+			t.Errorf("it does not say it: %s", out.String())
+		}
+	}
+}
+
 // What is given to a container is said before the container is created, or refused where the node says so.
 func TestPodsThatCanBypass(t *testing.T) {
 	admin := app
@@ -201,9 +227,9 @@ func TestPodsThatCanBypass(t *testing.T) {
 	if got, other := e.Source(sb), e.Source(unknown); got != "nri + kubelet" || other != "nri" {
 		t.Errorf("known by %q, and one that the kubelet does not tell of by %q", got, other)
 	}
-	policy := *e.policy.Load()
-	policy.Node.RefusePowers = true
-	e.SetPolicy(policy)
+	refusing := *e.policy.Load()
+	refusing.Node.RefusePowers = true
+	e.SetPolicy(refusing)
 	again := pod
 	again.SandboxID, again.NetNS = "again", newNetNS(t)
 	if o := e.Enforce(ctx, SandboxStarted, again); o.Result != Refused || o.Decision.Reason != rules.ReasonBypass || m.holds(t, again.NetNS).Rules() > 0 {

@@ -97,4 +97,7 @@ func (e *Enforcer) report(o outcome.Look) {
 	case o.Said != lifecycle.Quiet:
 		e.record(o.Outcome)
 	}
+	if o.Said == lifecycle.EventSkipped { // it starts, or was there before
+		e.notice(o.Outcome, outcome.EventUnmeshed, o.Decision.Unmeshed)
+	}
 }
