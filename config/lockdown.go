@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -37,28 +38,32 @@ func lockdowns(c *Config) list {
 		number := len(c.Lockdowns)
 		l := &c.Lockdowns[number-1]
 		return map[string]setter{
-			"namespaces": texts(&l.Namespaces, pattern),
-			"mode":       either(&l.Enforce, lockReport, lockEnforce),
-			"verdict":    either(&l.Drop, lockReject, lockDrop),
-			"unmeshed": word(func(s string) { l.Unmeshed = rules.Unmeshed(s) },
-				lockAny, string(rules.UnmeshedReport), string(rules.UnmeshedRefuse)),
-			"raw": word(func(s string) { l.Raw = rules.Raw(s) }, lockAny, string(rules.RawReport), string(rules.RawRefuse)),
+				"namespaces": texts(&l.Namespaces, pattern),
+				"mode":       either(&l.Enforce, lockReport, lockEnforce),
+				"verdict":    either(&l.Drop, lockReject, lockDrop),
+				"unmeshed": word(func(s string) { l.Unmeshed = rules.Unmeshed(s) },
+					lockAny, string(rules.UnmeshedReport), string(rules.UnmeshedRefuse)),
+				"raw": word(func(s string) { l.Raw = rules.Raw(s) }, lockAny, string(rules.RawReport), string(rules.RawRefuse)),
 
-			"udp": word(func(s string) { l.UDP = rules.LockedUDP(s) },
-				lockAny, string(rules.UDPLookups), string(rules.UDPNoQUIC), string(rules.UDPNone)),
-			"dns_servers":     servers(&l.DNSServers),
-			"icmp":            word(func(s string) { l.ICMP = s != "" }, lockAny, lockErrors, lockNone),
-			"other_protocols": either(&l.Others, lockAny, lockNone),
+				"udp": word(func(s string) { l.UDP = rules.LockedUDP(s) },
+					lockAny, string(rules.UDPLookups), string(rules.UDPNoQUIC), string(rules.UDPNone)),
+				"dns_servers":     servers(&l.DNSServers),
+				"icmp":            word(func(s string) { l.ICMP = s != "" }, lockAny, lockErrors, lockNone),
+				"other_protocols": either(&l.Others, lockAny, lockNone),
 
-			"egress":        either(&l.Egress, lockAny, lockProxy),
-			"proxy_egress":  peers(&l.ProxyEgress),
-			"inbound":       either(&l.Inbound, lockAny, lockProxy),
-			"allow":         peers(&l.Allow),
-			"allow_inbound": peers(&l.Admit),
+				"egress":        either(&l.Egress, lockAny, lockProxy),
+				"proxy_egress":  peers(&l.ProxyEgress),
+				"inbound":       either(&l.Inbound, lockAny, lockProxy),
+				"allow":         peers(&l.Allow),
+				"allow_inbound": peers(&l.Admit),
 
-			"local_ports":      then(portRanges(&l.LocalPorts), func() error { return atMost(len(rules.MergePorts(l.LocalPorts)), mostLocal) }),
-			"local_ports_root": boolean(&l.LocalRoot),
-		}, func() map[string]string { return contradicting(*l, number) }
+				"local_ports":      then(portRanges(&l.LocalPorts), func() error { return atMost(len(rules.MergePorts(l.LocalPorts)), mostLocal) }),
+				"local_ports_root": boolean(&l.LocalRoot),
+			}, func() map[string]string {
+				problems := between(c.Lockdowns[number-1], c.Lockdowns[:number-1])
+				maps.Copy(problems, contradicting(*l, number))
+				return problems
+			}
 	}}
 }
 

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -97,5 +98,38 @@ func TestProblemsOfLockdowns(t *testing.T) {
 	}
 	if _, err := Parse("m.toml", strings.Repeat("[[lockdown]]\nudp = \"none\"\n", mostLockdowns+1)); err == nil || !strings.HasSuffix(err.Error(), "one more than the 16 that there may be") {
 		t.Errorf("too many: %v", err)
+	}
+}
+
+// A lockdown opens nothing that another one closes for each of its namespaces, and whoever writes that is told so: by the entry, or by
+// the table that comes later and closes it.
+func TestLockdownsThatContradict(t *testing.T) {
+	const closes = "mode = \"enforce\"\nudp = \"dns\"\ndns_servers = [\"10.96.0.10\"]\negress = \"proxy\"\ninbound = \"proxy\"\nallow = [\"10.0.0.0/8:443/tcp\"]\n"
+	open := func(key, value string) string {
+		needs := map[string]string{"allow": `udp = "none"`, "dns_servers": `udp = "dns"`, "proxy_egress": `egress = "proxy"`, "allow_inbound": `inbound = "proxy"`}[key]
+		return fmt.Sprintf("%s\n%s = [%q]\n", needs, key, value)
+	}
+	const shop, shops, bank = "namespaces = [\"shop\"]\n", "namespaces = [\"shop\", \"bank\"]\n", "namespaces = [\"bank\"]\n"
+	const vain = "m.toml:12: lockdown[1].%s: %s is closed all the same by [[lockdown]] of m.toml:1, which is for each of these namespaces and lets none of it pass"
+	for _, tt := range []struct{ first, second, want string }{
+		{shops + closes, shop + open("allow", "10.1.0.5/32:8125/udp"), fmt.Sprintf(vain, "allow", "10.1.0.5/32:8125/udp")},
+		{shops + closes, shop + open("allow", "11.0.0.0/8:443/tcp"), fmt.Sprintf(vain, "allow", "11.0.0.0/8:443/tcp")},
+		{shops + closes, shop + open("dns_servers", "10.96.0.11"), fmt.Sprintf(vain, "dns_servers", "10.96.0.11/32:53/udp")},
+		{shops + closes, shop + open("allow_inbound", "10.0.0.0/8:9090/tcp"), fmt.Sprintf(vain, "allow_inbound", "10.0.0.0/8:9090/tcp")},
+		{shop + open("allow", "10.1.0.5/32:8125/udp"), closes, "m.toml:5: lockdown[1]: closes 10.1.0.5/32:8125/udp, which allow of [[lockdown]] of m.toml:1 opens for no other namespaces"},
+		// It can pass both, in part, or in some namespace, or is counted only.
+		{shops + closes, shop + open("allow", "10.0.0.0/7:400-500/tcp"), ""},
+		{shops + closes, shop + open("allow", "10.96.0.0/16:53/udp"), ""},
+		{shops + closes, shop + open("proxy_egress", "11.0.0.0/8:443/tcp"), ""},
+		{shop + closes, bank + open("allow", "10.1.0.5/32:8125/udp"), ""},
+		{shop + closes, shops + open("allow", "10.1.0.5/32:8125/udp"), ""},
+		{shop + closes, open("allow", "10.1.0.5/32:8125/udp"), ""},
+		{strings.Replace(closes, "enforce", "report", 1), open("allow", "10.1.0.5/32:8125/udp"), ""},
+		{"mode = \"enforce\"\nudp = \"quic\"\n", open("allow", "10.1.0.5/32:80-443/udp"), ""},
+	} {
+		_, err := Parse("m.toml", "[[lockdown]]\n"+tt.first+"[[lockdown]]\n"+tt.second)
+		if said := fmt.Sprint(err); tt.want == "" && err != nil || tt.want != "" && !strings.Contains(said, tt.want) {
+			t.Errorf("%s beside\n%s:\n%s\nwant %s", tt.first, tt.second, said, tt.want)
+		}
 	}
 }
