@@ -25,11 +25,11 @@ func (r Result) Problems() []string {
 	if r.Err != nil {
 		problems = append(problems, r.Err.Error())
 	}
-	if r.Promised() && r.Around+r.Accepted > 0 {
-		problems = append(problems, fmt.Sprintf("%d packets went around the mesh, and the server accepted %d connections", r.Around, r.Accepted))
+	if r.Promised() && r.Around+r.Thrown+r.Accepted > 0 {
+		problems = append(problems, fmt.Sprintf("%d packets went around the mesh, and %d datagrams; the server accepted %d connections", r.Around, r.Thrown, r.Accepted))
 	}
-	if r.Row.Outside && (r.Around == 0 || r.Accepted == 0) {
-		problems = append(problems, fmt.Sprintf("the capture saw %d packets and the server %d connections of a pod outside the mesh: neither may be blind", r.Around, r.Accepted))
+	if r.Row.Outside && (r.Around == 0 || r.Thrown == 0 || r.Accepted == 0) {
+		problems = append(problems, fmt.Sprintf("the capture saw %d packets and %d datagrams, and the server %d connections of a pod outside the mesh: neither may be blind", r.Around, r.Thrown, r.Accepted))
 	}
 	if !r.Row.Outside && r.Proxied == 0 {
 		problems = append(problems, "no connection came to the proxy with its original destination")
@@ -88,6 +88,9 @@ func printTable(out io.Writer, what string, results []Result) {
 
 func (r Result) cells() string {
 	around := fmt.Sprint(r.Around)
+	if r.Thrown > 0 {
+		around += fmt.Sprintf(" and %d by UDP", r.Thrown)
+	}
 	switch {
 	case r.Row.Outside:
 		around += " (not meshed)"

@@ -24,6 +24,7 @@ func TestProblems(t *testing.T) {
 	}{
 		{"good", func(*Result) {}, ""},
 		{"a packet", func(r *Result) { r.Around = 1 }, "1 packets went around the mesh"},
+		{"a datagram", func(r *Result) { r.Thrown = 1 }, "1 datagrams"},
 		{"a connection that the capture missed", func(r *Result) { r.Accepted = 1 }, "accepted 1 connections"},
 		{"best effort", func(r *Result) { r.Runtime, r.Around = lab.Containerd17, 1 }, ""},
 		{"best effort, promised all the same", func(r *Result) { r.Runtime, r.Around, r.Row.Everywhere = lab.Containerd17, 1, true }, "went around"},
@@ -34,9 +35,10 @@ func TestProblems(t *testing.T) {
 		{"nothing at the proxy, best effort", func(r *Result) { r.Runtime, r.Proxied = lab.Containerd17, 0 }, "no connection came to the proxy"},
 		{"the row failed", func(r *Result) { r.Err = errors.New("did not come up") }, "did not come up"},
 		{"a data race", func(r *Result) { r.Log = "x\nWARNING: DATA RACE\n" }, "data race"},
-		{"outside the mesh", func(r *Result) { r.Row.Outside, r.Around, r.Accepted, r.Proxied = true, 1, 1, 0 }, ""},
-		{"a blind capture", func(r *Result) { r.Row.Outside, r.Around, r.Accepted = true, 0, 1 }, "neither may be blind"},
-		{"a blind server", func(r *Result) { r.Row.Outside, r.Around, r.Accepted = true, 1, 0 }, "neither may be blind"},
+		{"outside the mesh", func(r *Result) { r.Row.Outside, r.Around, r.Thrown, r.Accepted, r.Proxied = true, 1, 1, 1, 0 }, ""},
+		{"a blind capture", func(r *Result) { r.Row.Outside, r.Around, r.Thrown, r.Accepted = true, 0, 1, 1 }, "neither may be blind"},
+		{"a capture blind to UDP", func(r *Result) { r.Row.Outside, r.Around, r.Thrown, r.Accepted = true, 1, 0, 1 }, "neither may be blind"},
+		{"a blind server", func(r *Result) { r.Row.Outside, r.Around, r.Thrown, r.Accepted = true, 1, 1, 0 }, "neither may be blind"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := good

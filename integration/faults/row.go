@@ -36,6 +36,8 @@ type Row struct {
 	Init string
 	// Programs is set where the fault is one of the iptables programs: the daemon is told to use them.
 	Programs bool
+	// Lockdown is what the daemon is told of it; "" is what it is told in most rows.
+	Lockdown string
 	// Attacker is set where somebody does it on purpose: the row stands in the second table.
 	Attacker bool
 	// Hole is set where packets are known to go around the mesh whatever meshnetd does.
@@ -72,6 +74,7 @@ type Result struct {
 	Runtime  lab.Runtime
 	Saw      string // what the kubelet saw
 	Around   int    // SYNs that reached the bridge
+	Thrown   int    // datagrams that reached the bridge
 	Accepted int    // connections that the server itself reports
 	Proxied  int    // connections that proxies got with their original destination
 	Errors   []string
@@ -85,7 +88,7 @@ func (w *World) Play(ctx context.Context, row Row) Result {
 	began := time.Now()
 	r := Result{Row: row, Runtime: w.lab.Runtime()}
 	s := &stage{World: w}
-	w.backend = ""
+	w.backend, w.lockdown = "", row.Lockdown
 	if row.Programs {
 		w.backend = "iptables-nft"
 	}
@@ -186,7 +189,7 @@ func (s *stage) observe(ctx context.Context, r *Result, pods []*pod, mark Mark, 
 	}
 	r.Saw = summary(seen)
 	around, err := s.seenAround(ctx, mark)
-	r.Around = len(around)
+	r.Around, r.Thrown = kinds(around)
 	accepted, acceptedErr := s.accepted()
 	r.Accepted = accepted - reached
 	return errors.Join(append(errs, err, acceptedErr)...)

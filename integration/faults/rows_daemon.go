@@ -29,6 +29,7 @@ func daemonRows() []Row {
 		{Fault: "none", Everywhere: true},
 		{Fault: "meshnetd absent from the beginning", Absent: true, end: comeBack},
 		{Fault: "killed while idle", begin: killNow, end: comeBack},
+		{Fault: "terminated (SIGTERM) while idle", begin: terminate, end: comeBack},
 		{Fault: "killed in RunPodSandbox, nothing written yet", Programs: true, begin: killedBy("iptables-nft-save", "ip6tables-nft-save"), end: comeBack},
 		{Fault: "killed in the middle of apply", Programs: true, begin: killedBy("ip6tables-nft-restore"), end: comeBack},
 		{Fault: "killed in CreateContainer before its answer, and the rules flushed", begin: killedInCreate(before), end: comeBack},
@@ -57,6 +58,8 @@ func killNow(_ context.Context, s *stage) error {
 	s.daemon.Kill()
 	return nil
 }
+
+func terminate(ctx context.Context, s *stage) error { return s.daemon.Terminate(ctx) }
 
 // killedBy lets the first of these programs kill the daemon that runs it.
 func killedBy(programs ...string) func(context.Context, *stage) error {

@@ -96,7 +96,7 @@ func adjusts(_ context.Context, is func(*api.PodSandbox) bool) *plugin {
 			return nil, err
 		}
 		adjustment := &api.ContainerAdjustment{}
-		adjustment.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{Path: "/usr/bin/env", Args: append([]string{"env"}, flushing(path)...),
+		adjustment.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{Path: "/usr/bin/env", Args: append([]string{"env"}, within(path, flushAll)...),
 			Env: []string{"PATH=" + os.Getenv("PATH")}}}})
 		return adjustment, nil
 	}}

@@ -49,7 +49,7 @@ func kernelRows() []Row {
 
 // Rows returns every fault, then every attack.
 func Rows() []Row {
-	return slices.Concat(daemonRows(), runtimeRows(), queueRows(), kernelRows(), neighbourRows(), attacks())
+	return slices.Concat(daemonRows(), runtimeRows(), queueRows(), kernelRows(), lockdownRows(), neighbourRows(), attacks())
 }
 
 // Rows returns the faults that are some on this runtime.
@@ -183,16 +183,24 @@ func flush(ctx context.Context, sandbox *api.PodSandbox) error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, flushing(path)[0], flushing(path)[1:]...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("flush the rules in %s: %w: %s", path, err, out)
-	}
-	return nil
+	return inside(ctx, path, flushAll)
 }
 
-// flushing is the command that flushes the rules of a namespace.
-func flushing(path string) []string {
-	return []string{"nsenter", "--net=" + path, "sh", "-ec", "iptables-nft -t nat -F; ip6tables-nft -t nat -F"}
+// flushAll flushes the redirection and the lockdown.
+const flushAll = "iptables-nft -t nat -F; ip6tables-nft -t nat -F; " + flushLockdown
+
+// within is the command that runs a script in a network namespace.
+func within(path, script string) []string {
+	return []string{"nsenter", "--net=" + path, "sh", "-ec", script}
+}
+
+// inside runs a script in a network namespace.
+func inside(ctx context.Context, path, script string) error {
+	command := within(path, script)
+	if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s in %s: %w: %s", script, path, err, out)
+	}
+	return nil
 }
 
 func told(verb string) func(context.Context, *stage) error {

@@ -8,6 +8,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type World struct {
 	targets  []netip.AddrPort // where they listen
 	outsider *lab.Pod         // outside the mesh, and without a container
 	backend  string           // that daemons are told to write rules with; "" is the default
+	lockdown string           // of what daemons are told; "" is closesUDP
 
 	mu      sync.Mutex
 	daemons []*lab.Daemon
@@ -114,6 +116,15 @@ const daemonConfig = `audit_interval = "1s"
 istio.dual_stack = true
 `
 
+// closesUDP leaves TCP to the redirection alone, so that nothing hides a hole of that one.
+const closesUDP = `
+[[lockdown]]
+mode = "enforce"
+udp = "none"
+icmp = "errors"
+other_protocols = "none"
+`
+
 // runDaemon starts meshnetd with the obedient programs, and waits until it is connected.
 func (w *World) runDaemon(ctx context.Context) (*lab.Daemon, error) {
 	return w.startDaemon(ctx, "nri_connected")
@@ -121,7 +132,7 @@ func (w *World) runDaemon(ctx context.Context) (*lab.Daemon, error) {
 
 // startDaemon starts meshnetd with the obedient programs, and waits for an event of its own.
 func (w *World) startDaemon(ctx context.Context, event string) (*lab.Daemon, error) {
-	config := daemonConfig
+	config := daemonConfig + cmp.Or(w.lockdown, closesUDP)
 	if w.backend != "" {
 		config = fmt.Sprintf("backend = %q\n", w.backend) + config
 	}
@@ -159,7 +170,7 @@ func (w *World) forget(d *lab.Daemon) {
 // unique returns a name that no other pod of this world has.
 func (w *World) unique(name string) string { return fmt.Sprintf("%s-%d", name, w.serial.Add(1)) }
 
-// seenAround returns the SYNs to the server since the mark. Whoever sent them, it was none of those that are
+// seenAround returns the SYNs and datagrams to the server since the mark. Whoever sent them, it was none of those that are
 // expected to be there: nobody outside the mesh has a reason to call.
 func (w *World) seenAround(ctx context.Context, mark Mark) ([]Packet, error) {
 	packets, err := w.capture.Since(ctx, mark, w.peer.IP())
@@ -175,6 +186,16 @@ func (w *World) seenAround(ctx context.Context, mark Mark) ([]Packet, error) {
 		}
 	}
 	return around, nil
+}
+
+// kinds counts SYNs, and datagrams.
+func kinds(packets []Packet) (syns, datagrams int) {
+	for _, p := range packets {
+		if p.Protocol == "udp" {
+			datagrams++
+		}
+	}
+	return len(packets) - datagrams, datagrams
 }
 
 // accepted counts the connections that the server itself has reported since it runs.

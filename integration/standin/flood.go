@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"time"
 )
 
@@ -17,8 +18,8 @@ const (
 	floodLimit = time.Second           // for one attempt
 )
 
-// runFlood connects to each address in turn, again and again. What became of it is to be seen at the other
-// end only: a line per connection would be more work than the connection.
+// runFlood connects to each address in turn, and sends it a datagram, again and again. What became of it is to be seen at the
+// other end only: a line per connection would be more work than the connection.
 func runFlood(ctx context.Context, args []string, out *journal) error {
 	flags := flag.NewFlagSet("flood", flag.ContinueOnError)
 	if err := flags.Parse(args); err != nil || flags.NArg() == 0 {
@@ -30,6 +31,7 @@ func runFlood(ctx context.Context, args []string, out *journal) error {
 			if err := attempt(ctx, familyOf("tcp", addr), addr, floodLimit, silent); err != nil && !errors.Is(err, errReported) {
 				return fmt.Errorf("flood: %w", err)
 			}
+			throw(familyOf("udp", addr), addr)
 		}
 		if n == 1 {
 			out.write(event{Event: "attempted"})
@@ -42,4 +44,12 @@ func runFlood(ctx context.Context, args []string, out *journal) error {
 		}
 	}
 	return nil
+}
+
+// throw sends a datagram and waits for nothing: whoever is not let send hears of it here, and nobody asks.
+func throw(network, addr string) {
+	if conn, err := net.Dial(network, addr); err == nil {
+		_, _ = io.WriteString(conn, ping)
+		_ = conn.Close()
+	}
 }

@@ -2,7 +2,10 @@
 
 package main
 
-import "testing"
+import (
+	"net"
+	"testing"
+)
 
 func TestFloodConnectsAgainAndAgainToEach(t *testing.T) {
 	servers := []*output{start(t, "serve", "127.0.0.1:0", "one"), start(t, "serve", "127.0.0.1:0", "two")}
@@ -33,5 +36,22 @@ func TestFloodGoesOnWhenNobodyAnswers(t *testing.T) {
 	flood.wait(t, func(e event) bool { return e.Event == "attempted" })
 	if err := run(t.Context(), []string{"flood"}, &output{}); err == nil {
 		t.Error("no error without an address")
+	}
+}
+
+func TestFloodSendsDatagrams(t *testing.T) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	start(t, "flood", conn.LocalAddr().String())
+	peers := map[string]bool{}
+	for text := make([]byte, 2*len(ping)); len(peers) < 2; {
+		n, from, err := conn.ReadFrom(text)
+		if err != nil || string(text[:n]) != ping {
+			t.Fatalf("got %q, %v", text[:n], err)
+		}
+		peers[from.String()] = true
 	}
 }
