@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/integration/lab"
+)
+
+// What lockdowns in mode "report" counted of a pod becomes entries of its keys: with them, what the pod did goes on where the
+// lockdown is enforced, and nothing else does.
+func TestFromReportToEnforce(t *testing.T) {
+	const report = "[[lockdown]]\nmode = \"report\"\nudp = \"none\"\negress = \"proxy\"\n"
+	l := startLab(t, lab.Runtimes()[0])
+	d := runDaemon(t, l, `audit_interval = "1s"`, report)
+	outside := runPod(t, l, "outside", nil)
+	for name, args := range map[string][]string{"statsd": {"0.0.0.0:8125", "--udp"}, "other": {"0.0.0.0:8126", "--udp"}, "database": {"0.0.0.0:5432"}, "cache": {"0.0.0.0:6379"}} {
+		c := runContainer(t, outside, name, append([]string{"serve", args[0], name}, args[1:]...)...)
+		if _, err := c.WaitEvent(within(t, time.Minute), "listening"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	web := runPod(t, l, "web", injected("traffic.sidecar.istio.io/excludeOutboundPorts", "5432,6379"))
+	acts := 0
+	act := func(network string, port int) string { // what a program of the app reaches
+		t.Helper()
+		acts++
+		c := runContainer(t, web, fmt.Sprintf("act-%d", acts), "connect", network, fmt.Sprintf("%s:%d", outside.IP(), port), "--exit")
+		e, err := c.WaitFor(within(t, time.Minute), func(e lab.Event) bool { return e.Event == "connected" || e.Event == "failed" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Reply + e.Error
+	}
+	goesOn := map[int]string{8125: "statsd", 5432: "database"}
+	network := map[int]string{8125: "udp4", 8126: "udp4", 5432: "tcp4", 6379: "tcp4"}
+	for port, server := range goesOn {
+		if got := act(network[port], port); !strings.HasPrefix(got, server+" ") {
+			t.Fatalf("counted only, it reaches %q", got)
+		}
+	}
+	var entries string
+	if err := lab.Poll(within(t, time.Minute), func() (bool, error) { // the auditor comes by
+		_, entries, _ = d.command(t, "lockdown", "default")
+		return strings.Contains(entries, "8125/udp") && strings.Contains(entries, "5432/tcp"), nil
+	}); err != nil {
+		t.Fatalf("%v: meshnetd lockdown says\n%s", err, entries)
+	}
+	if line := d.event(t, "lockdown_packet", "default/web"); !strings.Contains(line.Message, "counted ") || !strings.Contains(line.Message, outside.IP().String()) {
+		t.Errorf("the event says %q", line.Message)
+	}
+
+	rewrite(t, l, report, strings.Replace(report, `"report"`, `"enforce"`, 1)+entries)
+	reload(t, d)
+	if code, stdout, stderr := d.command(t, "verify", "--all", "--repair"); code != 0 {
+		t.Fatalf("verify --all --repair: exit %d\n%s%s", code, stdout, stderr)
+	}
+	for port, net := range network {
+		if got, server := act(net, port), goesOn[port]; server != "" && !strings.HasPrefix(got, server+" ") || server == "" && !refusedAtOnce(got) {
+			t.Errorf("enforced, %s to port %d reaches %q, want %q", net, port, got, server)
+		}
+	}
+	if _, lacking, _ := d.command(t, "lockdown", "default"); lacking != "# nothing is known that a lockdown counted and does not let pass\n" {
+		t.Errorf("with these entries, still lacking:\n%s", lacking)
+	}
+}
+
+// refusedAtOnce reports whether a program was told so by the kernel of its own pod.
+func refusedAtOnce(said string) bool {
+	return strings.Contains(said, "operation not permitted") || strings.Contains(said, "connection refused")
+}
+
+// A pod without a mesh, in a namespace that a lockdown is for, is named where that is reported, also one that ran before; and is
+// refused where it is not wanted, with the reason.
+func TestPodsWithoutAMesh(t *testing.T) {
+	const reports = "[[lockdown]]\nnamespaces = [\"locked\"]\nunmeshed = \"report\"\n"
+	l := startLab(t, lab.Runtimes()[0])
+	plain := func(namespace, name string) error {
+		pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name})
+		if err == nil {
+			runContainer(t, pod, "app", "pause")
+		}
+		return err
+	}
+	start := func(namespace, name string) {
+		t.Helper()
+		if err := plain(namespace, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start("locked", "before")
+	start("free", "before")
+	d := runDaemon(t, l, reports)
+	start("locked", "new")
+	for _, pod := range []string{"locked/before", "locked/new"} {
+		if line := d.event(t, "pod_unmeshed", pod); line.Reason != "not-injected" || !strings.Contains(line.Message, "the pod runs without a mesh, which [[lockdown]] of /") {
+			t.Errorf("%s: %+v", pod, line)
+		}
+		if code, row, _ := d.command(t, "status", pod); code != 0 || !strings.Contains(row, "skipped") {
+			t.Errorf("status of %s: exit %d\n%s", pod, code, row)
+		}
+	}
+	metrics := metricsOf(t, l)
+	for _, want := range []string{`meshnetd_sandboxes{state="skipped"} 2`, `meshnetd_outcomes_total{event="pod_unmeshed",mesh="",reason="not-injected"} 2`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("no %s in\n%s", want, metrics)
+		}
+	}
+	if _, all, _ := d.command(t, "status"); strings.Contains(all, "free/before") {
+		t.Errorf("a pod elsewhere is named:\n%s", all)
+	}
+
+	rewrite(t, l, `"report"`, `"refuse"`)
+	reload(t, d)
+	err := plain("locked", "late")
+	for _, want := range []string{"the pod would run without a mesh (not-injected: ", "), and [[lockdown]] of /", " refuses that (unmeshed)"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("refused with %v, want %q in it", err, want)
+		}
+	}
+	start("free", "late")
+}
+
+// rewrite changes the daemon's configuration.
+func rewrite(t *testing.T, l *lab.Lab, from, to string) {
+	t.Helper()
+	file := filepath.Join(l.Dir(), "meshnetd.toml")
+	text, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(text), from) {
+		t.Fatalf("%v: no %q in\n%s", err, from, text)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func reload(t *testing.T, d meshnetd) {
+	t.Helper()
+	if code, stdout, stderr := d.command(t, "reload"); code != 0 {
+		t.Fatalf("meshnetd reload: exit %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// metricsOf asks the status socket, as root may.
+func metricsOf(t *testing.T, l *lab.Lab) string {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(l.Dir(), "meshnetd.sock"))
+	}}}
+	defer client.CloseIdleConnections()
+	answer, err := client.Get("http://meshnetd/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
