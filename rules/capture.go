@@ -110,49 +110,40 @@ func (t Table) walk(chain string, always bool, depth int, visit func(r Rule, alw
 
 // narrows reports whether a match leaves out TCP other than the pod's own over lo.
 func narrows(m Match) bool {
-	switch m := m.(type) {
-	case Protocol:
-		return m != TCP
-	case Destination:
-		return !m.Not || !m.Prefix.Addr().IsLoopback()
-	case Comment:
+	switch v := m.Value.(type) {
+	case Transport:
+		return v != TCP
+	case Addresses:
+		return m.Field == FieldSource || !m.Not || !v.Addr().IsLoopback()
+	case Text:
 		return false
 	}
 	return true
 }
 
-func (r Rule) mayBe(protocol Protocol) bool {
-	return !slices.ContainsFunc(r.Match, func(m Match) bool {
-		p, ok := m.(Protocol)
-		return ok && p != protocol
-	})
+func (r Rule) mayBe(protocol string) bool {
+	return !slices.ContainsFunc(r.On(FieldProtocol), func(m Match) bool { return m != Protocol(protocol) })
 }
 
 // mayExclude reports whether what a match asks for may go around the proxy.
 func (d direction) mayExclude(p CapturePolicy, m Match, proxy Proxy) bool {
-	switch m := m.(type) {
-	case InInterface:
-		return m == loopback || listed(p.Interfaces, string(m))
-	case OutInterface:
-		return m == loopback || listed(p.Interfaces, string(m))
-	case DestinationPort:
-		return d.ports == nil || !m.Not && d.has(PortRange{m.Port, m.Port})
-	case DestinationPorts:
-		return d.ports == nil || !m.Not && !slices.ContainsFunc(m.Ports.All(), func(r PortRange) bool { return !d.has(r) })
-	case Destination:
-		return p.Ranges == nil || !m.Not && (m.Prefix.Addr().IsLoopback() || p.ranges(m.Prefix))
-	case Source:
-		return p.Ranges == nil || p.ranges(m.Prefix)
-	case OwnerUID:
-		return p.Users == nil || !m.Not && (m.ID == proxy.UID || slices.Contains(p.Users, m.ID))
-	case OwnerUIDs:
-		return p.Users == nil
-	case OwnerGID:
-		return p.Groups == nil || !m.Not && (m.ID == proxy.GID || slices.Contains(p.Groups, m.ID))
-	case PacketMark, ConnMark: // set with NET_ADMIN only
+	switch v := m.Value.(type) {
+	case Link:
+		return v == loopback || listed(p.Interfaces, string(v))
+	case Port, PortList:
+		return m.Field != FieldSourcePort && (d.ports == nil || !m.Not && !slices.ContainsFunc(m.Ports(), func(r PortRange) bool { return !d.has(r) }))
+	case Addresses:
+		return p.Ranges == nil || !m.Not && (m.Field == FieldDestination && v.Addr().IsLoopback() || p.ranges(v.Prefix))
+	case IDs:
+		of, own := p.Users, proxy.UID
+		if m.Field == FieldGID {
+			of, own = p.Groups, proxy.GID
+		}
+		return of == nil || !m.Not && v.First == v.Last && (v.First == own || slices.Contains(of, v.First))
+	case Mark: // set with NET_ADMIN only
 		return true
 	case CTState: // of a connection that was let in or out, or is the proxy's
-		return m&StateNew == 0
+		return v&StateNew == 0
 	}
 	return false
 }

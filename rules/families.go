@@ -167,23 +167,25 @@ func Block(out, in Blocked, lookupsKept ...Selection) Ruleset {
 	in.write(&b, "INPUT", ChainBlockIn, InInterface(loopback), RejectReset, tcp)
 	if len(lookupsKept) > 0 {
 		lookups := Blocked{Kept: lookupsKept, Captured: []Selection{{Why: "lookups belong to the mesh"}}}
-		lookups.write(&b, "OUTPUT", ChainBlockDNS, OutInterface(loopback), RejectPort, udp, DestinationPort{Protocol: UDP, Port: 53})
+		lookups.write(&b, "OUTPUT", ChainBlockDNS, OutInterface(loopback), RejectPort, udp, DestinationPort(UDP, 53))
 	}
 	return b.Ruleset(IPv6)
 }
 
-func (x Blocked) write(b *Builder, hook, chain string, within Match, answer RejectWith, protocol Protocol, match ...Match) {
+func (x Blocked) write(b *Builder, hook, chain string, within Match, answer RejectWith, protocol Match, match ...Match) {
 	const filter = "filter"
 	if len(x.Captured) == 0 {
 		return
 	}
 	b.Append(filter, hook, "IPv6 goes around the proxy", Jump(chain), append([]Match{protocol}, match...)...)
 	kept := append([]Selection{{"what stays in the pod is the app's own business", []Match{within}},
-		{"a connection that was let in or out before", []Match{StateRelated | StateEstablished}}}, x.Kept...)
-	for _, s := range kept {
-		b.Append(filter, chain, s.Why, Return, append([]Match{protocol}, s.Match...)...)
+		{"a connection that was let in or out before", []Match{InState(StateRelated | StateEstablished)}}}, x.Kept...)
+	add := func(target Target, list []Selection) {
+		for _, s := range list {
+			match := slices.DeleteFunc(slices.Clone(s.Match), func(m Match) bool { return m == protocol })
+			b.Append(filter, chain, s.Why, target, slices.Insert(match, 0, protocol)...)
+		}
 	}
-	for _, s := range x.Captured {
-		b.Append(filter, chain, s.Why, answer, append([]Match{protocol}, s.Match...)...)
-	}
+	add(Return, kept)
+	add(answer, x.Captured)
 }

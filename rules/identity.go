@@ -131,33 +131,27 @@ func (c Container) Identity() Container {
 // groups come after the proxy's. Excluded users may come before the proxy's, so its user id is kept where the plan names
 // it anywhere, and is the first one otherwise.
 func (p Proxy) IdentifiedBy(plan Plan) Proxy {
-	uid := slices.ContainsFunc(plan.all(), func(r Rule) bool { return slices.Contains(r.owners(), p.UID) })
+	uid := slices.ContainsFunc(plan.all(), func(r Rule) bool { return slices.Contains(r.owners(FieldUID), p.UID) })
 	gid := false
 	for _, r := range plan.all() {
-		for _, m := range r.Match {
-			switch m := m.(type) {
-			case OwnerUID:
-				if !uid {
-					p.UID, uid = m.ID, true
-				}
-			case OwnerGID:
-				if !gid {
-					p.GID, gid = m.ID, true
-				}
-			}
+		if ids := r.owners(FieldUID); !uid && len(ids) > 0 {
+			p.UID, uid = ids[0], true
+		}
+		if ids := r.owners(FieldGID); !gid && len(ids) > 0 {
+			p.GID, gid = ids[0], true
 		}
 	}
 	return p
 }
 
-// owners returns the users that a rule names, negated or not.
-func (r Rule) owners() (ids []uint32) {
-	for _, m := range r.Match {
-		if m, ok := m.(OwnerUID); ok {
-			ids = append(ids, m.ID)
+// owners returns the single users or groups that a rule names, negated or not.
+func (r Rule) owners(of Field) (all []uint32) {
+	for _, m := range r.On(of) {
+		if ids := m.Value.(IDs); ids.First == ids.Last {
+			all = append(all, ids.First)
 		}
 	}
-	return ids
+	return all
 }
 
 // all returns the rules of all chains, IPv4 first.

@@ -3,7 +3,6 @@
 package rules
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -80,7 +79,7 @@ const unknown = StateNew | StateUntracked
 
 // begin leads to a chain what belongs to no connection that was let in or out before, and meets the matches.
 func (b *lockBuilder) begin(what, hook, why string, match ...Match) {
-	b.Append(LockdownTable, hook, why+" meets "+b.String(), Jump(b.named(what)), append([]Match{unknown | StateInvalid}, match...)...)
+	b.Append(LockdownTable, hook, why+" meets "+b.String(), Jump(b.named(what)), append([]Match{InState(unknown | StateInvalid)}, match...)...)
 }
 
 func (b *lockBuilder) pass(what, why string, match ...Match) {
@@ -95,7 +94,7 @@ func (b *lockBuilder) refuse(what string, c Class, why string, match ...Match) {
 		target = SetConnMark(c.mark())
 	case b.Drop || c == ClassInvalid:
 		target = Drop
-	case c == ClassEgress || c == ClassLocal || c == ClassProxy && slices.Contains(match, Match(Protocol(TCP))):
+	case c == ClassEgress || c == ClassLocal || c == ClassProxy && slices.Contains(match, Protocol(TCP)):
 		target = RejectReset
 	case c == ClassInbound: // an ICMP answer would belong to no connection itself
 		b.Append(LockdownTable, b.named(what), why, RejectReset, append([]Match{Protocol(TCP)}, match...)...)
@@ -108,7 +107,7 @@ func (b *lockBuilder) refuse(what string, c Class, why string, match ...Match) {
 	b.Append(LockdownTable, b.named(what), why, target, match...)
 }
 
-func (b *lockBuilder) icmp() Protocol {
+func (b *lockBuilder) icmp() string {
 	if b.family == IPv6 {
 		return ICMPv6
 	}
@@ -124,10 +123,10 @@ func (b *lockBuilder) out() {
 		local = append(local, others...)
 	}
 	if b.LocalRoot {
-		local = append(local, OwnerUID{ID: 0, Not: true})
+		local = append(local, Not(OwnerUID(0)))
 	}
 	for _, ports := range PortLists(MergePorts(b.LocalPorts)) {
-		b.refuse(lockedOut, ClassLocal, "a port on loopback that is the proxy's only", slices.Insert(slices.Clone(local), 2, Match(ports))...)
+		b.refuse(lockedOut, ClassLocal, "a port on loopback that is the proxy's only", slices.Insert(slices.Clone(local), 2, ports)...)
 	}
 	if b.UDP == "" && !b.ICMP && !b.Others && !b.Egress {
 		return
@@ -137,7 +136,7 @@ func (b *lockBuilder) out() {
 	b.open(lockedOut)
 	for _, proxy := range b.owners(false) {
 		for _, peer := range b.ofFamily(b.ProxyEgress) {
-			b.pass(lockedOut, "the proxy may reach "+peer.String(), peer.match(Destination{Prefix: peer.Prefix}, proxy)...)
+			b.pass(lockedOut, "the proxy may reach "+peer.String(), peer.match(Destination(peer.Prefix), proxy)...)
 		}
 		if b.ProxyEgress != nil {
 			b.refuseProxy(Protocol(TCP), proxy)
@@ -151,7 +150,7 @@ func (b *lockBuilder) out() {
 
 // refuseProxy refuses what the proxy sends elsewhere. What is counted only is not counted with what others send, too.
 func (b *lockBuilder) refuseProxy(match ...Match) {
-	match = append(match, unknown)
+	match = append(match, InState(unknown))
 	b.refuse(lockedOut, ClassProxy, "the proxy may reach nothing else", match...)
 	if !b.Enforce {
 		b.pass(lockedOut, "it was counted", match...)
@@ -160,9 +159,9 @@ func (b *lockBuilder) refuseProxy(match ...Match) {
 
 // owners matches what the proxy sends, each by itself, or all that others send.
 func (b *lockBuilder) owners(not bool) []Match {
-	all := []Match{OwnerUID{ID: b.proxy.UID, Not: not}}
+	all := []Match{NotIf(not, OwnerUID(b.proxy.UID))}
 	if b.proxy.GID != NoID {
-		all = append(all, OwnerGID{ID: b.proxy.GID, Not: not})
+		all = append(all, NotIf(not, OwnerGID(b.proxy.GID)))
 	}
 	return all
 }
@@ -181,7 +180,7 @@ func (b *lockBuilder) listenersOut() {
 	var order []to
 	ports := map[to][]PortRange{}
 	nat := b.mesh.Table("nat")
-	nat.listeners("OUTPUT", "", len(nat.Chains), func(r Rule, _ InInterface) {
+	nat.listeners("OUTPUT", nil, len(nat.Chains), func(r Rule, _ []Match) {
 		for _, protocol := range []string{TCP, UDP} {
 			listener, port := to{protocol, self}, PortRange{}
 			switch t := r.Target.(type) {
@@ -204,14 +203,14 @@ func (b *lockBuilder) listenersOut() {
 	})
 	for _, listener := range order {
 		for _, list := range PortLists(MergePorts(ports[listener])) {
-			b.pass(lockedOut, "what the mesh has taken", Protocol(listener.protocol), Destination{Prefix: listener.prefix}, simplest(listener.protocol, list))
+			b.pass(lockedOut, "what the mesh has taken", Protocol(listener.protocol), Destination(listener.prefix), simplest(listener.protocol, list))
 		}
 	}
 }
 
 // simplest matches packets of a protocol to any of some ports.
-func simplest(protocol string, ports DestinationPorts) Match {
-	if all := ports.Ports.All(); len(all) == 1 {
+func simplest(protocol string, ports Match) Match {
+	if all := ports.Ports(); len(all) == 1 {
 		return ToPorts(protocol, all[0])
 	}
 	return ports
@@ -223,12 +222,12 @@ func (b *lockBuilder) open(what string) {
 		host := netip.PrefixFrom(server, server.BitLen())
 		for _, protocol := range []string{UDP, TCP} {
 			for _, peer := range b.ofFamily([]Peer{{host, PortRange{53, 53}, protocol}}) {
-				b.pass(what, "a lookup at "+server.String(), peer.match(Destination{Prefix: host})...)
+				b.pass(what, "a lookup at "+server.String(), peer.match(Destination(host))...)
 			}
 		}
 	}
 	for _, peer := range b.ofFamily(b.Allow) {
-		b.pass(what, peer.String()+" is allowed", peer.match(Destination{Prefix: peer.Prefix})...)
+		b.pass(what, peer.String()+" is allowed", peer.match(Destination(peer.Prefix))...)
 	}
 }
 
@@ -239,9 +238,9 @@ func (b *lockBuilder) ofFamily(all []Peer) []Peer {
 // protocols decides about what nothing let pass. What nobody in the pod sends of ICMP is the kernel's own: errors, also about
 // connections of another zone, which are of none, neighbours and groups of IPv6.
 func (b *lockBuilder) protocols(what string) {
-	decided := map[Protocol]bool{} // no packet comes further
-	refuse := func(c Class, why string, p Protocol, match ...Match) {
-		b.refuse(what, c, why, append([]Match{p}, match...)...)
+	decided := map[string]bool{} // no packet comes further
+	refuse := func(c Class, why string, p string, match ...Match) {
+		b.refuse(what, c, why, append([]Match{Protocol(p)}, match...)...)
 		decided[p] = b.Enforce && len(match) == 0
 	}
 	switch b.UDP {
@@ -251,18 +250,18 @@ func (b *lockBuilder) protocols(what string) {
 		refuse(ClassUDP, "QUIC goes around the proxy, and falls back to TCP", UDP, ToAny(PortRange{80, 80}, PortRange{443, 443}))
 	}
 	if b.ICMP && what == lockedOut {
-		refuse(ClassICMP, "ICMP that a program sends", b.icmp(), OwnerUIDs{0, NoID - 1})
+		refuse(ClassICMP, "ICMP that a program sends", b.icmp(), OwnerUIDs(0, NoID-1))
 	} else if b.ICMP {
 		refuse(ClassICMP, "ICMP besides errors", b.icmp())
 	}
 	if b.Egress {
-		refuse(ClassInvalid, "it belongs to no connection, and begins none", TCP, StateInvalid)
+		refuse(ClassInvalid, "it belongs to no connection, and begins none", TCP, InState(StateInvalid))
 		refuse(ClassEgress, "TCP goes around the proxy", TCP, b.rest()...)
 	}
 	if b.Others {
-		for _, p := range []Protocol{UDP, b.icmp(), TCP} {
+		for _, p := range []string{UDP, b.icmp(), TCP} {
 			if !decided[p] {
-				b.pass(what, fmt.Sprintf("%s was decided about", p), p)
+				b.pass(what, p+" was decided about", Protocol(p))
 			}
 		}
 		b.refuse(what, ClassOther, "any other protocol goes around the proxy")
@@ -274,7 +273,7 @@ func (b *lockBuilder) rest() []Match {
 	if b.Enforce {
 		return nil
 	}
-	return []Match{unknown}
+	return []Match{InState(unknown)}
 }
 
 func (b *lockBuilder) in() {
@@ -285,18 +284,18 @@ func (b *lockBuilder) in() {
 	}
 	for _, address := range b.node {
 		if address.Is6() == (b.family == IPv6) {
-			b.pass(lockedIn, "the kubelet probes from the node's own address", Protocol(TCP), Source{netip.PrefixFrom(address, address.BitLen())})
+			b.pass(lockedIn, "the kubelet probes from the node's own address", Protocol(TCP), Source(netip.PrefixFrom(address, address.BitLen())))
 		}
 	}
 	for _, peer := range b.ofFamily(b.Admit) {
-		b.pass(lockedIn, peer.String()+" is admitted", peer.match(Source{peer.Prefix})...)
+		b.pass(lockedIn, peer.String()+" is admitted", peer.match(Source(peer.Prefix))...)
 	}
 	// Errors about connections of another zone are of no connection either; what asks for something begins one.
-	b.pass(lockedIn, "errors, and what IPv6 needs of its neighbours", b.icmp(), StateInvalid|StateUntracked)
+	b.pass(lockedIn, "errors, and what IPv6 needs of its neighbours", Protocol(b.icmp()), InState(StateInvalid|StateUntracked))
 	if !b.ICMP {
-		b.pass(lockedIn, "ICMP is open", b.icmp())
+		b.pass(lockedIn, "ICMP is open", Protocol(b.icmp()))
 	}
-	b.refuse(lockedIn, ClassInvalid, "it belongs to no connection, and begins none", StateInvalid)
+	b.refuse(lockedIn, ClassInvalid, "it belongs to no connection, and begins none", InState(StateInvalid))
 	b.refuse(lockedIn, ClassInbound, "it goes around the proxy", b.rest()...)
 }
 
@@ -313,20 +312,16 @@ func (b *lockBuilder) listenersIn() (ports []PortRange) {
 	}
 	for _, name := range []string{"nat", "mangle"} {
 		t := b.mesh.Table(name)
-		t.listeners("PREROUTING", "", len(t.Chains), func(r Rule, in InInterface) {
-			var by []Match
-			if in != "" {
-				by = append(by, in)
-			}
+		t.listeners("PREROUTING", nil, len(t.Chains), func(r Rule, by []Match) {
 			switch to := r.Target.(type) {
 			case Redirect:
-				if in == "" {
+				if len(by) == 0 {
 					ports = append(ports, PortRange{to.Port, to.Port})
 				} else {
-					pass(r.Why, append(by, Protocol(TCP), DestinationPort{Protocol: TCP, Port: to.Port})...)
+					pass(r.Why, append(slices.Clip(by), Protocol(TCP), DestinationPort(TCP, to.Port))...)
 				}
 			case TProxy:
-				pass(r.Why, append(by, Protocol(TCP), PacketMark{Mark: to.Mark})...)
+				pass(r.Why, append(slices.Clip(by), Protocol(TCP), PacketMark(to.Mark))...)
 			}
 		})
 	}
@@ -338,19 +333,17 @@ func (b *lockBuilder) listenersIn() (ports []PortRange) {
 func (b *lockBuilder) forwards() (found bool) {
 	prerouting, _ := b.mesh.Table("nat").Chain("PREROUTING")
 	return slices.ContainsFunc(prerouting.Rules, func(r Rule) bool {
-		return slices.ContainsFunc(r.Match, func(m Match) bool { _, in := m.(InInterface); return in })
+		return len(r.On(FieldIn)) > 0
 	})
 }
 
 // listeners visits the rules that hand packets of a hook to a listener, with the interface that the way there asks for.
-func (t Table) listeners(chain string, in InInterface, depth int, visit func(r Rule, in InInterface)) {
+func (t Table) listeners(chain string, by []Match, depth int, visit func(r Rule, by []Match)) {
 	c, _ := t.Chain(chain)
 	for _, r := range c.Rules {
-		by := in
-		for _, m := range r.Match {
-			if m, ok := m.(InInterface); ok {
-				by = m
-			}
+		by := by
+		if in := r.On(FieldIn); len(in) > 0 {
+			by = in[len(in)-1:]
 		}
 		switch to := r.Target.(type) {
 		case Jump:
@@ -364,13 +357,13 @@ func (t Table) listeners(chain string, in InInterface, depth int, visit func(r R
 }
 
 // of reports whether the rule is for a protocol, which rules that change ports have to name.
-func (r Rule) of(protocol string) bool { return slices.Contains(r.Match, Match(Protocol(protocol))) }
+func (r Rule) of(protocol string) bool { return slices.Contains(r.Match, Protocol(protocol)) }
 
 // destination returns the port that the rule asks for; all ports where it asks for none.
 func (r Rule) destination() PortRange {
-	for _, m := range r.Match {
-		if m, ok := m.(DestinationPort); ok && !m.Not {
-			return PortRange{m.Port, m.Port}
+	for _, m := range r.On(FieldDestinationPort) {
+		if !m.Not {
+			return m.Ports()[0]
 		}
 	}
 	return PortRange{1, 65535}

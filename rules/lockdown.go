@@ -183,7 +183,7 @@ func (r Rule) Counter(chain string) string {
 	asks := func(m Match) bool { return slices.Contains(r.Match, m) }
 	class := ClassOther
 	switch {
-	case asks(StateInvalid):
+	case asks(InState(StateInvalid)):
 		class = ClassInvalid
 	case what == lockedIn:
 		class = ClassInbound
@@ -203,9 +203,8 @@ func (r Rule) Counter(chain string) string {
 
 // ofOne reports whether a match is for what one user or group sends. In a lockdown that is the proxy.
 func ofOne(m Match) bool {
-	uid, isUID := m.(OwnerUID)
-	gid, isGID := m.(OwnerGID)
-	return isUID && !uid.Not || isGID && !gid.Not
+	ids, owner := m.Value.(IDs)
+	return owner && ids.First == ids.Last && !m.Not
 }
 
 // lockOf splits the name of a lockdown's chain, or of a counter.
@@ -385,6 +384,6 @@ func (d direction) excluded(p Plan, proxy Proxy) (why []string) {
 // answersLookups reports whether a listener of the pod takes lookups by UDP.
 func (p Plan) answersLookups() (found bool) {
 	nat := p.V4.Table("nat")
-	nat.listeners("OUTPUT", "", len(nat.Chains), func(r Rule, _ InInterface) { found = found || r.of(UDP) })
+	nat.listeners("OUTPUT", nil, len(nat.Chains), func(r Rule, _ []Match) { found = found || r.of(UDP) })
 	return found
 }

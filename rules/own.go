@@ -110,10 +110,10 @@ func (f Footprint) vouchedExceptions(c Chain, t Table) map[string]int {
 	same := map[string]int{} // an interface that is listed twice has each anchor twice
 	rerouted := map[string]int{}
 	for _, r := range c.Rules {
-		for _, m := range r.Match {
-			if iface, ok := m.(InInterface); ok && f.anchor(r) {
+		for _, m := range r.On(FieldIn) {
+			if f.anchor(r) {
 				same[r.String()]++
-				rerouted[string(iface)] = max(rerouted[string(iface)], same[r.String()])
+				rerouted[m.link()] = max(rerouted[m.link()], same[r.String()])
 			}
 		}
 	}
@@ -140,10 +140,7 @@ func (f Footprint) reroutesWithoutAnchor(t Table) bool {
 }
 
 func (r Rule) byAddressOnly() bool {
-	return !slices.ContainsFunc(r.Match, func(m Match) bool {
-		_, address := m.(Destination)
-		return !address
-	})
+	return !slices.ContainsFunc(r.Match, func(m Match) bool { return m.Field != FieldDestination })
 }
 
 func (f Footprint) lastAnchor(c Chain) int {
@@ -166,25 +163,16 @@ func (f Footprint) anchor(r Rule) bool {
 	if f.comments(r) {
 		return true
 	}
-	for _, m := range r.Match {
-		switch m := m.(type) {
-		case PacketMark:
-			if slices.Contains(f.Marks, m.Mark) {
-				return true
-			}
-		case ConnMark:
-			if slices.Contains(f.Marks, m.Mark) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.Match, func(m Match) bool {
+		mark, ok := m.Value.(Mark)
+		return ok && slices.Contains(f.Marks, uint32(mark))
+	})
 }
 
 // comments reports whether a rule has one of our comments.
 func (f Footprint) comments(r Rule) bool {
 	return len(f.Comments) > 0 && slices.ContainsFunc(r.Match, func(m Match) bool {
-		c, ok := m.(Comment)
+		c, ok := m.Value.(Text)
 		return ok && slices.ContainsFunc(f.Comments, func(prefix string) bool { return strings.HasPrefix(string(c), prefix) })
 	})
 }
@@ -194,11 +182,6 @@ func (r Rule) interfaceReturn() (string, bool) {
 	if r.Target != Return || len(r.Match) != 1 {
 		return "", false
 	}
-	switch m := r.Match[0].(type) {
-	case InInterface:
-		return string(m), true
-	case OutInterface:
-		return string(m), true
-	}
-	return "", false
+	link, ok := r.Match[0].Value.(Link)
+	return string(link), ok
 }

@@ -98,7 +98,7 @@ func ParseRule(text string) Rule {
 	var r Rule
 	for p.more() && !p.failed {
 		switch m, t := p.item(); {
-		case m != nil:
+		case m.Value != nil:
 			r.Match = append(r.Match, m)
 		case t != nil:
 			r.Target = t
@@ -141,79 +141,26 @@ func (p *parser) expect(word string) {
 }
 
 // item reads one condition or the target. Extension names ("-m tcp") yield neither.
-func (p *parser) item() (Match, Target) {
-	not := false
+func (p *parser) item() (m Match, t Target) {
 	word := p.next()
-	if word == "!" {
-		not = true
+	if m.Not = word == "!"; m.Not {
 		word = p.next()
 	}
-	m := p.match(word, not)
-	if m != nil || p.failed {
-		return m, nil
-	}
-	if not {
+	switch i := slices.IndexFunc(fields[:], func(f field) bool { return f.option == word && (f.extension == "" || f.extension == p.extension) }); {
+	case i >= 0:
+		m.Field, m.Value = Field(i), fields[i].read(p)
+		p.failed = p.failed || m.Not && !m.Negatable()
+	case m.Not:
 		p.failed = true
-		return nil, nil
-	}
-	switch word {
-	case "-m":
+	case word == "-m":
 		p.extension = p.next()
-		if !slices.Contains([]string{TCP, UDP, "multiport", "owner", "conntrack", "mark", "connmark", "comment"}, p.extension) {
-			p.failed = true
-		}
-		return nil, nil
-	case "-j":
-		return nil, p.target(p.next())
+		p.failed = p.failed || p.extension != TCP && p.extension != UDP && !slices.ContainsFunc(fields[:], func(f field) bool { return f.extension == p.extension })
+	case word == "-j":
+		t = p.target(p.next())
+	default:
+		p.failed = true
 	}
-	p.failed = true
-	return nil, nil
-}
-
-func (p *parser) match(word string, not bool) Match {
-	positive := func(m Match) Match {
-		p.failed = p.failed || not
-		return m
-	}
-	switch word {
-	case "-s":
-		return positive(Source{p.prefix()})
-	case "-d":
-		return Destination{p.prefix(), not}
-	case "-i":
-		return positive(InInterface(p.next()))
-	case "-o":
-		return positive(OutInterface(p.next()))
-	case "-p":
-		p.protocol = p.next()
-		p.failed = p.failed || !slices.Contains([]string{TCP, UDP, ICMP, ICMPv6}, p.protocol)
-		return positive(Protocol(p.protocol))
-	case "--sport":
-		p.failed = p.failed || p.protocol == ""
-		return positive(SourcePort{p.protocol, p.port()})
-	case "--dport":
-		p.failed = p.failed || p.protocol == ""
-		return DestinationPort{p.protocol, p.port(), not}
-	case "--dports":
-		return p.destinationPorts(not)
-	case "--uid-owner":
-		if p.more() && strings.Contains(p.words[0], "-") {
-			return positive(p.uids())
-		}
-		return OwnerUID{p.number(32), not}
-	case "--gid-owner":
-		return OwnerGID{p.number(32), not}
-	case "--ctstate":
-		return positive(p.states())
-	case "--mark":
-		if p.extension == "connmark" {
-			return positive(ConnMark{p.mark()})
-		}
-		return PacketMark{p.mark(), not}
-	case "--comment":
-		return positive(p.comment())
-	}
-	return nil
+	return m, t
 }
 
 func (p *parser) target(name string) Target {
@@ -253,7 +200,7 @@ func (p *parser) target(name string) Target {
 		return RestoreMark{}
 	case "CT":
 		p.expect("--zone")
-		return CTZone(p.port())
+		return CTZone(p.number(16))
 	case "REJECT":
 		p.expect("--reject-with")
 		answer := RejectWith(p.next())
@@ -298,24 +245,3 @@ func (p *parser) number(bits int) uint32 {
 }
 
 func (p *parser) port() uint16 { return uint16(p.number(16)) }
-
-// mark reads a mark whose mask, where there is one, covers all bits.
-func (p *parser) mark() uint32 {
-	value, mask, masked := strings.Cut(p.next(), "/")
-	n, err := strconv.ParseUint(value, 0, 32)
-	p.failed = p.failed || err != nil || (masked && mask != "0xffffffff")
-	return uint32(n)
-}
-
-func (p *parser) states() CTState {
-	var states CTState
-	for word := range strings.SplitSeq(p.next(), ",") {
-		i := slices.Index(stateNames, word)
-		if i < 0 {
-			p.failed = true
-			return 0
-		}
-		states |= 1 << i
-	}
-	return states
-}

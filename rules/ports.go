@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// mostNumbers is how many ports one DestinationPorts has room for; a range takes two.
+// mostNumbers is how many ports one rule has room for (xt_multiport); a range takes two.
 const mostNumbers = 15
 
 // PortList is some ports and ranges of ports. Unlike a slice, it can be compared.
@@ -35,22 +35,23 @@ func (l PortList) Contains(port uint16) bool {
 	return slices.ContainsFunc(l.All(), func(r PortRange) bool { return r.Contains(port) })
 }
 
+// List makes a list of as many ports as one rule has room for.
+func List(ports ...PortRange) (l PortList) {
+	l.n = uint8(len(ports))
+	copy(l.ranges[:len(ports)], ports)
+	return l
+}
+
 // ToAny matches packets to any of the ports, which one rule has room for.
-func ToAny(ports ...PortRange) (m DestinationPorts) {
-	m.Ports.n = uint8(len(ports))
-	copy(m.Ports.ranges[:len(ports)], ports)
-	return m
+func ToAny(ports ...PortRange) Match {
+	return Match{Field: FieldDestinationPorts, Value: List(ports...)}
 }
 
 // ToNone matches packets to none of the ports.
-func ToNone(ports ...uint16) DestinationPorts {
-	m := ToAny(Ports(ports)...)
-	m.Not = true
-	return m
-}
+func ToNone(ports ...uint16) Match { return Not(ToAny(Ports(ports)...)) }
 
 // PortLists divides ports into as few lists as can each stand in one rule.
-func PortLists(ports []PortRange) (all []DestinationPorts) {
+func PortLists(ports []PortRange) (all []Match) {
 	var list []PortRange
 	room := mostNumbers
 	for _, r := range ports {
@@ -159,7 +160,7 @@ func Ports(list []uint16) []PortRange {
 // ToPorts matches packets of a protocol to ports; what names the protocol itself stands in the rule as well.
 func ToPorts(protocol string, r PortRange) Match {
 	if r.First == r.Last {
-		return DestinationPort{Protocol: protocol, Port: r.First}
+		return DestinationPort(protocol, r.First)
 	}
 	return ToAny(r)
 }

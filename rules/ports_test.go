@@ -37,7 +37,7 @@ func TestPortLists(t *testing.T) {
 		var got []int
 		var all []rules.PortRange
 		for _, list := range rules.PortLists(tt.ports) {
-			got, all = append(got, len(list.Ports.All())), append(all, list.Ports.All()...)
+			got, all = append(got, len(list.Ports())), append(all, list.Ports()...)
 		}
 		if diff := cmp.Diff(tt.want, got); diff != "" || fmt.Sprint(all) != fmt.Sprint(tt.ports) {
 			t.Errorf("%s: %v\n%s", name, all, diff)

@@ -14,7 +14,7 @@ func (r Rule) String() string { return string(r.appendTo(make([]byte, 0, 128))) 
 
 func (r Rule) appendTo(text []byte) []byte {
 	ordered := r.Match
-	byRank := func(a, b Match) int { return a.rank().place - b.rank().place }
+	byRank := func(a, b Match) int { return a.rank() - b.rank() }
 	if !slices.IsSortedFunc(ordered, byRank) {
 		ordered = slices.Clone(ordered)
 		slices.SortStableFunc(ordered, byRank)
@@ -27,71 +27,39 @@ func (r Rule) appendTo(text []byte) []byte {
 	return text[:max(begin, len(text)-1)] // without the last space
 }
 
-func (m Protocol) appendTo(text []byte) []byte { return words(text, "-p", string(m)) }
+// What the kernel keeps of a prefix: host bits are masked.
+func (v Addresses) appendTo(text []byte) []byte { return append(v.Masked().AppendTo(text), ' ') }
 
-func (m Source) appendTo(text []byte) []byte { return prefixed(text, "-s", m.Prefix, false) }
+func (v Link) appendTo(text []byte) []byte { return words(text, string(v)) }
 
-func (m Destination) appendTo(text []byte) []byte { return prefixed(text, "-d", m.Prefix, m.Not) }
+func (v Transport) appendTo(text []byte) []byte { return words(text, string(v)) }
 
-// prefixed prints what the kernel keeps: host bits are masked, and a prefix of no bits is no condition.
-func prefixed(text []byte, flag string, prefix netip.Prefix, not bool) []byte {
-	if prefix.Bits() == 0 && !not {
+func (v Port) appendTo(text []byte) []byte { return number(text, v.Number) }
+
+func (v PortList) appendTo(text []byte) []byte { return words(text, v.String()) }
+
+func (v IDs) appendTo(text []byte) []byte {
+	text = number(text, v.First)
+	if v.First == v.Last {
 		return text
 	}
-	return append(prefix.Masked().AppendTo(words(negated(text, not), flag)), ' ')
-}
-
-func (m InInterface) appendTo(text []byte) []byte { return words(text, "-i", string(m)) }
-
-func (m OutInterface) appendTo(text []byte) []byte { return words(text, "-o", string(m)) }
-
-func (m SourcePort) appendTo(text []byte) []byte {
-	return number(words(text, "-m", m.Protocol, "--sport"), m.Port)
-}
-
-func (m DestinationPort) appendTo(text []byte) []byte {
-	return number(words(negated(words(text, "-m", m.Protocol), m.Not), "--dport"), m.Port)
-}
-
-func (m DestinationPorts) appendTo(text []byte) []byte {
-	return words(negated(words(text, "-m", "multiport"), m.Not), "--dports", m.Ports.String())
-}
-
-func (m OwnerUID) appendTo(text []byte) []byte {
-	return number(words(negated(words(text, "-m", "owner"), m.Not), "--uid-owner"), m.ID)
-}
-
-func (m OwnerUIDs) appendTo(text []byte) []byte {
-	text = number(words(text, "-m", "owner", "--uid-owner"), m.First)
 	text[len(text)-1] = '-'
-	return number(text, m.Last)
-}
-
-func (m OwnerGID) appendTo(text []byte) []byte {
-	return number(words(negated(words(text, "-m", "owner"), m.Not), "--gid-owner"), m.ID)
+	return number(text, v.Last)
 }
 
 var stateNames = []string{"INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED"}
 
-func (m CTState) appendTo(text []byte) []byte {
-	return words(text, "-m", "conntrack", "--ctstate", strings.Join(m.names(), ","))
-}
+func (v CTState) appendTo(text []byte) []byte { return words(text, strings.Join(v.names(), ",")) }
 
-func (m PacketMark) appendTo(text []byte) []byte {
-	return hex(words(negated(words(text, "-m", "mark"), m.Not), "--mark"), m.Mark, "")
-}
-
-func (m ConnMark) appendTo(text []byte) []byte {
-	return hex(words(text, "-m", "connmark", "--mark"), m.Mark, "")
-}
+func (v Mark) appendTo(text []byte) []byte { return hex(text, uint32(v), "") }
 
 // iptables puts quotes around all but letters, digits, _ and -.
-func (m Comment) appendTo(text []byte) []byte {
+func (v Text) appendTo(text []byte) []byte {
 	quote := ""
-	if strings.ContainsAny(string(m), furtherLetters) {
+	if strings.ContainsAny(string(v), furtherLetters) {
 		quote = `"`
 	}
-	return words(text, "-m", "comment", "--comment", quote+string(m)+quote)
+	return words(text, quote+string(v)+quote)
 }
 
 func (t Jump) appendTo(text []byte) []byte { return words(text, "-j", string(t)) }
@@ -149,13 +117,6 @@ const furtherLetters = "/.,:"
 func words(text []byte, all ...string) []byte {
 	for _, word := range all {
 		text = append(append(text, word...), ' ')
-	}
-	return text
-}
-
-func negated(text []byte, not bool) []byte {
-	if not {
-		return words(text, "!")
 	}
 	return text
 }

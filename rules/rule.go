@@ -35,35 +35,8 @@ type Rule struct {
 // printed appends itself the way iptables-save prints it, with a space behind each word.
 type printed interface{ appendTo(text []byte) []byte }
 
-// Match is a condition on a packet. The set is closed.
-type Match interface {
-	printed
-	rank() rank
-}
-
-// rank is the place that iptables-save gives a match; extensions keep their own order. Only rankOf makes one, so that no match
-// is of a type that cannot be compared.
-type rank struct{ place int }
-
-func rankOf[M interface {
-	comparable
-	Match
-}](_ M, place int) rank {
-	return rank{place}
-}
-
 // Target is what happens to a packet that a rule matches. The set is closed.
 type Target interface{ printed }
-
-// Ranks of the matches that iptables-save prints first, whatever order they were written in.
-const (
-	rankSource = iota
-	rankDestination
-	rankIn
-	rankOut
-	rankProtocol
-	rankExtension
-)
 
 // The protocols a rule can name.
 const (
@@ -72,85 +45,6 @@ const (
 	ICMP   = "icmp"      // of IPv4
 	ICMPv6 = "ipv6-icmp" // of IPv6
 )
-
-// Protocol matches the transport protocol, one of these.
-type Protocol string
-
-// Source matches packets from Prefix.
-type Source struct{ Prefix netip.Prefix }
-
-// Destination matches packets to Prefix, or with Not to anywhere else.
-type Destination struct {
-	Prefix netip.Prefix
-	Not    bool
-}
-
-// InInterface matches packets that came in by the named interface.
-type InInterface string
-
-// OutInterface matches packets that leave by the named interface.
-type OutInterface string
-
-// SourcePort matches the source port of a Protocol.
-type SourcePort struct {
-	Protocol string
-	Port     uint16
-}
-
-// DestinationPort matches the destination port of a Protocol, or with Not every other port.
-type DestinationPort struct {
-	Protocol string
-	Port     uint16
-	Not      bool
-}
-
-// DestinationPorts matches packets to one of the ports or ranges of ports, or with Not to none of them (xt_multiport, 15 numbers
-// at most, of which a range takes two).
-type DestinationPorts struct {
-	Ports PortList
-	Not   bool
-}
-
-// OwnerUID matches packets of sockets whose user id is ID, or with Not of every other packet, those
-// without a socket included (xt_owner).
-type OwnerUID struct {
-	ID  uint32
-	Not bool
-}
-
-// OwnerUIDs matches packets of sockets whose user id is one from First to Last, which are not the same.
-type OwnerUIDs struct{ First, Last uint32 }
-
-// OwnerGID is OwnerUID for the group id.
-type OwnerGID struct {
-	ID  uint32
-	Not bool
-}
-
-// CTState matches the state conntrack gives the packet.
-type CTState uint8
-
-// The conntrack states, combined with |.
-const (
-	StateInvalid CTState = 1 << iota
-	StateNew
-	StateRelated
-	StateEstablished
-	StateUntracked
-)
-
-// PacketMark matches the packet's mark.
-type PacketMark struct {
-	Mark uint32
-	Not  bool
-}
-
-// ConnMark matches the connection's mark.
-type ConnMark struct{ Mark uint32 }
-
-// Comment matches every packet: it says what a rule is for (xt_comment). It has letters, digits and any of
-// _-/.,: and nothing else, so that it is one word wherever it is printed; 255 bytes at most.
-type Comment string
 
 // Jump continues in a chain of the same table.
 type Jump string
@@ -214,19 +108,3 @@ type RejectWith string
 
 // Foreign is a rule of somebody else, kept as the text iptables-save printed.
 type Foreign string
-
-func (m Protocol) rank() rank         { return rankOf(m, rankProtocol) }
-func (m Source) rank() rank           { return rankOf(m, rankSource) }
-func (m Destination) rank() rank      { return rankOf(m, rankDestination) }
-func (m InInterface) rank() rank      { return rankOf(m, rankIn) }
-func (m OutInterface) rank() rank     { return rankOf(m, rankOut) }
-func (m SourcePort) rank() rank       { return rankOf(m, rankExtension) }
-func (m DestinationPort) rank() rank  { return rankOf(m, rankExtension) }
-func (m DestinationPorts) rank() rank { return rankOf(m, rankExtension) }
-func (m OwnerUID) rank() rank         { return rankOf(m, rankExtension) }
-func (m OwnerUIDs) rank() rank        { return rankOf(m, rankExtension) }
-func (m OwnerGID) rank() rank         { return rankOf(m, rankExtension) }
-func (m CTState) rank() rank          { return rankOf(m, rankExtension) }
-func (m PacketMark) rank() rank       { return rankOf(m, rankExtension) }
-func (m ConnMark) rank() rank         { return rankOf(m, rankExtension) }
-func (m Comment) rank() rank          { return rankOf(m, rankExtension) }

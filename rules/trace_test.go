@@ -259,9 +259,9 @@ func TestTraceRedirectAddress(t *testing.T) {
 // A port is one of its protocol, even in a rule that does not ask for the protocol itself.
 func TestTracePortsHaveAProtocol(t *testing.T) {
 	for _, m := range []rules.Match{
-		rules.SourcePort{Protocol: rules.TCP, Port: 40000},
-		rules.DestinationPort{Protocol: rules.TCP, Port: 80},
-		rules.DestinationPort{Protocol: rules.TCP, Port: 81, Not: true},
+		rules.SourcePort(rules.TCP, 40000),
+		rules.DestinationPort(rules.TCP, 80),
+		rules.Not(rules.DestinationPort(rules.TCP, 81)),
 	} {
 		plan := rules.Plan{V4: appended(rules.Ruleset{}, "filter", "OUTPUT", rules.Rule{Match: []rules.Match{m}, Target: rules.Drop})}
 		for protocol, want := range map[string]rules.EndKind{rules.TCP: rules.Dropped, rules.UDP: rules.Leaves} {

@@ -61,7 +61,7 @@ func TestJudgedOnce(t *testing.T) {
 	plan := capture()
 	outbound := capture() // what arrives goes around the proxy: shown by a packet to the pod
 	outbound.V4.Tables[0].Chains = outbound.V4.Tables[0].Chains[1:]
-	named := rules.Destination{Prefix: netip.MustParsePrefix("10.244.1.2/32"), Not: true}
+	named := rules.Not(rules.Destination(netip.MustParsePrefix("10.244.1.2/32")))
 	for name, tt := range map[string]struct {
 		rules rules.Plan
 		want  effect.Answer

@@ -81,10 +81,10 @@ func (b blobs) rule(e Entry) (r rules.Rule) {
 	}
 	for _, m := range e.Matches {
 		if m.Name == "conntrack" && len(m.Info) > stateMask && binary.NativeEndian.Uint16(m.Info[stateMask:]) == stateInvalid {
-			r.Match = append(r.Match, rules.StateInvalid)
+			r.Match = append(r.Match, rules.InState(rules.StateInvalid))
 		}
 		if m.Name == "owner" && len(m.Info) > ownerNot && m.Info[ownerNot] == 0 && string(m.Info[:4]) == string(m.Info[4:8]) {
-			r.Match = append(r.Match, rules.OwnerUID{})
+			r.Match = append(r.Match, rules.OwnerUID(0))
 		}
 	}
 	return r

@@ -162,7 +162,7 @@ func reversed(list string, attributes []byte) []byte {
 func TestOrderOfAttributesMeansNothing(t *testing.T) {
 	var b rules.Builder
 	b.Append("nat", "OUTPUT", "", rules.Jump("A"))
-	b.Append("nat", "A", "", rules.Return, rules.Protocol(rules.TCP), rules.OwnerUIDs{First: 1, Last: 5})
+	b.Append("nat", "A", "", rules.Return, rules.Protocol(rules.TCP), rules.OwnerUIDs(1, 5))
 	b.Append("nat", "A", "", rules.Redirect{Port: 2}, rules.Protocol(rules.TCP))
 	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
 	for _, dialect := range []Dialect{IPTables, Native} {

@@ -100,11 +100,8 @@ type reader struct {
 
 // load is what the register holds.
 type load struct {
-	from   string // meta or payload; "" is nothing
-	key    uint32 // of meta, or the header of payload
-	offset uint32
-	length uint32
-	mask   []byte // nil is all bits
+	location
+	mask []byte // nil is all bits
 }
 
 // decodeRule fails where the kernel's answer cannot be read. Anything unknown, down to an attribute, makes the rule
@@ -231,7 +228,7 @@ func (r *reader) load(name string, a attributes) bool {
 	if r.loaded.from != "" { // what was loaded before was never used
 		return false
 	}
-	l := load{from: name}
+	l := load{location: location{from: name}}
 	var ok, known bool
 	var into uint32
 	if name == "meta" {
@@ -248,6 +245,27 @@ func (r *reader) load(name string, a attributes) bool {
 	}
 	r.loaded = l
 	return ok && into == register
+}
+
+// compare turns a comparison of what is loaded into a match.
+func (r *reader) compare(a attributes) bool {
+	from, ok := a.number(unix.NFTA_CMP_SREG)
+	operator, ok2 := a.number(unix.NFTA_CMP_OP)
+	data := dataOf(a.values[unix.NFTA_CMP_DATA])
+	l := r.loaded
+	r.loaded = load{}
+	if !ok || !ok2 || from != register || operator > unix.NFT_CMP_NEQ || !a.only(unix.NFTA_CMP_SREG, unix.NFTA_CMP_OP, unix.NFTA_CMP_DATA) {
+		return false
+	}
+	m, ok := r.matchOf(l, data, operator == unix.NFT_CMP_NEQ)
+	if !ok {
+		return false
+	}
+	if name, ok := m.Value.(rules.Transport); ok && (name == rules.TCP || name == rules.UDP) {
+		r.protocol = string(name)
+	}
+	r.rule.Match = append(r.rule.Match, m)
+	return true
 }
 
 // mask reads "register & mask".
@@ -313,10 +331,12 @@ func (r *reader) extended(kind string, a attributes) (ok bool) {
 	}
 	m, ok := decodeMatch(extension, revision, info)
 	r.rule.Match = append(r.rule.Match, m)
-	switch m.(type) {
-	case rules.DestinationPorts:
+	switch v := m.Value.(type) {
+	case rules.PortList:
 		return ok && r.protocol != "" && sayable(m)
-	case rules.OwnerUIDs, rules.Comment:
+	case rules.IDs:
+		return ok && (v.First == v.Last || sayable(m))
+	case rules.Text:
 		return ok && sayable(m)
 	}
 	return ok

@@ -44,7 +44,7 @@ var otherMeshes = []rules.Rule{
 	{Match: []rules.Match{rules.Protocol(rules.TCP), rules.ToAny(rules.PortRange{First: 80, Last: 80}, rules.PortRange{First: 8000, Last: 8010}, rules.PortRange{First: 0, Last: 65535}),
 		rules.Comment("proxy-init/ignore-port-80")}, Target: rules.Return},
 	{Match: []rules.Match{rules.Protocol(rules.UDP), rules.ToAny(rules.PortRange{First: 53, Last: 53})}, Target: rules.Return},
-	{Match: []rules.Match{rules.OwnerUIDs{First: 1001, Last: 1005}}, Target: rules.Return},
+	{Match: []rules.Match{rules.OwnerUIDs(1001, 1005)}, Target: rules.Return},
 	{Match: []rules.Match{rules.Comment("plain")}, Target: rules.Jump("OTHER")},
 	{Match: []rules.Match{rules.Protocol(rules.UDP)}, Target: rules.DNAT{To: netip.MustParseAddr("127.0.0.1"), Port: 8600}},
 	{Target: rules.DNAT{To: netip.MustParseAddr("10.0.0.10")}},
@@ -172,7 +172,7 @@ func TestOthersOfOurKinds(t *testing.T) {
 		{rules.Rule{Match: []rules.Match{rules.Comment(`x"`)}, Target: rules.Return}, "(as nft shows it: match comment )"},
 		{rules.Rule{Match: []rules.Match{rules.ToAny(rules.PortRange{First: 1, Last: 1})}, Target: rules.Return}, "(as nft shows it: match multiport )"},
 		{rules.Rule{Match: []rules.Match{rules.Protocol(rules.TCP), rules.ToAny(rules.PortRange{First: 2, Last: 1})}, Target: rules.Return}, "(as nft shows it: match multiport )"},
-		{rules.Rule{Match: []rules.Match{rules.OwnerUIDs{First: 2, Last: 1}}, Target: rules.Return}, "(as nft shows it: match owner )"},
+		{rules.Rule{Match: []rules.Match{rules.OwnerUIDs(2, 1)}, Target: rules.Return}, "(as nft shows it: match owner )"},
 	} {
 		if got, err := decodeRule(rules.IPv4, encoded(t, rules.IPv4, tt.rule)); err != nil || got.String() != tt.want {
 			t.Errorf("%s is read as %q, %v; want %q", tt.rule, got, err, tt.want)

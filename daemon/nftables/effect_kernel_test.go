@@ -20,7 +20,7 @@ import (
 func TestKernelOfSeveralTables(t *testing.T) {
 	nstest.Require(t, "nft")
 	var b rules.Builder
-	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
 	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
 	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
 	const (
@@ -95,7 +95,7 @@ func TestKernelOfTProxyAndOrdinarySockets(t *testing.T) {
 	}{
 		"iptables": {func(s sandbox) {
 			var b rules.Builder
-			b.Append("mangle", "PREROUTING", "", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+			b.Append("mangle", "PREROUTING", "", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
 			s.apply(t, IPTables, rules.Plan{V4: b.Ruleset(rules.IPv4)})
 		}, false},
 		"nft": {func(s sandbox) {

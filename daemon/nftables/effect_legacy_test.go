@@ -135,7 +135,7 @@ func TestPacketsOfTwoTablesNat(t *testing.T) {
 				}
 				s.RunInput(t, tt.before, "iptables-legacy-restore")
 				var b rules.Builder
-				b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 15001}, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+				b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 15001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
 				if _, err := New(dialect).Apply(t.Context(), s.ns, rules.Plan{V4: b.Ruleset(rules.IPv4)}); err != nil {
 					t.Fatal(err)
 				}

@@ -5,11 +5,8 @@
 package nftables
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -49,16 +46,18 @@ func nfFamily(f rules.Family) byte {
 func appendRule(w *wire, family rules.Family, r rules.Rule) error {
 	list := w.nest(unix.NFTA_RULE_EXPRESSIONS)
 	protocol := byte(0)
-	for _, place := range [](func(rules.Match) bool){isIn, isOut, isProtocol, isSource, isDestination, isExtension} {
+	for order := range extensions + 1 {
 		for _, m := range r.Match {
-			if !place(m) {
+			if fields[m.Field].order != order {
 				continue
 			}
-			if err := appendMatch(w, family, m); err != nil {
-				return err
+			if xt := xtMatches[m.Field]; xt.name != "" && !xt.old {
+				extension(w, "match", xt.name, xt.revision, xt.info(m))
+			} else {
+				appendAsk(w, family, m)
 			}
-			if p, ok := m.(rules.Protocol); ok {
-				protocol = protocolNumber(string(p))
+			if name, ok := m.Value.(rules.Transport); ok {
+				protocol = protocolNumbers[string(name)]
 			}
 		}
 	}
@@ -76,135 +75,8 @@ func appendRule(w *wire, family rules.Family, r rules.Rule) error {
 	return nil
 }
 
-func isIn(m rules.Match) bool          { _, ok := m.(rules.InInterface); return ok }
-func isOut(m rules.Match) bool         { _, ok := m.(rules.OutInterface); return ok }
-func isProtocol(m rules.Match) bool    { _, ok := m.(rules.Protocol); return ok }
-func isSource(m rules.Match) bool      { _, ok := m.(rules.Source); return ok }
-func isDestination(m rules.Match) bool { _, ok := m.(rules.Destination); return ok }
-func isExtension(m rules.Match) bool {
-	return !isIn(m) && !isOut(m) && !isProtocol(m) && !isSource(m) && !isDestination(m)
-}
-
-func protocolNumber(name string) byte {
-	switch name {
-	case rules.TCP:
-		return unix.IPPROTO_TCP
-	case rules.UDP:
-		return unix.IPPROTO_UDP
-	case rules.ICMP:
-		return unix.IPPROTO_ICMP
-	case rules.ICMPv6:
-		return unix.IPPROTO_ICMPV6
-	}
-	return 0
-}
-
-func appendMatch(w *wire, family rules.Family, m rules.Match) error {
-	switch m := m.(type) {
-	case rules.InInterface:
-		matchInterface(w, unix.NFT_META_IIFNAME, string(m))
-	case rules.OutInterface:
-		matchInterface(w, unix.NFT_META_OIFNAME, string(m))
-	case rules.Protocol:
-		matchProtocol(w, m)
-	case rules.Source:
-		matchAddress(w, family, false, m.Prefix, false)
-	case rules.Destination:
-		matchAddress(w, family, true, m.Prefix, m.Not)
-	case rules.SourcePort:
-		matchPort(w, sourcePort, m.Port, false)
-	case rules.DestinationPort:
-		matchPort(w, destinationPort, m.Port, m.Not)
-	case rules.PacketMark:
-		matchMark(w, m)
-	case rules.DestinationPorts, rules.OwnerUID, rules.OwnerUIDs, rules.OwnerGID, rules.CTState,
-		rules.ConnMark, rules.Comment:
-		name, revision, info := xtMatch(m)
-		extension(w, "match", name, revision, info)
-	default:
-		return fmt.Errorf("%T cannot be written by netlink", m)
-	}
-	return nil
-}
-
-func matchInterface(w *wire, key uint32, name string) {
-	prefix, any := strings.CutSuffix(name, "+")
-	if any && prefix == "" {
-		return
-	}
-	value := []byte(prefix)
-	if !any {
-		value = append(value, 0) // so that no longer name matches
-	}
-	meta(w, key)
-	compare(w, unix.NFT_CMP_EQ, value)
-}
-
-func matchProtocol(w *wire, p rules.Protocol) {
-	meta(w, unix.NFT_META_L4PROTO)
-	compare(w, unix.NFT_CMP_EQ, []byte{protocolNumber(string(p))})
-}
-
-func matchMark(w *wire, m rules.PacketMark) {
-	meta(w, unix.NFT_META_MARK)
-	compare(w, operator(m.Not), binary.NativeEndian.AppendUint32(nil, m.Mark))
-}
-
-// Where addresses and ports stand in their headers, in bytes.
-const (
-	source4, source6 = 12, 8
-	sourcePort       = 0
-	destinationPort  = 2
-)
-
-// matchAddress compares whole bytes of the address where the prefix ends between two, else all with a mask.
-func matchAddress(w *wire, family rules.Family, destination bool, prefix netip.Prefix, not bool) {
-	if prefix.Bits() == 0 && !not {
-		return
-	}
-	address := prefix.Masked().Addr().AsSlice()
-	length := len(address)
-	offset := source4
-	if family == rules.IPv6 {
-		offset = source6
-	}
-	if destination {
-		offset += length
-	}
-	if bits := prefix.Bits(); bits%8 == 0 && bits > 0 {
-		payload(w, unix.NFT_PAYLOAD_NETWORK_HEADER, offset, bits/8)
-		compare(w, operator(not), address[:bits/8])
-		return
-	}
-	payload(w, unix.NFT_PAYLOAD_NETWORK_HEADER, offset, length)
-	bitwise(w, ones(prefix.Bits(), length))
-	compare(w, operator(not), address)
-}
-
-// ones returns a mask of so many bits, followed by zeros.
-func ones(bits, length int) []byte {
-	mask := make([]byte, length)
-	for i := range bits {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
-	return mask
-}
-
-func matchPort(w *wire, offset int, port uint16, not bool) {
-	payload(w, unix.NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2)
-	compare(w, operator(not), binary.BigEndian.AppendUint16(nil, port))
-}
-
-func operator(not bool) uint32 {
-	if not {
-		return unix.NFT_CMP_NEQ
-	}
-	return unix.NFT_CMP_EQ
-}
-
 func appendTarget(w *wire, family rules.Family, t rules.Target) error {
 	switch t := t.(type) {
-	case rules.Counting: // as every rule does
 	case rules.Jump:
 		immediate(w, unix.NFT_JUMP, string(t))
 	case rules.Verdict:

@@ -180,8 +180,6 @@ func (t *translation) target(chain string, l *line) ([]act, error) {
 	switch target := l.Target.(type) {
 	case rules.Jump:
 		return []act{func(w *wire) { immediate(w, unix.NFT_JUMP, t.name(string(target), 0)) }}, nil
-	case rules.Counting:
-		return []act{counter}, nil
 	case rules.Verdict:
 		code, err := verdictCode(target)
 		return []act{func(w *wire) { count(w); immediate(w, code, "") }}, err

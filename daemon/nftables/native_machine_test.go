@@ -239,7 +239,7 @@ func (p *passing) meta(key uint32) []byte {
 	case unix.NFT_META_NFPROTO:
 		return []byte{nfFamily(p.family)}
 	case unix.NFT_META_L4PROTO:
-		return []byte{max(protocolNumber(p.protocol), unix.IPPROTO_ICMP)}
+		return []byte{max(protocolNumbers[p.protocol], unix.IPPROTO_ICMP)}
 	case unix.NFT_META_IIFNAME:
 		return append([]byte(p.in), 0)
 	case unix.NFT_META_OIFNAME:

@@ -7,7 +7,6 @@ package nftables
 import (
 	"cmp"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -91,8 +90,8 @@ func (l *line) take(value rules.Match) {
 
 // several reports whether a condition covers more than one value that a packet may have.
 func several(m rules.Match) bool {
-	switch m.(type) {
-	case rules.Source, rules.Destination, rules.DestinationPorts:
+	switch m.Value.(type) {
+	case rules.Addresses, rules.PortList:
 		return true
 	}
 	return false
@@ -152,48 +151,28 @@ func excluding(a, b rules.Match) bool {
 	case !several(a) && !several(b):
 		return a != b
 	}
-	if ra, ok := addressOf(a); ok {
-		rb, _ := addressOf(b)
-		return !ra.Overlaps(rb)
+	if ra, ok := a.Value.(rules.Addresses); ok {
+		return !ra.Overlaps(b.Value.(rules.Addresses).Prefix)
 	}
-	return !slices.ContainsFunc(destinationsOf(a), func(ra rules.PortRange) bool {
-		return slices.ContainsFunc(destinationsOf(b), func(rb rules.PortRange) bool { return ra.First <= rb.Last && rb.First <= ra.Last })
+	return !slices.ContainsFunc(a.Ports(), func(ra rules.PortRange) bool {
+		return slices.ContainsFunc(b.Ports(), func(rb rules.PortRange) bool { return ra.First <= rb.Last && rb.First <= ra.Last })
 	})
 }
 
 // sameList reports whether both are conditions on the same thing, of a kind that a set can stand for: what a
 // packet has is one of the values.
 func sameList(a, b rules.Match) bool {
-	switch a := a.(type) {
-	case rules.DestinationPort:
-		if b, ok := b.(rules.DestinationPort); ok {
-			return a.Protocol == b.Protocol && !a.Not && !b.Not
-		}
-		b, ok := b.(rules.DestinationPorts)
-		return ok && !a.Not && !b.Not
-	case rules.DestinationPorts:
-		if b, ok := b.(rules.DestinationPort); ok {
-			return !a.Not && !b.Not
-		}
-		b, ok := b.(rules.DestinationPorts)
-		return ok && !a.Not && !b.Not
-	case rules.SourcePort:
-		b, ok := b.(rules.SourcePort)
-		return ok && a.Protocol == b.Protocol
-	case rules.Destination:
-		b, ok := b.(rules.Destination)
-		return ok && !a.Not && !b.Not && a.Prefix.Addr().Is4() == b.Prefix.Addr().Is4()
-	case rules.Source:
-		b, ok := b.(rules.Source)
-		return ok && a.Prefix.Addr().Is4() == b.Prefix.Addr().Is4()
-	case rules.OwnerUID:
-		b, ok := b.(rules.OwnerUID)
-		return ok && !a.Not && !b.Not
-	case rules.OwnerGID:
-		b, ok := b.(rules.OwnerGID)
-		return ok && !a.Not && !b.Not
+	if a.Not || b.Not || fields[a.Field].set.name == "" || fields[a.Field].location != fields[b.Field].location {
+		return false
 	}
-	return false
+	switch v := a.Value.(type) {
+	case rules.Addresses:
+		return v.Addr().Is4() == b.Value.(rules.Addresses).Addr().Is4()
+	case rules.IDs:
+		other := b.Value.(rules.IDs)
+		return v.First == v.Last && other.First == other.Last
+	}
+	return several(a) || several(b) || protocolOf(a) == protocolOf(b)
 }
 
 // sameProtocol reports whether a list of ports, which may be any protocol's, and a port of one stand under that protocol.
@@ -201,7 +180,7 @@ func sameProtocol(all []rules.Match, a, b rules.Match) bool {
 	if several(a) == several(b) {
 		return true
 	}
-	return slices.Contains(all, rules.Match(rules.Protocol(protocolOf(a)+protocolOf(b))))
+	return slices.Contains(all, rules.Protocol(protocolOf(a)+protocolOf(b)))
 }
 
 // arranged returns conditions in the order in which a packet is asked for them, as they are read back from
@@ -209,75 +188,27 @@ func sameProtocol(all []rules.Match, a, b rules.Match) bool {
 func arranged(list []rules.Match) []rules.Match {
 	out := make([]rules.Match, 0, len(list))
 	for _, m := range list {
-		switch a := m.(type) {
-		case rules.Comment:
-			continue
-		case rules.Source:
-			m = rules.Source{Prefix: a.Prefix.Masked()}
-			if a.Prefix.Bits() == 0 {
-				continue
-			}
-		case rules.Destination:
-			m = rules.Destination{Prefix: a.Prefix.Masked(), Not: a.Not}
-			if a.Prefix.Bits() == 0 && !a.Not {
+		if a, ok := m.Value.(rules.Addresses); ok {
+			m.Value = rules.Addresses{Prefix: a.Masked()}
+			if a.Bits() == 0 && !m.Not {
 				continue
 			}
 		}
-		out = append(out, m)
+		if m.Field != rules.FieldComment {
+			out = append(out, m)
+		}
 	}
-	slices.SortStableFunc(out, func(a, b rules.Match) int { return cmp.Compare(askedAt(a), askedAt(b)) })
+	slices.SortStableFunc(out, func(a, b rules.Match) int { return cmp.Compare(fields[a.Field].order, fields[b.Field].order) })
 	return out
-}
-
-func askedAt(m rules.Match) int {
-	switch m.(type) {
-	case rules.InInterface:
-		return 0
-	case rules.OutInterface:
-		return 1
-	case rules.Protocol:
-		return 2
-	case rules.Source:
-		return 3
-	case rules.Destination:
-		return 4
-	}
-	return 5
 }
 
 // protocolOf returns the protocol that a condition asks for.
 func protocolOf(m rules.Match) string {
-	switch m := m.(type) {
-	case rules.Protocol:
-		return string(m)
-	case rules.SourcePort:
-		return m.Protocol
-	case rules.DestinationPort:
-		return m.Protocol
+	switch v := m.Value.(type) {
+	case rules.Transport:
+		return string(v)
+	case rules.Port:
+		return v.Protocol
 	}
 	return ""
-}
-
-// destinationsOf returns the destination ports of a condition.
-func destinationsOf(m rules.Match) []rules.PortRange {
-	switch m := m.(type) {
-	case rules.DestinationPort:
-		return []rules.PortRange{{First: m.Port, Last: m.Port}}
-	case rules.DestinationPorts:
-		if !m.Not {
-			return m.Ports.All()
-		}
-	}
-	return nil
-}
-
-// addressOf returns the prefix of a condition on an address.
-func addressOf(m rules.Match) (netip.Prefix, bool) {
-	switch m := m.(type) {
-	case rules.Source:
-		return m.Prefix, true
-	case rules.Destination:
-		return m.Prefix, true
-	}
-	return netip.Prefix{}, false
 }

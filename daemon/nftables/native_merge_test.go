@@ -101,7 +101,7 @@ func TestMerged(t *testing.T) {
 func TestPortsOfAnotherProtocol(t *testing.T) {
 	tcp := rules.Protocol(rules.TCP)
 	lines := merged([]rules.Rule{
-		{Target: rules.Return, Match: []rules.Match{tcp, rules.DestinationPort{Protocol: rules.UDP, Port: 1}}},
+		{Target: rules.Return, Match: []rules.Match{tcp, rules.DestinationPort(rules.UDP, 1)}},
 		{Target: rules.Return, Match: []rules.Match{tcp, rules.ToAny(rules.PortRange{First: 2, Last: 3})}},
 	}, func(rules.Target) bool { return true })
 	if len(lines) != 2 {
@@ -113,7 +113,7 @@ func TestPortsOfAnotherProtocol(t *testing.T) {
 func TestFewLinesAreCompared(t *testing.T) {
 	var chain []rules.Rule
 	for i := range uint32(3 * mostLines) {
-		chain = append(chain, rules.Rule{Target: rules.Return, Match: []rules.Match{rules.OwnerUID{ID: i}, rules.OwnerGID{ID: i}}})
+		chain = append(chain, rules.Rule{Target: rules.Return, Match: []rules.Match{rules.OwnerUID(i), rules.OwnerGID(i)}})
 	}
 	all := append(slices.Clone(chain), chain[0], chain[len(chain)-mostLines+1])
 	if lines := merged(all, func(rules.Target) bool { return true }); len(lines) != len(chain)+1 {
@@ -135,7 +135,7 @@ func TestChainsThatMark(t *testing.T) {
 		for _, chain := range []string{"A", "B"} {
 			var b rules.Builder
 			for _, text := range []string{"10.0.0.0/8", "10.1.0.0/16"} {
-				b.Append(tt.table, "OUTPUT", "", rules.Jump("A"), rules.Destination{Prefix: netip.MustParsePrefix(text)})
+				b.Append(tt.table, "OUTPUT", "", rules.Jump("A"), rules.Destination(netip.MustParsePrefix(text)))
 			}
 			b.Append(tt.table, "B", "", rules.Return)
 			b.Append(tt.table, "A", "", rules.Jump("B"))
@@ -218,7 +218,7 @@ func TestNativeRefuses(t *testing.T) {
 		b.Append("nat", "OUTPUT", "", rules.Jump("A"))
 		b.Append("nat", "A", "", rules.Return, tcp)
 		for id := range uint32(n) {
-			b.Append("nat", "A", "", rules.Jump("B"), rules.OwnerUID{ID: id, Not: true})
+			b.Append("nat", "A", "", rules.Jump("B"), rules.Not(rules.OwnerUID(id)))
 		}
 		b.Append("nat", "B", "", rules.Accept)
 		deep = rules.Plan{V4: b.Ruleset(rules.IPv4)}
@@ -226,7 +226,7 @@ func TestNativeRefuses(t *testing.T) {
 			t.Errorf("%d conditions: %v", n, err)
 		}
 	}
-	six := rules.Destination{Prefix: netip.MustParsePrefix("fd00::/8")}
+	six := rules.Destination(netip.MustParsePrefix("fd00::/8"))
 	for name, tt := range map[string]struct {
 		plan rules.Plan
 		want string
@@ -245,8 +245,8 @@ func TestNativeRefuses(t *testing.T) {
 		"dnat, family":       {plan("nat", "OWN", rules.DNAT{To: netip.IPv6Loopback()}), "::1 is no address of this family"},
 		"reset":              {plan("filter", "OWN", rules.RejectReset, rules.Protocol(rules.UDP)), "need not be TCP"},
 		"family":             {plan("nat", "OWN", rules.Accept, six), "fd00::/8 is no address of this family"},
-		"family, in a list":  {plan("nat", "OWN", rules.Accept, tcp, six, rules.DestinationPort{Protocol: rules.TCP, Port: 1}), "fd00::/8 is no address"},
-		"mark in raw":        {plan("raw", "OWN", rules.Accept, rules.ConnMark{Mark: 1}), "no connection in raw"},
+		"family, in a list":  {plan("nat", "OWN", rules.Accept, tcp, six, rules.DestinationPort(rules.TCP, 1)), "fd00::/8 is no address"},
+		"mark in raw":        {plan("raw", "OWN", rules.Accept, rules.ConnMark(1)), "no connection in raw"},
 		"mark set in raw":    {plan("raw", "OWN", rules.SetConnMark(1)), "no connection in raw"},
 		"mark saved in raw":  {plan("raw", "OWN", rules.SaveMark{}), "no connection in raw"},
 		"mark copied in raw": {plan("raw", "OWN", rules.RestoreMark{}), "no connection in raw"},

@@ -84,7 +84,7 @@ func TestTProxyWithoutListener(t *testing.T) {
 				s.own(t, client, server)
 				app, proxy := s.listen(t, server+":80", 0), s.listen(t, tt.listens, 1)
 				var b rules.Builder
-				b.Append("mangle", "PREROUTING", "", tt.rule, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 80})
+				b.Append("mangle", "PREROUTING", "", tt.rule, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
 				s.apply(t, dialect, rules.Plan{V4: b.Ruleset(rules.IPv4)})
 				var got [2]string
 				err := s.sendAnd(port80, func(int) error { // nothing waits on the way through lo
@@ -112,8 +112,8 @@ func (s sandbox) apply(t testing.TB, dialect Dialect, plan rules.Plan) {
 // A reset of the kernel's own has no owner: "not of user 0" is true of it, and "of user 0" is not, whatever else
 // the rule asks for and wherever it stands.
 func TestPacketsWithoutOwner(t *testing.T) {
-	uid := func(id uint32, not bool) rules.Match { return rules.OwnerUID{ID: id, Not: not} }
-	gid := func(id uint32, not bool) rules.Match { return rules.OwnerGID{ID: id, Not: not} }
+	uid := func(id uint32, not bool) rules.Match { return rules.NotIf(not, rules.OwnerUID(id)) }
+	gid := func(id uint32, not bool) rules.Match { return rules.NotIf(not, rules.OwnerGID(id)) }
 	tcp := rules.Protocol(rules.TCP)
 	for _, dialect := range []Dialect{IPTables, Native} {
 		for name, tt := range map[string]struct {
@@ -140,7 +140,7 @@ func TestPacketsWithoutOwner(t *testing.T) {
 					s.RunInput(t, watch, "nft", "-f", "-")
 					var b rules.Builder
 					b.Append("mangle", "OUTPUT", "", rules.Jump("OWN"))
-					b.Append("mangle", "OUTPUT", "", rules.SetMark(2), rules.PacketMark{Mark: 1}) // comes back from there
+					b.Append("mangle", "OUTPUT", "", rules.SetMark(2), rules.PacketMark(1)) // comes back from there
 					b.Append("mangle", "OWN", "", rules.SetMark(1), tt.match...)
 					if !last {
 						b.Append("mangle", "OWN", "", rules.Return, tcp)
@@ -207,9 +207,9 @@ func TestNativeInAUserNamespace(t *testing.T) {
 	s.RunInput(t, watch, "nft", "-f", "-")
 	var b rules.Builder
 	tcp := rules.Protocol(rules.TCP)
-	b.Append("nat", "OUTPUT", "", rules.Return, tcp, rules.OwnerUID{ID: 1337})
-	b.Append("nat", "OUTPUT", "", rules.Return, tcp, rules.OwnerGID{ID: 1337})
-	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 7}, tcp, rules.OwnerUID{ID: 5, Not: true})
+	b.Append("nat", "OUTPUT", "", rules.Return, tcp, rules.OwnerUID(1337))
+	b.Append("nat", "OUTPUT", "", rules.Return, tcp, rules.OwnerGID(1337))
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 7}, tcp, rules.Not(rules.OwnerUID(5)))
 	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
 	if _, err := New(IPTables).Apply(t.Context(), s.ns, plan); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("iptables' owner match: got %v, want it refused", err)

@@ -29,7 +29,7 @@ func TestNativeReplacesWithoutAGap(t *testing.T) {
 	for i := range states {
 		var b rules.Builder
 		b.Append("nat", "OUTPUT", "", rules.Jump("OWN"))
-		b.Append("nat", "OWN", "", rules.Return, rules.Protocol(rules.TCP), rules.DestinationPort{Protocol: rules.TCP, Port: 1000 + uint16(i)})
+		b.Append("nat", "OWN", "", rules.Return, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 1000+uint16(i)))
 		b.Append("nat", "OWN", "", rules.Redirect{Port: 7}, rules.Protocol(rules.TCP))
 		states[i].V4 = b.Ruleset(rules.IPv4)
 	}

@@ -148,42 +148,46 @@ func (x iptables) chain(name string, p *passing) (ended bool) {
 }
 
 func (p *passing) meets(m rules.Match) bool {
-	ports := p.protocol != ""
+	if len(m.Ports()) > 0 && p.protocol == "" {
+		return false
+	}
+	return p.has(m) != m.Not
+}
+
+func (p *passing) has(m rules.Match) bool {
 	is := func(pattern, name string) bool {
 		begin, open := strings.CutSuffix(pattern, "+")
 		return name == pattern || open && strings.HasPrefix(name, begin)
 	}
-	switch m := m.(type) {
-	case rules.Protocol:
-		return p.protocol == string(m)
-	case rules.Source:
-		return m.Prefix.Contains(p.source.Addr())
-	case rules.Destination:
-		return m.Prefix.Contains(p.dest.Addr()) != m.Not
-	case rules.InInterface:
-		return is(string(m), p.in)
-	case rules.OutInterface:
-		return is(string(m), p.out)
-	case rules.SourcePort:
-		return ports && p.source.Port() == m.Port
-	case rules.DestinationPort:
-		return ports && (p.dest.Port() == m.Port) != m.Not
-	case rules.DestinationPorts:
-		return ports && m.Ports.Contains(p.dest.Port()) != m.Not
-	case rules.Comment:
+	switch v := m.Value; m.Field {
+	case rules.FieldProtocol:
+		return v == rules.Transport(p.protocol)
+	case rules.FieldSource:
+		return v.(rules.Addresses).Contains(p.source.Addr())
+	case rules.FieldDestination:
+		return v.(rules.Addresses).Contains(p.dest.Addr())
+	case rules.FieldIn:
+		return is(string(v.(rules.Link)), p.in)
+	case rules.FieldOut:
+		return is(string(v.(rules.Link)), p.out)
+	case rules.FieldSourcePort:
+		return p.source.Port() == v.(rules.Port).Number
+	case rules.FieldDestinationPort:
+		return p.dest.Port() == v.(rules.Port).Number
+	case rules.FieldDestinationPorts:
+		return v.(rules.PortList).Contains(p.dest.Port())
+	case rules.FieldComment:
 		return true
-	case rules.OwnerUIDs:
-		return p.socket && m.First <= p.uid && p.uid <= m.Last
-	case rules.OwnerUID:
-		return (p.socket && p.uid == m.ID) != m.Not
-	case rules.OwnerGID:
-		return (p.socket && p.gid == m.ID) != m.Not
-	case rules.CTState:
-		return p.state&m != 0
-	case rules.PacketMark:
-		return (p.mark == m.Mark) != m.Not
-	case rules.ConnMark:
-		return p.tracked() && p.connection == m.Mark
+	case rules.FieldUID:
+		return p.socket && v.(rules.IDs).First <= p.uid && p.uid <= v.(rules.IDs).Last
+	case rules.FieldGID:
+		return p.socket && v.(rules.IDs).First == p.gid
+	case rules.FieldCTState:
+		return p.state&v.(rules.CTState) != 0
+	case rules.FieldMark:
+		return p.mark == uint32(v.(rules.Mark))
+	case rules.FieldConnMark:
+		return p.tracked() && p.connection == uint32(v.(rules.Mark))
 	}
 	return false
 }

@@ -66,60 +66,48 @@ func (c *compiler) set(kind setKind, elements []setElement) string {
 
 // setOf returns what a set of these values is. All are of the same kind.
 func setOf(values []rules.Match) (setKind, []setElement) {
-	kind, elements := ports, make([]setElement, 0, len(values))
-	if slices.ContainsFunc(values, func(m rules.Match) bool { _, ok := m.(rules.DestinationPorts); return ok }) {
-		var list []rules.PortRange
-		for _, m := range values {
-			list = append(list, destinationsOf(m)...)
-		}
-		return portIntervals(list)
-	}
+	kind := fields[values[0].Field].set
+	var single []setElement
 	var prefixes []netip.Prefix
+	var spanned []rules.PortRange
 	for _, m := range values {
-		switch m := m.(type) {
-		case rules.DestinationPort:
-			elements = append(elements, setElement{key: binary.BigEndian.AppendUint16(nil, m.Port)})
-		case rules.SourcePort:
-			elements = append(elements, setElement{key: binary.BigEndian.AppendUint16(nil, m.Port)})
-		case rules.OwnerUID:
-			kind, elements = users, append(elements, setElement{key: binary.NativeEndian.AppendUint32(nil, m.ID)})
-		case rules.OwnerGID:
-			kind, elements = groups, append(elements, setElement{key: binary.NativeEndian.AppendUint32(nil, m.ID)})
-		case rules.Source:
-			prefixes = append(prefixes, m.Prefix)
-		case rules.Destination:
-			prefixes = append(prefixes, m.Prefix)
+		switch v := m.Value.(type) {
+		case rules.Addresses:
+			prefixes = append(prefixes, v.Prefix)
+			if v.Addr().Is6() {
+				kind = ranges6
+			}
+		case rules.Port, rules.PortList:
+			spanned = append(spanned, m.Ports()...)
+		default:
+			single = append(single, setElement{key: key(v)})
 		}
 	}
-	if len(prefixes) > 0 {
-		kind = ranges4
-		if prefixes[0].Addr().Is6() {
-			kind = ranges6
-		}
+	switch {
+	case prefixes != nil:
 		return kind, intervals(prefixes)
+	case spanned != nil:
+		return portSet(spanned)
 	}
+	return kind, ordered(single)
+}
+
+// ordered sorts elements, and leaves out repetitions.
+func ordered(elements []setElement) []setElement {
 	slices.SortFunc(elements, setElement.compare)
-	return kind, slices.CompactFunc(elements, func(a, b setElement) bool { return bytes.Equal(a.key, b.key) })
+	return slices.CompactFunc(elements, func(a, b setElement) bool { return bytes.Equal(a.key, b.key) })
 }
 
-func portSet(list []uint16) (setKind, []setElement) {
-	values := make([]rules.Match, len(list))
-	for i, port := range list {
-		values[i] = rules.SourcePort{Port: port}
-	}
-	return setOf(values)
-}
-
-// portIntervals returns where ranges of ports begin and end, without overlaps.
-func portIntervals(list []rules.PortRange) (setKind, []setElement) {
+// portSet returns single ports, or where ranges of ports begin and end, without overlaps.
+func portSet(list []rules.PortRange) (setKind, []setElement) {
 	key := func(port uint16) []byte { return binary.BigEndian.AppendUint16(nil, port) }
 	ranges := slices.SortedFunc(slices.Values(list), func(a, b rules.PortRange) int { return cmp.Compare(a.First, b.First) })
 	if !slices.ContainsFunc(list, func(r rules.PortRange) bool { return r.First != r.Last }) {
-		single := make([]uint16, len(list))
-		for i, r := range list {
-			single[i] = r.First
+		single := make([]setElement, len(ranges))
+		for i, r := range ranges {
+			single[i].key = key(r.First)
 		}
-		return portSet(single)
+		return ports, ordered(single)
 	}
 	var elements []setElement
 	for i := 0; i < len(ranges); {

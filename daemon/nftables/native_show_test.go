@@ -47,30 +47,30 @@ func everyExpression() rules.Plan {
 	var b rules.Builder
 	tcp, udp := rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
 	to := func(protocol string, port uint16) rules.Match {
-		return rules.DestinationPort{Protocol: protocol, Port: port}
+		return rules.DestinationPort(protocol, port)
 	}
-	network := func(text string) rules.Match { return rules.Destination{Prefix: netip.MustParsePrefix(text)} }
+	network := func(text string) rules.Match { return rules.Destination(netip.MustParsePrefix(text)) }
 	out := func(table string, target rules.Target, match ...rules.Match) {
 		b.Append(table, "OUTPUT", "", target, match...)
 	}
 	in := func(table string, target rules.Target, match ...rules.Match) {
 		b.Append(table, "PREROUTING", "", target, match...)
 	}
-	in("raw", rules.CTZone(1), udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
-	in("raw", rules.CTZone(1), udp, rules.SourcePort{Protocol: rules.UDP, Port: 54})
+	in("raw", rules.CTZone(1), udp, rules.SourcePort(rules.UDP, 53))
+	in("raw", rules.CTZone(1), udp, rules.SourcePort(rules.UDP, 54))
 	out("raw", rules.CTZone(2), udp, to(rules.UDP, 53))
 
-	in("mangle", rules.Drop, rules.StateInvalid)
-	in("mangle", rules.Return, rules.InInterface("eth+"), rules.PacketMark{Mark: 7})
-	in("mangle", rules.SaveMark{}, rules.PacketMark{Mark: 7, Not: true})
-	in("mangle", rules.SetMark(7), tcp, rules.StateRelated|rules.StateEstablished)
+	in("mangle", rules.Drop, rules.InState(rules.StateInvalid))
+	in("mangle", rules.Return, rules.InInterface("eth+"), rules.PacketMark(7))
+	in("mangle", rules.SaveMark{}, rules.Not(rules.PacketMark(7)))
+	in("mangle", rules.SetMark(7), tcp, rules.InState(rules.StateRelated|rules.StateEstablished))
 	in("mangle", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, tcp, to(rules.TCP, 80))
 	in("mangle", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 7}, tcp, to(rules.TCP, 81))
 	in("mangle", rules.TProxy{Port: 15006, Addr: netip.MustParseAddr("127.0.0.1"), Mark: 7}, tcp)
 	out("mangle", rules.SetConnMark(8), udp)
-	out("mangle", rules.RestoreMark{}, rules.ConnMark{Mark: 7})
+	out("mangle", rules.RestoreMark{}, rules.ConnMark(7))
 
-	out("nat", rules.Return, rules.OutInterface("lo"), rules.Source{Prefix: netip.MustParsePrefix("127.0.0.6/32")})
+	out("nat", rules.Return, rules.OutInterface("lo"), rules.Source(netip.MustParsePrefix("127.0.0.6/32")))
 	for _, text := range []string{"10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "192.168.0.0/17"} {
 		out("nat", rules.Return, network(text))
 	}
@@ -79,16 +79,16 @@ func everyExpression() rules.Plan {
 		out("nat", rules.Return, udp, to(rules.UDP, port))
 	}
 	for _, id := range []uint32{5, 6} {
-		out("nat", rules.Return, rules.OwnerUID{ID: id})
-		out("nat", rules.Return, rules.OwnerGID{ID: id})
+		out("nat", rules.Return, rules.OwnerUID(id))
+		out("nat", rules.Return, rules.OwnerGID(id))
 	}
-	out("nat", rules.Return, rules.OwnerGID{ID: 7, Not: true}, rules.OwnerGID{ID: 8, Not: true})
-	out("nat", rules.Accept, network("172.16.0.0/12"), rules.OwnerUID{ID: 1, Not: true})
+	out("nat", rules.Return, rules.Not(rules.OwnerGID(7)), rules.Not(rules.OwnerGID(8)))
+	out("nat", rules.Accept, network("172.16.0.0/12"), rules.Not(rules.OwnerUID(1)))
 	out("nat", rules.Jump("OWN"), tcp, rules.ToNone(53, 15008))
 	out("nat", rules.Jump("OWN"), tcp, rules.ToNone(53))
-	b.Append("nat", "OWN", "", rules.Redirect{Port: 15001}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 99, Not: true},
-		rules.Destination{Prefix: netip.MustParsePrefix("127.0.0.1/32"), Not: true})
+	b.Append("nat", "OWN", "", rules.Redirect{Port: 15001}, tcp, rules.Not(rules.DestinationPort(rules.TCP, 99)),
+		rules.Not(rules.Destination(netip.MustParsePrefix("127.0.0.1/32"))))
 
-	out("filter", rules.RejectReset, tcp, rules.Source{Prefix: netip.MustParsePrefix("10.0.0.0/9")})
+	out("filter", rules.RejectReset, tcp, rules.Source(netip.MustParsePrefix("10.0.0.0/9")))
 	return rules.Plan{V4: b.Ruleset(rules.IPv4)}
 }

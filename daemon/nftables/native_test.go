@@ -131,18 +131,16 @@ func (d draw) rules(b *rules.Builder, family rules.Family, table, chain, hook st
 	for range d.IntN(4) {
 		row := slices.Clone(match)
 		for i, m := range row {
-			switch m := m.(type) {
-			case rules.DestinationPort:
-				m.Port = d.port()
-				row[i] = m
+			switch m.Field {
+			case rules.FieldDestinationPort:
+				row[i].Value = rules.Port{Protocol: m.Value.(rules.Port).Protocol, Number: d.port()}
 				if !m.Not && d.one(2) {
 					row[i] = rules.ToAny(d.ports())
 				}
-			case rules.DestinationPorts:
+			case rules.FieldDestinationPorts:
 				row[i] = rules.ToAny([]rules.PortRange{d.ports(), d.ports()}[:1+d.IntN(2)]...)
-			case rules.Destination:
-				m.Prefix = d.prefix(family)
-				row[i] = m
+			case rules.FieldDestination:
+				row[i].Value = rules.Addresses{Prefix: d.prefix(family)}
 			}
 		}
 		b.Append(table, chain, "", target, row...)
@@ -169,22 +167,22 @@ func (d draw) conditions(family rules.Family, table, hook string) []rules.Match 
 		}
 	}
 	protocol := pick(d, rules.TCP, rules.UDP)
-	maybe(4, rules.Destination{Prefix: d.prefix(family), Not: d.one(4)})
-	maybe(8, rules.Source{Prefix: d.prefix(family)})
+	maybe(4, rules.NotIf(d.one(4), rules.Destination(d.prefix(family))))
+	maybe(8, rules.Source(d.prefix(family)))
 	if hook == "OUTPUT" {
 		maybe(4, rules.OutInterface(pick(d, "lo", "eth0", "eth+")))
-		maybe(4, rules.OwnerUID{ID: d.Uint32N(3), Not: d.one(3)})
-		maybe(8, rules.OwnerUIDs{First: d.Uint32N(3), Last: pick(d, 3, 256, uint32(1337))})
-		maybe(4, rules.OwnerGID{ID: d.Uint32N(3), Not: d.one(2)})
-		maybe(8, rules.OwnerGID{ID: d.Uint32N(3), Not: d.one(2)})
+		maybe(4, rules.NotIf(d.one(3), rules.OwnerUID(d.Uint32N(3))))
+		maybe(8, rules.OwnerUIDs(d.Uint32N(3), pick(d, 3, 256, uint32(1337))))
+		maybe(4, rules.NotIf(d.one(2), rules.OwnerGID(d.Uint32N(3))))
+		maybe(8, rules.NotIf(d.one(2), rules.OwnerGID(d.Uint32N(3))))
 	} else if hook != "POSTROUTING" {
 		maybe(4, rules.InInterface(pick(d, "lo", "eth0", "eth+")))
 	}
 	maybe(8, rules.Comment(pick(d, "proxy-init/a", "b", "c:1,2")))
-	maybe(6, rules.CTState(1+d.IntN(31)))
-	maybe(6, rules.PacketMark{Mark: d.Uint32N(3), Not: d.one(3)})
+	maybe(6, rules.InState(rules.CTState(1+d.IntN(31))))
+	maybe(6, rules.NotIf(d.one(3), rules.PacketMark(d.Uint32N(3))))
 	if table != "raw" {
-		maybe(6, rules.ConnMark{Mark: d.Uint32N(3)})
+		maybe(6, rules.ConnMark(d.Uint32N(3)))
 	}
 	if d.one(2) {
 		match = append(match, rules.Protocol(protocol))
@@ -192,9 +190,9 @@ func (d draw) conditions(family rules.Family, table, hook string) []rules.Match 
 		case 3:
 			match = append(match, rules.ToAny([]rules.PortRange{d.ports(), d.ports(), d.ports()}[:1+d.IntN(3)]...))
 		case 0:
-			match = append(match, rules.DestinationPort{Protocol: protocol, Port: d.port(), Not: d.one(4)})
+			match = append(match, rules.NotIf(d.one(4), rules.DestinationPort(protocol, d.port())))
 		case 1:
-			match = append(match, rules.SourcePort{Protocol: protocol, Port: d.port()})
+			match = append(match, rules.SourcePort(protocol, d.port()))
 		case 2:
 			match = append(match, rules.ToNone([]uint16{d.port(), d.port()}[:1+d.IntN(2)]...))
 		}
@@ -244,12 +242,12 @@ func (d draw) target(family rules.Family, table, hook string, below []string, ma
 		needsTCP = append(needsTCP, rules.TProxy{Port: 1, Addr: any, Mark: 1}, rules.TProxy{Port: 1, Addr: own, Mark: 2})
 	}
 	for _, m := range *match {
-		if m == rules.Match(rules.Protocol(rules.UDP)) {
+		if m == rules.Protocol(rules.UDP) {
 			return pick(d, targets...)
 		}
 	}
 	target := pick(d, append(targets, needsTCP...)...)
-	if slices.Contains(needsTCP, target) && !slices.ContainsFunc(*match, func(m rules.Match) bool { return m == rules.Match(tcp) }) {
+	if slices.Contains(needsTCP, target) && !slices.Contains(*match, tcp) {
 		*match = append(*match, tcp)
 	}
 	return target

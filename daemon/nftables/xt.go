@@ -68,56 +68,89 @@ var (
 	nfStates = []uint16{1, 1 << 3, 1 << 2, 1 << 1, 1 << 6}
 )
 
-// xtMatch returns a match as iptables asks the kernel for it.
-func xtMatch(m rules.Match) (name string, revision uint32, info []byte) {
-	native := binary.NativeEndian
-	switch m := m.(type) {
-	case rules.OwnerUID:
-		return "owner", 1, owner(ownerUID, 0, m.ID, m.Not)
-	case rules.OwnerUIDs:
-		info = owner(ownerUID, 0, m.First, false)
-		native.PutUint32(info[4:], m.Last)
-		return "owner", 1, info
-	case rules.OwnerGID:
-		return "owner", 1, owner(ownerGID, ownerGIDs, m.ID, m.Not)
-	case rules.DestinationPorts:
-		info = multiport(m.Ports.All())
-		if m.Not {
-			info[multiportNot] = 1
-		}
-		return "multiport", 1, info
-	case rules.Comment:
-		info = make([]byte, commentLength)
-		copy(info[:commentLength-1], m)
-		return "comment", 0, info
-	case rules.CTState:
-		info = make([]byte, conntrackLength)
-		native.PutUint16(info[conntrackFlags:], conntrackState)
-		native.PutUint16(info[conntrackStates:], states(m, xtStates))
-		return "conntrack", 3, info
-	case rules.ConnMark:
-		info = make([]byte, markLength)
-		native.PutUint32(info, m.Mark)
-		native.PutUint32(info[4:], allBits)
-		return "connmark", 1, info
-	}
-	return "", 0, nil
+// xtMatch is how iptables asks the kernel for a match, and back.
+type xtMatch struct {
+	name     string
+	revision uint32
+	length   int
+	put      func(info []byte, m rules.Match)
+	get      func(info []byte) (v rules.Value, not bool)
+	old      bool // so written by iptables-nft before 1.8.8 only
 }
 
-func owner(what byte, offset int, id uint32, not bool) []byte {
-	info := make([]byte, ownerLength)
-	binary.NativeEndian.PutUint32(info[offset:], id)
-	binary.NativeEndian.PutUint32(info[offset+4:], id)
-	info[ownerMatch] = what
-	if not {
-		info[ownerNot] = what
-	}
+var xtMatches = [rules.FieldComment + 1]xtMatch{
+	rules.FieldUID: {"owner", 1, ownerLength,
+		func(info []byte, m rules.Match) { putOwner(info, info, ownerUID, m) },
+		func(info []byte) (rules.Value, bool) { return idsAt(info), info[ownerNot] != 0 }, false},
+	rules.FieldGID: {"owner", 1, ownerLength,
+		func(info []byte, m rules.Match) { putOwner(info, info[ownerGIDs:], ownerGID, m) },
+		func(info []byte) (rules.Value, bool) { return idsAt(info[ownerGIDs:]), info[ownerNot] != 0 }, false},
+	rules.FieldDestinationPorts: {"multiport", 1, multiportLength, putPorts, portsAt, false},
+	rules.FieldCTState: {"conntrack", 3, conntrackLength,
+		func(info []byte, m rules.Match) {
+			binary.NativeEndian.PutUint16(info[conntrackFlags:], conntrackState)
+			binary.NativeEndian.PutUint16(info[conntrackStates:], states(m.Value.(rules.CTState), xtStates))
+		},
+		func(info []byte) (rules.Value, bool) {
+			var state rules.CTState
+			for bit, mask := range xtStates {
+				if binary.NativeEndian.Uint16(info[conntrackStates:])&mask != 0 {
+					state |= 1 << bit
+				}
+			}
+			return state, false
+		}, false},
+	rules.FieldMark:     {"mark", 1, markLength, putMark, markAt, true},
+	rules.FieldConnMark: {"connmark", 1, markLength, putMark, markAt, false},
+	rules.FieldComment: {"comment", 0, commentLength,
+		func(info []byte, m rules.Match) { copy(info[:commentLength-1], m.Value.(rules.Text)) },
+		func(info []byte) (rules.Value, bool) { return rules.Text(unix.ByteSliceToString(info)), false }, false},
+}
+
+func (x xtMatch) info(m rules.Match) []byte {
+	info := make([]byte, x.length)
+	x.put(info, m)
 	return info
 }
 
-// multiport lists ports; of a range the first one has a mark, and the last one follows it.
-func multiport(list []rules.PortRange) []byte {
-	info := make([]byte, multiportLength)
+// decodeMatch returns a match that is written with the same name, revision and bytes.
+func decodeMatch(name string, revision uint32, info []byte) (rules.Match, bool) {
+	for f, x := range xtMatches {
+		if x.name == name && x.revision == revision && x.length == len(info) {
+			m := rules.Match{Field: rules.Field(f)}
+			if m.Value, m.Not = x.get(info); bytes.Equal(x.info(m), info) {
+				return m, true
+			}
+		}
+	}
+	return rules.Match{}, false
+}
+
+func putOwner(info, ids []byte, what byte, m rules.Match) {
+	binary.NativeEndian.PutUint32(ids, m.Value.(rules.IDs).First)
+	binary.NativeEndian.PutUint32(ids[4:], m.Value.(rules.IDs).Last)
+	if info[ownerMatch] = what; m.Not {
+		info[ownerNot] = what
+	}
+}
+
+func idsAt(info []byte) rules.IDs {
+	return rules.IDs{First: binary.NativeEndian.Uint32(info), Last: binary.NativeEndian.Uint32(info[4:])}
+}
+
+func putMark(info []byte, m rules.Match) {
+	binary.NativeEndian.PutUint32(info, uint32(m.Value.(rules.Mark)))
+	if binary.NativeEndian.PutUint32(info[4:], allBits); m.Not {
+		info[markNot] = 1
+	}
+}
+
+func markAt(info []byte) (rules.Value, bool) {
+	return rules.Mark(binary.NativeEndian.Uint32(info)), info[markNot] != 0
+}
+
+// putPorts lists ports; of a range the first one has a mark, and the last one follows it.
+func putPorts(info []byte, m rules.Match) {
 	info[0] = multiportDestination
 	add := func(port uint16, begins byte) {
 		if n := int(info[1]); n < multiportMost {
@@ -126,7 +159,7 @@ func multiport(list []rules.PortRange) []byte {
 			info[1]++
 		}
 	}
-	for _, r := range list {
+	for _, r := range m.Ports() {
 		if r.First == r.Last {
 			add(r.First, 0)
 		} else {
@@ -134,7 +167,24 @@ func multiport(list []rules.PortRange) []byte {
 			add(r.Last, 0)
 		}
 	}
-	return info
+	if m.Not {
+		info[multiportNot] = 1
+	}
+}
+
+func portsAt(info []byte) (rules.Value, bool) {
+	var list []rules.PortRange
+	count := int(min(info[1], multiportMost))
+	at := func(i int) uint16 { return binary.NativeEndian.Uint16(info[multiportPorts+2*i:]) }
+	for i := 0; i < count; i++ {
+		r := rules.PortRange{First: at(i), Last: at(i)}
+		if info[multiportRanges+i] != 0 && i+1 < count {
+			i++
+			r.Last = at(i)
+		}
+		list = append(list, r)
+	}
+	return rules.List(list...), info[multiportNot] != 0
 }
 
 func states(m rules.CTState, bits []uint16) (mask uint16) {
@@ -231,59 +281,6 @@ func connmark(mode byte) []byte {
 	binary.NativeEndian.PutUint32(info[8:], allBits)
 	info[connmarkMode] = mode
 	return info
-}
-
-// decodeMatch is the reverse of xtMatch: what it returns is written with the same name, revision and bytes.
-func decodeMatch(name string, revision uint32, info []byte) (rules.Match, bool) {
-	var m rules.Match
-	switch {
-	case name == "owner" && len(info) == ownerLength && info[ownerMatch] == ownerUID && !bytes.Equal(info[:4], info[4:8]):
-		m = rules.OwnerUIDs{First: binary.NativeEndian.Uint32(info), Last: binary.NativeEndian.Uint32(info[4:])}
-	case name == "owner" && len(info) == ownerLength && info[ownerMatch] == ownerUID:
-		m = rules.OwnerUID{ID: binary.NativeEndian.Uint32(info), Not: info[ownerNot] != 0}
-	case name == "owner" && len(info) == ownerLength && info[ownerMatch] == ownerGID:
-		m = rules.OwnerGID{ID: binary.NativeEndian.Uint32(info[ownerGIDs:]), Not: info[ownerNot] != 0}
-	case name == "comment" && len(info) == commentLength:
-		m = rules.Comment(unix.ByteSliceToString(info))
-	case name == "multiport" && len(info) == multiportLength && info[1] <= multiportMost:
-		m = portsOf(info)
-	case name == "conntrack" && len(info) == conntrackLength:
-		var state rules.CTState
-		for bit, mask := range xtStates {
-			if binary.NativeEndian.Uint16(info[conntrackStates:])&mask != 0 {
-				state |= 1 << bit
-			}
-		}
-		m = state
-	case name == "connmark" && len(info) == markLength:
-		m = rules.ConnMark{Mark: binary.NativeEndian.Uint32(info)}
-	case name == "mark" && revision == 1 && len(info) == markLength: // so written by iptables-nft before 1.8.8
-		mark := rules.PacketMark{Mark: binary.NativeEndian.Uint32(info), Not: info[markNot] == 1}
-		_, _, same := xtMatch(rules.ConnMark{Mark: mark.Mark}) // the same structure
-		same[markNot] = info[markNot] & 1
-		return mark, bytes.Equal(same, info)
-	default:
-		return nil, false
-	}
-	sameName, sameRevision, same := xtMatch(m)
-	return m, sameName == name && sameRevision == revision && bytes.Equal(same, info)
-}
-
-// portsOf is the reverse of multiport.
-func portsOf(info []byte) rules.DestinationPorts {
-	var list []rules.PortRange
-	at := func(i int) uint16 { return binary.NativeEndian.Uint16(info[multiportPorts+2*i:]) }
-	for i := 0; i < int(info[1]); i++ {
-		r := rules.PortRange{First: at(i), Last: at(i)}
-		if info[multiportRanges+i] != 0 && i+1 < int(info[1]) {
-			i++
-			r.Last = at(i)
-		}
-		list = append(list, r)
-	}
-	m := rules.ToAny(list...)
-	m.Not = info[multiportNot] != 0
-	return m
 }
 
 // decodeTarget is the reverse of xtTarget.

@@ -40,35 +40,35 @@ func names(set rules.Ruleset) named {
 }
 
 func (n *named) match(m rules.Match) {
-	switch m := m.(type) {
-	case rules.OwnerUID:
-		n.uids = unique(n.uids, []uint32{m.ID})
-	case rules.OwnerGID:
-		n.gids = unique(n.gids, []uint32{m.ID})
-	case rules.DestinationPort:
-		n.port(m.Protocol, m.Port)
-	case rules.OwnerUIDs:
-		n.uids = unique(n.uids, []uint32{m.First, m.Last})
-	case rules.DestinationPorts:
-		for _, r := range m.Ports.All() {
+	n.tracking = n.tracking || m.Field == rules.FieldCTState || m.Field == rules.FieldConnMark
+	switch v := m.Value.(type) {
+	case rules.IDs:
+		of := &n.uids
+		if m.Field == rules.FieldGID {
+			of = &n.gids
+		}
+		*of = unique(*of, []uint32{v.First, v.Last})
+	case rules.Port:
+		if m.Field == rules.FieldDestinationPort {
+			n.port(v.Protocol, v.Number)
+		}
+	case rules.PortList:
+		for _, r := range v.All() {
 			n.tcp = unique(n.tcp, []uint16{r.First, r.Last})
 		}
-	case rules.Destination:
-		if m.Prefix.Bits() > 0 && !m.Prefix.Addr().IsLoopback() {
-			n.ranges = unique(n.ranges, []netip.Prefix{m.Prefix.Masked()})
+	case rules.Addresses:
+		switch {
+		case m.Field == rules.FieldSource && v.IsSingleIP():
+			n.sources = unique(n.sources, []netip.Addr{v.Addr()})
+		case m.Field == rules.FieldDestination && v.Bits() > 0 && !v.Addr().IsLoopback():
+			n.ranges = unique(n.ranges, []netip.Prefix{v.Masked()})
 		}
-	case rules.Source:
-		if m.Prefix.IsSingleIP() {
-			n.sources = unique(n.sources, []netip.Addr{m.Prefix.Addr()})
+	case rules.Link:
+		if m.Field == rules.FieldIn {
+			n.ins = unique(n.ins, []string{string(v)})
+		} else if v != loopback {
+			n.outs = unique(n.outs, []string{string(v)})
 		}
-	case rules.InInterface:
-		n.ins = unique(n.ins, []string{string(m)})
-	case rules.OutInterface:
-		if m != loopback {
-			n.outs = unique(n.outs, []string{string(m)})
-		}
-	case rules.CTState, rules.ConnMark:
-		n.tracking = true
 	}
 }
 

@@ -162,8 +162,8 @@ func probe(family rules.Family) rules.Ruleset {
 	tcp := rules.Protocol(rules.TCP)
 	var b rules.Builder
 	b.Append("nat", "OUTPUT", "", rules.Jump(probeChain))
-	b.Append("nat", probeChain, "", rules.Return, rules.OutInterface("lo"), rules.Destination{Prefix: loopback, Not: true},
-		tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 1, Not: true}, rules.OwnerUID{ID: 1})
-	b.Append("nat", probeChain, "", rules.Redirect{Port: 1}, tcp, rules.OwnerGID{ID: 1, Not: true})
+	b.Append("nat", probeChain, "", rules.Return, rules.OutInterface("lo"), rules.Not(rules.Destination(loopback)),
+		tcp, rules.Not(rules.DestinationPort(rules.TCP, 1)), rules.OwnerUID(1))
+	b.Append("nat", probeChain, "", rules.Redirect{Port: 1}, tcp, rules.Not(rules.OwnerGID(1)))
 	return b.Ruleset(family)
 }

@@ -44,7 +44,7 @@ func changesOf(plan rules.Plan) []change {
 					}
 					add(-1, slices.Delete(slices.Clone(chain.Rules), i, i+1))
 					for n, m := range r.Match {
-						if _, ok := m.(rules.Protocol); ok && needsProtocol(r) {
+						if m.Field == rules.FieldProtocol && needsProtocol(r) {
 							continue
 						}
 						now := slices.Clone(chain.Rules)
@@ -71,13 +71,7 @@ func needsProtocol(r rules.Rule) bool {
 	case rules.Redirect, rules.TProxy, rules.RejectWith:
 		return true
 	}
-	return slices.ContainsFunc(r.Match, func(m rules.Match) bool {
-		switch m.(type) {
-		case rules.SourcePort, rules.DestinationPort, rules.DestinationPorts:
-			return true
-		}
-		return false
-	})
+	return slices.ContainsFunc(r.Match, func(m rules.Match) bool { return len(m.Ports()) > 0 })
 }
 
 // with returns a rule set with other rules in one chain.

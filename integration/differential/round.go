@@ -225,8 +225,8 @@ func namesPort(plan rules.Plan, port uint16) bool {
 		for _, t := range rs.Tables {
 			for _, c := range t.Chains {
 				for _, r := range c.Rules {
-					for _, m := range r.Match {
-						if sp, ok := m.(rules.SourcePort); ok && port-sp.Port+1 <= 2 {
+					for _, m := range r.On(rules.FieldSourcePort) {
+						if port-m.Ports()[0].First+1 <= 2 {
 							return true
 						}
 					}

@@ -14,10 +14,10 @@ type scene struct {
 	own, outside, far netip.Addr
 	names             []string // of interfaces, lo not among them
 	destinations      []netip.Addr
-	owners            []owner
+	owners            []socket
 }
 
-type owner struct {
+type socket struct {
 	socket   bool
 	uid, gid uint32
 }
@@ -47,22 +47,25 @@ func newScene(rs rules.Ruleset, interfaces []rules.Interface) scene {
 	}
 	uids, gids := []uint32{nobody}, []uint32{nobody}
 	for _, m := range matches(rs) {
-		switch m := m.(type) {
-		case rules.Destination:
-			s.destinations = append(s.destinations, within(m.Prefix)...)
-			s.destinations = append(s.destinations, beside(m.Prefix))
-		case rules.OwnerUID:
-			uids = append(uids, m.ID)
-		case rules.OwnerGID:
-			gids = append(gids, m.ID)
+		switch v := m.Value.(type) {
+		case rules.Addresses:
+			if m.Field == rules.FieldDestination {
+				s.destinations = append(append(s.destinations, within(v.Prefix)...), beside(v.Prefix))
+			}
+		case rules.IDs:
+			if m.Field == rules.FieldUID {
+				uids = append(uids, v.First)
+			} else {
+				gids = append(gids, v.First)
+			}
 		}
 	}
 	slices.SortFunc(s.destinations, netip.Addr.Compare)
 	s.destinations = slices.Compact(s.destinations)
-	s.owners = []owner{{}}
+	s.owners = []socket{{}}
 	for _, uid := range unique(uids) {
 		for _, gid := range unique(gids) {
-			s.owners = append(s.owners, owner{true, uid, gid})
+			s.owners = append(s.owners, socket{true, uid, gid})
 		}
 	}
 	return s
@@ -122,120 +125,107 @@ type edit func(*rules.Packet)
 
 // meet returns edits that each make the packet fulfil the condition, as far as any one can.
 func (s scene) meet(m rules.Match) []edit {
-	switch m := m.(type) {
-	case rules.Protocol:
-		return edits(func(p *rules.Packet) { p.Protocol = string(m) })
-	case rules.Source:
-		return each(within(m.Prefix), setSource)
-	case rules.Destination:
-		if m.Not {
-			return edits(func(p *rules.Packet) {
-				if m.Prefix.Contains(p.Destination.Addr()) {
-					setDestination(p, s.own)
-				}
-			})
+	if m.Not {
+		return s.avoid(m)
+	}
+	switch v := m.Value.(type) {
+	case rules.Transport:
+		return edits(func(p *rules.Packet) { p.Protocol = string(v) })
+	case rules.Addresses:
+		return each(within(v.Prefix), setAddress(m.Field))
+	case rules.Link:
+		return edits(func(p *rules.Packet) { s.by(m.Field)(p, string(v)) })
+	case rules.Port:
+		return edits(func(p *rules.Packet) { p.Protocol = v.Protocol; setPort(m.Field)(p, v.Number) })
+	case rules.PortList:
+		var ends []uint16
+		for _, r := range v.All() {
+			ends = append(ends, r.First, r.Last)
 		}
-		return each(within(m.Prefix), setDestination)
-	case rules.InInterface:
-		return edits(func(p *rules.Packet) { s.arrive(p, string(m)) })
-	case rules.OutInterface:
-		return edits(func(p *rules.Packet) { s.leave(p, string(m)) })
-	case rules.SourcePort:
-		return edits(func(p *rules.Packet) { p.Protocol, p.Source = m.Protocol, netip.AddrPortFrom(p.Source.Addr(), m.Port) })
-	case rules.DestinationPort:
-		if m.Not {
-			return edits(func(p *rules.Packet) {
-				if p.Destination.Port() == m.Port {
-					setPort(p, m.Port+1)
-				}
-			})
-		}
-		return edits(func(p *rules.Packet) { p.Protocol = m.Protocol; setPort(p, m.Port) })
-	case rules.DestinationPorts:
-		if m.Not {
-			return edits(func(p *rules.Packet) {
-				if m.Ports.Contains(p.Destination.Port()) {
-					setPort(p, 9999)
-				}
-			})
-		}
-		var all []edit
-		for _, r := range m.Ports.All() {
-			all = append(all, edits(func(p *rules.Packet) { setPort(p, r.First) }, func(p *rules.Packet) { setPort(p, r.Last) })...)
-		}
-		return all
-	case rules.OwnerUID:
-		if m.Not {
-			return edits(func(p *rules.Packet) { s.owned(p); p.UID = unless(p.UID, m.ID) })
-		}
-		return edits(func(p *rules.Packet) { s.owned(p); p.UID = m.ID })
-	case rules.OwnerGID:
-		if m.Not {
-			return edits(func(p *rules.Packet) { s.owned(p); p.GID = unless(p.GID, m.ID) })
-		}
-		return edits(func(p *rules.Packet) { s.owned(p); p.GID = m.ID })
+		return each(ends, setPort(m.Field))
+	case rules.IDs:
+		return edits(func(p *rules.Packet) { s.owned(p); *owner(p, m.Field) = v.First })
 	case rules.CTState:
-		return states(func(state rules.CTState) bool { return m&state != 0 })
-	case rules.PacketMark:
-		if m.Not {
-			return edits(func(p *rules.Packet) {
-				if p.Mark == m.Mark {
-					p.Mark = 0
-				}
-			})
+		return states(func(state rules.CTState) bool { return v&state != 0 })
+	case rules.Mark:
+		if m.Field == rules.FieldConnMark {
+			return edits(func(p *rules.Packet) { p.ConnMark, p.State = uint32(v), rules.StateEstablished })
 		}
-		return edits(func(p *rules.Packet) { s.marked(p); p.Mark = m.Mark })
-	case rules.ConnMark:
-		return edits(func(p *rules.Packet) { p.ConnMark, p.State = m.Mark, rules.StateEstablished })
+		return edits(func(p *rules.Packet) { s.marked(p); p.Mark = uint32(v) })
 	}
 	return nil
 }
 
+// avoid returns an edit that changes only a packet that has what the condition must not find.
+func (s scene) avoid(m rules.Match) []edit {
+	return edits(func(p *rules.Packet) {
+		switch v := m.Value.(type) {
+		case rules.Addresses:
+			if v.Contains(p.Destination.Addr()) {
+				setDestination(p, s.own)
+			}
+		case rules.Port:
+			if p.Destination.Port() == v.Number {
+				setPort(m.Field)(p, v.Number+1)
+			}
+		case rules.PortList:
+			if v.Contains(p.Destination.Port()) {
+				setPort(m.Field)(p, 9999)
+			}
+		case rules.IDs:
+			s.owned(p)
+			if id := owner(p, m.Field); *id == v.First {
+				*id = nobody
+			}
+		case rules.Mark:
+			if p.Mark == uint32(v) {
+				p.Mark = 0
+			}
+		}
+	})
+}
+
 // miss returns edits that each make the packet fail the condition, by as little as can be.
 func (s scene) miss(m rules.Match) []edit {
-	switch m := m.(type) {
-	case rules.Protocol:
+	switch v := m.Value.(type) {
+	case rules.Transport:
 		return edits(func(p *rules.Packet) {
-			p.Protocol = map[string]string{rules.TCP: rules.UDP, rules.UDP: rules.TCP}[string(m)]
+			p.Protocol = map[string]string{rules.TCP: rules.UDP, rules.UDP: rules.TCP}[string(v)]
 		})
-	case rules.Source:
-		return edits(func(p *rules.Packet) { setSource(p, beside(m.Prefix)) })
-	case rules.Destination:
-		if m.Not {
-			return each(within(m.Prefix), setDestination)
+	case rules.Addresses:
+		switch {
+		case m.Field == rules.FieldSource:
+			return each([]netip.Addr{beside(v.Prefix)}, setSource)
+		case m.Not:
+			return each(within(v.Prefix), setDestination)
 		}
-		return each([]netip.Addr{beside(m.Prefix), s.own, s.outside}, setDestination)
-	case rules.InInterface:
-		return append(each(s.names, s.arrive), func(p *rules.Packet) { s.arrive(p, "lo") })
-	case rules.OutInterface:
-		return append(each(s.names, s.leave), func(p *rules.Packet) { s.leave(p, "lo") })
-	case rules.SourcePort:
-		return edits(func(p *rules.Packet) { p.Source = netip.AddrPortFrom(p.Source.Addr(), m.Port+1) })
-	case rules.DestinationPort:
+		return each([]netip.Addr{beside(v.Prefix), s.own, s.outside}, setDestination)
+	case rules.Link:
+		return each(append(slices.Clone(s.names), "lo"), s.by(m.Field))
+	case rules.Port:
 		if m.Not {
-			return each([]uint16{m.Port, m.Port + 1}, setPort)
+			return each([]uint16{v.Number, v.Number + 1}, setPort(m.Field))
 		}
-		return each([]uint16{m.Port + 1}, setPort)
-	case rules.DestinationPorts:
+		return each([]uint16{v.Number + 1}, setPort(m.Field))
+	case rules.PortList:
 		var ends []uint16
-		for _, r := range m.Ports.All() {
+		for _, r := range v.All() {
 			if m.Not {
 				ends = append(ends, r.First, r.Last)
 			} else {
 				ends = append(ends, r.First-1, r.Last+1)
 			}
 		}
-		return each(ends, setPort)
-	case rules.OwnerUID:
-		return s.otherOwner(func(p *rules.Packet) { p.UID = m.ID + 1 }, func(p *rules.Packet) { p.UID = m.ID })
-	case rules.OwnerGID:
-		return s.otherOwner(func(p *rules.Packet) { p.GID = m.ID + 1 }, func(p *rules.Packet) { p.GID = m.ID })
+		return each(ends, setPort(m.Field))
+	case rules.IDs:
+		return s.otherOwner(func(p *rules.Packet) { *owner(p, m.Field) = v.First + 1 }, func(p *rules.Packet) { *owner(p, m.Field) = v.First })
 	case rules.CTState:
-		return states(func(state rules.CTState) bool { return m&state == 0 })
-	case rules.PacketMark:
-		return edits(func(p *rules.Packet) { s.marked(p); p.Mark = m.Mark + 1 }, func(p *rules.Packet) { s.marked(p); p.Mark = m.Mark })
-	case rules.ConnMark:
-		return edits(func(p *rules.Packet) { p.ConnMark = m.Mark + 1 })
+		return states(func(state rules.CTState) bool { return v&state == 0 })
+	case rules.Mark:
+		if m.Field == rules.FieldConnMark {
+			return edits(func(p *rules.Packet) { p.ConnMark = uint32(v) + 1 })
+		}
+		return edits(func(p *rules.Packet) { s.marked(p); p.Mark = uint32(v) + 1 }, func(p *rules.Packet) { s.marked(p); p.Mark = uint32(v) })
 	}
 	return nil
 }
@@ -281,15 +271,37 @@ func setDestination(p *rules.Packet, addr netip.Addr) {
 	p.Destination = netip.AddrPortFrom(addr, p.Destination.Port())
 }
 
-func setPort(p *rules.Packet, port uint16) {
-	p.Destination = netip.AddrPortFrom(p.Destination.Addr(), port)
+func setAddress(of rules.Field) func(*rules.Packet, netip.Addr) {
+	if of == rules.FieldSource {
+		return setSource
+	}
+	return setDestination
 }
 
-func unless(id, not uint32) uint32 {
-	if id == not {
-		return nobody
+func setPort(of rules.Field) func(*rules.Packet, uint16) {
+	return func(p *rules.Packet, port uint16) {
+		end := &p.Destination
+		if of == rules.FieldSourcePort {
+			end = &p.Source
+		}
+		*end = netip.AddrPortFrom(end.Addr(), port)
 	}
-	return id
+}
+
+// owner returns the packet's user or group.
+func owner(p *rules.Packet, of rules.Field) *uint32 {
+	if of == rules.FieldGID {
+		return &p.GID
+	}
+	return &p.UID
+}
+
+// by returns what makes a packet come in or leave by an interface.
+func (s scene) by(of rules.Field) func(*rules.Packet, string) {
+	if of == rules.FieldIn {
+		return s.arrive
+	}
+	return s.leave
 }
 
 // arrive lets the packet come in by an interface, by lo by way of being sent in the pod.

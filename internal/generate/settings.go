@@ -132,11 +132,8 @@ func Interfaces(plan rules.Plan, ips []netip.Addr) []rules.Interface {
 			for _, c := range table.Chains {
 				for _, r := range c.Rules {
 					for _, m := range r.Match {
-						switch m := m.(type) {
-						case rules.InInterface:
-							add(string(m))
-						case rules.OutInterface:
-							add(string(m))
+						if link, ok := m.Value.(rules.Link); ok {
+							add(string(link))
 						}
 					}
 				}

@@ -28,7 +28,7 @@ var equivalents = []equivalent{
 		return m.Changed == nil && m.Chain == "MESHNETD_STATIC_OUT" && m.Rule.Target == rules.Target(rules.Return) && m.next(rs).Target == rules.RestoreMark{}
 	}},
 	{"what comes back by lo has its route already: the mark of ISTIO_DIVERT changes nothing for it", func(rs rules.Ruleset, m Mutant) bool {
-		return m.Chain == "ISTIO_INBOUND" && m.What == swapped && slices.Contains(m.Rule.Match, rules.Match(rules.InInterface("lo"))) &&
+		return m.Chain == "ISTIO_INBOUND" && m.What == swapped && slices.Contains(m.Rule.Match, rules.InInterface("lo")) &&
 			m.next(rs).Target == rules.Jump("ISTIO_DIVERT")
 	}},
 }

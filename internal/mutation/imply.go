@@ -3,7 +3,6 @@
 package main
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -29,123 +28,86 @@ func contradictory(facts []rules.Match) bool {
 }
 
 // excludes reports whether no packet fulfils both conditions.
-func excludes(a, b rules.Match) bool {
-	if not, ok := opposite(b); ok && implies(a, not) {
-		return true
-	}
-	switch a := a.(type) {
-	case rules.Protocol:
-		other, ok := b.(rules.Protocol)
-		return ok && a != other || portOf(b) != "" && portOf(b) != string(a)
-	case notProtocol:
-		return implies(b, a.Protocol)
-	case rules.InInterface:
-		other, ok := b.(rules.InInterface)
-		return ok && a != other
-	case rules.OutInterface:
-		other, ok := b.(rules.OutInterface)
-		return ok && a != other
-	case rules.CTState:
-		other, ok := b.(rules.CTState)
-		return ok && a&other == 0
-	case rules.SourcePort:
-		other, ok := b.(rules.SourcePort)
-		return ok && a.Port != other.Port
-	case rules.Source:
-		other, ok := b.(rules.Source)
-		return ok && !a.Prefix.Overlaps(other.Prefix)
-	case rules.ConnMark:
-		other, ok := b.(rules.ConnMark)
-		return ok && a != other
-	}
-	return false
-}
+func excludes(a, b rules.Match) bool { return implies(a, rules.Not(b)) }
 
 // portOf returns the protocol that a condition on a port names.
 func portOf(m rules.Match) string {
-	switch m := m.(type) {
-	case rules.SourcePort:
-		return m.Protocol
-	case rules.DestinationPort:
-		return m.Protocol
-	}
-	return ""
+	port, _ := m.Value.(rules.Port)
+	return port.Protocol
 }
 
-// implies reports whether a packet that fulfils the fact fulfils the conclusion.
+// implies reports whether a packet that fulfils the fact fulfils the conclusion. Negated ports are those of packets of the
+// protocol, which a rule with a port asks for as well.
 func implies(fact, conclusion rules.Match) bool {
-	switch c := conclusion.(type) {
-	case rules.DestinationPorts:
-		f, ok := fact.(rules.DestinationPort)
-		return fact == conclusion || ok && !f.Not && c.Ports.Contains(f.Port) != c.Not
-	case rules.Protocol:
-		return fact == conclusion || portOf(fact) == string(c)
-	case notProtocol:
-		return fact == conclusion || excludes(fact, c.Protocol)
-	case rules.DestinationPort:
-		if f, ok := fact.(rules.DestinationPorts); ok {
-			return c.Not && f.Ports.Contains(c.Port) == f.Not
-		}
-		f, ok := fact.(rules.DestinationPort)
-		return ok && f.Protocol == c.Protocol && (f == c || !f.Not && c.Not && f.Port != c.Port)
-	case rules.Comment: // which every packet meets
-		return true
-	case rules.Destination:
-		f, ok := fact.(rules.Destination)
-		return ok && prefixImplies(f, c)
-	case rules.OwnerUID:
-		f, ok := fact.(rules.OwnerUID)
-		return ok && (f == c || !f.Not && c.Not && f.ID != c.ID)
-	case rules.OwnerGID:
-		f, ok := fact.(rules.OwnerGID)
-		return ok && (f == c || !f.Not && c.Not && f.ID != c.ID)
-	case rules.PacketMark:
-		f, ok := fact.(rules.PacketMark)
-		return ok && (f == c || !f.Not && c.Not && f.Mark != c.Mark)
-	case rules.CTState:
-		f, ok := fact.(rules.CTState)
-		return ok && f&^c == 0
-	}
-	return fact == conclusion
-}
-
-func prefixImplies(f, c rules.Destination) bool {
-	inside := func(a, b netip.Prefix) bool { return a.Bits() >= b.Bits() && b.Contains(a.Addr()) }
+	spoken, asked := portOf(fact), portOf(conclusion)
 	switch {
-	case !f.Not && !c.Not:
-		return inside(f.Prefix, c.Prefix)
-	case !f.Not && c.Not:
-		return !f.Prefix.Overlaps(c.Prefix)
-	case f.Not && c.Not:
-		return inside(c.Prefix, f.Prefix)
+	case conclusion.Field == rules.FieldComment: // which every packet meets
+		return !conclusion.Not
+	case conclusion.Field == rules.FieldProtocol && spoken != "":
+		return (rules.Transport(spoken) == conclusion.Value) != conclusion.Not
+	case !sameField(fact, conclusion) || asked != "" && spoken != "" && asked != spoken:
+		return false
+	case asked != "" && spoken == "" && !conclusion.Not: // a list may be of another protocol
+		return false
+	case fact.Not && conclusion.Not:
+		return within(conclusion.Value, fact.Value)
+	case conclusion.Not:
+		return apart(fact.Value, conclusion.Value)
 	}
-	return false
+	return !fact.Not && within(fact.Value, conclusion.Value)
 }
 
-// notProtocol holds for every other protocol. No rule has it.
-type notProtocol struct{ rules.Protocol }
-
-// opposite returns the condition that holds where this one does not, if there is one.
-func opposite(m rules.Match) (rules.Match, bool) {
-	switch m := m.(type) {
-	case rules.Destination:
-		m.Not = !m.Not
-		return m, true
-	case rules.OwnerUID:
-		m.Not = !m.Not
-		return m, true
-	case rules.OwnerGID:
-		m.Not = !m.Not
-		return m, true
-	case rules.PacketMark:
-		m.Not = !m.Not
-		return m, true
-	case rules.DestinationPort: // of packets of the protocol, which a rule with a port asks for as well
-		m.Not = !m.Not
-		return m, true
-	case rules.DestinationPorts: // the same
-		m.Not = !m.Not
-		return m, true
+func sameField(a, b rules.Match) bool {
+	list := func(m rules.Match) bool {
+		return m.Field == rules.FieldDestinationPort || m.Field == rules.FieldDestinationPorts
 	}
-	return nil, false
+	return a.Field == b.Field || list(a) && list(b)
+}
+
+// within reports whether all of one value is part of another.
+func within(a, b rules.Value) bool {
+	switch b := b.(type) {
+	case rules.Addresses:
+		a := a.(rules.Addresses)
+		return a.Bits() >= b.Bits() && b.Contains(a.Addr())
+	case rules.IDs:
+		a := a.(rules.IDs)
+		return b.First <= a.First && a.Last <= b.Last
+	case rules.CTState:
+		return a.(rules.CTState)&^b == 0
+	case rules.Port, rules.PortList:
+		return !slices.ContainsFunc(ports(a), func(r rules.PortRange) bool {
+			return !slices.ContainsFunc(ports(b), func(all rules.PortRange) bool { return all.First <= r.First && r.Last <= all.Last })
+		})
+	}
+	return a == b
+}
+
+// apart reports whether two values have nothing in common.
+func apart(a, b rules.Value) bool {
+	switch b := b.(type) {
+	case rules.Addresses:
+		return !a.(rules.Addresses).Overlaps(b.Prefix)
+	case rules.IDs:
+		a := a.(rules.IDs)
+		return a.Last < b.First || b.Last < a.First
+	case rules.CTState:
+		return a.(rules.CTState)&b == 0
+	case rules.Port, rules.PortList:
+		return !slices.ContainsFunc(ports(a), func(r rules.PortRange) bool {
+			return slices.ContainsFunc(ports(b), func(other rules.PortRange) bool { return r.First <= other.Last && other.First <= r.Last })
+		})
+	}
+	return a != b
+}
+
+func ports(v rules.Value) []rules.PortRange { return rules.Match{Value: v}.Ports() }
+
+// opposite returns the condition that holds where this one does not, if rules have one.
+func opposite(m rules.Match) (rules.Match, bool) {
+	switch m.Field {
+	case rules.FieldDestination, rules.FieldUID, rules.FieldGID, rules.FieldMark, rules.FieldDestinationPort, rules.FieldDestinationPorts:
+		return rules.Not(m), true
+	}
+	return m, false
 }

@@ -79,7 +79,7 @@ func variants(r rules.Rule) []variant {
 			changed := r
 			changed.Match = slices.Clone(r.Match)
 			changed.Match[i] = other
-			if p, ok := other.(rules.Protocol); ok { // the ports of a rule are those of its protocol
+			if p, ok := other.Value.(rules.Transport); ok { // the ports of a rule are those of its protocol
 				speak(changed.Match, string(p))
 			}
 			all = append(all, variant{fmt.Sprintf("%v -> %v", m, other), changed})
@@ -95,87 +95,72 @@ func variants(r rules.Rule) []variant {
 
 func speak(matches []rules.Match, protocol string) {
 	for i, m := range matches {
-		switch m := m.(type) {
-		case rules.SourcePort:
-			m.Protocol = protocol
-			matches[i] = m
-		case rules.DestinationPort:
-			m.Protocol = protocol
-			matches[i] = m
+		if port, ok := m.Value.(rules.Port); ok {
+			port.Protocol = protocol
+			matches[i].Value = port
 		}
 	}
 }
 
-func otherMatches(m rules.Match) []rules.Match {
-	switch m := m.(type) {
-	case rules.Protocol:
-		if m == rules.TCP {
-			return []rules.Match{rules.Protocol(rules.UDP)}
+// otherMatches returns the condition with another value each, and negated where it can be.
+func otherMatches(m rules.Match) (all []rules.Match) {
+	for _, v := range otherValues(m.Value, m.Not) {
+		all = append(all, rules.Match{Field: m.Field, Value: v, Not: m.Not})
+	}
+	if m.Negatable() {
+		all = append(all, rules.Not(m))
+	}
+	return all
+}
+
+func otherValues(v rules.Value, negated bool) (all []rules.Value) {
+	switch v := v.(type) {
+	case rules.Transport:
+		if v == rules.TCP {
+			return []rules.Value{rules.Transport(rules.UDP)}
 		}
-		return []rules.Match{rules.Protocol(rules.TCP)}
-	case rules.Source:
-		var all []rules.Match
-		for _, p := range otherPrefixes(m.Prefix) {
-			all = append(all, rules.Source{Prefix: p})
+		return []rules.Value{rules.Transport(rules.TCP)}
+	case rules.Addresses:
+		for _, p := range otherPrefixes(v.Prefix) {
+			all = append(all, rules.Addresses{Prefix: p})
 		}
 		return all
-	case rules.Destination:
-		all := []rules.Match{rules.Destination{Prefix: m.Prefix, Not: !m.Not}}
-		for _, p := range otherPrefixes(m.Prefix) {
-			all = append(all, rules.Destination{Prefix: p, Not: m.Not})
-		}
-		return all
-	case rules.InInterface:
-		return []rules.Match{rules.InInterface("eth0")}
-	case rules.OutInterface:
-		return []rules.Match{rules.OutInterface("eth0")}
-	case rules.SourcePort:
-		return []rules.Match{rules.SourcePort{Protocol: m.Protocol, Port: m.Port + 1}}
-	case rules.DestinationPort:
-		return []rules.Match{rules.DestinationPort{Protocol: m.Protocol, Port: m.Port + 1, Not: m.Not},
-			rules.DestinationPort{Protocol: m.Protocol, Port: m.Port, Not: !m.Not}}
-	case rules.OwnerUID:
-		return []rules.Match{rules.OwnerUID{ID: m.ID + 1, Not: m.Not}, rules.OwnerUID{ID: m.ID, Not: !m.Not}}
-	case rules.OwnerGID:
-		return []rules.Match{rules.OwnerGID{ID: m.ID + 1, Not: m.Not}, rules.OwnerGID{ID: m.ID, Not: !m.Not}}
+	case rules.Link:
+		return []rules.Value{rules.Link("eth0")}
+	case rules.Port:
+		return []rules.Value{rules.Port{Protocol: v.Protocol, Number: v.Number + 1}}
+	case rules.IDs:
+		return []rules.Value{rules.IDs{First: v.First + 1, Last: v.Last + 1}}
 	case rules.CTState:
-		all := []rules.Match{(rules.StateInvalid | rules.StateNew | rules.StateRelated | rules.StateEstablished | rules.StateUntracked) &^ m}
+		all = append(all, (rules.StateInvalid|rules.StateNew|rules.StateRelated|rules.StateEstablished|rules.StateUntracked)&^v)
 		for bit := rules.StateInvalid; bit <= rules.StateUntracked; bit <<= 1 {
-			if m&bit != 0 && m != bit {
-				all = append(all, m&^bit)
+			if v&bit != 0 && v != bit {
+				all = append(all, v&^bit)
 			}
 		}
 		return all
-	case rules.PacketMark:
-		return []rules.Match{rules.PacketMark{Mark: m.Mark + 1, Not: m.Not}, rules.PacketMark{Mark: m.Mark, Not: !m.Not}}
-	case rules.ConnMark:
-		return []rules.Match{rules.ConnMark{Mark: m.Mark + 1}}
-	case rules.DestinationPorts:
-		var all []rules.Match
-		for i, r := range m.Ports.All() {
-			ports := slices.Clone(m.Ports.All())
+	case rules.Mark:
+		return []rules.Value{v + 1}
+	case rules.PortList:
+		for i, r := range v.All() {
+			ports := slices.Clone(v.All())
 			switch next := r.Last + 1; {
-			case next != 0 && !m.Ports.Contains(next):
+			case negated: // of which none is a range
+				ports[i] = rules.PortRange{First: r.First + 1, Last: r.First + 1}
+			case next != 0 && !v.Contains(next):
 				ports[i].Last = next
 			case r.First != r.Last:
 				ports[i].Last--
 			default:
 				ports[i].First--
 			}
-			if m.Not { // of which none is a range
-				ports[i] = rules.PortRange{First: r.First + 1, Last: r.First + 1}
-			}
-			other := rules.ToAny(ports...)
-			other.Not = m.Not
-			all = append(all, other)
+			all = append(all, rules.List(ports...))
 		}
 		return all
-	case rules.OwnerUIDs:
-		return []rules.Match{rules.OwnerUIDs{First: m.First + 1, Last: m.Last + 1}}
-	case rules.Comment:
+	case rules.Text:
 		return nil
 	}
-	panic(fmt.Sprintf("no mutation is known for condition %T", m))
+	panic(fmt.Sprintf("no mutation is known for %T", v))
 }
 
 // otherPrefixes returns the prefix one bit longer, one bit shorter (two where that adds only the unspecified

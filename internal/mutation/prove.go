@@ -122,15 +122,13 @@ func waysTo(table rules.Table, name string) []way {
 func (w way) with(match []rules.Match) []rules.Match {
 	facts := slices.Concat(w.facts, match)
 	for _, m := range match {
-		switch m := m.(type) {
-		case rules.Destination:
-			if w.hook == "OUTPUT" && !m.Not && m.Prefix.Addr().IsLoopback() && (m.Prefix.Bits() >= 8 || m.Prefix.Addr().Is6()) {
-				facts = append(facts, rules.OutInterface("lo"))
-			}
-		case rules.PacketMark:
-			if w.hook == "PREROUTING" && !m.Not {
-				facts = append(facts, rules.InInterface("lo"))
-			}
+		to, _ := m.Value.(rules.Addresses)
+		switch {
+		case m.Not:
+		case m.Field == rules.FieldDestination && w.hook == "OUTPUT" && to.Addr().IsLoopback() && (to.Bits() >= 8 || to.Addr().Is6()):
+			facts = append(facts, rules.OutInterface("lo"))
+		case m.Field == rules.FieldMark && w.hook == "PREROUTING":
+			facts = append(facts, rules.InInterface("lo"))
 		}
 	}
 	return facts
@@ -152,9 +150,9 @@ func harmless(table rules.Table, target rules.Target, facts []rules.Match) bool 
 // been let go before them. What only TCP or all but TCP has to fear is looked at one after the other.
 func idle(table rules.Table, before, after []rules.Rule, facts []rules.Match) bool {
 	tcp := rules.Protocol(rules.TCP)
-	if !follows(facts, tcp) && !follows(facts, notProtocol{tcp}) && !follows(facts, rules.Protocol(rules.UDP)) {
+	if !follows(facts, tcp) && !follows(facts, rules.Not(tcp)) && !follows(facts, rules.Protocol(rules.UDP)) {
 		return idle(table, before, after, append(slices.Clone(facts), tcp)) &&
-			idle(table, before, after, append(slices.Clone(facts), notProtocol{tcp}))
+			idle(table, before, after, append(slices.Clone(facts), rules.Not(tcp)))
 	}
 	for i, r := range after {
 		both := slices.Concat(facts, r.Match)

@@ -14,8 +14,9 @@ const (
 	nat        = "nat"
 	prerouting = "PREROUTING"
 	output     = "OUTPUT"
-	tcp        = rules.Protocol(rules.TCP)
 )
+
+var tcp = rules.Protocol(rules.TCP)
 
 func (in *Intent) families(rules.Network) rules.Families {
 	return rules.Families{
@@ -42,7 +43,7 @@ func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	for _, s := range in.outboundKept(family) {
 		b.Append(nat, chainOutput, s.Why, rules.Return, s.Match...)
 	}
-	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return, rules.Destination{Prefix: loopback(family)})
+	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return, rules.Destination(loopback(family)))
 	b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
 	b.Append(nat, chainRedirect, "to the proxy's outbound listener", rules.Redirect{Port: in.OutboundPort}, tcp)
 
@@ -65,10 +66,10 @@ func (in Intent) lookups(b *rules.Builder, family rules.Family) {
 		asked = loopback(family).Addr()
 	}
 	for _, protocol := range []string{rules.UDP, rules.TCP} {
-		match := []rules.Match{rules.Protocol(protocol), rules.DestinationPort{Protocol: protocol, Port: 53}}
+		match := []rules.Match{rules.Protocol(protocol), rules.DestinationPort(protocol, 53)}
 		why := "name lookups go to Consul"
 		if in.DNSPort != 0 {
-			match = append(match, rules.Destination{Prefix: netip.PrefixFrom(asked, asked.BitLen())})
+			match = append(match, rules.Destination(netip.PrefixFrom(asked, asked.BitLen())))
 			why = "name lookups at Consul's address go to its port"
 		}
 		b.Append(nat, output, why, rules.Jump(chainDNS), match...)
@@ -80,13 +81,13 @@ func (in Intent) lookups(b *rules.Builder, family rules.Family) {
 func (in Intent) outboundKept(family rules.Family) []rules.Selection {
 	var kept []rules.Selection
 	for _, uid := range slices.Backward(rules.Unique(in.UIDsExclude)) {
-		kept = append(kept, rules.Selection{Why: fmt.Sprintf("user %d is excluded", uid), Match: []rules.Match{rules.OwnerUID{ID: uid}}})
+		kept = append(kept, rules.Selection{Why: fmt.Sprintf("user %d is excluded", uid), Match: []rules.Match{rules.OwnerUID(uid)}})
 	}
 	for _, prefix := range slices.Backward(rules.MergePrefixes(rules.OfFamily(in.RangesExclude, family))) {
-		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination{Prefix: prefix}}})
+		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination(prefix)}})
 	}
 	kept = append(kept, keptPorts("outbound", in.OutboundExclude)...)
-	return append(kept, rules.Selection{Why: "the proxy's own traffic never comes back to it", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}})
+	return append(kept, rules.Selection{Why: "the proxy's own traffic never comes back to it", Match: []rules.Match{rules.OwnerUID(in.UID)}})
 }
 
 func (in Intent) inboundKept() []rules.Selection { return keptPorts("inbound", in.InboundExclude) }
@@ -104,18 +105,10 @@ func keptPorts(direction string, ports []rules.PortRange) (kept []rules.Selectio
 func (in Intent) block() rules.Ruleset {
 	var lookupsKept []rules.Selection
 	if in.DNSAddress.IsValid() && in.DNSPort == 0 { // lookups to any server are captured
-		lookupsKept = []rules.Selection{{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}}
+		lookupsKept = []rules.Selection{{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID(in.UID)}}}
 	}
 	return rules.Block(
-		rules.Blocked{Kept: withoutTCP(in.outboundKept(rules.IPv6)), Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}}},
-		rules.Blocked{Kept: withoutTCP(in.inboundKept()), Captured: []rules.Selection{{Why: "every other port belongs to the mesh"}}},
+		rules.Blocked{Kept: in.outboundKept(rules.IPv6), Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}}},
+		rules.Blocked{Kept: in.inboundKept(), Captured: []rules.Selection{{Why: "every other port belongs to the mesh"}}},
 		lookupsKept...)
-}
-
-// withoutTCP leaves out matches on TCP, which Block adds itself.
-func withoutTCP(kept []rules.Selection) []rules.Selection {
-	for i := range kept {
-		kept[i].Match = slices.DeleteFunc(kept[i].Match, func(m rules.Match) bool { return m == rules.Match(tcp) })
-	}
-	return kept
 }

@@ -19,12 +19,12 @@ import (
 func small() rules.Plan {
 	var b rules.Builder
 	tcp := rules.Protocol(rules.TCP)
-	b.Append("mangle", "PREROUTING", "what is invalid", rules.Drop, rules.StateInvalid)
+	b.Append("mangle", "PREROUTING", "what is invalid", rules.Drop, rules.InState(rules.StateInvalid))
 	b.Append("nat", "OUTPUT", "what the pod sends", rules.Jump("OUT"), tcp)
-	b.Append("nat", "OUT", "the proxy's own", rules.Return, rules.OwnerUID{ID: 1337})
-	b.Append("nat", "OUT", "", rules.Jump("TO_PROXY"), rules.Destination{Prefix: netip.MustParsePrefix("10.0.0.0/8")})
+	b.Append("nat", "OUT", "the proxy's own", rules.Return, rules.OwnerUID(1337))
+	b.Append("nat", "OUT", "", rules.Jump("TO_PROXY"), rules.Destination(netip.MustParsePrefix("10.0.0.0/8")))
 	b.Append("nat", "TO_PROXY", "to the proxy", rules.Redirect{Port: 15001}, tcp)
-	b.Append("filter", "OUTPUT", "no such port", rules.RejectReset, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: 25})
+	b.Append("filter", "OUTPUT", "no such port", rules.RejectReset, tcp, rules.DestinationPort(rules.TCP, 25))
 	return rules.Plan{V4: b.Ruleset(rules.IPv4)}
 }
 

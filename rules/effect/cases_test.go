@@ -179,8 +179,8 @@ func TestTooMuchWork(t *testing.T) {
 		c := rules.Chain{Name: fmt.Sprint("C", i)}
 		for k := range 10 {
 			next := rules.Jump(fmt.Sprint("C", i+1))
-			c.Rules = append(c.Rules, rules.Rule{Match: []rules.Match{rules.Protocol("tcp"), rules.DestinationPort{Protocol: "tcp", Port: uint16(1000 + k)}}, Target: next},
-				rules.Rule{Match: []rules.Match{rules.Source{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", k))}}, Target: next})
+			c.Rules = append(c.Rules, rules.Rule{Match: []rules.Match{rules.Protocol("tcp"), rules.DestinationPort("tcp", uint16(1000+k))}, Target: next},
+				rules.Rule{Match: []rules.Match{rules.Source(netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", k)))}, Target: next})
 		}
 		filter.Chains = append(filter.Chains, c)
 	}

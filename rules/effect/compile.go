@@ -161,56 +161,53 @@ func (p *Pod) Prefixed(prefix string) Set {
 	return Values(all...)
 }
 
-func negated(not bool, universe, s Set) Set {
-	if not {
-		return universe.Without(s)
-	}
-	return s
+// asked are the fields of packets that those of matches are about. A comment asks for none.
+var asked = map[rules.Field]Field{
+	rules.FieldSource: Source, rules.FieldDestination: Destination, rules.FieldIn: In, rules.FieldOut: Out, rules.FieldProtocol: Protocol,
+	rules.FieldSourcePort: SourcePort, rules.FieldDestinationPort: DestinationPort, rules.FieldDestinationPorts: DestinationPort,
+	rules.FieldUID: UID, rules.FieldGID: GID, rules.FieldCTState: CTState, rules.FieldMark: Mark, rules.FieldConnMark: ConnMark,
 }
 
 // Conditions returns what a match asks of a packet of the family; false where it is not understood.
 func (p *Pod) Conditions(family rules.Family, m rules.Match) (conditions []Condition, understood bool) {
-	six := family == rules.IPv6
-	is := func(f Field, s Set) Condition { return Condition{Field: f, Set: s} }
-	proto := func(name string) Condition { return is(Protocol, Single(N(protocols[name]))) }
-	switch m := m.(type) {
-	case rules.Protocol:
-		conditions = []Condition{proto(string(m))}
-	case rules.Source:
-		conditions = []Condition{is(Source, prefixOf(m.Prefix, six))}
-	case rules.Destination:
-		conditions = []Condition{is(Destination, negated(m.Not, every(six), prefixOf(m.Prefix, six)))}
-	case rules.InInterface:
-		conditions = []Condition{is(In, p.Interfaces(string(m)))}
-	case rules.OutInterface:
-		conditions = []Condition{is(Out, p.Interfaces(string(m)))}
-	case rules.SourcePort:
-		conditions = []Condition{proto(m.Protocol), is(SourcePort, Single(N(uint64(m.Port))))}
-	case rules.DestinationPort:
-		conditions = []Condition{proto(m.Protocol), is(DestinationPort, negated(m.Not, every16, Single(N(uint64(m.Port)))))}
-	case rules.DestinationPorts:
+	field, ok := asked[m.Field]
+	if !ok {
+		return nil, m.Field == rules.FieldComment
+	}
+	var set Set
+	universe := every32
+	first := func(f Field, s Set) { conditions = append(conditions, Condition{Field: f, Set: s}) }
+	switch v := m.Value.(type) {
+	case rules.Addresses:
+		set, universe = prefixOf(v.Prefix, family == rules.IPv6), every(family == rules.IPv6)
+	case rules.Link:
+		set = p.Interfaces(string(v))
+	case rules.Transport:
+		set = Single(N(protocols[string(v)]))
+	case rules.Port:
+		first(Protocol, Single(N(protocols[v.Protocol])))
+		set, universe = Single(N(uint64(v.Number))), every16
+	case rules.PortList:
+		first(Protocol, ported)
 		var spans []Span
-		for _, r := range m.Ports.All() {
+		for _, r := range v.All() {
 			spans = append(spans, Span{N(uint64(r.First)), N(uint64(r.Last))})
 		}
-		conditions = []Condition{is(Protocol, ported), is(DestinationPort, negated(m.Not, every16, Union(spans...)))}
-	case rules.OwnerUID:
-		conditions = []Condition{{UID, negated(m.Not, every32, Single(N(uint64(m.ID)))), m.Not}}
-	case rules.OwnerUIDs:
-		conditions = []Condition{is(UID, Between(uint64(m.First), uint64(m.Last)))}
-	case rules.OwnerGID:
-		conditions = []Condition{{GID, negated(m.Not, every32, Single(N(uint64(m.ID)))), m.Not}}
+		set, universe = Union(spans...), every16
+	case rules.IDs:
+		set = Between(uint64(v.First), uint64(v.Last))
 	case rules.CTState:
-		conditions = []Condition{is(CTState, states(m))}
-	case rules.PacketMark:
-		conditions = []Condition{is(Mark, negated(m.Not, every32, Single(N(uint64(m.Mark)))))}
-	case rules.ConnMark: // a packet without a connection matches no mark, not even 0
-		conditions = []Condition{is(CTState, tracked), is(ConnMark, Single(N(uint64(m.Mark))))}
-	case rules.Comment:
-	default:
-		return nil, false
+		set = states(v)
+	case rules.Mark:
+		if field == ConnMark { // a packet without a connection matches no mark, not even 0
+			first(CTState, tracked)
+		}
+		set = Single(N(uint64(v)))
 	}
-	return conditions, true
+	if m.Not {
+		set = universe.Without(set)
+	}
+	return append(conditions, Condition{Field: field, Set: set, Bare: m.Not && (field == UID || field == GID)}), true
 }
 
 // The connection states as values of CTState.

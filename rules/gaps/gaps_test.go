@@ -20,7 +20,7 @@ func TestManyRules(t *testing.T) {
 		var b rules.Builder
 		for i := range count {
 			to := netip.MustParsePrefix(fmt.Sprintf("%d.%d.%d.0/24", 20+i%50, i/4%256, i*7%256))
-			b.Append("nat", "OUTPUT", "range "+to.String()+" is left out", rules.Return, rules.Destination{Prefix: to})
+			b.Append("nat", "OUTPUT", "range "+to.String()+" is left out", rules.Return, rules.Destination(to))
 		}
 		b.Append("nat", "OUTPUT", "the rest", rules.Redirect{Port: 15001}, rules.Protocol(rules.TCP))
 		all := gaps.Of(rules.Plan{V4: b.Ruleset(rules.IPv4)}, meshtest.Interfaces(), rules.Proxy{UID: 1337, GID: 1337})

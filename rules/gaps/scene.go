@@ -62,22 +62,14 @@ func (s *scene) name(r rules.Rule) {
 		s.count(to.Port, to.Port)
 	}
 	for _, m := range r.Match {
-		switch m := m.(type) {
-		case rules.Source:
-			s.ranges = append(s.ranges, m.Prefix)
-		case rules.Destination:
-			s.ranges = append(s.ranges, m.Prefix)
-		case rules.InInterface:
-			s.named[s.existing(string(m))] = string(m) != lo
-		case rules.OutInterface:
-			s.named[s.existing(string(m))] = string(m) != lo
-		case rules.OwnerUID:
-			s.ids[m.ID] = true
-		case rules.OwnerUIDs:
-			s.ids[m.First] = true
-		case rules.OwnerGID:
-			if s.ids[m.ID] = true; m.Not && m.ID != s.proxy.GID {
-				s.groups = append(s.groups, m.ID)
+		switch v := m.Value.(type) {
+		case rules.Addresses:
+			s.ranges = append(s.ranges, v.Prefix)
+		case rules.Link:
+			s.named[s.existing(string(v))] = v != lo
+		case rules.IDs:
+			if s.ids[v.First] = true; m.Field == rules.FieldGID && m.Not && v.First != s.proxy.GID {
+				s.groups = append(s.groups, v.First)
 			}
 		default:
 			for _, r := range ports(m) {
@@ -117,13 +109,10 @@ func (s *scene) count(first, last uint16) {
 
 // ports are those of the destination that a match names.
 func ports(m rules.Match) []rules.PortRange {
-	switch m := m.(type) {
-	case rules.DestinationPort:
-		return rules.Ports([]uint16{m.Port})
-	case rules.DestinationPorts:
-		return m.Ports.All()
+	if m.Field == rules.FieldSourcePort {
+		return nil
 	}
-	return nil
+	return m.Ports()
 }
 
 // existing returns an interface of the pod that a rule's word stands for, or a name that it may have.

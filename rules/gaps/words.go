@@ -91,7 +91,7 @@ func (f *finder) lookups() string {
 				for _, r := range c.Rules {
 					switch r.Target.(type) {
 					case rules.Redirect, rules.DNAT, rules.RejectWith:
-						if slices.Contains(r.Match, rules.Match(rules.Protocol(rules.UDP))) {
+						if slices.Contains(r.Match, rules.Protocol(rules.UDP)) {
 							whys = append(whys, r.Why+map[bool]string{true: " (IPv6 is refused)"}[table.Name == "filter"])
 						}
 					}
@@ -137,7 +137,7 @@ func (f *finder) reason(g *group, its []rules.Rule) string {
 
 // ofProxy reports whether a rule is for what the proxy sends.
 func (f *finder) ofProxy(r rules.Rule) bool {
-	return slices.Contains(r.Match, rules.Match(rules.OwnerUID{ID: f.proxy.UID})) || slices.Contains(r.Match, rules.Match(rules.OwnerGID{ID: f.proxy.GID}))
+	return slices.Contains(r.Match, rules.OwnerUID(f.proxy.UID)) || slices.Contains(r.Match, rules.OwnerGID(f.proxy.GID))
 }
 
 // conditions are those of a gap's rules that its reason does not name.
@@ -150,30 +150,20 @@ func conditions(why string, its []rules.Rule) string {
 	}
 	for _, r := range its {
 		for _, m := range r.Match {
-			switch m := m.(type) {
-			case rules.OwnerUID:
-				if !m.Not {
-					add(&owners, fmt.Sprintf("user %d", m.ID))
+			if m.Not {
+				continue
+			}
+			switch v := m.Value.(type) {
+			case rules.IDs:
+				if v.First == v.Last {
+					add(&owners, fmt.Sprintf("%s %d", map[rules.Field]string{rules.FieldUID: "user", rules.FieldGID: "group"}[m.Field], v.First))
 				}
-			case rules.OwnerGID:
-				if !m.Not {
-					add(&owners, fmt.Sprintf("group %d", m.ID))
-				}
-			case rules.Source:
-				add(&from, m.Prefix.String())
-			case rules.Destination:
-				if !m.Not {
-					add(&to, m.Prefix.String())
-				}
-			case rules.DestinationPort:
-				if !m.Not {
-					add(&at, fmt.Sprint(m.Port))
-				}
-			case rules.DestinationPorts:
-				for _, r := range m.Ports.All() {
-					if !m.Not {
-						add(&at, r.String())
-					}
+			case rules.Addresses:
+				words := map[rules.Field]*[]string{rules.FieldSource: &from, rules.FieldDestination: &to}[m.Field]
+				add(words, v.String())
+			default:
+				for _, r := range ports(m) {
+					add(&at, r.String())
 				}
 			}
 		}

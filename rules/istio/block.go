@@ -34,17 +34,17 @@ func (in Intent) outboundKept(protocol string) (kept []rules.Selection) {
 		}
 		kept = append(kept, selection(fmt.Sprintf("outbound port %s is excluded", ports), rules.ToPorts(protocol, ports)))
 	}
-	kept = append(kept, selection("the proxy's own traffic", rules.OwnerUID{ID: in.UID}),
-		selection("the proxy's own traffic", rules.OwnerGID{ID: in.GID}))
+	kept = append(kept, selection("the proxy's own traffic", rules.OwnerUID(in.UID)),
+		selection("the proxy's own traffic", rules.OwnerGID(in.GID)))
 	if in.OwnerGroups == nil {
 		for _, id := range rules.Unique(in.OwnerGroupsExclude) {
-			kept = append(kept, selection(fmt.Sprintf("group %d is excluded", id), rules.OwnerGID{ID: id}))
+			kept = append(kept, selection(fmt.Sprintf("group %d is excluded", id), rules.OwnerGID(id)))
 		}
 		return kept
 	}
 	var none []rules.Match
 	for _, id := range rules.Unique(in.OwnerGroups) {
-		none = append(none, rules.OwnerGID{ID: id, Not: true})
+		none = append(none, rules.Not(rules.OwnerGID(id)))
 	}
 	return append(kept, selection("only the included groups are captured", none...))
 }
@@ -53,7 +53,7 @@ func (in Intent) blockedOutbound() rules.Blocked {
 	b := rules.Blocked{Kept: in.outboundKept(rules.TCP)}
 	ranges := func(prefixes []netip.Prefix, why string) (all []rules.Selection) {
 		for _, prefix := range ofFamily(prefixes, rules.IPv6) {
-			all = append(all, selection("range "+prefix.String()+why, rules.Destination{Prefix: prefix}))
+			all = append(all, selection("range "+prefix.String()+why, rules.Destination(prefix)))
 		}
 		return all
 	}

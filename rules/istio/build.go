@@ -113,7 +113,7 @@ func (b *builder) rerouteInterfaces() {
 	}
 	for _, prefix := range ofFamily(b.Outbound, b.family) {
 		for _, name := range interfaces {
-			redirect(name, rules.Destination{Prefix: prefix})
+			redirect(name, rules.Destination(prefix))
 		}
 	}
 	slices.Reverse(first)
@@ -129,7 +129,7 @@ func (b *builder) dropInvalid() {
 		return
 	}
 	b.Append(mangle, prerouting, "a packet outside its connection's window would escape translation and reset the connection",
-		rules.Jump(chainDrop), rules.StateInvalid)
+		rules.Jump(chainDrop), rules.InState(rules.StateInvalid))
 	b.Append(mangle, chainDrop, "drop it", rules.Drop)
 }
 
@@ -147,7 +147,7 @@ func (b *builder) inbound() {
 		b.Append(mangle, chainDivert, "mark it, so that routing delivers it here", rules.SetMark(inboundMark))
 		b.Append(mangle, chainDivert, "and let it pass", rules.Accept)
 		b.Append(mangle, chainTProxy, "to the proxy's inbound listener, addresses unchanged",
-			rules.TProxy{Port: b.InboundPort, Addr: b.any, Mark: inboundMark}, rules.Destination{Prefix: b.loopback, Not: true}, tcp)
+			rules.TProxy{Port: b.InboundPort, Addr: b.any, Mark: inboundMark}, rules.Not(rules.Destination(b.loopback)), tcp)
 	}
 	b.Append(table, prerouting, "what arrives by TCP is inbound traffic", rules.Jump(chainInbound), tcp)
 	if b.InboundAll {
@@ -176,7 +176,7 @@ func (b *builder) captureInbound(why string, match ...rules.Match) {
 		b.Append(nat, chainInbound, why, rules.Jump(chainInRedirect), match...)
 		return
 	}
-	known := append(slices.Clone(match), rules.StateRelated|rules.StateEstablished)
+	known := append(slices.Clone(match), rules.InState(rules.StateRelated|rules.StateEstablished))
 	b.Append(mangle, chainInbound, "a connection the proxy already has stays with it", rules.Jump(chainDivert), known...)
 	b.Append(mangle, chainInbound, why, rules.Jump(chainTProxy), match...)
 }
@@ -189,21 +189,21 @@ func (b *builder) outbound() {
 		b.Append(nat, chainOutput, why, rules.Return, rules.Protocol(rules.UDP), rules.ToPorts(rules.UDP, ports))
 	}
 	b.Append(nat, chainOutput, "the proxy passes an inbound connection on to the app", rules.Return,
-		rules.OutInterface(lo), rules.Source{Prefix: b.passthrough})
-	b.exemptProxy(rules.OwnerUID{ID: b.UID}, rules.OwnerUID{ID: b.UID, Not: true}, true)
-	b.exemptProxy(rules.OwnerGID{ID: b.GID}, rules.OwnerGID{ID: b.GID, Not: true}, false)
+		rules.OutInterface(lo), rules.Source(b.passthrough))
+	b.exemptProxy(rules.OwnerUID(b.UID), rules.Not(rules.OwnerUID(b.UID)), true)
+	b.exemptProxy(rules.OwnerGID(b.GID), rules.Not(rules.OwnerGID(b.GID)), false)
 	b.ownerGroups()
 	if b.DNSCapture {
 		b.Append(nat, chainOutput, "name lookups go to the mesh agent", rules.Jump(chainOutputDNS))
 		for _, protocol := range []string{rules.TCP, rules.UDP} {
 			b.Append(nat, chainOutputDNS, "to the agent's DNS listener", rules.Redirect{Port: b.DNSPort},
-				rules.Protocol(protocol), rules.DestinationPort{Protocol: protocol, Port: 53})
+				rules.Protocol(protocol), rules.DestinationPort(protocol, 53))
 		}
 	}
 	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return,
-		rules.Destination{Prefix: b.loopback})
+		rules.Destination(b.loopback))
 	for _, prefix := range ofFamily(b.OutboundExclude, b.family) {
-		b.Append(nat, chainOutput, "range "+prefix.String()+" is excluded", rules.Return, rules.Destination{Prefix: prefix})
+		b.Append(nat, chainOutput, "range "+prefix.String()+" is excluded", rules.Return, rules.Destination(prefix))
 	}
 	for _, ports := range merged(b.OutboundPorts) {
 		b.Append(nat, chainOutput, fmt.Sprintf("outbound port %s is captured", ports), rules.Jump(chainRedirect),
@@ -214,7 +214,7 @@ func (b *builder) outbound() {
 	}
 	for _, prefix := range ofFamily(b.Outbound, b.family) {
 		b.Append(nat, chainOutput, "range "+prefix.String()+" is captured", rules.Jump(chainRedirect),
-			rules.Destination{Prefix: prefix})
+			rules.Destination(prefix))
 	}
 }
 
@@ -222,8 +222,8 @@ func (b *builder) outbound() {
 // are left to the agent; Istio leaves port 53 out only where the proxy is identified by user id.
 func (b *builder) exemptProxy(proxy, others rules.Match, byUser bool) {
 	tcp, toLo := rules.Protocol(rules.TCP), rules.OutInterface(lo)
-	beyond := rules.Destination{Prefix: b.loopback, Not: true}
-	notTunnel := rules.Match(rules.DestinationPort{Protocol: rules.TCP, Port: b.TunnelPort, Not: true})
+	beyond := rules.Not(rules.Destination(b.loopback))
+	notTunnel := rules.Not(rules.DestinationPort(rules.TCP, b.TunnelPort))
 	if b.DNSCapture && byUser {
 		notTunnel = rules.ToNone(53, b.TunnelPort)
 	}
@@ -233,7 +233,7 @@ func (b *builder) exemptProxy(proxy, others rules.Match, byUser bool) {
 		why := "the app calls its own pod: not the proxy's business"
 		if b.DNSCapture {
 			b.Append(nat, chainOutput, why, rules.Return, toLo, tcp,
-				rules.DestinationPort{Protocol: rules.TCP, Port: 53, Not: true}, others)
+				rules.Not(rules.DestinationPort(rules.TCP, 53)), others)
 		} else {
 			b.Append(nat, chainOutput, why, rules.Return, toLo, others)
 		}
@@ -249,14 +249,14 @@ func (in Intent) capturesLoopback() bool {
 func (b *builder) ownerGroups() {
 	if b.OwnerGroups == nil {
 		for _, id := range rules.Unique(b.OwnerGroupsExclude) {
-			b.Append(nat, chainOutput, fmt.Sprintf("group %d is excluded", id), rules.Return, rules.OwnerGID{ID: id})
+			b.Append(nat, chainOutput, fmt.Sprintf("group %d is excluded", id), rules.Return, rules.OwnerGID(id))
 		}
 		return
 	}
 	var none []rules.Match
 	var names []string
 	for _, id := range rules.Unique(b.OwnerGroups) {
-		none = append(none, rules.OwnerGID{ID: id, Not: true})
+		none = append(none, rules.Not(rules.OwnerGID(id)))
 		names = append(names, fmt.Sprint(id))
 	}
 	b.Append(nat, chainOutput, "only these groups are captured: "+strings.Join(names, ", "), rules.Return, none...)
@@ -270,14 +270,14 @@ func (b *builder) keepDNSApart() {
 	}
 	const agent, app = rules.CTZone(1), rules.CTZone(2)
 	udp := rules.Protocol(rules.UDP)
-	toDNS := rules.DestinationPort{Protocol: rules.UDP, Port: 53}
+	toDNS := rules.DestinationPort(rules.UDP, 53)
 	b.Append(raw, prerouting, "answers from name servers", rules.Jump(chainInbound))
-	b.Append(raw, chainInbound, "an answer to the agent", agent, udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
+	b.Append(raw, chainInbound, "an answer to the agent", agent, udp, rules.SourcePort(rules.UDP, 53))
 	b.Append(raw, output, "lookups and the agent's answers", rules.Jump(chainOutputDNS))
-	for _, proxy := range []rules.Match{rules.OwnerUID{ID: b.UID}, rules.OwnerGID{ID: b.GID}} {
+	for _, proxy := range []rules.Match{rules.OwnerUID(b.UID), rules.OwnerGID(b.GID)} {
 		b.Append(raw, chainOutputDNS, "the agent asks upstream", agent, udp, toDNS, proxy)
 		b.Append(raw, chainOutputDNS, "the agent answers the app", app, udp,
-			rules.SourcePort{Protocol: rules.UDP, Port: b.DNSPort}, proxy)
+			rules.SourcePort(rules.UDP, b.DNSPort), proxy)
 	}
 	b.Append(raw, chainOutputDNS, "the app asks", app, udp, toDNS)
 }
@@ -289,21 +289,21 @@ func (b *builder) tproxyMarks() {
 		return
 	}
 	tcp := rules.Protocol(rules.TCP)
-	marked := rules.PacketMark{Mark: inboundMark}
+	marked := rules.PacketMark(inboundMark)
 	b.Append(mangle, prerouting, "remember the proxy's mark for the connection", rules.SaveMark{}, tcp, marked)
 	b.Append(mangle, output, "already marked by the proxy", rules.Return, rules.OutInterface(lo), tcp, marked)
-	for _, proxy := range []rules.Match{rules.OwnerUID{ID: b.UID}, rules.OwnerGID{ID: b.GID}} {
+	for _, proxy := range []rules.Match{rules.OwnerUID(b.UID), rules.OwnerGID(b.GID)} {
 		b.Append(mangle, output, "the proxy calls its own pod by a service address: inbound rules apply",
-			rules.SetMark(outboundMark), rules.Destination{Prefix: b.loopback, Not: true}, rules.OutInterface(lo), tcp, proxy)
+			rules.SetMark(outboundMark), rules.Not(rules.Destination(b.loopback)), rules.OutInterface(lo), tcp, proxy)
 	}
 	b.Append(mangle, output, "the app answers on a connection that carries the mark", rules.RestoreMark{}, tcp,
-		rules.ConnMark{Mark: inboundMark})
+		rules.ConnMark(inboundMark))
 	b.Prepend(mangle, chainInbound,
 		rules.Rule{Why: "already marked by the proxy", Target: rules.Return, Match: []rules.Match{tcp, marked}},
 		rules.Rule{Why: "the proxy passes an inbound connection on to the app", Target: rules.Return,
-			Match: []rules.Match{rules.InInterface(lo), rules.Source{Prefix: b.passthrough}, tcp}},
+			Match: []rules.Match{rules.InInterface(lo), rules.Source(b.passthrough), tcp}},
 		rules.Rule{Why: "the app calls its own pod: not the proxy's business", Target: rules.Return,
-			Match: []rules.Match{rules.InInterface(lo), tcp, rules.PacketMark{Mark: outboundMark, Not: true}}})
+			Match: []rules.Match{rules.InInterface(lo), tcp, rules.Not(rules.PacketMark(outboundMark))}})
 }
 
 func to(ports rules.PortRange) rules.Match { return rules.ToPorts(rules.TCP, ports) }

@@ -124,7 +124,7 @@ func TestGapsOfOtherProtocols(t *testing.T) {
 					for _, r := range c.Rules {
 						switch r.Target.(type) {
 						case rules.Redirect, rules.TProxy, rules.RejectWith:
-							if !slices.Contains(r.Match, rules.Match(rules.Protocol(rules.TCP))) && !slices.Contains(r.Match, rules.Match(rules.Protocol(rules.UDP))) {
+							if !slices.Contains(r.Match, rules.Protocol(rules.TCP)) && !slices.Contains(r.Match, rules.Protocol(rules.UDP)) {
 								t.Fatalf("seed %d: -A %s %s is for every protocol", seed, c.Name, r)
 							}
 						}

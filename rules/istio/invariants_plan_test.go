@@ -42,38 +42,26 @@ func TestInvariantNothingOfOthersIsNamed(t *testing.T) {
 							t.Fatalf("seed %d: %s %s: %s: %v is of somebody else\n%+v", seed, table.Name, c.Name, r, what, in)
 						}
 						for _, m := range r.Match {
-							switch m := m.(type) {
-							case rules.InInterface:
-								check(stranger, names, string(m))
-							case rules.OutInterface:
-								check(stranger, names, string(m))
-							case rules.Source:
-								if !covered(m.Prefix, known) {
-									stranger(m.Prefix)
+							switch v := m.Value.(type) {
+							case rules.Link:
+								check(stranger, names, string(v))
+							case rules.Addresses:
+								if !covered(v.Prefix, known) {
+									stranger(v)
 								}
-							case rules.Destination:
-								if !covered(m.Prefix, known) {
-									stranger(m.Prefix)
-								}
-							case rules.DestinationPorts:
-								for _, r := range m.Ports.All() {
+							case rules.Port, rules.PortList:
+								for _, r := range m.Ports() {
 									for port := int(r.First); port <= int(r.Last); port++ {
 										check(stranger, ports, uint16(port))
 									}
 								}
-							case rules.SourcePort:
-								check(stranger, ports, m.Port)
-							case rules.DestinationPort:
-								check(stranger, ports, m.Port)
-							case rules.OwnerUID:
-								check(stranger, []uint32{in.UID}, m.ID)
-							case rules.OwnerGID:
-								check(stranger, gids, m.ID)
-							case rules.PacketMark:
-								check(stranger, s.Plan.Footprint.Marks, m.Mark)
-							case rules.ConnMark:
-								check(stranger, s.Plan.Footprint.Marks, m.Mark)
-							case rules.Protocol, rules.CTState:
+							case rules.IDs:
+								ids := map[rules.Field][]uint32{rules.FieldUID: {in.UID}, rules.FieldGID: gids}[m.Field]
+								check(stranger, ids, v.First)
+								check(stranger, ids, v.Last)
+							case rules.Mark:
+								check(stranger, s.Plan.Footprint.Marks, uint32(v))
+							case rules.Transport, rules.CTState:
 							default:
 								stranger(m)
 							}

@@ -18,9 +18,9 @@ const (
 	prerouting = "PREROUTING"
 	output     = "OUTPUT"
 	lo         = "lo"
-	tcp        = rules.Protocol(rules.TCP)
-	udp        = rules.Protocol(rules.UDP)
 )
+
+var tcp, udp = rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
 
 func (in *Intent) families(rules.Network) rules.Families {
 	return rules.Families{
@@ -65,7 +65,7 @@ func (in Intent) redirect(family rules.Family) rules.Ruleset {
 	}
 	if in.DropInvalid {
 		b.add(mangle, prerouting, "invalid", "a packet outside its connection's window would escape translation and reset the connection",
-			rules.Drop, rules.StateInvalid)
+			rules.Drop, rules.InState(rules.StateInvalid))
 	}
 	b.networks()
 	b.inbound()
@@ -92,11 +92,11 @@ func (b *builder) networks() {
 				rules.InInterface(n.Interface), udp, lookup(rules.UDP))
 		}
 		b.add(nat, prerouting, "network", "what comes from behind "+n.Interface+" is outbound traffic", rules.Redirect{Port: b.Outbound.Port},
-			rules.Destination{Prefix: n.Prefix, Not: true}, rules.InInterface(n.Interface), tcp)
+			rules.Not(rules.Destination(n.Prefix)), rules.InInterface(n.Interface), tcp)
 	}
 }
 
-func lookup(protocol string) rules.Match { return rules.DestinationPort{Protocol: protocol, Port: 53} }
+func lookup(protocol string) rules.Match { return rules.DestinationPort(protocol, 53) }
 
 func (b *builder) inbound() {
 	b.add(nat, prerouting, "inbound", "what arrives by TCP is inbound traffic", rules.Jump(chainInbound), tcp)
@@ -128,14 +128,14 @@ func to(ports rules.PortRange) rules.Match { return rules.ToPorts(rules.TCP, por
 
 func (in Intent) inboundKept(family rules.Family) (kept []rules.Selection) {
 	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.Inbound.RangeExclude, family)) {
-		kept = append(kept, rules.Selection{Why: "source " + prefix.String() + " is excluded", Match: []rules.Match{rules.Source{Prefix: prefix}}})
+		kept = append(kept, rules.Selection{Why: "source " + prefix.String() + " is excluded", Match: []rules.Match{rules.Source(prefix)}})
 	}
 	return append(kept, in.Inbound.portsKept()...)
 }
 
 func (in Intent) outboundKept(family rules.Family) (kept []rules.Selection) {
 	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.Outbound.RangeExclude, family)) {
-		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination{Prefix: prefix}}})
+		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination(prefix)}})
 	}
 	return append(kept, in.Outbound.portsKept()...)
 }
@@ -168,11 +168,7 @@ func distinct(users []User) []User {
 }
 
 func (u User) match() []rules.Match {
-	owner := rules.Match(rules.OwnerUID{ID: u.First})
-	if u.First != u.Last {
-		owner = rules.OwnerUIDs{First: u.First, Last: u.Last}
-	}
-	return []rules.Match{rules.ToAny(u.Ports...), owner}
+	return []rules.Match{rules.ToAny(u.Ports...), rules.OwnerUIDs(u.First, u.Last)}
 }
 
 func (u User) why() string {
@@ -184,14 +180,14 @@ func (u User) why() string {
 
 // lookups go to the proxy by UDP only.
 func (b *builder) lookups() {
-	proxy := rules.OwnerUID{ID: b.UID}
+	proxy := rules.OwnerUID(b.UID)
 	b.add(nat, output, "lookups-of-proxy", "the proxy asks the name servers itself", rules.Return, udp, lookup(rules.UDP), proxy)
 	b.add(nat, output, "lookups", "name lookups go to the proxy", rules.Redirect{Port: b.DNSPort}, udp, lookup(rules.UDP))
-	b.add(nat, output, "lookups-by-tcp", "the proxy answers no lookups by TCP", rules.Return, tcp, lookup(rules.TCP), rules.OwnerUID{ID: b.UID, Not: true})
+	b.add(nat, output, "lookups-by-tcp", "the proxy answers no lookups by TCP", rules.Return, tcp, lookup(rules.TCP), rules.Not(rules.OwnerUID(b.UID)))
 }
 
 func (b *builder) outbound() {
-	proxy, others := rules.OwnerUID{ID: b.UID}, rules.OwnerUID{ID: b.UID, Not: true}
+	proxy, others := rules.OwnerUID(b.UID), rules.Not(rules.OwnerUID(b.UID))
 	toLo := rules.OutInterface(lo)
 	b.add(nat, output, "outbound", "what the pod sends by TCP is outbound traffic", rules.Jump(chainOutbound), tcp)
 	b.add(nat, chainOutRedirect, "to-proxy", "to the proxy's outbound listener", rules.Redirect{Port: b.Outbound.Port}, tcp)
@@ -202,12 +198,12 @@ func (b *builder) outbound() {
 	for _, s := range b.outboundKept(b.family) {
 		b.add(nat, chainOutbound, "excluded", s.Why, rules.Return, s.Match...)
 	}
-	b.add(nat, chainOutbound, "passed-on", "the proxy passes an inbound connection on to the app", rules.Return, rules.Source{Prefix: b.passthrough}, toLo)
+	b.add(nat, chainOutbound, "passed-on", "the proxy passes an inbound connection on to the app", rules.Return, rules.Source(b.passthrough), toLo)
 	b.add(nat, chainOutbound, "own-service", "the proxy calls its own pod by a service address: inbound rules apply", rules.Jump(chainInRedirect),
-		rules.Destination{Prefix: b.loopback, Not: true}, toLo, tcp, proxy)
+		rules.Not(rules.Destination(b.loopback)), toLo, tcp, proxy)
 	b.add(nat, chainOutbound, "own-pod", "the app calls its own pod: not the proxy's business", rules.Return, toLo, tcp, others)
 	b.add(nat, chainOutbound, "of-proxy", "the proxy's own traffic never comes back to it", rules.Return, proxy)
-	b.add(nat, chainOutbound, "loopback", "what stays on loopback is the app's own business", rules.Return, rules.Destination{Prefix: b.loopback})
+	b.add(nat, chainOutbound, "loopback", "what stays on loopback is the app's own business", rules.Return, rules.Destination(b.loopback))
 	for _, s := range b.Outbound.captured() {
 		match := s.Match
 		if len(match) > 0 {
@@ -225,28 +221,28 @@ const (
 
 // zones keeps lookups with the same addresses and ports apart.
 func (b *builder) zones() {
-	proxy := rules.OwnerUID{ID: b.UID}
-	b.add(raw, prerouting, "zone-of-proxy", "a name server answers the proxy", rules.CTZone(zoneProxy), udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
+	proxy := rules.OwnerUID(b.UID)
+	b.add(raw, prerouting, "zone-of-proxy", "a name server answers the proxy", rules.CTZone(zoneProxy), udp, rules.SourcePort(rules.UDP, 53))
 	b.add(raw, output, "zone-of-proxy", "the proxy asks", rules.CTZone(zoneProxy), udp, lookup(rules.UDP), proxy)
-	b.add(raw, output, "zone-of-app", "the proxy answers the app", rules.CTZone(zoneApp), udp, rules.SourcePort{Protocol: rules.UDP, Port: b.DNSPort}, proxy)
+	b.add(raw, output, "zone-of-app", "the proxy answers the app", rules.CTZone(zoneApp), udp, rules.SourcePort(rules.UDP, b.DNSPort), proxy)
 	b.add(raw, output, "zone-of-app", "the app asks", rules.CTZone(zoneApp), udp, lookup(rules.UDP))
 }
 
 // block refuses IPv6 where redirect would have captured it.
 func (in Intent) block() rules.Ruleset {
 	var out, into rules.Blocked
-	proxys := rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}
+	proxys := rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID(in.UID)}}
 	if in.Outbound.Enabled {
 		out.Kept = in.usersKept(rules.TCP)
 		if in.DNSCapture {
 			out.Kept = append(out.Kept, rules.Selection{Why: "the proxy answers no lookups by TCP", Match: []rules.Match{lookup(rules.TCP)}})
 		}
-		out.Kept = append(append(out.Kept, withoutTCP(in.outboundKept(rules.IPv6))...),
+		out.Kept = append(append(out.Kept, in.outboundKept(rules.IPv6)...),
 			proxys)
 		out.Captured = in.Outbound.captured()
 	}
 	if in.Inbound.Enabled {
-		into = rules.Blocked{Kept: withoutTCP(in.inboundKept(rules.IPv6)), Captured: in.Inbound.captured()}
+		into = rules.Blocked{Kept: in.inboundKept(rules.IPv6), Captured: in.Inbound.captured()}
 	}
 	var lookupsKept []rules.Selection
 	if in.DNSCapture {
@@ -259,16 +255,6 @@ func (in Intent) usersKept(protocol string) (kept []rules.Selection) {
 	for _, u := range distinct(in.Users) {
 		if u.Protocol == protocol {
 			kept = append(kept, rules.Selection{Why: u.why(), Match: u.match()})
-		}
-	}
-	return kept
-}
-
-// withoutTCP leaves out matches on TCP, which Block adds itself.
-func withoutTCP(kept []rules.Selection) []rules.Selection {
-	for i, s := range kept {
-		if s.Match[0] == rules.Match(tcp) {
-			kept[i].Match = s.Match[1:]
 		}
 	}
 	return kept

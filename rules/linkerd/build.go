@@ -13,8 +13,9 @@ const (
 	prerouting = "PREROUTING"
 	output     = "OUTPUT"
 	lo         = "lo"
-	tcp        = rules.Protocol(rules.TCP)
 )
+
+var tcp = rules.Protocol(rules.TCP)
 
 func (in *Intent) families(rules.Network) rules.Families {
 	return rules.Families{
@@ -43,9 +44,9 @@ func (in Intent) redirect(family rules.Family) rules.Ruleset {
 }
 
 func (in Intent) outbound(b *builder) {
-	b.add(chainOutput, "ignore-proxy-user-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerUID{ID: in.UID})
+	b.add(chainOutput, "ignore-proxy-user-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerUID(in.UID))
 	if in.GID != 0 {
-		b.add(chainOutput, "ignore-proxy-group-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerGID{ID: in.GID})
+		b.add(chainOutput, "ignore-proxy-group-id", "the proxy's own traffic never comes back to it", rules.Return, rules.OwnerGID(in.GID))
 	}
 	b.add(chainOutput, "ignore-loopback", "what stays in the pod is not the proxy's business", rules.Return, rules.OutInterface(lo))
 	b.skip(chainOutput, "outbound", in.outboundSkips())
@@ -56,11 +57,11 @@ func (in Intent) outbound(b *builder) {
 func (in Intent) inbound(b *builder, family rules.Family) {
 	b.skip(chainRedirect, "inbound", in.inboundSkips())
 	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.SkipSources, family)) { // Linkerd's plugin fails on one of the other family
-		b.add(chainRedirect, "ignore-subnet-"+prefix.String(), "source "+prefix.String()+" is skipped", rules.Return, rules.Source{Prefix: prefix})
+		b.add(chainRedirect, "ignore-subnet-"+prefix.String(), "source "+prefix.String()+" is skipped", rules.Return, rules.Source(prefix))
 	}
 	for _, port := range in.RedirectPorts {
 		b.add(chainRedirect, fmt.Sprintf("redirect-port-%d-to-proxy-port", port), fmt.Sprintf("port %d goes to the proxy's inbound listener", port),
-			rules.Redirect{Port: in.InboundPort}, tcp, rules.DestinationPort{Protocol: rules.TCP, Port: port})
+			rules.Redirect{Port: in.InboundPort}, tcp, rules.DestinationPort(rules.TCP, port))
 	}
 	if len(in.RedirectPorts) == 0 {
 		b.add(chainRedirect, "redirect-all-incoming-to-proxy-port", "everything else goes to the proxy's inbound listener",
@@ -71,7 +72,7 @@ func (in Intent) inbound(b *builder, family rules.Family) {
 // skip leaves ports alone, in as few rules as possible.
 func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
 	for _, part := range rules.PortLists(rules.MergePorts(ports)) {
-		list := part.Ports.String()
+		list := fmt.Sprint(part.Value)
 		b.add(chain, "ignore-port-"+list, direction+" ports "+list+" are skipped", rules.Return, tcp, part)
 	}
 }
@@ -85,19 +86,19 @@ func (in Intent) block() rules.Ruleset {
 		return kept
 	}
 	out := rules.Blocked{
-		Kept:     append(skipped("outbound", in.outboundSkips()), rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID{ID: in.UID}}}),
+		Kept:     append(skipped("outbound", in.outboundSkips()), rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID(in.UID)}}),
 		Captured: []rules.Selection{{Why: "everything else belongs to the mesh"}},
 	}
 	if in.GID != 0 {
-		out.Kept = append(out.Kept, rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerGID{ID: in.GID}}})
+		out.Kept = append(out.Kept, rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerGID(in.GID)}})
 	}
 	into := rules.Blocked{Kept: skipped("inbound", in.inboundSkips())}
 	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.SkipSources, rules.IPv6)) {
-		into.Kept = append(into.Kept, rules.Selection{Why: "source " + prefix.String() + " is skipped", Match: []rules.Match{rules.Source{Prefix: prefix}}})
+		into.Kept = append(into.Kept, rules.Selection{Why: "source " + prefix.String() + " is skipped", Match: []rules.Match{rules.Source(prefix)}})
 	}
 	for _, port := range in.RedirectPorts {
 		into.Captured = append(into.Captured, rules.Selection{Why: fmt.Sprintf("port %d belongs to the mesh", port),
-			Match: []rules.Match{rules.DestinationPort{Protocol: rules.TCP, Port: port}}})
+			Match: []rules.Match{rules.DestinationPort(rules.TCP, port)}})
 	}
 	if len(in.RedirectPorts) == 0 {
 		into.Captured = []rules.Selection{{Why: "every other port belongs to the mesh"}}

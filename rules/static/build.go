@@ -18,10 +18,9 @@ const (
 	prerouting = "PREROUTING"
 	output     = "OUTPUT"
 	lo         = "lo"
-
-	tcp = rules.Protocol(rules.TCP)
-	udp = rules.Protocol(rules.UDP)
 )
+
+var tcp, udp = rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
 
 func (p *Profile) families(rules.Network) rules.Families {
 	return rules.Families{
@@ -80,7 +79,7 @@ func (b *builder) inbound() {
 // inboundTProxy leaves addresses as they are. A proxy that connects to the app from the client's address marks what
 // it sends: the connection keeps the mark, so that the app's answers come back to the proxy.
 func (b *builder) inboundTProxy() {
-	marked := rules.PacketMark{Mark: Mark}
+	marked := rules.PacketMark(Mark)
 	anywhere := netip.IPv4Unspecified()
 	if b.family == rules.IPv6 {
 		anywhere = netip.IPv6Unspecified()
@@ -93,7 +92,7 @@ func (b *builder) inboundTProxy() {
 	for _, s := range b.inboundCaptured() {
 		match := append([]rules.Match{tcp}, s.Match...)
 		b.Append(mangle, chainInbound, "a connection the proxy already has stays with it", rules.Jump(chainDivert),
-			append(match[:len(match):len(match)], rules.StateRelated|rules.StateEstablished)...)
+			append(match[:len(match):len(match)], rules.InState(rules.StateRelated|rules.StateEstablished))...)
 		b.Append(mangle, chainInbound, s.Why, rules.Jump(chainTProxy), match...)
 	}
 	b.Append(mangle, chainDivert, "mark it, so that routing delivers it here", rules.SetMark(Mark))
@@ -102,7 +101,7 @@ func (b *builder) inboundTProxy() {
 		rules.TProxy{Port: b.InboundPort, Addr: anywhere, Mark: Mark}, tcp)
 	b.Append(mangle, output, "answers to the proxy carry its mark", rules.Jump(chainOutbound), tcp)
 	b.Append(mangle, chainOutbound, "the proxy has marked it", rules.Return, marked)
-	b.Append(mangle, chainOutbound, "the app answers on a connection that carries the mark", rules.RestoreMark{}, rules.ConnMark{Mark: Mark})
+	b.Append(mangle, chainOutbound, "the app answers on a connection that carries the mark", rules.RestoreMark{}, rules.ConnMark(Mark))
 }
 
 // inboundExceptions lets excluded traffic pass.
@@ -126,7 +125,7 @@ func (b *builder) outbound() {
 	if b.DNSPort != 0 {
 		for _, protocol := range []string{rules.UDP, rules.TCP} {
 			b.Append(nat, chainOutbound, "name lookups go to the proxy", rules.Redirect{Port: b.DNSPort},
-				rules.Protocol(protocol), rules.DestinationPort{Protocol: protocol, Port: 53})
+				rules.Protocol(protocol), rules.DestinationPort(protocol, 53))
 		}
 	}
 	if b.OutboundPort == 0 {
@@ -149,21 +148,21 @@ func (b *builder) keepDNSApart() {
 		return
 	}
 	const proxys, apps = rules.CTZone(1), rules.CTZone(2)
-	ask := rules.DestinationPort{Protocol: rules.UDP, Port: 53}
+	ask := rules.DestinationPort(rules.UDP, 53)
 	b.Append(raw, prerouting, "answers from name servers", rules.Jump(chainDNS), udp)
 	for _, name := range b.ExcludeInterfaces {
 		b.Append(raw, chainDNS, "interface "+name+" is excluded", rules.Return, rules.InInterface(name))
 	}
-	b.Append(raw, chainDNS, "an answer to a lookup that was not redirected", proxys, udp, rules.SourcePort{Protocol: rules.UDP, Port: 53})
+	b.Append(raw, chainDNS, "an answer to a lookup that was not redirected", proxys, udp, rules.SourcePort(rules.UDP, 53))
 	b.Append(raw, output, "lookups, and the proxy's answers", rules.Jump(chainOutbound), udp)
 	for _, s := range b.exempt() {
-		if _, byInterface := s.Match[0].(rules.OutInterface); byInterface {
+		if s.Match[0].Field == rules.FieldOut {
 			b.Append(raw, chainOutbound, s.Why, rules.Return, s.Match...)
 			continue
 		}
 		b.Append(raw, chainOutbound, "a lookup that is not redirected", proxys, append([]rules.Match{udp, ask}, s.Match...)...)
 		b.Append(raw, chainOutbound, "the proxy answers the app", apps,
-			append([]rules.Match{udp, rules.SourcePort{Protocol: rules.UDP, Port: b.DNSPort}}, s.Match...)...)
+			append([]rules.Match{udp, rules.SourcePort(rules.UDP, b.DNSPort)}, s.Match...)...)
 	}
 	b.Append(raw, chainOutbound, "the app asks", apps, udp, ask)
 }
@@ -174,12 +173,12 @@ func (p Profile) exempt() []rules.Selection {
 	add := func(why string, match rules.Match) {
 		all = append(all, rules.Selection{Why: why, Match: []rules.Match{match}})
 	}
-	add("the proxy's own traffic never comes back to it", rules.OwnerUID{ID: p.UID})
+	add("the proxy's own traffic never comes back to it", rules.OwnerUID(p.UID))
 	if p.GID != 0 {
-		add("the proxy's own traffic never comes back to it", rules.OwnerGID{ID: p.GID})
+		add("the proxy's own traffic never comes back to it", rules.OwnerGID(p.GID))
 	}
 	for _, id := range rules.Unique(p.ExemptUIDs) {
-		add(fmt.Sprintf("user %d is exempt", id), rules.OwnerUID{ID: id})
+		add(fmt.Sprintf("user %d is exempt", id), rules.OwnerUID(id))
 	}
 	for _, name := range p.ExcludeInterfaces {
 		add("interface "+name+" is excluded", rules.OutInterface(name))
@@ -212,14 +211,14 @@ func (p Profile) outboundCaptured(family rules.Family) []rules.Selection {
 
 func byPorts(ports []rules.PortRange, why string) (all []rules.Selection) {
 	for _, list := range rules.PortLists(rules.MergePorts(ports)) {
-		all = append(all, rules.Selection{Why: fmt.Sprintf(why, mesh.List(list.Ports.All())), Match: []rules.Match{list}})
+		all = append(all, rules.Selection{Why: fmt.Sprintf(why, mesh.List(list.Ports())), Match: []rules.Match{list}})
 	}
 	return all
 }
 
 func byRanges(prefixes []netip.Prefix, family rules.Family, why string) (all []rules.Selection) {
 	for _, prefix := range rules.MergePrefixes(rules.OfFamily(prefixes, family)) {
-		all = append(all, rules.Selection{Why: fmt.Sprintf(why, prefix), Match: []rules.Match{rules.Destination{Prefix: prefix}}})
+		all = append(all, rules.Selection{Why: fmt.Sprintf(why, prefix), Match: []rules.Match{rules.Destination(prefix)}})
 	}
 	return all
 }

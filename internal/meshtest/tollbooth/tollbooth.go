@@ -14,6 +14,8 @@ const (
 	KeyPort     = "tollbooth.example.com/port"
 )
 
+var tcp = rules.Protocol(rules.TCP)
+
 // Intent is what the mesh wants for one pod.
 type Intent struct {
 	Port        uint16            `json:"port" key:"tollbooth.port"`
@@ -23,7 +25,6 @@ type Intent struct {
 const (
 	chain = "TOLLBOOTH_OUT"
 	user  = 4000
-	tcp   = rules.Protocol(rules.TCP)
 )
 
 // New returns the mesh: its proxy runs as user 4000, and listens on a port for what the pod sends.
@@ -56,7 +57,7 @@ func belongs(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
 }
 
 func (in *Intent) rules(rules.Network) rules.Families {
-	proxys := rules.OwnerUID{ID: user}
+	proxys := rules.OwnerUID(user)
 	return rules.Families{
 		Redirect: func(family rules.Family) rules.Ruleset {
 			var b rules.Builder
