@@ -34,6 +34,7 @@ const (
 	FieldMark
 	FieldConnMark
 	FieldComment // of the rule: every packet has it (xt_comment)
+	Fields       // how many there are
 )
 
 // field is how iptables asks for one.
@@ -44,7 +45,7 @@ type field struct {
 	negatable func(Value) bool
 }
 
-var fields = [...]field{
+var fields = [Fields]field{
 	FieldSource:           {"", "-s", (*parser).addresses, never},
 	FieldDestination:      {"", "-d", (*parser).addresses, always},
 	FieldIn:               {"", "-i", (*parser).link, never},
@@ -70,6 +71,11 @@ func singles(v Value) bool {
 		return ids.First == ids.Last
 	}
 	return !slices.ContainsFunc(v.(PortList).All(), func(r PortRange) bool { return r.First != r.Last })
+}
+
+// String returns how iptables names the field.
+func (f Field) String() string {
+	return strings.TrimSpace(fields[f].extension + " " + fields[f].option)
 }
 
 // rank is the place that iptables-save gives a match; extensions keep their own order.

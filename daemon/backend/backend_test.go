@@ -237,7 +237,7 @@ func TestEverythingIsTried(t *testing.T) {
 				for _, r := range c.Rules {
 					used[reflect.TypeOf(r.Target).Name()] = true
 					for _, m := range r.Match {
-						used[reflect.TypeOf(m).Name()] = true
+						used[m.Field.String()], used[reflect.TypeOf(m.Value).Name()] = true, true
 					}
 				}
 			}
@@ -260,6 +260,11 @@ func TestEverythingIsTried(t *testing.T) {
 			if !used[kind] {
 				t.Errorf("%s is not tried", kind)
 			}
+		}
+	}
+	for f := range rules.Fields {
+		if !used[f.String()] {
+			t.Errorf("%s is not tried", f)
 		}
 	}
 	if n < 20 {

@@ -25,7 +25,7 @@ type location struct {
 
 // fields are where each field of a match is loaded from, when packets are asked for it, and what a set of its values holds.
 // The locations of addresses, and their sets, are those of IPv4.
-var fields = [...]struct {
+var fields = [rules.Fields]struct {
 	location
 	order int
 	set   setKind

@@ -78,7 +78,7 @@ type xtMatch struct {
 	old      bool // so written by iptables-nft before 1.8.8 only
 }
 
-var xtMatches = [rules.FieldComment + 1]xtMatch{
+var xtMatches = [rules.Fields]xtMatch{
 	rules.FieldUID: {"owner", 1, ownerLength,
 		func(info []byte, m rules.Match) { putOwner(info, info, ownerUID, m) },
 		func(info []byte) (rules.Value, bool) { return idsAt(info), info[ownerNot] != 0 }, false},
