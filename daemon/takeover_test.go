@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -133,117 +135,88 @@ func TestAudit(t *testing.T) {
 		config.DriftReport: {outcome.EventProtected, outcome.EventDrift},
 	} {
 		t.Run(string(onDrift), func(t *testing.T) {
-			m := newMemory()
-			e, r := newEnforcer(t, m)
-			p := *e.policy.Load()
-			p.OnDrift, p.AuditInterval = onDrift, 1
-			e.SetPolicy(p)
-			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
-			e.Enforce(ctx, SandboxStarted, pod)
-			plan := m.holds(t, pod.NetNS)
-			go e.Audit(ctx)
-			passes := func(n int) {
-				t.Helper()
-				for range n {
-					last, _ := e.Auditor.Last()
-					eventually(t, "another pass", func() bool { now, _ := e.Auditor.Last(); return now != last })
+			faked(t, func(t *testing.T) {
+				m := newMemory()
+				e, r := newEnforcer(t, m)
+				e.with(func(p *policy.Policy) { p.OnDrift = onDrift })
+				passes := 3 * e.policy.Load().AuditInterval
+				var plan rules.Plan
+				audited(t, e, []rules.Pod{pod}, func() {
+					plan = m.holds(t, pod.NetNS)
+					time.Sleep(passes)
+					m.touch(t, pod.NetNS)
+					time.Sleep(passes)
+					if got := r.events(); !slices.Equal(got, want[:1]) {
+						t.Errorf("nothing has happened, but %v", got)
+					}
+					m.put(t, pod.NetNS, rules.Plan{})
+					time.Sleep(passes)
+				})
+				if got := r.events(); !slices.Equal(got, want) {
+					t.Fatalf("recorded %v, want %v", got, want)
 				}
-			}
-			passes(2)
-			m.touch(t, pod.NetNS)
-			passes(2)
-			if got := r.events(); !slices.Equal(got, want[:1]) {
-				t.Fatalf("nothing has happened, but %v", got)
-			}
-			m.put(t, pod.NetNS, rules.Plan{})
-			eventually(t, "all is recorded", func() bool { return r.count() == len(want) })
-			passes(3)
-			if got := r.events(); !slices.Equal(got, want) {
-				t.Errorf("recorded %v, want %v", got, want)
-			}
-			r.mu.Lock()
-			found := r.outcomes[1]
-			r.mu.Unlock()
-			if found.Err == nil || !strings.Contains(found.Err.Error(), "iptables nat: missing: -A OUTPUT -j ISTIO_OUTPUT") {
-				t.Errorf("what differs is not told: %v", found.Err)
-			}
-			repaired := m.holds(t, pod.NetNS).Key() == plan.Key()
-			if repaired != (onDrift == config.DriftRepair) {
-				t.Errorf("repaired: %v", repaired)
-			}
-			if last, ok := e.Auditor.Last(); !ok || (repaired && last.Pods != 1) {
-				t.Errorf("last pass: %+v", last)
-			}
+				if err := r.outcomes[1].Err; err == nil || !strings.Contains(err.Error(), "iptables nat: missing: -A OUTPUT -j ISTIO_OUTPUT") {
+					t.Errorf("what differs is not told: %v", err)
+				}
+				repaired := m.holds(t, pod.NetNS).Key() == plan.Key()
+				if repaired != (onDrift == config.DriftRepair) {
+					t.Errorf("repaired: %v", repaired)
+				}
+				if last, ok := e.Auditor.Last(); !ok || (repaired && last.Pods != 1) {
+					t.Errorf("last pass: %+v", last)
+				}
+			})
 		})
 	}
 }
 
 // A repair that fails leaves a pod that no container may be added to, and is tried again.
 func TestAuditFails(t *testing.T) {
-	m := newMemory()
-	e, r := newEnforcer(t, m)
-	p := *e.policy.Load()
-	p.AuditInterval = 1
-	e.SetPolicy(p)
-	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
-	m.put(t, pod.NetNS, rules.Plan{})
-	m.failWith(always)
-	audit, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() { e.Audit(audit); close(ended) }()
-	eventually(t, "it is known to fail", func() bool {
-		known, _ := e.sandboxes.get("web")
-		return known.State == StateFailing
+	faked(t, func(t *testing.T) {
+		m := newMemory()
+		e, r := newEnforcer(t, m)
+		passes := 3 * e.policy.Load().AuditInterval
+		audited(t, e, []rules.Pod{pod}, func() {
+			m.put(t, pod.NetNS, rules.Plan{})
+			m.failWith(always)
+			time.Sleep(passes)
+			if known, _ := e.sandboxes.get("web"); known.State != StateFailing {
+				t.Errorf("what cannot be repaired is %s", known.State)
+			}
+			if o := e.Admit(t.Context(), pod, app); o.Error() == nil {
+				t.Error("a container was admitted to a sandbox that lost its rules")
+			}
+			m.failWith(nil)
+			time.Sleep(passes)
+			if known, _ := e.sandboxes.get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Rules() == 0 {
+				t.Errorf("%s, with %d rules", known.State, m.holds(t, pod.NetNS).Rules())
+			}
+		})
+		if !slices.ContainsFunc(r.outcomes, func(o outcome.Outcome) bool { return errors.Is(o.Err, errBroken) && o.Event() == outcome.EventUnprotected }) {
+			t.Error("the failure was not recorded")
+		}
 	})
-	if o := e.Admit(ctx, pod, app); o.Error() == nil {
-		t.Error("a container was admitted to a sandbox that lost its rules")
-	}
-	m.failWith(nil)
-	eventually(t, "it is repaired", func() bool {
-		known, _ := e.sandboxes.get("web")
-		return known.State == StateProtected
-	})
-	stop()
-	<-ended
-	if m.holds(t, pod.NetNS).Rules() == 0 {
-		t.Error("said to be repaired, and has no rules")
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !slices.ContainsFunc(r.outcomes, func(o outcome.Outcome) bool {
-		return errors.Is(o.Err, errBroken) && o.Event() == outcome.EventUnprotected
-	}) {
-		t.Error("the failure was not recorded")
-	}
 }
 
 // The auditor notices that a sandbox is gone, and says nothing of it.
 func TestAuditForgets(t *testing.T) {
-	e, r := newEnforcer(t, newMemory())
-	p := *e.policy.Load()
-	p.AuditInterval = 1
-	e.SetPolicy(p)
-	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
-	for _, state := range []State{StateProtected, StateExempt, StateUnprotected} {
+	faked(t, func(t *testing.T) {
+		e, r := newEnforcer(t, newMemory())
+		e.Enforce(t.Context(), SandboxStarted, pod)
 		known, _ := e.sandboxes.get("web")
-		if state != StateProtected {
-			known = Sandbox{Pod: pod}
-		}
-		known.State = state
 		known.Pod.NetNS += "-gone"
-		e.sandboxes.update("web", func(sb *Sandbox) { *sb = known })
-		audit, stop := context.WithCancel(ctx)
-		go e.Audit(audit)
-		eventually(t, "it is forgotten", func() bool { return e.sandboxes.count() == 0 })
-		stop()
-		e.sandboxes.update("web", func(sb *Sandbox) { *sb = Sandbox{Pod: pod, State: StateProtected, Plan: known.Plan} })
-	}
-	if n := r.count(); n != 1 {
-		t.Errorf("recorded: %v", r.events())
-	}
+		for _, sb := range []Sandbox{known, {Pod: known.Pod, State: StateExempt}, {Pod: known.Pod, State: StateUnprotected}} {
+			e.sandboxes.update("web", func(known *Sandbox) { *known = sb })
+			audited(t, e, nil, func() { time.Sleep(2 * e.policy.Load().AuditInterval) })
+			if e.sandboxes.count() != 0 {
+				t.Errorf("one that was %s is remembered", sb.State)
+			}
+		}
+		if n := r.count(); n != 1 {
+			t.Errorf("recorded: %v", r.events())
+		}
+	})
 }
