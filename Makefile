@@ -55,21 +55,21 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 check: modules lint ## vet, lint, and all tests that need no runtime, the long ones shorter, in minutes and without root
 	$(GO) vet ./... && $(GO) vet -C $(PLUGIN) ./...
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd && GOOS=darwin $(GO) build -C $(PLUGIN) -o /dev/null .
-	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -short -count=1 -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
-		$(GO) test -C $(PLUGIN) -json -count=1 ./... || failed=1; exit $$failed; } | $(REPORT) $(STRICT)
+	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -short -count=1 -vet=off -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
+		$(GO) test -C $(PLUGIN) -json -count=1 -vet=off ./... || failed=1; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
 # of the others take three times as long. Labs have the machine for themselves, and a daemon with the race detector.
 RACING = ./cmd/... ./cri/... ./daemon ./daemon/fair ./daemon/netns ./daemon/cgroup ./daemon/recovered ./metrics/... ./nriplugin/... \
 	./status/... ./systemd/... ./integration/lab ./integration/faults ./integration/nstest ./integration/standin
 LABS = ./integration
-TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -timeout 40m
+TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -vet=off -timeout 40m
 
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
 	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
 		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
-		$(GO) test -C $(PLUGIN) -json -count=1 -race ./... || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(GO) test -C $(PLUGIN) -json -count=1 -vet=off -race ./... || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.

@@ -194,7 +194,9 @@ func TestAuditFails(t *testing.T) {
 				t.Errorf("%s, with %d rules", known.State, m.holds(t, pod.NetNS).Rules())
 			}
 		})
-		if !slices.ContainsFunc(r.outcomes, func(o outcome.Outcome) bool { return errors.Is(o.Err, errBroken) && o.Event() == outcome.EventUnprotected }) {
+		if !slices.ContainsFunc(r.outcomes, func(o outcome.Outcome) bool {
+			return errors.Is(o.Err, errBroken) && o.Event() == outcome.EventUnprotected
+		}) {
 			t.Error("the failure was not recorded")
 		}
 	})

@@ -38,7 +38,7 @@ func TestIPv6ByAnAttacker(t *testing.T) {
 		{rules.IPv6Capture, true, "timeout", "outbound", "inbound"},
 	} {
 		t.Run(fmt.Sprintf("%s, switched off: %t", tt.mode, tt.off), func(t *testing.T) {
-			forEachBackend(t, func(t *testing.T, variant string) {
+			onBackends(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
 				defaults.WithoutIPv6, defaults.DNSCapture = tt.mode, true
 				e := newEnforcer(t, variant, defaults)

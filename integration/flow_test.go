@@ -22,6 +22,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -38,6 +39,13 @@ func forEachVariant(t *testing.T, test func(t *testing.T, variant string)) {
 // forEachBackend also runs it with what iptables does not show.
 func forEachBackend(t *testing.T, test func(t *testing.T, backend string)) {
 	for _, name := range append(slices.Clone(variants), backend.NFTables) {
+		t.Run(name, func(t *testing.T) { test(t, name) })
+	}
+}
+
+// onBackends is forEachBackend where there is much to do with each: a short run has one of them.
+func onBackends(t *testing.T, test func(t *testing.T, backend string)) {
+	for _, name := range sample.Of(t, 1, append(slices.Clone(variants), backend.NFTables)) {
 		t.Run(name, func(t *testing.T) { test(t, name) })
 	}
 }

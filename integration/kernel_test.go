@@ -6,6 +6,7 @@ package integration
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -44,15 +46,12 @@ COMMIT
 COMMIT
 `
 
-// Rules of others stay in place whatever plan comes and goes, and `remove` leaves what was before. In a short run the
-// variants share the plans among them.
+// Rules of others stay in place whatever plan comes and goes, and `remove` leaves what was before. A short run has some
+// of the plans.
 func TestForeignRulesStay(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
-		for i, c := range corpus(t) {
-			if testing.Short() && i%len(variants) != slices.Index(variants, variant) {
-				continue
-			}
+		for _, c := range sample.Of(t, 6, corpus(t)) {
 			t.Run(c.Name, func(t *testing.T) {
 				ns := nstest.New(t)
 				tools := tools(variant)
@@ -102,7 +101,7 @@ func missing(a, b string) string {
 	return strings.Join(gone, "\n")
 }
 
-// Whatever somebody does to the rules, verify sees it, and another pass mends it.
+// Whatever somebody does to the rules, verify sees it, and another pass mends it. A short run has some of it.
 func TestDriftIsSeenAndMended(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
@@ -111,7 +110,7 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 		if variant == backend.IPTables { // which names the rules of others by their kinds
 			owners = "(as nft shows it: match owner )"
 		}
-		for name, tt := range map[string]struct{ command, want string }{
+		drifts := map[string]struct{ command, want string }{
 			"rule deleted":       {v4 + " -t nat -D ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN", "missing: -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"},
 			"jump deleted":       {v6 + " -t nat -D OUTPUT -j ISTIO_OUTPUT", "missing: -A OUTPUT -j ISTIO_OUTPUT"},
 			"chain emptied":      {v4 + " -t mangle -F ISTIO_TPROXY", "missing: -A ISTIO_TPROXY"},
@@ -130,7 +129,9 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 			"route":           {"ip -6 route flush table 133", "missing: ip -6 route local default dev lo table 133"},
 			"loopback":        {"ip addr del ::6/128 dev lo", "missing: address ::6/128 dev lo"},
 			"old chain added": {v4 + " -t raw -N ISTIO_OUTPUT_DNS", "unexpected: chain ISTIO_OUTPUT_DNS"},
-		} {
+		}
+		for _, name := range sample.Of(t, 5, slices.Sorted(maps.Keys(drifts))) {
+			tt := drifts[name]
 			t.Run(name, func(t *testing.T) {
 				ns := nstest.New(t, "10.0.0.7/24", "fd00::7/64")
 				pod := meshed(ns.Path, "sidecar.istio.io/interceptionMode", "TPROXY")

@@ -17,7 +17,7 @@ import (
 )
 
 // The programs of this module that tests run. The daemon has the race detector, but where it is held to its bounds of time
-// and memory, which are those of the program that operators run.
+// and memory, or to its words, which are those of the program that operators run.
 var (
 	binary = sync.OnceValues(func() (string, error) {
 		return lab.Build(context.Background(), "meshnetd-race", "./cmd/meshnetd", "-race")

@@ -66,7 +66,7 @@ func TestTranscripts(t *testing.T) {
 // transcript runs a command of a page and returns its standard output.
 func transcript(t *testing.T, root string, words []string) string {
 	t.Helper()
-	meshnetd, err := binary()
+	meshnetd, err := bounded()
 	if err != nil {
 		t.Fatal(err)
 	}

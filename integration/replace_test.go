@@ -25,7 +25,7 @@ import (
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
-// While a pod's rules are replaced a thousand times (in a short run, 250), its peer and its own app open connections, one after the
+// While a pod's rules are replaced a thousand times (in a short run, 100), its peer and its own app open connections, one after the
 // other: none goes around the proxy. Where the rules are away in between, some do, so that it would be seen.
 func TestNobodyGetsAroundAReplacement(t *testing.T) {
 	for _, variant := range []string{backend.IPTables, backend.NFTables} {
@@ -40,7 +40,7 @@ func TestNobodyGetsAroundAReplacement(t *testing.T) {
 			replaced := replacing{t: t, pair: p, firewall: firewallOf(t, variant)}
 			times := 1000
 			if testing.Short() {
-				times = 250
+				times = 100
 			}
 			if proxied, around := replaced.times(times, false); around > 0 || proxied < 100 {
 				t.Errorf("%d connections went around the proxy, %d did not", around, proxied)

@@ -259,7 +259,7 @@ func TestIPv6AroundTheProxy(t *testing.T) {
 		{rules.IPv6Block, "refused", "refused", "is refused"},
 	} {
 		t.Run(string(tt.mode), func(t *testing.T) {
-			forEachBackend(t, func(t *testing.T, variant string) {
+			onBackends(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
 				defaults.WithoutIPv6 = tt.mode
 				p := newPair(t, variant, defaults, meshed(""))

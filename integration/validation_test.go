@@ -43,7 +43,7 @@ func TestIstioValidation(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			forEachBackend(t, func(t *testing.T, variant string) {
+			onBackends(t, func(t *testing.T, variant string) {
 				t.Parallel()
 				ns := nstest.New(t)
 				ns.Peer(t, "10.9.0.0/24", "fd09::/64")

@@ -219,7 +219,7 @@ func TestTrafficOfOtherPlans(t *testing.T) {
 		{"invalid packets dropped", func(d *istio.Defaults) { d.InvalidDrop = true }, nil, false, []string{"4 tcp redirected 15001", "4 tcp redirected 15006"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			forEachBackend(t, func(t *testing.T, variant string) {
+			onBackends(t, func(t *testing.T, variant string) {
 				defaults := istio.Standard()
 				tt.change(&defaults)
 				p := newPair(t, variant, defaults, meshed("", tt.annotations...))

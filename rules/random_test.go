@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -21,7 +22,7 @@ import (
 func TestRandomPlansOverEachOther(t *testing.T) {
 	ours := istio.New(istio.Defaults{}).Footprint()
 	const walks, steps = 100, 12
-	for seed := range uint64(walks) {
+	for _, seed := range sample.Seeds(t, 20, walks) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		kernels := []*kernel{newKernel(rules.IPv4), newKernel(rules.IPv6)}
 		for step := range steps {

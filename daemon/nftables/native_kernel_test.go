@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/internal/sample"
 )
 
 // watch is a table of somebody else that notes which packets come through all rules, and with what marks, in
@@ -53,7 +54,7 @@ type shot struct {
 // kernel's own included, with the same marks, where they were redirected to, in the same zones.
 func TestNativeDoesInTheKernelWhatIPTablesDoes(t *testing.T) {
 	nstest.Require(t, "nft")
-	for seed := range uint64(60) {
+	for _, seed := range sample.Seeds(t, 12, 60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := draw{rand.New(rand.NewPCG(seed, 2))}
 			plan := randomPlan(random.Rand)

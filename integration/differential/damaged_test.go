@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/internal/generate"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -21,13 +22,12 @@ import (
 // more, none goes around.
 func TestDamagedPlans(t *testing.T) {
 	const perPlan = 60
-	pairs := fromEnvironment(t, "MESHNETD_DAMAGED", 2000)
-	first := fromEnvironment(t, "MESHNETD_SEED", rand.Uint64()>>16)
+	pairs, first := sample.Count(t, "MESHNETD_DAMAGED", 2000), sample.Seed(t)
 	g := newGallery(t, firewall(t, backend.IPTables))
 	c := newCounts()
 	answers := map[effect.Answer]int{}
 	refused, rounds := 0, 0
-	for seed := first; c.sent < int(pairs); seed++ {
+	for seed := first; c.sent < pairs; seed++ {
 		random := rand.New(rand.NewPCG(seed, 0))
 		setting, packets := g.draw(random, perPlan)
 		other := setting.Plan

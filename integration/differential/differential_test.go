@@ -7,9 +7,7 @@ package differential
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
@@ -18,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/generate"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -42,33 +41,15 @@ func firewall(t testing.TB, name string) *backend.Backend {
 	return b
 }
 
-// fromEnvironment reads a number, such as MESHNETD_PAIRS=100000 for a longer run. A short one takes a quarter.
-func fromEnvironment(t *testing.T, name string, standard uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" && testing.Short() {
-		return standard / 4
-	}
-	if text == "" {
-		return standard
-	}
-	n, err := strconv.ParseUint(text, 0, 64)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
 // Packets of every kind through random plans end in the kernel where the tracer says.
 func TestRandomPlans(t *testing.T) {
 	const perPlan = 60
-	pairs := fromEnvironment(t, "MESHNETD_PAIRS", 4000)
-	first := fromEnvironment(t, "MESHNETD_SEED", rand.Uint64()>>16)
+	pairs, first := sample.Count(t, "MESHNETD_PAIRS", 4000), sample.Seed(t)
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			g := newGallery(t, firewall(t, b.name))
 			c := newCounts()
-			for seed := first; c.sent < max(1, int(pairs)*b.percent/100); seed++ {
+			for seed := first; c.sent < max(1, pairs*b.percent/100); seed++ {
 				setting, packets := g.draw(rand.New(rand.NewPCG(seed, 0)), perPlan)
 				shots, err := g.fire(t.Context(), setting.Plan, setting.Plan, packets)
 				if err != nil {
@@ -162,15 +143,11 @@ func tellAll(t *testing.T, w *world, all []named) []subject {
 }
 
 // Every rule of the plans of the recorded pods, and of others, is met by packets that would end elsewhere if the
-// rule were not there, or if it asked for one thing less: they end where the tracer says. In a short run fewer are
-// drawn, and the backends share the plans among them.
+// rule were not there, or if it asked for one thing less: they end where the tracer says. A short run has some
+// of the plans, which the backends share.
 func TestWitnesses(t *testing.T) {
 	w := newWorld(t)
-	others := uint64(16)
-	if testing.Short() {
-		others = 4
-	}
-	recorded, drawn := tellAll(t, w, recordedPlans(t)), tellAll(t, w, drawnPlans(others))
+	recorded, drawn := tellAll(t, w, sample.Of(t, 4, recordedPlans(t))), tellAll(t, w, sample.Of(t, 1, drawnPlans(16)))
 	score(t, "recorded", recorded)
 	score(t, "drawn", drawn)
 	all := slices.Concat(recorded, drawn)
@@ -243,7 +220,7 @@ func score(t *testing.T, which string, all []subject) {
 }
 
 // A rule that is missing in the kernel, or asks for one thing less there than it should, is noticed: by the
-// packet that tells it. This is what makes the other tests worth something.
+// packet that tells it. This is what makes the other tests worth something. A short run has some of the changes.
 func TestChangesInTheKernelAreNoticed(t *testing.T) {
 	subjects := tellAll(t, newWorld(t), recordedPlans(t, "dns", "dns_tproxy"))
 	if len(subjects) != 2 {
@@ -254,7 +231,7 @@ func TestChangesInTheKernelAreNoticed(t *testing.T) {
 			g := newGallery(t, firewall(t, b.name))
 			changes := 0
 			for _, s := range subjects {
-				for _, told := range s.told {
+				for _, told := range sample.Of(t, 20, s.told) {
 					if _, save := told.rule.Target.(rules.SaveMark); !recognized(told.plan) || save && told.condition >= 0 {
 						continue // it would stay for ever; and what it saves, the answers save again
 					}

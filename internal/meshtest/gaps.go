@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/gaps"
@@ -17,7 +18,7 @@ import (
 func DrawnGaps(t testing.TB, draw func(*rand.Rand) (rules.Mesh, rules.Pod), packet func(*rand.Rand, Scene, rules.Decision) rules.Packet) {
 	t.Helper()
 	both := []netip.Addr{Scenes[0].Own, Scenes[1].Own}
-	for seed := range uint64(800) {
+	for _, seed := range sample.Seeds(t, 100, 800) {
 		random := rand.New(rand.NewPCG(seed, 2))
 		mesh, pod := draw(random)
 		pod.IPs = [][]netip.Addr{both, both[:1], both[1:]}[random.IntN(3)]

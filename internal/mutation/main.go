@@ -20,7 +20,11 @@ func main() {
 	testdata := flag.String("testdata", "rules/istio/testdata", "the folder of the plans that are kept as text")
 	each := flag.Bool("v", false, "print each plan")
 	flag.Parse()
-	perfect, err := run(os.Stdout, *testdata, *each)
+	all, err := subjects(*testdata)
+	perfect := false
+	if err == nil {
+		perfect, err = run(os.Stdout, all, *each)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutation:", err)
 	}
@@ -29,12 +33,8 @@ func main() {
 	}
 }
 
-// run prints the score of all plans and reports whether it is perfect.
-func run(out io.Writer, testdata string, each bool) (perfect bool, err error) {
-	all, err := subjects(testdata)
-	if err != nil {
-		return false, err
-	}
+// run prints the score of plans and reports whether it is perfect.
+func run(out io.Writer, all []subject, each bool) (perfect bool, err error) {
 	scores, err := measureAll(all)
 	if err != nil {
 		return false, err

@@ -6,28 +6,16 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"strconv"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/internal/generate"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// draws is how many settings a test draws: MESHNETD_DRAWS, or what it usually does.
-func draws(t testing.TB, usual int) int {
-	t.Helper()
-	text := os.Getenv("MESHNETD_DRAWS")
-	if text == "" {
-		return usual
-	}
-	k, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
+// draws is how many settings a test draws.
+func draws(t testing.TB, usual int) int { return sample.Count(t, "MESHNETD_DRAWS", usual) }
 
 func traced(e rules.End) string {
 	if e.Kind == rules.Dropped || e.Kind == rules.Refused {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/kuma"
@@ -157,7 +158,7 @@ func TestIPv6(t *testing.T) {
 
 // What becomes of a packet, in the words of Kuma's documentation. Any settings, any packet; a failure names its seed.
 func TestInvariants(t *testing.T) {
-	for seed := range uint64(600) {
+	for _, seed := range sample.Seeds(t, 100, 600) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		m, pod := draw(random)
 		plan := meshtest.Plan(t, m, pod)

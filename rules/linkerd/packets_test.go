@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/internal/meshtest"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/linkerd"
@@ -111,7 +112,7 @@ func TestIPv6(t *testing.T) {
 // What becomes of a packet, in the words of Linkerd's documentation: TCP is redirected, but for what the proxy
 // sends, what stays in the pod, and what is skipped. Any settings, any packet; a failure names its seed.
 func TestInvariants(t *testing.T) {
-	for seed := range uint64(600) {
+	for _, seed := range sample.Seeds(t, 100, 600) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		m, pod := draw(random)
 		plan := meshtest.Plan(t, m, pod)
