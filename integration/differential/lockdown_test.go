@@ -183,7 +183,7 @@ func TestLockdown(t *testing.T) {
 			}
 			t.Log(c)
 			for _, kind := range []string{delivered, left, dropped, reset} {
-				if c.ends[kind] == 0 {
+				if c.ends[kind] == 0 && !testing.Short() {
 					t.Errorf("none is %s", kind)
 				}
 			}
