@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/podsapi"
 )
 
 // What lockdowns in mode "report" counted of a pod becomes entries of its keys: with them, what the pod did goes on where the
@@ -60,6 +61,15 @@ func TestFromReportToEnforce(t *testing.T) {
 	}
 	if line := d.event(t, "lockdown_packet", "default/web"); !strings.Contains(line.Message, "counted ") || !strings.Contains(line.Message, outside.IP().String()) {
 		t.Errorf("the event says %q", line.Message)
+	}
+	if _, row, _ := d.command(t, "status", "default/web"); !strings.Contains(row, "lockdown: counted udp ") || !strings.Contains(row, "counted egress ") {
+		t.Errorf("status says\n%s", row)
+	}
+	if _, why, _ := d.command(t, "explain", "default/web"); !strings.Contains(why, "[tcp: counted as egress, udp: counted as udp] outbound TCP and UDP: port 5432 is excluded") {
+		t.Errorf("explain says\n%s", why)
+	}
+	if all := metricsOf(t, l); !strings.Contains(all, `meshnetd_lockdown_packets_total{action="counted",class="udp",namespace="default"} `) {
+		t.Errorf("no packets by namespace and class in\n%s", all)
 	}
 
 	rewrite(t, l, report, strings.Replace(report, `"report"`, `"enforce"`, 1)+entries)
@@ -131,6 +141,54 @@ func TestPodsWithoutAMesh(t *testing.T) {
 		}
 	}
 	start("free", "late")
+}
+
+// Where the kubelet tells what is in a pod, one that can send past all rules is refused, and an init container that reaches nothing is
+// named before it tries, and when it did.
+func TestLockdownByTheKubelet(t *testing.T) {
+	l := startLab(t, lab.Runtimes()[0])
+	outside := runPod(t, l, "outside", nil)
+	webApp := lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: app, Group: app}
+	migrate := lab.ContainerSpec{Name: "migrate", Args: []string{"connect", "tcp4", fmt.Sprintf("%s:5432", outside.IP()), "--exit"}, User: app, Group: app}
+	web := lab.PodSpec{Name: "web", UID: "uid-of-web", Annotations: injected("traffic.sidecar.istio.io/excludeOutboundPorts", "5432")}
+	raw := lab.PodSpec{Namespace: "strict", Name: "raw", UID: "uid-of-raw", Annotations: injected()}
+	kubelet := &podsapi.Server{Socket: filepath.Join(l.Dir(), "pods-api.sock"), Watch: podsapi.Telling(
+		podsapi.WithInit(podsapi.Pod(web, webApp, proxyContainer), migrate), podsapi.Pod(raw, webApp, proxyContainer))}
+	if err := kubelet.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kubelet.Stop)
+	d := runDaemon(t, l, `audit_interval = "1s"`, fmt.Sprintf("kubelet.pods_api = %q", kubelet.Socket), `
+[[lockdown]]
+namespaces = ["default"]
+mode = "enforce"
+egress = "proxy"
+
+[[lockdown]]
+namespaces = ["strict"]
+raw = "refuse"`)
+	d.wait(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
+
+	const past = "container app (net_raw) can send what meets no rule, by packet sockets, and [[lockdown]] of /"
+	if _, err := l.RunPod(within(t, time.Minute), raw); err == nil || !strings.Contains(err.Error(), past) {
+		t.Errorf("a pod with NET_RAW: %v, want %q in it", err, past)
+	}
+	pod, err := l.RunPod(within(t, time.Minute), web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := pod.RunContainer(within(t, time.Minute), migrate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.WaitEvent(within(t, time.Minute), "failed"); err != nil || !refusedAtOnce(e.Error) {
+		t.Errorf("the init container: %+v, %v", e, err)
+	}
+	for _, event := range []string{"pod_protected", "lockdown_packet"} {
+		d.wait(t, func(l lab.Line) bool { // one of its notes
+			return l.Event == event && l.Pod == "default/web" && strings.Contains(l.Raw, "init container migrate reaches nothing: ")
+		})
+	}
 }
 
 // rewrite changes the daemon's configuration.

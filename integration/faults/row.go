@@ -38,6 +38,8 @@ type Row struct {
 	Programs bool
 	// Lockdown is what the daemon is told of it; "" is what it is told in most rows.
 	Lockdown string
+	// Rare is set where `make faults` plays it, and `make test` something much like it.
+	Rare bool
 	// Attacker is set where somebody does it on purpose: the row stands in the second table.
 	Attacker bool
 	// Hole is set where packets are known to go around the mesh whatever meshnetd does.

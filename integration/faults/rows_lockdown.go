@@ -35,10 +35,10 @@ const (
 func lockdownRows() []Row {
 	return []Row{
 		{Fault: "lockdown flushed between two containers, the redirection left", begin: damagedInCreate(flushLockdown), end: unhook},
-		{Fault: "one rule of the lockdown deleted between two containers", begin: damagedInCreate(unhookOutput), end: unhook},
-		{Fault: "lockdown flushed in a running pod, by NET_ADMIN, until the audit", Hole: true, end: damagedRunning},
+		{Fault: "one rule of the lockdown deleted between two containers", Rare: true, begin: damagedInCreate(unhookOutput), end: unhook},
+		{Fault: "lockdown flushed in a running pod, by NET_ADMIN, until the audit", Hole: true, Rare: true, end: damagedRunning},
 		{Fault: "a reload makes a lockdown refuse what it counted", Everywhere: true, Lockdown: countsUDP, begin: enforcing},
-		{Fault: "a reload changes the lockdown while 6 pods start", Pods: 6, Everywhere: true, begin: changedMeanwhile, end: unhook},
+		{Fault: "a reload changes the lockdown while 6 pods start", Pods: 6, Everywhere: true, Rare: true, begin: changedMeanwhile, end: unhook},
 		{Fault: "meshnetd restarted with another lockdown, which running pods get", end: replaced},
 	}
 }

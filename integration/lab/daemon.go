@@ -35,6 +35,7 @@ type Line struct {
 	Backend string    `json:"backend"`
 	Limits  string    `json:"limits"`
 	Error   string    `json:"error"`
+	Raw     string    `json:"-"` // all of it: an attribute may stand there several times
 }
 
 // Daemon is a running meshnetd.
@@ -106,6 +107,7 @@ func (d *Daemon) read(text []byte) {
 	d.raw.Write(append(text, '\n'))
 	var l Line
 	if json.Unmarshal(text, &l) == nil {
+		l.Raw = string(text)
 		d.lines = append(d.lines, l)
 	}
 	close(d.news)

@@ -44,6 +44,14 @@ func Pod(pod lab.PodSpec, containers ...lab.ContainerSpec) []byte {
 	return Message(1, Message(1, pod.Name, 3, namespace, 5, pod.UID), 2, spec)
 }
 
+// WithInit is the pod with init containers as well. Of a message that stands twice, both parts count.
+func WithInit(pod []byte, containers ...lab.ContainerSpec) []byte {
+	for _, c := range containers {
+		pod = append(pod, Message(2, Message(20, container(c)))...)
+	}
+	return pod
+}
+
 func container(c lab.ContainerSpec) []byte {
 	message := Message(1, c.Name, 15, Message(1, capabilities(c.Capabilities), 4, int(c.User), 8, int(c.Group)))
 	for _, word := range c.Command {
