@@ -61,9 +61,9 @@ var beside = []breakage{
 
 // The same in nf_tables' own kind of rules.
 var native = []breakage{
-	{"jump deleted", "REDIRECT", "nft flush chain inet meshnetd ip-nat-OUTPUT", "192.0.2.1:443 of uid 1000 gid 1000: leaves", false},
-	{"rule in front", "REDIRECT", "nft insert rule inet meshnetd ip6-nat-OUTPUT tcp dport 443 return", "[2001:db8::1]:443 of uid 1000 gid 1000: leaves", false},
-	{"port changed", "REDIRECT", "nft flush chain inet meshnetd ip-nat-ISTIO_IN_REDIRECT; nft add rule inet meshnetd ip-nat-ISTIO_IN_REDIRECT meta l4proto tcp redirect to :15001",
+	{"jump deleted", "REDIRECT", "nft flush chain inet meshnetd nat-OUTPUT", "192.0.2.1:443 of uid 1000 gid 1000: leaves", false},
+	{"rule in front", "REDIRECT", "nft insert rule inet meshnetd nat-OUTPUT meta nfproto ipv6 tcp dport 443 return", "[2001:db8::1]:443 of uid 1000 gid 1000: leaves", false},
+	{"port changed", "REDIRECT", "nft flush chain inet meshnetd nat-ISTIO_IN_REDIRECT; nft add rule inet meshnetd nat-ISTIO_IN_REDIRECT meta l4proto tcp redirect to :15001",
 		"to 10.9.0.1:18080 in by eth0: redirected to port 15001", false},
 	{"policy route deleted", "TPROXY", "ip rule del fwmark 1337 lookup 133", "through the pod", false},
 }

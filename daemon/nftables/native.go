@@ -7,6 +7,7 @@ package nftables
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -77,17 +78,14 @@ func compile(plan rules.Plan) (native, error) {
 			return native{}, err
 		}
 	}
-	c := compiler{room: make(wire, 0, 16<<10), depths: map[string]int{}, names: map[string]string{}, made: map[setKind]int{}}
+	c := compiler{depths: map[string]int{}, names: map[string]string{}, made: map[setKind]int{}}
+	four, six := printedTables(sets[0]), printedTables(sets[1])
 	for _, at := range nativeHooks {
-		if err := c.base(sets, at); err != nil {
+		if err := c.base(tableOf(four, at[0]), tableOf(six, at[0]), at); err != nil {
 			return native{}, err
 		}
 	}
-	for _, set := range sets {
-		if !set.Empty() {
-			c.chains = append(c.chains, planChain(set))
-		}
-	}
+	c.chains = append(c.chains, planChain(four, six))
 	return c.native, nil
 }
 
@@ -111,37 +109,33 @@ type compiler struct {
 	made   map[setKind]int   // how many sets there are
 }
 
-// base makes the base chain for a built-in one, with a rule for each family whose plan begins there. What
-// returns from a family's chain meets the base chain's policy, as it would in iptables.
-func (c *compiler) base(sets []rules.Ruleset, at [2]string) error {
-	var begins []nativeRule
-	place := len(c.chains)
-	for _, set := range sets {
-		table := set.Table(at[0])
-		if chain, ok := table.Chain(at[1]); !ok || len(chain.Rules) == 0 {
-			continue
+// base makes the base chain for a built-in one. What returns from it meets its policy, as it would in iptables.
+func (c *compiler) base(four, six printedTable, at [2]string) error {
+	t := translation{compiler: c, table: at[0], four: four, six: six}
+	var tools []string // whose rules begin there
+	for _, table := range []printedTable{four, six} {
+		if chain, _ := table.chain(at[1]); len(chain.Rules) > 0 {
+			tools = append(tools, table.family.String())
 		}
-		t := translation{compiler: c, family: set.Family, table: table}
-		chain, _, err := t.chain(at[1])
-		if err != nil {
-			return fmt.Errorf("%s: table %s: %w", set.Family, table.Name, err)
-		}
-		begins = append(begins, c.rule(fmt.Sprintf("%s of %s", at[1], at[0]), nil, func(w *wire) {
-			matchFamily(w, set.Family)
-			immediate(w, unix.NFT_GOTO, chain)
-		}))
 	}
-	if len(begins) == 0 {
+	if len(tools) == 0 {
 		return nil
 	}
-	h := baseHooks[at]
-	h.priority += nativeAhead
-	c.chains = slices.Insert(c.chains, place, nativeChain{name: at[0] + "-" + at[1], hook: h, rules: begins})
+	place := len(c.chains)
+	if _, err := t.chain(at[1]); err != nil {
+		return fmt.Errorf("%s: table %s: %w", strings.Join(tools, " and "), at[0], err)
+	}
+	c.chains[place].hook = baseHooks[at]
+	c.chains[place].hook.priority += nativeAhead
 	return nil
 }
 
-// rule writes a rule's expressions. What was written before stays as it is when the room grows.
+// rule writes a rule's expressions, in a new room where little is left: to grow one costs more.
 func (c *compiler) rule(comment string, from *rules.Rule, write func(*wire)) nativeRule {
+	const longest = 1 << 10
+	if cap(c.room)-len(c.room) < longest {
+		c.room = make(wire, 0, 8*longest)
+	}
 	begin := len(c.room)
 	write(&c.room)
 	unflag(c.room[begin:]) // as the kernel sends them back

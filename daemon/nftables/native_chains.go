@@ -15,54 +15,48 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// translation turns the chains of one table of one family into chains of the own table.
+// translation turns the chains of one table of both families into chains of the own table.
 type translation struct {
 	*compiler
-	family rules.Family
-	table  rules.Table
+	table     string
+	four, six printedTable
 }
 
-// deepest is how many chains can lead into each other (NFT_JUMP_STACK_SIZE). The kernel counts the base chain
-// too, and a goto like a jump.
+// deepest is how many chains can lead into each other (NFT_JUMP_STACK_SIZE). The kernel counts a goto like a jump.
 const deepest = 16
 
 // errDeep is returned for a plan that the kernel would refuse.
 var errDeep = errors.New("too many jumps into each other, or rules about what is not of an owner")
 
-// chain translates a chain and those that it jumps to, and returns its name and how many chains it is deep.
-func (t *translation) chain(name string) (full string, depth int, err error) {
-	full = t.name(name, 0)
+// chain translates a chain and those that it jumps to, and returns how many chains it is deep.
+func (t *translation) chain(name string) (depth int, err error) {
+	full := t.name(name, 0)
 	if depth, ok := t.depths[full]; ok {
 		if depth == 0 {
-			return "", 0, fmt.Errorf("the jumps to chain %s are a loop", name)
+			return 0, fmt.Errorf("the jumps to chain %s are a loop", name)
 		}
-		return full, depth, nil
-	}
-	chain, ok := t.table.Chain(name)
-	if !ok {
-		return "", 0, fmt.Errorf("no chain %s", name)
+		return depth, nil
 	}
 	t.depths[full] = 0
 	place := len(t.chains)
-	parts, depth, err := t.parts(chain)
+	four, has4 := t.four.chain(name)
+	six, has6 := t.six.chain(name)
+	either := has4 && has6 || four.Builtin || six.Builtin
+	parts, depth, err := t.parts(name, merged(four, six, t.once), either)
 	if err != nil {
-		return "", 0, err
+		return 0, err
 	}
-	if depth >= deepest {
-		return "", 0, fmt.Errorf("chain %s: %w: %d deep, and the kernel takes %d", name, errDeep, depth, deepest-1)
+	if depth > deepest {
+		return 0, fmt.Errorf("chain %s: %w: %d deep, and the kernel takes %d", name, errDeep, depth, deepest)
 	}
 	t.depths[full] = depth
 	t.chains = slices.Insert(t.chains, place, parts...)
-	return full, depth, nil
+	return depth, nil
 }
 
 // name returns the name of a chain's part.
 func (t *translation) name(chain string, part int) string {
-	family := "ip"
-	if t.family == rules.IPv6 {
-		family = "ip6"
-	}
-	full := family + "-" + t.table.Name + "-" + chain
+	full := t.table + "-" + chain
 	if part > 0 {
 		full += "/" + strconv.Itoa(part+1)
 	}
@@ -72,26 +66,26 @@ func (t *translation) name(chain string, part int) string {
 // parts writes a chain, split where a rule is for packets that are not an owner's. Those include packets without a socket,
 // for which no owner expression is ever true. So the owner's packets go past the rule instead, to the next part, by a goto,
 // which leaves RETURN its meaning.
-func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, err error) {
-	part := nativeChain{name: t.name(chain.Name, 0)}
-	lines := merged(chain.Rules, t.once)
+// Packets of either family may meet the chain, or those of one only.
+func (t *translation) parts(chain string, lines []*line, either bool) (parts []nativeChain, depth int, err error) {
+	part := nativeChain{name: t.name(chain, 0)}
 	for i, l := range lines {
-		c, err := t.condition(l)
-		acts, err2 := t.target(chain.Name, l)
+		c, err := t.condition(l, either)
+		acts, err2 := t.target(chain, l)
+		below, err3 := t.jump(l)
 		if err := errors.Join(err, err2); err != nil {
-			return nil, 0, fmt.Errorf("chain %s: %q: %w", chain.Name, l.Rule, err)
+			return nil, 0, fmt.Errorf("chain %s: %q: %w", chain, l.text, err)
 		}
-		below, err := t.jump(l.Target)
-		if err != nil {
-			return nil, 0, err
+		if err3 != nil {
+			return nil, 0, err3
 		}
 		depth = max(depth, len(parts)+1+below)
 		text, next := l.String(), ""
-		if counter := l.Counter(chain.Name); counter != "" {
+		if counter := l.Counter(chain); counter != "" {
 			text = counter + counterEnd + text
 		}
 		if len(c.without) > 0 && i+1 < len(lines) {
-			next = t.name(chain.Name, len(parts)+1)
+			next = t.name(chain, len(parts)+1)
 		}
 		for _, not := range c.without {
 			part.rules = append(part.rules, t.rule("unless: "+text, &l.Rule, func(w *wire) { c.appendTo(w); not(w); goOn(w, next) }))
@@ -104,7 +98,7 @@ func (t *translation) parts(chain rules.Chain) (parts []nativeChain, depth int, 
 			part.rules = append(part.rules, t.rule(comment, &l.Rule, func(w *wire) { c.appendTo(w); then(w) }))
 		}
 		if next != "" {
-			part.rules = append(part.rules, t.rule("what follows in "+chain.Name, nil, func(w *wire) { goOn(w, next) }))
+			part.rules = append(part.rules, t.rule("what follows in "+chain, nil, func(w *wire) { goOn(w, next) }))
 			parts = append(parts, part)
 			part = nativeChain{name: next}
 		}
@@ -126,19 +120,25 @@ func goOn(w *wire, next string) {
 
 // String returns the first of the rules, and how many more there are.
 func (l *line) String() string {
-	text := l.Rule.String()
+	text := l.text
 	if more := len(l.values) - 1; more > 0 {
 		text += fmt.Sprintf(" (and %d more)", more)
 	}
 	return text
 }
 
-// jump translates the chain that a target leads to and returns how deep it is.
-func (t *translation) jump(target rules.Target) (depth int, err error) {
-	if jump, ok := target.(rules.Jump); ok {
-		_, depth, err = t.chain(string(jump))
+// jump translates the chain that a line leads to and returns how deep it is.
+func (t *translation) jump(l *line) (depth int, err error) {
+	to, jumps := l.Target.(rules.Jump)
+	if !jumps {
+		return 0, nil
 	}
-	return depth, err
+	_, has4 := t.four.chain(string(to))
+	_, has6 := t.six.chain(string(to))
+	if l.family != rules.IPv6 && !has4 || l.family != rules.IPv4 && !has6 {
+		return 0, fmt.Errorf("no chain %s", to)
+	}
+	return t.chain(string(to))
 }
 
 // once reports whether meeting a target twice has the same effect as meeting it once. It has not where a chain marks a
@@ -150,18 +150,17 @@ func (t *translation) once(target rules.Target) bool {
 
 // marks reports whether a chain may leave something behind on a packet that returns from it.
 func (t *translation) marks(name string, depth int) bool {
-	chain, _ := t.table.Chain(name)
-	for _, r := range chain.Rules {
+	four, _ := t.four.chain(name)
+	six, _ := t.six.chain(name)
+	return slices.ContainsFunc(slices.Concat(four.Rules, six.Rules), func(r rules.Rule) bool {
 		switch target := r.Target.(type) {
 		case rules.SetMark, rules.SetConnMark, rules.SaveMark, rules.RestoreMark, rules.CTZone:
 			return true
 		case rules.Jump:
-			if depth > deepest || t.marks(string(target), depth+1) {
-				return true
-			}
+			return depth > deepest || t.marks(string(target), depth+1)
 		}
-	}
-	return false
+		return false
+	})
 }
 
 // act is what a rule does with a packet that meets its condition.
@@ -169,7 +168,7 @@ type act func(*wire)
 
 // target returns what the rules of a chain do that stand for a target: one, and for TPROXY a second one. A lockdown's count, too.
 func (t *translation) target(chain string, l *line) ([]act, error) {
-	if err := suits(t.table.Name, l.Rule); err != nil {
+	if err := suits(t.table, l.Rule); err != nil {
 		return nil, err
 	}
 	count := func(w *wire) {
@@ -186,13 +185,13 @@ func (t *translation) target(chain string, l *line) ([]act, error) {
 	case rules.Redirect:
 		return []act{func(w *wire) { redirect(w, target.Port) }}, nil
 	case rules.DNAT:
-		if target.To.Is4() != (t.family == rules.IPv4) {
+		if familyOf(target.To) != l.family {
 			return nil, fmt.Errorf("%s is no address of this family", target.To)
 		}
-		return []act{func(w *wire) { translate(w, t.family, target) }}, nil
+		return []act{func(w *wire) { translate(w, l.family, target) }}, nil
 	case rules.TProxy:
 		return []act{
-			func(w *wire) { handOver(w, t.family, target) },
+			func(w *wire) { handOver(w, l.family, target) },
 			func(w *wire) { immediate(w, drop, "") }, // without a listener, packets must not go around the proxy
 		}, nil
 	case rules.SetMark:
@@ -207,7 +206,7 @@ func (t *translation) target(chain string, l *line) ([]act, error) {
 		// For a packet that somebody exempted from tracking, the kernel would begin to track it.
 		return []act{func(w *wire) { notUntracked(w); storeZone(w, uint16(target)); setConnection(w, unix.NFT_CT_ZONE) }}, nil
 	case rules.RejectWith:
-		if _, known := xtRejects[t.family][target]; !known {
+		if _, known := xtRejects[max(l.family, rules.IPv4)][target]; !known {
 			return nil, fmt.Errorf("%s is no answer of this family", target)
 		}
 		return []act{func(w *wire) { count(w); reject(w, target) }}, nil

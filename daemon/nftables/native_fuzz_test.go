@@ -147,20 +147,33 @@ func FuzzNativeAnswers(f *testing.F) {
 	})
 }
 
-// Any rules that can be printed are read back from the table as they were, and any text is read or is none.
+// Any rules that can be printed are read back from the table as they were, each family's, and any text is read or is none.
 func FuzzNativePlan(f *testing.F) {
-	f.Add(plans.DualStack(f).V4.String(), "")
-	f.Add("*nat\n:A - [0:0]\n-A A -d 10.0.0.0/8 -j "+strings.Repeat("LONG", 100)+"\nCOMMIT\n", "*nat\t:A -\tCOMMIT\t")
-	f.Fuzz(func(t *testing.T, saved, comment string) {
-		rs, _ := rules.ParseSave(rules.IPv4, strings.NewReader(saved))
-		text := strings.Join(slices.Collect(saveLines(rs)), "\n")
-		if again, err := rules.ParseSave(rules.IPv4, strings.NewReader(text)); err == nil && again.String() == rs.String() && !strings.ContainsAny(text, lineBreak+"\x00") {
-			back, err := stateOf(planChain(rs)).planOf(rules.IPv4)
-			if err != nil || back.String() != rs.String() {
-				t.Errorf("%v\n%s\nwas\n%s", err, back, rs)
+	dual := plans.DualStack(f)
+	f.Add(dual.V4.String(), dual.V6.String(), "")
+	f.Add("*nat\n:A - [0:0]\n-A A -d 10.0.0.0/8 -j "+strings.Repeat("LONG", 100)+"\nCOMMIT\n", "*raw\n:A - [0:0]\nCOMMIT\n*nat\n:A - [0:0]\nCOMMIT\n", "*nat\t-6 :A -\tCOMMIT\t")
+	f.Fuzz(func(t *testing.T, four, six, comment string) {
+		readable := func(family rules.Family, saved string) (rules.Ruleset, bool) {
+			rs, err := rules.ParseSave(family, strings.NewReader(saved))
+			strange := slices.ContainsFunc(rs.Tables, func(t rules.Table) bool {
+				return t.Name == "" || slices.ContainsFunc(t.Chains, func(c rules.Chain) bool {
+					return slices.ContainsFunc(c.Rules, func(r rules.Rule) bool { _, foreign := r.Target.(rules.Foreign); return foreign })
+				})
+			})
+			return rs, err == nil && !strange && !strings.ContainsAny(saved, lineBreak+"\x00")
+		}
+		v4, ok4 := readable(rules.IPv4, four)
+		v6, ok6 := readable(rules.IPv6, six)
+		if ok4 && ok6 {
+			s := stateOf(planChain(printedTables(v4), printedTables(v6)))
+			for _, want := range []rules.Ruleset{v4, v6} {
+				back, err := s.planOf(want.Family)
+				if err != nil || back.String() != want.String() {
+					t.Errorf("%v\n%s\nwas\n%s", err, back, want)
+				}
 			}
 		}
-		s := stateOf(nativeChain{name: planChainOf(rules.IPv4), rules: []nativeRule{{comment: comment}}})
+		s := stateOf(nativeChain{name: planName, rules: []nativeRule{{comment: comment}}})
 		if v4, v6, err := s.nativePlan(); err != nil || !v4.Empty() || !v6.Empty() {
 			t.Errorf("a table that holds nothing else is taken for a plan: %v %v %v", v4, v6, err)
 		}

@@ -198,7 +198,7 @@ func (m *machine) act(kind string, a attributes, p *passing) (nftVerdict, error)
 	case "reject":
 		p.end = "reject " + string(rules.RejectReset)
 		if kind, _ := a.number(unix.NFTA_REJECT_TYPE); kind == unix.NFT_REJECT_ICMPX_UNREACH {
-			p.end = "reject " + string(rules.RejectPort)
+			p.end = "reject " + string(map[rules.Family]rules.RejectWith{rules.IPv4: rules.RejectPort4, rules.IPv6: rules.RejectPort}[p.family])
 		}
 		return nftVerdict{code: drop}, nil
 	case "tproxy":

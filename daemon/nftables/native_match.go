@@ -59,20 +59,30 @@ func (c condition) appendTo(w *wire) {
 	}
 }
 
-// condition translates those of a line, and makes the sets that it needs.
-func (t *translation) condition(l *line) (condition, error) {
+// condition translates those of a line, and makes the sets that it needs. Where packets of either family come, a line of one
+// asks for it.
+func (t *translation) condition(l *line, either bool) (condition, error) {
 	var c condition
 	var protocols []string
-	family := false
+	isAddress := func(m rules.Match) bool { _, ok := m.Value.(rules.Addresses); return ok }
+	asked := false
+	askFamily := func() {
+		if !asked {
+			c.asks = append(c.asks, func(w *wire) { matchFamily(w, l.family) })
+		}
+		asked = true
+	}
+	if either && l.family != both && !slices.ContainsFunc(l.Match, isAddress) {
+		askFamily()
+	}
 	without := map[rules.Field][]rules.Match{}
 	for i, m := range l.Match {
 		if p := protocolOf(m); p != "" && !slices.Contains(protocols, p) {
 			protocols = append(protocols, p)
-			c.asks = append(c.asks, func(w *wire) { appendAsk(w, t.family, rules.Protocol(p)) })
+			c.asks = append(c.asks, func(w *wire) { appendAsk(w, l.family, rules.Protocol(p)) })
 		}
-		if _, address := m.Value.(rules.Addresses); address && !family { // for nft to show it as such, the family must be asked first
-			family = true
-			c.asks = append(c.asks, func(w *wire) { matchFamily(w, t.family) })
+		if isAddress(m) {
+			askFamily() // for nft to show it as such, the family must be asked first
 		}
 		_, owner := m.Value.(rules.IDs)
 		switch {
@@ -84,7 +94,7 @@ func (t *translation) condition(l *line) (condition, error) {
 			without[m.Field] = append(without[m.Field], rules.Not(m))
 			continue
 		}
-		a, err := t.ask(m, l.listAt(i))
+		a, err := t.ask(l.family, m, l.listAt(i))
 		if err != nil {
 			return c, err
 		}
@@ -92,7 +102,7 @@ func (t *translation) condition(l *line) (condition, error) {
 	}
 	for _, f := range []rules.Field{rules.FieldUID, rules.FieldGID} {
 		if owners := without[f]; len(owners) > 0 {
-			a, err := t.ask(owners[0], owners)
+			a, err := t.ask(l.family, owners[0], owners)
 			if err != nil {
 				return c, err
 			}
@@ -103,14 +113,14 @@ func (t *translation) condition(l *line) (condition, error) {
 }
 
 // ask translates one condition; values are what it may be in its place.
-func (t *translation) ask(m rules.Match, values []rules.Match) (ask, error) {
-	if a, ok := m.Value.(rules.Addresses); ok && a.Addr().Is4() != (t.family == rules.IPv4) {
+func (t *translation) ask(family rules.Family, m rules.Match, values []rules.Match) (ask, error) {
+	if a, ok := m.Value.(rules.Addresses); ok && familyOf(a.Addr()) != family {
 		return nil, fmt.Errorf("%s is no address of this family", a)
 	}
 	list, listed := m.Value.(rules.PortList)
 	single := listed && len(list.All()) == 1 && list.All()[0].First == list.All()[0].Last
 	if len(values) <= 1 && (!listed || single) {
-		return func(w *wire) { appendAsk(w, t.family, m) }, nil
+		return func(w *wire) { appendAsk(w, family, m) }, nil
 	}
 	if len(values) <= 1 {
 		values = []rules.Match{m}
@@ -119,7 +129,7 @@ func (t *translation) ask(m rules.Match, values []rules.Match) (ask, error) {
 	if m.Not {
 		flags = unix.NFT_LOOKUP_F_INV
 	}
-	return func(w *wire) { locationOf(m.Field, t.family).load(w); lookup(w, set, flags) }, nil
+	return func(w *wire) { locationOf(m.Field, family).load(w); lookup(w, set, flags) }, nil
 }
 
 func matchFamily(w *wire, family rules.Family) {

@@ -15,20 +15,19 @@ import (
 // line is a rule, or several merged into one that differ in one condition only. It has the effect of all of them in
 // order.
 type line struct {
-	rules.Rule                      // the first of them
+	familyRule                      // the first of them
 	list       int                  // the condition that differs; -1 for a single rule
 	values     map[rules.Match]bool // what stands in its place in any of the rules
 	wide       bool                 // one of the values covers several that a packet may have
 }
 
-// merged turns the rules of a chain into lines. A rule joins an earlier line only if its order with the lines in between
-// does not matter.
-func merged(chain []rules.Rule, once func(rules.Target) bool) []*line {
-	lines := make([]*line, 0, len(chain))
-	for _, r := range chain {
-		r.Match = arranged(r.Match)
+// merged turns the rules of a chain, of each family, into lines. A rule joins an earlier line only if its order with the lines
+// in between does not matter.
+func merged(four, six printedChain, once func(rules.Target) bool) []*line {
+	lines := make([]*line, 0, len(four.Rules))
+	for _, r := range familyRules(four, six) {
 		if !joins(lines, r, once(r.Target)) {
-			lines = append(lines, &line{Rule: r, list: -1})
+			lines = append(lines, &line{familyRule: r, list: -1})
 		}
 	}
 	return lines
@@ -40,7 +39,7 @@ const mostLines, mostValues = 16, 256
 
 // joins adds a rule to one of the lines, and reports whether it could. Only where once is true, that is, where meeting the
 // target again has no effect, may merged rules overlap or change places.
-func joins(lines []*line, r rules.Rule, once bool) bool {
+func joins(lines []*line, r familyRule, once bool) bool {
 	for _, l := range slices.Backward(lines[max(0, len(lines)-mostLines):]) {
 		if place, ok := l.differs(r); ok && (once || place >= 0 && l.apart(r.Match[place], place)) {
 			l.add(r, place)
@@ -55,8 +54,8 @@ func joins(lines []*line, r rules.Rule, once bool) bool {
 
 // differs returns the one condition in which a rule differs from the line, which must be one that a set can replace; -1
 // where there is none.
-func (l *line) differs(r rules.Rule) (place int, ok bool) {
-	if r.Target != l.Target || len(r.Match) != len(l.Match) {
+func (l *line) differs(r familyRule) (place int, ok bool) {
+	if r.family != l.family || r.Target != l.Target || len(r.Match) != len(l.Match) {
 		return -1, false
 	}
 	place = l.list
@@ -72,7 +71,7 @@ func (l *line) differs(r rules.Rule) (place int, ok bool) {
 	return place, true
 }
 
-func (l *line) add(r rules.Rule, place int) {
+func (l *line) add(r familyRule, place int) {
 	if place < 0 {
 		return // the same rule again
 	}
@@ -125,7 +124,10 @@ func (l *line) listAt(place int) []rules.Match {
 
 // excludes reports whether no packet meets both the line and the rule: they differ in something that no rule
 // changes on the way.
-func (l *line) excludes(r rules.Rule) bool {
+func (l *line) excludes(r familyRule) bool {
+	if l.family != both && r.family != both && l.family != r.family {
+		return true
+	}
 	for i, mine := range l.Match {
 		for _, other := range r.Match {
 			if i == l.list {

@@ -17,89 +17,116 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// The plan itself stands in the table as well, for whoever reads it back: a chain for each family that nothing
-// leads to, and whose rules only return. Their comments together are what iptables-save would print, with tabs
-// in place of the line breaks.
+// The plan itself stands in the table as well, for whoever reads it back: a chain that nothing leads to, and whose rules only
+// return. Their comments together are what iptables-save would print, with each chain's rules below it, which need not name it,
+// and with tabs in place of the line breaks. What one family has alone begins with it, as in a file that iptables-restore and
+// ip6tables-restore share.
 
-const lineBreak = "\t" // no word of a rule holds one
+const (
+	planName  = "plan"
+	lineBreak = "\t" // no word of a rule holds one
+)
+
+// ofFamily is what the lines of one family begin with.
+var ofFamily = map[rules.Family]string{rules.IPv4: "-4 ", rules.IPv6: "-6 "}
 
 // longestComment is what nft takes of a comment; the kernel would take twice as much.
 const longestComment = 128
 
-func planChainOf(family rules.Family) string {
-	if family == rules.IPv6 {
-		return "plan-ip6"
-	}
-	return "plan-ip"
-}
-
-// planChain returns the chain that holds the plan of one family.
-func planChain(set rules.Ruleset) nativeChain {
-	c := nativeChain{name: planChainOf(set.Family)}
+// planChain returns the chain that holds the plan.
+func planChain(four, six []printedTable) nativeChain {
+	c := nativeChain{name: planName}
 	var nothing wire // nft takes a comment alone for the chain's
 	immediate(&nothing, unix.NFT_RETURN, "")
 	unflag(nothing)
-	add := func(text string) { c.rules = append(c.rules, nativeRule{comment: text, expressions: nothing}) }
-	room := ""
-	for line := range saveLines(set) {
-		line += lineBreak
-		if len(room)+len(line) > longestComment && room != "" {
-			add(room)
-			room = ""
-		}
-		for len(line) > longestComment {
-			add(line[:longestComment])
-			line = line[longestComment:]
-		}
-		room += line
+	var room []byte
+	add := func(n int) {
+		c.rules = append(c.rules, nativeRule{comment: string(room[:n]), expressions: nothing})
+		room = room[:copy(room, room[n:])]
 	}
-	if room != "" {
-		add(room)
+	for family, line := range planLines(four, six) {
+		full := len(room)
+		room = append(append(append(room, ofFamily[family]...), line...), lineBreak...)
+		if len(room) > longestComment && full > 0 {
+			add(full)
+		}
+		for len(room) > longestComment {
+			add(longestComment)
+		}
+	}
+	if len(room) > 0 {
+		add(len(room))
 	}
 	return c
 }
 
-// saveLines yields a rule set line by line as iptables-save prints it, in the order in which it is read back.
-func saveLines(set rules.Ruleset) iter.Seq[string] {
-	byName := func(a, b rules.Table) int { return cmp.Compare(a.Name, b.Name) }
-	return func(yield func(string) bool) {
-		for _, t := range slices.SortedStableFunc(slices.Values(set.Tables), byName) {
-			if !yield("*" + t.Name) {
-				return
+// What the lines of tables and chains begin with, and the latter end with.
+const (
+	tableLine  = "*"
+	chainLine  = ":"
+	builtinEnd = " ACCEPT"
+	ownEnd     = " -"
+)
+
+// planLines yields the plan line by line, with the family that has it.
+func planLines(four, six []printedTable) iter.Seq2[rules.Family, string] {
+	return func(yield func(rules.Family, string) bool) {
+		for _, name := range namesOf(slices.Concat(four, six), func(t printedTable) string { return t.name }) {
+			t4, t6 := tableOf(four, name), tableOf(six, name)
+			parts := [][2][]string{{t4.head(), t6.head()}}
+			chains := namesOf(slices.Concat(t4.chains, t6.chains), func(c printedChain) string { return c.Name })
+			for _, chain := range chains {
+				parts = append(parts, [2][]string{t4.lines(chain), t6.lines(chain)})
 			}
-			chains := slices.SortedStableFunc(slices.Values(t.Chains), builtinFirst)
-			for _, c := range chains {
-				policy := "-"
-				if c.Builtin {
-					policy = "ACCEPT"
-				}
-				if !yield(":" + c.Name + " " + policy) {
-					return
-				}
-			}
-			for _, c := range chains {
-				for _, r := range c.Rules {
-					if !yield("-A " + c.Name + " " + r.String()) {
+			for _, part := range parts {
+				for i, family := range together(part[0], part[1]) {
+					lines := part[0]
+					if family == rules.IPv6 {
+						lines = part[1]
+					}
+					if !yield(family, lines[i]) {
 						return
 					}
 				}
-			}
-			if !yield("COMMIT") {
-				return
 			}
 		}
 	}
 }
 
-// builtinFirst orders built-in chains as packets meet them, and the others behind them by name.
-func builtinFirst(a, b rules.Chain) int {
-	rank := func(c rules.Chain) int {
-		if i := slices.Index([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, c.Name); i >= 0 {
+// namesOf returns the names of tables or chains, each once: built-in chains as packets meet them, and before the others.
+func namesOf[T any](all []T, name func(T) string) (names []string) {
+	for _, item := range all {
+		names = append(names, name(item))
+	}
+	rank := func(name string) int {
+		if i := slices.Index([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, name); i >= 0 {
 			return i
 		}
 		return 5
 	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Name, b.Name))
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b)) })
+	return slices.Compact(names)
+}
+
+// head returns the line that a table begins with; nothing where there is none.
+func (t printedTable) head() []string {
+	if t.name == "" {
+		return nil
+	}
+	return []string{tableLine + t.name}
+}
+
+// lines returns those of a chain; nothing where there is none.
+func (t printedTable) lines(chain string) []string {
+	c, found := t.chain(chain)
+	if !found {
+		return nil
+	}
+	end := ownEnd
+	if c.Builtin {
+		end = builtinEnd
+	}
+	return append([]string{chainLine + c.Name + end}, c.texts...)
 }
 
 // nativePlan reads the plan that the table was made from. It returns an empty one unless the table holds
@@ -121,10 +148,35 @@ func (s state) nativePlan() (v4, v6 rules.Ruleset, err error) {
 // planOf reads one family's part.
 func (s state) planOf(family rules.Family) (rules.Ruleset, error) {
 	var text strings.Builder
-	for _, o := range chainObject(planChainOf(family)).of(s.rules) {
+	for _, o := range chainObject(planName).of(s.rules) {
 		text.WriteString(commentOf(o.text))
 	}
-	return rules.ParseSave(family, strings.NewReader(strings.ReplaceAll(text.String(), lineBreak, "\n")))
+	rs := rules.Ruleset{Family: family}
+	for line := range strings.SplitSeq(strings.TrimSuffix(text.String(), lineBreak), lineBreak) {
+		if strings.HasPrefix(line, ofFamily[rules.IPv4+rules.IPv6-family]) {
+			continue
+		}
+		line = strings.TrimPrefix(line, ofFamily[family])
+		if name, ok := strings.CutPrefix(line, tableLine); ok {
+			rs.Tables = append(rs.Tables, rules.Table{Name: name})
+			continue
+		}
+		if len(rs.Tables) == 0 {
+			return rs, fmt.Errorf("%q is in no table", line)
+		}
+		table := &rs.Tables[len(rs.Tables)-1]
+		if name, ok := strings.CutPrefix(line, chainLine); ok {
+			name, builtin := strings.CutSuffix(name, builtinEnd)
+			table.Chains = append(table.Chains, rules.Chain{Name: strings.TrimSuffix(name, ownEnd), Builtin: builtin})
+			continue
+		}
+		if len(table.Chains) == 0 {
+			return rs, fmt.Errorf("%q is in no chain", line)
+		}
+		chain := &table.Chains[len(table.Chains)-1]
+		chain.Rules = append(chain.Rules, rules.ParseRule(line))
+	}
+	return rs, nil
 }
 
 // ruleComment is NFTNL_UDATA_RULE_COMMENT (libnftnl, udata.h): a type and a length of one byte each stand

@@ -25,27 +25,27 @@ import (
 func TestNativeFindsWhatOthersDo(t *testing.T) {
 	nstest.Require(t, "nft")
 	plan := everyExpression()
-	const first = "ip-nat-OUTPUT"
+	const first = "nat-OUTPUT"
 	for name, tt := range map[string]struct {
-		commands string // of nft; HANDLE is that of the first rule of ip-nat-OUTPUT
+		commands string // of nft; HANDLE is that of the first rule of nat-OUTPUT
 		want     string // among the differences
 	}{
 		"table deleted":         {"delete table inet meshnetd", "missing: the whole table"},
-		"all flushed":           {"flush table inet meshnetd", "missing: ip-nat-OWN"},
+		"all flushed":           {"flush table inet meshnetd", "missing: nat-OWN"},
 		"table off":             {"add table inet meshnetd { flags dormant; }", "off: the whole table is dormant"},
-		"chain flushed":         {"flush chain inet meshnetd ip-nat-OWN", "missing: ip-nat-OWN ! -d 127.0.0.1/32 -p tcp"},
-		"plan flushed":          {"flush chain inet meshnetd plan-ip", "missing: plan-ip *filter"},
-		"rule deleted":          {"delete rule inet meshnetd ip-nat-OUTPUT handle HANDLE", "missing: ip-nat-OUTPUT -s 127.0.0.6/32 -o lo -j RETURN"},
-		"rule added":            {"add rule inet meshnetd ip-nat-OUTPUT accept", "unexpected: ip-nat-OUTPUT (a rule of immediate)"},
-		"rule before ours":      {"insert rule inet meshnetd ip-nat-OUTPUT meta mark 5 accept", "unexpected: ip-nat-OUTPUT (a rule of meta, cmp, immediate)"},
-		"comment changed":       {`replace rule inet meshnetd ip-nat-OUTPUT handle HANDLE oifname "lo" ip saddr 127.0.0.6 return comment "x"`, "unexpected: ip-nat-OUTPUT x"},
-		"other address":         {`replace rule inet meshnetd ip-nat-OUTPUT handle HANDLE oifname "lo" ip saddr 127.0.0.7 return`, "missing: ip-nat-OUTPUT -s 127.0.0.6/32"},
-		"rule moved to the end": {`delete rule inet meshnetd ip-nat-OUTPUT handle HANDLE; add rule inet meshnetd ip-nat-OUTPUT oifname "lo" ip saddr 127.0.0.6 return`, "missing: ip-nat-OUTPUT"},
+		"chain flushed":         {"flush chain inet meshnetd nat-OWN", "missing: nat-OWN ! -d 127.0.0.1/32 -p tcp"},
+		"plan flushed":          {"flush chain inet meshnetd plan", "missing: plan -4 *filter"},
+		"rule deleted":          {"delete rule inet meshnetd nat-OUTPUT handle HANDLE", "missing: nat-OUTPUT -s 127.0.0.6/32 -o lo -j RETURN"},
+		"rule added":            {"add rule inet meshnetd nat-OUTPUT accept", "unexpected: nat-OUTPUT (a rule of immediate)"},
+		"rule before ours":      {"insert rule inet meshnetd nat-OUTPUT meta mark 5 accept", "unexpected: nat-OUTPUT (a rule of meta, cmp, immediate)"},
+		"comment changed":       {`replace rule inet meshnetd nat-OUTPUT handle HANDLE oifname "lo" ip saddr 127.0.0.6 return comment "x"`, "unexpected: nat-OUTPUT x"},
+		"other address":         {`replace rule inet meshnetd nat-OUTPUT handle HANDLE oifname "lo" ip saddr 127.0.0.7 return`, "missing: nat-OUTPUT -s 127.0.0.6/32"},
+		"rule moved to the end": {`delete rule inet meshnetd nat-OUTPUT handle HANDLE; add rule inet meshnetd nat-OUTPUT oifname "lo" ip saddr 127.0.0.6 return`, "missing: nat-OUTPUT"},
 		"chain of others":       {"add chain inet meshnetd others", "unexpected: others"},
 		"hook of others":        {"add chain inet meshnetd others { type filter hook output priority -400; policy accept; }", "unexpected: others (has type filter hook 3 priority -400 policy 1, want no hook)"},
 		"policy":                {"add chain inet meshnetd nat-OUTPUT { policy drop; }", "changed: nat-OUTPUT (has type nat hook 3 priority -101 policy 0, want"},
 		"set of others":         {"add set inet meshnetd others { type inet_service; }", "unexpected: set others"},
-		"counter":               {"add counter inet meshnetd others; add rule inet meshnetd ip-nat-OWN counter name others", "unexpected: ip-nat-OWN (a rule of objref)"},
+		"counter":               {"add counter inet meshnetd others; add rule inet meshnetd nat-OWN counter name others", "unexpected: nat-OWN (a rule of objref)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
@@ -151,16 +151,16 @@ func TestNativeDescribes(t *testing.T) {
 // The smallest changes are found too: rules that only change places, one letter of a comment, one bit of an
 // expression.
 func TestNativeFindsSmallChanges(t *testing.T) {
-	const where = "ip-nat-ISTIO_OUTPUT"
+	const where = "nat-ISTIO_OUTPUT"
 	for name, tt := range map[string]struct {
 		change func(list []nativeRule)
 		want   string
 	}{
-		"order":   {func(list []nativeRule) { list[0], list[1] = list[1], list[0] }, "out of order: ip-nat-ISTIO_OUTPUT -p udp -m udp --dport 15020 -j RETURN"},
-		"comment": {func(list []nativeRule) { list[0].comment = strings.ToLower(list[0].comment) }, "unexpected: ip-nat-ISTIO_OUTPUT -p tcp -m tcp --dport 15020 -j return"},
+		"order":   {func(list []nativeRule) { list[0], list[1] = list[1], list[0] }, "out of order: nat-ISTIO_OUTPUT -p udp -m udp --dport 15020 -j RETURN"},
+		"comment": {func(list []nativeRule) { list[0].comment = strings.ToLower(list[0].comment) }, "unexpected: nat-ISTIO_OUTPUT -p tcp -m tcp --dport 15020 -j return"},
 		"expression": {func(list []nativeRule) {
 			list[2].expressions = bytes.Replace(list[2].expressions, []byte{127, 0, 0, 6}, []byte{127, 0, 0, 7}, 1)
-		}, "missing: ip-nat-ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN"},
+		}, "missing: nat-ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN"},
 		"nothing": {func([]nativeRule) {}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -85,9 +85,16 @@ func TestNativeHoldsRandomPlans(t *testing.T) {
 func randomPlan(random *rand.Rand) rules.Plan {
 	draw := draw{random}
 	for {
-		plan := rules.Plan{V4: draw.ruleset(rules.IPv4), V6: draw.ruleset(rules.IPv6)}
-		if draw.one(4) {
+		hooks := map[string]string{} // those of one table are the same in both families, as they are in the plan of any mesh
+		for _, table := range drawnTables {
+			hooks[table] = pick(draw, hooksOfTables[table]...)
+		}
+		plan := rules.Plan{V4: draw.ruleset(rules.IPv4, hooks), V6: draw.ruleset(rules.IPv6, hooks)}
+		switch draw.IntN(4) {
+		case 0:
 			plan.V6 = rules.Ruleset{}
+		case 1:
+			plan.V6 = draw.alike(plan.V4)
 		}
 		if _, err := compile(plan); !errors.Is(err, errDeep) {
 			return plan
@@ -105,10 +112,12 @@ func pick[T any](d draw, values ...T) T { return values[d.IntN(len(values))] }
 var hooksOfTables = map[string][]string{"raw": {"PREROUTING", "OUTPUT"}, "mangle": {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
 	"nat": {"PREROUTING", "OUTPUT"}, "filter": {"INPUT", "FORWARD", "OUTPUT"}}
 
-func (d draw) ruleset(family rules.Family) rules.Ruleset {
+var drawnTables = []string{"raw", "mangle", "nat", "filter"}
+
+func (d draw) ruleset(family rules.Family, hooks map[string]string) rules.Ruleset {
 	var b rules.Builder
-	for _, table := range []string{"raw", "mangle", "nat", "filter"} {
-		hook := pick(d, hooksOfTables[table]...)
+	for _, table := range drawnTables {
+		hook := hooks[table]
 		own := []string{"A", "B", "C"} // each jumps to later ones only
 		for i := range own {
 			if !d.one(3) {
@@ -122,6 +131,38 @@ func (d draw) ruleset(family rules.Family) rules.Ruleset {
 		d.rules(&b, family, table, hook, hook, own)
 	}
 	return b.Ruleset(family)
+}
+
+// alike returns rules of IPv6 as a mesh writes them beside those of IPv4: the same, but for addresses and some that are left out.
+func (d draw) alike(four rules.Ruleset) rules.Ruleset {
+	var b rules.Builder
+	for _, table := range four.Tables {
+		for _, c := range table.Chains {
+			for _, r := range c.Rules {
+				if len(r.Match) > 0 && d.one(6) {
+					continue
+				}
+				match := slices.Clone(r.Match)
+				for i, m := range match {
+					if _, ok := m.Value.(rules.Addresses); ok {
+						match[i].Value = rules.Destination(d.prefix(rules.IPv6)).Value
+					}
+				}
+				switch t := r.Target.(type) {
+				case rules.DNAT:
+					r.Target = rules.DNAT{To: netip.IPv6Loopback(), Port: t.Port}
+				case rules.TProxy:
+					r.Target = rules.TProxy{Port: t.Port, Addr: netip.IPv6Unspecified(), Mark: t.Mark}
+				case rules.RejectWith:
+					if t == rules.RejectPort4 {
+						r.Target = rules.RejectPort
+					}
+				}
+				b.Append(table.Name, c.Name, "", r.Target, match...)
+			}
+		}
+	}
+	return b.Ruleset(rules.IPv6)
 }
 
 // rules adds one, or a row of them that are a list.
@@ -238,6 +279,8 @@ func (d draw) target(family rules.Family, table, hook string, below []string, ma
 		needsTCP = append(needsTCP, rules.RejectReset)
 		if family == rules.IPv6 {
 			targets = append(targets, rules.RejectPort)
+		} else {
+			targets = append(targets, rules.RejectPort4)
 		}
 	case hook == "PREROUTING":
 		needsTCP = append(needsTCP, rules.TProxy{Port: 1, Addr: any, Mark: 1}, rules.TProxy{Port: 1, Addr: own, Mark: 2})
