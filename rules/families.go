@@ -55,6 +55,12 @@ func (n Network) ipv6() (found netip.Addr) {
 	return found
 }
 
+// onlyIPv6 reports whether others reach the pod by no address of IPv4.
+func (n Network) onlyIPv6() bool {
+	global := n.Global()
+	return len(global) > 0 && !slices.ContainsFunc(global, netip.Addr.Is4)
+}
+
 // without leaves out the addresses that a plan itself puts on lo.
 func (n Network) without(ours []netip.Prefix) Network {
 	if n.Addresses != nil {
@@ -89,16 +95,30 @@ type Families struct {
 	Listens  []PortRange
 
 	SpeaksIPv6 bool
+	OrAlone    bool   // it speaks IPv6 too where that is all that the pod's addresses are of
 	Because    string // who says that it does not, such as `annotation consul.hashicorp.com/dual-stack is "false"`
 	Without    WithoutIPv6
 	Unblocked  string // what Block does not see, as a note; "" is nothing
 	Notes      []string
 }
 
-// Plan returns the plan for a pod in this network. Wherever the kernel has IPv6, its rules are there whether the pod
+// Planner returns what plans for a pod in a network. The rules are the same in each, and made here.
+func (f Families) Planner(footprint Footprint) func(Network) (Plan, error) {
+	var v6, block Ruleset
+	v4 := f.Redirect(IPv4)
+	if f.SpeaksIPv6 || f.OrAlone || f.Without == IPv6Capture {
+		v6 = f.Redirect(IPv6)
+	}
+	if f.Without == IPv6Block && !f.SpeaksIPv6 {
+		block = f.Block()
+	}
+	return func(network Network) (Plan, error) { return f.plan(network, footprint, v4, v6, block) }
+}
+
+// plan returns the plan for a pod in this network. Wherever the kernel has IPv6, its rules are there whether the pod
 // has an address of it or not: it may get one at any time, by a router's advertisement or from a second network. It
 // fails where no address is one that others can reach.
-func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
+func (f Families) plan(network Network, footprint Footprint, v4, v6, block Ruleset) (Plan, error) {
 	p := Plan{Footprint: footprint, Listens: f.Listens, Notes: slices.Clone(f.Notes)}
 	network = network.without(footprint.Loopback)
 	if network.Addresses != nil && len(network.Global()) == 0 {
@@ -108,21 +128,22 @@ func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
 	if network.Addresses == nil {
 		p.Notes = append(p.Notes, "the pod's addresses are not known yet: this is the plan for an IPv4 address")
 	}
-	redirect := func(family Family) Ruleset {
+	routes := func(family Family) {
 		if f.Routes != nil {
 			p.Routes = append(p.Routes, f.Routes(family)...)
 		}
-		return f.Redirect(family)
 	}
-	p.V4 = redirect(IPv4)
+	routes(IPv4)
+	p.V4 = v4
 	if network.NoIPv6 {
 		return p, nil
 	}
 	without := f.Without
-	if !f.SpeaksIPv6 {
+	speaks := f.SpeaksIPv6 || f.OrAlone && network.onlyIPv6()
+	if !speaks {
 		p.OnlyIPv4 = f.Because
 		if without == IPv6Block {
-			p.V6 = f.Block()
+			p.V6 = block
 		}
 		if without == IPv6Block && p.V6.Empty() {
 			without = IPv6Mesh // what is refused is what would be captured, and there is none
@@ -130,8 +151,9 @@ func (f Families) Plan(network Network, footprint Footprint) (Plan, error) {
 		p.unspoken(network.ipv6(), f.Because, without)
 	}
 	switch {
-	case f.SpeaksIPv6 || without == IPv6Capture:
-		p.V6 = redirect(IPv6)
+	case speaks || without == IPv6Capture:
+		routes(IPv6)
+		p.V6 = v6
 		if !network.NoIPv6OnLo {
 			p.Loopback = f.Loopback
 		}

@@ -3,44 +3,50 @@
 package rules
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Key names what the plan puts into a namespace: plans with the same rules, routes and addresses have the
 // same key, whatever their notes and footprints. It is the first 8 bytes of a SHA-256 in hexadecimal, and
 // the same in every process: it can be kept beside the rules, and read by a later version.
 func (p Plan) Key() string {
-	var parts []string
+	text := make([]byte, 0, 4<<10)
+	parts := make([][]byte, 0, 32)
+	add := func(longer []byte) { parts, text = append(parts, longer[len(text):]), longer }
 	for _, rs := range p.Rulesets() {
 		for _, t := range rs.Tables {
 			for _, c := range t.Chains {
 				if len(c.Rules) > 0 { // an empty one does nothing
-					parts = append(parts, chainText(rs.Family, t.Name, c))
+					add(c.appendTo(text, rs.Family, t.Name))
 				}
 			}
 		}
 	}
 	for _, r := range p.Routes {
-		parts = append(parts, fmt.Sprintf("route %d %d %d\n", r.Family, r.Mark, r.Table))
+		add(fmt.Appendf(text, "route %d %d %d\n", r.Family, r.Mark, r.Table))
 	}
 	for _, prefix := range p.Loopback {
-		parts = append(parts, fmt.Sprintf("loopback %s\n", prefix))
+		add(fmt.Appendf(text, "loopback %s\n", prefix))
 	}
-	slices.Sort(parts) // the order of chains, routes and addresses means nothing
-	sum := sha256.Sum256([]byte(strings.Join(parts, "")))
-	return fmt.Sprintf("%x", sum[:8])
+	slices.SortFunc(parts, bytes.Compare) // the order of chains, routes and addresses means nothing
+	sum := sha256.New()
+	for _, part := range parts {
+		sum.Write(part)
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil)[:8])
 }
 
-func chainText(family Family, table string, c Chain) string {
-	text := make([]byte, 0, 128*(len(c.Rules)+1))
-	text = fmt.Appendf(text, "chain %d %s %s\n", family, table, c.Name)
+func (c Chain) appendTo(text []byte, family Family, table string) []byte {
+	text = number(words(text, "chain"), uint16(family))
+	text = append(words(text, table), c.Name...)
+	text = append(text, '\n')
 	for _, r := range c.Rules {
 		text = append(r.appendTo(append(text, "  "...)), '\n')
 	}
-	return string(text)
+	return text
 }
 
 // Own returns the part of what iptables-save showed that is certainly ours: the rules of our chains, and those of built-in

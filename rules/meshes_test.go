@@ -146,7 +146,7 @@ func TestFamilies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := rules.Families{Redirect: one, Block: reset, SpeaksIPv6: tt.speaks, Because: "it says so", Without: tt.without,
-				Loopback: []netip.Prefix{prefix("::6/128")}, Unblocked: "not all"}.Plan(tt.network, rules.Footprint{Loopback: []netip.Prefix{prefix("::6/128")}})
+				Loopback: []netip.Prefix{prefix("::6/128")}, Unblocked: "not all"}.Planner(rules.Footprint{Loopback: []netip.Prefix{prefix("::6/128")}})(tt.network)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +170,7 @@ func TestFamilies(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (rules.Families{Redirect: one}).Plan(in("fe80::1"), rules.Footprint{}); err == nil {
+	if _, err := (rules.Families{Redirect: one}).Planner(rules.Footprint{})(in("fe80::1")); err == nil {
 		t.Error("a pod that nobody can reach has a plan")
 	}
 }
@@ -182,7 +182,7 @@ func TestNetwork(t *testing.T) {
 	six := rules.Footprint{Loopback: []netip.Prefix{prefix("::6/128")}}
 	four, link := netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fe80::7")
 	f := rules.Families{Redirect: b.Ruleset, SpeaksIPv6: true, Loopback: six.Loopback}
-	p, err := f.Plan(rules.Network{Addresses: []netip.Addr{four}, NoIPv6OnLo: true}, six)
+	p, err := f.Planner(six)(rules.Network{Addresses: []netip.Addr{four}, NoIPv6OnLo: true})
 	if err != nil || len(p.Loopback) > 0 || p.V6.Empty() {
 		t.Errorf("without IPv6 on lo: %v, %v\n%s", p.Loopback, err, p.V6)
 	}

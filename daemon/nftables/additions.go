@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -92,7 +93,7 @@ func (s shape) add(list string, attributes []byte) {
 	_ = eachAttribute(attributes, func(a attribute) error { // they are ours
 		here := p.to(a)
 		nested := binary.NativeEndian.Uint16(rest[2:])&unix.NLA_F_NESTED != 0 || here == element || list == element && a.kind == unix.NFTA_EXPR_DATA
-		rest = rest[min(aligned(attributeHeader+len(a.value)), len(rest)):]
+		rest = rest[min(netlink.Aligned(attributeHeader+len(a.value)), len(rest)):]
 		s[here] = s[here] || nested
 		if nested {
 			s.add(here, a.value)

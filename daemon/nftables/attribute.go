@@ -9,6 +9,8 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // attribute is a netlink attribute: struct nlattr of include/uapi/linux/netlink.h, a length and a type of
@@ -49,13 +51,10 @@ func eachAttribute(list []byte, fn func(attribute) error) error {
 		if err := fn(a); err != nil {
 			return err
 		}
-		list = list[min(aligned(length), len(list)):]
+		list = list[min(netlink.Aligned(length), len(list)):]
 	}
 	return nil
 }
-
-// aligned rounds a length up to where the next attribute or message begins.
-func aligned(length int) int { return (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
 
 // wire is attributes as they are sent.
 type wire []byte

@@ -58,6 +58,11 @@ func (s subject) String() string {
 
 func (b *batch) changes() int { return len(b.starts) }
 
+// expect makes room for so many changes.
+func (b *batch) expect(changes int) {
+	b.starts, b.subjects = make([]int, 0, changes), make([]subject, 0, changes)
+}
+
 // add writes the header of a change of the family's tables, and what fill adds to it.
 func (b *batch) add(kind int, flags uint16, family byte, about subject, fill func(*wire)) {
 	begin := len(b.messages)

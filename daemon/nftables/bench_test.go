@@ -116,7 +116,7 @@ func bare(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 		return err
 	}
 	return &speed.Peer{Name: "1_sent_and_acknowledged", Prepare: prepare, Do: func() error {
-		if err := c.send(wire); err != nil {
+		if err := c.Send(wire); err != nil {
 			return err
 		}
 		packet, err := c.receive()

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/internal/sample"
@@ -163,10 +164,10 @@ func saysNothing(nothing, list []byte, expression string) {
 		case kind&unix.NLA_F_NESTED != 0:
 			saysNothing(marks, value, expression)
 		}
-		for i := at + length; i < min(at+aligned(length), len(list)); i++ {
+		for i := at + length; i < min(at+netlink.Aligned(length), len(list)); i++ {
 			nothing[i] = 0xff
 		}
-		at += aligned(length)
+		at += netlink.Aligned(length)
 	}
 }
 

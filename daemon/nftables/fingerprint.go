@@ -106,9 +106,9 @@ func (s state) fingerprint(old []byte) string {
 func digestOf(old []byte, lists ...[]object) string {
 	sum := newDigest()
 	for _, list := range lists {
-		sum.add(binary.BigEndian.AppendUint32(nil, uint32(len(list))))
+		sum.number(uint32(len(list)))
 		for _, o := range list {
-			sum.add([]byte{o.family})
+			sum.number(uint32(o.family))
 			sum.add(o.text)
 		}
 	}
@@ -133,15 +133,18 @@ func settled[T any](attempt func() (T, error)) (T, error) {
 }
 
 // digest hashes a list of fields, each preceded by its length, so that different lists have different input.
-type digest struct{ sum hash.Hash }
+type digest struct {
+	sum  hash.Hash
+	room [4]byte
+}
 
-func newDigest() digest { return digest{sha256.New()} }
+func newDigest() *digest { return &digest{sum: sha256.New()} }
 
-func (d digest) add(field []byte) {
-	var length [4]byte
-	binary.BigEndian.PutUint32(length[:], uint32(len(field)))
-	d.sum.Write(length[:])
+func (d *digest) number(n uint32) { d.sum.Write(binary.BigEndian.AppendUint32(d.room[:0], n)) }
+
+func (d *digest) add(field []byte) {
+	d.number(uint32(len(field)))
 	d.sum.Write(field)
 }
 
-func (d digest) String() string { return hex.EncodeToString(d.sum.Sum(nil)) }
+func (d *digest) String() string { return hex.EncodeToString(d.sum.Sum(nil)) }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/integration/plans"
 )
 
@@ -31,7 +32,7 @@ func attr(kind uint16, value ...byte) []byte {
 	b := binary.NativeEndian.AppendUint16(nil, uint16(attributeHeader+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = append(b, value...)
-	return append(b, make([]byte, aligned(len(b))-len(b))...)
+	return append(b, make([]byte, netlink.Aligned(len(b))-len(b))...)
 }
 
 func str(kind uint16, value string) []byte { return attr(kind, append([]byte(value), 0)...) }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -125,7 +126,7 @@ func unflag(list []byte) {
 			binary.NativeEndian.PutUint16(list[kind:], n&^unix.NLA_F_NESTED)
 			unflag(list[attributeHeader:length])
 		}
-		list = list[min(aligned(length), len(list)):]
+		list = list[min(netlink.Aligned(length), len(list)):]
 	}
 }
 

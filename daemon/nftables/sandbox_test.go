@@ -61,5 +61,5 @@ func (s sandbox) write(t testing.TB, plan rules.Plan) (changed bool) {
 }
 
 func (c *netfilter) setReceiveBuffer(bytes int) error {
-	return unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+	return unix.SetsockoptInt(c.FD, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
 }

@@ -10,15 +10,16 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // netfilter is a netlink socket for nf_tables in the namespace that the thread was in when it was
 // opened.
 type netfilter struct {
-	fd      int
+	*netlink.Socket
 	seq     uint32 // of the next request
 	room    []byte // where answers are received, one behind the other
 	longest int    // packet, in bytes
@@ -26,30 +27,18 @@ type netfilter struct {
 	held    int    // bytes of elements that were read since
 }
 
-const (
-	// answerTimeout is generous: nf_tables answers at once.
-	answerTimeout = time.Second
-	// longestPacket is what the kernel puts into one packet of a dump at most (af_netlink.c).
-	longestPacket = 32 << 10
-)
-
 func dialNetfilter() (*netfilter, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	s, err := netlink.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, fmt.Errorf("netlink socket for nf_tables: %w", err)
-	}
-	timeout := unix.NsecToTimeval(int64(answerTimeout))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("time limit for nf_tables: %w", err)
+		return nil, fmt.Errorf("for nf_tables: %w", err)
 	}
 	// A refusal need not repeat the change that it is about.
-	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
-		_ = unix.Close(fd)
+	if err := unix.SetsockoptInt(s.FD, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
+		s.Close()
 		return nil, fmt.Errorf("short answers of nf_tables: %w", err)
 	}
 	room := rooms.Get().(*[]byte)
-	return &netfilter{fd: fd, seq: 1, room: (*room)[:0], longest: longestPacket, most: standard}, nil
+	return &netfilter{Socket: s, seq: 1, room: (*room)[:0], longest: netlink.LongestPacket, most: standard}, nil
 }
 
 // reopen leaves an answer that has not been read to its end, and keeps what was read. The thread must be in the namespace.
@@ -58,14 +47,14 @@ func (c *netfilter) reopen() error {
 	if err != nil {
 		return err
 	}
-	c.fd, fresh.fd = fresh.fd, c.fd
+	c.Socket, fresh.Socket = fresh.Socket, c.Socket
 	fresh.close()
 	return nil
 }
 
 // close ends the socket, and with it what was read from it.
 func (c *netfilter) close() {
-	_ = unix.Close(c.fd)
+	c.Close()
 	if cap(c.room) <= roomKept {
 		rooms.Put(&c.room)
 	}
@@ -73,7 +62,7 @@ func (c *netfilter) close() {
 
 // rooms are buffers for answers and changes. A new one is large enough for an ordinary pod.
 var rooms = sync.Pool{New: func() any {
-	room := make([]byte, 0, 4*longestPacket)
+	room := make([]byte, 0, 4*netlink.LongestPacket)
 	return &room
 }}
 
@@ -91,7 +80,7 @@ func (c *netfilter) limit() bound { return c.most }
 func (c *netfilter) await() error {
 	b := newBatch(nil)
 	defer b.release()
-	if err := c.send(b.sealed(c.seq)); err != nil {
+	if err := c.Send(b.sealed(c.seq)); err != nil {
 		return fmt.Errorf("wait for nf_tables: %w", err)
 	}
 	return nil
@@ -107,7 +96,7 @@ func (c *netfilter) transact(b *batch) error {
 	if err := c.roomFor(len(wire)); err != nil {
 		return err
 	}
-	if err := c.send(wire); err != nil {
+	if err := c.Send(wire); err != nil {
 		return fmt.Errorf("send %d changes (%d bytes) to nf_tables: %w", b.changes(), len(wire), err)
 	}
 	c.room = c.room[:0]
@@ -155,9 +144,9 @@ func (c *netfilter) roomFor(length int) error {
 	}
 	// Twice, since the kernel counts its own bookkeeping too. The limit of the machine, net.core.wmem_max, does not
 	// hold for the host's administrator, only for that of a user namespace.
-	err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*length)
-	if errors.Is(err, unix.EPERM) && unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 2*length) == nil {
-		if room, _ := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF); room >= 2*length {
+	err := unix.SetsockoptInt(c.FD, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*length)
+	if errors.Is(err, unix.EPERM) && unix.SetsockoptInt(c.FD, unix.SOL_SOCKET, unix.SO_SNDBUF, 2*length) == nil {
+		if room, _ := unix.GetsockoptInt(c.FD, unix.SOL_SOCKET, unix.SO_SNDBUF); room >= 2*length {
 			return nil
 		}
 	}
@@ -175,10 +164,9 @@ func (c *netfilter) ask(request uint16, family byte, attributes []byte) ([]messa
 	if request == getGen { // there is one only
 		flags = 0
 	}
-	m := appendHeader(nil, request, flags, c.seq, family, 0)
-	m = append(m, attributes...)
-	binary.NativeEndian.PutUint32(m, uint32(len(m)))
-	if err := c.send(m); err != nil {
+	m := append(appendHeader(make([]byte, 0, 64), request, flags, c.seq, family, 0), attributes...)
+	netlink.End(m)
+	if err := c.Send(m); err != nil {
 		return nil, fmt.Errorf("ask nf_tables: %w", err)
 	}
 	a := answer{seq: c.seq}
@@ -204,61 +192,25 @@ func (c *netfilter) ask(request uint16, family byte, attributes []byte) ([]messa
 	return a.result()
 }
 
-func (c *netfilter) send(b []byte) error {
-	return retried(func() error { return unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) })
-}
-
-// appendHeader writes a struct nlmsghdr (linux/netlink.h), whose length is still to be filled in if something
-// follows, and a struct nfgenmsg (linux/netfilter/nfnetlink.h).
+// appendHeader writes the header of a request and a struct nfgenmsg (linux/netfilter/nfnetlink.h). The length is still to be
+// filled in if more follows.
 func appendHeader(b []byte, kind, flags uint16, seq uint32, family byte, resource uint16) []byte {
-	b = binary.NativeEndian.AppendUint32(b, unix.NLMSG_HDRLEN+nfgenmsg)
-	b = binary.NativeEndian.AppendUint16(b, kind)
-	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0) // from: the kernel knows
-	b = append(b, family, unix.NFNETLINK_V0)
-	return binary.BigEndian.AppendUint16(b, resource)
+	begin := len(b)
+	b = append(netlink.AppendRequest(b, kind, flags, seq), family, unix.NFNETLINK_V0)
+	b = binary.BigEndian.AppendUint16(b, resource)
+	netlink.End(b[begin:])
+	return b
 }
 
 // nfgenmsg is the length of struct nfgenmsg: family, version, two bytes of resource.
 const nfgenmsg = 4
 
-// receive returns the next packet of the kernel. Others in the pod who may configure its network can send
-// to the socket as well.
+// receive returns the next packet of the kernel.
 func (c *netfilter) receive() ([]byte, error) {
-	for {
-		c.room = slices.Grow(c.room, c.longest)
-		free := c.room[len(c.room):cap(c.room)]
-		var n int
-		var from unix.Sockaddr
-		err := retried(func() (err error) {
-			n, from, err = unix.Recvfrom(c.fd, free, unix.MSG_TRUNC)
-			return err
-		})
-		if errors.Is(err, unix.EAGAIN) {
-			return nil, fmt.Errorf("none within %s", answerTimeout)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
-			continue
-		}
-		if n > len(free) {
-			return nil, fmt.Errorf("a packet of %d bytes is longer than a kernel sends", n)
-		}
-		c.room = c.room[:len(c.room)+n]
-		return free[:n:n], nil
-	}
-}
-
-// retried repeats a system call that a signal ended: the Go runtime sends signals to its threads.
-func retried(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	c.room = slices.Grow(c.room, c.longest)
+	packet, err := c.Receive(c.room[len(c.room):cap(c.room)])
+	c.room = c.room[:len(c.room)+len(packet)]
+	return packet, err
 }
 
 // answer collects the packets that answer one request.
@@ -280,32 +232,25 @@ func (a *answer) result() ([]message, error) {
 // add takes the messages out of a packet; those that answer an earlier request are left out.
 func (a *answer) add(packet []byte) error {
 	for len(packet) >= unix.NLMSG_HDRLEN && !a.done {
-		length := int(binary.NativeEndian.Uint32(packet))
-		kind := binary.NativeEndian.Uint16(packet[4:])
-		flags := binary.NativeEndian.Uint16(packet[6:])
-		seq := binary.NativeEndian.Uint32(packet[8:])
-		if length < unix.NLMSG_HDRLEN || length > len(packet) {
-			return errors.New("a message is longer than its packet")
+		m, rest, err := netlink.Next(packet)
+		if err != nil {
+			return err
 		}
-		body := packet[unix.NLMSG_HDRLEN:length]
-		packet = packet[min(aligned(length), len(packet)):]
-		if seq != a.seq {
+		if packet = rest; m.Seq != a.seq {
 			continue
 		}
-		a.interrupted = a.interrupted || flags&unix.NLM_F_DUMP_INTR != 0
+		a.interrupted = a.interrupted || m.Flags&unix.NLM_F_DUMP_INTR != 0
 		switch {
-		case kind == unix.NLMSG_ERROR || kind == unix.NLMSG_DONE:
+		case m.Ends():
 			a.done = true
-			if len(body) >= 4 {
-				if code := int32(binary.NativeEndian.Uint32(body)); code < 0 {
-					return unix.Errno(-code)
-				}
+			if err := m.Refusal(); err != nil {
+				return err
 			}
-		case len(body) < nfgenmsg:
+		case len(m.Body) < nfgenmsg:
 			return errors.New("a message is too short")
 		default:
-			a.messages = append(a.messages, message{family: body[0], attributes: body[nfgenmsg:]})
-			a.done = flags&unix.NLM_F_MULTI == 0
+			a.messages = append(a.messages, message{family: m.Body[0], attributes: m.Body[nfgenmsg:]})
+			a.done = m.Flags&unix.NLM_F_MULTI == 0
 		}
 	}
 	return nil

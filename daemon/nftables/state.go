@@ -108,6 +108,9 @@ func read(k kernel) (state, error) {
 		request uint16
 		read    func(message, []byte) (object, error)
 	}{{&s.tables, getTables, readTable}, {&s.chains, getChains, readChain}, {&s.rules, getRules, readRule}} {
+		if dump.request != getTables && len(s.tables) == 0 {
+			break // whatever is there is in one
+		}
 		messages, err := k.ask(dump.request, unix.NFPROTO_UNSPEC, nil)
 		if err != nil {
 			return s, err

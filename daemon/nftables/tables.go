@@ -109,6 +109,7 @@ func (w wanted) apply(c *netfilter) (changed bool, err error) {
 // changes returns what makes a state hold the plan's rules. The caller releases it.
 func (w wanted) changes(s state) (*batch, error) {
 	b := newBatch(s.generation)
+	b.expect(64) // of an ordinary pod
 	for _, set := range w.sets {
 		have, err := s.decode(set.Family)
 		if err != nil {

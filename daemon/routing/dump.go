@@ -8,16 +8,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"slices"
+	"net/netip"
 	"sync"
-	"syscall"
-	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -31,45 +27,35 @@ var ErrTooMuch = errors.New("somebody has put more into the pod's network namesp
 // errMoved is returned for a list that may be incomplete.
 var errMoved = errors.New("the list was changed while it was read")
 
-const (
-	answerTimeout = time.Second
-	longestPacket = 32 << 10 // what the kernel puts into one packet of a list at most (af_netlink.c)
-)
-
-// asker is a netlink socket for questions about routes, and where their answers are received. A question after one whose answer
-// was not read to its end gets a new socket. The zero asker opens it with the first question.
+// asker asks about routes and changes them, by a socket that it opens with the first request. A request after one whose answer was
+// not read to its end gets a new one.
 type asker struct {
-	fd     int // 0 is none
-	packet *[]byte
+	socket *netlink.Socket // nil is none
+	seq    uint32
+	packet *[]byte // where requests are written, and answers received
 }
 
 var packets = sync.Pool{New: func() any {
-	packet := make([]byte, longestPacket)
+	packet := make([]byte, netlink.LongestPacket)
 	return &packet
 }}
 
-func (a *asker) open() error {
-	if a.fd != 0 {
+func (a *asker) open() (err error) {
+	if a.socket != nil {
 		return nil
 	}
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("netlink socket for routes: %w", err)
-	}
-	timeout := unix.NsecToTimeval(int64(answerTimeout))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
-		_ = unix.Close(fd)
-		return fmt.Errorf("time limit for routes: %w", err)
+	if a.socket, err = netlink.Open(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("for routes: %w", err)
 	}
 	// Kernels before 4.20 do not filter.
-	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	a.fd, a.packet = fd, packets.Get().(*[]byte)
+	_ = unix.SetsockoptInt(a.socket.FD, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+	a.packet = packets.Get().(*[]byte)
 	return nil
 }
 
 func (a *asker) close() {
-	if a.fd != 0 {
-		_ = unix.Close(a.fd)
+	if a.socket != nil {
+		a.socket.Close()
 		packets.Put(a.packet)
 	}
 	*a = asker{}
@@ -77,65 +63,60 @@ func (a *asker) close() {
 
 // list asks for all objects of a kind and calls fn with each. The request's body names a family, or a filter where the kernel
 // supports it.
-func (a *asker) list(request int, body []byte, fn func(m []byte) error) error {
-	return a.ask(request, unix.NLM_F_DUMP, body, fn)
+func (a *asker) list(kind uint16, body []byte, fn func(m []byte) error) error {
+	return a.ask(kind, unix.NLM_F_DUMP, body, fn)
+}
+
+// change asks for a change, and that the kernel says when it is made.
+func (a *asker) change(kind, flags uint16, body []byte) error {
+	return a.ask(kind, flags|unix.NLM_F_ACK, body, func([]byte) error { return nil })
 }
 
 // ask calls fn with each object of the answer. Reading stops at the first one over the limit.
-func (a *asker) ask(request, flags int, body []byte, fn func(m []byte) error) error {
+func (a *asker) ask(kind, flags uint16, body []byte, fn func(m []byte) error) error {
 	if err := a.open(); err != nil {
 		return err
 	}
-	req := nl.NewNetlinkRequest(request, flags)
-	req.AddRawData(body)
-	if err := unix.Sendto(a.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	a.seq++
+	request := append(netlink.AppendRequest((*a.packet)[:0], kind, flags, a.seq), body...)
+	netlink.End(request)
+	if err := a.socket.Send(request); err != nil {
 		return err
 	}
-	ended, err := a.answer(req.Seq, fn)
+	ended, err := a.answer(fn)
 	if !ended {
 		a.close()
 	}
 	return err
 }
 
-func (a *asker) answer(seq uint32, fn func(m []byte) error) (ended bool, err error) {
+func (a *asker) answer(fn func(m []byte) error) (ended bool, err error) {
 	left := mostObjects
 	moved := false
 	for {
-		n, from, err := unix.Recvfrom(a.fd, *a.packet, 0)
-		switch sender, ok := from.(*unix.SockaddrNetlink); {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return false, err
-		case !ok || sender.Pid != 0: // other processes in the pod can send to the socket too
-			continue
-		}
-		messages, err := syscall.ParseNetlinkMessage((*a.packet)[:n])
+		packet, err := a.socket.Receive(*a.packet)
 		if err != nil {
 			return false, err
 		}
-		for _, m := range messages {
-			if m.Header.Seq != seq {
+		for len(packet) >= unix.NLMSG_HDRLEN {
+			var m netlink.Message
+			if m, packet, err = netlink.Next(packet); err != nil {
+				return false, err
+			}
+			if m.Seq != a.seq {
 				continue
 			}
-			moved = moved || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			switch m.Header.Type {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				if len(m.Data) >= 4 {
-					if code := int32(binary.NativeEndian.Uint32(m.Data)); code < 0 {
-						return true, unix.Errno(-code)
-					}
+			moved = moved || m.Flags&unix.NLM_F_DUMP_INTR != 0
+			if m.Ends() {
+				if err = m.Refusal(); err == nil && moved {
+					err = errMoved
 				}
-				if moved {
-					return true, errMoved
-				}
-				return true, nil
+				return true, err
 			}
 			if left--; left < 0 {
 				return false, fmt.Errorf("%w (more than %d)", ErrTooMuch, mostObjects)
 			}
-			if err := fn(m.Data); err != nil || m.Header.Flags&unix.NLM_F_MULTI == 0 {
+			if err := fn(m.Body); err != nil || m.Flags&unix.NLM_F_MULTI == 0 {
 				return err == nil, err
 			}
 		}
@@ -156,25 +137,34 @@ func whole(attempt func() error) (err error) {
 	return err
 }
 
+// about returns a request about a family or all: each of its structures begins with the family, and may be zero behind it.
+func about(family uint8, length int) []byte {
+	return append(append(make([]byte, 0, 64), family), make([]byte, length-1)...)
+}
+
+// addr is an address of an interface.
+type addr struct {
+	link int
+	netip.Prefix
+}
+
 // listAddresses returns the addresses of all interfaces, IPv4 before IPv6.
-func (a *asker) listAddresses() (addrs []netlink.Addr, err error) {
+func (a *asker) listAddresses() (addrs []addr, err error) {
 	err = whole(func() error {
-		addrs = []netlink.Addr{}
-		return a.list(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
+		addrs = make([]addr, 0, 8)
+		return a.list(unix.RTM_GETADDR, about(unix.AF_UNSPEC, unix.SizeofIfAddrmsg), func(m []byte) error {
 			if len(m) < unix.SizeofIfAddrmsg {
 				return nil
 			}
-			about := nl.DeserializeIfAddrmsg(m)
-			attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
 			var ip []byte
-			for _, attr := range attrs { // on a point-to-point link, IFA_ADDRESS is the peer's
-				if attr.Attr.Type == unix.IFA_LOCAL || attr.Attr.Type == unix.IFA_ADDRESS && ip == nil {
-					ip = attr.Value
+			err := netlink.Each(m[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) {
+				if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && ip == nil { // on a point-to-point link, IFA_ADDRESS is the peer's
+					ip = value
 				}
-			}
-			if ip != nil {
-				addrs = append(addrs, netlink.Addr{LinkIndex: int(about.Index),
-					IPNet: &net.IPNet{IP: slices.Clone(ip), Mask: net.CIDRMask(int(about.Prefixlen), 8*len(ip))}})
+			})
+			if ip, ok := netip.AddrFromSlice(ip); ok {
+				const length, index = 1, 4 // in struct ifaddrmsg
+				addrs = append(addrs, addr{int(binary.NativeEndian.Uint32(m[index:])), netip.PrefixFrom(ip, int(m[length]))})
 			}
 			return err
 		})
@@ -182,22 +172,28 @@ func (a *asker) listAddresses() (addrs []netlink.Addr, err error) {
 	return addrs, err
 }
 
-// listLinks returns the index and name of every interface.
-func (a *asker) listLinks() (links []netlink.LinkAttrs, err error) {
+// link is an interface.
+type link struct {
+	index int
+	name  string
+}
+
+// listLinks returns every interface.
+func (a *asker) listLinks() (links []link, err error) {
 	err = whole(func() error {
 		links = nil
-		return a.list(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize(), func(m []byte) error {
+		return a.list(unix.RTM_GETLINK, about(unix.AF_UNSPEC, unix.SizeofIfInfomsg), func(m []byte) error {
 			if len(m) < unix.SizeofIfInfomsg {
 				return nil
 			}
-			link := netlink.LinkAttrs{Index: int(nl.DeserializeIfInfomsg(m).Index)}
-			attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
-			for _, a := range attrs {
-				if a.Attr.Type == unix.IFLA_IFNAME {
-					link.Name = unix.ByteSliceToString(a.Value)
+			const index = 4 // in struct ifinfomsg
+			l := link{index: int(binary.NativeEndian.Uint32(m[index:]))}
+			err := netlink.Each(m[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) {
+				if kind == unix.IFLA_IFNAME {
+					l.name = unix.ByteSliceToString(value)
 				}
-			}
-			links = append(links, link)
+			})
+			links = append(links, l)
 			return err
 		})
 	})
@@ -208,15 +204,27 @@ func (a *asker) listLinks() (links []netlink.LinkAttrs, err error) {
 type policy struct {
 	mark     uint32
 	table    int
-	priority int
+	priority uint32
 }
+
+// Where struct rtmsg has its fields, behind the family. Those of struct fib_rule_hdr are the same: its action is where the type of
+// a route is.
+const (
+	rtDestination = 1 // length of the prefix
+	rtSource      = 2
+	rtTOS         = 3
+	rtTable       = 4
+	rtProtocol    = 5
+	rtScope       = 6
+	rtType        = 7
+	rtFlags       = 8
+)
 
 // listPolicies returns those of a family. A rule with any other attribute, known or not, is not one of them.
 func (a *asker) listPolicies(f rules.Family) (found []policy, err error) {
-	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(f))}}).Serialize() // a struct fib_rule_hdr looks the same
 	err = whole(func() error {
 		found = nil
-		return a.list(unix.RTM_GETRULE, request, func(m []byte) error {
+		return a.list(unix.RTM_GETRULE, about(family(f), unix.SizeofRtMsg), func(m []byte) error {
 			p, ours, err := readPolicy(m, family(f))
 			if ours {
 				found = append(found, p)
@@ -227,65 +235,89 @@ func (a *asker) listPolicies(f rules.Family) (found []policy, err error) {
 	return found, err
 }
 
-func readPolicy(m []byte, family int) (p policy, ours bool, err error) {
+func readPolicy(m []byte, family uint8) (p policy, ours bool, err error) {
+	const toTable, invert = 1, 2 // FR_ACT_TO_TBL, FIB_RULE_INVERT (linux/fib_rules.h)
 	if len(m) < unix.SizeofRtMsg {
 		return p, false, nil
 	}
-	about := nl.DeserializeRtMsg(m)
-	attrs, err := nl.ParseRouteAttr(m[unix.SizeofRtMsg:])
-	plain := int(about.Family) == family && about.Src_len == 0 && about.Dst_len == 0 && about.Tos == 0 &&
-		about.Type == nl.FR_ACT_TO_TBL && about.Flags&netlink.FibRuleInvert == 0
-	for _, a := range attrs {
+	plain := m[0] == family && m[rtSource] == 0 && m[rtDestination] == 0 && m[rtTOS] == 0 &&
+		m[rtType] == toTable && binary.NativeEndian.Uint32(m[rtFlags:])&invert == 0
+	err = netlink.Each(m[unix.SizeofRtMsg:], func(kind uint16, value []byte) {
 		number := uint32(0)
-		if len(a.Value) == 4 {
-			number = binary.NativeEndian.Uint32(a.Value)
+		if len(value) == 4 {
+			number = binary.NativeEndian.Uint32(value)
 		}
 		const all = 1<<32 - 1
-		switch a.Attr.Type {
+		switch kind {
 		case unix.FRA_TABLE:
 			p.table = int(number)
 		case unix.FRA_FWMARK:
 			p.mark = number
 		case unix.FRA_PRIORITY:
-			p.priority = int(number)
+			p.priority = number
 		case unix.FRA_FWMASK, unix.FRA_SUPPRESS_PREFIXLEN, unix.FRA_SUPPRESS_IFGROUP: // all bits, and nothing
 			plain = plain && number == all
 		case unix.FRA_PROTOCOL, unix.FRA_PAD:
 		default:
 			plain = false
 		}
-	}
+	})
 	return p, plain, err
 }
 
 // listLocalDefault reports whether a routing table has the route "local default dev lo".
 func (a *asker) listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
-	request := (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family(r.Family))}}).Serialize()
-	request = append(request, nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(r.Table))).Serialize()...)
+	request := netlink.AppendNumber(about(family(r.Family), unix.SizeofRtMsg), unix.RTA_TABLE, uint32(r.Table))
 	err = whole(func() error {
 		routed = false
 		return a.list(unix.RTM_GETROUTE, request, func(m []byte) error {
 			if len(m) < unix.SizeofRtMsg {
 				return nil
 			}
-			about := nl.DeserializeRtMsg(m)
-			if int(about.Family) != family(r.Family) || about.Type != unix.RTN_LOCAL || about.Dst_len+about.Src_len+about.Tos != 0 || about.Flags&unix.RTM_F_CLONED != 0 {
+			if m[0] != family(r.Family) || m[rtType] != unix.RTN_LOCAL || m[rtDestination]|m[rtSource]|m[rtTOS] != 0 ||
+				binary.NativeEndian.Uint32(m[rtFlags:])&unix.RTM_F_CLONED != 0 {
 				return nil
 			}
-			attrs, err := nl.ParseRouteAttr(m[unix.SizeofRtMsg:])
-			table, by := uint32(about.Table), uint32(0)
-			for _, a := range attrs {
+			table, by := uint32(m[rtTable]), uint32(0)
+			err := netlink.Each(m[unix.SizeofRtMsg:], func(kind uint16, value []byte) {
 				switch {
-				case len(a.Value) != 4:
-				case a.Attr.Type == unix.RTA_TABLE:
-					table = binary.NativeEndian.Uint32(a.Value)
-				case a.Attr.Type == unix.RTA_OIF:
-					by = binary.NativeEndian.Uint32(a.Value)
+				case len(value) != 4:
+				case kind == unix.RTA_TABLE:
+					table = binary.NativeEndian.Uint32(value)
+				case kind == unix.RTA_OIF:
+					by = binary.NativeEndian.Uint32(value)
 				}
-			}
-			routed = routed || int(table) == r.Table && int(by) == lo.Index
+			})
+			routed = routed || int(table) == r.Table && by == lo
 			return err
 		})
 	})
 	return routed, err
+}
+
+// policyRule is a request about the policy rule.
+func policyRule(r rules.PolicyRoute) []byte {
+	m := about(family(r.Family), unix.SizeofRtMsg)
+	m[rtType] = unix.RTN_UNICAST // FR_ACT_TO_TBL
+	return netlink.AppendNumber(netlink.AppendNumber(m, unix.FRA_FWMARK, r.Mark), unix.FRA_TABLE, uint32(r.Table))
+}
+
+// localDefault is a request about the route, of whichever protocol where that is 0.
+func localDefault(r rules.PolicyRoute, protocol uint8) []byte {
+	m := about(family(r.Family), unix.SizeofRtMsg)
+	m[rtProtocol], m[rtScope], m[rtType] = protocol, unix.RT_SCOPE_HOST, unix.RTN_LOCAL
+	return netlink.AppendNumber(netlink.AppendNumber(m, unix.RTA_TABLE, uint32(r.Table)), unix.RTA_OIF, lo)
+}
+
+// onLo is a request about an address on lo.
+func onLo(prefix netip.Prefix) []byte {
+	f := uint8(unix.AF_INET)
+	if prefix.Addr().Is6() {
+		f = unix.AF_INET6
+	}
+	m := about(f, 4)
+	m[1] = uint8(prefix.Bits())
+	m = binary.NativeEndian.AppendUint32(m, lo)
+	ip := prefix.Addr().AsSlice()
+	return netlink.AppendAttribute(netlink.AppendAttribute(m, unix.IFA_LOCAL, ip), unix.IFA_ADDRESS, ip)
 }

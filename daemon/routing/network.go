@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -28,15 +28,12 @@ func (h *Handle) Network() (rules.Network, error) {
 	n := rules.Network{Addresses: []netip.Addr{}, NoIPv6OnLo: true}
 	kept := map[bool]int{}
 	for _, a := range h.addrs {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if ip = ip.Unmap(); !ok {
-			continue
-		}
+		ip := a.Addr().Unmap()
 		if six := ip.Is6(); kept[six] < mostAddresses {
 			n.Addresses = append(n.Addresses, ip)
 			kept[six]++
 		}
-		if ip.Is6() && a.LinkIndex == lo.Index {
+		if ip.Is6() && a.link == lo {
 			n.NoIPv6OnLo = false
 		}
 	}
@@ -64,13 +61,12 @@ func (h *Handle) Interfaces() ([]rules.Interface, error) {
 	at := map[int]int{}
 	var all []rules.Interface
 	for _, l := range links {
-		at[l.Index] = len(all)
-		all = append(all, rules.Interface{Name: l.Name})
+		at[l.index] = len(all)
+		all = append(all, rules.Interface{Name: l.name})
 	}
 	for _, a := range h.addrs {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if i, known := at[a.LinkIndex]; ok && known {
-			all[i].Addresses = append(all[i].Addresses, ip.Unmap())
+		if i, known := at[a.link]; known {
+			all[i].Addresses = append(all[i].Addresses, a.Addr().Unmap())
 		}
 	}
 	return all, nil
@@ -87,8 +83,7 @@ const (
 // well, but the service's unit forbids that.
 func (h *Handle) hasIPv6() (bool, error) {
 	all := int32(netconfAll)
-	request := []byte{unix.AF_INET6, 0, 0, 0} // struct netconfmsg, padded as netlink wants it
-	request = append(request, nl.NewRtAttr(netconfIndex, nl.Uint32Attr(uint32(all))).Serialize()...)
+	request := netlink.AppendNumber(about(unix.AF_INET6, 4), netconfIndex, uint32(all)) // struct netconfmsg, padded as netlink wants it
 	err := h.asker.ask(unix.RTM_GETNETCONF, 0, request, func([]byte) error { return nil })
 	switch {
 	case err == nil:

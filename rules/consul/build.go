@@ -18,7 +18,7 @@ const (
 
 var tcp = rules.Protocol(rules.TCP)
 
-func (in *Intent) families(rules.Network) rules.Families {
+func (in *Intent) families() rules.Families {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
 		SpeaksIPv6: in.DualStack, Because: "annotation " + keyDualStack + ` is not "true"`, Without: in.WithoutIPv6,

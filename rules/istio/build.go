@@ -11,25 +11,20 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-func (in *Intent) families(network rules.Network) rules.Families {
+func (in *Intent) families() rules.Families {
 	f := rules.Families{
 		Redirect: func(family rules.Family) rules.Ruleset { return in.builder(family).redirect() },
 		Block:    in.block,
 		Routes:   in.routes, Loopback: []netip.Prefix{passthrough6},
-		SpeaksIPv6: in.speaksIPv6(network), Because: envDualStack + " is not set", Without: in.WithoutIPv6,
+		// Istio goes by the first address that the kernel lists, an IPv4 one where there is any. With dual stack it speaks both,
+		// even where the pod gets its IPv6 address later.
+		SpeaksIPv6: in.DualStack, OrAlone: true, Because: envDualStack + " is not set", Without: in.WithoutIPv6,
 		Listens: rules.Ports(append([]uint16{in.TunnelPort}, agentPorts...)), Notes: in.notes,
 	}
 	if len(in.RerouteInterfaces) > 0 {
 		f.Unblocked = "IPv6 from behind " + strings.Join(in.RerouteInterfaces, ", ") + " is forwarded, not reset"
 	}
 	return f
-}
-
-// speaksIPv6 reports whether the proxy speaks IPv6. Istio goes by the first address that the kernel lists, an IPv4 one where
-// there is any. With dual stack it speaks both, even where the pod gets its IPv6 address later.
-func (in Intent) speaksIPv6(network rules.Network) bool {
-	global := network.Global()
-	return in.DualStack || len(global) > 0 && !slices.ContainsFunc(global, netip.Addr.Is4)
 }
 
 func (in Intent) routes(family rules.Family) []rules.PolicyRoute {

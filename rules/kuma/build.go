@@ -22,7 +22,7 @@ const (
 
 var tcp, udp = rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
 
-func (in *Intent) families(rules.Network) rules.Families {
+func (in *Intent) families() rules.Families {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block, Loopback: []netip.Prefix{passthrough6},
 		SpeaksIPv6: !in.IPv4Only, Because: "ipFamilyMode in annotation " + KeyConfig + " is ipv4", Without: in.WithoutIPv6,

@@ -17,7 +17,7 @@ const (
 
 var tcp = rules.Protocol(rules.TCP)
 
-func (in *Intent) families(rules.Network) rules.Families {
+func (in *Intent) families() rules.Families {
 	return rules.Families{
 		Redirect: in.redirect, Block: in.block,
 		SpeaksIPv6: in.ProxyIPv6, Without: in.WithoutIPv6,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -36,7 +37,7 @@ type Declaration[I any] struct {
 	Read    func(*Reader, *I) error                // a Verdict as error is one; any other is a bad input
 	Alone   func(r *Reader, whole, alone *I) error // what the sandbox asks for, and what its containers may add; nil: whole
 	Proxy   func(rules.Pod, *I) rules.Proxy        // whose traffic the rules let pass
-	Rules   func(*I, rules.Network) rules.Families
+	Rules   func(*I) rules.Families
 	Widest  func() []I // intents whose rules together are of every kind that any pod's plan can have
 	From    string     // what gave the values that no Reader remembers; "" is the node's defaults
 }
@@ -106,14 +107,23 @@ func (m declared[I]) Marked(pod rules.Pod) bool {
 // Widest implements rules.Mesh.
 func (m declared[I]) Widest() (all []rules.Plan) {
 	for _, in := range m.Declaration.Widest() {
-		plan, _ := m.plan(&in, rules.Network{}) // without addresses it cannot fail
+		plan, _ := (&planner[I]{mesh: m.Declaration, intent: &in}).plan(rules.Network{}) // without addresses it cannot fail
 		all = append(all, plan)
 	}
 	return all
 }
 
-func (m declared[I]) plan(in *I, network rules.Network) (rules.Plan, error) {
-	return m.Rules(in, network).Plan(network, m.Declaration.Footprint)
+// planner plans for a pod. The rules are made with the first plan.
+type planner[I any] struct {
+	mesh   *Declaration[I]
+	intent *I
+	once   sync.Once
+	made   func(rules.Network) (rules.Plan, error)
+}
+
+func (p *planner[I]) plan(network rules.Network) (rules.Plan, error) {
+	p.once.Do(func() { p.made = p.mesh.Rules(p.intent).Planner(p.mesh.Footprint) })
+	return p.made(network)
 }
 
 // Decide implements rules.Mesh.
@@ -192,7 +202,7 @@ func (m declared[I]) read(v Verdict, r *Reader, in *I) rules.Decision {
 	d := m.decided(v, r.Steps)
 	d.Intent = *in
 	d.Proxy = m.Proxy(r.Pod, in)
-	d.Planner = func(network rules.Network) (rules.Plan, error) { return m.plan(in, network) }
+	d.Planner = (&planner[I]{mesh: m.Declaration, intent: in}).plan
 	if m.Alone != nil && len(r.Pod.Containers) > 0 {
 		d.SandboxPlanner = m.before(r.Pod, in)
 	}
@@ -207,7 +217,7 @@ func (m declared[I]) before(pod rules.Pod, whole *I) func(rules.Network) (rules.
 		if err := m.Alone(&Reader{Pod: pod}, whole, &alone); err != nil {
 			return rules.Plan{}, err
 		}
-		return m.plan(&alone, network)
+		return (&planner[I]{mesh: m.Declaration, intent: &alone}).plan(network)
 	}
 }
 

@@ -22,7 +22,7 @@ const (
 
 var tcp, udp = rules.Protocol(rules.TCP), rules.Protocol(rules.UDP)
 
-func (p *Profile) families(rules.Network) rules.Families {
+func (p *Profile) families() rules.Families {
 	return rules.Families{
 		Redirect: p.redirect, Block: p.block, Routes: p.routes, Listens: p.InboundExclude,
 		SpeaksIPv6: p.ProxyIPv6, Without: p.WithoutIPv6,
@@ -40,7 +40,7 @@ func (p Profile) routes(family rules.Family) []rules.PolicyRoute {
 // Rules counts those that a pod gets, with the rules of both families.
 func (p Profile) Rules() int {
 	p.ProxyIPv6 = true
-	plan, _ := p.families(rules.Network{}).Plan(rules.Network{}, rules.Footprint{})
+	plan, _ := p.families().Planner(rules.Footprint{})(rules.Network{})
 	return plan.Rules()
 }
 

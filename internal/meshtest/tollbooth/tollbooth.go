@@ -56,7 +56,7 @@ func belongs(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
 	return mesh.Injected("tollbooth's injector has marked the pod")
 }
 
-func (in *Intent) rules(rules.Network) rules.Families {
+func (in *Intent) rules() rules.Families {
 	proxys := rules.OwnerUID(user)
 	return rules.Families{
 		Redirect: func(family rules.Family) rules.Ruleset {
