@@ -12,6 +12,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 )
 
@@ -25,20 +26,20 @@ type round struct{ *Enforcer }
 func (e round) Interval() time.Duration { return e.policy.Load().AuditInterval }
 
 func (e round) Next(now time.Time, interval time.Duration) (id string, turn fair.Turn, comes time.Time) {
-	return e.sandboxes.next(now, interval)
+	return e.sandboxes.Next(now, interval)
 }
 
 // Look ends the sandbox's turn.
 func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
-	known, ok := e.sandboxes.get(id)
+	known, ok := e.sandboxes.Get(id)
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(running, known.turn.Length(e.policy.Load().AuditInterval, e.sandboxes.count()))
+	ctx, cancel := context.WithTimeout(running, known.Turn.Length(e.policy.Load().AuditInterval, e.sandboxes.Count()))
 	defer cancel()
 	var o outcome.Look
 	switch {
-	case known.unsettled():
+	case known.Unsettled():
 		o = e.takeOver(ctx, outcome.Begin(Takeover, known.Pod))
 	case known.State.Enrolled():
 		pass.Pods++
@@ -48,9 +49,9 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 		o = e.lookAgain(ctx, o, known)
 		o.End()
 	default:
-		if e.sandboxes.endTurn(id, false); known.gone() {
-			e.sandboxes.forget(id)
-			e.sandboxes.receipts.Remove(id)
+		if e.sandboxes.EndTurn(id, false); known.Gone() {
+			e.sandboxes.Forget(id)
+			e.sandboxes.Receipts.Remove(id)
 		}
 		return
 	}
@@ -67,7 +68,7 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 
 // count reads what the sandbox's lockdowns have counted. It takes no lock, so that nobody waits, and that it cannot be read is
 // said by who compares the rules.
-func (e *Enforcer) count(ctx context.Context, known Sandbox, o outcome.Outcome) {
+func (e *Enforcer) count(ctx context.Context, known memory.Sandbox, o outcome.Outcome) {
 	if !known.Plan.LocksDown() {
 		return
 	}
@@ -84,7 +85,7 @@ func (e *Enforcer) count(ctx context.Context, known Sandbox, o outcome.Outcome) 
 	if err != nil || ns.ID() != known.NetNS {
 		return
 	}
-	e.sandboxes.updateKnown(known.Pod.SandboxID, func(sb *Sandbox) { sb.Counted = r.Counted })
+	e.sandboxes.UpdateKnown(known.Pod.SandboxID, func(sb *memory.Sandbox) { sb.Counted = r.Counted })
 	o.Plan.Notes = known.Plan.Notes // among them which init containers reach nothing
 	e.notice(o, outcome.EventLockdown, e.counts.Add(known.Pod, r))
 }

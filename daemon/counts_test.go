@@ -50,19 +50,19 @@ func TestAuditorCounts(t *testing.T) {
 			wantTotals, wantCounted = 3, 3
 		}
 		sb, _ := e.Sandbox("a")
-		if diff := cmp.Diff(want, said); diff != "" || len(e.Totals()) != wantTotals || len(sb.Counted) != wantCounted {
-			t.Errorf("locked %v (-want +got):\n%s\n%v, %v", locked, diff, e.Totals(), sb.Counted)
+		if diff := cmp.Diff(want, said); diff != "" || len(e.View().Totals()) != wantTotals || len(sb.Counted) != wantCounted {
+			t.Errorf("locked %v (-want +got):\n%s\n%v, %v", locked, diff, e.View().Totals(), sb.Counted)
 		}
 		var lacking []string
-		lacks, _ := e.Lacks()
+		lacks, _ := e.View().Lacks()
 		for _, l := range lacks {
 			lacking = append(lacking, fmt.Sprintf("%s: %s %s of %s", l.Lockdown, l.Key, l.Value, l.Pods))
 		}
 		if text := strings.Join(lacking, "; "); locked != (text == "[[lockdown]] of a.toml:1: allow 10.0.0.5/32:8125/udp of [web]") {
 			t.Errorf("locked %v lacks %s", locked, text)
 		}
-		if locked && e.Totals()[lockdown.Total{Namespace: "default", Class: rules.ClassUDP}] != 5 {
-			t.Errorf("%v", e.Totals())
+		if locked && e.View().Totals()[lockdown.Total{Namespace: "default", Class: rules.ClassUDP}] != 5 {
+			t.Errorf("%v", e.View().Totals())
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
 func (p *pass) receipt() receipts.Receipt {
-	if r := p.sandboxes.receipts.Read(p.o.ReceiptID()); r.NetNS == p.o.NetNS {
+	if r := p.sandboxes.Receipts.Read(p.o.ReceiptID()); r.NetNS == p.o.NetNS {
 		return r
 	}
 	return receipts.Receipt{}

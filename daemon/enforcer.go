@@ -10,7 +10,6 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"slices"
 	"sync/atomic"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
@@ -18,9 +17,11 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
+	"github.com/meshnetd/meshnetd/daemon/view"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -37,17 +38,16 @@ type Enforcer struct {
 	kernel    kernel.Kernel
 	record    func(outcome.Outcome)
 	policy    atomic.Pointer[policy.Policy]
-	sandboxes sandboxes
+	sandboxes memory.Sandboxes
 	judge     judge.Judge
 	sharing   sharing
 	counts    lockdown.Counts
-	validator atomic.Pointer[bool] // whether the runtime's own one was on, as its last question showed
 }
 
 // New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
 // and must not block.
 func New(p policy.Policy, k kernel.Kernel, dir receipts.Directory, record func(outcome.Outcome)) *Enforcer {
-	e := &Enforcer{kernel: k, sandboxes: sandboxes{receipts: dir}, Auditor: auditor.New(), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
+	e := &Enforcer{kernel: k, sandboxes: memory.Sandboxes{Receipts: dir}, Auditor: auditor.New(), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
 	e.SetPolicy(p)
 	return e
 }
@@ -62,9 +62,10 @@ func (e *Enforcer) SetPolicy(p policy.Policy) {
 	e.Auditor.Hurry()
 }
 
-// Sandboxes returns what is known of every pod of the mesh whose sandbox is there at this moment, by namespace and name. Nobody
-// says when one ends; the auditor forgets it later.
-func (e *Enforcer) Sandboxes() []Sandbox { return slices.DeleteFunc(e.sandboxes.all(), Sandbox.gone) }
+// View returns what answers questions about what is known.
+func (e *Enforcer) View() view.View {
+	return view.View{Policy: e.policy.Load(), Memory: &e.sandboxes, Counts: &e.counts, Kernel: e.kernel, Specification: e.specification}
+}
 
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never
 // panics. It returns when ctx ends, whatever the kernel or a program does; what is then still running
@@ -77,7 +78,7 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 }
 
 func (e *Enforcer) enforce(ctx context.Context, o outcome.Look) outcome.Look {
-	known, ok := e.sandboxes.get(o.Pod.SandboxID)
+	known, ok := e.sandboxes.Get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case there is no time for a new one
 	if !ok || known.State == StateSkipped {
 		o = e.unseen(e.decideSpecified(ctx, e.decideUnknown(ctx, o)))
@@ -112,7 +113,7 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o outcome.Look) outcome.Lo
 func (e *Enforcer) unseen(o outcome.Look) outcome.Look {
 	switch {
 	case o.Want == lifecycle.Undecided:
-		return e.fail(o, e.sandboxes.endTurn(o.Pod.SandboxID, o.Overrun))
+		return e.fail(o, e.sandboxes.EndTurn(o.Pod.SandboxID, o.Overrun))
 	case o.Want == lifecycle.WantNothing || o.Want == lifecycle.WantMarked || o.Trigger != Takeover && !o.Want.Looks() || o.Pod.NetNS == "":
 		return e.fromMemory(o, o.Want, lifecycle.NoTrouble)
 	}
@@ -156,7 +157,7 @@ type pass struct {
 	ctx   context.Context
 	in    kernel.Inside
 	o     *outcome.Look
-	known Sandbox
+	known memory.Sandbox
 
 	earlier *outcome.Look // by the plan of another configuration, which it holds
 	err     error

@@ -66,13 +66,13 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 			e.StopSandbox = func(context.Context, string) error { t.Error("stopped"); return nil }
 			check := func(when string) {
 				t.Helper()
-				if known, _ := e.sandboxes.get("web"); known.State != StateExempt || !strings.HasPrefix(known.Detail, "sets itself up: init container "+tt.init) {
+				if known, _ := e.sandboxes.Get("web"); known.State != StateExempt || !strings.HasPrefix(known.Detail, "sets itself up: init container "+tt.init) {
 					t.Errorf("%s: %q: %s, %v", when, known.State, known.Detail, r.events())
 				}
 				if _, applied := m.count(); applied > 0 || m.holds(t, pod.NetNS).Key() != plan.Key() {
 					t.Errorf("%s: other rules", when)
 				}
-				if _, d, _ := e.Explain("web"); d.Action != rules.Skip {
+				if _, d, _ := e.View().Explain("web"); d.Action != rules.Skip {
 					t.Errorf("%s: explained as %s", when, d.Action)
 				}
 			}
@@ -123,7 +123,7 @@ func TestInitContainerThatDoesNothing(t *testing.T) {
 			pod.Containers = []rules.Container{{Name: "istio-init"}, {Name: "app", Running: true}}
 			for range 2 { // nor does it when that was found out before
 				e.Synchronize(ctx, []rules.Pod{pod})
-				if known, _ := e.sandboxes.get("web"); known.State != want || known.Decision.Action != rules.Enrol {
+				if known, _ := e.sandboxes.Get("web"); known.State != want || known.Decision.Action != rules.Enrol {
 					t.Errorf("%s, %s: %q, %s, %v", what, catchUp, known.State, known.Decision.Detail, r.events())
 				}
 			}
@@ -145,14 +145,14 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
-	e.sandboxes.expect(e.policy.Load(), taken)
+	e.sandboxes.Expect(e.policy.Load(), taken)
 	m.failWith(always)
 	if o := e.takeOver(ctx, outcome.Begin(Takeover, taken)); o.Result != Failed || e.state("web") != StatePending {
 		t.Fatalf("%s, %s, %v", e.state("web"), o.Result, o.Err)
 	}
 	m.failWith(nil)
 	for _, o := range []outcome.Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {
-		if known, _ := e.sandboxes.get("web"); o.Result != Skipped || known.State != StateExempt || m.holds(t, pod.NetNS).Key() != plan.Key() {
+		if known, _ := e.sandboxes.Get("web"); o.Result != Skipped || known.State != StateExempt || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%s: %s, %v", known.State, o.Result, o.Err)
 		}
 	}
@@ -175,7 +175,7 @@ func TestOurRulesBesideAnInitContainer(t *testing.T) {
 		taken := pod
 		taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
 		e.Synchronize(ctx, []rules.Pod{taken})
-		if known, _ := e.sandboxes.get("web"); known.State != state || known.Decision.Action != rules.Enrol || m.holds(t, pod.NetNS).Key() != plan.Key() {
+		if known, _ := e.sandboxes.Get("web"); known.State != state || known.Decision.Action != rules.Enrol || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%q, %s, %v", known.State, known.Decision.Action, r.events())
 		}
 		if o := e.Admit(ctx, pod, container("app", 2102)); o.Impostor == "" {
@@ -199,7 +199,7 @@ func TestOurRulesBesideAnInitContainerFailAtFirst(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
-	e.sandboxes.expect(e.policy.Load(), taken)
+	e.sandboxes.Expect(e.policy.Load(), taken)
 	if o := e.Enforce(ctx, ContainerCreated, pod); o.Result != Protected || m.holds(t, pod.NetNS).Key() != plan.Key() {
 		t.Errorf("%s, %v", o.Result, o.Err)
 	}
@@ -277,8 +277,8 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 				pod.Containers = []rules.Container{router}
 				e.Synchronize(ctx, []rules.Pod{pod})
 			}
-			if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || e.sandboxes.receipts.Read("gateway") != (receipts.Receipt{}) {
-				t.Errorf("started %v: %q, receipt %v", started, known.State, e.sandboxes.receipts.Read("gateway"))
+			if known, _ := e.sandboxes.Get("gateway"); known.State != StateExempt || e.sandboxes.Receipts.Read("gateway") != (receipts.Receipt{}) {
+				t.Errorf("started %v: %q, receipt %v", started, known.State, e.sandboxes.Receipts.Read("gateway"))
 			}
 			if n, left := count(pod.NetNS, istios), count(pod.NetNS, linkerds); n > 0 || left != others {
 				t.Errorf("started %v: %d rules of Istio, %d of %d of Linkerd", started, n, left, others)
@@ -304,7 +304,7 @@ func TestExemptPodLosesWhatWasVerified(t *testing.T) {
 		e.with(mayLoosen)
 		e.Synchronize(ctx, []rules.Pod{equal})
 		e.Synchronize(ctx, []rules.Pod{pod})
-		if known, _ := e.sandboxes.get("gateway"); known.State != StateExempt || count(pod.NetNS, linkerds) > 0 {
+		if known, _ := e.sandboxes.Get("gateway"); known.State != StateExempt || count(pod.NetNS, linkerds) > 0 {
 			t.Errorf("%q with %d rules of Linkerd", known.State, count(pod.NetNS, linkerds))
 		}
 	})

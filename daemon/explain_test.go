@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -79,7 +80,7 @@ func TestDriftIsCounted(t *testing.T) {
 // A sandbox is explained by the configuration that decided about it, from what its containers said.
 func TestExplain(t *testing.T) {
 	e, _ := newEnforcer(t, newMemory())
-	if _, _, known := e.Explain("a"); known {
+	if _, _, known := e.View().Explain("a"); known {
 		t.Error("explains a sandbox that is not known")
 	}
 	set := func(origin string) {
@@ -93,7 +94,7 @@ func TestExplain(t *testing.T) {
 		t.Fatal(o.Error())
 	}
 	set("new.toml:2")
-	sb, d, known := e.Explain("a")
+	sb, d, known := e.View().Explain("a")
 	if !known || sb.Pod.SandboxID != "a" || d.Action != rules.Enrol || d.Account == nil {
 		t.Fatalf("%v, %+v", known, d)
 	}
@@ -108,8 +109,8 @@ func TestExplain(t *testing.T) {
 		t.Error("the daemon remembers an account that nobody asked for")
 	}
 	pending := sandbox(t, "b")
-	e.sandboxes.expect(e.policy.Load(), pending)
-	if _, d, known := e.Explain("b"); !known || d.Intent == nil || d.Intent.(istio.Intent).DNSPort != 15053 {
+	e.sandboxes.Expect(e.policy.Load(), pending)
+	if _, d, known := e.View().Explain("b"); !known || d.Intent == nil || d.Intent.(istio.Intent).DNSPort != 15053 {
 		t.Errorf("one that nobody has looked at: %v, %+v", known, d)
 	}
 }
@@ -119,7 +120,7 @@ func TestInterfaces(t *testing.T) {
 	e, _ := newEnforcer(t, nftables.New(nftables.IPTables))
 	ns := nstest.New(t)
 	ns.Run(t, "sh", "-ec", "ip link set lo up; ip link add net7 type veth peer name peer7; ip addr add 10.7.7.7/24 dev net7; ip addr add fd07::7/64 dev net7 nodad")
-	got, err := e.Interfaces(Sandbox{Pod: rules.Pod{NetNS: ns.Path}})
+	got, err := e.View().Interfaces(memory.Sandbox{Pod: rules.Pod{NetNS: ns.Path}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func TestInterfaces(t *testing.T) {
 		!slices.Equal(got[i].Addresses, []netip.Addr{netip.MustParseAddr("10.7.7.7"), netip.MustParseAddr("fd07::7")}) || got[0].Name != "lo" {
 		t.Errorf("reads %v", got)
 	}
-	if _, err := e.Interfaces(Sandbox{Pod: rules.Pod{NetNS: "/run/netns/meshnetd-none"}}); err == nil {
+	if _, err := e.View().Interfaces(memory.Sandbox{Pod: rules.Pod{NetNS: "/run/netns/meshnetd-none"}}); err == nil {
 		t.Error("reads a namespace that is not there")
 	}
 }

@@ -8,13 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -30,7 +29,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	o.Container = c.Name
 	c, spec := e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
-	settled := ok && known.covers(pod, e.policy.Load().Refining([]rules.Container{c}))
+	settled := ok && known.Covers(pod, e.policy.Load().Refining([]rules.Container{c}))
 	if settled {
 		o.Decision, o.Plan, o.NetNS = known.Decision, known.Plan, known.NetNS
 		o.Result = Protected
@@ -44,7 +43,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 	}
 	if ids := policy.Identities(c); len(ids) > 0 && o.Error() == nil {
 		// Kept for clashes: the proxy, whose ids are not redirected, may be created after this container.
-		e.sandboxes.updateKnown(pod.SandboxID, func(sb *Sandbox) { sb.Admitted = policy.Overlay(sb.Admitted, ids) })
+		e.sandboxes.UpdateKnown(pod.SandboxID, func(sb *memory.Sandbox) { sb.Admitted = policy.Overlay(sb.Admitted, ids) })
 	}
 	e.notice(o.Outcome, outcome.EventContradicted, contradiction(o.Outcome, c, spec))
 	e.report(o)
@@ -53,31 +52,15 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 
 // expected returns what is known of a sandbox. One that is pending is taken over first, so that rules it holds already
 // are not replaced on a container's account.
-func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (Sandbox, bool) {
-	known, ok := e.sandboxes.get(pod.SandboxID)
+func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (memory.Sandbox, bool) {
+	known, ok := e.sandboxes.Get(pod.SandboxID)
 	if known.State == StatePending {
 		o := outcome.Begin(Takeover, pod)
 		o.Waited = true
 		e.report(e.takeOver(ctx, o))
-		known, ok = e.sandboxes.get(pod.SandboxID)
+		known, ok = e.sandboxes.Get(pod.SandboxID)
 	}
 	return known, ok
-}
-
-// covers reports whether nothing has to be done for a container: its sandbox is settled, and the container says nothing
-// new.
-func (s Sandbox) covers(pod rules.Pod, news []rules.Container) bool {
-	return s.State.Settled() && s.Pod.NetNS == pod.NetNS && s.knows(news)
-}
-
-// knows reports whether everything that the containers say is known already.
-func (s Sandbox) knows(news []rules.Container) bool {
-	for _, c := range news {
-		if !slices.ContainsFunc(s.Pod.Containers, func(k rules.Container) bool { return reflect.DeepEqual(k, c) }) {
-			return false
-		}
-	}
-	return true
 }
 
 // checkIdentity looks for a container that runs as the proxy without being it: its traffic would go around the mesh.
@@ -104,7 +87,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	c, _ = e.specified(pod, c)
 	known, ok := e.expected(ctx, pod)
 	news := e.policy.Load().Refining([]rules.Container{c})
-	if !ok || !known.covers(pod, news) {
+	if !ok || !known.Covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = ContainerCreated, news
 		o = e.checkIdentity(e.enforce(ctx, o), c)
@@ -125,7 +108,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 // Outside reports whether the pod is one that no container of which is looked at when it starts. It costs no system call,
 // and no memory for a pod that bears no mark of a mesh.
 func (e *Enforcer) Outside(pod rules.Pod) bool {
-	if known, ok := e.sandboxes.get(pod.SandboxID); ok {
+	if known, ok := e.sandboxes.Get(pod.SandboxID); ok {
 		return known.State == StateExempt || known.State == StateSkipped
 	}
 	if !light(pod) {
@@ -158,13 +141,13 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 
 // lookAgain looks at a sandbox that is known: with its lock held, and by the table, only where anything changed since it was
 // verified.
-func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known Sandbox) outcome.Look {
+func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known memory.Sandbox) outcome.Look {
 	return e.try(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		o.Enter(outcome.StageVerify)
 		if o.Trigger == Audited {
 			e.count(ctx, known, o.Outcome)
 		}
-		if known.Pod.NetNS == o.Pod.NetNS && known.generation != "" {
+		if known.Pod.NetNS == o.Pod.NetNS && known.Generation != "" {
 			if intact, err := intact(ctx, e.kernel, known); err == nil && intact {
 				confirm(o, known)
 				return nil
@@ -175,7 +158,7 @@ func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known Sandbox)
 }
 
 // confirm gives the outcome what is known of a sandbox whose rules nobody touched.
-func confirm(o *outcome.Look, known Sandbox) {
+func confirm(o *outcome.Look, known memory.Sandbox) {
 	o.Decided = true
 	o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
 	if known.State == StateUnproven {
@@ -203,7 +186,7 @@ func checkNetNS(o outcome.Look, c rules.Container) outcome.Look {
 
 // intact reports whether the sandbox still has its namespace, and nobody has written there since it was verified. It
 // takes no lock, so that nobody waits.
-func intact(ctx context.Context, k kernel.Kernel, known Sandbox) (intact bool, err error) {
+func intact(ctx context.Context, k kernel.Kernel, known memory.Sandbox) (intact bool, err error) {
 	ns, err := k.Open(known.Pod.NetNS)
 	if err != nil {
 		return false, err
@@ -214,7 +197,7 @@ func intact(ctx context.Context, k kernel.Kernel, known Sandbox) (intact bool, e
 	}
 	err = ns.Do(func(in kernel.Inside) error {
 		generation, err := in.Rules.Generation(ctx)
-		if err != nil || generation != known.generation {
+		if err != nil || generation != known.Generation {
 			return err
 		}
 		moved, err := in.Routes.Verify(known.Plan)
@@ -222,7 +205,7 @@ func intact(ctx context.Context, k kernel.Kernel, known Sandbox) (intact bool, e
 			return err
 		}
 		now, err := network(in, known.Pod)
-		intact = err == nil && now.Equal(known.network)
+		intact = err == nil && now.Equal(known.Network)
 		return err
 	})
 	return intact, err

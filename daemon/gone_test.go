@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/meshnetd/meshnetd/daemon/memory"
 )
 
 // Whoever asks is told of the sandboxes that are there, whatever the auditor has noticed: nobody says when one ends, and
@@ -25,7 +27,7 @@ func TestSandboxesThatAreThere(t *testing.T) {
 	there := func(what string, want ...string) {
 		t.Helper()
 		var ids []string
-		for _, sb := range e.Sandboxes() {
+		for _, sb := range e.View().Sandboxes() {
 			ids = append(ids, sb.Pod.SandboxID)
 		}
 		if len(ids) != len(want) || len(want) > 0 && ids[0] != want[0] {
@@ -48,8 +50,8 @@ func TestSandboxesThatAreThere(t *testing.T) {
 	e.Enforce(ctx, SandboxStarted, pod)
 	there("the pod was made anew", "new")
 	// Nobody has looked into this one: that something is there is all that is known.
-	e.sandboxes.update("unseen", func(sb *Sandbox) { *sb = Sandbox{State: StatePending, Pod: pod} })
-	if n := len(e.Sandboxes()); n != 2 {
+	e.sandboxes.Update("unseen", func(sb *memory.Sandbox) { *sb = memory.Sandbox{State: StatePending, Pod: pod} })
+	if n := len(e.View().Sandboxes()); n != 2 {
 		t.Errorf("one that is to be taken over: %d are told of, want 2", n)
 	}
 	if got := r.events(); len(got) != 2 {

@@ -36,17 +36,17 @@ func (e *Enforcer) decideSpecified(ctx context.Context, o outcome.Look) outcome.
 	return e.decideUnknown(ctx, o)
 }
 
-// specification is what the kubelet says of a pod at once; the zero Pod where that is nothing.
-func (e *Enforcer) specification(pod rules.Pod) (spec rules.Pod) {
-	if e.Kubelet != nil {
-		spec, _ = e.Kubelet.Known(pod.UID)
+// specification is what the kubelet says of a pod at once; false where that is nothing.
+func (e *Enforcer) specification(uid string) (spec rules.Pod, known bool) {
+	if e.Kubelet == nil {
+		return rules.Pod{}, false
 	}
-	return spec
+	return e.Kubelet.Known(uid)
 }
 
 // specified completes a container that the runtime is about to create by what the kubelet says of it, and returns that too.
 func (e *Enforcer) specified(pod rules.Pod, c rules.Container) (completed rules.Container, spec rules.Container) {
-	known := e.specification(pod)
+	known, _ := e.specification(pod.UID)
 	listed := known.Container(c.Name)
 	if listed == nil || known.Namespace != pod.Namespace || known.Name != pod.Name {
 		return c, rules.Container{}
@@ -71,22 +71,4 @@ func bypass(o outcome.Outcome) string {
 		return ""
 	}
 	return "the pod can go around its rules, by what its specification gives to " + rules.SayBypasses(all)
-}
-
-// Source says by whom a sandbox's pod is known.
-func (e *Enforcer) Source(sb Sandbox) string {
-	if e.Kubelet != nil {
-		if _, known := e.Kubelet.Known(sb.Pod.UID); known {
-			return "nri + kubelet"
-		}
-	}
-	return "nri"
-}
-
-// Bypasses returns the containers of a sandbox that can go around its rules, as far as the kubelet tells.
-func (e *Enforcer) Bypasses(sb Sandbox) []rules.Bypass {
-	if !sb.State.Enrolled() {
-		return nil
-	}
-	return sb.Decision.Bypasses(sb.Pod.With(e.specification(sb.Pod)))
 }

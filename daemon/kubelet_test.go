@@ -36,7 +36,7 @@ func (s *specs) Known(uid string) (rules.Pod, bool) {
 }
 
 // withSpec returns a sandbox and an enforcer whose kubelet knows these containers of it.
-func withSpec(t *testing.T, m *memory, containers ...rules.Container) (*Enforcer, *recorder, rules.Pod, *specs) {
+func withSpec(t *testing.T, m *inMemory, containers ...rules.Container) (*Enforcer, *recorder, rules.Pod, *specs) {
 	t.Helper()
 	e, r := newEnforcer(t, m)
 	pod := sandbox(t, "web")
@@ -73,7 +73,7 @@ func TestFirstPlanByTheKubelet(t *testing.T) {
 	if first := m.holds(t, pod.NetNS); !strings.Contains(first.V4.String(), "--uid-owner 4242") {
 		t.Errorf("the first rules do not have the proxy's user:\n%s", first.V4)
 	}
-	_, d, _ := e.Explain(pod.SandboxID)
+	_, d, _ := e.View().Explain(pod.SandboxID)
 	sources := map[string]string{}
 	for _, s := range d.Account.Settings {
 		sources[s.Name] = s.Source
@@ -95,7 +95,7 @@ func TestFirstPlanByTheKubelet(t *testing.T) {
 	if known.asked != 1 {
 		t.Errorf("asked %d times", known.asked)
 	}
-	if _, d, _ = e.Explain(pod.SandboxID); d.Account == nil {
+	if _, d, _ = e.View().Explain(pod.SandboxID); d.Account == nil {
 		t.Fatal("no account")
 	}
 	for _, s := range d.Account.Settings {
@@ -175,7 +175,7 @@ func TestHostNetworkByTheKubelet(t *testing.T) {
 	if got := events(r)[before:]; !slices.Equal(got, []string{outcome.EventSkipped}) {
 		t.Errorf("taken over: %q", got)
 	}
-	if _, known := e.sandboxes.get("host"); known {
+	if _, known := e.sandboxes.Get("host"); known {
 		t.Error("it is remembered")
 	}
 }
@@ -218,13 +218,13 @@ func TestPodsThatCanBypass(t *testing.T) {
 	if text := r.outcomes[1].Message(); !strings.Contains(text, "container app (net_admin)") {
 		t.Errorf("said: %s", text)
 	}
-	sb, _ := e.sandboxes.get(pod.SandboxID)
-	if got := rules.SayBypasses(e.Bypasses(sb)); got != "container app (net_admin)" {
+	sb, _ := e.sandboxes.Get(pod.SandboxID)
+	if got := rules.SayBypasses(e.View().Bypasses(sb)); got != "container app (net_admin)" {
 		t.Errorf("of the sandbox: %q", got)
 	}
 	unknown := sb
 	unknown.Pod.UID = "of nobody"
-	if got, other := e.Source(sb), e.Source(unknown); got != "nri + kubelet" || other != "nri" {
+	if got, other := e.View().Source(sb), e.View().Source(unknown); got != "nri + kubelet" || other != "nri" {
 		t.Errorf("known by %q, and one that the kubelet does not tell of by %q", got, other)
 	}
 	refusing := *e.policy.Load()
@@ -241,11 +241,11 @@ func TestPodsThatCanBypass(t *testing.T) {
 	}
 	// What runs already goes on.
 	e.Synchronize(ctx, []rules.Pod{again})
-	if sb, _ := e.sandboxes.get("again"); sb.State != StateProtected {
+	if sb, _ := e.sandboxes.Get("again"); sb.State != StateProtected {
 		t.Errorf("taken over: %s, %s", sb.State, sb.Detail)
 	}
 	known.pods = nil
-	if got := e.Bypasses(sb); got != nil {
+	if got := e.View().Bypasses(sb); got != nil {
 		t.Errorf("without the kubelet: %v", got)
 	}
 }

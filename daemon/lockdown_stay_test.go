@@ -58,7 +58,7 @@ func TestLockdownOfARunningPod(t *testing.T) {
 // A rule of a lockdown that is gone is drift, and nothing is created in its pod before it is back.
 func TestLockdownDrifts(t *testing.T) {
 	ctx := limited(t, patience)
-	for what, repair := range map[string]func(*Enforcer, *memory, rules.Pod){"auditor": whenAudited(t), "gate": whenAdmitted(t)} {
+	for what, repair := range map[string]func(*Enforcer, *inMemory, rules.Pod){"auditor": whenAudited(t), "gate": whenAdmitted(t)} {
 		m := newMemory()
 		pod := sandbox(t, "web")
 		e, r := newEnforcer(t, m)

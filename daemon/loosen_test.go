@@ -48,9 +48,9 @@ func TestContainersOfAProtectedPodTakeNothingAway(t *testing.T) {
 			if v := e.Validate(ctx, pod, attack); (v.Error() != nil) == allowed {
 				t.Errorf("%s, allowed %t: validated as %s, %v", name, allowed, v.Result, v.Err)
 			}
-			known, _ := e.sandboxes.get("web")
+			known, _ := e.sandboxes.Get("web")
 			if allowed {
-				if o.Error() != nil || known.Key() == before.Plan.Key() && known.State == StateProtected {
+				if o.Error() != nil || known.Key == before.Plan.Key() && known.State == StateProtected {
 					t.Errorf("%s, where it may: %s, %v", name, known.State, o.Error())
 				}
 				continue
@@ -91,7 +91,7 @@ func TestMarkedPodsThatAreLeftAloneAreSeen(t *testing.T) {
 					t.Errorf("%s: %v", name, o.Error())
 				}
 			}
-			known, _ := e.sandboxes.get("web")
+			known, _ := e.sandboxes.Get("web")
 			if known.State != StateSkipped || string(known.Decision.Reason) != name || known.Detail == "" {
 				t.Errorf("%s, late %t: %q (%s)", name, late, known.State, known.Decision.Reason)
 			}
@@ -103,7 +103,7 @@ func TestMarkedPodsThatAreLeftAloneAreSeen(t *testing.T) {
 	e, r := newEnforcer(t, newMemory())
 	plain := rules.Pod{SandboxID: "plain", NetNS: "/nowhere"}
 	e.Enforce(limited(t, patience), SandboxStarted, plain)
-	if _, known := e.sandboxes.get("plain"); known || r.outcomes[0].Level() >= 0 {
+	if _, known := e.sandboxes.Get("plain"); known || r.outcomes[0].Level() >= 0 {
 		t.Errorf("a pod without a mark: remembered %t, at %s", known, r.outcomes[0].Level())
 	}
 }

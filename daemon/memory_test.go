@@ -22,7 +22,7 @@ import (
 )
 
 // memory holds the rules of fake namespaces. Any of its calls can be made to fail.
-type memory struct {
+type inMemory struct {
 	*machine
 	mu       sync.Mutex
 	plans    map[netns.ID]rules.Plan
@@ -35,12 +35,12 @@ type memory struct {
 	fail     func(call int) error // nil: none fails
 }
 
-func newMemory() *memory {
-	return &memory{machine: newMachine(), plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}, changes: map[netns.ID]int{}}
+func newMemory() *inMemory {
+	return &inMemory{machine: newMachine(), plans: map[netns.ID]rules.Plan{}, foreign: map[netns.ID]int{}, changes: map[netns.ID]int{}}
 }
 
 // call counts the call, and holds the lock until the returned function is called.
-func (m *memory) call() (func(), error) {
+func (m *inMemory) call() (func(), error) {
 	m.mu.Lock()
 	m.calls++
 	if m.fail != nil {
@@ -51,13 +51,13 @@ func (m *memory) call() (func(), error) {
 	return m.mu.Unlock, nil
 }
 
-func (m *memory) on() *machine { return m.machine }
+func (m *inMemory) on() *machine { return m.machine }
 
-func (m *memory) in(ns netns.ID) kernel.Rules { return memoryOf{m, ns} }
+func (m *inMemory) in(ns netns.ID) kernel.Rules { return memoryOf{m, ns} }
 
 // memoryOf is what is in one namespace.
 type memoryOf struct {
-	*memory
+	*inMemory
 	ns netns.ID
 }
 
@@ -137,7 +137,7 @@ func (m memoryOf) Counts(context.Context) (map[string]uint64, error) {
 }
 
 // put is somebody else who writes the rules of a plan into the namespace; the zero Plan flushes it.
-func (m *memory) put(t *testing.T, path string, plan rules.Plan) {
+func (m *inMemory) put(t *testing.T, path string, plan rules.Plan) {
 	t.Helper()
 	id := identity(t, path)
 	m.mu.Lock()
@@ -147,7 +147,7 @@ func (m *memory) put(t *testing.T, path string, plan rules.Plan) {
 }
 
 // reroute is somebody else who makes the routes and the addresses on lo those of a plan.
-func (m *memory) reroute(t *testing.T, path string, plan rules.Plan) {
+func (m *inMemory) reroute(t *testing.T, path string, plan rules.Plan) {
 	t.Helper()
 	id := identity(t, path)
 	m.machine.mu.Lock()
@@ -156,7 +156,7 @@ func (m *memory) reroute(t *testing.T, path string, plan rules.Plan) {
 }
 
 // touch is somebody else who writes rules that are none of meshnetd's.
-func (m *memory) touch(t *testing.T, path string) {
+func (m *inMemory) touch(t *testing.T, path string) {
 	t.Helper()
 	id := identity(t, path)
 	m.mu.Lock()
@@ -166,7 +166,7 @@ func (m *memory) touch(t *testing.T, path string) {
 }
 
 // holds returns the plan in the namespace.
-func (m *memory) holds(t *testing.T, path string) rules.Plan {
+func (m *inMemory) holds(t *testing.T, path string) rules.Plan {
 	t.Helper()
 	id := identity(t, path)
 	m.mu.Lock()
@@ -174,13 +174,13 @@ func (m *memory) holds(t *testing.T, path string) rules.Plan {
 	return m.plans[id]
 }
 
-func (m *memory) count() (calls, applied int) {
+func (m *inMemory) count() (calls, applied int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.calls, m.applied
 }
 
-func (m *memory) failWith(fail func(call int) error) {
+func (m *inMemory) failWith(fail func(call int) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fail, m.calls = fail, 0

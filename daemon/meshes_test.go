@@ -27,7 +27,7 @@ var (
 )
 
 // severalMeshes is a daemon for pods of four.
-func severalMeshes(t *testing.T, m *memory) (*Enforcer, *recorder) {
+func severalMeshes(t *testing.T, m *inMemory) (*Enforcer, *recorder) {
 	t.Helper()
 	e, r := newEnforcer(t, m)
 	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
@@ -96,7 +96,7 @@ func TestAContainerOfASecondMesh(t *testing.T) {
 	if o := e.Admit(ctx, pod, sidecar); o.Result != Refused || o.Decision.Reason != rules.ReasonTwoMeshes {
 		t.Errorf("%s (%s): %v", o.Result, o.Decision.Reason, o.Err)
 	}
-	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
+	if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
 		t.Errorf("then: %s", known.State)
 	}
 }
@@ -118,7 +118,7 @@ func TestAMeshIsSwitchedOff(t *testing.T) {
 			e.Synchronize(ctx, []rules.Pod{pod})
 		}
 		state := map[bool]State{false: StateProtected, true: StateOutdated}[restarted]
-		if known, _ := e.sandboxes.get("web"); known.State != state || known.Decision.Mesh != "linkerd" || m.holds(t, pod.NetNS).Key() != plan.Key() {
+		if known, _ := e.sandboxes.Get("web"); known.State != state || known.Decision.Mesh != "linkerd" || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("restarted %v: %q by %q, %v", restarted, known.State, known.Decision.Mesh, r.events())
 		}
 		if o := e.Admit(ctx, pod, container("app", 2102)); o.Impostor == "" {
@@ -155,12 +155,12 @@ func TestAnotherMeshSucceeds(t *testing.T) {
 		next.with(func(p *policy.Policy) { p.ReplaceOutdated = replace })
 		next.Synchronize(ctx, []rules.Pod{pod})
 		if !replace {
-			if known, _ := next.sandboxes.get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" {
+			if known, _ := next.sandboxes.Get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" {
 				t.Errorf("before: %q by %q, %v", known.State, known.Decision.Mesh, r.events())
 			}
 			next.Repair(ctx, "web")
 		}
-		known, _ := next.sandboxes.get("web")
+		known, _ := next.sandboxes.Get("web")
 		if known.State != StateProtected || known.Decision.Mesh != "istio" || m.holds(t, pod.NetNS).Key() != known.Plan.Key() {
 			t.Errorf("replaced %v: %q by %q, %v", replace, known.State, known.Decision.Mesh, r.events())
 		}
@@ -185,7 +185,7 @@ func TestAnothersAddressIsNoDifference(t *testing.T) {
 	m.reroute(t, pod.NetNS, rules.Plan{Loopback: []netip.Prefix{netip.MustParsePrefix("::6/128")}})
 	next, r := severalMeshes(t, m)
 	next.Synchronize(ctx, []rules.Pod{pod})
-	if known, _ := next.sandboxes.get("web"); known.State != StateOutdated || m.holds(t, pod.NetNS).Key() != plan.Key() {
+	if known, _ := next.sandboxes.Get("web"); known.State != StateOutdated || m.holds(t, pod.NetNS).Key() != plan.Key() {
 		t.Errorf("%q, %v", known.State, r.events())
 	}
 }
@@ -198,7 +198,7 @@ func TestNothingIsLeftOfAMesh(t *testing.T) {
 	e.with(without("linkerd"))
 	pod := ofLinkerd(t, "web")
 	e.Synchronize(ctx, []rules.Pod{pod})
-	if known, ok := e.sandboxes.get("web"); ok || !slices.Equal(r.events(), []string{outcome.EventSkipped}) {
+	if known, ok := e.sandboxes.Get("web"); ok || !slices.Equal(r.events(), []string{outcome.EventSkipped}) {
 		t.Errorf("%q, %v", known.State, r.events())
 	}
 	if _, applied := m.count(); applied > 0 {
@@ -216,7 +216,7 @@ func TestASecondClaimOfARunningPod(t *testing.T) {
 	plan := e.Enforce(ctx, SandboxStarted, pod).Plan
 	next, r := severalMeshes(t, m)
 	next.Synchronize(ctx, []rules.Pod{pod})
-	if known, _ := next.sandboxes.get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" || known.Decision.Action != rules.Enrol {
+	if known, _ := next.sandboxes.Get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" || known.Decision.Action != rules.Enrol {
 		t.Errorf("%q by %q (%s), %v", known.State, known.Decision.Mesh, known.Decision.Detail, r.events())
 	}
 	m.put(t, pod.NetNS, rules.Plan{})

@@ -44,16 +44,16 @@ func network(in kernel.Inside, pod rules.Pod) (rules.Network, error) {
 func (p *pass) readdress() (moved bool, err error) {
 	o, known := p.o, p.known
 	now, err := p.network()
-	if o.Network = now; err != nil || now.Equal(known.network) {
+	if o.Network = now; err != nil || now.Equal(known.Network) {
 		return false, err
 	}
 	plan := known.Plan.WithIPv6Around(now)
-	if !known.earlier {
+	if !known.Earlier {
 		plan, err = known.Decision.Planner(now)
 	}
 	if err != nil || !known.Plan.V6.Empty() && !plan.V6.Equal(known.Plan.V6) {
 		return false, nil // without an address that others can reach, it keeps the rules it had
 	}
 	o.Planned(plan)
-	return o.Key != known.key || plan.WithoutIPv6 != known.Plan.WithoutIPv6, nil
+	return o.Key != known.Key || plan.WithoutIPv6 != known.Plan.WithoutIPv6, nil
 }

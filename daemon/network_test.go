@@ -96,7 +96,7 @@ func TestAddressesTakeNoRulesAway(t *testing.T) {
 				ns.Run(t, "sh", "-c", "ip addr "+change+" dev eth0")
 				round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
 				sb, _ := e.Sandbox(pod.SandboxID)
-				if sb.State != StateProtected || sb.Key() != before.Key() {
+				if sb.State != StateProtected || sb.Key != before.Key {
 					t.Errorf("after %s: %s %s\n%s", change, sb.State, sb.Detail, sb.Plan.V6)
 				}
 				if o := e.Compare(t.Context(), pod.SandboxID); o.Err != nil || len(o.Differences) > 0 {

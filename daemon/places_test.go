@@ -141,11 +141,11 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 }
 
 // remembering is a firewall that keeps the rules of real namespaces in memory.
-type remembering struct{ *memory }
+type remembering struct{ *inMemory }
 
 var _ kernel.Firewall = remembering{}
 
-func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.memory, ns.ID()} }
+func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.inMemory, ns.ID()} }
 
 func (r remembering) Name(*netns.Namespace, rules.Plan) string { return "memory" }
 

@@ -8,11 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -22,19 +22,19 @@ import (
 // reconcile takes the sandbox through the table, within its namespace.
 func (e *Enforcer) reconcile(ctx context.Context, o *outcome.Look) error {
 	return e.visit(ctx, o, func(p *pass) error {
-		known, ok := e.sandboxes.get(o.Pod.SandboxID)            // read again: with the lock held, nothing more is learned meanwhile
+		known, ok := e.sandboxes.Get(o.Pod.SandboxID)            // read again: with the lock held, nothing more is learned meanwhile
 		if o.Trigger == ByHand && !ok && o.Pod.SandboxID != "" { // else a command names a namespace and no sandbox
 			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
 		}
-		same := known.keepsNetNS
+		same := known.KeepsNetNS
 		if o.Pod.NetNS == known.Pod.NetNS && (o.Trigger == Audited || o.Trigger == ByHand) { // nobody says that it is still there
-			same = known.inNetNS
+			same = known.InNetNS
 		}
 		if err := same(*o); err != nil {
 			return err
 		}
 		p.known = known
-		lifecycle.Run(facts(p.Policy, *o, known, e.StopSandbox != nil), p)
+		lifecycle.Run(known.Facts(p.Policy, *o, e.StopSandbox != nil), p)
 		return p.err
 	})
 }
@@ -69,9 +69,7 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 // Say records drift that is about to be repaired. That it was counted is remembered at once, since the repair may fail.
 func (p *pass) Say(first lifecycle.Event, drift bool) {
 	if p.o.FoundDrift = p.o.FoundDrift || drift; drift {
-		p.sandboxes.updateKnown(p.o.Pod.SandboxID, func(sb *Sandbox) {
-			sb.lack, sb.Drift = lifecycle.Lost, Drift{sb.Drift.Times + 1, time.Now()}
-		})
+		p.sandboxes.Drifted(p.o.Pod.SandboxID)
 	}
 	if p.o.Drifted = drift; first != lifecycle.Quiet {
 		p.record(p.o.DriftFound(first))
@@ -87,14 +85,14 @@ func (p *pass) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
 	if p.earlier != nil && s.Do == lifecycle.Finish && (s.Then == StateOutdated || s.Then == StateUnproven) && !s.Keep {
 		*p.o = *p.earlier // which stay
 	}
-	p.sandboxes.commit(p.Policy, p.o, f, s, row)
+	p.sandboxes.Commit(p.Policy, p.o, f, s, row)
 }
 
 // recall takes what is remembered, for the addresses as they are now.
 func (p *pass) recall(f *lifecycle.Facts) error {
 	o, known := p.o, p.known
 	path := o.Pod.NetNS // the runtime may name the namespace in another way than before
-	o.Pod, o.Decision, o.Plan, o.Key, o.Node, o.Earlier = known.Pod, known.Decision, known.Plan, known.key, known.node, known.earlier
+	o.Pod, o.Decision, o.Plan, o.Key, o.Node, o.Earlier = known.Pod, known.Decision, known.Plan, known.Key, known.Node, known.Earlier
 	o.Pod.NetNS, o.Result, o.Err = path, "", nil
 	f.Want, f.Same = lifecycle.WantRules, true
 	var err error
@@ -111,7 +109,7 @@ func (p *pass) choose(f *lifecycle.Facts) error {
 	if o.By != p.Policy || p.known.State != lifecycle.StateNew { // else it is enrolled as before the namespace was entered
 		o.Pod.Containers = policy.Overlay(p.known.Pod.Containers, o.Pod.Containers)
 		if p.known.State.Enrolled() && o.Trigger != ByHand {
-			o.Node = p.known.node
+			o.Node = p.known.Node
 		}
 		if o.Decide(p.Policy); o.Result == Failed {
 			return o.Err
@@ -134,7 +132,7 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 		if err = p.plan(); err != nil {
 			return err
 		}
-		if f.Same = p.known.State.Enrolled() && o.Key == p.known.key; o.Trigger != ContainerCreated {
+		if f.Same = p.known.State.Enrolled() && o.Key == p.known.Key; o.Trigger != ContainerCreated {
 			return nil
 		}
 		if o.Impostor = p.Clash(o.Pod, p.known.Decision, o.Decision, p.known.Admitted); o.Impostor != "" {
@@ -180,7 +178,7 @@ func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error
 	o := p.o
 	wanted, key := o.Plan, o.Key
 	if f.State.Enrolled() {
-		o.Plan, o.Key = p.known.Plan, p.known.key
+		o.Plan, o.Key = p.known.Plan, p.known.Key
 	}
 	if p.earlier, err = p.heldEarlier(); err == nil && p.earlier == nil {
 		err = p.judgeRules()
@@ -209,9 +207,9 @@ func (p *pass) write(f *lifecycle.Facts) error {
 		found = f.Differences
 	}
 	o.Differences = nil
-	p.sandboxes.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) { // until that is proven it may be half there
-		if sb.State.Enrolled() && sb.lack != lifecycle.Lost {
-			sb.lack = lifecycle.Unwritten
+	p.sandboxes.UpdateKnown(o.Pod.SandboxID, func(sb *memory.Sandbox) { // until that is proven it may be half there
+		if sb.State.Enrolled() && sb.Lack != lifecycle.Lost {
+			sb.Lack = lifecycle.Unwritten
 		}
 	})
 	if err := p.supersede(); err != nil {

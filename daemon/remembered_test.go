@@ -42,14 +42,14 @@ func TestAnnotationsRemembered(t *testing.T) {
 		} else {
 			e.Enforce(ctx, SandboxStarted, pod)
 		}
-		known, ok := e.sandboxes.get("web")
+		known, ok := e.sandboxes.Get("web")
 		if !ok || known.State != tt.state {
 			t.Errorf("%s: %q (%s)", name, known.State, known.Detail)
 		}
 		if n := weight(known.Pod) + len(strings.Join(known.Pod.Unread, "")); n > 3<<10 {
 			t.Errorf("%s: %d bytes of it are remembered", name, n)
 		}
-		if _, d, _ := e.Explain("web"); ok && d.Action != known.Decision.Action {
+		if _, d, _ := e.View().Explain("web"); ok && d.Action != known.Decision.Action {
 			t.Errorf("%s: explained as %s, and was %s", name, d.Action, known.Decision.Action)
 		}
 	}
@@ -67,8 +67,8 @@ func TestMisspeltOfRunningPods(t *testing.T) {
 		} else {
 			e.Enforce(limited(t, patience), SandboxStarted, pod)
 		}
-		sb, d, _ := e.Explain("web")
-		if said := e.Misspelt(sb); len(said) != 1 || !strings.HasPrefix(said[0], want) {
+		sb, d, _ := e.View().Explain("web")
+		if said := e.View().Misspelt(sb); len(said) != 1 || !strings.HasPrefix(said[0], want) {
 			t.Errorf("taken over %t: the status says %q", takeover, said)
 		}
 		if steps := strings.Join(d.Account.Steps, "\n"); !strings.Contains(steps, want) {

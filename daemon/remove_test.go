@@ -60,7 +60,7 @@ func TestRemoveLeavesItToTheNextFirewall(t *testing.T) {
 	if o := on(t, m, linkerds).Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
 		t.Fatal(o.Err)
 	}
-	for i, f := range []*memory{newMemory(), m} {
+	for i, f := range []*inMemory{newMemory(), m} {
 		changed, err := on(t, f, istios).Remove(ctx, pod.NetNS)
 		if err != nil || changed != (i == 1) {
 			t.Errorf("%v, changed %v", err, changed)
@@ -109,7 +109,7 @@ func TestAnotherMeshSucceedsChangedRules(t *testing.T) {
 		e := on(t, f, istios)
 		e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpApply })
 		e.Synchronize(ctx, []rules.Pod{pod})
-		if known, _ := e.sandboxes.get("web"); known.State != StateProtected || known.Decision.Mesh != "istio" {
+		if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || known.Decision.Mesh != "istio" {
 			t.Errorf("%q by %q: %s", known.State, known.Decision.Mesh, known.Detail)
 		}
 		if n := count(pod.NetNS, linkerds); n > 0 || count(pod.NetNS, istios) == 0 {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -28,16 +29,16 @@ func TestLoose(t *testing.T) {
 	for name, tt := range map[string]struct {
 		reviews []rules.Review
 		node    bool // the runtime requires the plugin
-		want    Loose
+		want    memory.Loose
 		events  int
 	}{
 		"nothing was shown":             {nil, false, "", 0},
 		"held":                          {[]rules.Review{held, held}, false, "", 0},
-		"the validator is off":          {[]rules.Review{off, off}, false, ValidatorOff, 1},
+		"the validator is off":          {[]rules.Review{off, off}, false, memory.ValidatorOff, 1},
 		"and on by now":                 {[]rules.Review{off, held}, false, "", 1},
-		"off by now":                    {[]rules.Review{held, off}, true, ValidatorOff, 0},
-		"not required":                  {[]rules.Review{bare, bare}, false, NotRequired, 1},
-		"not required by one container": {[]rules.Review{held, bare, held}, false, NotRequired, 1},
+		"off by now":                    {[]rules.Review{held, off}, true, memory.ValidatorOff, 0},
+		"not required":                  {[]rules.Review{bare, bare}, false, memory.NotRequired, 1},
+		"not required by one container": {[]rules.Review{held, bare, held}, false, memory.NotRequired, 1},
 		"required by the runtime":       {[]rules.Review{bare}, true, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -52,7 +53,7 @@ func TestLoose(t *testing.T) {
 				}
 			}
 			sb, _ := e.Sandbox(pod.SandboxID)
-			if got := e.Loose(sb); got != tt.want || (got.Why() == "") != (tt.want == "") {
+			if got := e.View().Loose(sb); got != tt.want || (got.Why() == "") != (tt.want == "") {
 				t.Errorf("%q (%s), want %q", got, got.Why(), tt.want)
 			}
 			events := slices.DeleteFunc(r.events(), func(event string) bool { return event != outcome.EventLoose })

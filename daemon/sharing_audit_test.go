@@ -20,13 +20,13 @@ import (
 
 // sticky is a memory whose namespaces can be made slow: a look into them takes that long, whoever waits for it.
 type sticky struct {
-	*memory
+	*inMemory
 	mu    sync.Mutex
 	slow  map[netns.ID]time.Duration
 	looks int // into slow ones
 }
 
-func (s *sticky) in(ns netns.ID) kernel.Rules { return stickyOf{memoryOf{s.memory, ns}, s} }
+func (s *sticky) in(ns netns.ID) kernel.Rules { return stickyOf{memoryOf{s.inMemory, ns}, s} }
 
 type stickyOf struct {
 	memoryOf
@@ -90,7 +90,7 @@ func crowd(t *testing.T, namespace string, n int) (pods []rules.Pod) {
 }
 
 // repaired waits until the sandbox's namespace holds rules again, and returns how long it did not.
-func (m *memory) repaired(t *testing.T, pod rules.Pod) time.Duration {
+func (m *inMemory) repaired(t *testing.T, pod rules.Pod) time.Duration {
 	t.Helper()
 	began := time.Now()
 	m.put(t, pod.NetNS, rules.Plan{})
@@ -153,7 +153,7 @@ func TestTheAuditorIsFair(t *testing.T) {
 		hostile[i].Namespace = fmt.Sprint("hostile", i)
 	}
 	faked(t, func(t *testing.T) {
-		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		m := &sticky{inMemory: newMemory(), slow: map[netns.ID]time.Duration{}}
 		e, r := newEnforcer(t, m)
 		interval := e.policy.Load().AuditInterval
 		var waits []time.Duration
@@ -201,7 +201,7 @@ func TestTheTakeoverIsFair(t *testing.T) {
 		hostile[i].Annotations["example.com/much"] = strings.Repeat("8080,", 4<<10)
 	}
 	faked(t, func(t *testing.T) {
-		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		m := &sticky{inMemory: newMemory(), slow: map[netns.ID]time.Duration{}}
 		e, _ := newEnforcer(t, m)
 		m.slowDown(t, hostile, time.Minute)
 		ctx, cancel := context.WithTimeout(t.Context(), hookTime)

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -171,7 +172,7 @@ func TestARefusalFromMemoryIsCheap(t *testing.T) {
 func TestAbandonedWorkIsBounded(t *testing.T) {
 	hostile, honest := crowd(t, "hostile", 8), crowd(t, "honest", 1)
 	faked(t, func(t *testing.T) {
-		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		m := &sticky{inMemory: newMemory(), slow: map[netns.ID]time.Duration{}}
 		e, _ := newEnforcer(t, m)
 		m.slowDown(t, hostile, time.Minute)
 		refused := 0
@@ -251,7 +252,7 @@ func TestWorkThatGivesUpUsedUpItsTime(t *testing.T) {
 func TestASlowPodIsNotAFailingOne(t *testing.T) {
 	pods := crowd(t, "slow", 20)
 	faked(t, func(t *testing.T) {
-		m := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		m := &sticky{inMemory: newMemory(), slow: map[netns.ID]time.Duration{}}
 		e, r := newEnforcer(t, m)
 		audited(t, e, pods, func() {
 			m.slowDown(t, pods, 2*time.Second)
@@ -301,7 +302,7 @@ func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
 			if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
 				t.Fatal(o.Err)
 			}
-			e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.State = state })
+			e.sandboxes.UpdateKnown("web", func(sb *memory.Sandbox) { sb.State = state })
 			before := identity(t, pod.NetNS)
 			moved := pod
 			moved.NetNS = newNetNS(t)

@@ -17,7 +17,7 @@ import (
 func TestALatePodOfASlowNodeKeepsNobodyOut(t *testing.T) {
 	pods := crowd(t, "shop", 4)
 	faked(t, func(t *testing.T) {
-		firewall := &sticky{memory: newMemory(), slow: map[netns.ID]time.Duration{}}
+		firewall := &sticky{inMemory: newMemory(), slow: map[netns.ID]time.Duration{}}
 		e, _ := newEnforcer(t, firewall)
 		firewall.slowDown(t, pods, hookTime/9) // for each of its looks
 		firewall.slowDown(t, pods[:1], 2*hookTime)

@@ -16,7 +16,7 @@ import (
 )
 
 // earlierDaemon protects the pod with rules of another configuration.
-func earlierDaemon(t *testing.T, m *memory, pod rules.Pod, change func(*istio.Defaults)) rules.Plan {
+func earlierDaemon(t *testing.T, m *inMemory, pod rules.Pod, change func(*istio.Defaults)) rules.Plan {
 	t.Helper()
 	d := istio.Standard()
 	change(&d)
@@ -39,18 +39,18 @@ func TestWholeRulesStay(t *testing.T) {
 		pod := sandbox(t, "web")
 		plan := earlierDaemon(t, m, pod, otherPort)
 		e, r := newEnforcer(t, m)
-		e.sandboxes.expect(e.policy.Load(), pod)
+		e.sandboxes.Expect(e.policy.Load(), pod)
 		if o := e.Admit(ctx, pod, app); o.Error() != nil || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%v, recorded %v", o.Error(), r.events())
 		}
 	})
-	for name, between := range map[string]func(*Enforcer, *memory, rules.Pod){
-		"read in vain": func(e *Enforcer, m *memory, pod rules.Pod) {
+	for name, between := range map[string]func(*Enforcer, *inMemory, rules.Pod){
+		"read in vain": func(e *Enforcer, m *inMemory, pod rules.Pod) {
 			m.failWith(always)
 			e.Validate(ctx, pod, app)
 			m.failWith(nil)
 		},
-		"touched and read in vain": func(e *Enforcer, m *memory, pod rules.Pod) {
+		"touched and read in vain": func(e *Enforcer, m *inMemory, pod rules.Pod) {
 			m.touch(t, pod.NetNS)
 			auditNow(t, e)
 			m.failWith(always)
@@ -93,7 +93,7 @@ func TestWholeRulesStay(t *testing.T) {
 		e.Synchronize(ctx, []rules.Pod{pod})
 		m.touch(t, pod.NetNS)
 		auditNow(t, e)
-		if known, _ := e.sandboxes.get("web"); known.State != StateOutdated {
+		if known, _ := e.sandboxes.Get("web"); known.State != StateOutdated {
 			t.Errorf("state %q", known.State)
 		}
 	})
@@ -148,7 +148,7 @@ func TestIdentityAfterATakeover(t *testing.T) {
 		taken := pod
 		taken.Containers = []rules.Container{early}
 		if catchUp == "" {
-			e.sandboxes.expect(e.policy.Load(), taken)
+			e.sandboxes.Expect(e.policy.Load(), taken)
 		} else {
 			e.with(func(p *policy.Policy) { p.CatchUp = catchUp })
 			e.Synchronize(ctx, []rules.Pod{taken})

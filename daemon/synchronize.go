@@ -12,10 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
-	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -33,18 +31,18 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	for _, pod := range pods {
 		exist[pod.SandboxID] = true
 	}
-	e.sandboxes.forgetAllBut(exist)
-	e.sandboxes.receipts.Keep(exist)
+	e.sandboxes.ForgetAllBut(exist)
+	e.sandboxes.Receipts.Keep(exist)
 	pending := make([]bool, len(pods))
 	for i, pod := range pods { // before any event: the runtime tells what their containers say only once
-		pending[i] = e.sandboxes.expect(e.policy.Load(), pod)
+		pending[i] = e.sandboxes.Expect(e.policy.Load(), pod)
 	}
 	queue := make(chan int)
 	var workers sync.WaitGroup
 	for range takeoverWorkers {
 		workers.Go(func() {
 			for i := range queue {
-				if known, _ := e.sandboxes.get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
+				if known, _ := e.sandboxes.Get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
 					ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
 					e.report(e.takeOver(ctx, outcome.Begin(Takeover, pods[i])))
 					cancel()
@@ -77,69 +75,28 @@ func byWeight(pods []rules.Pod) []int {
 	return order
 }
 
-// expect remembers a pod that is to be taken over, with what its containers say, and reports whether it is new. Nothing is
-// decided yet: the runtime waits, and the pod's author can make a decision slow.
-func (s *sandboxes) expect(by *policy.Policy, pod rules.Pod) (pending bool) {
-	if pod.NetNS == "" {
-		return false // there will be nothing to remember
-	}
-	s.update(pod.SandboxID, func(sb *Sandbox) {
-		if sb.State == "" {
-			now := time.Now()
-			*sb = Sandbox{Pod: by.Node.Deciding(pod), State: StatePending, Since: now, turn: fair.Turn{Looked: now}}
-			sb.Pod.Containers = nil
-		}
-		said := by.Refining(pod.Containers)
-		if pending = sb.State == StatePending; pending {
-			said, sb.Decision = policy.Saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
-		}
-		sb.running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
-		sb.news = sb.news || sb.State.Enrolled() && !sb.knows(said)
-		sb.Pod.Containers = policy.Overlay(sb.Pod.Containers, said)
-		sb.Admitted = policy.Overlay(sb.Admitted, policy.Identities(pod.Containers...))
-	})
-	return pending
-}
-
-// undecided reports whether a pending sandbox has not been decided about yet. It is remembered with all of its containers
-// until then.
-func (s Sandbox) undecided() bool { return s.State == StatePending && s.Decision.Action == "" }
-
 // takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten. Of what the kubelet says of a pod that
 // runs already, only counts whether it has the host's network.
 func (e *Enforcer) takeOver(ctx context.Context, o outcome.Look) outcome.Look {
 	pod := o.Pod
-	o.Pod.HostNetwork = pod.With(e.specification(pod)).HostNetwork
-	known, expected := e.sandboxes.get(pod.SandboxID)
-	if known.undecided() {
+	spec, _ := e.specification(pod.UID)
+	o.Pod.HostNetwork = pod.With(spec).HostNetwork
+	known, expected := e.sandboxes.Get(pod.SandboxID)
+	if known.Undecided() {
 		o.Pod.Containers = known.Pod.Containers
 	}
-	if !expected || known.undecided() {
+	if !expected || known.Undecided() {
 		asked := e.decideUnknown(ctx, o)
 		if ended := e.unseen(asked); ended.Decided {
 			ended.End()
 			return ended
 		}
-		e.sandboxes.decided(e.policy.Load(), asked)
+		e.sandboxes.Decided(e.policy.Load(), asked)
 	}
-	if _, expected = e.sandboxes.get(pod.SandboxID); expected {
+	if _, expected = e.sandboxes.Get(pod.SandboxID); expected {
 		o.Pod.Containers = nil // they are in what is known, and events may have added to it
 	}
 	return e.enforce(ctx, o)
-}
-
-// decided keeps of a sandbox that is to be taken over what its containers say more about it, now that this is known.
-func (s *sandboxes) decided(by *policy.Policy, o outcome.Look) {
-	said := o.Pod.Containers
-	if !o.OwnInit(by, o.Trigger == Takeover) {
-		said = by.Refining(said)
-	}
-	s.updateKnown(o.Pod.SandboxID, func(sb *Sandbox) {
-		if sb.undecided() {
-			sb.Decision, sb.Pod = o.Decision, by.Node.Remembered(sb.Pod, o.Decision)
-			sb.Pod.Containers = said
-		}
-	})
 }
 
 // stop ends a sandbox that runs without its rules; the kubelet then makes a new one.

@@ -57,10 +57,10 @@ func BenchmarkTakeover(b *testing.B) {
 				d := istio.Standard()
 				tt.change(&d)
 				e, _ := newEnforcer(b, nftables.New(nftables.IPTables))
-				e.sandboxes.receipts = earlier.sandboxes.receipts
+				e.sandboxes.Receipts = earlier.sandboxes.Receipts
 				e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(d)}, RuntimeHandlers: []string{""}}))
 				e.Synchronize(context.Background(), pods)
-				for _, sb := range e.Sandboxes() {
+				for _, sb := range e.View().Sandboxes() {
 					if sb.State != tt.want {
 						b.Fatalf("%s: %s", sb.State, sb.Detail)
 					}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -89,7 +90,7 @@ func TestTakeover(t *testing.T) {
 			if changed := m.holds(t, pod.NetNS).Key() != before; changed != tt.changed {
 				t.Errorf("changed %v, want %v", changed, tt.changed)
 			}
-			if known, _ := e.sandboxes.get("web"); known.State != tt.state {
+			if known, _ := e.sandboxes.Get("web"); known.State != tt.state {
 				t.Errorf("state %q, want %q", known.State, tt.state)
 			}
 			if tt.stop != nil && !strings.Contains(r.outcomes[0].Err.Error(), "could not be stopped: broken") {
@@ -120,7 +121,7 @@ func TestTakeoverForgets(t *testing.T) {
 	missing.NetNS = "/run/netns/meshnetd-test-that-is-not-there"
 	e.Synchronize(ctx, []rules.Pod{missing, stays})
 	var names []string
-	for _, s := range e.sandboxes.all() {
+	for _, s := range e.sandboxes.All() {
 		names = append(names, s.Pod.Name)
 	}
 	if !slices.Equal(names, []string{"stays"}) {
@@ -182,7 +183,7 @@ func TestAuditFails(t *testing.T) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			m.failWith(always)
 			time.Sleep(passes)
-			if known, _ := e.sandboxes.get("web"); known.State != StateFailing {
+			if known, _ := e.sandboxes.Get("web"); known.State != StateFailing {
 				t.Errorf("what cannot be repaired is %s", known.State)
 			}
 			if o := e.Admit(t.Context(), pod, app); o.Error() == nil {
@@ -190,7 +191,7 @@ func TestAuditFails(t *testing.T) {
 			}
 			m.failWith(nil)
 			time.Sleep(passes)
-			if known, _ := e.sandboxes.get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Rules() == 0 {
+			if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Rules() == 0 {
 				t.Errorf("%s, with %d rules", known.State, m.holds(t, pod.NetNS).Rules())
 			}
 		})
@@ -208,12 +209,12 @@ func TestAuditForgets(t *testing.T) {
 	faked(t, func(t *testing.T) {
 		e, r := newEnforcer(t, newMemory())
 		e.Enforce(t.Context(), SandboxStarted, pod)
-		known, _ := e.sandboxes.get("web")
+		known, _ := e.sandboxes.Get("web")
 		known.Pod.NetNS += "-gone"
-		for _, sb := range []Sandbox{known, {Pod: known.Pod, State: StateExempt}, {Pod: known.Pod, State: StateUnprotected}} {
-			e.sandboxes.update("web", func(known *Sandbox) { *known = sb })
+		for _, sb := range []memory.Sandbox{known, {Pod: known.Pod, State: StateExempt}, {Pod: known.Pod, State: StateUnprotected}} {
+			e.sandboxes.Update("web", func(known *memory.Sandbox) { *known = sb })
 			audited(t, e, nil, func() { time.Sleep(2 * e.policy.Load().AuditInterval) })
-			if e.sandboxes.count() != 0 {
+			if e.sandboxes.Count() != 0 {
 				t.Errorf("one that was %s is remembered", sb.State)
 			}
 		}

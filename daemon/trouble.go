@@ -8,17 +8,15 @@ import (
 	"context"
 	"errors"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
-	"github.com/meshnetd/meshnetd/daemon/policy"
 )
 
 // try does the work within ctx. Where that goes wrong, the table says what becomes of the sandbox.
 func (e *Enforcer) try(ctx context.Context, o outcome.Look, work func(context.Context, *outcome.Look) error) outcome.Look {
 	o = e.sharing.within(ctx, o, work)
-	first := e.sandboxes.endTurn(o.Pod.SandboxID, o.Overrun)
+	first := e.sandboxes.EndTurn(o.Pod.SandboxID, o.Overrun)
 	if o.Decided || o.Undecided() {
 		return o
 	}
@@ -27,7 +25,7 @@ func (e *Enforcer) try(ctx context.Context, o outcome.Look, work func(context.Co
 
 // fail commits what becomes of a sandbox whose outcome is an error.
 func (e *Enforcer) fail(o outcome.Look, first bool) outcome.Look {
-	known, _ := e.sandboxes.get(o.Pod.SandboxID)
+	known, _ := e.sandboxes.Get(o.Pod.SandboxID)
 	trouble := lifecycle.NotRead
 	switch {
 	case first && !o.Waited && o.Trigger != ByHand:
@@ -49,26 +47,11 @@ func (e *Enforcer) fail(o outcome.Look, first bool) outcome.Look {
 
 // fromMemory takes a sandbox through the table without a look at its namespace.
 func (e *Enforcer) fromMemory(o outcome.Look, want lifecycle.Want, trouble lifecycle.Trouble) outcome.Look {
-	known, _ := e.sandboxes.get(o.Pod.SandboxID)
-	f := facts(e.policy.Load(), o, known, e.StopSandbox != nil)
+	known, _ := e.sandboxes.Get(o.Pod.SandboxID)
+	f := known.Facts(e.policy.Load(), o, e.StopSandbox != nil)
 	f.Want, f.Trouble = want, trouble
 	lifecycle.Run(f, noted{e, &o})
 	return o
-}
-
-// facts are what is known before anything is looked at.
-func facts(by *policy.Policy, o outcome.Look, known Sandbox, canStop bool) lifecycle.Facts {
-	return lifecycle.Facts{
-		Trigger: o.Trigger, State: known.State, Lack: known.lack, Older: known.earlier, Ran: known.running,
-		News: !known.knows(o.Pod.Containers) || known.news && o.Trigger == Takeover,
-		Policy: lifecycle.Policy{
-			Report:   by.CatchUp != config.CatchUpApply,
-			Stop:     by.CatchUp == config.CatchUpStop && canStop,
-			Leave:    by.OnDrift != config.DriftRepair,
-			Replace:  by.ReplaceOutdated,
-			Unheeded: o.Unheeded != "",
-		},
-	}
 }
 
 // noted is a sandbox that nobody looks into.
@@ -86,7 +69,7 @@ func (n noted) Do(do lifecycle.Do, f *lifecycle.Facts) {
 func (noted) Say(lifecycle.Event, bool) {}
 
 func (n noted) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
-	n.sandboxes.commit(n.policy.Load(), n.o, f, s, row)
+	n.sandboxes.Commit(n.policy.Load(), n.o, f, s, row)
 }
 
 // report records what is to be told of a look, or stops the sandbox as the configuration says.

@@ -16,8 +16,8 @@ import (
 
 // What is said of a pod is what happened to it, and drift is counted when there was some.
 func TestWhatIsSaidIsTrue(t *testing.T) {
-	flush := func(e *Enforcer, m *memory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) }
-	unreadable := func(e *Enforcer, m *memory, pod rules.Pod) {
+	flush := func(e *Enforcer, m *inMemory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) }
+	unreadable := func(e *Enforcer, m *inMemory, pod rules.Pod) {
 		m.touch(t, pod.NetNS)
 		m.failWith(always)
 		auditNow(t, e)
@@ -26,22 +26,22 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 	for _, tt := range []struct {
 		what   string
 		policy func(*policy.Policy)
-		do     []func(*Enforcer, *memory, rules.Pod)
+		do     []func(*Enforcer, *inMemory, rules.Pod)
 		events []string // after the first
 		drifts int
 	}{
-		{"could not be read for a while", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, whenAudited(t)},
+		{"could not be read for a while", nil, []func(*Enforcer, *inMemory, rules.Pod){unreadable, whenAudited(t)},
 			[]string{outcome.EventUnprotected, outcome.EventProtected}, 0},
-		{"could not be read for a while, and a container comes", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, whenAdmitted(t)},
+		{"could not be read for a while, and a container comes", nil, []func(*Enforcer, *inMemory, rules.Pod){unreadable, whenAdmitted(t)},
 			[]string{outcome.EventUnprotected, outcome.EventProtected}, 0},
-		{"changed while it could not be read", nil, []func(*Enforcer, *memory, rules.Pod){unreadable, flush, whenAudited(t)},
+		{"changed while it could not be read", nil, []func(*Enforcer, *inMemory, rules.Pod){unreadable, flush, whenAudited(t)},
 			[]string{outcome.EventUnprotected, outcome.EventDrift, outcome.EventRepaired}, 1},
 		{"changed, reported only, and a container comes", func(p *policy.Policy) { p.OnDrift = config.DriftReport },
-			[]func(*Enforcer, *memory, rules.Pod){flush, whenAudited(t), whenAdmitted(t)}, []string{outcome.EventDrift, outcome.EventRepaired}, 1},
+			[]func(*Enforcer, *inMemory, rules.Pod){flush, whenAudited(t), whenAdmitted(t)}, []string{outcome.EventDrift, outcome.EventRepaired}, 1},
 		{"found at a validation, and repaired by the auditor", nil,
-			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAudited(t)}, []string{outcome.EventBlocked, outcome.EventRepaired}, 1},
+			[]func(*Enforcer, *inMemory, rules.Pod){flush, whenValidated(t), whenAudited(t)}, []string{outcome.EventBlocked, outcome.EventRepaired}, 1},
 		{"found at a validation, and repaired for the next try", nil,
-			[]func(*Enforcer, *memory, rules.Pod){flush, whenValidated(t), whenAdmitted(t)}, []string{outcome.EventBlocked, outcome.EventRepaired}, 1},
+			[]func(*Enforcer, *inMemory, rules.Pod){flush, whenValidated(t), whenAdmitted(t)}, []string{outcome.EventBlocked, outcome.EventRepaired}, 1},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			m := newMemory()
@@ -62,20 +62,20 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 	}
 }
 
-func whenAudited(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
-	return func(e *Enforcer, _ *memory, _ rules.Pod) { auditNow(t, e) }
+func whenAudited(t *testing.T) func(*Enforcer, *inMemory, rules.Pod) {
+	return func(e *Enforcer, _ *inMemory, _ rules.Pod) { auditNow(t, e) }
 }
 
-func whenAdmitted(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
-	return func(e *Enforcer, _ *memory, pod rules.Pod) {
+func whenAdmitted(t *testing.T) func(*Enforcer, *inMemory, rules.Pod) {
+	return func(e *Enforcer, _ *inMemory, pod rules.Pod) {
 		if o := e.Admit(limited(t, patience), pod, app); o.Error() != nil {
 			t.Error(o.Error())
 		}
 	}
 }
 
-func whenValidated(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
-	return func(e *Enforcer, _ *memory, pod rules.Pod) {
+func whenValidated(t *testing.T) func(*Enforcer, *inMemory, rules.Pod) {
+	return func(e *Enforcer, _ *inMemory, pod rules.Pod) {
 		if o := e.Validate(limited(t, patience), pod, app); o.Error() == nil {
 			t.Error("validated without rules")
 		}
@@ -84,7 +84,7 @@ func whenValidated(t *testing.T) func(*Enforcer, *memory, rules.Pod) {
 
 // An outdated pod whose rules were changed has drifted like any other, and gets them again as they were.
 func TestDriftOfAnOutdatedPod(t *testing.T) {
-	for what, repair := range map[string]func(*Enforcer, *memory, rules.Pod){"auditor": whenAudited(t), "gate": func(e *Enforcer, m *memory, pod rules.Pod) {
+	for what, repair := range map[string]func(*Enforcer, *inMemory, rules.Pod){"auditor": whenAudited(t), "gate": func(e *Enforcer, m *inMemory, pod rules.Pod) {
 		whenValidated(t)(e, m, pod)
 		whenAdmitted(t)(e, m, pod)
 	}} {
@@ -152,7 +152,7 @@ func TestByHandWithoutASandbox(t *testing.T) {
 	if o := e.Enforce(limited(t, patience), ByHand, pod); o.Result != Protected || !o.Changed {
 		t.Errorf("flushed: %s, changed %v: %v", o.Result, o.Changed, o.Err)
 	}
-	if len(e.Sandboxes()) > 0 {
+	if len(e.View().Sandboxes()) > 0 {
 		t.Error("a namespace is remembered as a sandbox")
 	}
 }

@@ -53,7 +53,7 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 		t.Fatal("no answer")
 	}
 	for _, id := range []string{"web", "plain"} {
-		if known, _ := e.sandboxes.get(id); known.State != StatePending {
+		if known, _ := e.sandboxes.Get(id); known.State != StatePending {
 			t.Errorf("%s: state %q", id, known.State)
 		}
 	}
@@ -66,12 +66,12 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 	// Whose try used up its time meanwhile is left to the auditor.
 	eventually(t, "both are taken over", func() bool {
 		for _, id := range []string{"web", "plain"} {
-			if known, _ := e.sandboxes.get(id); known.State == StatePending {
+			if known, _ := e.sandboxes.Get(id); known.State == StatePending {
 				round{e}.Look(t.Context(), id, new(auditor.Audit))
 			}
 		}
-		known, _ := e.sandboxes.get("web")
-		_, pending := e.sandboxes.get("plain")
+		known, _ := e.sandboxes.Get("web")
+		_, pending := e.sandboxes.Get("plain")
 		return known.State == StateProtected && !pending && slices.Contains(r.events(), outcome.EventSkipped)
 	})
 	if proxyUID(e) != 2000 {
@@ -85,7 +85,7 @@ func TestContainerOfAnUndecidedPodOutsideTheMesh(t *testing.T) {
 	m := newMemory()
 	e, _ := newEnforcer(t, m)
 	plain := rules.Pod{SandboxID: "plain", NetNS: "/nowhere"}
-	e.sandboxes.expect(e.policy.Load(), plain)
+	e.sandboxes.Expect(e.policy.Load(), plain)
 	if o := e.Admit(limited(t, patience), plain, app); o.Result != Skipped || o.Error() != nil || o.NetNS.Ino != 0 {
 		t.Errorf("%s, %v", o.Result, o.Error())
 	}
@@ -134,7 +134,7 @@ func TestAPodOfAMeshThatIsOffCannotBeRead(t *testing.T) {
 		m.failWith(always)
 		e.Synchronize(ctx, []rules.Pod{pod})
 		want := map[bool]string{false: outcome.EventSkipped, true: outcome.EventUnprotected}[ours]
-		if _, known := e.sandboxes.get("web"); known != ours || !slices.Equal(r.events(), []string{want}) {
+		if _, known := e.sandboxes.Get("web"); known != ours || !slices.Equal(r.events(), []string{want}) {
 			t.Errorf("ours %v: known %v, %v", ours, known, r.events())
 		}
 		if o := e.Admit(ctx, pod, app); (o.Error() != nil) != ours || (o.NetNS.Ino != 0) != ours {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 
 	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 )
 
@@ -21,15 +22,15 @@ var errNotTakenOver = errors.New("was there before meshnetd and has not been loo
 	"wait for the next audit, or repair it")
 
 // Sandbox returns what is known of a sandbox; false where that is nothing.
-func (e *Enforcer) Sandbox(id string) (Sandbox, bool) { return e.sandboxes.get(id) }
+func (e *Enforcer) Sandbox(id string) (memory.Sandbox, bool) { return e.sandboxes.Get(id) }
 
 // Compare reads the kernel rule by rule and returns every way in which a sandbox's namespace does not hold the
 // plan that is remembered for it. It changes nothing, in the kernel or in what is remembered. Its outcome has no
 // result unless it fails.
 func (e *Enforcer) Compare(ctx context.Context, id string) outcome.Outcome {
-	known, ok := e.sandboxes.get(id)
+	known, ok := e.sandboxes.Get(id)
 	o := outcome.Begin(ByHand, known.Pod)
-	o.Decision, o.Plan, o.Key, o.Node = known.Decision, known.Plan, known.key, known.node
+	o.Decision, o.Plan, o.Key, o.Node = known.Decision, known.Plan, known.Key, known.Node
 	o = e.sharing.within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		switch {
 		case !ok:
@@ -38,7 +39,7 @@ func (e *Enforcer) Compare(ctx context.Context, id string) outcome.Outcome {
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
 		return e.visit(ctx, o, func(p *pass) error {
-			if err := known.inNetNS(*o); err != nil {
+			if err := known.InNetNS(*o); err != nil {
 				return err
 			}
 			_, err := p.compare()
@@ -63,7 +64,7 @@ func (p *pass) compare() (judge.Finding, error) {
 // before. Where that would leave out or refuse a pod that has rules, they are brought back as they were: a running
 // pod does not lose its rules by a command. The differences of the outcome are those that were found.
 func (e *Enforcer) Repair(ctx context.Context, id string) outcome.Outcome {
-	known, ok := e.sandboxes.get(id)
+	known, ok := e.sandboxes.Get(id)
 	o := outcome.Begin(ByHand, known.Pod)
 	o.Decision = known.Decision
 	if !ok {

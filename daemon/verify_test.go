@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
@@ -68,7 +69,7 @@ func TestCompareNothing(t *testing.T) {
 		t.Errorf("got %v", o.Err)
 	}
 	pending := sandbox(t, "b")
-	e.sandboxes.expect(e.policy.Load(), pending)
+	e.sandboxes.Expect(e.policy.Load(), pending)
 	if o := e.Compare(limited(t, 10*time.Second), "b"); !errors.Is(o.Err, errNotTakenOver) {
 		t.Errorf("got %v", o.Err)
 	}
@@ -86,7 +87,7 @@ func TestLooksAtNoOtherNamespace(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	protectedPod(t, e)
 	other := sandbox(t, "other")
-	e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.Pod.NetNS = other.NetNS })
+	e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.Pod.NetNS = other.NetNS })
 	if o := e.Compare(limited(t, 10*time.Second), "a"); !errors.Is(o.Err, netns.ErrGone) {
 		t.Errorf("compare: %v", o.Err)
 	}
@@ -101,35 +102,35 @@ func TestLooksAtNoOtherNamespace(t *testing.T) {
 func TestRepair(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		change func(*testing.T, *Enforcer, *memory, rules.Pod)
+		change func(*testing.T, *Enforcer, *inMemory, rules.Pod)
 		state  State
 		events []string
 		found  bool
 		want   uint16 // inbound port
 	}{
-		{"nothing to do", func(*testing.T, *Enforcer, *memory, rules.Pod) {}, StateProtected, nil, false, 15006},
-		{"flushed", func(t *testing.T, _ *Enforcer, m *memory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) },
+		{"nothing to do", func(*testing.T, *Enforcer, *inMemory, rules.Pod) {}, StateProtected, nil, false, 15006},
+		{"flushed", func(t *testing.T, _ *Enforcer, m *inMemory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) },
 			StateProtected, []string{outcome.EventRepaired}, true, 15006},
-		{"left without its rules", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
+		{"left without its rules", func(t *testing.T, e *Enforcer, m *inMemory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
-			e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.State, sb.running = StateUnprotected, true })
+			e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.State, sb.Running = StateUnprotected, true })
 		}, StateProtected, []string{outcome.EventLate}, true, 15006},
-		{"failing", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
+		{"failing", func(t *testing.T, e *Enforcer, m *inMemory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
-			e.sandboxes.updateKnown("a", func(sb *Sandbox) { sb.State = StateFailing })
+			e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.State = StateFailing })
 		}, StateProtected, []string{outcome.EventRepaired}, true, 15006},
-		{"another configuration", func(_ *testing.T, e *Enforcer, _ *memory, _ rules.Pod) { configure(e, otherPort) },
+		{"another configuration", func(_ *testing.T, e *Enforcer, _ *inMemory, _ rules.Pod) { configure(e, otherPort) },
 			StateProtected, []string{outcome.EventProtected}, true, 16006},
-		{"a configuration that leaves it out", func(t *testing.T, e *Enforcer, m *memory, pod rules.Pod) {
+		{"a configuration that leaves it out", func(t *testing.T, e *Enforcer, m *inMemory, pod rules.Pod) {
 			configure(e, func(d *istio.Defaults) { d.ExcludeNamespaces = []string{"default"} })
 			m.put(t, pod.NetNS, rules.Plan{})
 		}, StateProtected, []string{outcome.EventRepaired}, true, 15006},
-		{"a configuration that refuses it", func(_ *testing.T, e *Enforcer, _ *memory, _ rules.Pod) {
+		{"a configuration that refuses it", func(_ *testing.T, e *Enforcer, _ *inMemory, _ rules.Pod) {
 			p := *e.policy.Load()
 			p.Node.RuntimeHandlers = nil
 			e.SetPolicy(p)
 		}, StateProtected, nil, false, 15006},
-		{"it cannot be written", func(t *testing.T, _ *Enforcer, m *memory, pod rules.Pod) {
+		{"it cannot be written", func(t *testing.T, _ *Enforcer, m *inMemory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			m.readOnly = true
 		}, StateFailing, []string{outcome.EventUnprotected}, false, 0},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -36,7 +37,7 @@ func auditNow(t *testing.T, e *Enforcer) {
 
 // proxyUID returns whose traffic the rules of the sandbox "web" let pass.
 func proxyUID(e *Enforcer) uint32 {
-	known, _ := e.sandboxes.get("web")
+	known, _ := e.sandboxes.Get("web")
 	return known.Decision.Proxy.UID
 }
 
@@ -59,7 +60,7 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 		taken := pod
 		taken.Containers = []rules.Container{proxy}
 		e.Synchronize(ctx, []rules.Pod{taken})
-		if known, _ := e.sandboxes.get("web"); known.State != StatePending {
+		if known, _ := e.sandboxes.Get("web"); known.State != StatePending {
 			t.Fatalf("state %q", known.State)
 		}
 		for range 3 {
@@ -74,7 +75,7 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 		} else if o := e.Admit(ctx, pod, app); o.Error() != nil {
 			t.Error(o.Error())
 		}
-		if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(e) != 2000 {
+		if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || proxyUID(e) != 2000 {
 			t.Errorf("by %s: state %q, proxy's user %d", next, known.State, proxyUID(e))
 		}
 		if m.holds(t, pod.NetNS).Key() != held {
@@ -92,7 +93,7 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	proxy.Running = true
 	taken := sandbox(t, "web")
 	taken.Containers = []rules.Container{proxy}
-	e.sandboxes.expect(e.policy.Load(), taken)
+	e.sandboxes.Expect(e.policy.Load(), taken)
 	pod := taken
 	pod.Containers = nil
 	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(e) != 2000 {
@@ -102,7 +103,7 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 		t.Error(o.Error())
 	}
 	e.report(e.takeOver(ctx, outcome.Begin(Takeover, taken))) // with what was true before
-	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || proxyUID(e) != 3000 {
+	if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || proxyUID(e) != 3000 {
 		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(e))
 	}
 }
@@ -133,7 +134,7 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 				if got := m.holds(t, pod.NetNS).Key(); got != plan {
 					t.Errorf("%s: other rules", when)
 				}
-				if known, _ := e.sandboxes.get("web"); !known.State.Enrolled() {
+				if known, _ := e.sandboxes.Get("web"); !known.State.Enrolled() {
 					t.Errorf("%s: state %q", when, known.State)
 				}
 				if o := e.Admit(ctx, pod, app); o.Error() != nil {
@@ -192,7 +193,7 @@ func TestRulesOfAnotherDaemon(t *testing.T) {
 	for _, of := range []netns.ID{{Dev: id.Dev, Ino: id.Ino + 1}, id} { // a namespace that is gone, and its own
 		e.Admit(ctx, pod, app)
 		m.put(t, pod.NetNS, foreign)
-		e.sandboxes.receipts.Write("web", receipts.Receipt{NetNS: of, Plan: foreign.Key()})
+		e.sandboxes.Receipts.Write("web", receipts.Receipt{NetNS: of, Plan: foreign.Key()})
 		auditNow(t, e)
 		if stays := m.holds(t, pod.NetNS).Key() == foreign.Key(); stays != (of == id) {
 			t.Errorf("verified in %s, which is not %s: stays %v", of, id, stays)
@@ -260,10 +261,10 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 			before = m.holds(t, pod.NetNS)
 			m.put(t, stranger, before)
 		}
-		e.sandboxes.updateKnown("web", func(sb *Sandbox) { sb.Pod.NetNS = stranger })
+		e.sandboxes.UpdateKnown("web", func(sb *memory.Sandbox) { sb.Pod.NetNS = stranger })
 		auditNow(t, e)
-		if m.holds(t, stranger).Key() != before.Key() || e.sandboxes.count() != 0 {
-			t.Errorf("a namespace that was never this sandbox's: remembered: %d", e.sandboxes.count())
+		if m.holds(t, stranger).Key() != before.Key() || e.sandboxes.Count() != 0 {
+			t.Errorf("a namespace that was never this sandbox's: remembered: %d", e.sandboxes.Count())
 		}
 	}
 	if got := r.events(); slices.Contains(got, outcome.EventDrift) || slices.Contains(got, outcome.EventUnprotected) {
@@ -291,7 +292,7 @@ func TestValidateReadsRoutes(t *testing.T) {
 	if o := e.Validate(ended, pod, app); o.Error() == nil {
 		t.Error("let through without an answer")
 	}
-	if known, _ := e.sandboxes.get("web"); known.State != StateProtected || len(r.events()) != 1 {
+	if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || len(r.events()) != 1 {
 		t.Errorf("state %q, recorded %v", known.State, r.events())
 	}
 	if o := e.Validate(ctx, pod, app); o.Error() == nil {
@@ -316,7 +317,7 @@ func TestAuditIntervalIsTakenOver(t *testing.T) {
 	pod := sandbox(t, "gateway")
 	pod.HostNetwork = true
 	e.Admit(ctx, pod, rules.Container{Name: "istio-proxy", Args: []string{"proxy", "router"}})
-	if n := e.sandboxes.count(); n != 0 {
+	if n := e.sandboxes.Count(); n != 0 {
 		t.Errorf("%d sandboxes remembered", n)
 	}
 	go e.Audit(ctx) // at the default interval, which is longer than this test waits
@@ -341,7 +342,7 @@ func TestAnotherPathToTheSameNamespace(t *testing.T) {
 	if o := e.Admit(ctx, pod, app); o.Error() != nil || proxyUID(e) != 2000 {
 		t.Errorf("%v, proxy's user %d", o.Error(), proxyUID(e))
 	}
-	if known, _ := e.sandboxes.get("web"); known.Pod.NetNS != link {
+	if known, _ := e.sandboxes.Get("web"); known.Pod.NetNS != link {
 		t.Errorf("remembered: %s", known.Pod.NetNS)
 	}
 	m.failWith(always)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
@@ -50,7 +51,7 @@ func exported(t *testing.T) map[string]series {
 			ways[string(way)] = 1
 		}
 		return metrics.State{Waiting: causes, Runtime: &metrics.Runtime{Name: "containerd", Version: "v1", Tier: string(nriplugin.BestEffort)}, Backend: "iptables",
-			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Lockdown: map[metrics.Locked]uint64{{Namespace: "shop", Class: "udp", Action: "counted"}: 1, {Namespace: "shop", Class: "invalid", Action: "closed"}: 1}, NotHeld: map[string]int{string(daemon.ValidatorOff): 1, string(daemon.NotRequired): 1}, CanBypass: ways,
+			Sandboxes: states, IPv6Around: map[string]int{"istio": 1}, Lockdown: map[metrics.Locked]uint64{{Namespace: "shop", Class: "udp", Action: "counted"}: 1, {Namespace: "shop", Class: "invalid", Action: "closed"}: 1}, NotHeld: map[string]int{string(memory.ValidatorOff): 1, string(memory.NotRequired): 1}, CanBypass: ways,
 			Kubelet: &metrics.Kubelet{Started: map[string]int{"known": 1}}, Audit: &metrics.Audit{Ended: time.Now(), Took: time.Second}}
 	})
 	for _, event := range []string{outcome.EventProtected, outcome.EventRefined, outcome.EventLate, outcome.EventOutdated, outcome.EventUnproven, outcome.EventSkipped, outcome.EventBlocked,

@@ -21,7 +21,7 @@ const auditSilence = fair.LongestLook + time.Minute
 // alive returns why the daemon should be restarted, for the watchdog: nil means that its locks are free and its auditor
 // goes on. Where a lock is held forever it never returns, which has the same effect. A runtime that is away is no reason.
 func (w *watch) alive(e *daemon.Enforcer, now time.Time) error {
-	_ = e.Sandboxes() // by its lock
+	_ = e.View().Sandboxes() // by its lock
 	w.mu.Lock()
 	heard := w.started
 	w.mu.Unlock()

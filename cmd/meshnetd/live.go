@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/explain"
@@ -98,15 +99,15 @@ func (l live) Explain() status.Explanation { return l.explanation(l.interfaces) 
 
 // Recall implements status.Live.
 func (l live) Recall() status.Explanation {
-	return l.explanation(func(sb daemon.Sandbox) []rules.Interface { return explain.Assumed(sb.Pod.IPs) })
+	return l.explanation(func(sb memory.Sandbox) []rules.Interface { return explain.Assumed(sb.Pod.IPs) })
 }
 
-func (l live) explanation(interfacesOf func(daemon.Sandbox) []rules.Interface) status.Explanation {
-	sb, d, _ := l.Enforcer.Explain(l.id)
+func (l live) explanation(interfacesOf func(memory.Sandbox) []rules.Interface) status.Explanation {
+	sb, d, _ := l.Enforcer.View().Explain(l.id)
 	interfaces := interfacesOf(sb)
 	v := explain.View{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
 	if sb.State != daemon.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
-		network := sb.Network()
+		network := sb.Network
 		if network.Addresses == nil { // it was not entered yet
 			network.Addresses = explain.AddressesOf(interfaces)
 		}
@@ -116,7 +117,7 @@ func (l live) explanation(interfacesOf func(daemon.Sandbox) []rules.Interface) s
 	if sb.Why != "" {
 		x.Notes = append(x.Notes, "when it was last looked at: "+sb.Why)
 	}
-	if why := l.Loose(sb).Why(); why != "" {
+	if why := l.View().Loose(sb).Why(); why != "" {
 		x.Notes = append(x.Notes, why)
 	}
 	x.Beside = sb.Beside
@@ -127,7 +128,7 @@ func (l live) explanation(interfacesOf func(daemon.Sandbox) []rules.Interface) s
 }
 
 // holding puts what a sandbox holds in place of what would be decided now, where that is something else.
-func holding(sb daemon.Sandbox, x status.Explanation) status.Explanation {
+func holding(sb memory.Sandbox, x status.Explanation) status.Explanation {
 	if sb.State == daemon.StateProtected && x.Key == sb.Plan.Key() {
 		return x
 	}
@@ -138,7 +139,7 @@ func holding(sb daemon.Sandbox, x status.Explanation) status.Explanation {
 }
 
 // heldNote says what the rules of a sandbox are that are not those of the explained decision.
-func heldNote(sb daemon.Sandbox) string {
+func heldNote(sb memory.Sandbox) string {
 	what := map[daemon.State]string{
 		daemon.StateOutdated:    "the pod keeps other rules than it would get today (pod_outdated); the settings, and what is not captured, are those of today's",
 		daemon.StateUnproven:    "nobody can tell what becomes of the pod's packets (pod_unproven)",
@@ -158,8 +159,8 @@ func heldNote(sb daemon.Sandbox) string {
 }
 
 // interfaces reads those of a sandbox, or tells what the runtime said.
-func (l live) interfaces(sb daemon.Sandbox) []rules.Interface {
-	read, err := l.Interfaces(sb)
+func (l live) interfaces(sb memory.Sandbox) []rules.Interface {
+	read, err := l.View().Interfaces(sb)
 	if err != nil {
 		return explain.Assumed(sb.Pod.IPs)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/metrics"
@@ -63,12 +64,12 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 	if queue != nil {
 		s.LinesLost += queue.Lost()
 	}
-	count(&s, e.Sandboxes())
-	for _, loose := range daemon.Looses {
+	count(&s, e.View().Sandboxes())
+	for _, loose := range memory.Looses {
 		s.NotHeld[string(loose)] = 0
 	}
-	for _, sb := range e.Sandboxes() {
-		if loose := e.Loose(sb); loose != "" {
+	for _, sb := range e.View().Sandboxes() {
+		if loose := e.View().Loose(sb); loose != "" {
 			s.NotHeld[string(loose)]++
 		}
 	}
@@ -102,9 +103,9 @@ func canBypass(e *daemon.Enforcer) map[string]int {
 	for _, way := range rules.Ways {
 		pods[string(way)] = 0
 	}
-	for _, sb := range e.Sandboxes() {
+	for _, sb := range e.View().Sandboxes() {
 		ways := map[rules.Way]bool{}
-		for _, b := range e.Bypasses(sb) {
+		for _, b := range e.View().Bypasses(sb) {
 			for _, way := range b.Ways {
 				ways[way] = true
 			}
@@ -118,7 +119,7 @@ func canBypass(e *daemon.Enforcer) map[string]int {
 
 func lockdownTotals(e *daemon.Enforcer) map[metrics.Locked]uint64 {
 	all := map[metrics.Locked]uint64{}
-	for of, n := range e.Totals() {
+	for of, n := range e.View().Totals() {
 		all[metrics.Locked{Namespace: of.Namespace, Class: string(of.Class), Action: lockdownAction(of.Closed)}] = n
 	}
 	return all
@@ -133,7 +134,7 @@ func lockdownAction(closed bool) string {
 }
 
 // count tells the pods of the mesh by what is known of them, and those whose IPv6 goes around their proxy.
-func count(s *metrics.State, all []daemon.Sandbox) {
+func count(s *metrics.State, all []memory.Sandbox) {
 	for _, state := range daemon.States {
 		s.Sandboxes[string(state)] = 0
 	}
@@ -150,7 +151,7 @@ func count(s *metrics.State, all []daemon.Sandbox) {
 	}
 }
 
-func ipv6Around(sb daemon.Sandbox) bool {
+func ipv6Around(sb memory.Sandbox) bool {
 	return sb.Decision.Action == rules.Enrol && sb.Plan.WithoutIPv6 == rules.IPv6Mesh
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
@@ -130,11 +131,11 @@ func TestHooksAreMeasured(t *testing.T) {
 
 // Pods whose IPv6 goes around their proxy are told by mesh; those that have no rules to go around are not.
 func TestIPv6AroundIsCounted(t *testing.T) {
-	sandbox := func(mesh string, action rules.Action, way rules.WithoutIPv6) daemon.Sandbox {
-		return daemon.Sandbox{State: daemon.StateProtected, Decision: rules.Decision{Mesh: mesh, Action: action}, Plan: rules.Plan{WithoutIPv6: way}}
+	sandbox := func(mesh string, action rules.Action, way rules.WithoutIPv6) memory.Sandbox {
+		return memory.Sandbox{State: daemon.StateProtected, Decision: rules.Decision{Mesh: mesh, Action: action}, Plan: rules.Plan{WithoutIPv6: way}}
 	}
 	s := metrics.State{Sandboxes: map[string]int{}, IPv6Around: map[string]int{}}
-	count(&s, []daemon.Sandbox{sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Block),
+	count(&s, []memory.Sandbox{sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Block),
 		sandbox("kuma", rules.Enrol, rules.IPv6Capture), sandbox("kuma", rules.Enrol, ""), sandbox("istio", rules.Reject, rules.IPv6Mesh)})
 	if diff := cmp.Diff(map[string]int{"linkerd": 2, "kuma": 0}, s.IPv6Around); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -87,7 +87,7 @@ func (w *watch) isAnnounced() bool {
 // sentence returns the status line for systemd.
 func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
 	counts := map[daemon.State]int{}
-	for _, sb := range e.Sandboxes() {
+	for _, sb := range e.View().Sandboxes() {
 		counts[sb.State]++
 	}
 	w.mu.Lock()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/nriplugin"
@@ -123,7 +124,7 @@ func (w *watch) runtimeName() string {
 
 // shown is the runtime as containers of the mesh have shown it: without its validator nothing keeps them back.
 func shown(rt nriplugin.Runtime, e *daemon.Enforcer) nriplugin.Runtime {
-	if rt.Tier != nriplugin.BestEffort && e.ValidatorOff() {
+	if rt.Tier != nriplugin.BestEffort && e.View().ValidatorOff() {
 		rt.Tier, rt.Why = nriplugin.BestEffort, "Its validator is off, as its last question about a container of the mesh showed: nothing keeps "+
 			"containers from starting without meshnetd."
 	}
@@ -150,12 +151,12 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	if last, ok := e.Auditor.Last(); ok {
 		s.Audit = &status.Audit{Last: last.Ended, Took: status.Milliseconds(last.Took), Pods: last.Pods, Drifted: last.Drifted}
 	}
-	for _, sb := range e.Sandboxes() {
+	for _, sb := range e.View().Sandboxes() {
 		s.Pods[string(sb.State)]++
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
-			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key(), Source: e.Source(sb),
+			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key, Source: e.View().Source(sb),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail, Why: sb.Why,
-			NetNS: sb.Pod.NetNS, NotHeld: e.Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.Misspelt(sb), Loosened: e.Loosened(sb), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.Bypasses(sb)), Lockdown: lockdownOf(sb), Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, NotHeld: e.View().Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.View().Misspelt(sb), Loosened: sb.Loosened(), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.View().Bypasses(sb)), Lockdown: lockdownOf(sb), Live: live{e, sb.Pod.SandboxID}})
 	}
 	if w.kubelet != nil {
 		k := w.kubelet.State()
@@ -167,7 +168,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	return s
 }
 
-func lockdownOf(sb daemon.Sandbox) (all []status.Lockdown) {
+func lockdownOf(sb memory.Sandbox) (all []status.Lockdown) {
 	for _, c := range sb.Counted {
 		all = append(all, status.Lockdown{Class: string(c.Class), Action: lockdownAction(c.Closed), Packets: c.Packets})
 	}
@@ -175,7 +176,7 @@ func lockdownOf(sb daemon.Sandbox) (all []status.Lockdown) {
 }
 
 func lacksOf(e *daemon.Enforcer) (all []status.Lack, more []string) {
-	lacks, more := e.Lacks()
+	lacks, more := e.View().Lacks()
 	for _, l := range lacks {
 		all = append(all, status.Lack{Namespace: l.Namespace, Lockdown: l.Lockdown.Place, Key: l.Key, Value: l.Value, Seen: l.Seen.String(), Pods: l.Pods, MorePods: l.More})
 	}

@@ -135,7 +135,7 @@ func (b *bench) synchronize(nodes []*full) error {
 			Prepare: func() error { e = b.node.enforcer(f.writer, kind{defaults: dualStack()}); return nil },
 			Do: func() error {
 				e.Synchronize(b.ctx, f.pods)
-				if n := len(e.Sandboxes()); n != many {
+				if n := len(e.View().Sandboxes()); n != many {
 					return fmt.Errorf("%d of %d pods verified", n, many)
 				}
 				return nil
