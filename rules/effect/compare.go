@@ -165,45 +165,66 @@ func (c *comparison) through(plan, have *Side) bool {
 }
 
 // from compares what becomes of the packets of one start. On the other side, other has them, with its marks.
-func (c *comparison) from(plan, have *Side, start, other flow) bool {
+func (c *comparison) from(plan, have *Side, start, other packets) bool {
 	ends, ok := c.walk(plan, start, nil)
 	if !ok {
 		return false
 	}
 	found, ok := c.walk(have, other, nil)
-	if c.Work += ends.n * found.n / 8; !ok || c.Work > c.limit {
+	if !ok {
 		return false
 	}
+	followed := start.connMark != other.connMark
+	exactly := make(map[box]*flow, ends.n) // the plan's ends by their boxes, which have nothing in common
 	for wanted := range ends.all() {
-		for got := range found.all() {
-			both, met := wanted.and(&got.box)
-			if !met {
+		for _, b := range wanted.boxes {
+			exactly[b] = wanted
+		}
+	}
+	for got := range found.all() {
+		for _, b := range got.boxes {
+			if wanted := exactly[b]; wanted != nil {
+				c.judge(wanted, got, b, plan.six, followed)
 				continue
 			}
-			for _, box := range align(both, &wanted.state, &got.state) {
-				c.judge(pair{flow{state: wanted.state, box: box}, flow{state: got.state, box: box}}, plan.six, start.connMark != other.connMark)
+			if c.Work += ends.n / 8; c.Work > c.limit {
+				return false
+			}
+			for wanted := range ends.all() {
+				for i := range wanted.boxes {
+					if both, met := b.and(&wanted.boxes[i]); met {
+						c.judge(wanted, got, both, plan.six, followed)
+					}
+				}
 			}
 		}
 	}
-	c.free.take(ends)
-	c.free.take(found)
+	c.dropAll(ends)
+	c.dropAll(found)
 	return true
 }
 
-// walk returns where a flow ends on a side; false where that exceeds the work that is left.
-func (c *comparison) walk(side *Side, f flow, decides func(*rules.Step) *rules.Step) (ends flows, ok bool) {
+// walk returns where packets end on a side; false where that exceeds the work that is left.
+func (c *comparison) walk(side *Side, start packets, decides func(*rules.Step) *rules.Step) (ends flows, ok bool) {
 	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, memo: &c.memo, decides: decides}
+	f := c.another(&flow{state: start.state, joined: true}, []box{start.box})
 	if f.inbound {
-		w.inbound(only(&f))
+		w.inbound(only(f))
 	} else {
-		w.outbound(only(&f))
+		w.outbound(only(f))
 	}
 	c.Work += w.work
 	return w.merge(w.ended), !w.over()
 }
 
-// judge compares two ends of the packets of one box.
-func (c *comparison) judge(p pair, six, followed bool) {
+// judge compares two ends of the packets of a box.
+func (c *comparison) judge(wanted, got *flow, whole box, six, followed bool) {
+	for _, b := range align(whole, &wanted.state, &got.state) {
+		c.judgePair(pair{packets{wanted.state, b}, packets{got.state, b}}, six, followed)
+	}
+}
+
+func (c *comparison) judgePair(p pair, six, followed bool) {
 	answer := verdict(p.plan, p.have)
 	switch {
 	case answer == Less && p.have.maybe:
@@ -285,7 +306,7 @@ func (c *comparison) separated() {
 }
 
 // pair is two ends of the same packets.
-type pair struct{ plan, have flow }
+type pair struct{ plan, have packets }
 
 // away reports whether this happens only while nobody listens.
 func (p *pair) away() bool { return !p.have.box[Listening].has(N(1)) }
@@ -332,12 +353,12 @@ func sameRef(b *box, x, y ref) bool {
 	return ok && ok2 && a == c
 }
 
-func (f *flow) taken() bool   { return f.kind == rules.Redirected || f.kind == rules.TProxied }
-func (f *flow) stopped() bool { return f.kind == rules.Dropped || f.kind == rules.Refused }
+func (f *packets) taken() bool   { return f.kind == rules.Redirected || f.kind == rules.TProxied }
+func (f *packets) stopped() bool { return f.kind == rules.Dropped || f.kind == rules.Refused }
 
 // verdict compares two ends. What the plan takes must be taken by the same listener, or stopped; what it stops must be
 // stopped or taken.
-func verdict(plan, have flow) Answer {
+func verdict(plan, have packets) Answer {
 	switch {
 	case plan.kind == unknown, have.kind == unknown && (plan.taken() || plan.stopped()):
 		return CannotTell
@@ -351,7 +372,7 @@ func verdict(plan, have flow) Answer {
 	return More // the plan lets it be, the other side does not
 }
 
-func sameEnd(plan, have flow) bool {
+func sameEnd(plan, have packets) bool {
 	if plan.kind != have.kind {
 		return false
 	}

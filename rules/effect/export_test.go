@@ -19,7 +19,7 @@ func (s *Side) Bases() (all []Base) {
 }
 
 // End is an end of many packets.
-type End struct{ flow }
+type End struct{ packets }
 
 // Ends returns where all packets of a pod end by a side's rules; false where that is too much work.
 func Ends(pod *Pod, side *Side) (all []End, ok bool) {
@@ -30,7 +30,9 @@ func Ends(pod *Pod, side *Side) (all []End, ok bool) {
 			return nil, false
 		}
 		for f := range some.all() {
-			all = append(all, End{*f})
+			for _, b := range f.boxes {
+				all = append(all, End{packets{f.state, b}})
+			}
 		}
 	}
 	return all, true
@@ -38,7 +40,7 @@ func Ends(pod *Pod, side *Side) (all []End, ok bool) {
 
 // Has reports whether a packet is one of those.
 func (e End) Has(pod *Pod, p rules.Packet) bool {
-	f := pod.flow(p)
+	f := pod.only(p)
 	_, in := e.and(&f.box)
 	return in && e.inbound == f.inbound && e.owned == f.owned
 }
@@ -48,7 +50,7 @@ func (e End) Of(pod *Pod, p rules.Packet) string {
 	if e.stopped() { // where it was to go does not matter any more
 		return fmt.Sprintln(e.kind)
 	}
-	e.box = pod.flow(p).box
+	e.box = pod.only(p).box
 	to := e.to(p.Family() == rules.IPv6)
 	port := uint16(0)
 	switch e.kind {

@@ -190,7 +190,6 @@ func (w *walker) track(in flows, hook Hook) flows {
 			f.ct, f.seenConnMark = entered(CTState), f.connMark
 		}
 	}
-	in.merged = false
 	return w.merge(in)
 }
 

@@ -7,105 +7,146 @@ import (
 	"slices"
 )
 
-// merger joins flows. Its lists are scratch pads: each has something of every flow.
+// merger joins flows, and the boxes of each.
 type merger struct {
-	list        []*flow
-	sums, rests []uint64 // of a flow, and of all but one of its fields
+	free  *flow           // those that are in others now, to be used again
+	same  map[state]*flow // of one merge
+	known map[uint64]Set  // by their hashes, so that equal sets are mostly the same one
+
+	// Scratch pads: each has something of every box of a flow.
+	boxes       []box
+	sums, rests []uint64 // of a box, and of all but one of its fields
 	more        [][]Span // to be added to one field, sorted once at the end
-	table       []int32  // the flow with a rest, counted from 1: a hash table with open addresses
-	free        flows    // that are in others now, to be used again
+	table       []int32  // the box with a rest, counted from 1: a hash table with open addresses
 }
 
-// merge joins flows that are in the same state and differ in one field only, as long as there are any.
+// one returns the set that stands for all that are equal.
+func (m *merger) one(s Set) Set {
+	if known, ok := m.known[s.hash()]; ok && known.equal(s) {
+		return known
+	}
+	m.known[s.hash()] = s
+	return s
+}
+
+// drop gives a flow up, to be used again.
+func (m *merger) drop(f *flow) { f.next, m.free = m.free, f }
+
+func (m *merger) dropAll(all flows) {
+	for f := range all.all() {
+		m.drop(f)
+	}
+}
+
+// absorb adds the boxes of a flow in the same state to another.
+func (m *merger) absorb(f, other *flow) {
+	f.boxes, f.joined = append(f.boxes, other.boxes...), false
+	m.drop(other)
+}
+
+// merge joins flows that are in the same state, and the boxes of each that differ in one field only, as long as there are any.
 func (m *merger) merge(all flows) (merged flows) {
-	if all.n < 2 || all.merged {
+	if all.n < 2 {
 		return all
 	}
-	m.list, m.sums = m.list[:0], m.sums[:0]
+	clear(m.same)
+	var apart flows
 	for f := range all.all() {
-		m.list, m.sums = append(m.list, f), append(m.sums, f.sum())
+		if same := m.same[f.state]; same != nil {
+			m.absorb(same, f)
+		} else {
+			m.same[f.state] = f
+			apart.add(f)
+		}
 	}
-	size := 2 << bits.Len(uint(all.n))
-	m.table, m.rests, m.more = resized(m.table, size), resized(m.rests, all.n), resized(m.more, all.n)
-	for unchanged, x := 0, Field(0); unchanged < int(fields) && len(m.list) > 1; x = (x + 1) % fields {
-		before := len(m.list)
+	for f := range apart.all() {
+		m.join(f)
+		merged.add(f)
+	}
+	return merged
+}
+
+// join makes one of boxes that differ in one field only, as long as there are any.
+func (m *merger) join(f *flow) {
+	if f.joined {
+		return
+	}
+	m.sums = m.sums[:0]
+	for i := range f.boxes {
+		m.sums = append(m.sums, f.boxes[i].sum())
+	}
+	m.boxes = f.boxes
+	m.table, m.rests, m.more = resized(m.table, 2<<bits.Len(uint(len(f.boxes)))), resized(m.rests, len(f.boxes)), resized(m.more, len(f.boxes))
+	for unchanged, x := 0, Field(0); unchanged < int(fields) && len(m.boxes) > 1; x = (x + 1) % fields {
+		before := len(m.boxes)
 		m.by(x)
-		if unchanged++; len(m.list) < before {
+		if unchanged++; len(m.boxes) < before {
 			unchanged = 1
 		}
 	}
-	for _, f := range m.list {
-		merged.add(f)
-	}
-	merged.merged = true
-	return merged
+	f.boxes, f.joined = m.boxes, true
 }
 
 func resized[E any](list []E, size int) []E { return slices.Grow(list[:0], size)[:size] }
 
-// by merges the flows that differ in the field x only.
+// by joins the boxes that differ in the field x only.
 func (m *merger) by(x Field) {
-	first := m.list[0].box[x]
-	if !slices.ContainsFunc(m.list, func(f *flow) bool { return !f.box[x].equal(first) }) {
+	first := m.boxes[0][x]
+	if !slices.ContainsFunc(m.boxes, func(b box) bool { return !b[x].equal(first) }) {
 		return
 	}
 	clear(m.table)
 	k := 0
-	for i, f := range m.list {
-		rest := m.sums[i] ^ mixed(x, f.box[x].hash())
-		j := m.find(x, rest, f)
+	for i := range m.boxes {
+		b := &m.boxes[i]
+		rest := m.sums[i] - b[x].hash()*odd[x]
+		j := m.find(x, rest, b)
 		if *j > 0 {
-			m.more[*j-1] = append(m.more[*j-1], f.box[x].all()...)
-			m.free.add(f)
+			m.more[*j-1] = append(m.more[*j-1], b[x].all()...)
 			continue
 		}
-		m.list[k], m.sums[k], m.rests[k], m.more[k] = f, m.sums[i], rest, m.more[k][:0]
+		m.boxes[k], m.sums[k], m.rests[k], m.more[k] = *b, m.sums[i], rest, m.more[k][:0]
 		k++
 		*j = int32(k)
 	}
-	m.list, m.sums = m.list[:k], m.sums[:k]
-	for i, f := range m.list {
+	if k == len(m.boxes) {
+		return
+	}
+	m.boxes, m.sums = m.boxes[:k], m.sums[:k]
+	for i := range m.boxes {
 		if more := m.more[i]; len(more) > 0 {
-			f.box[x] = Union(append(more, f.box[x].all()...)...)
-			m.sums[i] = m.rests[i] ^ mixed(x, f.box[x].hash())
+			b := &m.boxes[i]
+			b[x] = m.one(Union(append(more, b[x].all()...)...))
+			m.sums[i] = m.rests[i] + b[x].hash()*odd[x]
 		}
 	}
 }
 
-// find returns the place of a flow that is like f but for one field, or a free one.
-func (m *merger) find(x Field, rest uint64, f *flow) *int32 {
+// find returns the place of a box that is like b but for one field, or a free one.
+func (m *merger) find(x Field, rest uint64, b *box) *int32 {
 	mask := uint64(len(m.table) - 1)
-	for at := rest & mask; ; at = (at + 1) & mask {
+	for at := rest >> 32 & mask; ; at = (at + 1) & mask {
 		j := m.table[at]
-		if j == 0 || m.rests[j-1] == rest && m.list[j-1].state == f.state && sameBut(x, &m.list[j-1].box, &f.box) {
+		if j == 0 || m.rests[j-1] == rest && sameBut(x, &m.boxes[j-1], b) {
 			return &m.table[at]
 		}
 	}
 }
 
-func (f *flow) sum() uint64 {
-	s := &f.state
-	sum := uint64(s.listener)<<32 | uint64(s.zone)<<16 | uint64(len(s.kind))
-	if s.by != nil {
-		sum += uint64(s.by.Index) << 48
+// odd tells the fields apart in the sum of a box.
+var odd = func() (all [fields]uint64) {
+	for x := range all {
+		all[x] = uint64(x+1)*0x9e3779b97f4a7c15 | 1
 	}
-	for _, yes := range [...]bool{s.inbound, s.socket, s.owned, s.zoned, s.looped, s.natSrc, s.redirected, s.held, s.untracked, s.maybe} {
-		if sum <<= 1; yes {
-			sum++
-		}
-	}
-	for _, r := range [...]*ref{&s.in, &s.out, &s.route, &s.mark, &s.connMark, &s.dst, &s.dport, &s.ct, &s.seenConnMark, &s.before} {
-		sum = (sum^r.c.hi^bits.RotateLeft64(r.c.lo, 32)^uint64(r.from))*0x9e3779b97f4a7c15 + sum>>29
-	}
-	for x, s := range f.box {
-		sum ^= mixed(Field(x), s.hash())
+	return all
+}()
+
+// sum is of the hashes of all fields.
+func (b *box) sum() (sum uint64) {
+	for x := range b {
+		sum += b[x].hash() * odd[x]
 	}
 	return sum
-}
-
-func mixed(x Field, hash uint64) uint64 {
-	hash = (hash + uint64(x+1)*0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9
-	return hash ^ hash>>29
 }
 
 func sameBut(x Field, a, b *box) bool {

@@ -67,6 +67,20 @@ func givenNumber(v Number) ref { return ref{constant, v} }
 func entered(f Field) ref      { return ref{from: f} }
 func (r ref) isGiven() bool    { return r.from == constant }
 
+// value returns what a packet of the box has.
+func (b *box) value(r ref) Number {
+	if r.isGiven() {
+		return r.c
+	}
+	return b[r.from].all()[0].First
+}
+
+// packets are those of one box, in one state.
+type packets struct {
+	state
+	box
+}
+
 // state is what all packets of a flow have in common on their way.
 type state struct {
 	inbound, socket, owned bool // socket: rules see the owner here; owned: it had one when it entered

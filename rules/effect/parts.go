@@ -11,17 +11,17 @@ type Part struct {
 	Local bool        // sent to an address of the pod
 	six   bool
 	pod   *Pod
-	usual []*flow
-	flow
+	usual []*packets
+	packets
 }
 
 // Parts returns all packets of TCP and UDP of a family, divided by what becomes of them; false where that is too much work.
 // Which rules decide is asked of decides: it returns the step that stands for those of one kind, or nil. Some packets are usual.
 func (t *Tracer) Parts(family rules.Family, usual []rules.Packet, decides func(*rules.Step) *rules.Step) (all []Part, ok bool) {
 	side := t.side(family)
-	ready := make([]*flow, len(usual))
+	ready := make([]*packets, len(usual))
 	for i, p := range usual {
-		ready[i] = t.pod.flow(p)
+		ready[i] = t.pod.only(p)
 	}
 	c := comparison{memo: newMemo(), pod: t.pod, limit: maxWork}
 	for _, f := range starts(t.pod, side.six)[:3] { // of those that begin
@@ -40,8 +40,11 @@ func (t *Tracer) Parts(family rules.Family, usual []rules.Packet, decides func(*
 			w := walker{memo: &c.memo}
 			here, away := w.cut(f, entered(Destination), side.local)
 			for _, f := range []*flow{here, away} {
-				if f != nil {
-					all = append(all, Part{f.kind, f.by, f == here, side.six, t.pod, ready, *f})
+				if f == nil {
+					continue
+				}
+				for _, b := range f.boxes {
+					all = append(all, Part{f.kind, f.by, f == here, side.six, t.pod, ready, packets{f.state, b}})
 				}
 			}
 		}
@@ -83,7 +86,7 @@ func (p Part) Nearest(protocol string) (near rules.Packet, changed, from int, ok
 			v[x] = some(Field(x), p.box[x].all()[0])
 		}
 	}
-	return p.pod.packet(p.six, &p.flow, v), changed, from, true
+	return p.pod.packet(p.six, &p.packets, v), changed, from, true
 }
 
 // some returns a value of a span: of addresses and ports not the first, which is no host's, and no service's.

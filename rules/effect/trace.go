@@ -31,7 +31,7 @@ type Tracer struct {
 
 // NewTracer returns a tracer of packets in a pod with these interfaces.
 func NewTracer(plan rules.Plan, interfaces []rules.Interface) *Tracer {
-	return &Tracer{plan: plan, interfaces: slices.Clip(interfaces)}
+	return &Tracer{plan: plan, interfaces: slices.Clip(interfaces), memo: newMemo()}
 }
 
 // Trace is the function of that name.
@@ -68,6 +68,7 @@ func (t *Tracer) walk(packet rules.Packet) error {
 		w.outbound(only(f))
 	}
 	if y.err != nil {
+		t.free = nil // the flow of t.one may be among them
 		return fmt.Errorf("trace %s: %w", packet, y.err)
 	}
 	return nil
@@ -100,12 +101,16 @@ func (t *Tracer) side(family rules.Family) *Side {
 // single is the flow of a single packet.
 type single struct {
 	flow
+	box   [1]box
 	sets  [fields]values
 	spans [fields]Span
 }
 
-// flow returns the flow of a single packet.
-func (p *Pod) flow(packet rules.Packet) *flow { return new(single).of(p, packet) }
+// only returns a packet as all of its kind.
+func (p *Pod) only(packet rules.Packet) *packets {
+	f := new(single).of(p, packet)
+	return &packets{f.state, f.boxes[0]}
+}
 
 func (s *single) of(p *Pod, packet rules.Packet) *flow {
 	protocol, named := protocols[packet.Protocol]
@@ -116,7 +121,7 @@ func (s *single) of(p *Pod, packet rules.Packet) *flow {
 		Source: Address(packet.Source.Addr()), SourcePort: N(uint64(packet.Source.Port())),
 		Destination: Address(packet.Destination.Addr()), DestinationPort: N(uint64(packet.Destination.Port())), Out: N(p.number(packet.Out)),
 		Mark: N(uint64(packet.Mark)), ConnMark: N(uint64(packet.ConnMark)), CTState: N(uint64(packet.State)), Listening: N(1)}
-	s.state = entering
+	s.flow = flow{state: entering, boxes: s.box[:], joined: true}
 	if s.inbound = packet.Direction == rules.Inbound; s.inbound {
 		v[In] = N(p.number(packet.In))
 	}
@@ -129,18 +134,15 @@ func (s *single) of(p *Pod, packet rules.Packet) *flow {
 	for x := range v {
 		s.spans[x] = Span{v[x], v[x]}
 		s.sets[x].spans = s.spans[x : x+1]
-		s.box[x] = Set{&s.sets[x]}
+		s.box[0][x] = Set{&s.sets[x]}
 	}
 	return &s.flow
 }
 
-// value returns what a packet of a flow has.
-func (f *flow) value(r ref) Number {
-	if r.isGiven() {
-		return r.c
-	}
-	return f.box[r.from].all()[0].First
-}
+// value returns what the packet has.
+func (f *flow) value(r ref) Number { return f.boxes[0].value(r) }
+
+func (f *flow) to(six bool) netip.AddrPort { return (&packets{f.state, f.boxes[0]}).to(six) }
 
 // way is what the only packet of a walk has met. A walk of many packets has none: nil, which notes nothing.
 type way struct {

@@ -8,18 +8,19 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// flow is a box of packets that are at the same point of their way.
+// flow is packets that are at the same point of their way, and in the same state. Its boxes have no packet in common, unless
+// something unknown was met.
 type flow struct {
 	state
-	box
-	next *flow // in the only list that has it
+	boxes  []box
+	joined bool  // no two of them can be one
+	next   *flow // in the only list that has it
 }
 
 // flows is a list. What takes flows from one list and adds them to others changes them where they are.
 type flows struct {
 	first, last *flow
-	n           int
-	merged      bool // no two of them can be joined, if nobody has changed them
+	n           int // of their boxes
 }
 
 // add appends a flow if there is one.
@@ -31,7 +32,7 @@ func (l *flows) add(f *flow) {
 	l.take(only(f))
 }
 
-func only(f *flow) flows { return flows{first: f, last: f, n: 1, merged: true} }
+func only(f *flow) flows { return flows{first: f, last: f, n: len(f.boxes)} }
 
 // take appends all of another list.
 func (l *flows) take(other flows) {
@@ -41,7 +42,7 @@ func (l *flows) take(other flows) {
 		*l = other
 	default:
 		l.last.next = other.first
-		*l = flows{first: l.first, last: other.last, n: l.n + other.n}
+		*l = flows{l.first, other.last, l.n + other.n}
 	}
 }
 
@@ -71,26 +72,27 @@ type walker struct {
 	*memo
 }
 
-// memo is what walks share: many flows are cut by the same sets.
+// memo is what walks share: many boxes are cut by the same sets.
 type memo struct {
 	merger
 	cuts map[[2]Set][2]Set
 }
 
-// another returns a copy of a flow.
-func (m *memo) another(f *flow) *flow {
-	other := m.free.first
-	if m.free.n == 0 {
-		other = &flow{}
-	} else {
-		m.free.first = other.next
-		m.free.n--
-	}
-	other.state, other.box = f.state, f.box
-	return other
+func newMemo() memo {
+	return memo{merger{same: map[state]*flow{}, known: map[uint64]Set{}}, map[[2]Set][2]Set{}}
 }
 
-func newMemo() memo { return memo{cuts: map[[2]Set][2]Set{}} }
+// another returns a flow in the same state, with these of its boxes.
+func (m *memo) another(f *flow, boxes []box) *flow {
+	other := m.free
+	if other == nil {
+		other = &flow{}
+	} else {
+		m.free = other.next
+	}
+	*other = flow{f.state, append(other.boxes[:0], boxes...), f.joined, nil}
+	return other
+}
 
 func (w *walker) over() bool { return w.work > w.limit || w.way.failed() }
 
@@ -98,8 +100,8 @@ func (w *walker) over() bool { return w.work > w.limit || w.way.failed() }
 func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 	w.work++
 	v, one := r.c, r.isGiven()
-	if !one {
-		v, one = f.box[r.from].single()
+	if !one && len(f.boxes) == 1 {
+		v, one = f.boxes[0][r.from].single()
 	}
 	if one {
 		if s.has(v) {
@@ -107,23 +109,48 @@ func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 		}
 		return nil, f
 	}
-	pair := [2]Set{f.box[r.from], s}
-	parts, known := w.cuts[pair]
+	k, cut := 0, false
+	for _, b := range f.boxes {
+		in, out := w.divide(b[r.from], s)
+		cut = cut || !in.Empty() && !out.Empty()
+		if !out.Empty() {
+			if miss == nil {
+				miss = w.another(f, nil)
+			}
+			part := b
+			part[r.from] = out
+			miss.boxes = append(miss.boxes, part)
+		}
+		if !in.Empty() {
+			b[r.from] = in
+			f.boxes[k] = b
+			k++
+		}
+	}
+	f.boxes = f.boxes[:k]
+	switch {
+	case miss == nil:
+		return f, nil
+	case k == 0:
+		f.boxes, miss.boxes = miss.boxes, f.boxes
+		w.drop(miss)
+		return nil, f
+	}
+	f.joined = f.joined && !cut
+	miss.joined = f.joined
+	return f, miss
+}
+
+// divide returns what a set has of another and what not.
+func (w *walker) divide(a, s Set) (in, out Set) {
+	parts, known := w.cuts[[2]Set{a, s}]
 	if !known {
-		parts = [2]Set{pair[0].And(s), pair[0].Without(s)}
-		w.cuts[pair] = parts
+		parts = [2]Set{w.one(a.And(s)), w.one(a.Without(s))}
+		w.cuts[[2]Set{a, s}] = parts
 		w.work += len(parts[1].all()) / 8
 	}
-	w.work += len(parts[0].all()) / 8
-	switch {
-	case parts[0].Empty():
-		return nil, f
-	case parts[1].Empty():
-		return f, nil
-	}
-	other := w.another(f)
-	f.box[r.from], other.box[r.from] = parts[0], parts[1]
-	return f, other
+	w.work += 1 + len(parts[0].all())/8
+	return parts[0], parts[1]
 }
 
 // cutAll divides flows by what each has now of something.
@@ -161,44 +188,64 @@ func (f *flow) now(x Field) ref {
 // ownerless reports whether a condition asks for the owner of packets that have none.
 func (f *flow) ownerless(c *Condition) bool { return (c.Field == UID || c.Field == GID) && !f.socket }
 
-// misses reports whether the conditions hold for no packet of a flow, as is most often the case.
-func (w *walker) misses(f *flow, conditions []Condition) bool {
+// ask divides a flow by all conditions of a rule.
+func (w *walker) ask(f *flow, conditions []Condition) (hit, miss *flow) {
 	w.work++
 	for i := range conditions {
 		c := &conditions[i]
 		if f.ownerless(c) {
 			if !c.Bare {
-				return true
+				return nil, f
 			}
+		} else if r := f.now(c.Field); r.isGiven() && !c.Set.has(r.c) {
+			return nil, f
+		}
+	}
+	hit, miss = w.sift(f, conditions)
+	for i := 0; i < len(conditions) && hit != nil; i++ {
+		c := &conditions[i]
+		if f.ownerless(c) {
 			continue
 		}
-		switch r := f.now(c.Field); {
-		case r.isGiven():
-			if !c.Set.has(r.c) {
-				return true
-			}
-		case !f.box[r.from].meets(c.Set):
-			return true
+		var out *flow
+		if hit, out = w.cut(hit, f.now(c.Field), c.Set); miss == nil {
+			miss = out
+		} else if out != nil {
+			w.absorb(miss, out)
 		}
 	}
-	return false
+	return hit, miss
 }
 
-// ask divides a flow by all conditions of a rule.
-func (w *walker) ask(f *flow, conditions []Condition, hits, misses *flows) {
-	for i := 0; i < len(conditions) && f != nil; i++ {
-		c := &conditions[i]
-		switch {
-		case !f.ownerless(c):
-			var miss *flow
-			f, miss = w.cut(f, f.now(c.Field), c.Set)
-			misses.add(miss)
-		case !c.Bare:
-			misses.add(f)
-			f = nil
+// sift divides the boxes of a flow by whether any of their packets may meet all conditions: the others are not to be cut.
+func (w *walker) sift(f *flow, conditions []Condition) (hit, miss *flow) {
+	w.work += len(f.boxes)
+	k := 0
+	for i := range f.boxes {
+		if f.mayMeet(&f.boxes[i], conditions) {
+			f.boxes[k], f.boxes[i] = f.boxes[i], f.boxes[k]
+			k++
 		}
 	}
-	hits.add(f)
+	switch k {
+	case 0:
+		return nil, f
+	case len(f.boxes):
+		return f, nil
+	}
+	miss = w.another(f, f.boxes[k:])
+	f.boxes = f.boxes[:k]
+	return f, miss
+}
+
+func (f *flow) mayMeet(b *box, conditions []Condition) bool {
+	for i := range conditions {
+		c := &conditions[i]
+		if r := f.now(c.Field); !r.isGiven() && !f.ownerless(c) && !b[r.from].meets(c.Set) {
+			return false
+		}
+	}
+	return true
 }
 
 // deepest is how deep the kernel lets jumps nest (NFT_JUMP_STACK_SIZE).
@@ -235,20 +282,17 @@ func (w *walker) rule(in flows, r *Rule, hook Hook, depth int) (rest flows, out 
 	w.way.asks(r, hook)
 	var hits flows
 	for f := range in.all() {
-		if w.misses(f, r.Conditions) {
-			rest.add(f)
-		} else {
-			w.ask(f, r.Conditions, &hits, &rest)
-		}
+		hit, miss := w.ask(f, r.Conditions)
+		hits.add(hit)
+		rest.add(miss)
 	}
 	if hits.n == 0 {
-		rest.merged = in.merged
 		return rest, out
 	}
 	if r.Unknown != "" { // it holds, or it does not
 		for f := range hits.all() {
 			f.maybe = true
-			rest.add(w.another(f))
+			rest.add(w.another(f, f.boxes))
 		}
 	}
 	if w.decides != nil {

@@ -13,14 +13,14 @@ import (
 // entering is the state of packets as they enter.
 var entering = state{in: given(none), out: given(none), route: given(none), mark: entered(Mark), connMark: entered(ConnMark), dst: entered(Destination), dport: entered(DestinationPort)}
 
-// starts returns all packets, as flows that differ in how packets enter and whether their connection exists.
-func starts(p *Pod, six bool) []flow {
+// starts returns all packets, divided by how they enter and whether their connection exists.
+func starts(p *Pod, six bool) []packets {
 	zero := Single(N(0))
 	all := box{Protocol: Between(1, 255), Source: every(six), Destination: every(six).Without(zero), SourcePort: every16, DestinationPort: every16,
 		UID: every32, GID: every32, In: zero, Out: p.others, Mark: every32}
-	var out []flow
+	var out []packets
 	for _, existing := range []bool{false, true} {
-		f := flow{state: entering, box: all}
+		f := packets{entering, all}
 		f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(invalid, fresh, untracked), zero, zero, Values(0, 1)
 		if existing {
 			f.box[CTState], f.box[ConnMark], f.box[Transparent], f.box[Listening] = Values(related, established), every32, Values(0, 1), Single(N(1))
@@ -42,7 +42,7 @@ func (c *comparison) show(p pair, six, memory bool) Difference {
 	if memory || d.Away {
 		d.weight += 50
 	}
-	p.plan.box = c.pod.flow(d.Witness).box
+	p.plan.box = c.pod.only(d.Witness).box
 	p.have.box = p.plan.box
 	if d.Plan, d.Have = p.plan.words(six), p.have.words(six); memory {
 		d.Plan, d.Have = d.Plan+p.plan.memory(), d.Have+p.have.memory()
@@ -83,8 +83,8 @@ func usual(p *Pod, six, inbound bool) [fields][]Number {
 	return u
 }
 
-// witness returns a packet of a flow, and how unusual it is.
-func witness(p *Pod, six bool, f flow) (packet rules.Packet, weight int) {
+// witness returns one of some packets, and how unusual it is.
+func witness(p *Pod, six bool, f packets) (packet rules.Packet, weight int) {
 	u := usual(p, six, f.inbound)
 	var v [fields]Number
 	for x := range v {
@@ -106,8 +106,8 @@ func witness(p *Pod, six bool, f flow) (packet rules.Packet, weight int) {
 	return p.packet(six, &f, v), weight
 }
 
-// packet returns the packet of a flow that has these values.
-func (p *Pod) packet(six bool, f *flow, v [fields]Number) (packet rules.Packet) {
+// packet returns the one that has these values.
+func (p *Pod) packet(six bool, f *packets, v [fields]Number) (packet rules.Packet) {
 	if f.inbound {
 		packet.Direction, packet.In = rules.Inbound, p.names[v[In].lo]
 	}
@@ -137,13 +137,13 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s: the plan%s %s, the kernel %s", d.Witness, when, d.Plan, d.Have)
 }
 
-// to returns where a packet of the flow goes now.
-func (f *flow) to(six bool) netip.AddrPort {
+// to returns where one of the packets goes now.
+func (f *packets) to(six bool) netip.AddrPort {
 	return netip.AddrPortFrom(f.value(f.dst).address(six), uint16(f.value(f.dport).lo))
 }
 
-// words says where a packet of the flow ends.
-func (f *flow) words(six bool) string {
+// words says where one of the packets ends.
+func (f *packets) words(six bool) string {
 	to := f.to(six)
 	switch f.kind {
 	case rules.Redirected:
@@ -165,7 +165,7 @@ func (f *flow) words(six bool) string {
 	return "does with it what cannot be known"
 }
 
-func (f *flow) memory() string {
+func (f *packets) memory() string {
 	text := fmt.Sprintf(" with zone %d and connmark %#x", f.zone, f.value(f.connMark).lo)
 	if f.untracked {
 		text += " untracked"
