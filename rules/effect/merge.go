@@ -9,14 +9,15 @@ import (
 
 // merger joins flows, and the boxes of each.
 type merger struct {
-	free  *flow           // those that are in others now, to be used again
-	same  map[state]*flow // of one merge
-	known map[uint64]Set  // by their hashes, so that equal sets are mostly the same one
+	free   *flow            // those that are in others now, to be used again
+	same   map[uint64]*flow // of one merge, by the sums of their states
+	known  map[uint64]Set   // by their hashes, so that equal sets are mostly the same one
+	unions map[[2]Set]Set
 
 	// Scratch pads: each has something of every box of a flow.
 	boxes       []box
 	sums, rests []uint64 // of a box, and of all but one of its fields
-	more        [][]Span // to be added to one field, sorted once at the end
+	more        [][]Set  // to be added to one field, all at once
 	table       []int32  // the box with a rest, counted from 1: a hash table with open addresses
 }
 
@@ -52,10 +53,11 @@ func (m *merger) merge(all flows) (merged flows) {
 	clear(m.same)
 	var apart flows
 	for f := range all.all() {
-		if same := m.same[f.state]; same != nil {
+		sum := f.state.sum()
+		if same := m.same[sum]; same != nil && same.state == f.state {
 			m.absorb(same, f)
 		} else {
-			m.same[f.state] = f
+			m.same[sum] = f
 			apart.add(f)
 		}
 	}
@@ -91,8 +93,7 @@ func resized[E any](list []E, size int) []E { return slices.Grow(list[:0], size)
 
 // by joins the boxes that differ in the field x only.
 func (m *merger) by(x Field) {
-	first := m.boxes[0][x]
-	if !slices.ContainsFunc(m.boxes, func(b box) bool { return !b[x].equal(first) }) {
+	if m.alike(x) {
 		return
 	}
 	clear(m.table)
@@ -102,10 +103,13 @@ func (m *merger) by(x Field) {
 		rest := m.sums[i] - b[x].hash()*odd[x]
 		j := m.find(x, rest, b)
 		if *j > 0 {
-			m.more[*j-1] = append(m.more[*j-1], b[x].all()...)
+			m.more[*j-1] = append(m.more[*j-1], b[x])
 			continue
 		}
-		m.boxes[k], m.sums[k], m.rests[k], m.more[k] = *b, m.sums[i], rest, m.more[k][:0]
+		if k != i { // a copy is dear while the garbage collector runs
+			m.boxes[k] = *b
+		}
+		m.sums[k], m.rests[k], m.more[k] = m.sums[i], rest, m.more[k][:0]
 		k++
 		*j = int32(k)
 	}
@@ -116,10 +120,36 @@ func (m *merger) by(x Field) {
 	for i := range m.boxes {
 		if more := m.more[i]; len(more) > 0 {
 			b := &m.boxes[i]
-			b[x] = m.one(Union(append(more, b[x].all()...)...))
+			b[x] = m.union(b[x], more)
 			m.sums[i] = m.rests[i] + b[x].hash()*odd[x]
 		}
 	}
+}
+
+func (m *merger) alike(x Field) bool {
+	for i := range m.boxes {
+		if !m.boxes[i][x].equal(m.boxes[0][x]) {
+			return false
+		}
+	}
+	return true
+}
+
+// union returns what a set or others have. Of two, most often what was cut, it is asked again and again.
+func (m *merger) union(s Set, others []Set) Set {
+	pair := [2]Set{s, others[0]}
+	if all, known := m.unions[pair]; known && len(others) == 1 {
+		return all
+	}
+	spans := slices.Clone(s.all())
+	for _, other := range others {
+		spans = append(spans, other.all()...)
+	}
+	all := m.one(inOrder(sorted(spans)))
+	if len(others) == 1 {
+		m.unions[pair] = all
+	}
+	return all
 }
 
 // find returns the place of a box that is like b but for one field, or a free one.
@@ -131,6 +161,22 @@ func (m *merger) find(x Field, rest uint64, b *box) *int32 {
 			return &m.table[at]
 		}
 	}
+}
+
+func (s *state) sum() uint64 {
+	sum := uint64(s.listener)<<32 | uint64(s.zone)<<16 | uint64(len(s.kind))
+	if s.by != nil {
+		sum += uint64(s.by.Index) << 48
+	}
+	for _, yes := range [...]bool{s.inbound, s.socket, s.owned, s.zoned, s.looped, s.natSrc, s.redirected, s.held, s.untracked, s.maybe} {
+		if sum <<= 1; yes {
+			sum++
+		}
+	}
+	for _, r := range [...]*ref{&s.in, &s.out, &s.route, &s.mark, &s.connMark, &s.dst, &s.dport, &s.ct, &s.seenConnMark, &s.before} {
+		sum = (sum^r.c.hi^bits.RotateLeft64(r.c.lo, 32)^uint64(r.from))*0x9e3779b97f4a7c15 + sum>>29
+	}
+	return sum
 }
 
 // odd tells the fields apart in the sum of a box.

@@ -110,20 +110,22 @@ func inOrder(spans []Span) Set {
 }
 
 // Union returns the set of all values of spans in any order.
-func Union(spans ...Span) Set {
-	all := slices.Clone(spans)
+func Union(spans ...Span) Set { return inOrder(sorted(slices.Clone(spans))) }
+
+// sorted sorts spans in any order, in their place, and joins those without a gap between them.
+func sorted(all []Span) []Span {
 	slices.SortFunc(all, func(a, b Span) int { return a.First.compare(b.First) })
-	var out []Span
+	k := 0
 	for _, s := range all {
-		if k := len(out) - 1; k >= 0 && (!out[k].Last.less(s.First) || s.First == out[k].Last.next()) {
-			if out[k].Last.less(s.Last) {
-				out[k].Last = s.Last
-			}
-			continue
+		switch {
+		case k == 0 || all[k-1].Last.less(s.First) && s.First != all[k-1].Last.next():
+			all[k] = s
+			k++
+		case all[k-1].Last.less(s.Last):
+			all[k-1].Last = s.Last
 		}
-		out = append(out, s)
 	}
-	return inOrder(out)
+	return all[:k]
 }
 
 // Single returns the set of one value.

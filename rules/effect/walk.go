@@ -79,7 +79,7 @@ type memo struct {
 }
 
 func newMemo() memo {
-	return memo{merger{same: map[state]*flow{}, known: map[uint64]Set{}}, map[[2]Set][2]Set{}}
+	return memo{merger{same: map[uint64]*flow{}, known: map[uint64]Set{}, unions: map[[2]Set]Set{}}, map[[2]Set][2]Set{}}
 }
 
 // another returns a flow in the same state, with these of its boxes.
@@ -110,20 +110,22 @@ func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 		return nil, f
 	}
 	k, cut := 0, false
-	for _, b := range f.boxes {
+	for i := range f.boxes {
+		b := &f.boxes[i]
 		in, out := w.divide(b[r.from], s)
-		cut = cut || !in.Empty() && !out.Empty()
 		if !out.Empty() {
 			if miss == nil {
 				miss = w.another(f, nil)
 			}
-			part := b
-			part[r.from] = out
-			miss.boxes = append(miss.boxes, part)
+			miss.boxes = append(miss.boxes, *b)
+			miss.boxes[len(miss.boxes)-1][r.from] = out
+			cut = cut || !in.Empty()
 		}
 		if !in.Empty() {
-			b[r.from] = in
-			f.boxes[k] = b
+			if k != i {
+				f.boxes[k] = *b
+			}
+			f.boxes[k][r.from] = in
 			k++
 		}
 	}
@@ -223,7 +225,9 @@ func (w *walker) sift(f *flow, conditions []Condition) (hit, miss *flow) {
 	k := 0
 	for i := range f.boxes {
 		if f.mayMeet(&f.boxes[i], conditions) {
-			f.boxes[k], f.boxes[i] = f.boxes[i], f.boxes[k]
+			if k != i {
+				f.boxes[k], f.boxes[i] = f.boxes[i], f.boxes[k]
+			}
 			k++
 		}
 	}
