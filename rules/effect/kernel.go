@@ -283,7 +283,7 @@ func (w *walker) routedIf(all flows, which func(*flow) bool) (rest flows) {
 		return rest
 	}
 	rest.take(w.routed(again))
-	return w.merge(rest)
+	return rest
 }
 
 func (w *walker) inbound(all flows) {
