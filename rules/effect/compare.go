@@ -73,15 +73,13 @@ func (r Result) String() string {
 const maxWork = 500_000
 
 // Compare sends every packet that a pod can have through both sides. The plan's side must have nothing unknown in it.
-func Compare(p *Pod, plan, have *Side) Result { return compareWithin(p, plan, have, maxWork) }
-
-func compareWithin(p *Pod, plan, have *Side, limit int) Result {
-	c := comparison{memo: newMemo(), pod: p, limit: limit, kinds: map[difference]int{}}
+func Compare(p *Pod, plan, have *Side) Result {
+	c := comparison{memo: newMemo(), pod: p, kinds: map[difference]int{}}
 	orders, all := have.orders()
 	var answer Answer
 	for i, side := range orders {
 		if !c.through(plan, side) {
-			return Result{Answer: CannotTell, Work: c.Work}
+			return Result{Answer: CannotTell, Work: c.work}
 		}
 		switch {
 		case i == 0:
@@ -90,6 +88,7 @@ func compareWithin(p *Pod, plan, have *Side, limit int) Result {
 			answer = max(min(answer, c.Answer), CannotTell)
 		}
 	}
+	c.Work = c.work
 	if c.Answer = answer; !all {
 		c.Answer = max(answer, CannotTell)
 	}
@@ -107,7 +106,6 @@ type comparison struct {
 	Result
 	memo
 	pod   *Pod
-	limit int
 	kinds map[difference]int // the index of each kind's Difference
 
 	// For one order of chains:
@@ -187,7 +185,7 @@ func (c *comparison) from(plan, have *Side, start, other packets) bool {
 				c.judge(wanted, got, b, plan.six, followed)
 				continue
 			}
-			if c.Work += ends.n / 8; c.Work > c.limit {
+			if c.work += 1 + ends.n/8; c.work > maxWork {
 				return false
 			}
 			for wanted := range ends.all() {
@@ -206,14 +204,13 @@ func (c *comparison) from(plan, have *Side, start, other packets) bool {
 
 // walk returns where packets end on a side; false where that exceeds the work that is left.
 func (c *comparison) walk(side *Side, start packets, decides func(*rules.Step) *rules.Step) (ends flows, ok bool) {
-	w := walker{side: side, pod: c.pod, limit: c.limit - c.Work, memo: &c.memo, decides: decides}
+	w := walker{side: side, pod: c.pod, memo: &c.memo, decides: decides}
 	f := c.another(&flow{state: start.state, joined: true}, []box{start.box})
 	if f.inbound {
 		w.inbound(only(f))
 	} else {
 		w.outbound(only(f))
 	}
-	c.Work += w.work
 	return w.merge(w.ended), !w.over()
 }
 

@@ -23,7 +23,7 @@ type End struct{ packets }
 
 // Ends returns where all packets of a pod end by a side's rules; false where that is too much work.
 func Ends(pod *Pod, side *Side) (all []End, ok bool) {
-	c := comparison{memo: newMemo(), pod: pod, limit: maxWork}
+	c := comparison{memo: newMemo(), pod: pod}
 	for _, start := range starts(pod, side.six) {
 		some, ok := c.walk(side, start, nil)
 		if !ok {

@@ -9,6 +9,7 @@ import (
 
 // merger joins flows, and the boxes of each.
 type merger struct {
+	work   int              // done so far
 	free   *flow            // those that are in others now, to be used again
 	same   map[uint64]*flow // of one merge, by the sums of their states
 	known  map[uint64]Set   // by their hashes, so that equal sets are mostly the same one
@@ -100,7 +101,7 @@ func (m *merger) by(x Field) {
 	k := 0
 	for i := range m.boxes {
 		b := &m.boxes[i]
-		rest := m.sums[i] - b[x].hash()*odd[x]
+		rest := m.sums[i] - b.weighed(x)
 		j := m.find(x, rest, b)
 		if *j > 0 {
 			m.more[*j-1] = append(m.more[*j-1], b[x])
@@ -121,7 +122,7 @@ func (m *merger) by(x Field) {
 		if more := m.more[i]; len(more) > 0 {
 			b := &m.boxes[i]
 			b[x] = m.union(b[x], more)
-			m.sums[i] = m.rests[i] + b[x].hash()*odd[x]
+			m.sums[i] = m.rests[i] + b.weighed(x)
 		}
 	}
 }
@@ -145,6 +146,7 @@ func (m *merger) union(s Set, others []Set) Set {
 	for _, other := range others {
 		spans = append(spans, other.all()...)
 	}
+	m.work += len(spans) / 8
 	all := m.one(inOrder(sorted(spans)))
 	if len(others) == 1 {
 		m.unions[pair] = all
@@ -179,18 +181,12 @@ func (s *state) sum() uint64 {
 	return sum
 }
 
-// odd tells the fields apart in the sum of a box.
-var odd = func() (all [fields]uint64) {
-	for x := range all {
-		all[x] = uint64(x+1)*0x9e3779b97f4a7c15 | 1
-	}
-	return all
-}()
+// weighed is a field's part in the sum of a box.
+func (b *box) weighed(x Field) uint64 { return b[x].hash() * uint64(2*x+1) }
 
-// sum is of the hashes of all fields.
 func (b *box) sum() (sum uint64) {
-	for x := range b {
-		sum += b[x].hash() * odd[x]
+	for x := range fields {
+		sum += b.weighed(x)
 	}
 	return sum
 }

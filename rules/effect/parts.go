@@ -23,7 +23,7 @@ func (t *Tracer) Parts(family rules.Family, usual []rules.Packet, decides func(*
 	for i, p := range usual {
 		ready[i] = t.pod.only(p)
 	}
-	c := comparison{memo: newMemo(), pod: t.pod, limit: maxWork}
+	c := comparison{memo: newMemo(), pod: t.pod}
 	for _, f := range starts(t.pod, side.six)[:3] { // of those that begin
 		f.box[Protocol] = ported
 		f.box[Mark], f.box[CTState], f.box[Transparent], f.box[Listening] = Single(N(0)), Single(N(fresh)), Single(N(0)), Single(N(1))

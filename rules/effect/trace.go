@@ -57,7 +57,8 @@ func (t *Tracer) walk(packet rules.Packet) error {
 		return fmt.Errorf("trace %s: %w", packet, err)
 	}
 	y.path.Packet = packet
-	w := walker{side: t.knowing(packet), pod: t.pod, limit: maxWork, way: y, memo: &t.memo}
+	w := walker{side: t.knowing(packet), pod: t.pod, way: y, memo: &t.memo}
+	t.work = 0
 	f := t.one.of(t.pod, packet)
 	switch {
 	case packet.Direction == rules.Inbound:

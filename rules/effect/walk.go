@@ -63,8 +63,6 @@ func (l flows) all() iter.Seq[*flow] {
 type walker struct {
 	side  *Side
 	pod   *Pod
-	limit int // of work
-	work  int
 	ended flows
 	way   *way // of the only packet, where one is traced
 	// decides returns the step that stands for a rule which decides; nil where nobody asks.
@@ -94,7 +92,7 @@ func (m *memo) another(f *flow, boxes []box) *flow {
 	return other
 }
 
-func (w *walker) over() bool { return w.work > w.limit || w.way.failed() }
+func (w *walker) over() bool { return w.work > maxWork || w.way.failed() }
 
 // cut divides a flow by a condition on what its packets have now. Either part is nil where no packet is in it.
 func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
