@@ -7,7 +7,7 @@ package nftables
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -207,8 +207,8 @@ func (p *program) addressed(packet []byte) (jumps effect.Verb) {
 	for i, f := range []effect.Field{effect.Source, effect.Destination} {
 		address, mask := packet[i*at.address:][:at.address], packet[(2+i)*at.address:][:at.address]
 		from, _ := netip.AddrFromSlice(and(address, mask))
-		switch length := leading(mask); {
-		case !contiguous(mask):
+		switch length, ok := leading(mask); {
+		case !ok:
 			p.perhaps("mask")
 		case length > 0:
 			p.askUnless(inverse&(notSource<<i) != 0, f, effect.Everything(at.address), effect.Prefix(netip.PrefixFrom(from, length)))
@@ -217,8 +217,8 @@ func (p *program) addressed(packet []byte) (jumps effect.Verb) {
 	for i, f := range []effect.Field{effect.In, effect.Out} {
 		const size = unix.IFNAMSIZ
 		name, mask := packet[at.interfaces+i*size:][:size], packet[at.interfaces+(2+i)*size:][:size]
-		switch length := leading(mask); {
-		case !contiguous(mask) || length%8 != 0:
+		switch length, ok := leading(mask); {
+		case !ok || length%8 != 0:
 			p.perhaps("mask")
 		case length > 0:
 			p.askUnless(inverse&(notIn<<i) != 0, f, effect.Everything(2), interfacesNamed(p.pod, name[:length/8]))
@@ -234,15 +234,10 @@ func (p *program) addressed(packet []byte) (jumps effect.Verb) {
 	return effect.Jump
 }
 
-// leading counts the bits of a mask up to the first zero.
-func leading(mask []byte) (n int) {
-	for _, b := range mask {
-		n += bits.LeadingZeros8(^b)
-		if b != 0xff {
-			break
-		}
-	}
-	return n
+// leading counts the bits of a mask; false where there is a zero before the last.
+func leading(mask []byte) (bits int, ok bool) {
+	bits, size := net.IPMask(mask).Size()
+	return bits, size > 0
 }
 
 // askUnless adds a condition, or its opposite.

@@ -204,7 +204,7 @@ func (p *program) compared(l loaded, operator uint32, data []byte) (effect.Set, 
 	}
 	first, last := data, data
 	if l.mask != nil {
-		if l.native || !contiguous(l.mask) || len(l.mask) != len(data) || !bytes.Equal(and(data, l.mask), data) {
+		if _, ok := leading(l.mask); l.native || !ok || len(l.mask) != len(data) || !bytes.Equal(and(data, l.mask), data) {
 			return effect.Set{}, false
 		}
 		last = make([]byte, len(data))
@@ -290,11 +290,7 @@ func (p *program) rangeOf(a attributes) {
 		p.perhaps("range")
 		return
 	}
-	set := effect.Union(s)
-	if operator == unix.NFT_RANGE_NEQ {
-		set = effect.Everything(l.top).Without(set)
-	}
-	p.ask(l.field, set)
+	p.askUnless(operator == unix.NFT_RANGE_NEQ, l.field, effect.Everything(l.top), effect.Union(s))
 }
 
 func (p *program) lookup(a attributes) {
@@ -314,24 +310,7 @@ func (p *program) lookup(a attributes) {
 		p.perhaps("set")
 		return
 	}
-	if flags&unix.NFT_LOOKUP_F_INV != 0 {
-		set = effect.Everything(l.top).Without(set)
-	}
-	p.ask(l.field, set)
-}
-
-func contiguous(mask []byte) bool {
-	ones := true
-	for _, b := range mask {
-		for bit := 7; bit >= 0; bit-- {
-			one := b>>bit&1 == 1
-			if one && !ones {
-				return false
-			}
-			ones = one
-		}
-	}
-	return true
+	p.askUnless(flags&unix.NFT_LOOKUP_F_INV != 0, l.field, effect.Everything(l.top), set)
 }
 
 func and(a, b []byte) []byte {

@@ -6,6 +6,7 @@ package nftables
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -30,16 +31,11 @@ func (l loaded) number(b []byte) (effect.Number, bool) {
 		return effect.Number{}, false
 	}
 	whole := make([]byte, 16)
-	if l.native {
-		for i, x := range b {
-			whole[15-i] = x // little-endian; see nativeIsLittle
-		}
-		if !nativeIsLittle {
-			copy(whole[16-len(b):], b)
-		}
-	} else {
-		copy(whole[16-l.top:], b)
+	if l.native && nativeIsLittle {
+		b = slices.Clone(b)
+		slices.Reverse(b)
 	}
+	copy(whole[16-l.top:], b)
 	return effect.Wide(binary.BigEndian.Uint64(whole[:8]), binary.BigEndian.Uint64(whole[8:])), true
 }
 

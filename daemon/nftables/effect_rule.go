@@ -214,14 +214,8 @@ func (p *program) immediate(a attributes) error {
 	switch code {
 	case unix.NFT_JUMP, unix.NFT_GOTO:
 		to, err := p.view.target(p.of, chain)
-		if err != nil {
-			return err
-		}
-		if code == unix.NFT_GOTO {
-			p.end(effect.Action{Verb: effect.Goto, Chain: to})
-		} else {
-			p.end(effect.Action{Verb: effect.Jump, Chain: to})
-		}
+		p.end(effect.Action{Verb: map[bool]effect.Verb{true: effect.Goto, false: effect.Jump}[code == unix.NFT_GOTO], Chain: to})
+		return err
 	case unix.NFT_RETURN:
 		p.end(effect.Action{Verb: effect.Return})
 	case accept:

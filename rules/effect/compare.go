@@ -23,22 +23,11 @@ const (
 	Less
 )
 
+var answers = [...]string{Equal: "equal", More: "takes more", LessWhileAway: "takes less while the proxy does not listen",
+	CannotTell: "cannot be told", Less: "takes less"}
+
 // String returns the answer in words.
-func (a Answer) String() string {
-	switch a {
-	case Equal:
-		return "equal"
-	case More:
-		return "takes more"
-	case LessWhileAway:
-		return "takes less while the proxy does not listen"
-	case CannotTell:
-		return "cannot be told"
-	case Less:
-		return "takes less"
-	}
-	return "no answer"
-}
+func (a Answer) String() string { return answers[a] }
 
 // Difference is a set of packets that end otherwise, shown by one of them.
 type Difference struct {

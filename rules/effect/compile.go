@@ -234,17 +234,14 @@ func states(m rules.CTState) Set {
 	return Values(all...)
 }
 
+var verdicts = map[rules.Verdict]Verb{rules.Accept: Accept, rules.Drop: Drop, rules.Return: Return}
+
 // Act returns what a target does with packets of the family. Its jumps lead to the chains.
 func Act(family rules.Family, t rules.Target, chains map[string]*Chain) Action {
 	switch t := t.(type) {
 	case rules.Verdict:
-		switch t {
-		case rules.Accept:
-			return Action{Verb: Accept}
-		case rules.Drop:
-			return Action{Verb: Drop}
-		case rules.Return:
-			return Action{Verb: Return}
+		if verb, known := verdicts[t]; known {
+			return Action{Verb: verb}
 		}
 	case rules.Counting:
 		return Action{Verb: Nothing}

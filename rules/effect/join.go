@@ -100,10 +100,8 @@ func (j *joiner) joinable(actions []Action) bool {
 	if len(actions) == 0 {
 		return true
 	}
-	switch actions[len(actions)-1].Verb {
-	case Accept, Drop, Return, Goto, Redirect, DNAT, Reject:
+	if ends[actions[len(actions)-1].Verb] {
 		return true
-	case Nothing, Jump, TProxy, SetMark, SetConnMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown:
 	}
 	return !slices.ContainsFunc(actions, func(a Action) bool { return a.Verb != Nothing && (a.Verb != Jump || !j.leavesAlone(a.Chain)) })
 }
@@ -122,14 +120,8 @@ func (j *joiner) leavesAlone(c *Chain) bool {
 			return false
 		}
 		for _, a := range r.Actions {
-			switch a.Verb {
-			case SetMark, SetConnMark, SaveMark, RestoreMark, Zone, NoTrack, Then, Unknown, TProxy:
+			if changes[a.Verb] || (a.Verb == Jump || a.Verb == Goto) && !j.leavesAlone(a.Chain) {
 				return false
-			case Jump, Goto:
-				if !j.leavesAlone(a.Chain) {
-					return false
-				}
-			case Nothing, Accept, Drop, Return, Redirect, DNAT, Reject:
 			}
 		}
 	}

@@ -143,6 +143,13 @@ const (
 	Unknown // anything may happen
 )
 
+// Of these verbs, some end a chain for the packets that meet them, and after others the same rules may do something else.
+var (
+	ends    = map[Verb]bool{Accept: true, Drop: true, Return: true, Goto: true, Redirect: true, DNAT: true, Reject: true}
+	changes = map[Verb]bool{SetMark: true, SetConnMark: true, SaveMark: true, RestoreMark: true, Zone: true, NoTrack: true,
+		Then: true, Unknown: true, TProxy: true}
+)
+
 // Action is one thing that a rule does.
 type Action struct {
 	Verb  Verb
