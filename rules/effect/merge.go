@@ -54,7 +54,7 @@ func (m *merger) merge(all flows) (merged flows) {
 	clear(m.same)
 	var apart flows
 	for f := range all.all() {
-		sum := f.state.sum()
+		sum := f.sum()
 		if same := m.same[sum]; same != nil && same.state == f.state {
 			m.absorb(same, f)
 		} else {
