@@ -34,8 +34,10 @@ const (
 	FieldMark
 	FieldConnMark
 	FieldComment // of the rule: every packet has it (xt_comment)
-	Fields       // how many there are
 )
+
+// Fields is how many there are.
+const Fields = int(FieldComment) + 1
 
 // field is how iptables asks for one.
 type field struct {
@@ -185,7 +187,7 @@ func (v Addresses) comparison() comparison { return compared(v) }
 func (v Link) comparison() comparison      { return compared(v) }
 func (v Transport) comparison() comparison { return compared(v) }
 func (v Port) comparison() comparison      { return compared(v) }
-func (v PortList) comparison() comparison  { return compared(v) }
+func (l PortList) comparison() comparison  { return compared(l) }
 func (v IDs) comparison() comparison       { return compared(v) }
 func (v CTState) comparison() comparison   { return compared(v) }
 func (v Mark) comparison() comparison      { return compared(v) }

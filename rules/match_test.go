@@ -17,7 +17,8 @@ func TestEveryFieldHasItsRow(t *testing.T) {
 			tried = append(tried, m.Field.String())
 		}
 	}
-	for f := range rules.Fields {
+	for i := range rules.Fields {
+		f := rules.Field(i)
 		if f.String() == "" || slices.Contains(names, f.String()) {
 			t.Errorf("field %d has no name of its own, but %q", f, f)
 		}

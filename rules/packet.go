@@ -73,10 +73,10 @@ func (p Packet) String() string {
 	return strings.Join(words, " ")
 }
 
-func (m CTState) names() []string {
+func (v CTState) names() []string {
 	var names []string
 	for bit, name := range stateNames {
-		if m&(1<<bit) != 0 {
+		if v&(1<<bit) != 0 {
 			names = append(names, name)
 		}
 	}

@@ -36,7 +36,7 @@ func (v Transport) appendTo(text []byte) []byte { return words(text, string(v)) 
 
 func (v Port) appendTo(text []byte) []byte { return number(text, v.Number) }
 
-func (v PortList) appendTo(text []byte) []byte { return words(text, v.String()) }
+func (l PortList) appendTo(text []byte) []byte { return words(text, l.String()) }
 
 func (v IDs) appendTo(text []byte) []byte {
 	text = number(text, v.First)

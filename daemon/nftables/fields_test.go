@@ -14,7 +14,8 @@ import (
 // Each field of a match but the comment is loaded from somewhere, and the judge of effects knows it.
 func TestEveryFieldHasItsRow(t *testing.T) {
 	pod := effect.NewPod(nil)
-	for f := range rules.Fields {
+	for i := range rules.Fields {
+		f := rules.Field(i)
 		if fields[f].from == "" && f != rules.FieldComment {
 			t.Errorf("nobody knows where %s is loaded from", f)
 		}

@@ -173,16 +173,21 @@ func (d draw) rules(b *rules.Builder, family rules.Family, table, chain, hook st
 	for range d.IntN(4) {
 		row := slices.Clone(match)
 		for i, m := range row {
-			switch m.Field {
-			case rules.FieldDestinationPort:
-				row[i].Value = rules.Port{Protocol: m.Value.(rules.Port).Protocol, Number: d.port()}
+			switch v := m.Value.(type) {
+			case rules.Port:
+				if m.Field == rules.FieldSourcePort {
+					continue
+				}
+				row[i].Value = rules.Port{Protocol: v.Protocol, Number: d.port()}
 				if !m.Not && d.one(2) {
 					row[i] = rules.ToAny(d.ports())
 				}
-			case rules.FieldDestinationPorts:
+			case rules.PortList:
 				row[i] = rules.ToAny([]rules.PortRange{d.ports(), d.ports()}[:1+d.IntN(2)]...)
-			case rules.FieldDestination:
-				row[i].Value = rules.Addresses{Prefix: d.prefix(family)}
+			case rules.Addresses:
+				if m.Field == rules.FieldDestination {
+					row[i].Value = rules.Addresses{Prefix: d.prefix(family)}
+				}
 			}
 		}
 		b.Append(table, chain, "", target, row...)

@@ -105,9 +105,6 @@ func ports(v rules.Value) []rules.PortRange { return rules.Match{Value: v}.Ports
 
 // opposite returns the condition that holds where this one does not, if rules have one.
 func opposite(m rules.Match) (rules.Match, bool) {
-	switch m.Field {
-	case rules.FieldDestination, rules.FieldUID, rules.FieldGID, rules.FieldMark, rules.FieldDestinationPort, rules.FieldDestinationPorts:
-		return rules.Not(m), true
-	}
-	return m, false
+	negated := []rules.Field{rules.FieldDestination, rules.FieldUID, rules.FieldGID, rules.FieldMark, rules.FieldDestinationPort, rules.FieldDestinationPorts}
+	return rules.Not(m), slices.Contains(negated, m.Field)
 }
