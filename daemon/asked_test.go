@@ -115,7 +115,7 @@ func (n notingRoutes) Network() (rules.Network, error) {
 func TestWhatAHookAsksTheKernel(t *testing.T) {
 	e, _ := newEnforcer(t, newMemory())
 	var asked []string
-	e.kernel = noting{e.kernel, &asked}
+	e.visitor.Kernel = noting{e.visitor.Kernel, &asked}
 	ctx := limited(t, patience)
 	proxy := rules.Container{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true"}}
 	const judged = ", interfaces, own routes, compare, routes, effect, generation"

@@ -72,7 +72,7 @@ func (e *Enforcer) count(ctx context.Context, known memory.Sandbox, o outcome.Ou
 	if !known.Plan.LocksDown() {
 		return
 	}
-	ns, err := e.kernel.Open(known.Pod.NetNS)
+	ns, err := e.visitor.Kernel.Open(known.Pod.NetNS)
 	if err != nil {
 		return
 	}

@@ -8,12 +8,9 @@ package daemon
 
 import (
 	"context"
-	"fmt"
-	"hash/maphash"
 	"sync/atomic"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
-	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
@@ -21,7 +18,9 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
+	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/daemon/view"
+	"github.com/meshnetd/meshnetd/daemon/visit"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -35,19 +34,18 @@ type Enforcer struct {
 	// Auditor tells of what Audit does.
 	Auditor *auditor.Auditor
 
-	kernel    kernel.Kernel
-	record    func(outcome.Outcome)
 	policy    atomic.Pointer[policy.Policy]
 	sandboxes memory.Sandboxes
-	judge     judge.Judge
-	sharing   sharing
+	visitor   visit.Visitor
+	sharing   sharing.Sharing
 	counts    lockdown.Counts
 }
 
 // New returns an Enforcer that has seen no pod yet, and keeps receipts in a directory. record is called once for every outcome,
 // and must not block.
 func New(p policy.Policy, k kernel.Kernel, dir receipts.Directory, record func(outcome.Outcome)) *Enforcer {
-	e := &Enforcer{kernel: k, sandboxes: memory.Sandboxes{Receipts: dir}, Auditor: auditor.New(), sharing: sharing{seed: maphash.MakeSeed()}, record: record}
+	e := &Enforcer{sandboxes: memory.Sandboxes{Receipts: dir}, Auditor: auditor.New(), sharing: sharing.New()}
+	e.visitor = visit.Visitor{Kernel: k, Memory: &e.sandboxes, Policy: e.policy.Load, Record: record}
 	e.SetPolicy(p)
 	return e
 }
@@ -64,7 +62,7 @@ func (e *Enforcer) SetPolicy(p policy.Policy) {
 
 // View returns what answers questions about what is known.
 func (e *Enforcer) View() view.View {
-	return view.View{Policy: e.policy.Load(), Memory: &e.sandboxes, Counts: &e.counts, Kernel: e.kernel, Specification: e.specification}
+	return view.View{Policy: e.policy.Load(), Memory: &e.sandboxes, Counts: &e.counts, Kernel: e.visitor.Kernel, Specification: e.specification}
 }
 
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never
@@ -102,8 +100,8 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o outcome.Look) outcome.Lo
 		}
 		return nil
 	}
-	if !light(o.Pod) || o.Trigger == Takeover { // with all of its containers
-		return e.sharing.within(ctx, o, decide)
+	if !sharing.Light(o.Pod) || o.Trigger == Takeover { // with all of its containers
+		return e.sharing.Within(ctx, o, decide)
 	}
 	_ = decide(ctx, &o) // it has none
 	return o
@@ -130,57 +128,12 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) outcome.Outcome {
 	if o.OwnInit(by, true) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
 		return o.Outcome
 	}
-	return e.sharing.within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
-		return e.visit(ctx, o, func(p *pass) error {
-			if err := p.plan(); err != nil {
-				return err
-			}
-			_, err := p.compare()
-			return err
-		})
-	}).Outcome
+	return e.sharing.Within(ctx, o, e.visitor.Verify).Outcome
 }
 
 // Remove takes out of a namespace what meshnetd put in, and nothing else: those that were verified there,
 // where they are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
-	o := e.sharing.within(ctx, outcome.Begin(ByHand, rules.Pod{NetNS: path}), func(ctx context.Context, o *outcome.Look) error {
-		return e.visit(ctx, o, (*pass).remove)
-	})
+	o := e.sharing.Within(ctx, outcome.Begin(ByHand, rules.Pod{NetNS: path}), e.visitor.Remove)
 	return o.Changed, o.Err
-}
-
-// pass is one look at a pod, on a thread that is in the namespace, with that locked.
-type pass struct {
-	*Enforcer
-	*policy.Policy
-	ctx   context.Context
-	in    kernel.Inside
-	o     *outcome.Look
-	known memory.Sandbox
-
-	earlier *outcome.Look // by the plan of another configuration, which it holds
-	err     error
-}
-
-// visit opens and locks the pod's namespace and calls fn on a thread that is in it.
-func (e *Enforcer) visit(ctx context.Context, o *outcome.Look, fn func(*pass) error) error {
-	o.Enter(outcome.StageEnter)
-	ns, err := e.kernel.Open(o.Pod.NetNS)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	o.NetNS, o.Backend = ns.ID(), ns.Backend()
-	unlock, err := ns.Lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := ctx.Err(); err != nil { // nobody waits for this any more, and a later look knows more
-		return fmt.Errorf("lock %s: too late: %w", o.Pod.NetNS, err)
-	}
-	return ns.Do(func(in kernel.Inside) error {
-		return fn(&pass{Enforcer: e, Policy: e.policy.Load(), ctx: ctx, in: in, o: o})
-	})
 }

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
-	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
+	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -111,7 +111,7 @@ func (e *Enforcer) Outside(pod rules.Pod) bool {
 	if known, ok := e.sandboxes.Get(pod.SandboxID); ok {
 		return known.State == StateExempt || known.State == StateSkipped
 	}
-	if !light(pod) {
+	if !sharing.Light(pod) {
 		return false // Start bounds what is decided about it
 	}
 	outside := false
@@ -148,7 +148,7 @@ func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known memory.S
 			e.count(ctx, known, o.Outcome)
 		}
 		if known.Pod.NetNS == o.Pod.NetNS && known.Generation != "" {
-			if intact, err := intact(ctx, e.kernel, known); err == nil && intact {
+			if intact, err := e.visitor.Intact(ctx, known); err == nil && intact {
 				confirm(o, known)
 				return nil
 			}
@@ -182,31 +182,4 @@ func checkNetNS(o outcome.Look, c rules.Container) outcome.Look {
 		}
 	}
 	return o
-}
-
-// intact reports whether the sandbox still has its namespace, and nobody has written there since it was verified. It
-// takes no lock, so that nobody waits.
-func intact(ctx context.Context, k kernel.Kernel, known memory.Sandbox) (intact bool, err error) {
-	ns, err := k.Open(known.Pod.NetNS)
-	if err != nil {
-		return false, err
-	}
-	defer ns.Close()
-	if ns.ID() != known.NetNS {
-		return false, nil
-	}
-	err = ns.Do(func(in kernel.Inside) error {
-		generation, err := in.Rules.Generation(ctx)
-		if err != nil || generation != known.Generation {
-			return err
-		}
-		moved, err := in.Routes.Verify(known.Plan)
-		if err != nil || len(moved) > 0 {
-			return err
-		}
-		now, err := network(in, known.Pod)
-		intact = err == nil && now.Equal(known.Network)
-		return err
-	})
-	return intact, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
+	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -36,7 +37,7 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 				}
 			})
 			bytes := allocated(func() { e.Enforce(t.Context(), SandboxStarted, pod) })
-			if t.Logf("%d bytes allocated for wishes of %d", bytes, weight(pod)); bytes > 64<<10 {
+			if t.Logf("%d bytes allocated for wishes of %d", bytes, sharing.Weight(pod)); bytes > 64<<10 {
 				t.Error("too many")
 			}
 			if calls, _ := m.count(); calls != 0 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -46,7 +47,7 @@ func TestAnnotationsRemembered(t *testing.T) {
 		if !ok || known.State != tt.state {
 			t.Errorf("%s: %q (%s)", name, known.State, known.Detail)
 		}
-		if n := weight(known.Pod) + len(strings.Join(known.Pod.Unread, "")); n > 3<<10 {
+		if n := sharing.Weight(known.Pod) + len(strings.Join(known.Pod.Unread, "")); n > 3<<10 {
 			t.Errorf("%s: %d bytes of it are remembered", name, n)
 		}
 		if _, d, _ := e.View().Explain("web"); ok && d.Action != known.Decision.Action {

@@ -45,6 +45,6 @@ func (e *Enforcer) review(o outcome.Look, r *rules.Review) outcome.Look {
 // notice says something beside what became of the pod; "" is nothing. It counts no time again.
 func (e *Enforcer) notice(o outcome.Outcome, event, text string) {
 	if text != "" {
-		e.record(o.Noting(event, text))
+		e.visitor.Record(o.Noting(event, text))
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
+	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -56,7 +57,7 @@ type laboriousMesh struct {
 }
 
 func (m laboriousMesh) Decide(pod rules.Pod) rules.Decision {
-	if !light(pod) {
+	if !sharing.Light(pod) {
 		time.Sleep(m.takes)
 	}
 	return m.Mesh.Decide(pod)
@@ -151,22 +152,6 @@ func TestHowLongHostilePodsHoldTheNodeUp(t *testing.T) {
 	}
 }
 
-// To refuse a pod from memory costs little, whatever its inputs.
-func TestARefusalFromMemoryIsCheap(t *testing.T) {
-	e, _ := newEnforcer(t, newMemory())
-	pod := laborious("one")
-	pod.Annotations["more"] = strings.Repeat("8080,", 50_000)
-	e.sharing.ledger.Overran("one", "hostile", e.sharing.inputHash(pod), true, "it used up its time", time.Now())
-	bytes := allocated(func() {
-		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Decision.Reason != rules.ReasonOverTime {
-			t.Fatal(o.Err)
-		}
-	})
-	if t.Logf("%d bytes allocated for wishes of %d", bytes, weight(pod)); bytes > 32<<10 {
-		t.Error("too many")
-	}
-}
-
 // Work that nobody waits for any more ends at its next step, and is bounded meanwhile: by pod, and by namespace, so that
 // those of others go on.
 func TestAbandonedWorkIsBounded(t *testing.T) {
@@ -206,7 +191,7 @@ func TestWaitingIsNotBlamed(t *testing.T) {
 	pods := crowd(t, "honest", 1)
 	faked(t, func(t *testing.T) {
 		e, _ := newEnforcer(t, newMemory())
-		ns, err := e.kernel.Open(pods[0].NetNS)
+		ns, err := e.visitor.Kernel.Open(pods[0].NetNS)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -228,23 +213,6 @@ func TestWaitingIsNotBlamed(t *testing.T) {
 			t.Errorf("%s after %s, %v", o.Result, held, o.Error())
 		}
 	})
-}
-
-// Where the work sees by itself that its time is up, and is first, the pod used it up all the same.
-func TestWorkThatGivesUpUsedUpItsTime(t *testing.T) {
-	for stage, blamed := range map[outcome.Stage]bool{outcome.StageDecide: true, outcome.StageEnter: false, outcome.StageApply: true, outcome.StageVerify: true} {
-		e, _ := newEnforcer(t, newMemory())
-		ctx, cancel := context.WithDeadline(t.Context(), time.Now())
-		o := outcome.Begin(SandboxStarted, laborious("one"))
-		o.Enter(stage)
-		o.Result, o.Err = Failed, o.Step(ctx, outcome.StageVerify)
-		o = e.sharing.ended(ctx, o)
-		cancel()
-		again, _ := start(t, e, o.Pod)
-		if o.Overrun != blamed || o.Stage != outcome.StageBudget || (again.Decision.Reason == rules.ReasonOverTime) != blamed {
-			t.Errorf("in %s: blamed %v, in %s; the next try: %v", stage, o.Overrun, o.Stage, again.Error())
-		}
-	}
 }
 
 // A pod that takes longer than a short look, and is looked at once more in the same interval, is no news; one that was

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -69,7 +70,7 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 func byWeight(pods []rules.Pod) []int {
 	weights, order := make([]int, len(pods)), make([]int, len(pods))
 	for i, pod := range pods {
-		weights[i], order[i] = weight(pod), i
+		weights[i], order[i] = sharing.Weight(pod), i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(weights[a], weights[b]) })
 	return order

@@ -53,7 +53,7 @@ func TestNoSystemCallForAPodOutsideTheMesh(t *testing.T) {
 func withoutSystemCalls(t *testing.T, pod rules.Pod) {
 	e, _ := newEnforcer(t, firewall{})
 	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{istios, consuls, kumas, linkerds} })
-	e.record, _ = outcome.Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), func() {}) // at info level, as a node runs
+	e.visitor.Record, _ = outcome.Log(slog.New(slog.NewTextHandler(os.Stderr, nil)), func() {}) // at info level, as a node runs
 	if err := forbidSystemCalls(); err != nil {
 		t.Fatal(err)
 	}

@@ -42,9 +42,9 @@ func BenchmarkTakeover(b *testing.B) {
 		{"in_another_shape", nftables.Native, func(*istio.Defaults) {}, StateOutdated},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
-			node := earlier.kernel.(kernel.Node)
+			node := earlier.visitor.Kernel.(kernel.Node)
 			node.Firewall = nftables.New(tt.written)
-			earlier.kernel = node
+			earlier.visitor.Kernel = node
 			for _, pod := range pods {
 				if _, err := earlier.Remove(context.Background(), pod.NetNS); err != nil {
 					b.Fatal(err)

@@ -15,12 +15,17 @@ import (
 
 // try does the work within ctx. Where that goes wrong, the table says what becomes of the sandbox.
 func (e *Enforcer) try(ctx context.Context, o outcome.Look, work func(context.Context, *outcome.Look) error) outcome.Look {
-	o = e.sharing.within(ctx, o, work)
+	o = e.sharing.Within(ctx, o, work)
 	first := e.sandboxes.EndTurn(o.Pod.SandboxID, o.Overrun)
 	if o.Decided || o.Undecided() {
 		return o
 	}
 	return e.fail(o, first)
+}
+
+// reconcile takes the sandbox through the table, within its namespace.
+func (e *Enforcer) reconcile(ctx context.Context, o *outcome.Look) error {
+	return e.visitor.Reconcile(ctx, o, e.StopSandbox != nil)
 }
 
 // fail commits what becomes of a sandbox whose outcome is an error.
@@ -78,7 +83,7 @@ func (e *Enforcer) report(o outcome.Look) {
 	case o.Stop: // not here: the runtime passes the end of a sandbox to its plugins, and they are all waiting for us
 		go e.stop(o)
 	case o.Said != lifecycle.Quiet:
-		e.record(o.Outcome)
+		e.visitor.Record(o.Outcome)
 	}
 	if o.Said == lifecycle.EventSkipped { // it starts, or was there before
 		e.notice(o.Outcome, outcome.EventUnmeshed, o.Decision.Unmeshed)

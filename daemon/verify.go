@@ -9,13 +9,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/visit"
 )
-
-// ErrUnknown is within the error about a sandbox of which nothing is remembered.
-var ErrUnknown = errors.New("is not known: it is gone, or does not belong to the mesh")
 
 // errNotTakenOver is that of a sandbox for which there is no plan yet.
 var errNotTakenOver = errors.New("was there before meshnetd and has not been looked at yet, so that there is nothing to compare with: " +
@@ -31,33 +28,17 @@ func (e *Enforcer) Compare(ctx context.Context, id string) outcome.Outcome {
 	known, ok := e.sandboxes.Get(id)
 	o := outcome.Begin(ByHand, known.Pod)
 	o.Decision, o.Plan, o.Key, o.Node = known.Decision, known.Plan, known.Key, known.Node
-	o = e.sharing.within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
+	o = e.sharing.Within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		switch {
 		case !ok:
-			return fmt.Errorf("sandbox %s %w", id, ErrUnknown)
+			return fmt.Errorf("sandbox %s %w", id, visit.ErrUnknown)
 		case known.State == StatePending:
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
-		return e.visit(ctx, o, func(p *pass) error {
-			if err := known.InNetNS(*o); err != nil {
-				return err
-			}
-			_, err := p.compare()
-			return err
-		})
+		return e.visitor.Compare(ctx, o, known)
 	})
 	o.End()
 	return o.Outcome
-}
-
-// compare judges the namespace anew, and remembers nothing of it.
-func (p *pass) compare() (judge.Finding, error) {
-	if err := p.o.Step(p.ctx, outcome.StageVerify); err != nil {
-		return judge.Finding{}, err
-	}
-	f, err := judge.Anew(p.ctx, p.in, p.o.Plan)
-	p.o.Found(f)
-	return f, err
 }
 
 // Repair makes a sandbox's namespace hold what today's configuration says of its pod, whatever it was left with
@@ -68,7 +49,7 @@ func (e *Enforcer) Repair(ctx context.Context, id string) outcome.Outcome {
 	o := outcome.Begin(ByHand, known.Pod)
 	o.Decision = known.Decision
 	if !ok {
-		o.Result, o.Err = Failed, fmt.Errorf("sandbox %s %w", id, ErrUnknown)
+		o.Result, o.Err = Failed, fmt.Errorf("sandbox %s %w", id, visit.ErrUnknown)
 		return o.Outcome
 	}
 	o = e.try(ctx, o, e.reconcile)

@@ -16,6 +16,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/visit"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -65,7 +66,7 @@ func TestCompare(t *testing.T) {
 
 func TestCompareNothing(t *testing.T) {
 	e, _ := newEnforcer(t, newMemory())
-	if o := e.Compare(limited(t, 10*time.Second), "none"); !errors.Is(o.Err, ErrUnknown) {
+	if o := e.Compare(limited(t, 10*time.Second), "none"); !errors.Is(o.Err, visit.ErrUnknown) {
 		t.Errorf("got %v", o.Err)
 	}
 	pending := sandbox(t, "b")
@@ -73,7 +74,7 @@ func TestCompareNothing(t *testing.T) {
 	if o := e.Compare(limited(t, 10*time.Second), "b"); !errors.Is(o.Err, errNotTakenOver) {
 		t.Errorf("got %v", o.Err)
 	}
-	if o := e.Repair(limited(t, 10*time.Second), "none"); !errors.Is(o.Err, ErrUnknown) || o.Result != Failed {
+	if o := e.Repair(limited(t, 10*time.Second), "none"); !errors.Is(o.Err, visit.ErrUnknown) || o.Result != Failed {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}
 	if o := e.Repair(limited(t, 10*time.Second), "b"); o.Result != Protected || e.state("b") != StateProtected {

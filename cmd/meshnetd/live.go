@@ -13,6 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/visit"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -70,7 +71,7 @@ func verdict(o outcome.Outcome) status.Verdict {
 	switch {
 	case o.Err != nil:
 		v.Result, v.Detail = status.Failed, o.Err.Error()
-		if errors.Is(o.Err, netns.ErrGone) || errors.Is(o.Err, daemon.ErrUnknown) {
+		if errors.Is(o.Err, netns.ErrGone) || errors.Is(o.Err, visit.ErrUnknown) {
 			v.Result = status.Gone
 		}
 	case o.Decision.Action != rules.Enrol:

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package daemon
+package visit
 
 import (
 	"context"
@@ -19,22 +19,22 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// reconcile takes the sandbox through the table, within its namespace.
-func (e *Enforcer) reconcile(ctx context.Context, o *outcome.Look) error {
-	return e.visit(ctx, o, func(p *pass) error {
-		known, ok := e.sandboxes.Get(o.Pod.SandboxID)            // read again: with the lock held, nothing more is learned meanwhile
-		if o.Trigger == ByHand && !ok && o.Pod.SandboxID != "" { // else a command names a namespace and no sandbox
+// Reconcile takes the sandbox through the table, within its namespace. canStop is whether it could be stopped.
+func (v *Visitor) Reconcile(ctx context.Context, o *outcome.Look, canStop bool) error {
+	return v.visit(ctx, o, func(p *pass) error {
+		known, ok := v.Memory.Get(o.Pod.SandboxID)                         // read again: with the lock held, nothing more is learned meanwhile
+		if o.Trigger == lifecycle.ByHand && !ok && o.Pod.SandboxID != "" { // else a command names a namespace and no sandbox
 			return fmt.Errorf("sandbox %s %w", o.Pod.SandboxID, ErrUnknown)
 		}
 		same := known.KeepsNetNS
-		if o.Pod.NetNS == known.Pod.NetNS && (o.Trigger == Audited || o.Trigger == ByHand) { // nobody says that it is still there
+		if o.Pod.NetNS == known.Pod.NetNS && (o.Trigger == lifecycle.Audited || o.Trigger == lifecycle.ByHand) { // nobody says that it is still there
 			same = known.InNetNS
 		}
 		if err := same(*o); err != nil {
 			return err
 		}
 		p.known = known
-		lifecycle.Run(known.Facts(p.Policy, *o, e.StopSandbox != nil), p)
+		lifecycle.Run(known.Facts(p.Policy, *o, canStop), p)
 		return p.err
 	})
 }
@@ -69,10 +69,10 @@ func (p *pass) Do(do lifecycle.Do, f *lifecycle.Facts) {
 // Say records drift that is about to be repaired. That it was counted is remembered at once, since the repair may fail.
 func (p *pass) Say(first lifecycle.Event, drift bool) {
 	if p.o.FoundDrift = p.o.FoundDrift || drift; drift {
-		p.sandboxes.Drifted(p.o.Pod.SandboxID)
+		p.Memory.Drifted(p.o.Pod.SandboxID)
 	}
 	if p.o.Drifted = drift; first != lifecycle.Quiet {
-		p.record(p.o.DriftFound(first))
+		p.Record(p.o.DriftFound(first))
 		p.o.Drifted = false
 	}
 }
@@ -82,10 +82,10 @@ func (p *pass) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
 	if p.err != nil {
 		return
 	}
-	if p.earlier != nil && s.Do == lifecycle.Finish && (s.Then == StateOutdated || s.Then == StateUnproven) && !s.Keep {
+	if p.earlier != nil && s.Do == lifecycle.Finish && (s.Then == lifecycle.StateOutdated || s.Then == lifecycle.StateUnproven) && !s.Keep {
 		*p.o = *p.earlier // which stay
 	}
-	p.sandboxes.Commit(p.Policy, p.o, f, s, row)
+	p.Memory.Commit(p.Policy, p.o, f, s, row)
 }
 
 // recall takes what is remembered, for the addresses as they are now.
@@ -108,15 +108,15 @@ func (p *pass) choose(f *lifecycle.Facts) error {
 	}
 	if o.By != p.Policy || p.known.State != lifecycle.StateNew { // else it is enrolled as before the namespace was entered
 		o.Pod.Containers = policy.Overlay(p.known.Pod.Containers, o.Pod.Containers)
-		if p.known.State.Enrolled() && o.Trigger != ByHand {
+		if p.known.State.Enrolled() && o.Trigger != lifecycle.ByHand {
 			o.Node = p.known.Node
 		}
-		if o.Decide(p.Policy); o.Result == Failed {
+		if o.Decide(p.Policy); o.Result == lifecycle.Failed {
 			return o.Err
 		}
 		o.Want = p.Want(o.Case())
 	}
-	if o.OwnInit(p.Policy, o.Trigger == Takeover || p.known.State == StateExempt || p.known.State == StatePending) {
+	if o.OwnInit(p.Policy, o.Trigger == lifecycle.Takeover || p.known.State == lifecycle.StateExempt || p.known.State == lifecycle.StatePending) {
 		return p.intend(f, lifecycle.WantOwnInit)
 	}
 	return p.intend(f, o.Want)
@@ -132,7 +132,7 @@ func (p *pass) intend(f *lifecycle.Facts, want lifecycle.Want) (err error) {
 		if err = p.plan(); err != nil {
 			return err
 		}
-		if f.Same = p.known.State.Enrolled() && o.Key == p.known.Key; o.Trigger != ContainerCreated {
+		if f.Same = p.known.State.Enrolled() && o.Key == p.known.Key; o.Trigger != lifecycle.ContainerCreated {
 			return nil
 		}
 		if o.Impostor = p.Clash(o.Pod, p.known.Decision, o.Decision, p.known.Admitted); o.Impostor != "" {
@@ -199,7 +199,7 @@ func (p *pass) lookAtRules(f *lifecycle.Facts) (holds lifecycle.Holds, err error
 func (p *pass) write(f *lifecycle.Facts) error {
 	o := p.o
 	found := o.Differences
-	if o.Trigger == ByHand {
+	if o.Trigger == lifecycle.ByHand {
 		f, err := p.compare()
 		if err != nil {
 			return err
@@ -207,7 +207,7 @@ func (p *pass) write(f *lifecycle.Facts) error {
 		found = f.Differences
 	}
 	o.Differences = nil
-	p.sandboxes.UpdateKnown(o.Pod.SandboxID, func(sb *memory.Sandbox) { // until that is proven it may be half there
+	p.Memory.UpdateKnown(o.Pod.SandboxID, func(sb *memory.Sandbox) { // until that is proven it may be half there
 		if sb.State.Enrolled() && sb.Lack != lifecycle.Lost {
 			sb.Lack = lifecycle.Unwritten
 		}

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package daemon
+package visit
 
 import (
 	"slices"

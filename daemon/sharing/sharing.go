@@ -2,7 +2,9 @@
 
 //go:build linux
 
-package daemon
+// Package sharing keeps one pod from using up the time of others: work on a pod is bounded, what is late goes on by itself, and a
+// pod that used up its time is refused from memory for a while. How long, and by whose account, package fair says.
+package sharing
 
 import (
 	"cmp"
@@ -17,32 +19,36 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/recovered"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// sharing keeps one pod from using up the time of others.
-type sharing struct {
+// Sharing keeps one pod from using up the time of others.
+type Sharing struct {
 	ledger  fair.Ledger
 	workers fair.Workers
 	seed    maphash.Seed // of inputHash
 }
 
+// New returns one that has seen no pod yet.
+func New() Sharing { return Sharing{seed: maphash.MakeSeed()} }
+
 // account names the pod that time is counted for. Not the sandbox first: the kubelet retries in a new one.
 func account(pod rules.Pod) string { return cmp.Or(pod.UID, pod.SandboxID, pod.NetNS) }
 
-// within runs work and stops waiting for it when ctx ends, since netlink and programs honour no context. A panic becomes
+// Within runs work and stops waiting for it when ctx ends, since netlink and programs honour no context. A panic becomes
 // an error. While the runtime waits, a pod that used up its time a short while ago is refused at once, and a decision that
 // takes more than its part of the time is given up.
-func (s *sharing) within(ctx context.Context, o outcome.Look, work func(context.Context, *outcome.Look) error) outcome.Look {
+func (s *Sharing) Within(ctx context.Context, o outcome.Look, work func(context.Context, *outcome.Look) error) outcome.Look {
 	if o.Waited && s.rejects(&o, time.Now()) {
 		return o
 	}
 	job, err := s.workers.Begin(account(o.Pod), o.Pod.Namespace)
 	if err != nil {
 		o.Overdue()
-		o.Result, o.Err, o.Overrun = Failed, fmt.Errorf("not begun: %w", err), true
+		o.Result, o.Err, o.Overrun = lifecycle.Failed, fmt.Errorf("not begun: %w", err), true
 		return o
 	}
 	first := o.Stage
@@ -54,7 +60,7 @@ func (s *sharing) within(ctx context.Context, o outcome.Look, work func(context.
 	go func(o outcome.Look) {
 		defer job.End()
 		if err := recovered.Call(func() error { return work(ctx, &o) }); err != nil {
-			o.Result, o.Err = Failed, err
+			o.Result, o.Err = lifecycle.Failed, err
 		}
 		done <- o
 	}(o)
@@ -73,9 +79,9 @@ func (s *sharing) within(ctx context.Context, o outcome.Look, work func(context.
 }
 
 // slice returns how much of the runtime's time a pod gets. It is over sooner where a decision has had its part of it.
-func (s *sharing) slice(ctx context.Context, o outcome.Look) (context.Context, context.CancelFunc) {
+func (s *Sharing) slice(ctx context.Context, o outcome.Look) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
-	if !o.Waited || !limited || light(o.Pod) { // one too small to be slow by itself is late where the node is slow
+	if !o.Waited || !limited || Light(o.Pod) { // one too small to be slow by itself is late where the node is slow
 		return context.WithCancel(ctx)
 	}
 	now := time.Now()
@@ -91,7 +97,7 @@ func (s *sharing) slice(ctx context.Context, o outcome.Look) (context.Context, c
 }
 
 // ended returns the outcome of work that is over.
-func (s *sharing) ended(ctx context.Context, o outcome.Look) outcome.Look {
+func (s *Sharing) ended(ctx context.Context, o outcome.Look) outcome.Look {
 	if errors.Is(o.Err, fair.ErrGivenUp) && ctx.Err() != nil {
 		return s.overran(ctx, o, o.Stage)
 	}
@@ -103,16 +109,16 @@ func (s *sharing) ended(ctx context.Context, o outcome.Look) outcome.Look {
 
 // overran returns the outcome of work whose time was up in that stage. Waiting for a namespace's lock is not held against
 // the pod.
-func (s *sharing) overran(ctx context.Context, o outcome.Look, stage outcome.Stage) outcome.Look {
+func (s *Sharing) overran(ctx context.Context, o outcome.Look, stage outcome.Stage) outcome.Look {
 	cause := context.Cause(ctx)
 	o.Overdue()
-	o.Result, o.Err = Failed, fmt.Errorf("not finished in time: %w", cause)
+	o.Result, o.Err = lifecycle.Failed, fmt.Errorf("not finished in time: %w", cause)
 	if !errors.Is(cause, context.DeadlineExceeded) || stage == outcome.StageEnter {
 		return o
 	}
 	o.Overrun = true
-	heavy := !light(o.Pod)
-	if o.Waited && (heavy || o.Trigger != SandboxStarted) { // a new namespace has nothing in it that takes long to read
+	heavy := !Light(o.Pod)
+	if o.Waited && (heavy || o.Trigger != lifecycle.SandboxStarted) { // a new namespace has nothing in it that takes long to read
 		now := time.Now()
 		why := fmt.Sprintf("it used up its time (%s, in stage %s)", now.Sub(o.Began).Round(time.Millisecond), stage)
 		s.ledger.Overran(account(o.Pod), o.Pod.Namespace, s.inputHash(o.Pod), heavy && stage == outcome.StageDecide, why, now)
@@ -121,21 +127,21 @@ func (s *sharing) overran(ctx context.Context, o outcome.Look, stage outcome.Sta
 }
 
 // rejects reports whether the pod used up its time a short while ago, and if so completes the outcome.
-func (s *sharing) rejects(o *outcome.Look, now time.Time) bool {
+func (s *Sharing) rejects(o *outcome.Look, now time.Time) bool {
 	why, till, refused := s.ledger.Refused(account(o.Pod), func() uint64 { return s.inputHash(o.Pod) }, now)
 	if !refused {
 		return false
 	}
 	o.Stage = outcome.StageBudget
 	o.Decision.Action, o.Decision.Reason = rules.Reject, rules.ReasonOverTime
-	o.Result, o.Err = Refused, fmt.Errorf("%s, and all pods of the node would wait for it again. It is looked at once more after %s, "+
+	o.Result, o.Err = lifecycle.Refused, fmt.Errorf("%s, and all pods of the node would wait for it again. It is looked at once more after %s, "+
 		"or when its annotations or containers change: shorten their lists of ports and ranges; where they are short, the node is too slow",
 		why, till.UTC().Format(time.DateTime+"Z"))
 	return true
 }
 
 // inputHash returns a hash of everything that decides about a pod.
-func (s *sharing) inputHash(pod rules.Pod) uint64 {
+func (s *Sharing) inputHash(pod rules.Pod) uint64 {
 	var h maphash.Hash
 	h.SetSeed(s.seed)
 	text := func(all ...string) {
@@ -166,11 +172,11 @@ func (s *sharing) inputHash(pod rules.Pod) uint64 {
 	return h.Sum64()
 }
 
-// light reports whether a pod's inputs are so few that no decision about it takes long.
-func light(pod rules.Pod) bool { return weight(pod) <= 8<<10 }
+// Light reports whether a pod's inputs are so few that no decision about it takes long.
+func Light(pod rules.Pod) bool { return Weight(pod) <= 8<<10 }
 
-// weight returns how many bytes decide about a pod.
-func weight(pod rules.Pod) (bytes int) {
+// Weight returns how many bytes decide about a pod.
+func Weight(pod rules.Pod) (bytes int) {
 	table := func(all map[string]string) {
 		for key, value := range all {
 			bytes += len(key) + len(value)

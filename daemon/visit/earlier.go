@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package daemon
+package visit
 
 import (
 	"slices"
@@ -15,7 +15,7 @@ import (
 
 // receipt returns what was verified in the outcome's sandbox before; the zero Receipt where nothing is known of that.
 func (p *pass) receipt() receipts.Receipt {
-	if r := p.sandboxes.Receipts.Read(p.o.ReceiptID()); r.NetNS == p.o.NetNS {
+	if r := p.Memory.Receipts.Read(p.o.ReceiptID()); r.NetNS == p.o.NetNS {
 		return r
 	}
 	return receipts.Receipt{}
@@ -54,7 +54,7 @@ func (p *pass) heldEarlier() (*outcome.Look, error) {
 // the new ones otherwise, even if somebody changed them since. Only a new configuration moves a pod to another mesh, so
 // this is for pods that are taken over or repaired.
 func (p *pass) supersede() error {
-	if p.o.Trigger != Takeover && p.o.Trigger != ByHand {
+	if p.o.Trigger != lifecycle.Takeover && p.o.Trigger != lifecycle.ByHand {
 		return nil
 	}
 	if receipt := p.receipt(); receipt.Plan == "" || receipt.Plan == p.o.Key {

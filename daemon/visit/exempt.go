@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package daemon
+package visit
 
 import (
 	"fmt"
@@ -54,7 +54,7 @@ func (p *pass) remove() error {
 		return err
 	}
 	footprint := p.EnabledFootprint()
-	if own.Rules() > 0 && slices.ContainsFunc(p.sandboxes.Receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
+	if own.Rules() > 0 && slices.ContainsFunc(p.Memory.Receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
 		footprint = own.Footprint
 	}
 	p.o.Planned(rules.Plan{Footprint: footprint})

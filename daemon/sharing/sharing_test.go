@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package sharing
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+func laborious(wishes int) outcome.Look {
+	return outcome.Begin(lifecycle.SandboxStarted, rules.Pod{UID: "one", Namespace: "hostile", Annotations: map[string]string{"example.com/much": strings.Repeat("8080,", wishes)}})
+}
+
+func untouched(t *testing.T) func(context.Context, *outcome.Look) error {
+	return func(context.Context, *outcome.Look) error {
+		t.Error("looked at")
+		return nil
+	}
+}
+
+// To refuse a pod from memory costs little, whatever its inputs.
+func TestARefusalFromMemoryIsCheap(t *testing.T) {
+	s, o := New(), laborious(50_000)
+	s.ledger.Overran("one", "hostile", s.inputHash(o.Pod), true, "it used up its time", time.Now())
+	work := untouched(t)
+	refuse := func() {
+		if refused := s.Within(t.Context(), o, work); refused.Decision.Reason != rules.ReasonOverTime {
+			t.Fatal(refused.Err)
+		}
+	}
+	refuse() // what is made once does not count
+	const times = 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range times {
+		refuse()
+	}
+	runtime.ReadMemStats(&after)
+	bytes := (after.TotalAlloc - before.TotalAlloc) / times
+	if t.Logf("%d bytes allocated for wishes of %d", bytes, Weight(o.Pod)); bytes > 32<<10 {
+		t.Error("too many")
+	}
+}
+
+// Where the work sees by itself that its time is up, and is first, the pod used it up all the same.
+func TestWorkThatGivesUpUsedUpItsTime(t *testing.T) {
+	for stage, blamed := range map[outcome.Stage]bool{outcome.StageDecide: true, outcome.StageEnter: false, outcome.StageApply: true, outcome.StageVerify: true} {
+		s, o := New(), laborious(4<<10)
+		ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+		o.Enter(stage)
+		o.Result, o.Err = lifecycle.Failed, o.Step(ctx, outcome.StageVerify)
+		o = s.ended(ctx, o)
+		cancel()
+		if o.Overrun != blamed || o.Stage != outcome.StageBudget {
+			t.Errorf("in %s: blamed %v, in %s", stage, o.Overrun, o.Stage)
+		}
+		again := laborious(4 << 10)
+		if refused := s.rejects(&again, time.Now()); refused != blamed {
+			t.Errorf("in %s: the next try is refused: %v", stage, refused)
+		}
+	}
+}
