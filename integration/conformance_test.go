@@ -150,9 +150,6 @@ func expect(t *testing.T, ns *nstest.Namespace, variant string, want recorded.St
 
 var counters = regexp.MustCompile(` \[\d+:\d+\]$`)
 
-// stamped is what differs between two prints of the same rules: comments with the time, and counters.
-var stamped = regexp.MustCompile(`(?m)^#.*$|\[\d+:\d+\]`)
-
 // normal sorts tables and chains and drops tables that hold nothing.
 func normal(save []string) []string {
 	var tables []string

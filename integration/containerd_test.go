@@ -144,8 +144,8 @@ func TestTrafficOfRealPods(t *testing.T) {
 			})
 		}
 		daemon.event(t, "pod_skipped", "default/peer")
-		if saved := inNetNS(t, peer.NetNS(), "iptables-nft-save"); strings.Contains(saved, "-A") {
-			t.Errorf("a pod outside the mesh has rules:\n%s", saved)
+		if text := saved(t, peer); text != "" {
+			t.Errorf("a pod outside the mesh has rules:\n%s", text)
 		}
 		for name, annotations := range map[string]map[string]string{"host": nil, "host-injected": injected()} {
 			pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
@@ -169,16 +169,12 @@ func inNetNS(t *testing.T, path string, args ...string) string {
 	return string(out)
 }
 
-// hostRules reads the host's own tables, both kinds and families, without counters and times.
+// hostRules reads the host's own tables, both kinds and families, without counters.
 func hostRules(t *testing.T) string {
 	t.Helper()
 	var all []string
-	for _, tool := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
-		out, err := exec.Command(tool).Output()
-		if err != nil {
-			t.Fatalf("%s: %v", tool, err)
-		}
-		all = append(all, normal(lines(string(out)))...)
+	for _, kind := range []string{"-nft", "-legacy"} {
+		all = append(all, shown(t, "/proc/thread-self/ns/net", kind)...)
 	}
 	out, err := exec.Command("sh", "-ec", "ip rule; ip -6 rule; ip -o addr show dev lo").Output()
 	if err != nil {
@@ -215,8 +211,8 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		if err != nil {
 			t.Fatalf("mended: %v", err)
 		}
-		if saved := inNetNS(t, pod.NetNS(), "iptables-nft-save"); !strings.Contains(saved, "-d 10.0.0.0/8 -j ISTIO_REDIRECT") {
-			t.Errorf("mended, but without its rules:\n%s", saved)
+		if text := saved(t, pod); !strings.Contains(text, "-d 10.0.0.0/8 -j ISTIO_REDIRECT") {
+			t.Errorf("mended, but without its rules:\n%s", text)
 		}
 	})
 }
@@ -227,11 +223,11 @@ func TestDaemonRestarted(t *testing.T) {
 		first := runDaemon(t, l)
 		before := runPod(t, l, "before", injected())
 		first.event(t, "pod_protected", "default/before")
-		rules := inNetNS(t, before.NetNS(), "iptables-nft-save")
+		rules := saved(t, before)
 		first.terminate(t)
 		missed := runPod(t, l, "missed", injected())
 		runContainer(t, missed, "early", "pause")
-		if now := inNetNS(t, before.NetNS(), "iptables-nft-save"); stamped.ReplaceAllString(now, "") != stamped.ReplaceAllString(rules, "") {
+		if now := saved(t, before); now != rules {
 			t.Errorf("rules did not outlive the daemon:\n%s", now)
 		}
 		second := runDaemon(t, l)
@@ -268,8 +264,8 @@ func TestRuntimeRestarted(t *testing.T) {
 			name := fmt.Sprintf("after-%d", round)
 			pod := runPod(t, l, name, injected())
 			daemon.event(t, "pod_protected", "default/"+name)
-			if saved := inNetNS(t, pod.NetNS(), "ip6tables-nft-save"); !strings.Contains(saved, "ISTIO_OUTPUT") {
-				t.Errorf("no rules after a restart of the runtime:\n%s", saved)
+			if text := saved(t, pod); !strings.Contains(text, "ip6 nat -A OUTPUT -j ISTIO_OUTPUT") {
+				t.Errorf("no rules after a restart of the runtime:\n%s", text)
 			}
 		}
 		said, err := l.CRI().Version(within(t, time.Minute), &criv1.VersionRequest{})

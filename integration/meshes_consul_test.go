@@ -76,12 +76,18 @@ var consulCases = map[string]consulCase{
 // The library of Consul's own CNI plugin, version 0.18.1, leaves the same lines in the kernel as ours. A short run has
 // some of the cases.
 func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
-	nstest.Require(t, "iptables", "ip6tables", "iptables-save", "ip6tables-save")
+	nstest.Require(t, "iptables", "ip6tables")
 	isolated, err := netns.Isolate()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
+	firewalls := map[string]*backend.Backend{}
+	for _, variant := range variants {
+		if firewalls[variant], err = backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, name := range sample.Of(t, 4, slices.Sorted(maps.Keys(consulCases))) {
 		c := consulCases[name]
 		t.Run(name, func(t *testing.T) {
@@ -94,26 +100,26 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 			if err := iptables.Setup(cfg, c.dualStack); err != nil {
 				t.Fatal(err)
 			}
-			want := shown(t, theirs, "")
+			want := withoutChains(shown(t, theirs.Path, "")) // it makes some that it leaves empty
 			if len(want) < 6 {
 				t.Fatalf("too few rules: %q", want)
 			}
 			plan := c.plan(t)
 			for _, variant := range variants {
 				ours := nstest.New(t)
-				firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-				if err != nil {
+				if _, err := firewalls[variant].Apply(t.Context(), opened(t, ours), plan); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := firewall.Apply(t.Context(), opened(t, ours), plan); err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(want, shown(t, ours, tools(variant))); diff != "" {
+				if diff := cmp.Diff(want, withoutChains(shown(t, ours.Path, tools(variant)))); diff != "" {
 					t.Errorf("%s (-theirs +ours):\n%s", variant, diff)
 				}
 			}
 		})
 	}
+}
+
+func withoutChains(shown []string) []string {
+	return slices.DeleteFunc(shown, func(line string) bool { return strings.Contains(line, " -N ") })
 }
 
 // writeConsulsTable lets version 0.19.0 of the library write its table of nf_tables. A module can have one version of

@@ -117,7 +117,7 @@ func TestMeshPlansInTheKernel(t *testing.T) {
 				if _, err := firewall.Apply(t.Context(), opened(t, fresh), rules.Plan{Footprint: p.mesh.Footprint()}); err != nil {
 					t.Fatal(err)
 				}
-				if left := shown(t, fresh, tools(variant)); len(left) > 0 {
+				if left := shown(t, fresh.Path, tools(variant)); len(left) > 0 {
 					t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 				}
 			})
@@ -162,35 +162,9 @@ func hold(t *testing.T, firewall *backend.Backend, variant string, ns *nstest.Na
 	if variant == backend.NFTables {
 		return
 	}
-	want := append(byChain("ip", meshtest.Lines(plan.V4)), byChain("ip6", meshtest.Lines(plan.V6))...)
-	if diff := cmp.Diff(want, shown(t, ns, tools(variant))); diff != "" {
+	if diff := cmp.Diff(planned(plan), shown(t, ns.Path, tools(variant))); diff != "" {
 		t.Errorf("(-plan +kernel):\n%s", diff)
 	}
-}
-
-// shown returns the rules that iptables' programs show, in either family.
-func shown(t *testing.T, ns *nstest.Namespace, tool string) []string {
-	t.Helper()
-	return append(byChain("ip", ns.Run(t, "iptables"+tool+"-save")), byChain("ip6", ns.Run(t, "ip6tables"+tool+"-save"))...)
-}
-
-// byChain returns the rules with their family and table, ordered by chain: the order of tables and of chains is
-// nobody's business.
-func byChain(family, text string) []string {
-	var lines []string
-	table := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if name, ok := strings.CutPrefix(line, "*"); ok {
-			table = name
-		}
-		if strings.HasPrefix(line, "-A ") {
-			lines = append(lines, family+" "+table+" "+line)
-		}
-	}
-	chain := func(line string) string { return strings.Join(strings.Fields(line)[:4], " ") }
-	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(chain(a), chain(b)) })
-	return lines
 }
 
 // The kernel does with packets what the plan says, for everybody and everything that it names.

@@ -80,7 +80,7 @@ func TestStaticPlansInTheKernel(t *testing.T) {
 		if _, err := firewall.Apply(t.Context(), n, rules.Plan{Footprint: all}); err != nil {
 			t.Fatal(err)
 		}
-		if left := shown(t, pod, tools(variant)); len(left) > 0 {
+		if left := shown(t, pod.Path, tools(variant)); len(left) > 0 {
 			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 		}
 	})
