@@ -29,7 +29,8 @@ const (
 // Main runs a package's tests on a machine of their own, made of namespaces: its network is nobody else's, nor are
 // /run and /var/lib, where runtimes keep what cannot be put elsewhere. So packages run beside each other, and the
 // whole machine can be compared with what it was. Without root the machine is in a user namespace. The processes'
-// namespace stays: that of another one would make the tests' network look like a container's.
+// namespace stays: that of another one would make the tests' network look like a container's. No process is left of a
+// machine, however its tests end.
 func Main(m *testing.M) {
 	runtime.LockOSThread() // the tests end with the thread that started them
 	os.Exit(run(m.Run, func() (int, error) { return enter(os.Args[1:], os.Stdout) }))
@@ -40,6 +41,7 @@ func run(tests func() int, enter func() (int, error)) int {
 	var err error
 	switch os.Getenv(stage) {
 	case "":
+		go endWithParent()
 		if status, err = enter(); errors.Is(err, errMissing) {
 			if err = os.Setenv(stage, err.Error()); err == nil {
 				return tests()
@@ -49,7 +51,7 @@ func run(tests func() int, enter func() (int, error)) int {
 		err = becomeRoot()
 	case entering:
 		if err = furnish(); err == nil {
-			return tests()
+			status, err = keep()
 		}
 	default:
 		return tests()
@@ -88,10 +90,6 @@ func enter(args []string, out io.Writer) (int, error) {
 
 // furnish puts up what the tests find on their machine.
 func furnish() error {
-	// Here rather than in enter: becoming root would undo it.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return err
-	}
 	err := errors.Join(
 		os.Setenv(stage, inside),
 		raiseLoopback(),
