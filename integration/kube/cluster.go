@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -54,6 +55,7 @@ type Cluster struct {
 
 	processes []*process // in the order of their start
 	undo      []func() error
+	closing   sync.Mutex
 }
 
 // Start runs everything and returns when the node is ready. After a failure all is taken away again.
@@ -143,6 +145,8 @@ func (c *Cluster) KeepLogs(dir string) error {
 
 // Close ends every process and takes away what they made. It goes on after a failure.
 func (c *Cluster) Close() error {
+	c.closing.Lock()
+	defer c.closing.Unlock()
 	var errs []error
 	// The kubelet would make pods anew that the lab removes.
 	for len(c.processes) > 0 {

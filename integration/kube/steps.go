@@ -60,7 +60,9 @@ func Run(t *testing.T, kubelet ...string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stop := closeInTime(t, c)
 	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			c.Tell(t)
 		}
