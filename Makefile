@@ -9,8 +9,9 @@ export MESHNETD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshnetd
 
 # Packages whose tests need a Debian, a Kubernetes or a kernel of their own are lanes by themselves.
 PACKAGES = $(filter-out %/integration/kube %/integration/istio %/integration/systemd %/integration/kernels %/integration/userlands,$(shell $(GO) list ./...))
-# The kubectl plugin, a module of its own.
+# The kubectl plugin, a module of its own; so is what builds packages, and tests them.
 PLUGIN := kubectl-meshnetd
+MODULES := $(PLUGIN) packaging
 # Programs that tests upgrade from.
 FROZEN := 0c2f8e7
 # Packages tested at once: many wait more than they work.
@@ -53,10 +54,10 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 	@exec $(BUILD)/demo -runtimes $(BUILD)/runtimes -meshnetd $(BUILD)/meshnetd -standin $(BUILD)/standin $(if $(RECORD),-record $(RECORD))
 
 check: modules lint ## vet, lint, and all tests that need no runtime, the long ones shorter, in minutes and without root
-	$(GO) vet ./... && $(GO) vet -C $(PLUGIN) ./...
+	for module in . $(MODULES); do $(GO) vet -C $$module ./... || exit; done
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd && GOOS=darwin $(GO) build -C $(PLUGIN) -o /dev/null .
 	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -short -count=1 -vet=off -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
-		$(GO) test -C $(PLUGIN) -json -count=1 -vet=off ./... || failed=1; exit $$failed; } | $(REPORT) $(STRICT)
+		for module in $(MODULES); do $(GO) test -C $$module -json -short -count=1 -vet=off ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
 # of the others take three times as long. Labs have the machine for themselves, and a daemon with the race detector.
@@ -69,7 +70,7 @@ test: deps runtimes ## run all tests that need this machine and containerd; noth
 	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
 		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
-		$(GO) test -C $(PLUGIN) -json -count=1 -vet=off -race ./... || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(GO) test -C $(PLUGIN) -json -count=1 -vet=off -race ./... || failed=1; (cd packaging && $(TEST) ./...) || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
@@ -195,14 +196,14 @@ fuzz: ## run every fuzz test for a minute
 		echo "$$name"; $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name$$" -fuzztime 60s -fuzzminimizetime 10x || exit 1; done
 
 lint: ## run golangci-lint, which also holds the import arrows, and check the workflow
-	linter=$$(packaging/tool.sh golangci-lint) && $$linter run --allow-parallel-runners && cd $(PLUGIN) && $$linter run --allow-parallel-runners
+	linter=$$(packaging/tool.sh golangci-lint) && for module in . $(MODULES); do (cd $$module && $$linter run --allow-parallel-runners) || exit; done
 	$$(packaging/tool.sh actionlint)
 
 runtimes: ## build the pinned containerd 2.4 and 1.7, CNI plugins and Consul's library into build/
 	integration/runtimes/build.sh $(BUILD)/runtimes
 
 modules:
-	@echo "downloading the modules that are missing (at most a minute or two)"; $(GO) mod download && cd $(PLUGIN) && $(GO) mod download
+	@echo "downloading the modules that are missing (at most a minute or two)"; for module in . $(MODULES); do $(GO) mod download -C $$module || exit; done
 
 deps: modules ## install the Debian packages that tests and demo need
 	@missing=; for program in $(PROGRAMS); do \

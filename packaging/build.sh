@@ -38,8 +38,8 @@ CGO_ENABLED=0 $go build -C kubectl-meshnetd -trimpath -ldflags "-s -w -X main.ve
 $go run -tags pages ./cmd/meshnetd pages "$stage/pages"
 $go run -C kubectl-meshnetd -tags pages . pages "$stage/pages/man"
 install -m 755 kubectl-meshnetd/kubectl_complete-meshnetd "$stage/"
-$go run ./packaging/sbom "$stage/meshnetd" >"$stage/doc/sbom.spdx.json"
-$go run ./packaging/sbom "$stage/kubectl-meshnetd" >"$stage/doc/kubectl-meshnetd.spdx.json"
+$go run -C packaging ./sbom "$stage/meshnetd" >"$stage/doc/sbom.spdx.json"
+$go run -C packaging ./sbom "$stage/kubectl-meshnetd" >"$stage/doc/kubectl-meshnetd.spdx.json"
 gzip -9n "$stage"/pages/man/*
 
 install -m 644 config/reference.toml "$stage/meshnetd.toml"

@@ -5,22 +5,14 @@
 package kube
 
 import (
-	"archive/tar"
-	"bytes"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/meshnetd/meshnetd/integration/image"
 )
 
 // Image is one that a test packs of what is on the machine.
@@ -34,17 +26,12 @@ type Image struct {
 
 // Write packs the image into the file, with the libraries that its programs are linked with.
 func (i Image) Write(file string) error {
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
+	layer := image.NewLayer()
 	for path, text := range i.Files {
-		if err := addFile(w, path, []byte(text)); err != nil {
-			return err
-		}
+		layer.File(path, []byte(text))
 	}
 	for _, path := range i.Directories {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimPrefix(path, "/") + "/", Mode: 0o1777}); err != nil {
-			return err
-		}
+		layer.Open(path)
 	}
 	files := maps.Clone(i.Programs)
 	for _, program := range i.Programs {
@@ -61,30 +48,13 @@ func (i Image) Write(file string) error {
 		if err != nil {
 			return fmt.Errorf("pack %s: %w", i.Tag, err)
 		}
-		if err := addFile(w, path, text); err != nil {
-			return err
-		}
+		layer.File(path, text)
 	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	packed, err := layer.Image(i.Entrypoint...)
 	if err != nil {
-		return err
+		return fmt.Errorf("pack %s: %w", i.Tag, err)
 	}
-	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, RootFS: v1.RootFS{Type: "layers"},
-		Config: v1.Config{Entrypoint: i.Entrypoint}})
-	if err != nil {
-		return err
-	}
-	if image, err = mutate.AppendLayers(image, l); err != nil {
-		return err
-	}
-	tag, err := name.NewTag(i.Tag)
-	if err != nil {
-		return err
-	}
-	return tarball.WriteToFile(file, tag, image)
+	return packed.Write(file, i.Tag)
 }
 
 // library is where the dynamic linker's list says that one is.
@@ -106,13 +76,4 @@ func linked(program string) ([]string, error) {
 		}
 	}
 	return all, nil
-}
-
-func addFile(w *tar.Writer, path string, content []byte) error {
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(path, "/"), Mode: 0o755, Size: int64(len(content))}
-	if err := w.WriteHeader(header); err != nil {
-		return err
-	}
-	_, err := w.Write(content)
-	return err
 }

@@ -29,7 +29,7 @@ for arch in amd64 arm64; do
 	# Not what git says of the tree: the same sources without it are the same program.
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch $go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$VERSION" \
 		-o "$work/$arch/meshnetd" ./cmd/meshnetd
-	$go run ./packaging/sbom "$work/$arch/meshnetd" >"$work/$arch/sbom.spdx.json"
+	$go run -C packaging ./sbom "$work/$arch/meshnetd" >"$work/$arch/sbom.spdx.json"
 done
-$go run ./packaging/image -programs "$work" -out "$dest" -name "$NAME:$tag" -version "$VERSION" -revision "$REVISION" \
+$go run -C packaging ./image -programs "$work" -out "$dest" -name "$NAME:$tag" -version "$VERSION" -revision "$REVISION" \
 	-created "$SOURCE_DATE_EPOCH"
