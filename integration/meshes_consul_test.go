@@ -5,7 +5,6 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -17,7 +16,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/consul/sdk/iptables"
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
@@ -92,14 +90,7 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 		c := consulCases[name]
 		t.Run(name, func(t *testing.T) {
 			theirs := nstest.New(t)
-			var cfg iptables.Config
-			if err := json.Unmarshal([]byte(c.text()), &cfg); err != nil {
-				t.Fatal(err)
-			}
-			cfg.NetNS = theirs.Path
-			if err := iptables.Setup(cfg, c.dualStack); err != nil {
-				t.Fatal(err)
-			}
+			consulWrites(t, theirs, "0.18", c.text(), c.dualStack)
 			want := withoutChains(shown(t, theirs.Path, "")) // it makes some that it leaves empty
 			if len(want) < 6 {
 				t.Fatalf("too few rules: %q", want)
@@ -122,16 +113,16 @@ func withoutChains(shown []string) []string {
 	return slices.DeleteFunc(shown, func(line string) bool { return strings.Contains(line, " -N ") })
 }
 
-// writeConsulsTable lets version 0.19.0 of the library write its table of nf_tables. A module can have one version of
-// it only, so that it is in a program of its own, which integration/runtimes/build.sh builds.
-func writeConsulsTable(t *testing.T, ns *nstest.Namespace, config string, dualStack bool) {
+// consulWrites lets Consul's library write into the namespace: 0.18.1 by iptables, 0.19.0 a table of nf_tables. Each is in
+// a program of its own, which integration/runtimes/build.sh builds.
+func consulWrites(t *testing.T, ns *nstest.Namespace, version, config string, dualStack bool) {
 	t.Helper()
 	nstest.Require(t, "nft")
 	binaries, err := lab.FindBinaries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(binaries, "consul-0.19", "consul-0.19")
+	program := filepath.Join(binaries, "consul-"+version, "consul-"+version)
 	if _, err := os.Stat(program); err != nil {
 		nstest.Lack(t, "a runtime: Consul's library (make runtimes builds it): "+err.Error())
 	}
@@ -185,7 +176,7 @@ func TestConsulsLibraryLeavesTheSameTable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			plan, theirs, ours := c.plan(t), nstest.New(t), nstest.New(t)
 			theirs.Peer(t, "10.9.0.0/24", "fd09::/64")
-			writeConsulsTable(t, theirs, c.text(), c.dualStack)
+			consulWrites(t, theirs, "0.19", c.text(), c.dualStack)
 			if _, err := firewall.Apply(t.Context(), opened(t, ours), plan); err != nil {
 				t.Fatal(err)
 			}
@@ -351,7 +342,7 @@ func TestConsulsTableDoesTheSame(t *testing.T) {
 	for _, s := range classScenes {
 		config, dualStack := m.annotations(s.Family)["consul.hashicorp.com/redirect-traffic-config"], s.Family == rules.IPv6
 		h := newHouse(t, m.probe)
-		writeConsulsTable(t, h.pod, config, dualStack)
+		consulWrites(t, h.pod, "0.19", config, dualStack)
 		h.classes(t, m, s, meshtest.Plan(t, m.mesh, consulPod(config, dualStack)))
 	}
 }
@@ -364,7 +355,7 @@ func TestConsulsTableOfDualStackDiffers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, h := consulCases[name], newHouse(t, 20200)
-			writeConsulsTable(t, h.pod, c.text(), c.dualStack)
+			consulWrites(t, h.pod, "0.19", c.text(), c.dualStack)
 			lookup := classScenes[0].Sent(app, rules.UDP, classScenes[0].Loopback, 53)
 			if got := h.hall.send(t.Context(), h.inPod, lookup); got != heardAt(want.theirs) {
 				t.Errorf("by the library's table: %s, want %s", got, heardAt(want.theirs))

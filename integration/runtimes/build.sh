@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Builds the container runtimes, and what else of others, the tests run against: build.sh DEST [NAME...]
-# NAME is one of containerd-2.4, containerd-1.7, cni, consul-0.19; all of them by default.
+# NAME is a directory beside this file; by default those that `make test` needs.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -35,15 +35,15 @@ build_program() {
 		-ldflags "-s -w -X $module/version.Version=$version" -o "$out" "$tool")
 }
 
-[[ $# -ge 1 ]] || fail "usage: build.sh DEST [containerd-2.4|containerd-1.7|cni|consul-0.19]..."
+[[ $# -ge 1 ]] || fail "usage: build.sh DEST [NAME...], of $(cd "$here" && echo */)"
 command -v go >/dev/null || fail "go is not in PATH"
 mkdir -p "$1"
 dest=$(cd "$1" && pwd)
 shift
-[[ $# -gt 0 ]] || set -- containerd-2.4 containerd-1.7 cni consul-0.19
+[[ $# -gt 0 ]] || set -- containerd-2.4 containerd-1.7 cni consul-0.18 consul-0.19
 for name in "$@"; do
 	dir=$here/$name
-	[[ -f $dir/go.mod ]] || fail "unknown set '$name' (want containerd-2.4, containerd-1.7, cni or consul-0.19)"
+	[[ -f $dir/go.mod ]] || fail "unknown set '$name' (want $(cd "$here" && echo */))"
 	# Consul's library asks for a later Go than go.mod does: that one, which the module proxy has, builds it.
 	toolchain=${GOTOOLCHAIN:-}
 	case $name in consul-*) toolchain=go$(awk '$1 == "go" {print $2}' "$dir/go.mod") ;; esac
