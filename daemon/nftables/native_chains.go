@@ -190,6 +190,9 @@ func (t *translation) target(chain string, l *line) ([]act, error) {
 		}
 		return []act{func(w *wire) { translate(w, l.family, target) }}, nil
 	case rules.TProxy:
+		if familyOf(target.Addr) != l.family {
+			return nil, fmt.Errorf("%s is no address of this family", target.Addr)
+		}
 		return []act{
 			func(w *wire) { handOver(w, l.family, target) },
 			func(w *wire) { immediate(w, drop, "") }, // without a listener, packets must not go around the proxy

@@ -102,12 +102,8 @@ func familyRules(four, six printedChain) []familyRule {
 	return all
 }
 
-// sharedText is the same for rules of both families that are written in the same expressions; "" is for none but its own.
+// sharedText is the same for rules of both families that are written in the same expressions.
 func sharedText(r rules.Rule, text string) string {
-	switch r.Target.(type) {
-	case rules.DNAT, rules.TProxy:
-		return ""
-	}
 	if r.Target == rules.Target(rules.RejectPort) {
 		return strings.TrimSuffix(text, string(rules.RejectPort)) + string(rules.RejectPort4)
 	}
@@ -125,7 +121,7 @@ func together(four, six []string) iter.Seq2[int, rules.Family] {
 		next := 0
 		for i, text := range four {
 			j, found := place[text]
-			if !found || j < next || text == "" {
+			if !found || j < next {
 				if !yield(i, rules.IPv4) {
 					return
 				}

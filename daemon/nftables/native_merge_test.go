@@ -99,6 +99,27 @@ func TestMerged(t *testing.T) {
 	}
 }
 
+// What one family has alone does not change places with what both have, and what both have in another order comes twice.
+func TestMergedFamilies(t *testing.T) {
+	first, all, second := rules.ParseRule("-p tcp --dport 1 -j RETURN"), rules.ParseRule("-p tcp -j ACCEPT"), rules.ParseRule("-p tcp --dport 2 -j RETURN")
+	for _, tt := range []struct {
+		four, six []rules.Rule
+		want      []rules.Family
+	}{
+		{[]rules.Rule{first, all, second}, []rules.Rule{all}, []rules.Family{rules.IPv4, both, rules.IPv4}},
+		{[]rules.Rule{first, all}, []rules.Rule{first, all, second}, []rules.Family{both, both, rules.IPv6}},
+		{[]rules.Rule{first, all}, []rules.Rule{all, first}, []rules.Family{rules.IPv6, both, rules.IPv4}},
+	} {
+		var got []rules.Family
+		for _, l := range merged(ofRules(tt.four), ofRules(tt.six), func(rules.Target) bool { return true }) {
+			got = append(got, l.family)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%v, %v: %v", tt.four, tt.six, got)
+		}
+	}
+}
+
 // A port of another protocol than the rule's own, which no packet has, is not in a list of ports of any.
 func TestPortsOfAnotherProtocol(t *testing.T) {
 	tcp := rules.Protocol(rules.TCP)
@@ -244,6 +265,7 @@ func TestNativeRefuses(t *testing.T) {
 		"ports":              {plan("nat", "OWN", rules.Accept, rules.ToNone(1)), "without a protocol"},
 		"some ports":         {plan("nat", "OWN", rules.Accept, rules.ToAny(rules.PortRange{First: 1, Last: 2})), "without a protocol"},
 		"dnat":               {plan("nat", "OWN", rules.DNAT{To: netip.IPv4Unspecified(), Port: 1}), "without a protocol"},
+		"tproxy, family":     {plan("mangle", "OWN", rules.TProxy{Port: 1, Addr: netip.IPv6Unspecified()}, tcp), ":: is no address of this family"},
 		"dnat, family":       {plan("nat", "OWN", rules.DNAT{To: netip.IPv6Loopback()}), "::1 is no address of this family"},
 		"reset":              {plan("filter", "OWN", rules.RejectReset, rules.Protocol(rules.UDP)), "need not be TCP"},
 		"family":             {plan("nat", "OWN", rules.Accept, six), "fd00::/8 is no address of this family"},
