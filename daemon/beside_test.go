@@ -60,7 +60,7 @@ func TestTablesOfOthers(t *testing.T) {
 				t.Errorf("compared: %q, %v", judge.Beside(o.Effect), o.Err)
 			}
 			beside := func() string {
-				sb, _ := e.Sandbox("web")
+				sb, _ := e.View().Sandbox("web")
 				return strings.Join(sb.Beside, "\n")
 			}
 			if !tt.refused && !strings.Contains(beside(), tt.said) {

@@ -49,7 +49,7 @@ func TestAuditorCounts(t *testing.T) {
 			want = []string{"the first packets of the pod that a lockdown is for: counted udp 3 (udp to 10.0.0.5:8125)", "the first packets of the pod that a lockdown is for: counted icmp 1"}
 			wantTotals, wantCounted = 3, 3
 		}
-		sb, _ := e.Sandbox("a")
+		sb, _ := e.View().Sandbox("a")
 		if diff := cmp.Diff(want, said); diff != "" || len(e.View().Totals()) != wantTotals || len(sb.Counted) != wantCounted {
 			t.Errorf("locked %v (-want +got):\n%s\n%v, %v", locked, diff, e.View().Totals(), sb.Counted)
 		}

@@ -62,7 +62,8 @@ func (e *Enforcer) SetPolicy(p policy.Policy) {
 
 // View returns what answers questions about what is known.
 func (e *Enforcer) View() view.View {
-	return view.View{Policy: e.policy.Load(), Memory: &e.sandboxes, Counts: &e.counts, Kernel: e.visitor.Kernel, Specification: e.specification}
+	return view.View{Policy: e.policy.Load(), Memory: &e.sandboxes, Counts: &e.counts, Kernel: e.visitor.Kernel,
+		Specification: func(uid string) (rules.Pod, bool) { return specification(e.Kubelet, uid) }}
 }
 
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never

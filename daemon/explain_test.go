@@ -58,7 +58,7 @@ func TestDriftIsCounted(t *testing.T) {
 			pod := protectedPod(t, e)
 			began := time.Now()
 			for times := range 3 {
-				sb, _ := e.Sandbox("a")
+				sb, _ := e.View().Sandbox("a")
 				if sb.Drift.Times != times || sb.State != StateProtected || sb.Drift.Last.IsZero() != (times == 0) || times > 0 && sb.Drift.Last.Before(began) {
 					t.Fatalf("after %d: %+v, %s", times, sb.Drift, sb.State)
 				}
@@ -70,7 +70,7 @@ func TestDriftIsCounted(t *testing.T) {
 			if o := e.Admit(limited(t, patience), pod, rules.Container{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": "true"}}); o.Event() != outcome.EventRefined {
 				t.Fatalf("%+v", o)
 			}
-			if sb, _ := e.Sandbox("a"); sb.Drift.Times != 3 {
+			if sb, _ := e.View().Sandbox("a"); sb.Drift.Times != 3 {
 				t.Errorf("at the end: %+v", sb.Drift)
 			}
 		})

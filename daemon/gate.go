@@ -27,7 +27,7 @@ import (
 func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
 	o := outcome.Begin(ContainerCreated, pod)
 	o.Container = c.Name
-	c, spec := e.specified(pod, c)
+	c, spec := completed(e.Kubelet, pod, c)
 	known, ok := e.expected(ctx, pod)
 	settled := ok && known.Covers(pod, e.policy.Load().Refining([]rules.Container{c}))
 	if settled {
@@ -84,7 +84,7 @@ func (e *Enforcer) checkIdentity(o outcome.Look, c rules.Container) outcome.Look
 func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
 	o := outcome.Begin(ContainerValidated, pod)
 	o.Container = c.Name
-	c, _ = e.specified(pod, c)
+	c, _ = completed(e.Kubelet, pod, c)
 	known, ok := e.expected(ctx, pod)
 	news := e.policy.Load().Refining([]rules.Container{c})
 	if !ok || !known.Covers(pod, news) {

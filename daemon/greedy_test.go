@@ -44,7 +44,7 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 				t.Errorf("%d looks into the kernel", calls)
 			}
 			e.Synchronize(limited(t, patience), []rules.Pod{pod})
-			if known, _ := e.Sandbox(spec.Name); known.State != StateUnprotected || known.Plan.Rules() != 0 {
+			if known, _ := e.View().Sandbox(spec.Name); known.State != StateUnprotected || known.Plan.Rules() != 0 {
 				t.Errorf("taken over: %s, %d rules", known.State, known.Plan.Rules())
 			}
 			if o, _ := ask(t, func(ctx context.Context) outcome.Outcome { return e.Admit(ctx, pod, app) }); o.Error() == nil {

@@ -91,7 +91,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			if o := e.Validate(ctx, pod, app); o.Error() != nil {
 				t.Error(o.Error())
 			}
-			if known, _ := e.Sandbox("web"); known.State != StateOutdated || list() != before || !slices.Equal(r.events(), []string{outcome.EventOutdated}) {
+			if known, _ := e.View().Sandbox("web"); known.State != StateOutdated || list() != before || !slices.Equal(r.events(), []string{outcome.EventOutdated}) {
 				t.Errorf("%s, %v: %s\n%s", known.State, r.events(), known.Detail, list())
 			}
 			if o := e.Compare(ctx, "web"); o.Err != nil || len(o.Differences) == 0 || o.Effect.Answer != effect.More || len(o.Effect.Differences) == 0 {
@@ -100,7 +100,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			again, r := newEnforcer(t, nftables.New(nftables.IPTables))
 			again.with(func(p *policy.Policy) { p.ReplaceOutdated, p.CatchUp = true, catchUp })
 			again.Synchronize(ctx, []rules.Pod{running(pod)})
-			if known, _ := again.Sandbox("web"); known.State != StateProtected || !slices.Equal(r.events(), []string{outcome.EventProtected}) ||
+			if known, _ := again.View().Sandbox("web"); known.State != StateProtected || !slices.Equal(r.events(), []string{outcome.EventProtected}) ||
 				!strings.Contains(inside(t, pod, "", "iptables-nft-save"), "ISTIO_OUTPUT") {
 				t.Errorf("asked to replace them: %s, %v: %s", known.State, r.events(), known.Detail)
 			}
@@ -139,7 +139,7 @@ func TestForgedRules(t *testing.T) {
 			e.Synchronize(ctx, []rules.Pod{running(pod)})
 		}
 		look(e)
-		known, _ := e.Sandbox("web")
+		known, _ := e.View().Sandbox("web")
 		if saved := inside(t, pod, "", "iptables-nft-save"); known.State != StateProtected || strings.Contains(saved, "-d 0.0.0.0/0 -j RETURN") || strings.Contains(saved, "ISTIO_OUTPUT -j RETURN") {
 			t.Errorf("%s: %s, %v\n%s", name, known.State, r.events(), saved)
 		}
@@ -167,7 +167,7 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 			for range 3 {
 				auditNow(t, e)
 			}
-			known, _ := e.Sandbox("web")
+			known, _ := e.View().Sandbox("web")
 			if got := r.events(); known.State != StateUnproven || !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnproven}) || inside(t, pod, "", "nft", "-s", "list", "ruleset") != before {
 				t.Errorf("audited: %s, %v: %s", known.State, got, known.Detail)
 			}
@@ -178,12 +178,12 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 			next.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpStop })
 			next.StopSandbox = e.StopSandbox
 			next.Synchronize(ctx, []rules.Pod{running(pod)})
-			if known, _ := next.Sandbox("web"); known.State != StateUnproven || !slices.Equal(r.events(), []string{outcome.EventUnproven}) {
+			if known, _ := next.View().Sandbox("web"); known.State != StateUnproven || !slices.Equal(r.events(), []string{outcome.EventUnproven}) {
 				t.Errorf("taken over: %s, %v", known.State, r.events())
 			}
 			want := map[bool]State{true: StateProtected, false: StateUnproven}[where == "in the plan's chain"]
 			o := next.Admit(ctx, pod, app)
-			if known, _ := next.Sandbox("web"); o.Error() != nil || known.State != want {
+			if known, _ := next.View().Sandbox("web"); o.Error() != nil || known.State != want {
 				t.Errorf("a container: %s, %v", known.State, o.Error())
 			}
 			if o := next.Validate(ctx, pod, app); o.Error() != nil {

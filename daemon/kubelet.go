@@ -37,16 +37,16 @@ func (e *Enforcer) decideSpecified(ctx context.Context, o outcome.Look) outcome.
 }
 
 // specification is what the kubelet says of a pod at once; false where that is nothing.
-func (e *Enforcer) specification(uid string) (spec rules.Pod, known bool) {
-	if e.Kubelet == nil {
+func specification(k Kubelet, uid string) (spec rules.Pod, known bool) {
+	if k == nil {
 		return rules.Pod{}, false
 	}
-	return e.Kubelet.Known(uid)
+	return k.Known(uid)
 }
 
-// specified completes a container that the runtime is about to create by what the kubelet says of it, and returns that too.
-func (e *Enforcer) specified(pod rules.Pod, c rules.Container) (completed rules.Container, spec rules.Container) {
-	known, _ := e.specification(pod.UID)
+// completed completes a container that the runtime is about to create by what the kubelet says of it, and returns that too.
+func completed(k Kubelet, pod rules.Pod, c rules.Container) (rules.Container, rules.Container) {
+	known, _ := specification(k, pod.UID)
 	listed := known.Container(c.Name)
 	if listed == nil || known.Namespace != pod.Namespace || known.Name != pod.Name {
 		return c, rules.Container{}

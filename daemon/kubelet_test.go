@@ -136,7 +136,7 @@ func TestImpostorByTheKubelet(t *testing.T) {
 		t.Errorf("got %v", o.Error())
 	}
 	pod.Name = "other" // whose UID is another pod's here
-	if c, _ := e.specified(pod, untold); c.UID != nil {
+	if c, _ := completed(e.Kubelet, pod, untold); c.UID != nil {
 		t.Error("another pod's specification counts")
 	}
 }

@@ -72,7 +72,7 @@ func TestLockdownDrifts(t *testing.T) {
 			t.Error("a container is created without the lockdown")
 		}
 		repair(e, m, pod)
-		if sb, _ := e.Sandbox("web"); m.holds(t, pod.NetNS).Key() != locked.Key() || sb.State != StateProtected || sb.Drift.Times != 1 {
+		if sb, _ := e.View().Sandbox("web"); m.holds(t, pod.NetNS).Key() != locked.Key() || sb.State != StateProtected || sb.Drift.Times != 1 {
 			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, r.events())
 		}
 	}
@@ -101,7 +101,7 @@ func TestUnmeshedIsReported(t *testing.T) {
 			if reports {
 				want = append(want, outcome.EventUnmeshed)
 			}
-			if sb, known := e.Sandbox("plain"); !slices.Equal(r.events(), want) || known != reports || known && sb.State != StateSkipped {
+			if sb, known := e.View().Sandbox("plain"); !slices.Equal(r.events(), want) || known != reports || known && sb.State != StateSkipped {
 				t.Errorf("it %s in %s: events %v, %s", how, namespace, r.events(), sb.State)
 			}
 		}

@@ -50,18 +50,18 @@ func TestAddressThatComesLaterIsNoticed(t *testing.T) {
 		for _, address := range []string{"fe80::7/64", "fd00::7/64"} {
 			t.Run(name+" "+address, func(t *testing.T) {
 				e, r, pod, ns := addressed(t, rules.IPv6Mesh, "10.0.0.1/24")
-				if sb, _ := e.Sandbox(pod.SandboxID); sb.Plan.WithoutIPv6 != "" {
+				if sb, _ := e.View().Sandbox(pod.SandboxID); sb.Plan.WithoutIPv6 != "" {
 					t.Fatalf("before there is an address: %q", sb.Plan.WithoutIPv6)
 				}
 				ns.Run(t, "ip", "addr", "add", address, "dev", "eth0", "nodad")
 				look(e, pod)
 				look(e, pod)
-				if sb, _ := e.Sandbox(pod.SandboxID); sb.State != StateProtected || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
+				if sb, _ := e.View().Sandbox(pod.SandboxID); sb.State != StateProtected || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
 					t.Errorf("%s, IPv6 %q", sb.State, sb.Plan.WithoutIPv6)
 				}
 				ns.Run(t, "ip", "addr", "del", address, "dev", "eth0")
 				look(e, pod)
-				if sb, _ := e.Sandbox(pod.SandboxID); sb.Plan.WithoutIPv6 != "" {
+				if sb, _ := e.View().Sandbox(pod.SandboxID); sb.Plan.WithoutIPv6 != "" {
 					t.Errorf("when it is gone: %q", sb.Plan.WithoutIPv6)
 				}
 				if got, want := r.events(), []string{outcome.EventProtected, outcome.EventReaddressed, outcome.EventReaddressed}; !slices.Equal(got, want) {
@@ -88,14 +88,14 @@ func TestAddressesTakeNoRulesAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, r, pod, ns := addressed(t, tt.ipv6, tt.addresses...)
-			before, _ := e.Sandbox(pod.SandboxID)
+			before, _ := e.View().Sandbox(pod.SandboxID)
 			if before.Plan.V6.Empty() {
 				t.Fatal("no rules of IPv6")
 			}
 			for _, change := range tt.change {
 				ns.Run(t, "sh", "-c", "ip addr "+change+" dev eth0")
 				round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
-				sb, _ := e.Sandbox(pod.SandboxID)
+				sb, _ := e.View().Sandbox(pod.SandboxID)
 				if sb.State != StateProtected || sb.Key != before.Key {
 					t.Errorf("after %s: %s %s\n%s", change, sb.State, sb.Detail, sb.Plan.V6)
 				}
@@ -127,7 +127,7 @@ func TestIPv6OnLoComesLater(t *testing.T) {
 	}
 	off(ns, "0")
 	round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
-	if sb, _ := e.Sandbox(pod.SandboxID); sb.State != StateProtected || len(sb.Plan.Loopback) != 1 {
+	if sb, _ := e.View().Sandbox(pod.SandboxID); sb.State != StateProtected || len(sb.Plan.Loopback) != 1 {
 		t.Errorf("%s: %v %v", sb.State, sb.Detail, sb.Plan.Loopback)
 	}
 	if got, want := r.events(), []string{outcome.EventProtected, outcome.EventReaddressed}; !slices.Equal(got, want) {
@@ -146,13 +146,13 @@ func TestOutdatedRulesAndIPv6(t *testing.T) {
 	later.SetPolicy(policy)
 	ns.Run(t, "ip", "addr", "add", "fe80::7/64", "dev", "eth0", "nodad")
 	later.Synchronize(t.Context(), []rules.Pod{pod})
-	sb, _ := later.Sandbox(pod.SandboxID)
+	sb, _ := later.View().Sandbox(pod.SandboxID)
 	if sb.State != StateOutdated || !sb.Plan.V6.Empty() || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
 		t.Errorf("%s, IPv6 %q", sb.State, sb.Plan.WithoutIPv6)
 	}
 	ns.Run(t, "ip", "addr", "del", "fe80::7/64", "dev", "eth0")
 	round{later}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
-	if sb, _ := later.Sandbox(pod.SandboxID); sb.State != StateOutdated || sb.Plan.WithoutIPv6 != "" {
+	if sb, _ := later.View().Sandbox(pod.SandboxID); sb.State != StateOutdated || sb.Plan.WithoutIPv6 != "" {
 		t.Errorf("when the address is gone: %s, IPv6 %q; %q", sb.State, sb.Plan.WithoutIPv6, r.events())
 	}
 }

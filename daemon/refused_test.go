@@ -29,7 +29,7 @@ func refusedLate(t *testing.T, e *Enforcer) {
 func TestRefusedLatePod(t *testing.T) {
 	e, r := newEnforcer(t, newMemory())
 	refusedLate(t, e)
-	sb, _ := e.Sandbox("a")
+	sb, _ := e.View().Sandbox("a")
 	if sb.State != StateUnprotected || sb.Decision.Reason != rules.ReasonBadInput || sb.Detail == "" {
 		t.Errorf("%s (%s): %q", sb.State, sb.Decision.Reason, sb.Detail)
 	}
@@ -38,7 +38,7 @@ func TestRefusedLatePod(t *testing.T) {
 	}
 	var pass auditor.Audit
 	round{e}.Look(t.Context(), "a", &pass)
-	again, _ := e.Sandbox("a")
+	again, _ := e.View().Sandbox("a")
 	if events := r.events(); len(events) != 1 || !again.Since.Equal(sb.Since) {
 		t.Errorf("after an audit: events %q, since %s and not %s", events, again.Since, sb.Since)
 	}

@@ -52,7 +52,7 @@ func TestLoose(t *testing.T) {
 					t.Fatal(o.Error())
 				}
 			}
-			sb, _ := e.Sandbox(pod.SandboxID)
+			sb, _ := e.View().Sandbox(pod.SandboxID)
 			if got := e.View().Loose(sb); got != tt.want || (got.Why() == "") != (tt.want == "") {
 				t.Errorf("%q (%s), want %q", got, got.Why(), tt.want)
 			}
@@ -101,7 +101,7 @@ func TestNeighboursAreNamed(t *testing.T) {
 			if (said == "") != (tt.want == "") || !strings.HasSuffix(said, tt.want) {
 				t.Errorf("said %q, want %q", said, tt.want)
 			}
-			if sb, _ := e.Sandbox(pod.SandboxID); !slices.Equal(sb.Changes, tt.changes) {
+			if sb, _ := e.View().Sandbox(pod.SandboxID); !slices.Equal(sb.Changes, tt.changes) {
 				t.Errorf("remembered: %v", sb.Changes)
 			}
 		})

@@ -170,13 +170,13 @@ func TestTheAuditorIsFair(t *testing.T) {
 			}
 			m.slowDown(t, hostile, 0)
 			for _, pod := range hostile {
-				if known, _ := e.Sandbox(pod.SandboxID); known.State != StateFailing {
+				if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StateFailing {
 					t.Errorf("%s is %s", pod.Name, known.State)
 				}
 			}
 			time.Sleep(time.Hour)
 			for _, pod := range hostile {
-				if known, _ := e.Sandbox(pod.SandboxID); known.State != StateProtected {
+				if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StateProtected {
 					t.Errorf("%s is never looked at again: %s", pod.Name, known.State)
 				}
 			}
@@ -208,13 +208,13 @@ func TestTheTakeoverIsFair(t *testing.T) {
 		defer cancel()
 		e.Synchronize(ctx, slices.Concat(hostile, honest))
 		for _, pod := range honest {
-			if known, _ := e.Sandbox(pod.SandboxID); known.State != StateProtected {
+			if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StateProtected {
 				t.Errorf("%s is %s when the runtime goes on", pod.Name, known.State)
 			}
 		}
 		time.Sleep(5 * takeoverTimeout)
 		for _, pod := range hostile {
-			if known, _ := e.Sandbox(pod.SandboxID); known.State != StatePending {
+			if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StatePending {
 				t.Errorf("%s is %s", pod.Name, known.State)
 			}
 		}

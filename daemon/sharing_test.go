@@ -278,7 +278,7 @@ func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
 			if o.Err == nil || !strings.Contains(o.Err.Error(), "which a sandbox never changes") || errors.Is(o.Err, netns.ErrGone) {
 				t.Errorf("%s, %s: %s, %v", trigger, state, o.Result, o.Err)
 			}
-			if known, _ := e.Sandbox("web"); known.NetNS != before || known.Pod.NetNS != pod.NetNS {
+			if known, _ := e.View().Sandbox("web"); known.NetNS != before || known.Pod.NetNS != pod.NetNS {
 				t.Errorf("%s, %s: it has %s now", trigger, state, known.NetNS)
 			}
 			if m.holds(t, moved.NetNS).Rules() != 0 {

@@ -68,7 +68,7 @@ func TestStageOfALook(t *testing.T) {
 	if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
 		t.Fatal(o.Err)
 	}
-	known, _ := e.Sandbox("a")
+	known, _ := e.View().Sandbox("a")
 	auditor := e.lookAgain(t.Context(), outcome.Begin(Audited, pod), known)
 	auditor.End()
 	for name, o := range map[string]outcome.Outcome{"gate": e.Validate(t.Context(), pod, rules.Container{Name: "app"}), "auditor": auditor.Outcome} {

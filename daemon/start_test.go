@@ -58,7 +58,7 @@ func TestStart(t *testing.T) {
 			t.Errorf("%s: let run with %d rules of %d", tt.what, held.Rules(), o.Plan.Rules())
 		}
 	}
-	if sb, _ := e.Sandbox(pod.SandboxID); sb.Drift.Times != 2 {
+	if sb, _ := e.View().Sandbox(pod.SandboxID); sb.Drift.Times != 2 {
 		t.Errorf("drift was counted %d times", sb.Drift.Times)
 	}
 	if o := e.Start(ctx, sandbox(t, "unknown"), "app", ""); o.Result != Protected || o.Event() != outcome.EventProtected {

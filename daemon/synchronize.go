@@ -80,7 +80,7 @@ func byWeight(pods []rules.Pod) []int {
 // runs already, only counts whether it has the host's network.
 func (e *Enforcer) takeOver(ctx context.Context, o outcome.Look) outcome.Look {
 	pod := o.Pod
-	spec, _ := e.specification(pod.UID)
+	spec, _ := specification(e.Kubelet, pod.UID)
 	o.Pod.HostNetwork = pod.With(spec).HostNetwork
 	known, expected := e.sandboxes.Get(pod.SandboxID)
 	if known.Undecided() {

@@ -54,7 +54,7 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 			for _, do := range tt.do {
 				do(e, m, pod)
 			}
-			sb, _ := e.Sandbox("web")
+			sb, _ := e.View().Sandbox("web")
 			if got := r.events()[1:]; !slices.Equal(got, tt.events) || sb.Drift.Times != tt.drifts || sb.State != StateProtected || m.holds(t, pod.NetNS).Key() != plan.Key() {
 				t.Errorf("recorded %v, want %v; %d times drifted, %s", got, tt.events, sb.Drift.Times, sb.State)
 			}
@@ -96,7 +96,7 @@ func TestDriftOfAnOutdatedPod(t *testing.T) {
 		m.put(t, pod.NetNS, rules.Plan{})
 		repair(e, m, pod)
 		events := r.events()
-		if sb, _ := e.Sandbox("web"); sb.State != StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != outcome.EventRepaired {
+		if sb, _ := e.View().Sandbox("web"); sb.State != StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != outcome.EventRepaired {
 			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, events)
 		}
 	}

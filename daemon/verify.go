@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/visit"
 )
@@ -17,9 +16,6 @@ import (
 // errNotTakenOver is that of a sandbox for which there is no plan yet.
 var errNotTakenOver = errors.New("was there before meshnetd and has not been looked at yet, so that there is nothing to compare with: " +
 	"wait for the next audit, or repair it")
-
-// Sandbox returns what is known of a sandbox; false where that is nothing.
-func (e *Enforcer) Sandbox(id string) (memory.Sandbox, bool) { return e.sandboxes.Get(id) }
 
 // Compare reads the kernel rule by rule and returns every way in which a sandbox's namespace does not hold the
 // plan that is remembered for it. It changes nothing, in the kernel or in what is remembered. Its outcome has no

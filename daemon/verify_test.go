@@ -32,7 +32,7 @@ func protectedPod(t *testing.T, e *Enforcer) rules.Pod {
 }
 
 func (e *Enforcer) state(id string) State {
-	sb, _ := e.Sandbox(id)
+	sb, _ := e.View().Sandbox(id)
 	return sb.State
 }
 

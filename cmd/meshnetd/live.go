@@ -82,7 +82,7 @@ func verdict(o outcome.Outcome) status.Verdict {
 
 // Plan implements status.Live.
 func (l live) Plan() status.Plan {
-	sb, _ := l.Sandbox(l.id)
+	sb, _ := l.View().Sandbox(l.id)
 	p := explain.Describe(sb.Plan)
 	p.NetNS, p.Device, p.Inode = sb.Pod.NetNS, sb.NetNS.Dev, sb.NetNS.Ino
 	for _, i := range l.interfaces(sb) {

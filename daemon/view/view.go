@@ -31,6 +31,9 @@ func (v View) Sandboxes() []memory.Sandbox {
 	return slices.DeleteFunc(v.Memory.All(), memory.Sandbox.Gone)
 }
 
+// Sandbox returns what is known of a sandbox; false where that is nothing.
+func (v View) Sandbox(id string) (memory.Sandbox, bool) { return v.Memory.Get(id) }
+
 // Explain decides about a sandbox once more, by the configuration that decided before, and says how. It returns
 // what is known of the sandbox too; false where that is nothing.
 func (v View) Explain(id string) (memory.Sandbox, rules.Decision, bool) {
