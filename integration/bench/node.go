@@ -58,7 +58,8 @@ func (b *bench) ready() (*node, error) {
 	if n.host, err = netns.Host(""); err != nil {
 		return nil, err
 	}
-	if n.dir, err = os.MkdirTemp("", "meshnetd-bench-"); err != nil {
+	// In memory, as lock_dir is on a node.
+	if n.dir, err = os.MkdirTemp("/dev/shm", "meshnetd-bench-"); err != nil {
 		return nil, err
 	}
 	if n.locks, err = netns.MakeLocks(filepath.Join(n.dir, "locks")); err != nil {

@@ -36,7 +36,7 @@ func loopback(family rules.Family) netip.Prefix {
 
 // redirect writes all rules, in the order in which packets are to meet them. Consul inserts each exclusion
 // before the earlier ones, so that the last of a list comes first.
-func (in Intent) redirect(family rules.Family) rules.Ruleset {
+func (in *Intent) redirect(family rules.Family) rules.Ruleset {
 	var b rules.Builder
 	in.lookups(&b, family)
 	b.Append(nat, output, "what the pod sends by TCP is outbound traffic", rules.Jump(chainOutput), tcp)
@@ -102,7 +102,7 @@ func keptPorts(direction string, ports []rules.PortRange) (kept []rules.Selectio
 }
 
 // block refuses IPv6 where redirect would have captured it. Consul captures lookups of the proxy, too: there it answers them.
-func (in Intent) block() rules.Ruleset {
+func (in *Intent) block() rules.Ruleset {
 	var lookupsKept []rules.Selection
 	if in.DNSAddress.IsValid() && in.DNSPort == 0 { // lookups to any server are captured
 		lookupsKept = []rules.Selection{{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID(in.UID)}}}

@@ -11,7 +11,7 @@ import (
 
 // block refuses IPv6 where redirect would have captured it. What redirect leaves alone is left alone: the proxy's own
 // traffic, excluded ports, ranges, interfaces and groups.
-func (in Intent) block() rules.Ruleset {
+func (in *Intent) block() rules.Ruleset {
 	var lookupsKept []rules.Selection
 	if in.DNSCapture {
 		lookupsKept = in.outboundKept(rules.UDP)

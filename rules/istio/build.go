@@ -27,7 +27,7 @@ func (in *Intent) families() rules.Families {
 	return f
 }
 
-func (in Intent) routes(family rules.Family) []rules.PolicyRoute {
+func (in *Intent) routes(family rules.Family) []rules.PolicyRoute {
 	if !in.TProxy || !in.capturesInbound() {
 		return nil
 	}

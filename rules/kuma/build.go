@@ -58,8 +58,8 @@ func (b *builder) add(table, chain, comment, why string, target rules.Target, ma
 }
 
 // redirect writes all rules, in the order in which packets are to meet them.
-func (in Intent) redirect(family rules.Family) rules.Ruleset {
-	b := builder{Intent: in, family: family, loopback: netip.MustParsePrefix("127.0.0.1/32"), passthrough: passthrough4}
+func (in *Intent) redirect(family rules.Family) rules.Ruleset {
+	b := builder{Intent: *in, family: family, loopback: netip.MustParsePrefix("127.0.0.1/32"), passthrough: passthrough4}
 	if family == rules.IPv6 {
 		b.loopback, b.passthrough = netip.MustParsePrefix("::1/128"), passthrough6
 	}
@@ -229,7 +229,7 @@ func (b *builder) zones() {
 }
 
 // block refuses IPv6 where redirect would have captured it.
-func (in Intent) block() rules.Ruleset {
+func (in *Intent) block() rules.Ruleset {
 	var out, into rules.Blocked
 	proxys := rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerUID(in.UID)}}
 	if in.Outbound.Enabled {

@@ -34,7 +34,7 @@ func (b *builder) add(chain, comment, why string, target rules.Target, match ...
 }
 
 // redirect writes all rules, in the order in which packets are to meet them.
-func (in Intent) redirect(family rules.Family) rules.Ruleset {
+func (in *Intent) redirect(family rules.Family) rules.Ruleset {
 	var b builder
 	b.add(prerouting, "install-proxy-init-prerouting", "what arrives may be inbound traffic", rules.Jump(chainRedirect))
 	b.add(output, "install-proxy-init-output", "what the pod sends may be outbound traffic", rules.Jump(chainOutput))
@@ -78,7 +78,7 @@ func (b *builder) skip(chain, direction string, ports []rules.PortRange) {
 }
 
 // block refuses IPv6 where redirect would have captured it.
-func (in Intent) block() rules.Ruleset {
+func (in *Intent) block() rules.Ruleset {
 	skipped := func(direction string, ports []rules.PortRange) (kept []rules.Selection) {
 		for _, part := range rules.PortLists(rules.MergePorts(ports)) {
 			kept = append(kept, rules.Selection{Why: direction + " ports are skipped", Match: []rules.Match{part}})

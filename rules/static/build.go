@@ -30,7 +30,7 @@ func (p *Profile) families() rules.Families {
 	}
 }
 
-func (p Profile) routes(family rules.Family) []rules.PolicyRoute {
+func (p *Profile) routes(family rules.Family) []rules.PolicyRoute {
 	if !p.TProxy || p.InboundPort == 0 {
 		return nil
 	}
@@ -53,8 +53,8 @@ type builder struct {
 
 // redirect writes all rules, in the order in which packets are to meet them. The built-in chains hold only jumps,
 // so that every other rule is recognised by its chain.
-func (p Profile) redirect(family rules.Family) rules.Ruleset {
-	b := builder{Profile: p, family: family}
+func (p *Profile) redirect(family rules.Family) rules.Ruleset {
+	b := builder{Profile: *p, family: family}
 	switch {
 	case p.InboundPort == 0:
 	case p.TProxy:
@@ -224,7 +224,7 @@ func byRanges(prefixes []netip.Prefix, family rules.Family, why string) (all []r
 }
 
 // block refuses IPv6 where redirect would have captured it.
-func (p Profile) block() rules.Ruleset {
+func (p *Profile) block() rules.Ruleset {
 	var out, in rules.Blocked
 	var lookupsKept []rules.Selection
 	if p.DNSPort != 0 {
