@@ -183,7 +183,7 @@ soak: deps runtimes build ## start and stop PODS pods (2000) while meshnetd is k
 PAIRS ?= 100000
 
 differential: deps ## send PAIRS random packets through random plans, and compare the kernel with the tracer
-	MESHNETD_REQUIRE=1 MESHNETD_PAIRS=$(PAIRS) MESHNETD_DAMAGED=$(PAIRS) $(GO) test -v -count=1 -timeout 60m ./integration/differential
+	MESHNETD_REQUIRE=1 MESHNETD_EVERY_PAIR=1 MESHNETD_PAIRS=$(PAIRS) MESHNETD_DAMAGED=$(PAIRS) $(GO) test -v -count=1 -timeout 60m ./integration/differential
 	MESHNETD_REQUIRE=1 MESHNETD_EVERY_PAIR=1 $(GO) test -v -count=1 -timeout 60m -run TestConformanceAfterAnyOther ./integration
 
 mutation: ## break every rule of every plan, and print how many of the breaks some packet notices

@@ -50,7 +50,7 @@ func podOf(c recorded.Case, path string) rules.Pod {
 func TestConformance(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
-		for _, c := range sample.Of(t, 6, corpus(t)) {
+		for _, c := range sample.Of(t, 4, corpus(t)) {
 			t.Run(c.Name, func(t *testing.T) {
 				ns := nstest.New(t, addresses(c)...)
 				pod := podOf(c, ns.Path)

@@ -28,7 +28,7 @@ func playEach(t *testing.T, runtimes []lab.Runtime, attackers bool) {
 
 func play(t *testing.T, runtime lab.Runtime, attackers bool) {
 	t.Helper()
-	program := binary
+	program := daemonFor(runtime)
 	if attackers {
 		program = bounded
 	}

@@ -127,7 +127,7 @@ func (m classed) classes() []meshtest.Class {
 // Each kind of packet, sent for real, comes to where the mesh's own rules bring it, whoever writes the rules; and the
 // tracer says so beforehand.
 func TestMeshClasses(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		isolated, err := netns.Isolate()
 		if err != nil {
 			t.Fatal(err)

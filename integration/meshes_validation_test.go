@@ -104,7 +104,7 @@ func TestMeshValidation(t *testing.T) {
 			t.Run(name+" without rules", func(t *testing.T) { validate(t, house(t), name, uid, six, fails) })
 		}
 	}
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
 		if err != nil {
 			t.Fatal(err)

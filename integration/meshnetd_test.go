@@ -28,6 +28,14 @@ var (
 	standin = sync.OnceValues(func() (string, error) { return lab.BuildStandin(context.Background()) })
 )
 
+// daemonFor is the daemon of a runtime's tests: its race detector takes most of the time there, and once is enough.
+func daemonFor(runtime lab.Runtime) func() (string, error) {
+	if runtime == lab.Runtimes()[0] {
+		return binary
+	}
+	return bounded
+}
+
 // labOptions returns how to run a runtime here, or skips the test where that cannot be, unless skipping is
 // forbidden.
 func labOptions(t *testing.T, runtime lab.Runtime) lab.Options {
@@ -78,7 +86,7 @@ type meshnetd struct{ *lab.Daemon }
 // runDaemon starts meshnetd for a lab, dual stack as its pods are, with more lines of configuration.
 func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 	t.Helper()
-	path, err := binary()
+	path, err := daemonFor(l.Runtime())()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func staticProfiles() []static.Profile {
 // Each profile's plan, over each other, is what the kernel then holds, and does, whoever writes it; and nothing of it
 // is left when the rules of every mesh are taken out.
 func TestStaticPlansInTheKernel(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		isolated, err := netns.Isolate()
 		if err != nil {
 			t.Fatal(err)

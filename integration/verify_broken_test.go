@@ -68,9 +68,9 @@ var native = []breakage{
 	{"policy route deleted", "TPROXY", "ip rule del fwmark 1337 lookup 133", "through the pod", false},
 }
 
-// Every kind of broken rule is found, and nothing else once it is mended. In a short run each backend has some of them.
+// Every kind of broken rule is found, and nothing else once it is mended. A short run has some of them with one backend.
 func TestTrafficFindsBrokenRules(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		all := append(slices.Clone(beside), breakages...)
 		if variant == backend.NFTables { // iptables cannot change those
 			all = append(slices.Clone(beside), native...)

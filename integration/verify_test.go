@@ -132,7 +132,7 @@ func places(checks []traffic.Check) map[string]int {
 func TestTrafficOfRightRules(t *testing.T) {
 	for mode, captured := range map[string]rules.EndKind{"REDIRECT": rules.Redirected, "TPROXY": rules.TProxied} {
 		t.Run(mode, func(t *testing.T) {
-			forEachBackend(t, func(t *testing.T, variant string) {
+			onBackends(t, func(t *testing.T, variant string) {
 				c := newChecked(t, variant, mode)
 				checks := c.send(t)
 				right(t, checks)
