@@ -105,13 +105,17 @@ func TestMeshPlansInTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		same := map[string]*nstest.Namespace{} // in which all pods of a mesh follow each other
+		before := map[string]string{}          // the key of the rules there
 		for _, p := range sample.Of(t, 6, meshPods()) {
 			if same[p.mesh.Name()] == nil {
 				same[p.mesh.Name()] = nstest.New(t)
 			}
 			t.Run(p.name, func(t *testing.T) {
 				plan := meshtest.Plan(t, p.mesh, p.pod)
-				hold(t, firewall, variant, same[p.mesh.Name()], plan)
+				if before[p.mesh.Name()] != plan.Key() { // of some pods the rules are the same
+					hold(t, firewall, variant, same[p.mesh.Name()], plan)
+				}
+				before[p.mesh.Name()] = plan.Key()
 				fresh := nstest.New(t)
 				hold(t, firewall, variant, fresh, plan)
 				if _, err := firewall.Apply(t.Context(), opened(t, fresh), rules.Plan{Footprint: p.mesh.Footprint()}); err != nil {
