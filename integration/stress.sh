@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Looks for tests that fail where the machine has too much to do: two busy processes for each core, the packages that
-# wait for packets or processes ten times, then everything twice. Hours; whatever fails once is a bug. `make stress`.
+# wait for packets or processes ten times, then everything twice. A night; whatever fails once is a bug. `make stress`, or
+# `make stress WAITING=2 ALL=0` for fewer rounds.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=${MESHNETD_RUNTIMES:-$PWD/build/runtimes}
