@@ -231,8 +231,8 @@ func followed(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.Ident:
 		return e.Name == "event" || strings.HasPrefix(e.Name, "Event")
-	case *ast.SelectorExpr: // of a line that was made of an outcome
-		return e.Sel.Name == "Event"
+	case *ast.SelectorExpr: // a constant of another package, or of a line that was made of an outcome
+		return followed(e.Sel)
 	case *ast.CallExpr:
 		return followed(e.Fun)
 	}
