@@ -6,25 +6,26 @@ package nftables
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/internal/golden"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
 // nft shows what is meant, without a word that it does not know, and takes it as its own input.
 func TestNativeAsNFTShowsIt(t *testing.T) {
 	nstest.Require(t, "nft")
-	recorded := map[string]rules.Plan{}
-	for _, c := range plans.Recorded(t) {
-		recorded[c.Name] = plans.Of(t, istio.Standard(), c.Pod())
-	}
-	for name, plan := range map[string]rules.Plan{"default": recorded["default_dualstack"], "everything": recorded["all_together_redirect"],
-		"tproxy-list": recorded["inbound_list_tproxy"], "expressions": everyExpression()} {
+	listing := listed(t)
+	listing["expressions"] = everyExpression()
+	for name, plan := range listing {
 		t.Run(name, func(t *testing.T) {
 			s, again := newSandbox(t), newSandbox(t)
 			s.native(t, plan)
@@ -37,6 +38,39 @@ func TestNativeAsNFTShowsIt(t *testing.T) {
 			}
 			if strings.Contains(text, "xt ") || strings.Contains(text, "@nh") || strings.Contains(text, "@th") {
 				t.Error("nft does not know all of it")
+			}
+		})
+	}
+}
+
+// listed are plans whose tables are in testdata, by the file's name.
+func listed(t *testing.T) map[string]rules.Plan {
+	recorded := map[string]rules.Plan{}
+	for _, c := range plans.Recorded(t) {
+		recorded[c.Name] = plans.Of(t, istio.Standard(), c.Pod())
+	}
+	return map[string]rules.Plan{"default": recorded["default_dualstack"], "everything": recorded["all_together_redirect"],
+		"tproxy-list": recorded["inbound_list_tproxy"]}
+}
+
+// What meshnetd wrote when each family had chains of its own does what the plan says, and is replaced by what it writes now.
+func TestNativeOfAnEarlierVersion(t *testing.T) {
+	nstest.Require(t, "nft")
+	for name, plan := range listed(t) {
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join("testdata", "earlier", name+".nft"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newSandbox(t)
+			s.RunInput(t, string(text), "nft", "-f", "-")
+			if r := s.effect(t, plan, generate.Interfaces(plan, addresses)); r.Answer != effect.Equal {
+				t.Errorf("it %s: %v", r.Answer, r.Differences)
+			}
+			s.native(t, plan)
+			s.holds(t, plan)
+			if have := s.Run(t, "nft", "list", "ruleset"); strings.Contains(have, " ip-") || strings.Contains(have, " ip6-") {
+				t.Errorf("what was there stays:\n%s", have)
 			}
 		})
 	}
