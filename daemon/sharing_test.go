@@ -226,6 +226,7 @@ func TestASlowPodIsNotAFailingOne(t *testing.T) {
 			m.slowDown(t, pods, 2*time.Second)
 			time.Sleep(10 * time.Minute)
 		})
+		time.Sleep(time.Minute) // a look that the auditor was at has ended
 		if n := r.count(); n != len(pods) {
 			t.Errorf("%d outcomes of pods that are only slow: %v", n-len(pods), r.events())
 		}

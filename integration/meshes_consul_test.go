@@ -273,7 +273,7 @@ type view struct {
 // from returns the lines of a chain, and of those that it jumps to behind them.
 func (v view) from(chain, name string) []string {
 	var lines, next []string
-	short := func(chain string) string { return strings.TrimPrefix(chain, v.family+"-nat-") }
+	short := func(chain string) string { return strings.TrimPrefix(strings.TrimPrefix(chain, v.family+"-"), "nat-") }
 	for _, rule := range v.rules(chain) {
 		if condition, to, jumps := strings.Cut(rule, "jump "); jumps {
 			rule = condition + "jump " + short(to)
