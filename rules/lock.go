@@ -192,7 +192,7 @@ func (b *lockBuilder) listenersOut() {
 					port = r.destination()
 				}
 			}
-			if !r.of(protocol) {
+			if !r.of(protocol) || !b.closes(protocol, port) {
 				continue
 			}
 			if ports[listener] == nil {
@@ -206,6 +206,17 @@ func (b *lockBuilder) listenersOut() {
 			b.pass(lockedOut, "what the mesh has taken", Protocol(listener.protocol), Destination(listener.prefix), simplest(listener.protocol, list))
 		}
 	}
+}
+
+// closes reports whether anything refuses what others, or the proxy, send to some of the ports.
+func (b *lockBuilder) closes(protocol string, ports PortRange) bool {
+	switch {
+	case protocol == TCP:
+		return b.Egress || b.ProxyEgress != nil
+	case b.UDP == UDPNoQUIC:
+		return ports.Contains(80) || ports.Contains(443)
+	}
+	return b.UDP != ""
 }
 
 // simplest matches packets of a protocol to any of some ports.

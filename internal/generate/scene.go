@@ -15,6 +15,7 @@ type scene struct {
 	names             []string // of interfaces, lo not among them
 	destinations      []netip.Addr
 	owners            []socket
+	protocols         []string // besides TCP, that packets have before a rule asks for one
 }
 
 type socket struct {
@@ -57,6 +58,10 @@ func newScene(rs rules.Ruleset, interfaces []rules.Interface) scene {
 				uids = append(uids, v.First)
 			} else {
 				gids = append(gids, v.First)
+			}
+		case rules.Transport:
+			if v == rules.ICMP || v == rules.ICMPv6 { // such rules decide about what has no ports, too
+				s.protocols = []string{rules.UDP, string(v), "sctp"}
 			}
 		}
 	}
@@ -189,9 +194,13 @@ func (s scene) avoid(m rules.Match) []edit {
 func (s scene) miss(m rules.Match) []edit {
 	switch v := m.Value.(type) {
 	case rules.Transport:
-		return edits(func(p *rules.Packet) {
-			p.Protocol = map[string]string{rules.TCP: rules.UDP, rules.UDP: rules.TCP}[string(v)]
-		})
+		var others []string
+		for _, protocol := range []string{rules.TCP, rules.UDP} {
+			if protocol != string(v) {
+				others = append(others, protocol)
+			}
+		}
+		return each(others, func(p *rules.Packet, protocol string) { p.Protocol = protocol })
 	case rules.Addresses:
 		switch {
 		case m.Field == rules.FieldSource:

@@ -47,19 +47,28 @@ func (w *witnesses) add(p rules.Packet) {
 	}
 }
 
-// bases are packets that no rule has asked for anything: by every owner, to every kind of address.
+// bases are packets that no rule has asked for anything: by every owner, to every kind of address, and of other protocols from
+// the pod and to it.
 func (w *witnesses) bases() []rules.Packet {
+	all := w.begin(rules.TCP, w.destinations)
+	for _, protocol := range w.protocols {
+		all = append(all, w.begin(protocol, []netip.Addr{w.outside, w.own})...)
+	}
+	return all
+}
+
+// begin returns the packets of a protocol, and to some addresses.
+func (w *witnesses) begin(protocol string, destinations []netip.Addr) []rules.Packet {
 	var all []rules.Packet
-	for _, dst := range w.destinations {
+	for _, dst := range destinations {
 		for _, o := range w.owners {
-			p := rules.Packet{Protocol: rules.TCP, Out: "eth0", State: rules.StateNew, Socket: o.socket, UID: o.uid, GID: o.gid,
-				Source: netip.AddrPortFrom(w.own, 40000), Destination: netip.AddrPortFrom(dst, 9999)}
-			all = append(all, p)
+			all = append(all, rules.Packet{Protocol: protocol, Out: "eth0", State: rules.StateNew, Socket: o.socket, UID: o.uid, GID: o.gid,
+				Source: netip.AddrPortFrom(w.own, 40000), Destination: netip.AddrPortFrom(dst, 9999)})
 		}
 	}
 	for _, name := range w.names {
 		for _, dst := range []netip.Addr{w.own, w.outside} { // the latter for somebody behind the pod
-			all = append(all, rules.Packet{Direction: rules.Inbound, Protocol: rules.TCP, In: name, Out: "eth0", State: rules.StateNew,
+			all = append(all, rules.Packet{Direction: rules.Inbound, Protocol: protocol, In: name, Out: "eth0", State: rules.StateNew,
 				Source: netip.AddrPortFrom(w.far, 40000), Destination: netip.AddrPortFrom(dst, 9999)})
 		}
 	}

@@ -45,7 +45,7 @@ func endsElsewhere(worlds []world, mutated rules.Plan) bool {
 		tracer := effect.NewTracer(mutated, w.interfaces)
 		for i, p := range w.packets {
 			end, err := tracer.End(p)
-			if err != nil || end.Kind != w.ends[i].Kind || end.Port != w.ends[i].Port {
+			if err != nil || end.Kind != w.fates[i].end.Kind || end.Port != w.fates[i].end.Port {
 				return true
 			}
 		}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -31,6 +32,14 @@ var equivalents = []equivalent{
 		return m.Chain == "ISTIO_INBOUND" && m.What == swapped && slices.Contains(m.Rule.Match, rules.InInterface("lo")) &&
 			m.next(rs).Target == rules.Jump("ISTIO_DIVERT")
 	}},
+	{"a packet of no connection has none to mark: a lockdown counts it with any mark", func(_ rules.Ruleset, m Mutant) bool {
+		return m.Changed != nil && setsConnMark(m.Rule) && setsConnMark(*m.Changed) && slices.Contains(m.Rule.Match, rules.InState(rules.StateInvalid)) &&
+			slices.Equal(m.Rule.Match, m.Changed.Match)
+	}},
+	{"by an interface, nothing else comes to loopback than what nat has sent there: to its listeners, of which the rule has all", func(_ rules.Ruleset, m Mutant) bool {
+		return m.Changed != nil && strings.HasSuffix(m.Chain, "_OUT") && m.Table == rules.LockdownTable && m.Rule.Target == m.Changed.Target &&
+			toLoopback(m.Rule) && toLoopback(*m.Changed) && followsAll(m.Rule.Match, m.Changed.Match)
+	}},
 }
 
 // reason tells why a mutant cannot be told from the rule set, or returns "".
@@ -50,6 +59,19 @@ func reason(rs rules.Ruleset, m Mutant) string {
 func (m Mutant) next(rs rules.Ruleset) rules.Rule {
 	c, _ := rs.Table(m.Table).Chain(m.Chain)
 	return c.Rules[m.Index+1]
+}
+
+func setsConnMark(r rules.Rule) bool {
+	_, sets := r.Target.(rules.SetConnMark)
+	return sets
+}
+
+// toLoopback reports whether a rule is for what is sent to the loopback address, or to it and its neighbour.
+func toLoopback(r rules.Rule) bool {
+	return slices.ContainsFunc(r.On(rules.FieldDestination), func(m rules.Match) bool {
+		to := m.Value.(rules.Addresses)
+		return !m.Not && to.Addr().IsLoopback() && to.Bits() >= to.Addr().BitLen()-1
+	})
 }
 
 func marks(r rules.Rule) bool {

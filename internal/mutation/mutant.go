@@ -214,7 +214,9 @@ func otherTargets(t rules.Target) []rules.Target {
 			return []rules.Target{rules.Accept}
 		}
 		return []rules.Target{rules.Drop}
-	case rules.Jump, rules.RejectWith: // what they lead to is changed there
+	case rules.RejectWith:
+		return []rules.Target{rules.Return, rules.Drop}
+	case rules.Jump: // what it leads to is changed there
 		return []rules.Target{rules.Return}
 	}
 	panic(fmt.Sprintf("no mutation is known for target %T", t))

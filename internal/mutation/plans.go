@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/internal/recorded"
@@ -56,8 +57,8 @@ func subjects(testdata string) ([]subject, error) {
 			}
 		}
 	}
-	for _, p := range pods() {
-		plan, err := planOf(p.mesh, p.pod)
+	for _, p := range slices.Concat(pods(), lockedPods()) {
+		plan, err := planOf(p.by, p.pod)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -87,8 +88,13 @@ func subjects(testdata string) ([]subject, error) {
 // both are the addresses that every pod has here: what a plan says of a family is asked of it.
 var both = []netip.Addr{netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:10:244::7")}
 
-func planOf(mesh rules.Mesh, pod rules.Pod) (rules.Plan, error) {
-	d := mesh.Decide(pod)
+// decider is a mesh, or a node of which more than the mesh decides.
+type decider interface {
+	Decide(pod rules.Pod) rules.Decision
+}
+
+func planOf(by decider, pod rules.Pod) (rules.Plan, error) {
+	d := by.Decide(pod)
 	if d.Action != rules.Enrol {
 		return rules.Plan{}, fmt.Errorf("%s: %s", d.Action, d.Detail)
 	}

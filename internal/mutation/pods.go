@@ -12,14 +12,14 @@ import (
 	"github.com/meshnetd/meshnetd/rules/static"
 )
 
-// subjectPod is a pod of a mesh other than Istio.
+// subjectPod is a pod, and who decides about it.
 type subjectPod struct {
 	name string
-	mesh rules.Mesh
+	by   decider
 	pod  rules.Pod
 }
 
-// pods are such that set all that they can, each with its IPv6 captured and refused.
+// pods are such of the meshes other than Istio that set all that they can, each with its IPv6 captured and refused.
 func pods() (all []subjectPod) {
 	add := func(name string, mesh rules.Mesh, labels, annotations map[string]string) {
 		all = append(all, subjectPod{name, mesh, rules.Pod{Namespace: "shop", Name: "cart", IPs: both, Labels: labels, Annotations: annotations}})

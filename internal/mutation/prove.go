@@ -46,15 +46,17 @@ func prove(rs rules.Ruleset, m Mutant) string {
 		return ""
 	}
 	was, now := difference(m)
-	isSame := func(facts []rules.Match) bool {
-		return isTaken(facts) || again(table, m.Rule.Target, before, after, facts)
+	isSame := func(r rules.Rule) func([]rules.Match) bool {
+		return func(facts []rules.Match) bool {
+			return isTaken(facts) || again(table, m.Chain, r, before, after, facts)
+		}
 	}
 	switch {
 	case always(isTaken, was) && (m.Changed == nil || always(isTaken, now)):
 		return whyTaken
 	case always(isIdle(m.Rule.Target), was) && (m.Changed == nil || always(isIdle(m.Changed.Target), now)):
 		return whyIdle
-	case always(isSame, was) && (m.Changed == nil || m.Changed.Target == m.Rule.Target && always(isSame, now)):
+	case always(isSame(m.Rule), was) && (m.Changed == nil || m.Changed.Target == m.Rule.Target && always(isSame(*m.Changed), now)):
 		return whySame
 	}
 	return ""
@@ -92,6 +94,7 @@ func difference(m Mutant) (was, now []rules.Match) {
 
 // way is how a packet gets to a chain: from a built-in one, by the conditions of jumps.
 type way struct {
+	table string
 	hook  string
 	facts []rules.Match
 }
@@ -99,7 +102,7 @@ type way struct {
 // waysTo returns every way to a chain that a packet can go.
 func waysTo(table rules.Table, name string) []way {
 	if c, ok := table.Chain(name); ok && c.Builtin {
-		return []way{{hook: name}}
+		return []way{{table: table.Name, hook: name}}
 	}
 	var all []way
 	for _, c := range table.Chains {
@@ -109,7 +112,7 @@ func waysTo(table rules.Table, name string) []way {
 			}
 			for _, w := range waysTo(table, c.Name) {
 				if facts := w.with(r.Match); !taken(table, c.Rules[:i], facts, splits) {
-					all = append(all, way{w.hook, facts})
+					all = append(all, way{w.table, w.hook, facts})
 				}
 			}
 		}
@@ -117,15 +120,15 @@ func waysTo(table rules.Table, name string) []way {
 	return all
 }
 
-// with adds what a rule asks, and what follows from it: the kernel sends to loopback addresses by lo only,
-// and what arrives by another interface has no mark yet.
+// with adds what a rule asks, and what follows from it: the kernel sends to loopback addresses by lo only, but for what nat
+// has redirected before the filter sees it, and what arrives by another interface has no mark yet.
 func (w way) with(match []rules.Match) []rules.Match {
 	facts := slices.Concat(w.facts, match)
 	for _, m := range match {
 		to, _ := m.Value.(rules.Addresses)
 		switch {
 		case m.Not:
-		case m.Field == rules.FieldDestination && w.hook == "OUTPUT" && to.Addr().IsLoopback() && (to.Bits() >= 8 || to.Addr().Is6()):
+		case m.Field == rules.FieldDestination && w.hook == "OUTPUT" && w.table != "filter" && to.Addr().IsLoopback() && (to.Bits() >= 8 || to.Addr().Is6()):
 			facts = append(facts, rules.OutInterface("lo"))
 		case m.Field == rules.FieldMark && w.hook == "PREROUTING":
 			facts = append(facts, rules.InInterface("lo"))
@@ -169,16 +172,17 @@ func idle(table rules.Table, before, after []rules.Rule, facts []rules.Match) bo
 	return true
 }
 
-// again reports whether a later rule has the same target for every packet of which the facts hold, with
-// nothing between that stops it.
-func again(table rules.Table, target rules.Target, before, after []rules.Rule, facts []rules.Match) bool {
+// again reports whether a later rule has the same target as one for every packet of which the facts hold, and the same counter,
+// with nothing between that stops it.
+func again(table rules.Table, chain string, one rules.Rule, before, after []rules.Rule, facts []rules.Match) bool {
 	for i, r := range after {
 		both := slices.Concat(facts, r.Match)
+		same := r.Target == one.Target && r.Counter(chain) == one.Counter(chain)
 		switch _, jumps := r.Target.(rules.Jump); {
-		case r.Target == target && followsAll(facts, r.Match):
+		case same && followsAll(facts, r.Match):
 			return true
 		case taken(table, slices.Concat(before, after[:i]), both, splits):
-		case r.Target == target: // for some, and for the others a rule after it may
+		case same: // for some, and for the others a rule after it may
 		case !jumps || !harmless(table, r.Target, both):
 			return false
 		}

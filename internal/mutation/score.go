@@ -55,15 +55,15 @@ func Measure(s subject) (Score, error) {
 	}
 	for _, m := range Mutants(rs) {
 		score.Mutants++
-		mutated := s.with(m.Rules)
-		if slices.ContainsFunc(worlds, func(w world) bool { return w.tells(mutated, m) }) {
-			score.Killed++
-			if why := reason(rs, m); why != "" {
+		why := reason(rs, m)
+		switch {
+		case slices.ContainsFunc(worlds, func(w world) bool { return w.tells(m) }):
+			if score.Killed++; why != "" {
 				score.Refuted = append(score.Refuted, m.String()+": "+why)
 			}
-		} else if why := reason(rs, m); why != "" {
+		case why != "":
 			score.Equivalent[why]++
-		} else {
+		default:
 			score.Survivors = append(score.Survivors, m.String())
 		}
 	}
@@ -72,10 +72,18 @@ func Measure(s subject) (Score, error) {
 
 // world is a pod with its interfaces, and what becomes of packets in it.
 type world struct {
+	subject
+	locked     bool
 	interfaces []rules.Interface
 	packets    []rules.Packet
-	ends       []rules.End
+	fates      []fate
 	meets      map[place][]int // which packets meet a rule
+}
+
+// fate is what becomes of a packet, and which counters of lockdowns have it.
+type fate struct {
+	end     rules.End
+	counted string
 }
 
 // worlds returns the pod without and with an address beside the loopback one: what is sent there is sent
@@ -85,15 +93,16 @@ func (s subject) worlds() ([]world, map[place]bool, error) {
 	met := map[place]bool{}
 	plain := generate.Interfaces(s.plan, s.ips)
 	beside := rules.Interface{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr("::3")}}
+	packets := generate.Witnesses(s.rules(), plain)
 	for _, interfaces := range [][]rules.Interface{plain, append(slices.Clone(plain), beside)} {
-		w := world{interfaces: interfaces, packets: generate.Witnesses(s.rules(), interfaces), meets: map[place][]int{}}
+		w := world{subject: s, locked: s.plan.LocksDown(), interfaces: interfaces, packets: packets, meets: map[place][]int{}}
 		tracer := effect.NewTracer(s.plan, interfaces)
 		for i, p := range w.packets {
 			path, err := tracer.Trace(p)
 			if err != nil {
 				return nil, nil, fmt.Errorf("%s: %w", s.name, err)
 			}
-			w.ends = append(w.ends, path.End)
+			w.fates = append(w.fates, fateOf(path))
 			for _, step := range path.Steps {
 				if step.Table != "" {
 					at := place{step.Table, step.Chain, step.Index - 1}
@@ -109,15 +118,40 @@ func (s subject) worlds() ([]world, map[place]bool, error) {
 	return all, met, nil
 }
 
-// tells reports whether any packet ends elsewhere; those that meet the changed rule are the likeliest.
-func (w world) tells(mutated rules.Plan, m Mutant) bool {
+func fateOf(path rules.Path) fate {
+	f := fate{end: path.End}
+	for _, step := range path.Steps {
+		if counter := step.Rule.Counter(step.Chain); counter != "" {
+			f.counted += counter + " "
+		}
+	}
+	return f
+}
+
+// fate traces a packet, with its steps only where these tell more than its end.
+func (w world) fate(by *effect.Tracer, p rules.Packet) (fate, error) {
+	if !w.locked {
+		end, err := by.End(p)
+		return fate{end: end}, err
+	}
+	path, err := by.Trace(p)
+	return fateOf(path), err
+}
+
+// tells reports whether any packet has another fate; those that meet the changed rule are the likeliest. The rules of a lockdown
+// ask for more at a time than the packets here just miss: of these, package effect finds others.
+func (w world) tells(m Mutant) bool {
+	mutated := w.with(m.Rules)
 	tracer := effect.NewTracer(mutated, w.interfaces)
 	differs := func(i int) bool {
-		end, err := tracer.End(w.packets[i])
-		return err != nil || end != w.ends[i]
+		f, err := w.fate(tracer, w.packets[i])
+		return err != nil || f != w.fates[i]
 	}
 	if slices.ContainsFunc(w.meets[place{m.Table, m.Chain, m.Index}], differs) {
 		return true
+	}
+	if w.locked {
+		return w.finds(w.plan, mutated) || w.finds(w.with(stopping(w.rules())), w.with(stopping(m.Rules)))
 	}
 	for i := range w.packets {
 		if differs(i) {
@@ -125,6 +159,34 @@ func (w world) tells(mutated rules.Plan, m Mutant) bool {
 		}
 	}
 	return false
+}
+
+// finds reports whether a packet has another fate of those that tell two plans from each other by what they do.
+func (w world) finds(plan, mutated rules.Plan) bool {
+	pod := effect.NewPod(w.interfaces)
+	r := effect.Compare(pod, effect.OfPlan(pod, plan, w.family), effect.OfPlan(pod, mutated, w.family))
+	before, after := effect.NewTracer(plan, w.interfaces), effect.NewTracer(mutated, w.interfaces)
+	return slices.ContainsFunc(r.Differences, func(d effect.Difference) bool {
+		was, err := w.fate(before, d.Witness)
+		now, changes := w.fate(after, d.Witness)
+		return err == nil && (changes != nil || was != now)
+	})
+}
+
+// stopping returns the rules with an end for what a lockdown only counts: package effect looks at no counter.
+func stopping(rs rules.Ruleset) rules.Ruleset {
+	for t, table := range rs.Tables {
+		for c, chain := range table.Chains {
+			now := slices.Clone(chain.Rules)
+			for i, r := range now {
+				if _, counts := r.Target.(rules.SetConnMark); counts && r.Counter(chain.Name) != "" {
+					now[i].Target = rules.Drop
+				}
+			}
+			rs = with(rs, t, c, now)
+		}
+	}
+	return rs
 }
 
 type place struct {
