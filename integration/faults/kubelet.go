@@ -72,9 +72,9 @@ func (w *World) newPod(name string, meshed bool) *pod {
 	return p
 }
 
-// flood are the arguments of a container that connects to every target, from its first instruction on.
+// flood are the arguments of a container that connects and sends datagrams to every target, from its first instruction on.
 func (w *World) flood() []string {
-	flood := []string{"flood"}
+	flood := []string{"flood", "-datagrams"}
 	for _, t := range w.targets {
 		flood = append(flood, t.String())
 	}

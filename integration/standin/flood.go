@@ -18,12 +18,13 @@ const (
 	floodLimit = time.Second           // for one attempt
 )
 
-// runFlood connects to each address in turn, and sends it a datagram, again and again. What became of it is to be seen at the
+// runFlood connects to each address in turn, and with -datagrams sends it one too, again and again. What became of it is to be seen at the
 // other end only: a line per connection would be more work than the connection.
 func runFlood(ctx context.Context, args []string, out *journal) error {
 	flags := flag.NewFlagSet("flood", flag.ContinueOnError)
+	datagrams := flags.Bool("datagrams", false, "send a datagram beside each connection")
 	if err := flags.Parse(args); err != nil || flags.NArg() == 0 {
-		return errors.Join(errors.New("usage: flood ADDR..."), err)
+		return errors.Join(errors.New("usage: flood [-datagrams] ADDR..."), err)
 	}
 	silent := &journal{w: io.Discard}
 	for n := 1; ctx.Err() == nil; n++ {
@@ -31,7 +32,9 @@ func runFlood(ctx context.Context, args []string, out *journal) error {
 			if err := attempt(ctx, familyOf("tcp", addr), addr, floodLimit, silent); err != nil && !errors.Is(err, errReported) {
 				return fmt.Errorf("flood: %w", err)
 			}
-			throw(familyOf("udp", addr), addr)
+			if *datagrams {
+				throw(familyOf("udp", addr), addr)
+			}
 		}
 		if n == 1 {
 			out.write(event{Event: "attempted"})

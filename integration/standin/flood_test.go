@@ -45,7 +45,7 @@ func TestFloodSendsDatagrams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	start(t, "flood", conn.LocalAddr().String())
+	start(t, "flood", "-datagrams", conn.LocalAddr().String())
 	peers := map[string]bool{}
 	for text := make([]byte, 2*len(ping)); len(peers) < 2; {
 		n, from, err := conn.ReadFrom(text)
