@@ -18,7 +18,10 @@ type entry struct {
 	Pod       string `json:"MESHNETD_POD"`
 	Error     string `json:"MESHNETD_ERROR"`
 	Backend   string `json:"MESHNETD_BACKEND"`
-	Monotonic string `json:"__MONOTONIC_TIMESTAMP"` // microseconds
+	// Microseconds: when the journal read it, by either clock, and when it was sent to it.
+	Monotonic string `json:"__MONOTONIC_TIMESTAMP"`
+	Read      string `json:"__REALTIME_TIMESTAMP"`
+	Sent      string `json:"_SOURCE_REALTIME_TIMESTAMP"`
 }
 
 // journal returns the entries of an event, by its name.
@@ -51,14 +54,15 @@ func (l *life) events(t *testing.T, event, pod string) int {
 	return n
 }
 
-// eventTime returns when the last entry of an event was written, in microseconds since the machine's machine booted.
+// eventTime returns when the last entry of an event was sent, which on a busy machine is long before the journal reads it, in microseconds since the machine's machine booted.
 func (l *life) eventTime(t *testing.T, event string) int64 {
 	t.Helper()
 	all := l.journal(t, event)
 	if len(all) == 0 {
 		t.Fatalf("no event %s in the journal", event)
 	}
-	return microseconds(t, all[len(all)-1].Monotonic)
+	last := all[len(all)-1]
+	return microseconds(t, last.Monotonic) - (microseconds(t, last.Read) - microseconds(t, last.Sent))
 }
 
 func microseconds(t *testing.T, text string) int64 {
