@@ -13,11 +13,11 @@ import (
 
 // entry is what the journal has of an event.
 type entry struct {
-	ID        string `json:"MESSAGE_ID"`
-	PID       string `json:"_PID"`
-	Pod       string `json:"MESHNETD_POD"`
-	Error     string `json:"MESHNETD_ERROR"`
-	Backend   string `json:"MESHNETD_BACKEND"`
+	ID      string `json:"MESSAGE_ID"`
+	PID     string `json:"_PID"`
+	Pod     string `json:"MESHNETD_POD"`
+	Error   string `json:"MESHNETD_ERROR"`
+	Backend string `json:"MESHNETD_BACKEND"`
 	// Microseconds: when the journal read it, by either clock, and when it was sent to it.
 	Monotonic string `json:"__MONOTONIC_TIMESTAMP"`
 	Read      string `json:"__REALTIME_TIMESTAMP"`
