@@ -5,11 +5,7 @@
 package integration
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,21 +207,12 @@ func reload(t *testing.T, d meshnetd) {
 	}
 }
 
-// metricsOf asks the status socket, as root may.
+// metricsOf asks the daemon of the lab.
 func metricsOf(t *testing.T, l *lab.Lab) string {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(l.Dir(), "meshnetd.sock"))
-	}}}
-	defer client.CloseIdleConnections()
-	answer, err := client.Get("http://meshnetd/metrics")
+	text, err := lab.Metrics(t.Context(), filepath.Join(l.Dir(), "meshnetd.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
+	return text
 }

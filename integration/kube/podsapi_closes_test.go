@@ -5,15 +5,12 @@
 package kube
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -123,20 +120,11 @@ func (s *told) sandbox(t *testing.T, name string) status.Sandbox {
 
 func (s *told) metrics(t *testing.T) string {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", s.socket())
-	}}}
-	defer client.CloseIdleConnections()
-	answer, err := client.Get("http://meshnetd/metrics")
+	text, err := lab.Metrics(t.Context(), s.socket())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
+	return text
 }
 
 // The proxy's user is nobody else's.
