@@ -100,7 +100,7 @@ test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the 
 	set -o pipefail; frozen=$$(packaging/frozen.sh $(FROZEN)) && MESHNETD_FROZEN=$$frozen MESHNETD_REQUIRE=1 \
 		MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -timeout 20m ./integration/systemd | $(REPORT)
 
-test-all: deps ## run all that CI does not, in hours, and write docs/test-all.md
+test-all: deps ## run all that CI does not (or TARGETS="critest fuzz"), in hours, and write docs/test-all.md
 	integration/all.sh
 
 stress: deps runtimes ## run the tests again and again on a machine that has too much to do
