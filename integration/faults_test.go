@@ -74,6 +74,7 @@ func TestSoak(t *testing.T) {
 func openWorld(t *testing.T, runtime lab.Runtime, program func() (string, error)) *faults.World {
 	t.Helper()
 	opts := faults.Options{Lab: labOptions(t, runtime)}
+	opts.Lab.NRITimeout = 0 // the runtime's own, which is what a kubelet lives with
 	var err error
 	if opts.Meshnetd, err = program(); err != nil {
 		t.Fatal(err)

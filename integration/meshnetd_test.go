@@ -36,6 +36,10 @@ func daemonFor(runtime lab.Runtime) func() (string, error) {
 	return bounded
 }
 
+// patience is what a runtime waits for an answer: longer than by default, so that a machine with too much to do refuses
+// nothing where that is not the subject.
+const patience = 10 * time.Second
+
 // labOptions returns how to run a runtime here, or skips the test where that cannot be, unless skipping is
 // forbidden.
 func labOptions(t *testing.T, runtime lab.Runtime) lab.Options {
@@ -45,7 +49,7 @@ func labOptions(t *testing.T, runtime lab.Runtime) lab.Options {
 		t.Fatal(err)
 	}
 	nstest.RequireRoot(t)
-	opts := lab.Options{Runtime: runtime, Binaries: binaries, Log: t.Output()}
+	opts := lab.Options{Runtime: runtime, Binaries: binaries, NRITimeout: patience, Log: t.Output()}
 	if err := opts.Check(); err != nil {
 		nstest.Lack(t, "a runtime: "+err.Error())
 	}

@@ -31,8 +31,9 @@ type Soak struct {
 func (s Soak) fresh() int { return max(1, min(50, s.Pods/4)) }
 func (s Soak) long() int  { return s.fresh() + s.Pods/4 }
 
-// podLimit bounds one pod of a soak from its first try to its removal.
-const podLimit = time.Minute
+// podLimit bounds one pod of a soak from its first try to its removal: wide, since on a machine with too much to do a
+// daemon may be killed many times before a pod has got through.
+const podLimit = 5 * time.Minute
 
 // SoakResult is what a soak showed.
 type SoakResult struct {
