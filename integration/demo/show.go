@@ -6,8 +6,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,16 +77,12 @@ func (s *show) without() error {
 	if _, err := s.app(pod); err != nil {
 		return err
 	}
-	reached, err := s.reached(pod)
-	if err != nil {
-		return err
+	// The app is connected before the server has said so.
+	if _, err := s.server.WaitFor(s.ctx, from(pod)); err != nil {
+		return fmt.Errorf("without rules the server was not reached: %w", err)
 	}
-	caught, err := accepted(proxy)
-	if err != nil {
-		return err
-	}
-	if !reached || caught > 0 {
-		return fmt.Errorf("without rules the server was reached: %t, and the sidecar got %d connections", reached, caught)
+	if caught, err := accepted(proxy); err != nil || caught > 0 {
+		return errors.Join(fmt.Errorf("without rules the sidecar got %d connections", caught), err)
 	}
 	s.screen.verdict(bad, "AROUND", "the server was reached from the pod itself; the sidecar listens, and has seen nothing")
 	return pod.Remove(s.ctx)
@@ -259,12 +257,14 @@ func (s *show) caught(pod *lab.Pod, proxy *lab.Container) error {
 // reached reports whether the server has a connection from the pod itself.
 func (s *show) reached(pod *lab.Pod) (bool, error) {
 	events, err := s.server.Events()
-	for _, e := range events {
-		if e.Event == "accepted" && strings.HasPrefix(e.Peer, pod.IP().String()+":") {
-			return true, nil
-		}
+	return slices.ContainsFunc(events, from(pod)), err
+}
+
+// from tells the connections that come from the pod itself.
+func from(pod *lab.Pod) func(lab.Event) bool {
+	return func(e lab.Event) bool {
+		return e.Event == "accepted" && strings.HasPrefix(e.Peer, pod.IP().String()+":")
 	}
-	return false, err
 }
 
 func accepted(c *lab.Container) (n int, err error) {
