@@ -196,6 +196,26 @@ func TestEffectOfActionsBeforeConditions(t *testing.T) {
 	}
 }
 
+// What TPROXY does not take, since it is of another protocol, is not taken for stopped.
+func TestEffectOfTProxyOfAll(t *testing.T) {
+	nstest.Require(t, "nft")
+	var b rules.Builder
+	b.Append("mangle", "PREROUTING", "", rules.Drop, rules.Protocol(rules.ICMP))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	s := newSandbox(t)
+	s.RunInput(t, "table ip other {\nchain in { type filter hook prerouting priority -150; }\n}\n", "nft", "-f", "-")
+	crafted(t, s, "other", unix.NFPROTO_IPV4, "in", func(w *wire) {
+		store(w, register, []byte{0x3a, 0x9e})
+		expression(w, "tproxy", func() {
+			w.number(tproxyFamily, unix.NFPROTO_IPV4)
+			w.number(tproxyPort, register)
+		})
+	})
+	if r := s.effect(t, plan, generate.Interfaces(plan, addresses)); r.Answer != effect.Less {
+		t.Errorf("got %s: %v", r.Answer, r.Differences)
+	}
+}
+
 // A set that is larger than what is read may hold anything. It does not keep the rest from being read, and what it holds is
 // not taken in by the fingerprint; what a smaller one holds is.
 func TestEffectOfLargeSets(t *testing.T) {

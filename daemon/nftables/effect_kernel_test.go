@@ -26,6 +26,7 @@ func TestKernelOfSeveralTables(t *testing.T) {
 	const (
 		app, proxy, other = server + ":80", "127.0.0.1:9001", "127.0.0.1:9000"
 		ours              = "chain ours { type nat hook output priority -100; tcp dport 80 redirect to :9001; }\n"
+		later             = "# in another transaction\n"
 		theirs            = "chain theirs { type nat hook output priority -100; tcp dport 80 redirect to :9000; }\n"
 	)
 	for name, tt := range map[string]struct {
@@ -36,12 +37,16 @@ func TestKernelOfSeveralTables(t *testing.T) {
 		"the plan's alone": {ours, proxy, effect.Equal},
 		"nat runs at its place, whatever its priority is": {"chain marks { type route hook output priority -150; tcp dport 80 meta mark set 0x1; }\n" +
 			"chain early { type nat hook output priority -190; meta mark 0x1 tcp dport 80 redirect to :9001; }\n", proxy, effect.Equal},
-		"an accept in another chain of nat does not stop ours":      {"chain first { type nat hook output priority -110; accept; }\n" + ours, proxy, effect.Equal},
-		"an accept in ours does":                                    {strings.Replace(ours, "tcp", "tcp dport 80 accept; tcp", 1), app, effect.Less},
-		"what another chain of nat translates is not asked again":   {"chain first { type nat hook output priority -110; tcp dport 80 redirect to :9000; }\n" + ours, other, effect.Less},
-		"of one priority the chain that was made last is first":     {ours + theirs, other, effect.CannotTell},
-		"of one priority the chain that was made first is last":     {theirs + ours, proxy, effect.CannotTell},
-		"notrack before connections are looked up ends nat":         {"chain raw { type filter hook output priority -300; notrack; }\n" + ours, app, effect.Less},
+		"an accept in another chain of nat does not stop ours":    {"chain first { type nat hook output priority -110; accept; }\n" + ours, proxy, effect.Equal},
+		"an accept in ours does":                                  {strings.Replace(ours, "tcp", "tcp dport 80 accept; tcp", 1), app, effect.Less},
+		"what another chain of nat translates is not asked again": {"chain first { type nat hook output priority -110; tcp dport 80 redirect to :9000; }\n" + ours, other, effect.Less},
+		"of one priority the chain that was made last is first":   {ours + theirs, other, effect.CannotTell},
+		"of one priority the chain that was made first is last":   {theirs + ours, proxy, effect.CannotTell},
+		"notrack before connections are looked up ends nat":       {"chain raw { type filter hook output priority -300; notrack; }\n" + ours, app, effect.Less},
+		"notrack at the place of that, made last":                 {ours + later + "chain raw { type filter hook output priority -200; notrack; }\n", app, effect.CannotTell},
+		"notrack at the place of that, made first":                {"chain raw { type filter hook output priority -200; notrack; }\n" + later + ours, proxy, effect.CannotTell},
+		"a drop at the place of nat, made last, does not see what that translates to": {theirs + later +
+			"chain drops { type filter hook output priority -100; tcp dport 9000 drop; }\n", other, effect.CannotTell},
 		"notrack behind that does nothing":                          {"chain late { type filter hook output priority -150; notrack; }\n" + ours, proxy, effect.Equal},
 		"an accept in a chain of filter does not stop those of nat": {"chain filter { type filter hook output priority -150; accept; }\n" + ours, proxy, effect.Equal},
 	} {
@@ -49,7 +54,9 @@ func TestKernelOfSeveralTables(t *testing.T) {
 			s := newSandbox(t)
 			s.own(t, client, server)
 			listeners := []int{s.listen(t, app, 0), s.listen(t, proxy, 0), s.listen(t, other, 0)}
-			s.RunInput(t, "table ip t {\n"+tt.chains+"}\n", "nft", "-f", "-")
+			for chains := range strings.SplitSeq(tt.chains, later) {
+				s.RunInput(t, "table ip t {\n"+chains+"}\n", "nft", "-f", "-")
+			}
 			got := ""
 			err := s.sendAnd(port80, func(int) error { // nothing waits on the way through lo
 				for _, l := range listeners {

@@ -5,6 +5,7 @@
 package nftables
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -206,26 +207,30 @@ func (p *program) addressed(packet []byte) (jumps effect.Verb) {
 	}
 	for i, f := range []effect.Field{effect.Source, effect.Destination} {
 		address, mask := packet[i*at.address:][:at.address], packet[(2+i)*at.address:][:at.address]
-		from, _ := netip.AddrFromSlice(and(address, mask))
+		not := inverse&(notSource<<i) != 0
 		switch length, ok := leading(mask); {
 		case !ok:
 			p.perhaps("mask")
-		case length > 0:
-			p.askUnless(inverse&(notSource<<i) != 0, f, effect.Everything(at.address), effect.Prefix(netip.PrefixFrom(from, length)))
+		case p.family == rules.IPv4 && !bytes.Equal(and(address, mask), address): // no address has what the mask takes away
+			p.askUnless(not, f, effect.Everything(at.address), effect.Set{})
+		case length > 0 || not:
+			from, _ := netip.AddrFromSlice(address)
+			p.askUnless(not, f, effect.Everything(at.address), effect.Prefix(netip.PrefixFrom(from, length)))
 		}
 	}
 	for i, f := range []effect.Field{effect.In, effect.Out} {
 		const size = unix.IFNAMSIZ
 		name, mask := packet[at.interfaces+i*size:][:size], packet[at.interfaces+(2+i)*size:][:size]
+		not := inverse&(notIn<<i) != 0
 		switch length, ok := leading(mask); {
 		case !ok || length%8 != 0:
 			p.perhaps("mask")
-		case length > 0:
-			p.askUnless(inverse&(notIn<<i) != 0, f, effect.Everything(2), interfacesNamed(p.pod, name[:length/8]))
+		case length > 0 || not:
+			p.askUnless(not, f, effect.Everything(2), interfacesNamed(p.pod, name[:length/8]))
 		}
 	}
 	protocol := binary.NativeEndian.Uint16(packet[at.protocol:])
-	if p.family == rules.IPv4 && protocol != 0 || p.family == rules.IPv6 && flags&1 != 0 { // IP6T_F_PROTO
+	if protocol != 0 && (p.family == rules.IPv4 || flags&1 != 0) { // IP6T_F_PROTO
 		p.askUnless(inverse&notProtocol != 0, effect.Protocol, effect.Everything(1), effect.Values(uint64(protocol)))
 	}
 	if flags&goes != 0 {

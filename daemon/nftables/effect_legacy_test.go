@@ -37,31 +37,34 @@ func TestEffectOfLegacy(t *testing.T) {
 		input string
 		want  effect.Answer
 	}{
-		"docker":                            {docker, effect.More},           // of what is forwarded
-		"docker and a port":                 {dockerPort, effect.CannotTell}, // which table is asked first is not told
-		"nat that accepts":                  {one("nat -A OUTPUT -p tcp -j ACCEPT"), effect.Equal},
-		"nat that redirects":                {one("nat -A OUTPUT -p tcp -j REDIRECT --to-ports 9999"), effect.CannotTell},
-		"no interface of the pod's":         {one("nat -A OUTPUT -o wlan+ -p tcp -j REDIRECT --to-ports 9999"), effect.Equal},
-		"interfaces by their beginning":     {one("raw -A OUTPUT -o et+ -p tcp -j CT --notrack"), effect.Less},
-		"every interface but one":           {one("raw -A OUTPUT ! -o eth0 -p tcp -j CT --notrack"), effect.Less}, // by lo
-		"untracked":                         {one("raw -A PREROUTING -p tcp -j CT --notrack"), effect.Less},
-		"untracked, some ports":             {one("raw -A PREROUTING -p tcp -m tcp --dport 8000:9000 -j CT --notrack"), effect.Less},
-		"untracked, not those of the proxy": {one("raw -A PREROUTING -p tcp -m tcp ! --dport 0:65535 -j CT --notrack"), effect.Equal},
-		"untracked, where flags are set":    {one("raw -A PREROUTING -p tcp -m tcp --tcp-flags SYN SYN -j CT --notrack"), effect.CannotTell},
-		"untracked, to elsewhere":           {one("raw -A PREROUTING -m addrtype ! --dst-type LOCAL -p tcp -j CT --notrack"), effect.Less},
-		"untracked, to nowhere":             {one("raw -A PREROUTING -m addrtype ! --dst-type LOCAL -d 127.0.0.1 -p tcp -j CT --notrack"), effect.Equal},
-		"untracked, by an unknown":          {one("raw -A PREROUTING -m statistic --mode random --probability 0.5 -p tcp -j CT --notrack"), effect.CannotTell},
-		"dropped udp":                       {one("raw -A PREROUTING -p udp -m udp --sport 9 -j DROP"), effect.More},
-		"a chain that returns":              {one("raw :A -\n-A PREROUTING -j A\n-A A -p tcp -j RETURN\n-A A -j DROP"), effect.More},
-		"a chain that goes on":              {one("raw :A -\n-A PREROUTING -g A\n-A A -p udp -j RETURN\n-A A -p tcp -j CT --notrack"), effect.Less},
-		"a goto does not come back":         {one("raw :A -\n-A PREROUTING -p tcp -g A\n-A A -p udp -j DROP\n-A PREROUTING -p tcp -j CT --notrack"), effect.Equal},
-		"a chain that nobody asks":          {one("raw :A -\n-A A -p tcp -j CT --notrack"), effect.Equal},
-		"a policy of drop":                  {one("mangle :OUTPUT DROP"), effect.More},
-		"no target":                         {one("mangle -A OUTPUT -p tcp"), effect.Equal},
-		"a queue":                           {one("mangle -A OUTPUT -p tcp -j QUEUE"), effect.CannotTell},
-		"addresses":                         {one("raw -A OUTPUT ! -d 10.0.0.0/8 -s 10.0.0.7 -p tcp -j CT --notrack"), effect.Less},
-		"a mask with holes":                 {one("raw -A OUTPUT -d 10.0.0.0/255.0.255.0 -p tcp -j CT --notrack"), effect.CannotTell},
-		"a protocol that is not the plan's": {one("raw -A OUTPUT ! -p tcp -d 10.0.0.0/8 -j DROP"), effect.More},
+		"docker":                                     {docker, effect.More},           // of what is forwarded
+		"docker and a port":                          {dockerPort, effect.CannotTell}, // which table is asked first is not told
+		"nat that accepts":                           {one("nat -A OUTPUT -p tcp -j ACCEPT"), effect.Equal},
+		"nat that redirects":                         {one("nat -A OUTPUT -p tcp -j REDIRECT --to-ports 9999"), effect.CannotTell},
+		"no interface of the pod's":                  {one("nat -A OUTPUT -o wlan+ -p tcp -j REDIRECT --to-ports 9999"), effect.Equal},
+		"interfaces by their beginning":              {one("raw -A OUTPUT -o et+ -p tcp -j CT --notrack"), effect.Less},
+		"every interface but one":                    {one("raw -A OUTPUT ! -o eth0 -p tcp -j CT --notrack"), effect.Less}, // by lo
+		"untracked":                                  {one("raw -A PREROUTING -p tcp -j CT --notrack"), effect.Less},
+		"untracked, some ports":                      {one("raw -A PREROUTING -p tcp -m tcp --dport 8000:9000 -j CT --notrack"), effect.Less},
+		"untracked, not those of the proxy":          {one("raw -A PREROUTING -p tcp -m tcp ! --dport 0:65535 -j CT --notrack"), effect.Equal},
+		"untracked, where flags are set":             {one("raw -A PREROUTING -p tcp -m tcp --tcp-flags SYN SYN -j CT --notrack"), effect.CannotTell},
+		"untracked, to elsewhere":                    {one("raw -A PREROUTING -m addrtype ! --dst-type LOCAL -p tcp -j CT --notrack"), effect.Less},
+		"untracked, to nowhere":                      {one("raw -A PREROUTING -m addrtype ! --dst-type LOCAL -d 127.0.0.1 -p tcp -j CT --notrack"), effect.Equal},
+		"untracked, by an unknown":                   {one("raw -A PREROUTING -m statistic --mode random --probability 0.5 -p tcp -j CT --notrack"), effect.CannotTell},
+		"dropped udp":                                {one("raw -A PREROUTING -p udp -m udp --sport 9 -j DROP"), effect.More},
+		"a chain that returns":                       {one("raw :A -\n-A PREROUTING -j A\n-A A -p tcp -j RETURN\n-A A -j DROP"), effect.More},
+		"a chain that goes on":                       {one("raw :A -\n-A PREROUTING -g A\n-A A -p udp -j RETURN\n-A A -p tcp -j CT --notrack"), effect.Less},
+		"a goto does not come back":                  {one("raw :A -\n-A PREROUTING -p tcp -g A\n-A A -p udp -j DROP\n-A PREROUTING -p tcp -j CT --notrack"), effect.Equal},
+		"a chain that nobody asks":                   {one("raw :A -\n-A A -p tcp -j CT --notrack"), effect.Equal},
+		"a policy of drop":                           {one("mangle :OUTPUT DROP"), effect.More},
+		"no target":                                  {one("mangle -A OUTPUT -p tcp"), effect.Equal},
+		"a queue":                                    {one("mangle -A OUTPUT -p tcp -j QUEUE"), effect.CannotTell},
+		"addresses":                                  {one("raw -A OUTPUT ! -d 10.0.0.0/8 -s 10.0.0.7 -p tcp -j CT --notrack"), effect.Less},
+		"a mask with holes":                          {one("raw -A OUTPUT -d 10.0.0.0/255.0.255.0 -p tcp -j CT --notrack"), effect.CannotTell},
+		"a protocol that is not the plan's":          {one("raw -A OUTPUT ! -p tcp -d 10.0.0.0/8 -j DROP"), effect.More},
+		"from nowhere":                               {one("mangle -A OUTPUT ! -s 0.0.0.0/0 -j DROP"), effect.Equal},
+		"by no interface":                            {one("mangle -A OUTPUT ! -o + -j DROP"), effect.Equal},
+		"ports of a protocol that is not the plan's": {one("mangle -A OUTPUT -p sctp -m multiport --dports 1:65535 -j DROP"), effect.More},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)
@@ -151,6 +154,20 @@ func TestPacketsOfTwoTablesNat(t *testing.T) {
 					t.Errorf("ends at %q, want %q; %v", takes, want, err)
 				}
 			})
+		}
+	}
+}
+
+// A rule of ip6tables-legacy for all protocols holds for each of them.
+func TestEffectOfLegacyProtocols(t *testing.T) {
+	nstest.Require(t, "ip6tables-legacy")
+	plan := plans.DualStack(t)
+	for protocol, want := range map[string]effect.Answer{"all": effect.Less, "tcp": effect.Less, "udp": effect.CannotTell} {
+		s := newSandbox(t)
+		s.write(t, plan)
+		s.RunInput(t, "*raw\n-A OUTPUT -p "+protocol+" -j CT --notrack\nCOMMIT\n", "ip6tables-legacy-restore")
+		if r := s.effect(t, plan, generate.Interfaces(plan, addresses)); r.Answer != want {
+			t.Errorf("%s: got %s, want %s: %v", protocol, r.Answer, want, r.Differences)
 		}
 	}
 }

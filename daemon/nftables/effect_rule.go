@@ -83,8 +83,15 @@ func (p *program) step(kind string, a attributes) error {
 	switch kind {
 	case "counter", "last", "log": // no effect on packets
 		return nil
-	case "limit", "quota", "connlimit", "fib", "socket", "rt", "exthdr", "osf", "hash", "numgen", "xfrm", "tunnel", "dynset", "objref":
+	case "limit", "quota", "connlimit", "fib", "socket", "rt", "exthdr", "osf", "hash", "numgen", "xfrm", "tunnel", "dynset":
 		p.something(kind) // nothing but conditions and loads
+		return nil
+	case "objref":
+		if of, _ := a.number(objectKind); conditions[of] {
+			p.something(kind)
+		} else { // such as a helper, which has connections follow another one's translation
+			p.anything(kind)
+		}
 		return nil
 	}
 	if a.unknown {
@@ -137,6 +144,7 @@ func (p *program) step(kind string, a attributes) error {
 		case given && family != unix.NFPROTO_UNSPEC && family != unix.NFPROTO_INET && byte(family) != nfFamily(p.family):
 			p.never()
 		case ok && a.values[tproxyAddress] == nil: // a listener on all addresses
+			p.ask(effect.Protocol, effect.Values(unix.IPPROTO_TCP, unix.IPPROTO_UDP)) // the rule ends for others
 			p.do(effect.Action{Verb: effect.TProxy, Port: port})
 		default:
 			p.anything(kind)
@@ -146,6 +154,11 @@ func (p *program) step(kind string, a attributes) error {
 	}
 	return nil
 }
+
+const objectKind = 1 // NFTA_OBJREF_IMM_TYPE
+
+// conditions are the kinds of objects that are no more than that, or nothing.
+var conditions = map[uint32]bool{unix.NFT_OBJECT_COUNTER: true, unix.NFT_OBJECT_QUOTA: true, unix.NFT_OBJECT_LIMIT: true, unix.NFT_OBJECT_CONNLIMIT: true}
 
 // port returns the port that two registers hold.
 func (p *program) port(a attributes, min, max int) (uint16, bool) {

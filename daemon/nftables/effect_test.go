@@ -88,6 +88,8 @@ const theirSets = `set blocked { type ipv4_addr; flags dynamic,timeout; }
 set some { type ipv4_addr; flags interval; elements = { 203.0.113.0/24, 192.0.2.1 }; }
 set none { type ipv4_addr; }
 set kept { type ipv4_addr; }
+ct helper ftp { type "ftp" protocol tcp; }
+counter calls { }
 `
 
 // Tables of others beside a plan's rules, as docker, Telepresence and the like write them.
@@ -110,6 +112,9 @@ func TestEffectOfOthers(t *testing.T) {
 		"a user's":                            {"type nat hook output priority -110; policy accept; meta skuid 1000 meta l4proto tcp redirect to :9000", effect.Less},
 		"notrack early":                       {"type filter hook output priority -350; policy accept; tcp dport 443 notrack", effect.Less},
 		"notrack too late":                    {"type filter hook output priority -150; policy accept; tcp dport 443 notrack", effect.Equal},
+		"notrack at tracking's place":         {"type filter hook output priority -200; policy accept; tcp dport 443 notrack", effect.CannotTell},
+		"a connection's helper":               {"type filter hook output priority -150; policy accept; tcp dport 443 ct helper set \"ftp\"", effect.CannotTell},
+		"a named counter":                     {"type filter hook output priority 0; policy accept; tcp dport 21 counter name \"calls\"", effect.Equal},
 		"a limit before accept":               {"type filter hook output priority 0; policy accept; limit rate 5/second accept", effect.Equal},
 		"a limit before nat":                  {"type nat hook output priority -110; policy accept; limit rate 5/second meta l4proto tcp redirect to :9000", effect.CannotTell},
 		"a policy of drop":                    {"type filter hook input priority 0; policy drop; tcp dport 15006 accept", effect.More},

@@ -142,6 +142,40 @@ func TestOthersBeside(t *testing.T) {
 	}
 }
 
+// Packets of no connection, which a plan drops, are some of another kind where somebody says so before, even after the kernel has
+// looked for their connection.
+func TestPacketsOfNoConnection(t *testing.T) {
+	var b rules.Builder
+	b.Append("mangle", "OUTPUT", "", rules.Drop, rules.InState(rules.StateInvalid))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	for verb, want := range map[effect.Verb]effect.Answer{effect.NoTrack: effect.Less, effect.Zone: effect.CannotTell, effect.SetConnMark: effect.Equal} {
+		pod := effect.NewPod(interfaces)
+		have := effect.OfPlan(pod, plan, rules.IPv4)
+		have.Add(effect.Base{Hook: effect.Output, Priority: -190, Chain: &effect.Chain{Rules: []effect.Rule{{Actions: []effect.Action{{Verb: verb}}}}}})
+		if r := effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), have); r.Answer != want {
+			t.Errorf("verb %d: got %s, want %s: %v", verb, r.Answer, want, r.Differences)
+		}
+	}
+}
+
+// Ranges that end before they begin have nothing, and hide no other: eight are looked through in another way than a few.
+func TestBackwardRanges(t *testing.T) {
+	backward := effect.Span{First: effect.N(150), Last: effect.N(5)}
+	spans := []effect.Span{backward}
+	for i := range uint64(12) {
+		spans = append(spans, effect.Span{First: effect.N(100 + 10*i), Last: effect.N(104 + 10*i)})
+	}
+	all := effect.Union(spans...)
+	for i := range uint64(12) {
+		if one := effect.Single(effect.N(102 + 10*i)); all.And(one).Empty() {
+			t.Errorf("%d is not there", 102+10*i)
+		}
+	}
+	if !effect.Union(backward).Empty() || !effect.Between(150, 5).Empty() {
+		t.Error("a backward range has something")
+	}
+}
+
 // Istio's native TPROXY lets packets to the app while the proxy does not listen, iptables' drops them.
 func TestWhileTheProxyIsAway(t *testing.T) {
 	plan := istioPlan(t, "sidecar.istio.io/interceptionMode", "TPROXY")

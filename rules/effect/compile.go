@@ -126,7 +126,7 @@ var protocols = map[string]uint64{rules.TCP: 6, rules.UDP: 17, rules.ICMP: 1, ru
 
 const unnamed = 255 // a protocol that no rule names
 
-var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // protocols with ports, to xt_multiport
+var ported = Values(protocols[rules.TCP], protocols[rules.UDP]) // protocols with ports
 
 // prefixOf returns the addresses that a rule's prefix stands for. One of no bits is any address whatever its family.
 func prefixOf(p netip.Prefix, six bool) Set {
@@ -187,8 +187,7 @@ func (p *Pod) Conditions(family rules.Family, m rules.Match) (conditions []Condi
 	case rules.Port:
 		first(Protocol, Single(N(protocols[v.Protocol])))
 		set, universe = Single(N(uint64(v.Number))), every16
-	case rules.PortList:
-		first(Protocol, ported)
+	case rules.PortList: // of whatever protocol: the rule asks for that itself
 		var spans []Span
 		for _, r := range v.All() {
 			spans = append(spans, Span{N(uint64(r.First)), N(uint64(r.Last))})

@@ -42,6 +42,11 @@ func (w *walker) set(f *flow, a *Action, changed *flows) {
 		f = out
 	case Zone:
 		if !f.trackable() { // chosen already, or tracked
+			if !f.looped { // what has no connection gets another one, or a part of one, by which way the zone is set
+				var odd *flow
+				odd, f = w.cut(f, f.ct, Values(invalid, untracked))
+				w.end(odd, unknown)
+			}
 			break
 		}
 		f.zoned = true
@@ -53,9 +58,13 @@ func (w *walker) set(f *flow, a *Action, changed *flows) {
 		changed.add(in)
 		f = out
 	case NoTrack:
-		if f.trackable() {
-			f.zoned, f.untracked, f.ct = true, true, given(untracked)
+		early := f.trackable()
+		in, out := w.cut(f, f.ct, Single(N(invalid))) // what has a connection keeps it
+		if in != nil {
+			in.zoned, in.untracked, in.ct = in.zoned || early, in.untracked || early, given(untracked)
 		}
+		changed.add(in)
+		f = out
 	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, TProxy, Reject, Then, Unknown: // they are no changes
 	}
 	changed.add(f)

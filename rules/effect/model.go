@@ -306,29 +306,36 @@ func every(six bool) Set {
 	return every32
 }
 
-// orders returns the side with chains of equal hook and priority in every order: the kernel runs the newest first, but does
-// not tell which that is. all is false where there are too many orders.
+// orders returns the side with chains of equal hook and priority in every order, and before or behind what the kernel does there
+// itself: it runs the newest first, but does not tell which that is. all is false where there are too many orders.
 func (s *Side) orders() (sides []*Side, all bool) {
 	const most = 8
-	sides = []*Side{s}
-	for h := range s.hooks {
-		for i := range s.hooks[h] {
-			for j := i + 1; j < len(s.hooks[h]); j++ {
-				a, b := s.hooks[h][i], s.hooks[h][j]
-				if a.Priority != b.Priority || (a.Kind == NAT) != (b.Kind == NAT) {
-					continue
-				}
-				for _, o := range slices.Clone(sides) {
-					if len(sides) == most {
-						return sides, false
-					}
-					other := *o
-					other.hooks[h] = slices.Clone(o.hooks[h])
-					other.hooks[h][i], other.hooks[h][j] = o.hooks[h][j], o.hooks[h][i]
-					sides = append(sides, &other)
+	sides, all = []*Side{s}, true
+	double := func(h int, change func([]Base)) {
+		for _, o := range slices.Clone(sides) {
+			if len(sides) == most {
+				all = false
+				return
+			}
+			other := *o
+			other.hooks[h] = slices.Clone(o.hooks[h])
+			change(other.hooks[h])
+			sides = append(sides, &other)
+		}
+	}
+	for h, list := range s.hooks {
+		for i, a := range list {
+			for j, b := range list[:i] {
+				if a.Priority == b.Priority && (a.Kind == NAT) == (b.Kind == NAT) {
+					double(h, func(list []Base) { list[i], list[j] = list[j], list[i] })
 				}
 			}
 		}
+		for i, a := range list {
+			if a.Kind != NAT && (a.Priority == atTracking || a.Priority == atNat) {
+				double(h, func(list []Base) { list[i].Priority-- })
+			}
+		}
 	}
-	return sides, true
+	return sides, all
 }

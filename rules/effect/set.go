@@ -112,8 +112,10 @@ func inOrder(spans []Span) Set {
 // Union returns the set of all values of spans in any order.
 func Union(spans ...Span) Set { return inOrder(sorted(slices.Clone(spans))) }
 
-// sorted sorts spans in any order, in their place, and joins those without a gap between them.
+// sorted sorts spans in any order, in their place, and joins those without a gap between them. One that ends before it begins,
+// as whoever has NET_ADMIN in a pod can have the kernel ask for it, has no value.
 func sorted(all []Span) []Span {
+	all = slices.DeleteFunc(all, func(s Span) bool { return s.Last.less(s.First) })
 	slices.SortFunc(all, func(a, b Span) int { return a.First.compare(b.First) })
 	k := 0
 	for _, s := range all {
@@ -132,7 +134,7 @@ func sorted(all []Span) []Span {
 func Single(v Number) Set { return inOrder([]Span{{v, v}}) }
 
 // Between returns the set of all values from first to last.
-func Between(first, last uint64) Set { return inOrder([]Span{{N(first), N(last)}}) }
+func Between(first, last uint64) Set { return Union(Span{N(first), N(last)}) }
 
 // Values returns the set of these values.
 func Values(values ...uint64) Set {
