@@ -77,13 +77,20 @@ func (w *witnesses) begin(protocol string, destinations []netip.Addr) []rules.Pa
 
 // chain adds the packets for the rules of a chain, which is reached by the conditions of the jumps to it.
 func (w *witnesses) chain(bases []rules.Packet, table rules.Table, c rules.Chain, way []rules.Match) {
+	meeting := make([][]edit, len(c.Rules))
+	for i, r := range c.Rules {
+		meeting[i] = w.meetAll(r.Match)
+	}
 	for i, r := range c.Rules {
 		conditions := append(slices.Clone(way), r.Match...)
+		variants := w.variants(conditions)
+		met := w.meetAll(conditions)
 		for _, base := range bases {
-			for _, p := range w.conditions(base, conditions) {
+			for _, edits := range variants {
+				p := edited(edited(base, met), edits)
 				w.add(p)
-				for _, later := range c.Rules[i+1:] { // meets both, if any packet does
-					w.add(w.meetAll(p, later.Match))
+				for _, later := range meeting[i+1:] { // meets both, if any packet does
+					w.add(edited(p, later))
 				}
 			}
 		}
@@ -95,26 +102,31 @@ func (w *witnesses) chain(bases []rules.Packet, table rules.Table, c rules.Chain
 	}
 }
 
-// conditions returns a packet that meets all of them, and for each condition those that meet it in another
-// way and those that just miss it.
-func (w *witnesses) conditions(base rules.Packet, all []rules.Match) []rules.Packet {
-	met := w.meetAll(base, all)
-	packets := []rules.Packet{met}
+// variants are what may be done to a packet that meets all the conditions: nothing, and what for each of them makes it meet that in
+// another way or just miss it.
+func (w *witnesses) variants(all []rules.Match) [][]edit {
+	variants := [][]edit{nil}
 	for _, m := range all {
-		for _, edit := range slices.Concat(w.meet(m), w.miss(m)) {
-			p := met
-			edit(&p)
-			packets = append(packets, p)
+		for _, e := range slices.Concat(w.meet(m), w.miss(m)) {
+			variants = append(variants, edits(e))
 		}
 	}
-	return packets
+	return variants
 }
 
-func (w *witnesses) meetAll(p rules.Packet, all []rules.Match) rules.Packet {
+// meetAll returns an edit for each condition that one can fulfil.
+func (w *witnesses) meetAll(all []rules.Match) (first []edit) {
 	for _, m := range all {
 		if edits := w.meet(m); len(edits) > 0 {
-			edits[0](&p)
+			first = append(first, edits[0])
 		}
+	}
+	return first
+}
+
+func edited(p rules.Packet, edits []edit) rules.Packet {
+	for _, e := range edits {
+		e(&p)
 	}
 	return p
 }

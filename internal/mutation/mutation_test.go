@@ -42,7 +42,7 @@ func allSubjects(t *testing.T) []subject {
 	for i := 0; i < len(locked); i += 5 {
 		fifth = append(fifth, locked[i])
 	}
-	return slices.Concat(sample.Of(t, 15, open), sample.Of(t, 1, fifth))
+	return slices.Concat(sample.Of(t, 8, open), sample.Of(t, 1, fifth))
 }
 
 // Every rule of every plan is met by a packet, and whatever is changed about one, some packet ends elsewhere,

@@ -20,7 +20,7 @@ import (
 // same drawn pods; a failure names the seed, the settings and the way of the packet.
 
 const (
-	drawnPlans   = 2500 // 400 in a short run
+	drawnPlans   = 2500 // 200 in a short run
 	drawnPackets = 40   // of each plan
 )
 
@@ -28,7 +28,7 @@ const (
 var drawn = sync.OnceValue(func() []generate.Setting {
 	n := drawnPlans
 	if testing.Short() {
-		n = 400
+		n = 200
 	}
 	all := make([]generate.Setting, n)
 	for seed := range all {
