@@ -34,7 +34,7 @@ func TestCostOfAHook(t *testing.T) {
 	for by, most := range most {
 		t.Run(by, func(t *testing.T) {
 			b, w, k := counting(t, by)
-			costs, err := b.traced(by, "-test.run=^TestCostOfAHook$")
+			costs, err := b.traced(by, "-test.run=^TestCostOfAHook$", fmt.Sprint("-test.short=", testing.Short()))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +62,10 @@ func TestCostOfAHook(t *testing.T) {
 // counting is a bench, a backend of it, and the kind of pods that are started.
 func counting(t *testing.T, by string) (*bench, writer, kind) {
 	t.Helper()
-	b := &bench{ctx: t.Context(), out: t.Output(), effort: 1}
+	b := &bench{ctx: t.Context(), out: t.Output(), effort: 100}
+	if testing.Short() {
+		b.effort = 20
+	}
 	n, err := b.ready()
 	if err != nil {
 		t.Fatal(err)

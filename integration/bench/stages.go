@@ -185,7 +185,7 @@ func (b *bench) apart(w writer) ([]speed.Row, error) {
 		}
 	}
 	rounds := b.rounds(200)
-	const counted = 20
+	counted := b.rounds(countedHooks)
 	for i := range rounds + counted + 1 { // the first one is not like the others
 		s.count = i > rounds
 		if err := b.measured(s, e, i); err != nil {
@@ -207,7 +207,7 @@ func (b *bench) apart(w writer) ([]speed.Row, error) {
 	}
 	var sum cost
 	for at, c := range traced {
-		c.pieces, c.bytes = pieces[at]/counted, bytes[at]/counted
+		c.pieces, c.bytes = pieces[at]/uint64(counted), bytes[at]/uint64(counted)
 		peers[at+1].Note = c.String()
 		sum = cost{0, sum.bytes + c.bytes, sum.pieces + c.pieces, sum.calls + c.calls, sum.sent + c.sent, sum.read + c.read}
 	}

@@ -20,9 +20,6 @@ import (
 // played says to a process that strace runs by which backend it is to play hooks.
 const played = "MESHNETD_PLAYED_HOOKS"
 
-// playedHooks is how many hooks it plays, besides the first one.
-const playedHooks = 20
-
 // marker is what begins the name of a file that is asked for where a stage begins; the stage's number follows.
 const marker = "/a-stage-of-the-hook/"
 
@@ -30,7 +27,7 @@ const marker = "/a-stage-of-the-hook/"
 const schedulers = "clone,clone3,epoll_pwait,futex,getpid,madvise,mmap,mprotect,munmap,nanosleep,rt_sigprocmask,rt_sigreturn,rseq,sched_yield," +
 	"set_robust_list,sigaltstack,tgkill"
 
-// play plays hooks for strace.
+// play plays hooks for strace, of which the first is not like the others.
 func (b *bench) play(by string) error {
 	n, err := b.ready()
 	if err != nil {
@@ -41,7 +38,7 @@ func (b *bench) play(by string) error {
 			continue
 		}
 		s, e := b.watch(w)
-		for i := range playedHooks + 1 {
+		for i := range b.rounds(countedHooks) + 1 {
 			s.mark = i > 0
 			if err := b.measured(s, e, i); err != nil {
 				return err
@@ -80,7 +77,7 @@ var (
 
 // stagesOf reads what strace wrote of hooks whose stages are marked.
 func stagesOf(log io.Reader) (costs [stageCount]cost, err error) {
-	at := outside
+	at, hooks := outside, 0.0
 	for s := bufio.NewScanner(log); s.Scan(); {
 		line := s.Text()
 		if mark := marked.FindStringSubmatch(line); mark != nil {
@@ -88,7 +85,9 @@ func stagesOf(log io.Reader) (costs [stageCount]cost, err error) {
 			if err != nil || n > int(outside) {
 				return costs, fmt.Errorf("stage %s is none", mark[1])
 			}
-			at = stage(n)
+			if at = stage(n); at == deciding {
+				hooks++
+			}
 			continue
 		}
 		call := called.FindStringSubmatch(line)
@@ -117,9 +116,9 @@ func stagesOf(log io.Reader) (costs [stageCount]cost, err error) {
 		return costs, errors.New("strace shows nobody who enters a namespace")
 	}
 	for i := range costs {
-		costs[i].calls /= playedHooks
-		costs[i].sent /= playedHooks
-		costs[i].read /= playedHooks
+		costs[i].calls /= hooks
+		costs[i].sent /= hooks
+		costs[i].read /= hooks
 	}
 	return costs, nil
 }
