@@ -48,7 +48,7 @@ func podOf(c recorded.Case, path string) rules.Pod {
 
 // Every recorded line, with both kinds of iptables; a second time changes nothing. A short run has some of the cases.
 func TestConformance(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, variant string) {
+	onVariants(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
 		for _, c := range sample.Of(t, 4, corpus(t)) {
 			t.Run(c.Name, func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestConformance(t *testing.T) {
 func TestConformanceAfterAnyOther(t *testing.T) {
 	seed := sample.Seed(t)
 	t.Logf("MESHNETD_SEED=%d", seed)
-	forEachVariant(t, func(t *testing.T, variant string) {
+	onVariants(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
 		ns := nstest.New(t)
 		var last string

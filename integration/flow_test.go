@@ -27,23 +27,17 @@ import (
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
 
-// variants are the two kinds of iptables; every kernel test runs with both.
+// variants are what writes iptables' rules.
 var variants = []string{backend.IPTables, xtables.NFT, xtables.Legacy}
 
-func forEachVariant(t *testing.T, test func(t *testing.T, variant string)) {
-	for _, variant := range variants {
-		t.Run(variant, func(t *testing.T) { test(t, variant) })
-	}
-}
-
-// forEachBackend also runs it with what iptables does not show.
-func forEachBackend(t *testing.T, test func(t *testing.T, backend string)) {
-	for _, name := range append(slices.Clone(variants), backend.NFTables) {
+// onVariants runs a test with each of them; a short run has one.
+func onVariants(t *testing.T, test func(t *testing.T, variant string)) {
+	for _, name := range sample.Of(t, 1, variants) {
 		t.Run(name, func(t *testing.T) { test(t, name) })
 	}
 }
 
-// onBackends is forEachBackend where there is much to do with each: a short run has one of them.
+// onBackends also runs it with what iptables does not show.
 func onBackends(t *testing.T, test func(t *testing.T, backend string)) {
 	for _, name := range sample.Of(t, 1, append(slices.Clone(variants), backend.NFTables)) {
 		t.Run(name, func(t *testing.T) { test(t, name) })

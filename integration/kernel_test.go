@@ -49,7 +49,7 @@ COMMIT
 // Rules of others stay in place whatever plan comes and goes, and `remove` leaves what was before. A short run has some
 // of the plans.
 func TestForeignRulesStay(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, variant string) {
+	onVariants(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
 		for _, c := range sample.Of(t, 4, corpus(t)) {
 			t.Run(c.Name, func(t *testing.T) {
@@ -103,7 +103,7 @@ func missing(a, b string) string {
 
 // Whatever somebody does to the rules, verify sees it, and another pass mends it. A short run has some of it.
 func TestDriftIsSeenAndMended(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, variant string) {
+	onVariants(t, func(t *testing.T, variant string) {
 		e := newEnforcer(t, variant, istio.Standard())
 		v4, v6 := "iptables"+tools(variant), "ip6tables"+tools(variant)
 		owners := "-m owner --socket-exists -j RETURN"

@@ -94,7 +94,7 @@ redirect:
 // Each plan, over each other of its mesh, is what the kernel then holds, whoever writes it, and nothing of it is
 // left when it is taken out. A short run has some of the plans.
 func TestMeshPlansInTheKernel(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		isolated, err := netns.Isolate()
 		if err != nil {
 			t.Fatal(err)
@@ -173,7 +173,7 @@ func hold(t *testing.T, firewall *backend.Backend, variant string, ns *nstest.Na
 
 // The kernel does with packets what the plan says, for everybody and everything that it names.
 func TestMeshPlansByPackets(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		isolated, err := netns.Isolate()
 		if err != nil {
 			t.Fatal(err)

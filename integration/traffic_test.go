@@ -184,7 +184,7 @@ func (p pair) try(t *testing.T, a attempt) {
 }
 
 func TestRedirectedTraffic(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		pod := meshed("", "traffic.sidecar.istio.io/excludeOutboundPorts", "19091", "traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.8.0.0/16")
 		pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true", "ISTIO_META_DNS_CAPTURE": "true"}}}
 		p := newPair(t, variant, istio.Standard(), pod)
@@ -218,7 +218,7 @@ func TestRedirectedTraffic(t *testing.T) {
 
 // The proxy sees the client's own address and the destination it dialled.
 func TestTProxyTraffic(t *testing.T) {
-	forEachBackend(t, func(t *testing.T, variant string) {
+	onBackends(t, func(t *testing.T, variant string) {
 		pod := meshed("", "sidecar.istio.io/interceptionMode", "TPROXY")
 		pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true"}}}
 		p := newPair(t, variant, istio.Standard(), pod, "--transparent")

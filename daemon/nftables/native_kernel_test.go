@@ -54,7 +54,7 @@ type shot struct {
 // kernel's own included, with the same marks, where they were redirected to, in the same zones.
 func TestNativeDoesInTheKernelWhatIPTablesDoes(t *testing.T) {
 	nstest.Require(t, "nft")
-	for _, seed := range sample.Seeds(t, 12, 60) {
+	for _, seed := range sample.Seeds(t, 6, 60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := draw{rand.New(rand.NewPCG(seed, 2))}
 			plan := randomPlan(random.Rand)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -53,7 +54,7 @@ func TestNativeReplacesWithoutAGap(t *testing.T) {
 			})
 		}
 	}()
-	for i := range 200 {
+	for i := range sample.Count(t, "MESHNETD_REPLACEMENTS", 200) {
 		s.native(t, states[(i+1)%2])
 	}
 	stop.Store(true)
