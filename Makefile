@@ -16,6 +16,8 @@ MODULES := $(PLUGIN) packaging
 FROZEN := 0c2f8e7
 # Packages tested at once: many wait more than they work.
 BESIDE = $$(($$(nproc) + 1))
+# Without symbols, which no test reads, the tests' programs are linked by two thirds of the work.
+TESTS = -ldflags=-s -json -count=1 -vet=off
 # Programs that tests and demo need, with their Debian packages.
 PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux strace:strace gcc:gcc newuidmap:uidmap \
 	journalctl:systemd busybox:busybox-static debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server
@@ -56,21 +58,21 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 check: modules lint ## vet, lint, and all tests that need no runtime, the long ones shorter, in minutes and without root
 	for module in . $(MODULES); do $(GO) vet -C $$module ./... || exit; done
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd && GOOS=darwin $(GO) build -C $(PLUGIN) -o /dev/null .
-	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test -json -short -count=1 -vet=off -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
-		for module in $(MODULES); do $(GO) test -C $$module -json -short -count=1 -vet=off ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
+	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test $(TESTS) -short -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
+		for module in $(MODULES); do $(GO) test -C $$module $(TESTS) -short ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
 # of the others take three times as long. Labs have the machine for themselves, and a daemon with the race detector.
 RACING = ./cmd/... ./cri/... ./daemon ./daemon/fair ./daemon/netns ./daemon/cgroup ./daemon/recovered ./metrics/... ./nriplugin/... \
 	./status/... ./systemd/... ./integration/lab ./integration/faults ./integration/nstest ./integration/standin
 LABS = ./integration
-TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -vet=off -timeout 40m
+TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test $(TESTS) -timeout 40m
 
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
 	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
 		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
-		$(GO) test -C $(PLUGIN) -json -count=1 -vet=off -race ./... || failed=1; (cd packaging && $(TEST) ./...) || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(GO) test -C $(PLUGIN) $(TESTS) -race ./... || failed=1; (cd packaging && $(TEST) ./...) || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
