@@ -348,6 +348,7 @@ func TestOutdatedRulesStay(t *testing.T) {
 // owner match there. Its containers are created; to start them, containerd asks for a newer runc than
 // distributions have. Packets of such a pod are those of TestOwnUsers in daemon/nftables.
 func TestUserNamespacedPod(t *testing.T) {
+	t.Setenv("TMPDIR", "/tmp") // ids of files on a tmpfs are mapped by Linux 6.3 and newer
 	l := startLab(t, lab.Runtimes()[0])
 	host := hostRules(t)
 	daemon := runDaemon(t, l)

@@ -36,7 +36,8 @@ func startProcess(command []string, logPath, tempDir string, env ...string) (*pr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// Only what is needed: with a service manager's variables the runtime would
 	// report its readiness there.
-	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "TMPDIR="+tempDir)
+	// It, its shims and runc would spend a tenth of their time on collecting garbage.
+	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "TMPDIR="+tempDir, "GOGC=400")
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the runtime: %w", err)
 	}

@@ -5,6 +5,7 @@
 package nstest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -98,13 +99,17 @@ func furnish() error {
 	if err != nil || !Root() { // what follows is for runtimes
 		return err
 	}
-	const cgroups, upper, work = "/run/cgroups", "/run/lib/upper", "/run/lib/work"
-	for _, dir := range []string{cgroups, upper, work} {
+	const cgroups, upper, work, temporary = "/run/cgroups", "/run/lib/upper", "/run/lib/work", "/run/tmp"
+	for _, dir := range []string{cgroups, upper, work, temporary} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
 	return errors.Join(
+		// Runtimes wait for their disk at every step, and nothing here is to outlast the machine. What is compiled may be large.
+		os.Setenv("GOTMPDIR", cmp.Or(os.Getenv("GOTMPDIR"), os.TempDir())),
+		os.Setenv("TMPDIR", temporary),
+		mount("tmpfs", temporary, "tmpfs", 0, "mode=1777"),
 		mount("/sys/fs/cgroup", cgroups, "", unix.MS_BIND|unix.MS_REC, ""),
 		mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""), // shows the interfaces of whoever mounts it
 		mount(cgroups, "/sys/fs/cgroup", "", unix.MS_MOVE, ""),
