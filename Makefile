@@ -62,21 +62,21 @@ check: modules lint ## vet, lint, and all tests that need no runtime, the long o
 		for module in $(MODULES); do $(GO) test -C $$module $(TESTS) -short ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
-# of the others take three times as long. Labs have the machine for themselves, and a daemon with the race detector.
+# of the others take three times as long. Labs have the machine for themselves, a package at a time, and a daemon with the race detector.
 RACING = ./cmd/... ./cri/... ./daemon ./daemon/fair ./daemon/netns ./daemon/cgroup ./daemon/recovered ./metrics/... ./nriplugin/... \
 	./status/... ./systemd/... ./integration/lab ./integration/faults ./integration/nstest ./integration/standin
-LABS = ./integration
+LABS = ./integration ./integration/faults/cmd
 TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test $(TESTS) -timeout 40m
 
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
 	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
 		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
-		$(GO) test -C $(PLUGIN) $(TESTS) -race ./... || failed=1; (cd packaging && $(TEST) ./...) || failed=1; $(TEST) $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(GO) test -C $(PLUGIN) $(TESTS) -race ./... || failed=1; (cd packaging && $(TEST) ./...) || failed=1; $(TEST) -p 1 $$labs || failed=1; exit $$failed; } | $(REPORT)
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
-ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|ProxyRefines|ValidationRefines|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|Attacks$$|AttacksBeside
+ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|ProxyRefines|ValidationRefines|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|OtherFaults|Attacks
 ON_CRIO = $(ON_EACH)|ProxyIdentity|Impostors|Setgid|Forbidden|NoContainerAfter|OutdatedRules|UserNamespaced|Explain|SeveralMeshes|HooksOfNeighbours|Packaging|HungDaemon|Doctor$$
 CONTAINERDS = containerd-2.3 containerd-2.2 containerd-2.2.3 containerd-2.1
 # What CRI-O is: crio is 1.36 or newer, crio-1.34 is 1.34 or 1.35.
@@ -85,17 +85,17 @@ CRIO ?= crio
 test-containerds: deps ## run the tests of a runtime on containerd 2.1 to 2.3
 	integration/runtimes/build.sh $(BUILD)/runtimes $(CONTAINERDS) cni
 	set -o pipefail; { failed=0; for runtime in $(CONTAINERDS); do \
-		MESHNETD_LAB=$$runtime $(TEST) -run '^Test($(ON_EACH))' ./integration || failed=1; done; exit $$failed; } | $(REPORT)
+		MESHNETD_LAB=$$runtime $(TEST) -run '^Test($(ON_EACH))' -p 1 $(LABS) || failed=1; done; exit $$failed; } | $(REPORT)
 
 test-crio: PROGRAMS += conmon:conmon skopeo:skopeo
 test-crio: deps ## run the tests of a runtime on CRI-O: with crio and pinns of PATH, or of the directory MESHNETD_CRIO
 	integration/runtimes/build.sh $(BUILD)/runtimes cni
-	set -o pipefail; MESHNETD_LAB=$(CRIO) $(TEST) -run '^Test($(ON_CRIO)|PodsReach|HostNetwork|Restart|Close)' ./integration ./integration/lab | $(REPORT)
+	set -o pipefail; MESHNETD_LAB=$(CRIO) $(TEST) -run '^Test($(ON_CRIO)|PodsReach|HostNetwork|Restart|Close)' -p 1 $(LABS) ./integration/lab | $(REPORT)
 
 test-crun: deps ## run the tests of a runtime on containerd 2.4 with crun, of Debian's sid, for runc
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	integration/debian/crun.sh $(abspath $(BUILD))/crun
-	set -o pipefail; MESHNETD_LAB=containerd-2.4 MESHNETD_RUNC=$(abspath $(BUILD))/crun $(TEST) -run '^Test($(ON_EACH)|NoContainerAfter)' ./integration | $(REPORT)
+	set -o pipefail; MESHNETD_LAB=containerd-2.4 MESHNETD_RUNC=$(abspath $(BUILD))/crun $(TEST) -run '^Test($(ON_EACH)|NoContainerAfter)' -p 1 $(LABS) | $(REPORT)
 
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni

@@ -21,6 +21,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/doctor"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // What doctor says of a real runtime is what is the case.
@@ -30,11 +31,11 @@ func TestDoctor(t *testing.T) {
 		return
 	}
 	t.Run("good", func(t *testing.T) {
-		opts := labOptions(t, lab.Containerd24)
+		opts := labtest.Options(t, lab.Containerd24)
 		dropIn := filepath.Join(t.TempDir(), "drop-in.toml")
 		write(t, dropIn, "version = 3\n[plugins.\"io.containerd.nri.v1.nri\"]\nplugin_request_timeout = \"3s\"\n")
 		opts.DefaultValidator, opts.RequiredPlugins, opts.Imports = true, []string{"meshnetd"}, []string{dropIn}
-		l := startLabWith(t, opts)
+		l := labtest.Start(t, opts)
 		before := diagnose(t, l)
 		before.want(t, doctor.OK, "runtime-found", "containerd v2.4")
 		before.want(t, doctor.OK, "runtime-version", `the tier is "guaranteed"`)
@@ -86,11 +87,11 @@ func TestDoctor(t *testing.T) {
 		r.want(t, doctor.Broken, "nri-socket", "Nobody listens")
 	})
 	t.Run("NRI off in 1.7", func(t *testing.T) {
-		opts := labOptions(t, lab.Containerd17)
+		opts := labtest.Options(t, lab.Containerd17)
 		off := filepath.Join(t.TempDir(), "off.toml")
 		write(t, off, "version = 2\n[plugins.\"io.containerd.nri.v1.nri\"]\nplugin_request_timeout = \"3s\"\n") // replaces the table: the default is off
 		opts.Imports = []string{off}
-		r := diagnose(t, startLabWith(t, opts))
+		r := diagnose(t, labtest.Start(t, opts))
 		r.want(t, doctor.Broken, "nri-enabled", "by default in containerd 1.7")
 		r.want(t, doctor.OK, "nri-request-timeout", "has 3s")
 	})
@@ -107,11 +108,11 @@ func TestDoctor(t *testing.T) {
 }
 
 func doctorOfCRIO(t *testing.T, runtime lab.Runtime) {
-	opts := labOptions(t, runtime)
+	opts := labtest.Options(t, runtime)
 	dropIn := filepath.Join(t.TempDir(), "50-mine.conf")
 	write(t, dropIn, "[crio.nri]\nnri_plugin_request_timeout = \"3s\"\n")
 	opts.DefaultValidator, opts.RequiredPlugins, opts.Imports = true, []string{"meshnetd"}, []string{dropIn}
-	l := startLabWith(t, opts)
+	l := labtest.Start(t, opts)
 	runDaemon(t, l)
 	r := diagnose(t, l, "--canary")
 	r.want(t, doctor.OK, "runtime-found", "cri-o")
@@ -137,10 +138,7 @@ type diagnosis struct{ doctor.Report }
 // diagnose runs the program for a lab, and checks that its exit code is that of what it says.
 func diagnose(t *testing.T, l *lab.Lab, args ...string) diagnosis {
 	t.Helper()
-	program, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := labtest.Racing(t)
 	file := filepath.Join(t.TempDir(), "meshnetd.toml")
 	write(t, file, fmt.Sprintf("nri.socket = %q\nnri.required = true\ncri_socket = %q\nstatus_socket = %q\n",
 		l.NRISocket(), l.Socket(), filepath.Join(l.Dir(), "meshnetd.sock")))

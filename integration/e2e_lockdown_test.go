@@ -16,12 +16,13 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // A pod that is locked down talks through its proxy as ever, and its names are looked up. What would go around the proxy fails
 // at once, so that QUIC falls back; and the proxy reaches what it is let reach, and nothing else.
 func TestLockdownEndToEnd(t *testing.T) {
-	labOptions(t, lab.Runtimes()[0])
+	labtest.Options(t, lab.Runtimes()[0])
 	for _, name := range []string{backend.IPTables, backend.NFTables} {
 		t.Run(name, func(t *testing.T) {
 			s := &scene{backend: name}

@@ -14,11 +14,12 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // Every way that traffic of a pod goes, carried by a proxy that does what Istio's does.
 func TestTrafficEndToEnd(t *testing.T) {
-	labOptions(t, lab.Runtimes()[0]) // before anything is asked of this machine
+	labtest.Options(t, lab.Runtimes()[0]) // before anything is asked of this machine
 	host := hostRules(t)
 	// The auditor would undo what a test writes itself, and the proxy is a stand-in for all that it has to do.
 	forEachScene(t, []string{"ISTIO_DUAL_STACK=true"}, []string{`audit_interval = "1h"`, `proxy_identity = "off"`}, func(t *testing.T, s *scene) {

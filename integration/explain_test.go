@@ -14,14 +14,15 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/status"
 )
 
 // An operator asks why a real pod is treated as it is and where a packet ends, and the real packet ends there.
 func TestExplainAndTraceARunningPod(t *testing.T) {
-	opts := labOptions(t, lab.Runtimes()[0])
+	opts := labtest.Options(t, lab.Runtimes()[0])
 	opts.DualStack, opts.DefaultValidator, opts.RequiredPlugins = true, true, []string{"meshnetd"}
-	l := startLabWith(t, opts)
+	l := labtest.Start(t, opts)
 	d := runDaemon(t, l, "nri.required = true", "istio.tunnel_port = 15009", `proxy_identity = "off"`) // a container of the test speaks as the proxy
 	peerPod := runPod(t, l, "peer", nil)
 	runServer(t, peerPod, "8080", "peer")

@@ -11,14 +11,15 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // A meshnetd that hangs costs the node one timeout: it is disconnected, pods outside the mesh go on, and those of the
 // mesh wait for it. A runtime with NRI 0.12.4 or newer refuses the pod that it asked about, an older one lets it run.
 func TestHungDaemon(t *testing.T) {
-	opts := labOptions(t, lab.Runtimes()[0])
+	opts := labtest.Options(t, lab.Runtimes()[0])
 	opts.Imports = []string{waiting(t, opts.Runtime)}
-	l := startLabWith(t, opts)
+	l := labtest.Start(t, opts)
 	daemon := runDaemon(t, l)
 	meshed := runPod(t, l, "meshed", injected("required-plugins.noderesource.dev", `["meshnetd"]`))
 	bare := runPod(t, l, "bare", injected())

@@ -5,20 +5,11 @@
 package integration
 
 import (
-	"fmt"
-	"os"
 	"testing"
-	"time"
 
-	"github.com/meshnetd/meshnetd/integration/lab"
-	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(lab.Run) == "" {
-		if err := os.Setenv(lab.Run, fmt.Sprint(os.Getpid(), time.Now().UnixNano())); err != nil {
-			panic(err)
-		}
-	}
-	nstest.MainInParts(m, "TestFaults", "TestFaultsBeside", "TestAttacks", "TestAttacksBeside", "TestSoak", "TestTrafficEndToEnd", "TestConformance", "TestFirstConnectionIsCaught")
+	labtest.Main(m, "TestTrafficEndToEnd", "TestConformance", "TestFirstConnectionIsCaught")
 }

@@ -8,74 +8,19 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
-	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
-
-// The programs of this module that tests run. The daemon has the race detector, but where it is held to its bounds of time
-// and memory, or to its words, which are those of the program that operators run.
-var (
-	binary = sync.OnceValues(func() (string, error) {
-		return lab.Build(context.Background(), "meshnetd-race", "./cmd/meshnetd", "-race")
-	})
-	bounded = sync.OnceValues(func() (string, error) {
-		return lab.Build(context.Background(), "meshnetd-bounded", "./cmd/meshnetd")
-	})
-	standin = sync.OnceValues(func() (string, error) { return lab.BuildStandin(context.Background()) })
-)
-
-// daemonFor is the daemon of a runtime's tests: its race detector takes most of the time there, and once is enough.
-func daemonFor(runtime lab.Runtime) func() (string, error) {
-	if runtime == lab.Runtimes()[0] {
-		return binary
-	}
-	return bounded
-}
-
-// patience is what a runtime waits for an answer: longer than by default, so that a machine with too much to do refuses
-// nothing where that is not the subject.
-const patience = 10 * time.Second
-
-// labOptions returns how to run a runtime here, or skips the test where that cannot be, unless skipping is
-// forbidden.
-func labOptions(t *testing.T, runtime lab.Runtime) lab.Options {
-	t.Helper()
-	binaries, err := lab.FindBinaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nstest.RequireRoot(t)
-	opts := lab.Options{Runtime: runtime, Binaries: binaries, NRITimeout: patience, Log: t.Output()}
-	if err := opts.Check(); err != nil {
-		nstest.Lack(t, "a runtime: "+err.Error())
-	}
-	return opts
-}
 
 // startLab runs a private runtime with dual-stack pods until the test ends.
 func startLab(t *testing.T, runtime lab.Runtime) *lab.Lab {
 	t.Helper()
-	opts := labOptions(t, runtime)
+	opts := labtest.Options(t, runtime)
 	opts.DualStack = true
-	return startLabWith(t, opts)
-}
-
-func startLabWith(t *testing.T, opts lab.Options) *lab.Lab {
-	t.Helper()
-	l, err := lab.Start(within(t, time.Minute), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return l
+	return labtest.Start(t, opts)
 }
 
 func forEachRuntime(t *testing.T, test func(t *testing.T, l *lab.Lab)) {
@@ -90,11 +35,7 @@ type meshnetd struct{ *lab.Daemon }
 // runDaemon starts meshnetd for a lab, dual stack as its pods are, with more lines of configuration.
 func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 	t.Helper()
-	path, err := daemonFor(l.Runtime())()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := l.RunDaemon(within(t, time.Minute), path, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
+	d, err := l.RunDaemon(within(t, time.Minute), labtest.Daemon(t, l.Runtime()), strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // packaged returns the path of a file in packaging/.
@@ -48,9 +49,9 @@ func waiting(t *testing.T, runtime lab.Runtime) string {
 func TestPackaging(t *testing.T) {
 	t.Run("where the pod asks for it", func(t *testing.T) {
 		runtime := lab.Runtimes()[0]
-		opts := labOptions(t, runtime)
+		opts := labtest.Options(t, runtime)
 		opts.Imports = []string{waiting(t, runtime)}
-		l := startLabWith(t, opts)
+		l := labtest.Start(t, opts)
 		annotation := injectedByValues(t, packaged(t, "istio/values.yaml"))
 		meshed := runPod(t, l, "meshed", annotation)
 		plain := runPod(t, l, "plain", nil)
@@ -141,12 +142,12 @@ func TestImportsOfTheLab(t *testing.T) {
 // startLabImporting runs containerd 2.4 with drop-ins until the test ends.
 func startLabImporting(t *testing.T, imports ...string) *lab.Lab {
 	t.Helper()
-	return startLabWith(t, packagingOptions(t, imports...))
+	return labtest.Start(t, packagingOptions(t, imports...))
 }
 
 func packagingOptions(t *testing.T, imports ...string) lab.Options {
 	t.Helper()
-	opts := labOptions(t, lab.Containerd24)
+	opts := labtest.Options(t, lab.Containerd24)
 	opts.Imports = imports
 	return opts
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/integration/faults"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // figures are what differs from run to run: the timeline's and the decision's microseconds.
@@ -66,10 +67,7 @@ func TestTranscripts(t *testing.T) {
 // transcript runs a command of a page and returns its standard output.
 func transcript(t *testing.T, root string, words []string) string {
 	t.Helper()
-	meshnetd, err := bounded()
-	if err != nil {
-		t.Fatal(err)
-	}
+	meshnetd := labtest.Bounded(t)
 	cmd := exec.Command(meshnetd, words[1:]...)
 	if words[0] == "make" {
 		cmd = demo(t, meshnetd)
@@ -91,10 +89,7 @@ func demo(t *testing.T, meshnetd string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := standin()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := labtest.Standin(t)
 	return exec.Command(program, "-runtimes", l.Binaries(), "-meshnetd", meshnetd, "-standin", path)
 }
 

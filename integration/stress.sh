@@ -22,7 +22,7 @@ round() {
 	go test -json -count=1 -timeout 60m "$@" | go run ./integration/report || failed=$((failed + 1))
 }
 
-waiting=(./integration ./integration/lab ./integration/faults ./daemon/traffic ./daemon/netns ./daemon/nftables
+waiting=(./integration ./integration/lab ./integration/faults/... ./daemon/traffic ./daemon/netns ./daemon/nftables
 	./nriplugin ./status ./cri ./systemd/... ./cmd/meshnetd ./doctor/gather)
 mapfile -t all < <(go list ./... | grep -vE '/integration/(kube|systemd)$')
 for i in $(seq "${WAITING:-10}"); do round "waiting, $i" "${waiting[@]}"; done

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -33,10 +34,7 @@ type program struct {
 // start runs the stand-in with a user and group id until the test ends.
 func start(t *testing.T, ns *nstest.Namespace, uid, gid int, args ...string) *program {
 	t.Helper()
-	path, err := standin()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := labtest.Standin(t)
 	cmd := ns.Command(path, args...)
 	cmd.Args = append(cmd.Args[:2], append([]string{fmt.Sprintf("--setuid=%d", uid), fmt.Sprintf("--setgid=%d", gid)}, cmd.Args[2:]...)...)
 	out, err := cmd.StdoutPipe()

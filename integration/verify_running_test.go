@@ -15,15 +15,13 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // command runs meshnetd beside a daemon, with its configuration.
 func (d meshnetd) command(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := labtest.Racing(t)
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", d.PID()))
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,9 +20,17 @@ func BuildStandin(ctx context.Context) (string, error) {
 	return Build(ctx, "standin", "./integration/standin", "-trimpath", "-ldflags", "-s -w")
 }
 
-// Run is the environment variable by which the processes of one run of tests know each other: a program is built for the
+// oneRun is the environment variable by which the processes of one run of tests know each other: a program is built for the
 // first of them, and is the others' as it is.
-const Run = "MESHNETD_TEST_RUN"
+const oneRun = "MESHNETD_TEST_RUN"
+
+// OneRun makes this process and those that it starts one run of tests, unless it is part of one already.
+func OneRun() error {
+	if os.Getenv(oneRun) != "" {
+		return nil
+	}
+	return os.Setenv(oneRun, fmt.Sprint(os.Getpid(), time.Now().UnixNano()))
+}
 
 // Build builds a program of the module that the current directory is in, and returns its path in the module's
 // directory build. What is up to date stays as it is, and one builds at a time: another process may run it.
@@ -42,7 +51,7 @@ func Build(ctx context.Context, name, pkg string, flags ...string) (string, erro
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("build %s: wait for another build of it: %w", name, err)
 	}
-	run, mark := os.Getenv(Run), filepath.Join(filepath.Dir(path), "."+name+".run")
+	run, mark := os.Getenv(oneRun), filepath.Join(filepath.Dir(path), "."+name+".run")
 	if built, err := os.ReadFile(mark); err == nil && run != "" && string(built) == run {
 		return path, nil
 	}

@@ -16,12 +16,13 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 func TestCloseLeavesNothing(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		opts := options(t, runtime)
+		opts := labtest.Options(t, runtime)
 		opts.DualStack = true
 		ownTemp(t)
 		before := traces(t, "")
@@ -45,7 +46,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 func TestCloseWithoutRuntime(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		opts := options(t, runtime)
+		opts := labtest.Options(t, runtime)
 		ownTemp(t)
 		before := traces(t, "")
 		l := startLab(ctx, t, opts)
@@ -64,7 +65,7 @@ func TestCloseWithoutRuntime(t *testing.T) {
 }
 
 func TestFailedStartLeavesNothing(t *testing.T) {
-	opts := options(t, lab.Runtimes()[0])
+	opts := labtest.Options(t, lab.Runtimes()[0])
 	ownTemp(t)
 	before := traces(t, "")
 	broken := opts

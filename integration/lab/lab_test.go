@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
-	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // testLimit bounds one test; a lab is ready in about a second.
@@ -23,22 +23,6 @@ func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// options skips the test where no lab can run, or fails it if
-// MESHNETD_REQUIRE=1 says that one must.
-func options(t *testing.T, runtime lab.Runtime) lab.Options {
-	t.Helper()
-	binaries, err := lab.FindBinaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts := lab.Options{Runtime: runtime, Binaries: binaries, Log: t.Output()}
-	nstest.RequireRoot(t)
-	if err := opts.Check(); err != nil {
-		nstest.Lack(t, "a runtime: "+err.Error())
-	}
-	return opts
 }
 
 func startLab(ctx context.Context, t *testing.T, opts lab.Options) *lab.Lab {
@@ -82,7 +66,7 @@ func runContainer(ctx context.Context, t *testing.T, pod *lab.Pod, spec lab.Cont
 func TestPodsReachEachOther(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		opts := options(t, runtime)
+		opts := labtest.Options(t, runtime)
 		opts.DualStack = true
 		l := startLab(ctx, t, opts)
 
@@ -118,7 +102,7 @@ func TestPodsReachEachOther(t *testing.T) {
 
 func TestFailedConnectIsReported(t *testing.T) {
 	ctx := testContext(t)
-	l := startLab(ctx, t, options(t, lab.Runtimes()[0]))
+	l := startLab(ctx, t, labtest.Options(t, lab.Runtimes()[0]))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "lonely"})
 
 	connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", "127.0.0.1:1", "--exit"}})
@@ -134,7 +118,7 @@ func TestFailedConnectIsReported(t *testing.T) {
 func TestHostNetworkPod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		l := startLab(ctx, t, options(t, runtime))
+		l := startLab(ctx, t, labtest.Options(t, runtime))
 
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "host", HostNetwork: true})
 
@@ -164,7 +148,7 @@ func TestHostNetworkPod(t *testing.T) {
 func TestRestartKeepsPods(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		l := startLab(ctx, t, options(t, runtime))
+		l := startLab(ctx, t, labtest.Options(t, runtime))
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "server"})
 		serve := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "serve", Args: []string{"serve", "0.0.0.0:80", "web"}})
 		if _, err := serve.WaitEvent(ctx, "listening"); err != nil {
@@ -194,7 +178,7 @@ func TestRestartKeepsPods(t *testing.T) {
 
 func TestProxyReportsOriginalDestination(t *testing.T) {
 	ctx := testContext(t)
-	l := startLab(ctx, t, options(t, lab.Runtimes()[0]))
+	l := startLab(ctx, t, labtest.Options(t, lab.Runtimes()[0]))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "meshed"})
 	proxy := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "proxy", Args: []string{"proxy", "--transparent"}, Capabilities: []string{"NET_ADMIN"}})
 	for _, addr := range []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "127.0.0.1:15053"} {
