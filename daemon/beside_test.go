@@ -74,3 +74,26 @@ func TestTablesOfOthers(t *testing.T) {
 		})
 	}
 }
+
+// A table that is harmless as long as the pod has no such interface is judged again when one comes, although no rule changes.
+func TestInterfaceThatATableWaitsFor(t *testing.T) {
+	nstest.Require(t, "nft", "ip")
+	ctx := limited(t, patience)
+	e := on(t, nftables.New(nftables.IPTables), istios)
+	ns := nstest.New(t)
+	pod := sandbox(t, "web")
+	pod.NetNS = ns.Path
+	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+		t.Fatal(o.Error())
+	}
+	ns.RunInput(t, "table inet x {\nchain c {\ntype filter hook output priority -400;\noifname \"net1\" meta l4proto tcp notrack\n}\n}\n", "nft", "-f", "-")
+	for range 2 { // what is remembered holds
+		if o := e.Validate(ctx, pod, app); o.Error() != nil {
+			t.Fatal(o.Error())
+		}
+	}
+	ns.Run(t, "ip", "link", "add", "net1", "type", "veth", "peer", "name", "net2")
+	if o := e.Validate(ctx, pod, app); o.Error() == nil {
+		t.Error("a container is created, whose packets go around the mesh by net1")
+	}
+}

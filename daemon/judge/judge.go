@@ -49,6 +49,7 @@ func (v Verdict) Said(pod rules.Pod) string {
 type Finding struct {
 	Verdict
 	Generation  string   // of the rules that were read; "" where they changed meanwhile
+	Around      string   // what beside the rules it depends on, as Around names that; "" where it holds whatever that is
 	Differences []string // bounded
 	Effect      effect.Result
 }
@@ -106,13 +107,14 @@ func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, ke
 	if err != nil {
 		return f, err
 	}
+	f.Around = around.digest(plan, nil)
 	if like, known := j.recall(at.ofOthers()); known {
 		at.around = around.digest(plan, like.bounds)
 		if f.Verdict, known = j.recall(at); known {
 			return f, nil
 		}
 	}
-	at.around = around.digest(plan, nil)
+	at.around = f.Around
 	if f.Verdict, known = j.recall(at); known {
 		return f, nil
 	}
@@ -120,9 +122,9 @@ func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, ke
 		return f, err
 	}
 	bounds := f.Effect.Bounds
-	switch {
+	switch f.Around = at.around; {
 	case f.Effect.Alone:
-		at.around = ""
+		at.around, f.Around = "", ""
 	case bounds != nil && !around.named(f.Packets):
 		at.around = around.digest(plan, bounds)
 	default:
@@ -135,6 +137,12 @@ func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, ke
 		}
 	}
 	return f, nil
+}
+
+// Around names what verdicts depend on beside the rules: interfaces can be made, and renamed, without a change of the rules.
+func Around(in kernel.Inside, plan rules.Plan) (string, error) {
+	around, err := look(in, plan)
+	return around.digest(plan, nil), err
 }
 
 // Anew judges the namespace by a plan, whatever was judged before.

@@ -56,6 +56,7 @@ type Sandbox struct {
 	news       bool   // a container said more when it was taken over, and its rules do not follow yet
 	Running    bool   // one of its containers had been started when it was taken over
 	Generation string // of its rules when they were last verified; "" where they changed meanwhile
+	Around     string // what else that depended on; "" for nothing
 }
 
 // Unsettled reports whether the auditor is to take the sandbox over once more.

@@ -51,9 +51,9 @@ func (s *Socket) Send(requests []byte) error {
 }
 
 // Receive returns the kernel's next packet, which is in the room. Others in the pod who may configure its network can send to
-// the socket as well, and are not heard. unix.Recvfrom would make a new address for every packet.
+// the socket as well: they are not heard, and make nobody wait longer. unix.Recvfrom would make a new address for every packet.
 func (s *Socket) Receive(room []byte) ([]byte, error) {
-	for {
+	for begun := time.Now(); ; {
 		var n uintptr
 		err := retried(func() error {
 			var errno unix.Errno
@@ -71,6 +71,9 @@ func (s *Socket) Receive(room []byte) ([]byte, error) {
 		case err != nil:
 			return nil, err
 		case s.size != unix.SizeofSockaddrNetlink || s.from.Pid != 0:
+			if time.Since(begun) > Timeout {
+				return nil, fmt.Errorf("none within %s, while somebody in the pod sent to the socket", Timeout)
+			}
 		case n > uintptr(len(room)):
 			return nil, fmt.Errorf("a packet of %d bytes is longer than a kernel sends", n)
 		default:

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
 )
 
 func TestSignalsEndNothing(t *testing.T) {
@@ -66,6 +68,50 @@ func TestMessages(t *testing.T) {
 	refused := Message{Kind: unix.NLMSG_ERROR, Body: []byte{0xff, 0xff, 0xff, 0xff}}
 	if err := refused.Refusal(); !errors.Is(err, unix.EPERM) || !refused.Ends() {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Whoever may configure the pod's network can send without end, and keeps nobody waiting for the kernel.
+func TestOthersAreNotHeard(t *testing.T) {
+	nstest.Require(t)
+	ours, err := Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs, err := Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	var to *unix.SockaddrNetlink
+	if err := unix.Bind(ours.FD, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := unix.Getsockname(ours.FD); err != nil {
+		t.Fatal(err)
+	} else {
+		to = name.(*unix.SockaddrNetlink)
+	}
+	done, sent := make(chan error, 1), 0
+	go func() {
+		_, err := ours.Receive(make([]byte, LongestPacket))
+		done <- err
+	}()
+	for {
+		select {
+		case err := <-done:
+			if err == nil || sent == 0 {
+				t.Errorf("got %v after %d packets", err, sent)
+			}
+			return
+		default:
+			if err := unix.Sendto(theirs.FD, AppendRequest(nil, unix.NLMSG_NOOP, 0, 1), unix.MSG_DONTWAIT, to); err == nil {
+				sent++
+			} else if !errors.Is(err, unix.EAGAIN) {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

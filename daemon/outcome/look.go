@@ -32,6 +32,7 @@ type Look struct {
 	Key        string                 // of the plan
 	Network    rules.Network          // that it was made for
 	Generation string                 // of the rules that are there; "" where they changed meanwhile
+	Around     string                 // what else the judgement of them depends on
 	entered    time.Time              // the stage
 	Now        *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
 	Waited     bool                   // the runtime waits for it, and every other pod of the node with it
@@ -86,7 +87,7 @@ func (o *Look) End() {
 
 // Found notes what was judged.
 func (o *Look) Found(f judge.Finding) {
-	o.Judged, o.Generation, o.Differences, o.Effect = f.Verdict, f.Generation, f.Differences, f.Effect
+	o.Judged, o.Generation, o.Around, o.Differences, o.Effect = f.Verdict, f.Generation, f.Around, f.Differences, f.Effect
 	o.Backend = cmp.Or(f.Backend, o.Backend)
 }
 

@@ -124,6 +124,11 @@ func (v *Visitor) Intact(ctx context.Context, known memory.Sandbox) (intact bool
 		if err != nil || len(moved) > 0 {
 			return err
 		}
+		if known.Around != "" {
+			if around, err := judge.Around(in, known.Plan); err != nil || around != known.Around {
+				return err
+			}
+		}
 		now, err := network(in, known.Pod)
 		intact = err == nil && now.Equal(known.Network)
 		return err
