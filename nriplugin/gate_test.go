@@ -173,37 +173,31 @@ func TestEveryRequestHasItsOwnTime(t *testing.T) {
 	}
 }
 
-// The one that does not wait for answers: it asks and gives up on its own clock.
-func TestValidateInTime(t *testing.T) {
-	for name, heeds := range map[string]bool{"heeds its context": true, "does not": false} {
-		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
-			socket := socketPath(t)
-			conns := listen(t, socket)
-			release := make(chan struct{})
-			defer close(release)
-			enforcer := &pods{validate: func(ctx context.Context, _ rules.Pod, _ rules.Container) error {
-				if heeds {
-					<-ctx.Done()
-					return ctx.Err()
-				}
-				<-release
-				return nil
-			}}
-			run(t, socket, enforcer)
-			raw := &rawRuntime{}
-			raw.serve(t, receive(t, "a connection", conns))
-			if got := raw.accept(t, "containerd", "v2.4.2").GetEvents(); got != validatedMask {
-				t.Errorf("asked for the events %b", got)
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
-			defer cancel()
-			answer, err := raw.plugin.ValidateContainerAdjustment(ctx, &api.ValidateContainerAdjustmentRequest{
-				Pod: meshed("a"), Container: app(meshed("a"))})
-			if err != nil || !answer.GetReject() || answer.GetReason() == "" || ctx.Err() != nil {
-				t.Errorf("answer %v, %v, want a refusal in time", answer, err)
-			}
-		})
+// A runtime that waits for no answer asks and gives up on its own clock, and says with each question when that is.
+func TestTheQuestionSaysWhen(t *testing.T) {
+	noLeaks(t)
+	socket := socketPath(t)
+	conns := listen(t, socket)
+	var left time.Duration
+	run(t, socket, &pods{validate: func(ctx context.Context, _ rules.Pod, _ rules.Container) error {
+		deadline, _ := ctx.Deadline()
+		left = time.Until(deadline)
+		return errors.New("no such rule")
+	}})
+	raw := &rawRuntime{timeout: time.Hour}
+	raw.serve(t, receive(t, "a connection", conns))
+	if got := raw.accept(t, "containerd", "v2.4.2").GetEvents(); got != validatedMask {
+		t.Errorf("asked for the events %b", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	answer, err := raw.plugin.ValidateContainerAdjustment(ctx, &api.ValidateContainerAdjustmentRequest{
+		Pod: meshed("a"), Container: app(meshed("a"))})
+	if err != nil || !answer.GetReject() || answer.GetReason() == "" {
+		t.Errorf("answer %v, %v, want a refusal", answer, err)
+	}
+	if most := time.Minute - answerMargin; left <= 0 || left > most {
+		t.Errorf("had %s, want at most %s", left, most)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
@@ -210,24 +211,43 @@ func TestConfigureOnce(t *testing.T) {
 	}
 }
 
-// An Enforcer that honours no context does not make us miss the runtime's deadline.
+// The runtime has an answer before it gives up, also of an Enforcer that honours no context.
 func TestAnswerInTimeWhateverTheEnforcerDoes(t *testing.T) {
-	noLeaks(t)
-	release := make(chan struct{})
-	ended := make(chan struct{})
-	h := newHooks(&pods{enforce: func(context.Context, rules.Pod) error { defer close(ended); <-release; return nil }}, &events{})
 	const limit = 600 * time.Millisecond
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	err := h.RunPodSandbox(ctx, meshed("slow"))
-	if err == nil || !strings.Contains(err.Error(), "did not finish pod") || !strings.Contains(err.Error(), "in time") {
-		t.Errorf("got %v", err)
+	question := map[string]func(context.Context, *hooks) error{
+		"RunPodSandbox": func(ctx context.Context, h *hooks) error { return h.RunPodSandbox(ctx, meshed("slow")) },
+		"CreateContainer": func(ctx context.Context, h *hooks) error {
+			_, _, err := h.CreateContainer(ctx, meshed("slow"), app(meshed("slow")))
+			return err
+		},
+		"ValidateContainerAdjustment": func(ctx context.Context, h *hooks) error {
+			return h.ValidateContainerAdjustment(ctx, &api.ValidateContainerAdjustmentRequest{Pod: meshed("slow"), Container: app(meshed("slow"))})
+		},
 	}
-	if ctx.Err() != nil {
-		t.Error("the answer came after the runtime had given up")
+	for _, hook := range everyHook() {
+		for heeds, want := range map[bool]time.Duration{true: limit - answerMargin, false: limit - answerMargin*2/3} {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				defer close(release)
+				enforcer := &pods{}
+				hook.set(enforcer, func(ctx context.Context, _ rules.Pod) error {
+					if heeds {
+						<-ctx.Done()
+						return errors.New("did not finish pod in time")
+					}
+					<-release
+					return nil
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				start := time.Now()
+				err := question[hook.name](ctx, newHooks(enforcer, &events{}))
+				if took := time.Since(start); took != want || err == nil || !strings.Contains(err.Error(), "did not finish pod") {
+					t.Errorf("%s, heeds %t: after %s (want %s) %v", hook.name, heeds, took, want, err)
+				}
+			})
+		}
 	}
-	close(release)
-	receive(t, "the late Enforcer", ended)
 }
 
 // A sandbox that runs and of which nothing is known is not passed over at Synchronize.

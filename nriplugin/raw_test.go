@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/net/multiplex"
@@ -17,6 +18,7 @@ import (
 // rawRuntime speaks the protocol of a runtime message by message, for what the real one never does, or
 // never at the same time: it asks plugins one thing after the other.
 type rawRuntime struct {
+	timeout    time.Duration // told to the plugin; 0 is nothing
 	plugin     api.PluginService
 	onRegister func(ctx context.Context) error
 	registered chan struct{}
@@ -72,7 +74,7 @@ func (r *rawRuntime) serve(t *testing.T, conn net.Conn) (end func()) {
 func (r *rawRuntime) accept(t *testing.T, name, version string, existing ...*api.PodSandbox) *api.ConfigureResponse {
 	t.Helper()
 	receive(t, "the registration", r.registered)
-	configured, err := r.plugin.Configure(t.Context(), &api.ConfigureRequest{RuntimeName: name, RuntimeVersion: version})
+	configured, err := r.plugin.Configure(t.Context(), &api.ConfigureRequest{RuntimeName: name, RuntimeVersion: version, RequestTimeout: r.timeout.Milliseconds()})
 	if err != nil {
 		t.Fatal(err)
 	}
