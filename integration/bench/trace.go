@@ -56,7 +56,8 @@ func (b *bench) traced(by string, args ...string) (costs [stageCount]cost, err e
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	log := filepath.Join(dir, "log")
-	cmd := exec.CommandContext(b.ctx, "strace", append([]string{"-f", "-qq", "-s", "64", "-e", "signal=none", "-e", "trace=!" + schedulers, "-o", log, os.Args[0]}, args...)...)
+	// Raw: to show what is sent, strace would look for each socket among all of the machine.
+	cmd := exec.CommandContext(b.ctx, "strace", append([]string{"-f", "-qq", "-s", "64", "-e", "signal=none", "-e", "trace=!" + schedulers, "-e", "raw=!/access", "-o", log, os.Args[0]}, args...)...)
 	cmd.Env = append(os.Environ(), played+"="+by)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return costs, fmt.Errorf("strace: %w: %s", err, out)
@@ -72,7 +73,7 @@ func (b *bench) traced(by string, args ...string) (costs [stageCount]cost, err e
 var (
 	marked   = regexp.MustCompile(`access(?:at2?)?\(.*"` + marker + `(\d+)"`)
 	called   = regexp.MustCompile(`^\d+ +(<\.\.\. )?(\w+)`)
-	returned = regexp.MustCompile(` = (\d+)$`)
+	returned = regexp.MustCompile(` = (0x[0-9a-f]+)$`)
 )
 
 // stagesOf reads what strace wrote of hooks whose stages are marked.
@@ -101,15 +102,15 @@ func stagesOf(log io.Reader) (costs [stageCount]cost, err error) {
 		if end == nil {
 			continue
 		}
-		n, err := strconv.ParseFloat(end[1], 64)
+		n, err := strconv.ParseUint(end[1], 0, 64)
 		if err != nil {
 			return costs, err
 		}
 		switch call[2] {
 		case "sendmsg", "sendto", "write":
-			costs[at].sent += n
+			costs[at].sent += float64(n)
 		case "recvmsg", "recvfrom", "read":
-			costs[at].read += n
+			costs[at].read += float64(n)
 		}
 	}
 	if costs[entering].calls == 0 {
