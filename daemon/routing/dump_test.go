@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -47,16 +49,25 @@ func TestListsWithoutEnd(t *testing.T) {
 	plan := rules.Plan{Routes: []rules.PolicyRoute{route}}
 	address := func(i int) string { return fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255) }
 	for what, tt := range map[string]struct {
-		fill string
-		want string // "" is that it is read
+		fill  string
+		rules int
+		want  string // "" is that it is read
 	}{
-		"routes of others": {of(mostObjects+1, func(i int) string { return "route add blackhole " + address(i) + " table 7" }), ""},
-		"routes":           {of(mostObjects+1, func(i int) string { return "route add blackhole " + address(i) + " table 133" }), "route list table 133"},
-		"policy rules":     {of(mostObjects+1, func(i int) string { return fmt.Sprintf("rule add pref %d fwmark 7 lookup 7", 32000-i) }), "rule list"},
+		"routes of others": {of(mostObjects+1, func(i int) string { return "route add blackhole " + address(i) + " table 7" }), 0, ""},
+		"routes":           {of(mostObjects+1, func(i int) string { return "route add blackhole " + address(i) + " table 133" }), 0, "route list table 133"},
+		"policy rules":     {"", mostObjects + 1, "rule list"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := nstest.New(t)
 			s.RunInput(t, tt.fill, "ip", "-batch", "-")
+			if err := in(t, s, func(h *Handle) (err error) { // ip would have the kernel compare each rule with all the others
+				for i := 0; i < tt.rules && err == nil; i++ {
+					err = h.asker.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE, policyRule(rules.PolicyRoute{Family: rules.IPv4, Mark: 7, Table: 7}))
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
 			var diffs []string
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
