@@ -16,7 +16,8 @@ MODULES := $(PLUGIN) packaging
 FROZEN := 0c2f8e7
 # Packages tested at once: many wait more than they work.
 BESIDE = $$(($$(nproc) + 1))
-# Without symbols, which no test reads, the tests' programs are linked by two thirds of the work.
+# Without symbols, which no test reads, the tests' programs are linked by two thirds of the work. Go's cache of results is not asked:
+# it knows neither the kernel nor the programs that tests run, and nothing else would be drawn.
 TESTS = -ldflags=-s -json -count=1 -vet=off
 # Programs that tests and demo need, with their Debian packages.
 PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux strace:strace gcc:gcc newuidmap:uidmap \
