@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"weak"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -78,9 +80,16 @@ func Injected(detail string) Verdict { return Verdict{rules.Enrol, rules.ReasonI
 func (v Verdict) Error() string { return v.Detail }
 
 // Declare returns the mesh of a declaration.
-func Declare[I any](d Declaration[I]) rules.Mesh { return declared[I]{&d} }
+func Declare[I any](d Declaration[I]) rules.Mesh {
+	m := declared[I]{&d, new(atomic.Pointer[[]weak.Pointer[planner[I]]])}
+	m.kinds.Store(new([]weak.Pointer[planner[I]]))
+	return m
+}
 
-type declared[I any] struct{ *Declaration[I] }
+type declared[I any] struct {
+	*Declaration[I]
+	kinds *atomic.Pointer[[]weak.Pointer[planner[I]]] // the last ones
+}
 
 // Name implements rules.Mesh.
 func (m declared[I]) Name() string { return m.Declaration.Name }
@@ -107,23 +116,44 @@ func (m declared[I]) Marked(pod rules.Pod) bool {
 // Widest implements rules.Mesh.
 func (m declared[I]) Widest() (all []rules.Plan) {
 	for _, in := range m.Declaration.Widest() {
-		plan, _ := (&planner[I]{mesh: m.Declaration, intent: &in}).plan(rules.Network{}) // without addresses it cannot fail
+		plan, _ := (&planner[I]{mesh: m.Declaration, intent: in}).plan(rules.Network{}) // without addresses it cannot fail
 		all = append(all, plan)
 	}
 	return all
 }
 
-// planner plans for a pod. The rules are made with the first plan.
+// planner plans for all pods with the same intent. The rules are made with the first plan.
 type planner[I any] struct {
 	mesh   *Declaration[I]
-	intent *I
+	intent any // an I
 	once   sync.Once
 	made   func(rules.Network) (rules.Plan, error)
 }
 
 func (p *planner[I]) plan(network rules.Network) (rules.Plan, error) {
-	p.once.Do(func() { p.made = p.mesh.Rules(p.intent).Planner(p.mesh.Footprint) })
+	p.once.Do(func() {
+		in := p.intent.(I)
+		p.made = p.mesh.Rules(&in).Planner(p.mesh.Footprint)
+	})
 	return p.made(network)
+}
+
+// mostKinds are the kinds of pods that are compared with another one.
+const mostKinds = 8
+
+// planner returns that of a pod with the same intent, if it was one of the last kinds and is still there: most pods of a node are
+// of a few kinds, and share their rules.
+func (m declared[I]) planner(in *I) *planner[I] {
+	known, intent := m.kinds.Load(), any(*in)
+	for _, kind := range *known {
+		if p := kind.Value(); p != nil && reflect.DeepEqual(p.intent, intent) {
+			return p
+		}
+	}
+	p := &planner[I]{mesh: m.Declaration, intent: intent}
+	kinds := append([]weak.Pointer[planner[I]]{weak.Make(p)}, (*known)[:min(len(*known), mostKinds-1)]...)
+	m.kinds.Store(&kinds) // that of another pod may get lost at the same time
+	return p
 }
 
 // Decide implements rules.Mesh.
@@ -200,9 +230,8 @@ func (m declared[I]) read(v Verdict, r *Reader, in *I) rules.Decision {
 		return m.decided(v, r.Steps)
 	}
 	d := m.decided(v, r.Steps)
-	d.Intent = *in
-	d.Proxy = m.Proxy(r.Pod, in)
-	d.Planner = (&planner[I]{mesh: m.Declaration, intent: in}).plan
+	p := m.planner(in)
+	d.Intent, d.Planner, d.Proxy = p.intent, p.plan, m.Proxy(r.Pod, in)
 	if m.Alone != nil && len(r.Pod.Containers) > 0 {
 		d.SandboxPlanner = m.before(r.Pod, in)
 	}
@@ -217,7 +246,7 @@ func (m declared[I]) before(pod rules.Pod, whole *I) func(rules.Network) (rules.
 		if err := m.Alone(&Reader{Pod: pod}, whole, &alone); err != nil {
 			return rules.Plan{}, err
 		}
-		return (&planner[I]{mesh: m.Declaration, intent: &alone}).plan(network)
+		return (&planner[I]{mesh: m.Declaration, intent: alone}).plan(network)
 	}
 }
 
