@@ -177,7 +177,8 @@ func (s *Sandboxes) Update(id string, change func(*Sandbox)) {
 func (s *Sandboxes) UpdateKnown(id string, change func(*Sandbox)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sb, known := s.byID[id]; known {
+	if _, known := s.byID[id]; known {
+		sb := s.byID[id]
 		change(&sb)
 		s.byID[id] = sb
 	}

@@ -10,7 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -74,30 +77,61 @@ func BenchmarkSteps(b *testing.B) {
 	step("Key", full, false, func() error { _ = plan.Key(); return nil })
 }
 
+// kind is a pod whose start is measured.
+type kind struct {
+	defaults    istio.Defaults
+	annotations map[string]string
+}
+
+// kinds are dual-stack pods: one that says nothing, and one whose plan is six times as long.
+func kinds() map[string]kind {
+	standard := istio.Standard()
+	standard.DualStack = true
+	dns := standard
+	dns.DNSCapture = true
+	var forty []string
+	for i := range 40 {
+		forty = append(forty, fmt.Sprint(20000+2*i)) // apart, so that none is merged with the next
+	}
+	return map[string]kind{
+		"default": {defaults: standard},
+		"tproxy": {dns, map[string]string{"sidecar.istio.io/interceptionMode": "TPROXY",
+			"traffic.sidecar.istio.io/excludeOutboundPorts": strings.Join(forty, ",")}},
+	}
+}
+
+func (k kind) pod() rules.Pod {
+	return rules.Pod{Namespace: "default", Name: "pod", Annotations: lab.Injected(k.annotations),
+		IPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}}
+}
+
 // What the kernel needs for the batch of a plan when nothing is done but to send it and wait for the answer,
 // beside what is done about it: each sample in a fresh namespace, in turns. `make bench` reads the metrics,
 // a median and a 99th percentile in nanoseconds for each, whose names begin with a number since they are
 // printed in the order of their names.
 func BenchmarkBare(b *testing.B) {
 	for _, dialect := range []Dialect{IPTables, Native} {
-		b.Run(string(dialect), func(b *testing.B) {
-			tables, plan := New(dialect), plans.DualStack(b)
-			peers := []*speed.Peer{bare(b, tables, plan), applied(b, tables, plan), fingerprinted(b, tables, plan),
-				verified(b, tables, plan), started(b, tables)}
-			if err := speed.Interleave(b.Context(), b.N, peers...); err != nil {
-				b.Fatal(err)
-			}
-			for _, p := range peers {
-				b.ReportMetric(float64(p.Median()), p.Name+"-median")
-				b.ReportMetric(float64(p.P99()), p.Name+"-p99")
-			}
-			b.ReportMetric(0, "ns/op")
-		})
+		for name, k := range kinds() {
+			b.Run(string(dialect)+"/"+name, func(b *testing.B) {
+				tables, plan := New(dialect), plans.Of(b, k.defaults, k.pod())
+				peers := []*speed.Peer{bare(b, tables, plan, false), bare(b, tables, plan, true), applied(b, tables, plan),
+					fingerprinted(b, tables, plan), verified(b, tables, plan), started(b, tables, k)}
+				if err := speed.Interleave(b.Context(), b.N, peers...); err != nil {
+					b.Fatal(err)
+				}
+				for _, p := range peers {
+					b.ReportMetric(float64(p.Median()), p.Name+"-median")
+					b.ReportMetric(float64(p.P99()), p.Name+"-p99")
+				}
+				b.ReportMetric(0, "ns/op")
+			})
+		}
 	}
 }
 
-// bare sends the batch that Apply would send.
-func bare(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
+// bare sends the batch that Apply would send. What it reads before and after, without which nothing counts as protected, it
+// neither keeps nor compares.
+func bare(b *testing.B, tables Tables, plan rules.Plan, reading bool) *speed.Peer {
 	var s sandbox
 	var c *netfilter
 	var wire []byte
@@ -116,7 +150,7 @@ func bare(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 		wire, err = want.wire(c)
 		return err
 	}
-	return &speed.Peer{Name: "1_sent_and_acknowledged", Prepare: prepare, Do: func() error {
+	send := func() error {
 		if err := c.Send(wire); err != nil {
 			return err
 		}
@@ -126,7 +160,26 @@ func bare(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 		}
 		_, refused, err := verdictOf(packet)
 		return errors.Join(refused, err)
+	}
+	if !reading {
+		return &speed.Peer{Name: "1_sent_and_acknowledged", Prepare: prepare, Do: send}
+	}
+	return &speed.Peer{Name: "2_and_read_before_and_after", Prepare: prepare, Do: func() error {
+		return errors.Join(receiveAll(c, getTables), send(), receiveAll(c, getTables, getChains, getRules))
 	}}
+}
+
+// receiveAll asks what a look asks, and does nothing with the answers.
+func receiveAll(c *netfilter, requests ...uint16) error {
+	c.forget()
+	_, before := generationOf(c)
+	errs := []error{before, c.await()}
+	for _, request := range requests {
+		_, err := c.ask(request, unix.NFPROTO_UNSPEC, nil)
+		errs = append(errs, err)
+	}
+	_, after := generationOf(c)
+	return errors.Join(append(errs, c.await(), after)...)
 }
 
 // wire is the batch for a namespace without rules.
@@ -161,7 +214,7 @@ func inFresh(b *testing.B, name string, do func(sandbox) error) *speed.Peer {
 }
 
 func applied(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
-	return inFresh(b, "2_Apply", func(s sandbox) error {
+	return inFresh(b, "3_Apply", func(s sandbox) error {
 		_, err := tables.Apply(b.Context(), s.ns, plan)
 		return err
 	})
@@ -169,7 +222,7 @@ func applied(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 
 // fingerprinted is what a node does that has seen the plan before.
 func fingerprinted(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
-	return inFresh(b, "3_Apply_and_Fingerprint", func(s sandbox) error {
+	return inFresh(b, "4_Apply_and_Fingerprint", func(s sandbox) error {
 		if _, err := tables.Apply(b.Context(), s.ns, plan); err != nil {
 			return err
 		}
@@ -179,7 +232,7 @@ func fingerprinted(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 }
 
 func verified(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
-	return inFresh(b, "4_Apply_and_Verify", func(s sandbox) error {
+	return inFresh(b, "5_Apply_and_Verify", func(s sandbox) error {
 		if _, err := tables.Apply(b.Context(), s.ns, plan); err != nil {
 			return err
 		}
@@ -192,10 +245,8 @@ func verified(b *testing.B, tables Tables, plan rules.Plan) *speed.Peer {
 }
 
 // started is the whole flow of a pod's start.
-func started(b *testing.B, tables Tables) *speed.Peer {
-	defaults := istio.Standard()
-	defaults.DualStack = true
-	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}
+func started(b *testing.B, tables Tables, k kind) *speed.Peer {
+	node := rules.Node{Meshes: []rules.Mesh{istio.New(k.defaults)}, RuntimeHandlers: []string{""}}
 	dir, err := os.MkdirTemp("/dev/shm", "meshnetd-bench-") // in memory, as lock_dir is on a node
 	if err != nil {
 		b.Fatal(err)
@@ -207,12 +258,11 @@ func started(b *testing.B, tables Tables) *speed.Peer {
 	}
 	b.Cleanup(locks.Close)
 	e := daemon.New(policy.Policy{Node: node}, pods.Node{Locks: locks, Firewall: tables}, receipts.In(locks.Directory()), func(outcome.Outcome) {})
-	ips := []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}
+	pod := k.pod()
 	n := 0
-	return inFresh(b, "5_hook", func(s sandbox) error {
+	return inFresh(b, "6_hook", func(s sandbox) error {
 		n++
-		pod := rules.Pod{SandboxID: fmt.Sprint(n), Namespace: "default", Name: "pod", NetNS: s.Path, IPs: ips,
-			Annotations: lab.Injected(nil)}
+		pod.SandboxID, pod.NetNS = fmt.Sprint(n), s.Path
 		if o := e.Enforce(b.Context(), daemon.SandboxStarted, pod); o.Result != daemon.Protected {
 			return fmt.Errorf("%s: %w", o.Result, o.Err)
 		}

@@ -44,7 +44,7 @@ func Counts(ns *netns.Namespace) (counts map[string]uint64, err error) {
 			if err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
-			list, err := objects(messages, readRule)
+			list, err := objects(messages, c.spare, readRule)
 			if err != nil {
 				return err
 			}

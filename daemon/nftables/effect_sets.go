@@ -32,7 +32,7 @@ func (s *state) readSetsOfOthers(k kernel) error {
 	if err != nil {
 		return err
 	}
-	all, err := objects(messages, readSet)
+	all, err := objects(messages, k.spare, readSet)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"slices"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -98,19 +97,16 @@ func (s state) moment(old []byte) string {
 
 // fingerprint leaves out what has no effect.
 func (s state) fingerprint(old []byte) string {
-	tables := slices.DeleteFunc(slices.Clone(s.tables), func(t object) bool { return t.idle })
-	chains := slices.DeleteFunc(slices.Clone(s.chains), func(c object) bool { return c.idle && len(c.of(s.rules)) == 0 })
-	return digestOf(old, tables, chains, s.rules, s.sets, s.elements)
-}
-
-func digestOf(old []byte, lists ...[]object) string {
 	sum := newDigest()
-	for _, list := range lists {
-		sum.number(uint32(len(list)))
+	for _, list := range [...][]object{s.tables, s.chains, s.rules, s.sets, s.elements} {
 		for _, o := range list {
+			if o.idle && len(o.of(s.rules)) == 0 { // of a table no rule is
+				continue
+			}
 			sum.number(uint32(o.family))
 			sum.add(o.text)
 		}
+		sum.number(^uint32(0)) // the end: no family
 	}
 	sum.add(old)
 	return sum.String()

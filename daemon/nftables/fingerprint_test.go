@@ -213,10 +213,11 @@ func TestDigestKeepsListsApart(t *testing.T) {
 	a, b, ab := object{text: []byte("a")}, object{text: []byte("b")}, object{text: []byte("ab")}
 	other := object{family: 2, text: []byte("a")}
 	seen := map[string]int{}
-	for i, lists := range [][][]object{{}, {nil}, {{a}, nil}, {nil, {a}}, {{a, b}}, {{b, a}}, {{ab}}, {{a}, {b}}, {{other}, nil}} {
-		sum := digestOf(nil, lists...)
+	for i, s := range []state{{}, {tables: []object{a}}, {chains: []object{a}}, {rules: []object{a}}, {sets: []object{a}}, {elements: []object{a}},
+		{tables: []object{a, b}}, {tables: []object{b, a}}, {tables: []object{ab}}, {tables: []object{a}, chains: []object{b}}, {tables: []object{other}}} {
+		sum := s.fingerprint(nil)
 		if j, ok := seen[sum]; ok {
-			t.Errorf("lists %d and %d have the same digest", j, i)
+			t.Errorf("states %d and %d have the same digest", j, i)
 		}
 		seen[sum] = i
 	}
@@ -303,7 +304,7 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 		if err := errors.Join(err, <-written); err != nil {
 			t.Fatal(err)
 		}
-		reader.room = nil
+		reader.forget()
 	}
 }
 
@@ -326,6 +327,8 @@ func (f *fake) await() error {
 }
 
 func (f *fake) limit() bound { return standard }
+
+func (f *fake) spare(length int) []byte { return fresh(length) }
 
 func (f *fake) reopen() error { return nil }
 

@@ -98,7 +98,7 @@ func (n native) state() (s state, err error) {
 		{&s.tables, unix.NFT_MSG_NEWTABLE, readTable}, {&s.chains, unix.NFT_MSG_NEWCHAIN, readChain},
 		{&s.rules, unix.NFT_MSG_NEWRULE, readRule}, {&s.sets, unix.NFT_MSG_NEWSET, readSet},
 	} {
-		if *part.objects, err = objects(messages[part.kind], part.read); err != nil {
+		if *part.objects, err = objects(messages[part.kind], fresh, part.read); err != nil {
 			return s, err
 		}
 	}

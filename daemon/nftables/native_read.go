@@ -38,7 +38,7 @@ func readSets(k kernel) (sets, elements []object, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if sets, err = objects(messages, readSet); err != nil {
+	if sets, err = objects(messages, k.spare, readSet); err != nil {
 		return nil, nil, err
 	}
 	if err := check("sets", len(sets), k.limit().sets); err != nil {

@@ -24,7 +24,8 @@ type netfilter struct {
 	room    []byte // where answers are received, one behind the other
 	longest int    // packet, in bytes
 	most    bound  // of what is read between two calls of forget
-	held    int    // bytes of elements that were read since
+	got     int    // bytes that were read since
+	held    int    // of elements
 }
 
 func dialNetfilter() (*netfilter, error) {
@@ -70,10 +71,18 @@ var rooms = sync.Pool{New: func() any {
 const roomKept = 1 << 20
 
 // forget drops what was read.
-func (c *netfilter) forget() { c.room, c.held = c.room[:0], 0 }
+func (c *netfilter) forget() { c.room, c.got, c.held = c.room[:0], 0, 0 }
 
 // limit returns what one look reads at most.
 func (c *netfilter) limit() bound { return c.most }
+
+// spare returns room behind what was read.
+func (c *netfilter) spare(length int) []byte {
+	c.room = slices.Grow(c.room, length)
+	begin := len(c.room)
+	c.room = c.room[:begin+length]
+	return c.room[begin:begin:len(c.room)]
+}
 
 // await sends an empty transaction. The kernel makes one at a time, so any earlier one is over when this returns. Only a
 // failure is answered, and the next request receives that.
@@ -175,12 +184,12 @@ func (c *netfilter) ask(request uint16, family byte, attributes []byte) ([]messa
 		if err == nil {
 			err = a.add(packet)
 		}
-		if err == nil && request == getElements {
+		if c.got += len(packet); err == nil && request == getElements {
 			c.held += len(packet)
 			err = check("bytes of elements", c.held, c.most.elements)
 		}
 		if err == nil {
-			err = errors.Join(check("bytes", len(c.room), c.most.bytes), check("objects", len(a.messages), c.most.objects))
+			err = errors.Join(check("bytes", c.got, c.most.bytes), check("objects", len(a.messages), c.most.objects))
 		}
 		if errors.Is(err, ErrTooMuch) { // what is left of the answer goes with the socket
 			return nil, err
@@ -231,6 +240,8 @@ func (a *answer) result() ([]message, error) {
 
 // add takes the messages out of a packet; those that answer an earlier request are left out.
 func (a *answer) add(packet []byte) error {
+	const short = 128 // bytes of a message
+	a.messages = slices.Grow(a.messages, len(packet)/short)
 	for len(packet) >= unix.NLMSG_HDRLEN && !a.done {
 		m, rest, err := netlink.Next(packet)
 		if err != nil {

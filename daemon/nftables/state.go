@@ -53,6 +53,8 @@ type kernel interface {
 	reopen() error
 	// limit is what one look reads at most, of which ask keeps to the bytes and objects.
 	limit() bound
+	// spare returns so many bytes of room for what is made of messages, which is valid as long as they are.
+	spare(length int) []byte
 }
 
 // message is a table, a chain, a rule or a generation.
@@ -115,7 +117,7 @@ func read(k kernel) (state, error) {
 		if err != nil {
 			return s, err
 		}
-		if *dump.objects, err = objects(messages, dump.read); err != nil {
+		if *dump.objects, err = objects(messages, k.spare, dump.read); err != nil {
 			return s, err
 		}
 	}
@@ -162,12 +164,12 @@ type hook struct {
 
 // objects reads messages and sorts what they describe: tables and chains are listed in any order. Rules
 // are sorted by their chain only, so that their order within it counts.
-func objects(messages []message, read func(message, []byte) (object, error)) ([]object, error) {
+func objects(messages []message, spare func(int) []byte, read func(message, []byte) (object, error)) ([]object, error) {
 	size := 0
 	for _, m := range messages {
 		size += len(m.attributes)
 	}
-	room := make([]byte, 0, size)
+	room := spare(size)
 	list := make([]object, 0, len(messages))
 	for _, m := range messages {
 		o, err := read(m, room)
@@ -179,6 +181,9 @@ func objects(messages []message, read func(message, []byte) (object, error)) ([]
 	}
 	return sorted(list), nil
 }
+
+// fresh is room of its own.
+func fresh(length int) []byte { return make([]byte, 0, length) }
 
 // sorted is a stable sort. What belongs to one chain stands together already, so that few pieces are moved.
 func sorted(list []object) []object {

@@ -56,22 +56,23 @@ func (s *Sharing) Within(ctx context.Context, o outcome.Look, work func(context.
 	o.Now.Store(&first)
 	ctx, cancel := s.slice(ctx, o)
 	defer cancel()
-	done := make(chan outcome.Look, 1)
-	go func(o outcome.Look) {
+	its := o // nobody else's, until it is done
+	done := make(chan struct{})
+	go func() {
 		defer job.End()
-		if err := recovered.Call(func() error { return work(ctx, &o) }); err != nil {
-			o.Result, o.Err = lifecycle.Failed, err
+		if err := recovered.Call(func() error { return work(ctx, &its) }); err != nil {
+			its.Result, its.Err = lifecycle.Failed, err
 		}
-		done <- o
-	}(o)
+		close(done)
+	}()
 	select {
-	case o = <-done:
-		return s.ended(ctx, o)
+	case <-done:
+		return s.ended(ctx, its)
 	case <-ctx.Done():
 	}
 	select { // what is done is done, even if the time is up as well
-	case o = <-done:
-		return s.ended(ctx, o)
+	case <-done:
+		return s.ended(ctx, its)
 	default:
 	}
 	job.Abandon()
@@ -88,8 +89,9 @@ func (s *Sharing) slice(ctx context.Context, o outcome.Look) (context.Context, c
 	share := s.ledger.Share(o.Pod.Namespace, deadline.Sub(now), now)
 	ctx, cancel := context.WithDeadline(ctx, now.Add(share))
 	ctx, giveUp := context.WithCancelCause(ctx)
+	stage := o.Now
 	timer := time.AfterFunc(fair.ForDecision(share), func() {
-		if *o.Now.Load() == outcome.StageDecide {
+		if *stage.Load() == outcome.StageDecide {
 			giveUp(context.DeadlineExceeded)
 		}
 	})

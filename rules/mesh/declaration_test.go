@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesh
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+)
+
+// intent is a pod's wish for a port, with the words that a whole comparison must not miss.
+type intent struct {
+	Ports []uint16
+	notes []string
+}
+
+// ports is a mesh whose pods name what they want, and how often rules were made for it.
+func ports() (mesh rules.Mesh, made *atomic.Int32) {
+	made = new(atomic.Int32)
+	return Declare(Declaration[intent]{
+		Belongs: func(rules.Pod, *Steps) Verdict { return Injected("") },
+		Read: func(r *Reader, in *intent) error {
+			in.Ports, in.notes = []uint16{uint16(len(r.Pod.Name))}, []string{r.Pod.Annotations["note"]}
+			return nil
+		},
+		Proxy: func(rules.Pod, *intent) rules.Proxy { return rules.Proxy{} },
+		Rules: func(in *intent) rules.Families {
+			made.Add(1)
+			ports := in.Ports
+			return rules.Families{SpeaksIPv6: true, Notes: in.notes, Redirect: func(family rules.Family) rules.Ruleset {
+				var b rules.Builder
+				b.Append("nat", "OUTPUT", "", rules.Accept, rules.DestinationPort(rules.TCP, ports[0]))
+				return b.Ruleset(family)
+			}}
+		},
+	}), made
+}
+
+func planOf(t *testing.T, d rules.Decision) rules.Plan {
+	t.Helper()
+	plan, err := d.Planner(rules.Network{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// Pods with one intent have one ruleset in memory, and any other intent has its own.
+func TestPodsOfAKindShareTheirRules(t *testing.T) {
+	mesh, made := ports()
+	first := mesh.Decide(rules.Pod{Name: "a"})
+	one := planOf(t, first)
+	for _, tt := range []struct {
+		pod    rules.Pod
+		shares bool
+	}{
+		{rules.Pod{Name: "b", Annotations: map[string]string{"else": "x"}}, true},
+		{rules.Pod{Name: "bb"}, false},
+		{rules.Pod{Name: "b", Annotations: map[string]string{"note": "another word"}}, false},
+		{rules.Pod{Name: "c"}, true},
+	} {
+		other := planOf(t, mesh.Decide(tt.pod))
+		if shares := &one.V4.Tables[0] == &other.V4.Tables[0] && &one.V6.Tables[0] == &other.V6.Tables[0]; shares != tt.shares {
+			t.Errorf("%v shares: %v", tt.pod, shares)
+		}
+		other.Notes = append(other.Notes, "of this pod")
+	}
+	if made.Load() != 3 || len(planOf(t, first).Notes) != len(one.Notes) {
+		t.Errorf("rules were made %d times, and the first pod is told %q", made.Load(), planOf(t, first).Notes)
+	}
+}
+
+// A kind is forgotten with its last pod, and after mostKinds others: no pod makes the daemon keep more.
+func TestKindsAreForgotten(t *testing.T) {
+	mesh, made := ports()
+	kinds := mesh.(declared[intent]).kinds
+	planOf(t, mesh.Decide(rules.Pod{Name: "a"}))
+	runtime.GC()
+	if p := (*kinds.Load())[0].Value(); p != nil {
+		t.Error("a kind without a pod is kept")
+	}
+	var pods []rules.Decision
+	for i := range 3 * mostKinds {
+		pods = append(pods, mesh.Decide(rules.Pod{Annotations: map[string]string{"note": fmt.Sprint(i)}}))
+	}
+	if n := len(*kinds.Load()); n != mostKinds {
+		t.Errorf("%d kinds are known", n)
+	}
+	made.Store(0)
+	planOf(t, pods[0])
+	planOf(t, mesh.Decide(rules.Pod{Annotations: map[string]string{"note": "0"}}))
+	if made.Load() != 2 {
+		t.Errorf("rules were made %d times", made.Load())
+	}
+	runtime.KeepAlive(pods)
+}
+
+// Pods are decided about at the same time.
+func TestPodsOfAKindAtOnce(t *testing.T) {
+	mesh, _ := ports()
+	var all sync.WaitGroup
+	for i := range 4 * mostKinds {
+		all.Go(func() {
+			note := fmt.Sprint(i % 3)
+			plan, err := mesh.Decide(rules.Pod{Name: "a", Annotations: map[string]string{"note": note}}).Planner(rules.Network{})
+			if err != nil || plan.Notes[0] != note {
+				t.Errorf("the pod with note %s has the plan of another: %q, %v", note, plan.Notes, err)
+			}
+		})
+	}
+	all.Wait()
+}
