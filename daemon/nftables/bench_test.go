@@ -203,7 +203,7 @@ func (w wanted) wire(c *netfilter) ([]byte, error) {
 			return nil, err
 		}
 	}
-	c.room = c.room[:0]
+	c.forget()
 	return batch.sealed(c.seq), nil
 }
 

@@ -108,7 +108,7 @@ func (c *netfilter) transact(b *batch) error {
 	if err := c.Send(wire); err != nil {
 		return fmt.Errorf("send %d changes (%d bytes) to nf_tables: %w", b.changes(), len(wire), err)
 	}
-	c.room = c.room[:0]
+	c.forget()
 	last := c.seq - 1
 	for {
 		packet, err := c.receive()

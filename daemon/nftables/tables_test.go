@@ -200,7 +200,7 @@ func TestOneTransaction(t *testing.T) {
 	seen := map[string]int{}
 	reader := s.dial(t)
 	for i := 0; i < 300 || len(seen) < 2 && i < 100_000; i++ {
-		reader.room = reader.room[:0]
+		reader.forget()
 		st, err := read(reader)
 		if errors.Is(err, errMoved) {
 			continue

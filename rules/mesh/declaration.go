@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"weak"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -80,15 +79,11 @@ func Injected(detail string) Verdict { return Verdict{rules.Enrol, rules.ReasonI
 func (v Verdict) Error() string { return v.Detail }
 
 // Declare returns the mesh of a declaration.
-func Declare[I any](d Declaration[I]) rules.Mesh {
-	m := declared[I]{&d, new(atomic.Pointer[[]weak.Pointer[planner[I]]])}
-	m.kinds.Store(new([]weak.Pointer[planner[I]]))
-	return m
-}
+func Declare[I any](d Declaration[I]) rules.Mesh { return declared[I]{&d, new(kinds[I])} }
 
 type declared[I any] struct {
 	*Declaration[I]
-	kinds *atomic.Pointer[[]weak.Pointer[planner[I]]] // the last ones
+	kinds *kinds[I]
 }
 
 // Name implements rules.Mesh.
@@ -138,21 +133,26 @@ func (p *planner[I]) plan(network rules.Network) (rules.Plan, error) {
 	return p.made(network)
 }
 
-// mostKinds are the kinds of pods that are compared with another one.
-const mostKinds = 8
+// kinds are the last kinds of pods, each as long as one of its pods is there: most pods of a node are of a few kinds, and share
+// their rules.
+type kinds[I any] struct {
+	mu   sync.Mutex
+	last [8]weak.Pointer[planner[I]]
+	made int
+}
 
-// planner returns that of a pod with the same intent, if it was one of the last kinds and is still there: most pods of a node are
-// of a few kinds, and share their rules.
-func (m declared[I]) planner(in *I) *planner[I] {
-	known, intent := m.kinds.Load(), any(*in)
-	for _, kind := range *known {
+// planner returns that of the pods with the same intent.
+func (k *kinds[I]) planner(mesh *Declaration[I], intent any) *planner[I] {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, kind := range k.last {
 		if p := kind.Value(); p != nil && reflect.DeepEqual(p.intent, intent) {
 			return p
 		}
 	}
-	p := &planner[I]{mesh: m.Declaration, intent: intent}
-	kinds := append([]weak.Pointer[planner[I]]{weak.Make(p)}, (*known)[:min(len(*known), mostKinds-1)]...)
-	m.kinds.Store(&kinds) // that of another pod may get lost at the same time
+	p := &planner[I]{mesh: mesh, intent: intent}
+	k.last[k.made%len(k.last)] = weak.Make(p)
+	k.made++
 	return p
 }
 
@@ -230,7 +230,7 @@ func (m declared[I]) read(v Verdict, r *Reader, in *I) rules.Decision {
 		return m.decided(v, r.Steps)
 	}
 	d := m.decided(v, r.Steps)
-	p := m.planner(in)
+	p := m.kinds.planner(m.Declaration, *in)
 	d.Intent, d.Planner, d.Proxy = p.intent, p.plan, m.Proxy(r.Pod, in)
 	if m.Alone != nil && len(r.Pod.Containers) > 0 {
 		d.SandboxPlanner = m.before(r.Pod, in)
