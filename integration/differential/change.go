@@ -131,7 +131,7 @@ func (w *world) tell(name string, plan rules.Plan, packets []rules.Packet) (subj
 	slices.SortStableFunc(shots, func(a, b *shot) int { return a.rarity() - b.rarity() })
 	for _, c := range changesOf(plan) {
 		changed := effect.NewTracer(c.plan, w.interfaces)
-		i := slices.IndexFunc(shots, func(s *shot) bool { return tells(s, c, changed) })
+		i := slices.IndexFunc(shots, func(s *shot) bool { return tells(s, &c, changed) })
 		switch {
 		case i < 0:
 			result.same = append(result.same, c)
@@ -153,18 +153,19 @@ func (s *shot) rarity() int {
 }
 
 // tells reports whether a packet ends elsewhere by a change.
-func tells(s *shot, c change, changed *effect.Tracer) bool {
+func tells(s *shot, c *change, changed *effect.Tracer) bool {
 	if s.packet.Family() != c.family || c.condition < 0 && !s.path.Meets(c.table, c.chain, c.index+1) || !reaches(s.path, c) {
 		return false
 	}
-	path, err := changed.Trace(s.packet)
-	return err == nil && wanted(path.End, s.way) != s.want
+	end, err := changed.End(s.packet)
+	return err == nil && wanted(end, s.way) != s.want
 }
 
 // reaches reports whether a packet may have come to a rule: it is cheaper to ask than what becomes of a change.
-func reaches(path rules.Path, c change) bool {
+func reaches(path rules.Path, c *change) bool {
 	came := slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, c.chain)
-	for _, step := range path.Steps {
+	for i := range path.Steps {
+		step := &path.Steps[i]
 		if step.Table != c.table {
 			continue
 		}

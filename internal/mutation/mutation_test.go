@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,11 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
+
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // a fifth of the time would go there
+	os.Exit(m.Run())
+}
 
 const testdata = "../../rules/istio/testdata"
 

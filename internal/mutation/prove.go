@@ -206,10 +206,15 @@ func taken(table rules.Table, before []rules.Rule, facts []rules.Match, depth in
 	if depth == 0 {
 		return false
 	}
+	var looked []rules.Match
 	for _, r := range before {
 		for _, m := range r.Match {
 			not, ok := opposite(m)
-			if !ok || follows(facts, m) || follows(facts, not) {
+			if !ok || slices.Contains(looked, m) || slices.Contains(looked, not) {
+				continue
+			}
+			looked = append(looked, m)
+			if follows(facts, m) || follows(facts, not) {
 				continue
 			}
 			if protocol := portOf(m); protocol != "" && !follows(facts, rules.Protocol(protocol)) {
