@@ -5,6 +5,8 @@
 package nftables
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"slices"
 
@@ -88,15 +90,16 @@ func (s state) neighbours(plan rules.Plan) (all []neighbour, err error) {
 // familyNames are those of tables that the pod's packets come to; a bridge's, ingress and ARP are not judged.
 var familyNames = map[uint8]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
 
-// only returns what the state holds of a table.
+// only returns what the state holds of a table. It searches, as there may be as many tables as objects.
 func (s state) only(t object) state {
-	of := func(list []object) (part []object) {
-		for _, o := range list {
-			if o.family == t.family && string(o.table) == string(t.table) {
-				part = append(part, o)
-			}
+	of := func(list []object) []object {
+		at := func(beyond int) int {
+			i, _ := slices.BinarySearchFunc(list, t, func(o, t object) int {
+				return cmp.Or(cmp.Compare(o.family, t.family), bytes.Compare(o.table, t.table), beyond)
+			})
+			return i
 		}
-		return part
+		return list[at(1):at(-1)]
 	}
 	return state{tables: of(s.tables), chains: of(s.chains), rules: of(s.rules), sets: of(s.sets), elements: of(s.elements)}
 }

@@ -10,11 +10,37 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/generate"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
+
+// As many tables as are read at most are told apart without a look at all objects for each.
+func TestManyTables(t *testing.T) {
+	var s state
+	for _, family := range []uint8{unix.NFPROTO_INET, unix.NFPROTO_IPV4} {
+		for i := range standard.objects / 2 {
+			o := object{family: family, table: fmt.Appendf(nil, "%05d\x00", i)}
+			s.tables = append(s.tables, o)
+			o.chain = []byte("c\x00")
+			s.chains, s.rules = append(s.chains, o), append(s.rules, o, o)
+		}
+	}
+	s.tables, s.chains, s.rules = sorted(s.tables), sorted(s.chains), sorted(s.rules)
+	all, err := s.neighbours(rules.Plan{})
+	if err != nil || len(all) != standard.objects {
+		t.Fatalf("%d, %v", len(all), err)
+	}
+	for _, n := range all {
+		if len(n.alone.tables) != 1 || len(n.alone.chains) != 1 || n.Rules != 2 || string(n.alone.rules[1].table) != string(n.alone.tables[0].table) {
+			t.Fatalf("%s: %v", n.Table, n.alone)
+		}
+	}
+}
 
 // Each table of somebody else's is told with whose it is by its name and what it does; one that the plan accepts does not count.
 func TestBeside(t *testing.T) {

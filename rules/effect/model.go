@@ -326,6 +326,9 @@ func (s *Side) orders() (sides []*Side, all bool) {
 	for h, list := range s.hooks {
 		for i, a := range list {
 			for j, b := range list[:i] {
+				if !all {
+					return sides, false
+				}
 				if a.Priority == b.Priority && (a.Kind == NAT) == (b.Kind == NAT) {
 					double(h, func(list []Base) { list[i], list[j] = list[j], list[i] })
 				}
