@@ -34,7 +34,7 @@ func (b *bench) bare() error {
 			speed.Table(b.out, "the bare batch and what is done about it, "+w.label+", "+of.name, rows...)
 		}
 	}
-	b.notef("goal: the hook takes 2 times as long as the bare batch at most; what is read before and after is most of that")
+	b.notef("goal: the hook takes 2 times as long as the bare batch at most")
 	return nil
 }
 
