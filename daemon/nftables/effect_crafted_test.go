@@ -19,12 +19,12 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
-// crafted is a rule that nft does not write, as whoever has NET_ADMIN in a pod can.
-func crafted(t *testing.T, s sandbox, table string, family byte, chain string, write func(*wire)) {
+// crafted is a rule, in a table called other, that nft does not write, as whoever has NET_ADMIN in a pod can.
+func crafted(t *testing.T, s sandbox, family byte, chain string, write func(*wire)) {
 	t.Helper()
 	b := newBatch(nil)
 	defer b.release()
-	err := b.newRule(family, table, chain, 0, nil, func(w *wire) error {
+	err := b.newRule(family, "other", chain, 0, nil, func(w *wire) error {
 		list := w.nest(unix.NFTA_RULE_EXPRESSIONS)
 		write(w)
 		w.end(list)
@@ -103,7 +103,7 @@ func TestEffectOfRulesThatSeemToStopAll(t *testing.T) {
 			s.RunInput(t, "table inet other {\nchain out { type filter hook output priority -350; }\nchain in { type filter hook prerouting priority -350; }\n}\n", "nft", "-f", "-")
 			for _, chain := range []string{"out", "in"} {
 				for _, write := range writes {
-					crafted(t, s, "other", unix.NFPROTO_INET, chain, func(w *wire) {
+					crafted(t, s, unix.NFPROTO_INET, chain, func(w *wire) {
 						write(w, chain)
 						immediate(w, drop, "")
 					})
@@ -130,7 +130,7 @@ func TestEffectOfRulesThatSeemToLetNothingOut(t *testing.T) {
 		},
 		"an empty set that packets write to": func(w *wire, s sandbox) {
 			s.RunInput(t, "add set ip other kept { type ipv4_addr; }\n", "nft", "-f", "-")
-			crafted(t, s, "other", unix.NFPROTO_IPV4, "c", func(w *wire) {
+			crafted(t, s, unix.NFPROTO_IPV4, "c", func(w *wire) {
 				payload(w, unix.NFT_PAYLOAD_NETWORK_HEADER, source4+4, 4)
 				expression(w, "dynset", func() {
 					w.text(unix.NFTA_DYNSET_SET_NAME, "kept")
@@ -149,7 +149,7 @@ func TestEffectOfRulesThatSeemToLetNothingOut(t *testing.T) {
 			s := newSandbox(t)
 			s.write(t, plan)
 			s.RunInput(t, "table ip other {\nchain c { type nat hook output priority -110; }\n}\n", "nft", "-f", "-")
-			crafted(t, s, "other", unix.NFPROTO_IPV4, "c", func(w *wire) {
+			crafted(t, s, unix.NFPROTO_IPV4, "c", func(w *wire) {
 				write(w, s)
 				redirect(w, 9000)
 			})
@@ -204,7 +204,7 @@ func TestEffectOfTProxyOfAll(t *testing.T) {
 	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
 	s := newSandbox(t)
 	s.RunInput(t, "table ip other {\nchain in { type filter hook prerouting priority -150; }\n}\n", "nft", "-f", "-")
-	crafted(t, s, "other", unix.NFPROTO_IPV4, "in", func(w *wire) {
+	crafted(t, s, unix.NFPROTO_IPV4, "in", func(w *wire) {
 		store(w, register, []byte{0x3a, 0x9e})
 		expression(w, "tproxy", func() {
 			w.number(tproxyFamily, unix.NFPROTO_IPV4)
