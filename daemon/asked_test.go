@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -126,7 +127,7 @@ func TestWhatAHookAsksTheKernel(t *testing.T) {
 			name, want string
 			ask        func() outcome.Outcome
 		}{
-			{"the sandbox", "open, lock, enter, network, write, route, read, routes" + anew, func() outcome.Outcome { return e.Enforce(ctx, SandboxStarted, pod) }},
+			{"the sandbox", "open, lock, enter, network, write, route, read, routes" + anew, func() outcome.Outcome { return e.Enforce(ctx, lifecycle.SandboxStarted, pod) }},
 			{"a proxy that says more", "open, lock, enter, network, read, routes, write, route, read, routes" + anew, func() outcome.Outcome { return e.Admit(ctx, pod, proxy) }},
 			{"its validation", "open, enter, generation, routes, network", func() outcome.Outcome { return e.Validate(ctx, pod, proxy) }},
 			{"its start", "open, enter, generation, routes, network", func() outcome.Outcome { return e.Start(ctx, pod, "istio-proxy", "") }},

@@ -11,6 +11,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/auditor"
 	"github.com/meshnetd/meshnetd/daemon/fair"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -40,10 +41,10 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 	var o outcome.Look
 	switch {
 	case known.Unsettled():
-		o = e.takeOver(ctx, outcome.Begin(Takeover, known.Pod))
+		o = e.takeOver(ctx, outcome.Begin(lifecycle.Takeover, known.Pod))
 	case known.State.Enrolled():
 		pass.Pods++
-		o = outcome.Begin(Audited, known.Pod)
+		o = outcome.Begin(lifecycle.Audited, known.Pod)
 		o.Pod.Containers = nil // they are in what is known, and events may add to it
 		o.Decision = known.Decision
 		o = e.lookAgain(ctx, o, known)
@@ -60,7 +61,7 @@ func (e round) Look(running context.Context, id string, pass *auditor.Audit) {
 	}
 	switch {
 	case running.Err() != nil: // the daemon ends
-	case o.Result != Unprotected && o.Err != nil && o.Err.Error() == known.Detail: // that was said before
+	case o.Result != lifecycle.Unprotected && o.Err != nil && o.Err.Error() == known.Detail: // that was said before
 	default:
 		e.report(o)
 	}

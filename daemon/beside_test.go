@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -42,7 +43,7 @@ func TestTablesOfOthers(t *testing.T) {
 				e.with(func(p *policy.Policy) { p.Node.Policies = []rules.CapturePolicy{{Accepted: []string{tt.accepted}}} })
 			}
 			pod := inKernel(t, sandbox(t, "web"))
-			if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+			if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 				t.Fatal(o.Error())
 			}
 			inNS := func(program, input string) {
@@ -68,7 +69,7 @@ func TestTablesOfOthers(t *testing.T) {
 			}
 			inNS("nft flush ruleset", "")
 			inNS("iptables-legacy-restore", "*raw\nCOMMIT\n")
-			if o := e.Enforce(ctx, ContainerCreated, pod); o.Error() != nil || beside() != "" {
+			if o := e.Enforce(ctx, lifecycle.ContainerCreated, pod); o.Error() != nil || beside() != "" {
 				t.Errorf("when it is gone: %v, %q", o.Error(), beside())
 			}
 		})

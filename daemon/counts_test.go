@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/lockdown"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
@@ -30,7 +31,7 @@ func TestAuditorCounts(t *testing.T) {
 		}
 		pod := meshed(newNetNS(t))
 		pod.SandboxID = "a"
-		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
+		if o := e.Enforce(t.Context(), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 			t.Fatal(o.Result, o.Err)
 		}
 		var said []string

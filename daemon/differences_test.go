@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -21,12 +22,12 @@ func TestDifferencesWithoutEnd(t *testing.T) {
 			litter[i] = rules.Difference{Table: "nat", Chain: fmt.Sprint("CHAIN", i), Kind: "unexpected", Rule: rule}
 		}
 		e, r := newEnforcer(t, firewall{verify: func() ([]rules.Difference, error) { return litter, nil }})
-		o := e.Enforce(t.Context(), SandboxStarted, meshed(newNetNS(t)))
+		o := e.Enforce(t.Context(), lifecycle.SandboxStarted, meshed(newNetNS(t)))
 		kept := 0
 		for _, d := range o.Differences {
 			kept += len(d)
 		}
-		if o.Result != Failed || len(o.Differences) != mostNamed+1 || kept > mostNamed*(mostSaid+100) || !strings.Contains(o.Differences[mostNamed], "19488 more") {
+		if o.Result != lifecycle.Failed || len(o.Differences) != mostNamed+1 || kept > mostNamed*(mostSaid+100) || !strings.Contains(o.Differences[mostNamed], "19488 more") {
 			t.Errorf("%s, %d differences of %d bytes", o.Result, len(o.Differences), kept)
 		}
 		if text := o.Error().Error(); len(text) > 2*mostSaid || !strings.Contains(text, "CHAIN0") ||
@@ -46,7 +47,7 @@ func TestDifferencesNameTheirOwnPod(t *testing.T) {
 	ctx := limited(t, patience)
 	for _, id := range []string{"first", "second"} {
 		pod := sandbox(t, id)
-		e.Enforce(ctx, SandboxStarted, pod)
+		e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		m.put(t, pod.NetNS, rules.Plan{})
 		if o := e.Validate(ctx, pod, app); o.Error() == nil || !strings.Contains(o.Error().Error(), "`meshnetd verify default/"+id+"`") {
 			t.Errorf("%s: %v", id, o.Error())

@@ -69,7 +69,7 @@ func (e *Enforcer) View() view.View {
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never
 // panics. It returns when ctx ends, whatever the kernel or a program does; what is then still running
 // finishes by itself, with the namespace locked.
-func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) outcome.Outcome {
+func (e *Enforcer) Enforce(ctx context.Context, trigger lifecycle.Trigger, pod rules.Pod) outcome.Outcome {
 	o := e.enforce(ctx, outcome.Begin(trigger, pod))
 	e.report(o)
 	e.notice(o.Outcome, outcome.EventBypass, bypass(o.Outcome))
@@ -79,7 +79,7 @@ func (e *Enforcer) Enforce(ctx context.Context, trigger Trigger, pod rules.Pod) 
 func (e *Enforcer) enforce(ctx context.Context, o outcome.Look) outcome.Look {
 	known, ok := e.sandboxes.Get(o.Pod.SandboxID)
 	o.Decision = known.Decision // in case there is no time for a new one
-	if !ok || known.State == StateSkipped {
+	if !ok || known.State == lifecycle.StateSkipped {
 		o = e.unseen(e.decideSpecified(ctx, e.decideUnknown(ctx, o)))
 	}
 	if o.Undecided() && !o.Decided {
@@ -93,7 +93,7 @@ func (e *Enforcer) enforce(ctx context.Context, o outcome.Look) outcome.Look {
 func (e *Enforcer) decideUnknown(ctx context.Context, o outcome.Look) outcome.Look {
 	decide := func(_ context.Context, o *outcome.Look) error {
 		by := e.policy.Load()
-		if o.Decide(by); o.Result != Failed {
+		if o.Decide(by); o.Result != lifecycle.Failed {
 			o.Want = by.Want(o.Case())
 		}
 		if o.By = nil; o.Want == lifecycle.WantRules { // what the kubelet says may have changed that
@@ -101,7 +101,7 @@ func (e *Enforcer) decideUnknown(ctx context.Context, o outcome.Look) outcome.Lo
 		}
 		return nil
 	}
-	if !sharing.Light(o.Pod) || o.Trigger == Takeover { // with all of its containers
+	if !sharing.Light(o.Pod) || o.Trigger == lifecycle.Takeover { // with all of its containers
 		return e.sharing.Within(ctx, o, decide)
 	}
 	_ = decide(ctx, &o) // it has none
@@ -113,7 +113,7 @@ func (e *Enforcer) unseen(o outcome.Look) outcome.Look {
 	switch {
 	case o.Want == lifecycle.Undecided:
 		return e.fail(o, e.sandboxes.EndTurn(o.Pod.SandboxID, o.Overrun))
-	case o.Want == lifecycle.WantNothing || o.Want == lifecycle.WantMarked || o.Trigger != Takeover && !o.Want.Looks() || o.Pod.NetNS == "":
+	case o.Want == lifecycle.WantNothing || o.Want == lifecycle.WantMarked || o.Trigger != lifecycle.Takeover && !o.Want.Looks() || o.Pod.NetNS == "":
 		return e.fromMemory(o, o.Want, lifecycle.NoTrouble)
 	}
 	o.Result = ""
@@ -123,7 +123,7 @@ func (e *Enforcer) unseen(o outcome.Look) outcome.Look {
 // Verify compares the kernel with the pod's plan, for a pod that is skipped one without rules of any enabled mesh, and
 // changes nothing. There is nothing to compare for a pod that is refused, or that sets itself up.
 func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) outcome.Outcome {
-	o := outcome.Begin(ByHand, pod)
+	o := outcome.Begin(lifecycle.ByHand, pod)
 	by := e.policy.Load()
 	o.Decide(by)
 	if o.OwnInit(by, true) || o.Err != nil || o.Decision.Reason == rules.ReasonInitContainer {
@@ -135,6 +135,6 @@ func (e *Enforcer) Verify(ctx context.Context, pod rules.Pod) outcome.Outcome {
 // Remove takes out of a namespace what meshnetd put in, and nothing else: those that were verified there,
 // where they are whole, else those of every enabled mesh. It says whether there was anything.
 func (e *Enforcer) Remove(ctx context.Context, path string) (changed bool, err error) {
-	o := e.sharing.Within(ctx, outcome.Begin(ByHand, rules.Pod{NetNS: path}), e.visitor.Remove)
+	o := e.sharing.Within(ctx, outcome.Begin(lifecycle.ByHand, rules.Pod{NetNS: path}), e.visitor.Remove)
 	return o.Changed, o.Err
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -142,17 +143,17 @@ func TestAnswerInTime(t *testing.T) {
 			return true, nil
 		}})
 		o, held := start(t, e, pod)
-		if o.Result != Failed || o.Stage != outcome.StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) || held != hookTime {
+		if o.Result != lifecycle.Failed || o.Stage != outcome.StageBudget || !errors.Is(o.Err, context.DeadlineExceeded) || held != hookTime {
 			t.Fatalf("got %s in %s after %s, %v", o.Result, o.Stage, held, o.Err)
 		}
 		hang.Store(false)
 		time.Sleep(time.Minute)
-		if o, held := start(t, e, pod); o.Result != Failed || held != 0 {
+		if o, held := start(t, e, pod); o.Result != lifecycle.Failed || held != 0 {
 			t.Fatalf("while the first is still at work: got %s after %s, %v", o.Result, held, o.Err)
 		}
 		close(release)
 		synctest.Wait()
-		if o, _ := start(t, e, pod); o.Result != Protected {
+		if o, _ := start(t, e, pod); o.Result != lifecycle.Protected {
 			t.Fatalf("after it: got %s, %v", o.Result, o.Err)
 		}
 		if n := r.count(); n != 3 {
@@ -177,8 +178,8 @@ func TestFailuresAreNeverProtected(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, _ := newEnforcer(t, tt.f)
-			o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, meshed(newNetNS(t)))
-			if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) || o.Stage != tt.stage {
+			o := e.Enforce(limited(t, 10*time.Second), lifecycle.SandboxStarted, meshed(newNetNS(t)))
+			if o.Result != lifecycle.Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) || o.Stage != tt.stage {
 				t.Errorf("got %s in %s, %v\nwant %q in %s", o.Result, o.Stage, o.Error(), tt.want, tt.stage)
 			}
 		})
@@ -209,7 +210,7 @@ func TestSynchronizeAnswersAndGoesOn(t *testing.T) {
 		}
 	}
 	for _, o := range r.outcomes {
-		if o.Result != Protected || o.Event() != outcome.EventProtected {
+		if o.Result != lifecycle.Protected || o.Event() != outcome.EventProtected {
 			t.Errorf("got %s, %s, %v", o.Result, o.Event(), o.Err)
 		}
 	}
@@ -223,8 +224,8 @@ func (brokenMesh) Decide(rules.Pod) rules.Decision { panic("broken mesh") }
 func TestPanicInTheDecision(t *testing.T) {
 	e, r := newEnforcer(t, firewall{})
 	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{brokenMesh{}}}))
-	o := e.Enforce(t.Context(), SandboxStarted, meshed("/run/netns/x"))
-	if o.Result != Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), "broken mesh") {
+	o := e.Enforce(t.Context(), lifecycle.SandboxStarted, meshed("/run/netns/x"))
+	if o.Result != lifecycle.Failed || o.Error() == nil || !strings.Contains(o.Error().Error(), "broken mesh") {
 		t.Errorf("got %s, %v", o.Result, o.Error())
 	}
 	e.Synchronize(limited(t, 10*time.Second), []rules.Pod{meshed("/run/netns/x")})

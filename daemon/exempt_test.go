@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -66,7 +67,7 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 			e.StopSandbox = func(context.Context, string) error { t.Error("stopped"); return nil }
 			check := func(when string) {
 				t.Helper()
-				if known, _ := e.sandboxes.Get("web"); known.State != StateExempt || !strings.HasPrefix(known.Detail, "sets itself up: init container "+tt.init) {
+				if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateExempt || !strings.HasPrefix(known.Detail, "sets itself up: init container "+tt.init) {
 					t.Errorf("%s: %q: %s, %v", when, known.State, known.Detail, r.events())
 				}
 				if _, applied := m.count(); applied > 0 || m.holds(t, pod.NetNS).Key() != plan.Key() {
@@ -81,10 +82,10 @@ func TestRunningPodThatSetsItselfUp(t *testing.T) {
 			e.Synchronize(ctx, []rules.Pod{taken})
 			check("taken over")
 			for _, c := range []rules.Container{app, container("istio-proxy", 1337), {Name: "istio-validation"}} {
-				if o := e.Admit(ctx, pod, c); o.Result != Skipped {
+				if o := e.Admit(ctx, pod, c); o.Result != lifecycle.Skipped {
 					t.Errorf("%s: %s, %v", c.Name, o.Result, o.Err)
 				}
-				if o := e.Validate(ctx, pod, c); o.Result != Skipped {
+				if o := e.Validate(ctx, pod, c); o.Result != lifecycle.Skipped {
 					t.Errorf("%s: %s, %v", c.Name, o.Result, o.Err)
 				}
 				check("container " + c.Name)
@@ -114,7 +115,7 @@ func TestInitContainerThatDoesNothing(t *testing.T) {
 	}
 	idle.V6 = rules.Ruleset{}
 	for what, plan := range map[string]rules.Plan{"nothing": {}, "chains that nothing leads to": idle} {
-		for catchUp, want := range map[config.CatchUp]State{config.CatchUpApply: StateProtected, config.CatchUpReport: StateUnprotected} {
+		for catchUp, want := range map[config.CatchUp]lifecycle.State{config.CatchUpApply: lifecycle.StateProtected, config.CatchUpReport: lifecycle.StateUnprotected} {
 			m := newMemory()
 			pod := sandbox(t, "web")
 			m.put(t, pod.NetNS, plan)
@@ -128,7 +129,7 @@ func TestInitContainerThatDoesNothing(t *testing.T) {
 				}
 			}
 			auditNow(t, e)
-			if held := m.holds(t, pod.NetNS).Captures(); held != (want == StateProtected) {
+			if held := m.holds(t, pod.NetNS).Captures(); held != (want == lifecycle.StateProtected) {
 				t.Errorf("%s, %s: rules that capture: %v", what, catchUp, held)
 			}
 		}
@@ -147,12 +148,12 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
 	e.sandboxes.Expect(e.policy.Load(), taken)
 	m.failWith(always)
-	if o := e.takeOver(ctx, outcome.Begin(Takeover, taken)); o.Result != Failed || e.state("web") != StatePending {
+	if o := e.takeOver(ctx, outcome.Begin(lifecycle.Takeover, taken)); o.Result != lifecycle.Failed || e.state("web") != lifecycle.StatePending {
 		t.Fatalf("%s, %s, %v", e.state("web"), o.Result, o.Err)
 	}
 	m.failWith(nil)
-	for _, o := range []outcome.Outcome{e.Enforce(ctx, ContainerCreated, pod), e.Repair(ctx, "web")} {
-		if known, _ := e.sandboxes.Get("web"); o.Result != Skipped || known.State != StateExempt || m.holds(t, pod.NetNS).Key() != plan.Key() {
+	for _, o := range []outcome.Outcome{e.Enforce(ctx, lifecycle.ContainerCreated, pod), e.Repair(ctx, "web")} {
+		if known, _ := e.sandboxes.Get("web"); o.Result != lifecycle.Skipped || known.State != lifecycle.StateExempt || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("%s: %s, %v", known.State, o.Result, o.Err)
 		}
 	}
@@ -161,7 +162,7 @@ func TestPodThatSetsItselfUpFailsAtFirst(t *testing.T) {
 // A pod with an init container that has our whole rules is looked after with them.
 func TestOurRulesBesideAnInitContainer(t *testing.T) {
 	ctx := limited(t, patience)
-	for state, mesh := range map[State]rules.Mesh{StateProtected: linkerds, StateOutdated: linkerd.New(func() linkerd.Defaults {
+	for state, mesh := range map[lifecycle.State]rules.Mesh{lifecycle.StateProtected: linkerds, lifecycle.StateOutdated: linkerd.New(func() linkerd.Defaults {
 		other := linkerd.Standard()
 		other.InboundPort = 4144
 		return other
@@ -170,7 +171,7 @@ func TestOurRulesBesideAnInitContainer(t *testing.T) {
 		pod := ofLinkerd(t, "web")
 		earlier, _ := severalMeshes(t, m)
 		earlier.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{mesh} })
-		plan := earlier.Enforce(ctx, SandboxStarted, pod).Plan
+		plan := earlier.Enforce(ctx, lifecycle.SandboxStarted, pod).Plan
 		e, r := severalMeshes(t, m)
 		taken := pod
 		taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
@@ -195,12 +196,12 @@ func TestOurRulesBesideAnInitContainerFailAtFirst(t *testing.T) {
 	m := newMemory()
 	pod := ofLinkerd(t, "web")
 	earlier, _ := severalMeshes(t, m)
-	plan := earlier.Enforce(ctx, SandboxStarted, pod).Plan
+	plan := earlier.Enforce(ctx, lifecycle.SandboxStarted, pod).Plan
 	e, _ := severalMeshes(t, m)
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app", Running: true}}
 	e.sandboxes.Expect(e.policy.Load(), taken)
-	if o := e.Enforce(ctx, ContainerCreated, pod); o.Result != Protected || m.holds(t, pod.NetNS).Key() != plan.Key() {
+	if o := e.Enforce(ctx, lifecycle.ContainerCreated, pod); o.Result != lifecycle.Protected || m.holds(t, pod.NetNS).Key() != plan.Key() {
 		t.Errorf("%s, %v", o.Result, o.Err)
 	}
 }
@@ -269,7 +270,7 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 			e := on(t, f, istios)
 			e.with(mayLoosen)
 			if started {
-				if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected || count(pod.NetNS, istios) == 0 {
+				if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected || count(pod.NetNS, istios) == 0 {
 					t.Fatalf("%s, %v", o.Result, o.Err)
 				}
 				e.Admit(ctx, pod, router)
@@ -277,7 +278,7 @@ func TestExemptPodKeepsOthersRules(t *testing.T) {
 				pod.Containers = []rules.Container{router}
 				e.Synchronize(ctx, []rules.Pod{pod})
 			}
-			if known, _ := e.sandboxes.Get("gateway"); known.State != StateExempt || e.sandboxes.Receipts.Read("gateway") != (receipts.Receipt{}) {
+			if known, _ := e.sandboxes.Get("gateway"); known.State != lifecycle.StateExempt || e.sandboxes.Receipts.Read("gateway") != (receipts.Receipt{}) {
 				t.Errorf("started %v: %q, receipt %v", started, known.State, e.sandboxes.Receipts.Read("gateway"))
 			}
 			if n, left := count(pod.NetNS, istios), count(pod.NetNS, linkerds); n > 0 || left != others {
@@ -292,8 +293,8 @@ func TestExemptPodLosesWhatWasVerified(t *testing.T) {
 	each(t, func(t *testing.T, f kernel.Firewall, count func(string, rules.Mesh) int) {
 		ctx := limited(t, patience)
 		pod := inKernel(t, inject(sandbox(t, "gateway")))
-		o := on(t, f, linkerds).Enforce(ctx, SandboxStarted, pod)
-		if o.Result != Protected || count(pod.NetNS, linkerds) == 0 {
+		o := on(t, f, linkerds).Enforce(ctx, lifecycle.SandboxStarted, pod)
+		if o.Result != lifecycle.Protected || count(pod.NetNS, linkerds) == 0 {
 			t.Fatalf("%s, %v", o.Result, o.Err)
 		}
 		pod.Containers = []rules.Container{router}
@@ -304,7 +305,7 @@ func TestExemptPodLosesWhatWasVerified(t *testing.T) {
 		e.with(mayLoosen)
 		e.Synchronize(ctx, []rules.Pod{equal})
 		e.Synchronize(ctx, []rules.Pod{pod})
-		if known, _ := e.sandboxes.Get("gateway"); known.State != StateExempt || count(pod.NetNS, linkerds) > 0 {
+		if known, _ := e.sandboxes.Get("gateway"); known.State != lifecycle.StateExempt || count(pod.NetNS, linkerds) > 0 {
 			t.Errorf("%q with %d rules of Linkerd", known.State, count(pod.NetNS, linkerds))
 		}
 	})

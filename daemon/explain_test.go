@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -59,7 +60,7 @@ func TestDriftIsCounted(t *testing.T) {
 			began := time.Now()
 			for times := range 3 {
 				sb, _ := e.View().Sandbox("a")
-				if sb.Drift.Times != times || sb.State != StateProtected || sb.Drift.Last.IsZero() != (times == 0) || times > 0 && sb.Drift.Last.Before(began) {
+				if sb.Drift.Times != times || sb.State != lifecycle.StateProtected || sb.Drift.Last.IsZero() != (times == 0) || times > 0 && sb.Drift.Last.Before(began) {
 					t.Fatalf("after %d: %+v, %s", times, sb.Drift, sb.State)
 				}
 				began = time.Now()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -25,16 +26,16 @@ import (
 // must not be created. For a sandbox that was verified this is a look-up, unless the container says more
 // about its pod than was known: then the rules are made again.
 func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
-	o := outcome.Begin(ContainerCreated, pod)
+	o := outcome.Begin(lifecycle.ContainerCreated, pod)
 	o.Container = c.Name
 	c, spec := completed(e.Kubelet, pod, c)
 	known, ok := e.expected(ctx, pod)
 	settled := ok && known.Covers(pod, e.policy.Load().Refining([]rules.Container{c}))
 	if settled {
 		o.Decision, o.Plan, o.NetNS = known.Decision, known.Plan, known.NetNS
-		o.Result = Protected
-		if known.State == StateExempt {
-			o.Result = Skipped
+		o.Result = lifecycle.Protected
+		if known.State == lifecycle.StateExempt {
+			o.Result = lifecycle.Skipped
 		}
 		o = e.checkIdentity(o, c)
 	} else {
@@ -54,8 +55,8 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 // are not replaced on a container's account.
 func (e *Enforcer) expected(ctx context.Context, pod rules.Pod) (memory.Sandbox, bool) {
 	known, ok := e.sandboxes.Get(pod.SandboxID)
-	if known.State == StatePending {
-		o := outcome.Begin(Takeover, pod)
+	if known.State == lifecycle.StatePending {
+		o := outcome.Begin(lifecycle.Takeover, pod)
 		o.Waited = true
 		e.report(e.takeOver(ctx, o))
 		known, ok = e.sandboxes.Get(pod.SandboxID)
@@ -82,19 +83,19 @@ func (e *Enforcer) checkIdentity(o outcome.Look, c rules.Container) outcome.Look
 // Validate reads the kernel when every plugin has had its say about a container, and says why it must not
 // be created: its sandbox has lost its rules, or it is not to join its sandbox's network namespace.
 func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
-	o := outcome.Begin(ContainerValidated, pod)
+	o := outcome.Begin(lifecycle.ContainerValidated, pod)
 	o.Container = c.Name
 	c, _ = completed(e.Kubelet, pod, c)
 	known, ok := e.expected(ctx, pod)
 	news := e.policy.Load().Refining([]rules.Container{c})
 	if !ok || !known.Covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
-		o.Trigger, o.Pod.Containers = ContainerCreated, news
+		o.Trigger, o.Pod.Containers = lifecycle.ContainerCreated, news
 		o = e.checkIdentity(e.enforce(ctx, o), c)
 	} else if known.State.Enrolled() {
 		o = e.lookAgain(ctx, o, known)
 	} else {
-		o.Result = Skipped
+		o.Result = lifecycle.Skipped
 	}
 	if o.Result.Admits() {
 		o = checkNetNS(o, c)
@@ -109,7 +110,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 // and no memory for a pod that bears no mark of a mesh.
 func (e *Enforcer) Outside(pod rules.Pod) bool {
 	if known, ok := e.sandboxes.Get(pod.SandboxID); ok {
-		return known.State == StateExempt || known.State == StateSkipped
+		return known.State == lifecycle.StateExempt || known.State == lifecycle.StateSkipped
 	}
 	if !sharing.Light(pod) {
 		return false // Start bounds what is decided about it
@@ -124,7 +125,7 @@ func (e *Enforcer) Outside(pod rules.Pod) bool {
 // container goes on; a start that is refused is final where pods are not started anew. unheeded says why the runtime may not
 // heed an error; "" where it does.
 func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded string) outcome.Outcome {
-	o := outcome.Begin(ContainerStarted, pod)
+	o := outcome.Begin(lifecycle.ContainerStarted, pod)
 	o.Container, o.Unheeded = container, unheeded
 	known, ok := e.expected(ctx, pod)
 	if ok {
@@ -144,7 +145,7 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known memory.Sandbox) outcome.Look {
 	return e.try(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		o.Enter(outcome.StageVerify)
-		if o.Trigger == Audited {
+		if o.Trigger == lifecycle.Audited {
 			e.count(ctx, known, o.Outcome)
 		}
 		if known.Pod.NetNS == o.Pod.NetNS && known.Generation != "" {
@@ -160,9 +161,9 @@ func (e *Enforcer) lookAgain(ctx context.Context, o outcome.Look, known memory.S
 // confirm gives the outcome what is known of a sandbox whose rules nobody touched.
 func confirm(o *outcome.Look, known memory.Sandbox) {
 	o.Decided = true
-	o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, Protected
-	if known.State == StateUnproven {
-		o.Result = Unproven
+	o.Decision, o.Plan, o.NetNS, o.Result = known.Decision, known.Plan, known.NetNS, lifecycle.Protected
+	if known.State == lifecycle.StateUnproven {
+		o.Result = lifecycle.Unproven
 	}
 }
 

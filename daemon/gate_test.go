@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -37,11 +38,11 @@ func TestAdmit(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	if o := e.Admit(ctx, pod, app); o.Result != Protected || m.holds(t, pod.NetNS).Rules() == 0 {
+	if o := e.Admit(ctx, pod, app); o.Result != lifecycle.Protected || m.holds(t, pod.NetNS).Rules() == 0 {
 		t.Fatalf("unknown sandbox: got %s, %v, %d rules", o.Result, o.Err, m.holds(t, pod.NetNS).Rules())
 	}
 	m.failWith(always)
-	if o := e.Admit(ctx, pod, app); o.Result != Protected {
+	if o := e.Admit(ctx, pod, app); o.Result != lifecycle.Protected {
 		t.Errorf("known sandbox: got %s, %v", o.Result, o.Err)
 	}
 	if calls, _ := m.count(); calls != 0 {
@@ -52,7 +53,7 @@ func TestAdmit(t *testing.T) {
 		t.Error("a container was admitted without rules")
 	}
 	m.failWith(nil)
-	if o := e.Admit(ctx, other, app); o.Result != Protected {
+	if o := e.Admit(ctx, other, app); o.Result != lifecycle.Protected {
 		t.Errorf("next try: got %s, %v", o.Result, o.Err)
 	}
 	moved := pod
@@ -61,7 +62,7 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("another namespace under a known name: got %s, %v", o.Result, o.Err)
 	}
 	plain := rules.Pod{SandboxID: "plain", Namespace: "default", Name: "plain", NetNS: "/nowhere"}
-	if o := e.Admit(ctx, plain, app); o.Result != Skipped || o.Error() != nil {
+	if o := e.Admit(ctx, plain, app); o.Result != lifecycle.Skipped || o.Error() != nil {
 		t.Errorf("outside the mesh: got %s, %v", o.Result, o.Err)
 	}
 	if got := strings.Join(r.events(), " "); got != "pod_protected pod_blocked pod_protected pod_blocked" {
@@ -99,7 +100,7 @@ func TestEveryCallFailsOnce(t *testing.T) {
 			what string
 			do   func() outcome.Outcome
 		}{
-			{"sandbox", func() outcome.Outcome { return e.Enforce(ctx, SandboxStarted, pod) }},
+			{"sandbox", func() outcome.Outcome { return e.Enforce(ctx, lifecycle.SandboxStarted, pod) }},
 			{"proxy", func() outcome.Outcome { return e.Admit(ctx, pod, proxy) }},
 			{"proxy validated", func() outcome.Outcome { return e.Validate(ctx, pod, proxy) }},
 			{"app", func() outcome.Outcome { return e.Admit(ctx, pod, app) }},
@@ -138,7 +139,7 @@ func TestValidate(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	inside, outside, moved := app, app, app
@@ -168,7 +169,7 @@ func TestValidate(t *testing.T) {
 	if _, now := m.count(); now != before {
 		t.Error("a look changed the kernel")
 	}
-	if o := e.Admit(ctx, pod, app); o.Result != Protected || m.holds(t, pod.NetNS).Rules() == 0 {
+	if o := e.Admit(ctx, pod, app); o.Result != lifecycle.Protected || m.holds(t, pod.NetNS).Rules() == 0 {
 		t.Errorf("the next try after a flush: got %s, %v", o.Result, o.Err)
 	}
 	if o := e.Validate(ctx, pod, inside); o.Error() != nil {
@@ -189,16 +190,16 @@ func TestRefined(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	first := m.holds(t, pod.NetNS).Key()
 	proxy := container("istio-proxy", 2000)
-	if o := e.Admit(ctx, pod, proxy); o.Result != Protected || !o.Changed || m.holds(t, pod.NetNS).Key() == first {
+	if o := e.Admit(ctx, pod, proxy); o.Result != lifecycle.Protected || !o.Changed || m.holds(t, pod.NetNS).Key() == first {
 		t.Fatalf("got %s, %v, changed %v", o.Result, o.Err, o.Changed)
 	}
 	refined := m.holds(t, pod.NetNS).Key()
 	_, applied := m.count()
 	for _, c := range []rules.Container{app, proxy, app} {
-		if o := e.Admit(ctx, pod, c); o.Result != Protected {
+		if o := e.Admit(ctx, pod, c); o.Result != lifecycle.Protected {
 			t.Errorf("%s: got %s, %v", c.Name, o.Result, o.Err)
 		}
 		if o := e.Validate(ctx, pod, c); o.Error() != nil {
@@ -210,10 +211,10 @@ func TestRefined(t *testing.T) {
 	}
 	bad := proxy
 	bad.Env = map[string]string{"ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": "10.0.0.0/8"}
-	if o := e.Admit(ctx, pod, bad); o.Result != Refused || !strings.Contains(o.Error().Error(), "container istio-proxy of pod default/web") {
+	if o := e.Admit(ctx, pod, bad); o.Result != lifecycle.Refused || !strings.Contains(o.Error().Error(), "container istio-proxy of pod default/web") {
 		t.Errorf("a proxy that cannot be understood: got %s, %v", o.Result, o.Error())
 	}
-	if o := e.Admit(ctx, pod, app); o.Result != Protected || m.holds(t, pod.NetNS).Key() != refined {
+	if o := e.Admit(ctx, pod, app); o.Result != lifecycle.Protected || m.holds(t, pod.NetNS).Key() != refined {
 		t.Errorf("its pod's other container: got %s, %v", o.Result, o.Err)
 	}
 	want := []string{outcome.EventProtected, outcome.EventRefined, outcome.EventBlocked}
@@ -232,13 +233,13 @@ func TestRefinedAway(t *testing.T) {
 		ctx := limited(t, patience)
 		pod := sandbox(t, "gateway")
 		if first {
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		}
 		for _, c := range []rules.Container{gateway, app, gateway, app} {
-			if o := e.Admit(ctx, pod, c); o.Result != Skipped {
+			if o := e.Admit(ctx, pod, c); o.Result != lifecycle.Skipped {
 				t.Errorf("%s: got %s, %v", c.Name, o.Result, o.Err)
 			}
-			if o := e.Validate(ctx, pod, c); o.Result != Skipped {
+			if o := e.Validate(ctx, pod, c); o.Result != lifecycle.Skipped {
 				t.Errorf("%s: got %s, %v", c.Name, o.Result, o.Err)
 			}
 		}
@@ -267,7 +268,7 @@ func TestProxyAsAnEarlierContainer(t *testing.T) {
 	}
 	before := m.holds(t, pod.NetNS).Key()
 	for _, id := range []int64{2000, 3000} {
-		if o := e.Admit(ctx, pod, container("istio-proxy", id)); o.Result != Refused || o.Impostor == "" {
+		if o := e.Admit(ctx, pod, container("istio-proxy", id)); o.Result != lifecycle.Refused || o.Impostor == "" {
 			t.Errorf("%d: got %s, %v", id, o.Result, o.Err)
 		}
 	}
@@ -292,7 +293,7 @@ func TestProxyIdentity(t *testing.T) {
 		e.SetPolicy(p)
 		ctx := limited(t, patience)
 		pod := sandbox(t, "web")
-		e.Enforce(ctx, SandboxStarted, pod)
+		e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		e.Admit(ctx, pod, container("istio-proxy", 1337))
 		o := e.Admit(ctx, pod, container("app", 1337))
 		if refused := o.Error() != nil; refused != (policy == config.IdentityRefuse) {

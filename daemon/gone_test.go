@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 )
 
@@ -38,7 +39,7 @@ func TestSandboxesThatAreThere(t *testing.T) {
 	pod := meshed(path)
 	lead(first)
 	pod.SandboxID = "old"
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	there("it runs", "old")
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -47,10 +48,10 @@ func TestSandboxesThatAreThere(t *testing.T) {
 	lead(second)
 	there("another one has its path")
 	pod.SandboxID = "new"
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	there("the pod was made anew", "new")
 	// Nobody has looked into this one: that something is there is all that is known.
-	e.sandboxes.Update("unseen", func(sb *memory.Sandbox) { *sb = memory.Sandbox{State: StatePending, Pod: pod} })
+	e.sandboxes.Update("unseen", func(sb *memory.Sandbox) { *sb = memory.Sandbox{State: lifecycle.StatePending, Pod: pod} })
 	if n := len(e.View().Sandboxes()); n != 2 {
 		t.Errorf("one that is to be taken over: %d are told of, want 2", n)
 	}

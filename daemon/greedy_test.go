@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/sharing"
@@ -29,14 +30,14 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 				Labels: spec.Labels, Annotations: spec.Annotations}
 			faked(t, func(t *testing.T) {
 				o, held := start(t, e, pod)
-				if o.Result != Refused || o.Decision.Reason != rules.ReasonOverBudget || held != 0 || o.Plan.Rules() != 0 || o.NetNS.Ino != 0 {
+				if o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonOverBudget || held != 0 || o.Plan.Rules() != 0 || o.NetNS.Ino != 0 {
 					t.Errorf("%s (%s) after %s, %d rules, %s: %v", o.Result, o.Decision.Reason, held, o.Plan.Rules(), o.NetNS, o.Error())
 				}
 				if text := o.Error().Error(); len(text) > 512 {
 					t.Errorf("a sentence of %d bytes", len(text))
 				}
 			})
-			bytes := allocated(func() { e.Enforce(t.Context(), SandboxStarted, pod) })
+			bytes := allocated(func() { e.Enforce(t.Context(), lifecycle.SandboxStarted, pod) })
 			if t.Logf("%d bytes allocated for wishes of %d", bytes, sharing.Weight(pod)); bytes > 64<<10 {
 				t.Error("too many")
 			}
@@ -44,7 +45,7 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 				t.Errorf("%d looks into the kernel", calls)
 			}
 			e.Synchronize(limited(t, patience), []rules.Pod{pod})
-			if known, _ := e.View().Sandbox(spec.Name); known.State != StateUnprotected || known.Plan.Rules() != 0 {
+			if known, _ := e.View().Sandbox(spec.Name); known.State != lifecycle.StateUnprotected || known.Plan.Rules() != 0 {
 				t.Errorf("taken over: %s, %d rules", known.State, known.Plan.Rules())
 			}
 			if o, _ := ask(t, func(ctx context.Context) outcome.Outcome { return e.Admit(ctx, pod, app) }); o.Error() == nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -56,7 +57,7 @@ func TestImpostorsOfEveryMesh(t *testing.T) {
 			if _, ok := tt.annotations["linkerd.io/proxy-version"]; ok {
 				pod.Labels = map[string]string{"linkerd.io/control-plane-ns": "linkerd"}
 			}
-			if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+			if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 				t.Fatalf("got %s, %v", o.Result, o.Err)
 			}
 			o := e.Admit(ctx, pod, tt.container)
@@ -72,7 +73,7 @@ func TestGroupsOfTheProxy(t *testing.T) {
 	e, r := newEnforcer(t, newMemory())
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	member := app
 	member.Groups = []uint32{1000, 1337}
 	o := e.Admit(ctx, pod, member)
@@ -109,7 +110,7 @@ func TestProxyAfterAnImpostor(t *testing.T) {
 			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
 			pod.Annotations = map[string]string{"sidecar.istio.io/status": `{"initContainers":["istio-validation","istio-proxy"]}`}
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			before := m.holds(t, pod.NetNS).Key()
 			if name == "name" { // the injector's own name says as whom the proxy runs
 				if o := e.Admit(ctx, pod, c); o.Error() == nil {
@@ -140,7 +141,7 @@ func TestExemptNamespaces(t *testing.T) {
 	for namespace, refused := range map[string]bool{"kserve-test": false, "kserve": true} {
 		pod := sandbox(t, namespace)
 		pod.Namespace = namespace
-		e.Enforce(ctx, SandboxStarted, pod)
+		e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		if o := e.Admit(ctx, pod, container("download", 1337)); (o.Error() != nil) != refused {
 			t.Errorf("%s: got %v", namespace, o.Error())
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -91,7 +92,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			if o := e.Validate(ctx, pod, app); o.Error() != nil {
 				t.Error(o.Error())
 			}
-			if known, _ := e.View().Sandbox("web"); known.State != StateOutdated || list() != before || !slices.Equal(r.events(), []string{outcome.EventOutdated}) {
+			if known, _ := e.View().Sandbox("web"); known.State != lifecycle.StateOutdated || list() != before || !slices.Equal(r.events(), []string{outcome.EventOutdated}) {
 				t.Errorf("%s, %v: %s\n%s", known.State, r.events(), known.Detail, list())
 			}
 			if o := e.Compare(ctx, "web"); o.Err != nil || len(o.Differences) == 0 || o.Effect.Answer != effect.More || len(o.Effect.Differences) == 0 {
@@ -100,7 +101,7 @@ func TestRulesThatDoTheSame(t *testing.T) {
 			again, r := newEnforcer(t, nftables.New(nftables.IPTables))
 			again.with(func(p *policy.Policy) { p.ReplaceOutdated, p.CatchUp = true, catchUp })
 			again.Synchronize(ctx, []rules.Pod{running(pod)})
-			if known, _ := again.View().Sandbox("web"); known.State != StateProtected || !slices.Equal(r.events(), []string{outcome.EventProtected}) ||
+			if known, _ := again.View().Sandbox("web"); known.State != lifecycle.StateProtected || !slices.Equal(r.events(), []string{outcome.EventProtected}) ||
 				!strings.Contains(inside(t, pod, "", "iptables-nft-save"), "ISTIO_OUTPUT") {
 				t.Errorf("asked to replace them: %s, %v: %s", known.State, r.events(), known.Detail)
 			}
@@ -114,7 +115,7 @@ func TestForgedRules(t *testing.T) {
 	ctx := limited(t, patience)
 	pod := capturing(t)
 	e, _ := newEnforcer(t, nftables.New(nftables.IPTables))
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	everything := pod
@@ -140,7 +141,7 @@ func TestForgedRules(t *testing.T) {
 		}
 		look(e)
 		known, _ := e.View().Sandbox("web")
-		if saved := inside(t, pod, "", "iptables-nft-save"); known.State != StateProtected || strings.Contains(saved, "-d 0.0.0.0/0 -j RETURN") || strings.Contains(saved, "ISTIO_OUTPUT -j RETURN") {
+		if saved := inside(t, pod, "", "iptables-nft-save"); known.State != lifecycle.StateProtected || strings.Contains(saved, "-d 0.0.0.0/0 -j RETURN") || strings.Contains(saved, "ISTIO_OUTPUT -j RETURN") {
 			t.Errorf("%s: %s, %v\n%s", name, known.State, r.events(), saved)
 		}
 	}
@@ -161,14 +162,14 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 			e, r := newEnforcer(t, nftables.New(nftables.IPTables))
 			e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpStop })
 			e.StopSandbox = func(context.Context, string) error { t.Error("stopped"); return nil }
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			inside(t, pod, unknown, "nft", "-f", "-")
 			before := inside(t, pod, "", "nft", "-s", "list", "ruleset")
 			for range 3 {
 				auditNow(t, e)
 			}
 			known, _ := e.View().Sandbox("web")
-			if got := r.events(); known.State != StateUnproven || !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnproven}) || inside(t, pod, "", "nft", "-s", "list", "ruleset") != before {
+			if got := r.events(); known.State != lifecycle.StateUnproven || !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnproven}) || inside(t, pod, "", "nft", "-s", "list", "ruleset") != before {
 				t.Errorf("audited: %s, %v: %s", known.State, got, known.Detail)
 			}
 			if !strings.Contains(known.Detail, "cannot be told: ") || !strings.Contains(known.Detail, "tcp ") {
@@ -178,10 +179,10 @@ func TestRulesThatNobodyCanTell(t *testing.T) {
 			next.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpStop })
 			next.StopSandbox = e.StopSandbox
 			next.Synchronize(ctx, []rules.Pod{running(pod)})
-			if known, _ := next.View().Sandbox("web"); known.State != StateUnproven || !slices.Equal(r.events(), []string{outcome.EventUnproven}) {
+			if known, _ := next.View().Sandbox("web"); known.State != lifecycle.StateUnproven || !slices.Equal(r.events(), []string{outcome.EventUnproven}) {
 				t.Errorf("taken over: %s, %v", known.State, r.events())
 			}
-			want := map[bool]State{true: StateProtected, false: StateUnproven}[where == "in the plan's chain"]
+			want := map[bool]lifecycle.State{true: lifecycle.StateProtected, false: lifecycle.StateUnproven}[where == "in the plan's chain"]
 			o := next.Admit(ctx, pod, app)
 			if known, _ := next.View().Sandbox("web"); o.Error() != nil || known.State != want {
 				t.Errorf("a container: %s, %v", known.State, o.Error())
@@ -202,7 +203,7 @@ func TestTableThatTakes(t *testing.T) {
 	ctx := limited(t, patience)
 	pod := capturing(t)
 	e, r := newEnforcer(t, nftables.New(nftables.IPTables))
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	inside(t, pod, "add table ip other; add chain ip other o { type nat hook output priority -110; }; add rule ip other o tcp dport 443 redirect to :9000", "nft", "-f", "-")
 	for _, ask := range []func() outcome.Outcome{func() outcome.Outcome { return e.Validate(ctx, pod, app) }, func() outcome.Outcome { return e.Admit(ctx, pod, app) }} {
 		o := ask()
@@ -211,7 +212,7 @@ func TestTableThatTakes(t *testing.T) {
 		}
 	}
 	inside(t, pod, "delete table ip other", "nft", "-f", "-")
-	if o := e.Admit(ctx, pod, app); o.Error() != nil || e.state("web") != StateProtected {
+	if o := e.Admit(ctx, pod, app); o.Error() != nil || e.state("web") != lifecycle.StateProtected {
 		t.Errorf("when it is gone: %s, %v, %v", e.state("web"), o.Error(), r.events())
 	}
 }
@@ -224,12 +225,12 @@ func TestOutdatedRulesThatTakeLess(t *testing.T) {
 	earlierDaemon(t, m, pod, func(d *istio.Defaults) { d.OutboundPort = 15101 })
 	e, r := newEnforcer(t, m)
 	e.Synchronize(ctx, []rules.Pod{running(pod)})
-	if said := r.outcomes[0].Message(); e.state("web") != StateOutdated || !strings.Contains(said, "takes less: tcp ") || !strings.Contains(said, "15101") {
+	if said := r.outcomes[0].Message(); e.state("web") != lifecycle.StateOutdated || !strings.Contains(said, "takes less: tcp ") || !strings.Contains(said, "15101") {
 		t.Errorf("%s: %s", e.state("web"), said)
 	}
 	applied := m.applied
 	e.Synchronize(ctx, []rules.Pod{running(pod)}) // when the runtime is back
-	if e.state("web") != StateOutdated || m.applied != applied {
+	if e.state("web") != lifecycle.StateOutdated || m.applied != applied {
 		t.Errorf("taken over again: %s, %v", e.state("web"), r.events())
 	}
 }

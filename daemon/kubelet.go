@@ -25,7 +25,7 @@ type Kubelet interface {
 // decideSpecified decides once more about a pod that belongs to the mesh and of which nothing was known, by what the kubelet
 // says of it, too.
 func (e *Enforcer) decideSpecified(ctx context.Context, o outcome.Look) outcome.Look {
-	if e.Kubelet == nil || o.Result == Failed || o.Result == Skipped && o.Want != lifecycle.WantNone || !o.Waited {
+	if e.Kubelet == nil || o.Result == lifecycle.Failed || o.Result == lifecycle.Skipped && o.Want != lifecycle.WantNone || !o.Waited {
 		return o
 	}
 	spec, ok := e.Kubelet.Pod(ctx, o.Pod.UID)
@@ -58,7 +58,7 @@ func completed(k Kubelet, pod rules.Pod, c rules.Container) (rules.Container, ru
 // counts.
 func contradiction(o outcome.Outcome, c, spec rules.Container) string {
 	what := c.Contradicts(spec)
-	if o.Result != Protected || len(what) == 0 {
+	if o.Result != lifecycle.Protected || len(what) == 0 {
 		return ""
 	}
 	return "the runtime creates the container otherwise than the pod's specification says, and that counts: " + judge.Short(strings.Join(what, "; "))
@@ -67,7 +67,7 @@ func contradiction(o outcome.Outcome, c, spec rules.Container) string {
 // bypass says which containers of a pod can go around its rules, before the first of them is created.
 func bypass(o outcome.Outcome) string {
 	all := o.Decision.Bypasses(o.Pod)
-	if o.Trigger != SandboxStarted || o.Result != Protected || len(all) == 0 {
+	if o.Trigger != lifecycle.SandboxStarted || o.Result != lifecycle.Protected || len(all) == 0 {
 		return ""
 	}
 	return "the pod can go around its rules, by what its specification gives to " + rules.SayBypasses(all)

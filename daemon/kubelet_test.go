@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -67,7 +68,7 @@ func TestFirstPlanByTheKubelet(t *testing.T) {
 	proxy := container("istio-proxy", 4242)
 	e, r, pod, known := withSpec(t, m, app, specified(proxy))
 	ctx := limited(t, patience)
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatalf("got %s, %v", o.Result, o.Err)
 	}
 	if first := m.holds(t, pod.NetNS); !strings.Contains(first.V4.String(), "--uid-owner 4242") {
@@ -110,7 +111,7 @@ func TestContradiction(t *testing.T) {
 	m := newMemory()
 	e, r, pod, _ := withSpec(t, m, app, container("istio-proxy", 4242))
 	ctx := limited(t, patience)
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	created := container("istio-proxy", 4343)
 	if o := e.Admit(ctx, pod, created); o.Error() != nil {
 		t.Fatal(o.Error())
@@ -130,7 +131,7 @@ func TestContradiction(t *testing.T) {
 func TestImpostorByTheKubelet(t *testing.T) {
 	e, _, pod, _ := withSpec(t, newMemory(), as("app", 1337, "/bin/app"))
 	ctx := limited(t, patience)
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	untold := rules.Container{Name: "app", Args: []string{"/bin/app"}}
 	if o := e.Admit(ctx, pod, untold); o.Error() == nil || !strings.Contains(o.Error().Error(), "container app runs as user 1337") {
 		t.Errorf("got %v", o.Error())
@@ -145,7 +146,7 @@ func TestImpostorByTheKubelet(t *testing.T) {
 func TestOutsideIsNotAskedFor(t *testing.T) {
 	e, _, pod, known := withSpec(t, newMemory(), app)
 	pod.Annotations = nil
-	if o := e.Enforce(limited(t, patience), SandboxStarted, pod); o.Result != Skipped || known.asked != 0 {
+	if o := e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Skipped || known.asked != 0 {
 		t.Errorf("got %s; asked %d times", o.Result, known.asked)
 	}
 	pod = sandbox(t, "there-before")
@@ -162,12 +163,12 @@ func TestHostNetworkByTheKubelet(t *testing.T) {
 	known.pods[0].HostNetwork = true
 	ctx := limited(t, patience)
 	own := pod
-	if o := e.Enforce(ctx, SandboxStarted, own); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, own); o.Result != lifecycle.Protected {
 		t.Errorf("a pod whose network namespace the runtime names: %s, %v", o.Result, o.Err)
 	}
 	host := pod
 	host.SandboxID, host.NetNS, host.NetNSOfPause = "host", "/proc/4194304/ns/net", true
-	if o := e.Enforce(ctx, SandboxStarted, host); o.Result != Skipped || o.Decision.Reason != rules.ReasonHostNetwork {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, host); o.Result != lifecycle.Skipped || o.Decision.Reason != rules.ReasonHostNetwork {
 		t.Errorf("at its start: %s, %s, %v", o.Result, o.Decision.Reason, o.Err)
 	}
 	before := r.count()
@@ -187,7 +188,7 @@ func TestInitContainersBehindALockdown(t *testing.T) {
 	e.with(func(p *policy.Policy) {
 		p.Node.Lockdowns = []rules.Lockdown{{Enforce: true, Egress: true, Place: "m.toml:7"}}
 	})
-	e.Enforce(limited(t, patience), SandboxStarted, pod)
+	e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod)
 	m.counts = map[string]uint64{"MESHNETD_LOCK_0_EGRESS": 3}
 	auditNow(t, e)
 	if got, want := events(r), []string{outcome.EventProtected, outcome.EventLockdown}; !slices.Equal(got, want) {
@@ -211,7 +212,7 @@ func TestPodsThatCanBypass(t *testing.T) {
 	m := newMemory()
 	e, r, pod, known := withSpec(t, m, admin)
 	ctx := limited(t, patience)
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	if got := events(r); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventBypass}) {
 		t.Fatalf("got %q", got)
 	}
@@ -232,16 +233,16 @@ func TestPodsThatCanBypass(t *testing.T) {
 	e.SetPolicy(refusing)
 	again := pod
 	again.SandboxID, again.NetNS = "again", newNetNS(t)
-	if o := e.Enforce(ctx, SandboxStarted, again); o.Result != Refused || o.Decision.Reason != rules.ReasonBypass || m.holds(t, again.NetNS).Rules() > 0 {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, again); o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonBypass || m.holds(t, again.NetNS).Rules() > 0 {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}
 	// Where the runtime has to be refused later, its containers are.
-	if o := e.Admit(ctx, again, app); o.Result != Refused || o.Decision.Reason != rules.ReasonBypass {
+	if o := e.Admit(ctx, again, app); o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonBypass {
 		t.Errorf("its container: %s, %v", o.Result, o.Err)
 	}
 	// What runs already goes on.
 	e.Synchronize(ctx, []rules.Pod{again})
-	if sb, _ := e.sandboxes.Get("again"); sb.State != StateProtected {
+	if sb, _ := e.sandboxes.Get("again"); sb.State != lifecycle.StateProtected {
 		t.Errorf("taken over: %s, %s", sb.State, sb.Detail)
 	}
 	known.pods = nil

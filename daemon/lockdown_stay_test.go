@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -26,17 +27,17 @@ func TestLockdownOfARunningPod(t *testing.T) {
 	for name, tt := range map[string]struct {
 		before, after func(*policy.Policy)
 		replace       bool
-		want          State
+		want          lifecycle.State
 	}{
-		"comes": {nothing, enforced, false, StateOutdated}, "comes, and is asked for": {nothing, enforced, true, StateProtected},
-		"goes": {enforced, nothing, false, StateOutdated}, "goes, and that is asked for": {enforced, nothing, true, StateProtected},
+		"comes": {nothing, enforced, false, lifecycle.StateOutdated}, "comes, and is asked for": {nothing, enforced, true, lifecycle.StateProtected},
+		"goes": {enforced, nothing, false, lifecycle.StateOutdated}, "goes, and that is asked for": {enforced, nothing, true, lifecycle.StateProtected},
 	} {
 		m := newMemory()
 		pod := sandbox(t, "web")
 		pod.Containers = []rules.Container{{Name: "app", Running: true}}
 		first, _ := newEnforcer(t, m)
 		first.with(tt.before)
-		if o := first.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+		if o := first.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 			t.Fatal(o.Err)
 		}
 		had := m.holds(t, pod.NetNS)
@@ -48,7 +49,7 @@ func TestLockdownOfARunningPod(t *testing.T) {
 			t.Errorf("%s: %s, its rules stay: %v, recorded %v", name, e.state("web"), same, r.events())
 		}
 		if !tt.replace {
-			if o := e.Enforce(ctx, ByHand, pod); o.Error() != nil || m.holds(t, pod.NetNS).Key() == had.Key() || e.state("web") != StateProtected {
+			if o := e.Enforce(ctx, lifecycle.ByHand, pod); o.Error() != nil || m.holds(t, pod.NetNS).Key() == had.Key() || e.state("web") != lifecycle.StateProtected {
 				t.Errorf("%s, asked by hand: %v, %s", name, o.Error(), e.state("web"))
 			}
 		}
@@ -63,7 +64,7 @@ func TestLockdownDrifts(t *testing.T) {
 		pod := sandbox(t, "web")
 		e, r := newEnforcer(t, m)
 		e.with(enforced)
-		e.Enforce(ctx, SandboxStarted, pod)
+		e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		locked := m.holds(t, pod.NetNS)
 		open := locked
 		open.V4.Tables = slices.DeleteFunc(slices.Clone(open.V4.Tables), func(t rules.Table) bool { return t.Name == rules.LockdownTable })
@@ -72,7 +73,7 @@ func TestLockdownDrifts(t *testing.T) {
 			t.Error("a container is created without the lockdown")
 		}
 		repair(e, m, pod)
-		if sb, _ := e.View().Sandbox("web"); m.holds(t, pod.NetNS).Key() != locked.Key() || sb.State != StateProtected || sb.Drift.Times != 1 {
+		if sb, _ := e.View().Sandbox("web"); m.holds(t, pod.NetNS).Key() != locked.Key() || sb.State != lifecycle.StateProtected || sb.Drift.Times != 1 {
 			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, r.events())
 		}
 	}
@@ -83,7 +84,7 @@ func TestLockdownDrifts(t *testing.T) {
 func TestUnmeshedIsReported(t *testing.T) {
 	ctx := limited(t, patience)
 	comes := map[string]func(*Enforcer, rules.Pod){
-		"starts":           func(e *Enforcer, pod rules.Pod) { e.Enforce(ctx, SandboxStarted, pod) },
+		"starts":           func(e *Enforcer, pod rules.Pod) { e.Enforce(ctx, lifecycle.SandboxStarted, pod) },
 		"was there before": func(e *Enforcer, pod rules.Pod) { e.Synchronize(ctx, []rules.Pod{pod}) },
 	}
 	for how, come := range comes {
@@ -101,7 +102,7 @@ func TestUnmeshedIsReported(t *testing.T) {
 			if reports {
 				want = append(want, outcome.EventUnmeshed)
 			}
-			if sb, known := e.View().Sandbox("plain"); !slices.Equal(r.events(), want) || known != reports || known && sb.State != StateSkipped {
+			if sb, known := e.View().Sandbox("plain"); !slices.Equal(r.events(), want) || known != reports || known && sb.State != lifecycle.StateSkipped {
 				t.Errorf("it %s in %s: events %v, %s", how, namespace, r.events(), sb.State)
 			}
 		}

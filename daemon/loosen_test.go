@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -40,8 +41,8 @@ func TestContainersOfAProtectedPodTakeNothingAway(t *testing.T) {
 			}
 			ctx := limited(t, patience)
 			pod := inject(sandbox(t, "web"))
-			before := e.Enforce(ctx, SandboxStarted, pod)
-			if before.Result != Protected {
+			before := e.Enforce(ctx, lifecycle.SandboxStarted, pod)
+			if before.Result != lifecycle.Protected {
 				t.Fatal(before.Err)
 			}
 			o := e.Admit(ctx, pod, attack)
@@ -50,12 +51,12 @@ func TestContainersOfAProtectedPodTakeNothingAway(t *testing.T) {
 			}
 			known, _ := e.sandboxes.Get("web")
 			if allowed {
-				if o.Error() != nil || known.Key == before.Plan.Key() && known.State == StateProtected {
+				if o.Error() != nil || known.Key == before.Plan.Key() && known.State == lifecycle.StateProtected {
 					t.Errorf("%s, where it may: %s, %v", name, known.State, o.Error())
 				}
 				continue
 			}
-			if o.Result != Refused || o.Decision.Reason != rules.ReasonLoosened || known.State != StateProtected || m.holds(t, pod.NetNS).Key() != before.Plan.Key() {
+			if o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonLoosened || known.State != lifecycle.StateProtected || m.holds(t, pod.NetNS).Key() != before.Plan.Key() {
 				t.Errorf("%s: %s (%s), %v; %s", name, o.Result, o.Decision.Reason, o.Err, known.State)
 			}
 			if o := e.Admit(ctx, pod, environment("ISTIO_META_DNS_CAPTURE", "true")); o.Error() != nil {
@@ -84,7 +85,7 @@ func TestMarkedPodsThatAreLeftAloneAreSeen(t *testing.T) {
 			if late {
 				e.Synchronize(ctx, []rules.Pod{pod})
 			} else {
-				e.Enforce(ctx, SandboxStarted, pod)
+				e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			}
 			for range 2 {
 				if o := e.Admit(ctx, pod, app); o.Error() != nil {
@@ -92,7 +93,7 @@ func TestMarkedPodsThatAreLeftAloneAreSeen(t *testing.T) {
 				}
 			}
 			known, _ := e.sandboxes.Get("web")
-			if known.State != StateSkipped || string(known.Decision.Reason) != name || known.Detail == "" {
+			if known.State != lifecycle.StateSkipped || string(known.Decision.Reason) != name || known.Detail == "" {
 				t.Errorf("%s, late %t: %q (%s)", name, late, known.State, known.Decision.Reason)
 			}
 			if got := r.events(); !slices.Equal(got, []string{outcome.EventSkipped}) || r.outcomes[0].Level() != 0 {
@@ -102,7 +103,7 @@ func TestMarkedPodsThatAreLeftAloneAreSeen(t *testing.T) {
 	}
 	e, r := newEnforcer(t, newMemory())
 	plain := rules.Pod{SandboxID: "plain", NetNS: "/nowhere"}
-	e.Enforce(limited(t, patience), SandboxStarted, plain)
+	e.Enforce(limited(t, patience), lifecycle.SandboxStarted, plain)
 	if _, known := e.sandboxes.Get("plain"); known || r.outcomes[0].Level() >= 0 {
 		t.Errorf("a pod without a mark: remembered %t, at %s", known, r.outcomes[0].Level())
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -64,13 +65,13 @@ func TestEachPodGetsItsMeshesRules(t *testing.T) {
 	e, r := severalMeshes(t, m)
 	ctx := limited(t, patience)
 	for mesh, pod := range map[string]rules.Pod{"istio": sandbox(t, "a"), "linkerd": ofLinkerd(t, "b")} {
-		o := e.Enforce(ctx, SandboxStarted, pod)
-		if o.Result != Protected || o.Decision.Mesh != mesh || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
+		o := e.Enforce(ctx, lifecycle.SandboxStarted, pod)
+		if o.Result != lifecycle.Protected || o.Decision.Mesh != mesh || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
 			t.Errorf("%s: %s by %q, %v", mesh, o.Result, o.Decision.Mesh, o.Err)
 		}
 	}
-	o := e.Enforce(ctx, SandboxStarted, inject(sandbox(t, "c")))
-	if o.Result != Refused || o.Decision.Reason != rules.ReasonTwoMeshes || o.Event() != outcome.EventBlocked {
+	o := e.Enforce(ctx, lifecycle.SandboxStarted, inject(sandbox(t, "c")))
+	if o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonTwoMeshes || o.Event() != outcome.EventBlocked {
 		t.Fatalf("claimed twice: %s (%s), %v", o.Result, o.Decision.Reason, r.events())
 	}
 	if err := o.Error().Error(); !strings.Contains(err, "istio and linkerd claim the pod") || !strings.Contains(err, "Correct the pod") {
@@ -85,18 +86,18 @@ func TestAContainerOfASecondMesh(t *testing.T) {
 	ctx := limited(t, patience)
 	pod := inject(sandbox(t, "web"))
 	pod.Annotations["inject.istio.io/templates"] = "gateway"
-	o := e.Enforce(ctx, SandboxStarted, pod)
-	if o.Result != Protected || o.Decision.Mesh != "linkerd" {
+	o := e.Enforce(ctx, lifecycle.SandboxStarted, pod)
+	if o.Result != lifecycle.Protected || o.Decision.Mesh != "linkerd" {
 		t.Fatalf("%s by %q, %v", o.Result, o.Decision.Mesh, o.Err)
 	}
 	if o := e.Admit(ctx, pod, app); o.Error() != nil {
 		t.Error(o.Error())
 	}
 	sidecar := rules.Container{Name: "istio-proxy", Args: []string{"proxy", "sidecar"}}
-	if o := e.Admit(ctx, pod, sidecar); o.Result != Refused || o.Decision.Reason != rules.ReasonTwoMeshes {
+	if o := e.Admit(ctx, pod, sidecar); o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonTwoMeshes {
 		t.Errorf("%s (%s): %v", o.Result, o.Decision.Reason, o.Err)
 	}
-	if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
+	if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateProtected || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
 		t.Errorf("then: %s", known.State)
 	}
 }
@@ -109,7 +110,7 @@ func TestAMeshIsSwitchedOff(t *testing.T) {
 		m := newMemory()
 		pod := ofLinkerd(t, "web")
 		e, r := severalMeshes(t, m)
-		plan := e.Enforce(ctx, SandboxStarted, pod).Plan
+		plan := e.Enforce(ctx, lifecycle.SandboxStarted, pod).Plan
 		if restarted {
 			e, r = severalMeshes(t, m)
 		}
@@ -117,14 +118,14 @@ func TestAMeshIsSwitchedOff(t *testing.T) {
 		if restarted {
 			e.Synchronize(ctx, []rules.Pod{pod})
 		}
-		state := map[bool]State{false: StateProtected, true: StateOutdated}[restarted]
+		state := map[bool]lifecycle.State{false: lifecycle.StateProtected, true: lifecycle.StateOutdated}[restarted]
 		if known, _ := e.sandboxes.Get("web"); known.State != state || known.Decision.Mesh != "linkerd" || m.holds(t, pod.NetNS).Key() != plan.Key() {
 			t.Errorf("restarted %v: %q by %q, %v", restarted, known.State, known.Decision.Mesh, r.events())
 		}
 		if o := e.Admit(ctx, pod, container("app", 2102)); o.Impostor == "" {
 			t.Errorf("restarted %v: a container that runs as the proxy is not found", restarted)
 		}
-		if o := e.Admit(ctx, pod, app); o.Error() != nil || o.Result != Protected {
+		if o := e.Admit(ctx, pod, app); o.Error() != nil || o.Result != lifecycle.Protected {
 			t.Errorf("restarted %v: %s, %v", restarted, o.Result, o.Error())
 		}
 		m.put(t, pod.NetNS, rules.Plan{})
@@ -135,7 +136,7 @@ func TestAMeshIsSwitchedOff(t *testing.T) {
 		if changed, err := e.Remove(ctx, pod.NetNS); err != nil || !changed || m.holds(t, pod.NetNS).Rules() > 0 {
 			t.Errorf("restarted %v: not removed: %v", restarted, err)
 		}
-		if o := e.Enforce(ctx, SandboxStarted, ofLinkerd(t, "new")); o.Result != Skipped || o.Decision.Reason != rules.ReasonNotInjected {
+		if o := e.Enforce(ctx, lifecycle.SandboxStarted, ofLinkerd(t, "new")); o.Result != lifecycle.Skipped || o.Decision.Reason != rules.ReasonNotInjected {
 			t.Errorf("restarted %v: a new pod: %s (%s)", restarted, o.Result, o.Decision.Reason)
 		}
 	}
@@ -149,19 +150,19 @@ func TestAnotherMeshSucceeds(t *testing.T) {
 		pod := inject(sandbox(t, "web"))
 		e, _ := severalMeshes(t, m)
 		e.with(without("istio"))
-		e.Enforce(ctx, SandboxStarted, pod)
+		e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		next, r := severalMeshes(t, m)
 		next.with(without("linkerd"))
 		next.with(func(p *policy.Policy) { p.ReplaceOutdated = replace })
 		next.Synchronize(ctx, []rules.Pod{pod})
 		if !replace {
-			if known, _ := next.sandboxes.Get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" {
+			if known, _ := next.sandboxes.Get("web"); known.State != lifecycle.StateOutdated || known.Decision.Mesh != "linkerd" {
 				t.Errorf("before: %q by %q, %v", known.State, known.Decision.Mesh, r.events())
 			}
 			next.Repair(ctx, "web")
 		}
 		known, _ := next.sandboxes.Get("web")
-		if known.State != StateProtected || known.Decision.Mesh != "istio" || m.holds(t, pod.NetNS).Key() != known.Plan.Key() {
+		if known.State != lifecycle.StateProtected || known.Decision.Mesh != "istio" || m.holds(t, pod.NetNS).Key() != known.Plan.Key() {
 			t.Errorf("replaced %v: %q by %q, %v", replace, known.State, known.Decision.Mesh, r.events())
 		}
 		for _, chain := range []string{"ISTIO_OUTPUT", "PROXY_INIT_OUTPUT"} {
@@ -181,11 +182,11 @@ func TestAnothersAddressIsNoDifference(t *testing.T) {
 	other := linkerd.Standard()
 	other.InboundPort = 4144
 	e.with(func(p *policy.Policy) { p.Node.Meshes = []rules.Mesh{linkerd.New(other)} })
-	plan := e.Enforce(ctx, SandboxStarted, pod).Plan
+	plan := e.Enforce(ctx, lifecycle.SandboxStarted, pod).Plan
 	m.reroute(t, pod.NetNS, rules.Plan{Loopback: []netip.Prefix{netip.MustParsePrefix("::6/128")}})
 	next, r := severalMeshes(t, m)
 	next.Synchronize(ctx, []rules.Pod{pod})
-	if known, _ := next.sandboxes.Get("web"); known.State != StateOutdated || m.holds(t, pod.NetNS).Key() != plan.Key() {
+	if known, _ := next.sandboxes.Get("web"); known.State != lifecycle.StateOutdated || m.holds(t, pod.NetNS).Key() != plan.Key() {
 		t.Errorf("%q, %v", known.State, r.events())
 	}
 }
@@ -213,10 +214,10 @@ func TestASecondClaimOfARunningPod(t *testing.T) {
 	e, _ := severalMeshes(t, m)
 	e.with(without("istio"))
 	pod := inject(sandbox(t, "web"))
-	plan := e.Enforce(ctx, SandboxStarted, pod).Plan
+	plan := e.Enforce(ctx, lifecycle.SandboxStarted, pod).Plan
 	next, r := severalMeshes(t, m)
 	next.Synchronize(ctx, []rules.Pod{pod})
-	if known, _ := next.sandboxes.Get("web"); known.State != StateOutdated || known.Decision.Mesh != "linkerd" || known.Decision.Action != rules.Enrol {
+	if known, _ := next.sandboxes.Get("web"); known.State != lifecycle.StateOutdated || known.Decision.Mesh != "linkerd" || known.Decision.Action != rules.Enrol {
 		t.Errorf("%q by %q (%s), %v", known.State, known.Decision.Mesh, known.Decision.Detail, r.events())
 	}
 	m.put(t, pod.NetNS, rules.Plan{})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -30,7 +31,7 @@ func addressed(t *testing.T, ipv6 rules.WithoutIPv6, addresses ...string) (*Enfo
 	ns.Run(t, "ip", "addr", "del", "fe80::99/64", "dev", "eth0")
 	pod := meshed(ns.Path)
 	pod.SandboxID, pod.IPs = "sandbox", []netip.Addr{netip.MustParsePrefix(addresses[0]).Addr()}
-	if o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(limited(t, 10*time.Second), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatalf("%s: %v", o.Result, o.Err)
 	}
 	return e, r, pod, ns
@@ -56,7 +57,7 @@ func TestAddressThatComesLaterIsNoticed(t *testing.T) {
 				ns.Run(t, "ip", "addr", "add", address, "dev", "eth0", "nodad")
 				look(e, pod)
 				look(e, pod)
-				if sb, _ := e.View().Sandbox(pod.SandboxID); sb.State != StateProtected || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
+				if sb, _ := e.View().Sandbox(pod.SandboxID); sb.State != lifecycle.StateProtected || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
 					t.Errorf("%s, IPv6 %q", sb.State, sb.Plan.WithoutIPv6)
 				}
 				ns.Run(t, "ip", "addr", "del", address, "dev", "eth0")
@@ -96,7 +97,7 @@ func TestAddressesTakeNoRulesAway(t *testing.T) {
 				ns.Run(t, "sh", "-c", "ip addr "+change+" dev eth0")
 				round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
 				sb, _ := e.View().Sandbox(pod.SandboxID)
-				if sb.State != StateProtected || sb.Key != before.Key {
+				if sb.State != lifecycle.StateProtected || sb.Key != before.Key {
 					t.Errorf("after %s: %s %s\n%s", change, sb.State, sb.Detail, sb.Plan.V6)
 				}
 				if o := e.Compare(t.Context(), pod.SandboxID); o.Err != nil || len(o.Differences) > 0 {
@@ -121,13 +122,13 @@ func TestIPv6OnLoComesLater(t *testing.T) {
 	pod := meshed(ns.Path)
 	pod.SandboxID = "sandbox"
 	pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true"}}}
-	o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, pod)
-	if o.Result != Protected || o.Plan.V6.Empty() || len(o.Plan.Loopback) > 0 {
+	o := e.Enforce(limited(t, 10*time.Second), lifecycle.SandboxStarted, pod)
+	if o.Result != lifecycle.Protected || o.Plan.V6.Empty() || len(o.Plan.Loopback) > 0 {
 		t.Fatalf("%s: %v, %v", o.Result, o.Err, o.Plan.Loopback)
 	}
 	off(ns, "0")
 	round{e}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
-	if sb, _ := e.View().Sandbox(pod.SandboxID); sb.State != StateProtected || len(sb.Plan.Loopback) != 1 {
+	if sb, _ := e.View().Sandbox(pod.SandboxID); sb.State != lifecycle.StateProtected || len(sb.Plan.Loopback) != 1 {
 		t.Errorf("%s: %v %v", sb.State, sb.Detail, sb.Plan.Loopback)
 	}
 	if got, want := r.events(), []string{outcome.EventProtected, outcome.EventReaddressed}; !slices.Equal(got, want) {
@@ -147,12 +148,12 @@ func TestOutdatedRulesAndIPv6(t *testing.T) {
 	ns.Run(t, "ip", "addr", "add", "fe80::7/64", "dev", "eth0", "nodad")
 	later.Synchronize(t.Context(), []rules.Pod{pod})
 	sb, _ := later.View().Sandbox(pod.SandboxID)
-	if sb.State != StateOutdated || !sb.Plan.V6.Empty() || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
+	if sb.State != lifecycle.StateOutdated || !sb.Plan.V6.Empty() || sb.Plan.WithoutIPv6 != rules.IPv6Mesh {
 		t.Errorf("%s, IPv6 %q", sb.State, sb.Plan.WithoutIPv6)
 	}
 	ns.Run(t, "ip", "addr", "del", "fe80::7/64", "dev", "eth0")
 	round{later}.Look(t.Context(), pod.SandboxID, &auditor.Audit{})
-	if sb, _ := later.View().Sandbox(pod.SandboxID); sb.State != StateOutdated || sb.Plan.WithoutIPv6 != "" {
+	if sb, _ := later.View().Sandbox(pod.SandboxID); sb.State != lifecycle.StateOutdated || sb.Plan.WithoutIPv6 != "" {
 		t.Errorf("when the address is gone: %s, IPv6 %q; %q", sb.State, sb.Plan.WithoutIPv6, r.events())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -23,7 +24,7 @@ func TestInitContainerByOldTables(t *testing.T) {
 		ctx := limited(t, patience)
 		e := on(t, nftables.New(nftables.IPTables), linkerds)
 		pod := inKernel(t, ofLinkerd(t, "web"))
-		if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+		if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 			t.Fatal(o.Error())
 		}
 		ns, err := netns.Open(pod.NetNS, nil)

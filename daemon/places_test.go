@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -63,31 +64,33 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		what, path string
-		want       Result
+		want       lifecycle.Result
 		why        string // of Refused and Failed
 	}{
-		{"the runtime's bind mount", pod.Path, Protected, ""},
-		{"a mount under a state directory", bind("state", pod.Path), Protected, ""},
-		{"the pause process", process, Protected, ""},
-		{"a symbolic link", link, Protected, ""},
-		{"CRI-O's bind mount of the host's", bind("host", "/proc/self/ns/net"), Skipped, ""},
-		{"our own", "/proc/self/ns/net", Skipped, ""},
-		{"stale", filepath.Join(dir, "gone"), Failed, "does not exist"},
-		{"a plain file", plain, Failed, "is not a network namespace"},
-		{"a pipe", fifo, Failed, "is not a network namespace"},
-		{"a directory", dir, Failed, "is not a network namespace"},
-		{"a device", "/dev/null", Failed, "is not a network namespace"},
-		{"another kind of namespace", "/proc/self/ns/mnt", Failed, "is not a network namespace"},
-		{"a bind mount of another kind", bind("uts", "/proc/self/ns/uts"), Failed, "is not a network namespace"},
-		{"none", "", Refused, "names no network namespace"},
+		{"the runtime's bind mount", pod.Path, lifecycle.Protected, ""},
+		{"a mount under a state directory", bind("state", pod.Path), lifecycle.Protected, ""},
+		{"the pause process", process, lifecycle.Protected, ""},
+		{"a symbolic link", link, lifecycle.Protected, ""},
+		{"CRI-O's bind mount of the host's", bind("host", "/proc/self/ns/net"), lifecycle.Skipped, ""},
+		{"our own", "/proc/self/ns/net", lifecycle.Skipped, ""},
+		{"stale", filepath.Join(dir, "gone"), lifecycle.Failed, "does not exist"},
+		{"a plain file", plain, lifecycle.Failed, "is not a network namespace"},
+		{"a pipe", fifo, lifecycle.Failed, "is not a network namespace"},
+		{"a directory", dir, lifecycle.Failed, "is not a network namespace"},
+		{"a device", "/dev/null", lifecycle.Failed, "is not a network namespace"},
+		{"another kind of namespace", "/proc/self/ns/mnt", lifecycle.Failed, "is not a network namespace"},
+		{"a bind mount of another kind", bind("uts", "/proc/self/ns/uts"), lifecycle.Failed, "is not a network namespace"},
+		{"none", "", lifecycle.Refused, "names no network namespace"},
 	} {
-		for trigger, ask := range map[Trigger]func(*Enforcer, rules.Pod) outcome.Outcome{
-			SandboxStarted: func(e *Enforcer, p rules.Pod) outcome.Outcome {
-				return e.Enforce(limited(t, patience), SandboxStarted, p)
+		for trigger, ask := range map[lifecycle.Trigger]func(*Enforcer, rules.Pod) outcome.Outcome{
+			lifecycle.SandboxStarted: func(e *Enforcer, p rules.Pod) outcome.Outcome {
+				return e.Enforce(limited(t, patience), lifecycle.SandboxStarted, p)
 			},
-			Takeover:           func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Enforce(limited(t, patience), Takeover, p) },
-			ContainerCreated:   func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Admit(limited(t, patience), p, app) },
-			ContainerValidated: func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Validate(limited(t, patience), p, app) },
+			lifecycle.Takeover: func(e *Enforcer, p rules.Pod) outcome.Outcome {
+				return e.Enforce(limited(t, patience), lifecycle.Takeover, p)
+			},
+			lifecycle.ContainerCreated:   func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Admit(limited(t, patience), p, app) },
+			lifecycle.ContainerValidated: func(e *Enforcer, p rules.Pod) outcome.Outcome { return e.Validate(limited(t, patience), p, app) },
 		} {
 			m := newMemory()
 			e, _ := newEnforcer(t, remembering{m})
@@ -97,7 +100,7 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 			if o.Result != tt.want || (tt.why != "" && (o.Err == nil || !strings.Contains(o.Err.Error(), tt.why))) {
 				t.Errorf("%s by %s: got %s, %v; want %s, %s", tt.what, trigger, o.Result, o.Err, tt.want, tt.why)
 			}
-			if (o.Error() == nil) != (tt.want == Protected || tt.want == Skipped) {
+			if (o.Error() == nil) != (tt.want == lifecycle.Protected || tt.want == lifecycle.Skipped) {
 				t.Errorf("%s by %s: the runtime is told %v", tt.what, trigger, o.Error())
 			}
 			for id := range m.plans {
@@ -105,7 +108,7 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 					t.Errorf("%s by %s: %s was written to", tt.what, trigger, id)
 				}
 			}
-			if (tt.want == Protected) != (m.holds(t, pod.Path).Rules() > 0) {
+			if (tt.want == lifecycle.Protected) != (m.holds(t, pod.Path).Rules() > 0) {
 				t.Errorf("%s by %s: %d rules", tt.what, trigger, m.holds(t, pod.Path).Rules())
 			}
 		}
@@ -116,7 +119,7 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 	moving := bind("moving", pod.Path)
 	p := meshed(moving)
 	p.SandboxID = "web"
-	if o := e.Enforce(limited(t, patience), SandboxStarted, p); o.Result != Protected {
+	if o := e.Enforce(limited(t, patience), lifecycle.SandboxStarted, p); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	bind("moving", "/proc/self/ns/net")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -30,7 +31,7 @@ func TestRefusedLatePod(t *testing.T) {
 	e, r := newEnforcer(t, newMemory())
 	refusedLate(t, e)
 	sb, _ := e.View().Sandbox("a")
-	if sb.State != StateUnprotected || sb.Decision.Reason != rules.ReasonBadInput || sb.Detail == "" {
+	if sb.State != lifecycle.StateUnprotected || sb.Decision.Reason != rules.ReasonBadInput || sb.Detail == "" {
 		t.Errorf("%s (%s): %q", sb.State, sb.Decision.Reason, sb.Detail)
 	}
 	if events := r.events(); len(events) != 1 || events[0] != outcome.EventUnprotected {
@@ -53,7 +54,7 @@ func TestRefusedLatePodIsLeftAlone(t *testing.T) {
 	for range 3 {
 		round{e}.Look(t.Context(), "a", &pass)
 	}
-	if events := r.events(); len(events) != 2 || events[1] != outcome.EventSkipped || e.state("a") != StateSkipped {
+	if events := r.events(); len(events) != 2 || events[1] != outcome.EventSkipped || e.state("a") != lifecycle.StateSkipped {
 		t.Errorf("state %q, events %q", e.state("a"), events)
 	}
 }

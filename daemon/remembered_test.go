@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -23,12 +24,12 @@ func TestAnnotationsRemembered(t *testing.T) {
 	for name, tt := range map[string]struct {
 		annotations map[string]string
 		takeover    bool
-		state       State
+		state       lifecycle.State
 	}{
-		"of nobody":             {with("example.com/notes", strings.Repeat("x", long)), false, StateProtected},
-		"of nobody, taken over": {with("example.com/notes", strings.Repeat("x", long)), true, StateProtected},
-		"over its budget":       {with("traffic.sidecar.istio.io/excludeOutboundPorts", strings.Repeat("1,", long/2)), true, StateUnprotected},
-		"left alone":            {map[string]string{"sidecar.istio.io/status": strings.Repeat(" ", 100) + "{}", "sidecar.istio.io/inject": "false", "proxy.istio.io/overrides": strings.Repeat("x", long)}, false, StateSkipped},
+		"of nobody":             {with("example.com/notes", strings.Repeat("x", long)), false, lifecycle.StateProtected},
+		"of nobody, taken over": {with("example.com/notes", strings.Repeat("x", long)), true, lifecycle.StateProtected},
+		"over its budget":       {with("traffic.sidecar.istio.io/excludeOutboundPorts", strings.Repeat("1,", long/2)), true, lifecycle.StateUnprotected},
+		"left alone":            {map[string]string{"sidecar.istio.io/status": strings.Repeat(" ", 100) + "{}", "sidecar.istio.io/inject": "false", "proxy.istio.io/overrides": strings.Repeat("x", long)}, false, lifecycle.StateSkipped},
 	} {
 		e, _ := newEnforcer(t, newMemory())
 		pod := sandbox(t, "web")
@@ -41,7 +42,7 @@ func TestAnnotationsRemembered(t *testing.T) {
 		if tt.takeover {
 			e.Synchronize(ctx, []rules.Pod{pod})
 		} else {
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		}
 		known, ok := e.sandboxes.Get("web")
 		if !ok || known.State != tt.state {
@@ -66,7 +67,7 @@ func TestMisspeltOfRunningPods(t *testing.T) {
 		if takeover {
 			e.Synchronize(limited(t, patience), []rules.Pod{pod})
 		} else {
-			e.Enforce(limited(t, patience), SandboxStarted, pod)
+			e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod)
 		}
 		sb, d, _ := e.View().Explain("web")
 		if said := e.View().Misspelt(sb); len(said) != 1 || !strings.HasPrefix(said[0], want) {

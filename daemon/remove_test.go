@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -38,7 +39,7 @@ func TestRemoveWhatIsOurs(t *testing.T) {
 				writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 			}
 			if tt.by != nil {
-				if o := on(t, f, tt.by...).Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+				if o := on(t, f, tt.by...).Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 					t.Fatal(o.Err)
 				}
 			}
@@ -57,7 +58,7 @@ func TestRemoveLeavesItToTheNextFirewall(t *testing.T) {
 	ctx := limited(t, patience)
 	m := newMemory()
 	pod := ofLinkerd(t, "")
-	if o := on(t, m, linkerds).Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := on(t, m, linkerds).Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	for i, f := range []*inMemory{newMemory(), m} {
@@ -79,18 +80,18 @@ func TestVerifyOfASkippedPod(t *testing.T) {
 		ctx := limited(t, patience)
 		pod := inKernel(t, ofLinkerd(t, ""))
 		writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
-		if o := on(t, f, istios).Verify(ctx, pod); o.Result != Skipped || o.Err != nil || len(o.Differences) > 0 {
+		if o := on(t, f, istios).Verify(ctx, pod); o.Result != lifecycle.Skipped || o.Err != nil || len(o.Differences) > 0 {
 			t.Errorf("off: %s, %v, %q", o.Result, o.Err, o.Differences)
 		}
 		excluding := istio.Standard()
 		excluding.ExcludeNamespaces = []string{"default"}
 		itself := pod
 		itself.Containers = []rules.Container{{Name: "linkerd-init"}, {Name: "app"}}
-		if o := on(t, f, istio.New(excluding), linkerds).Verify(ctx, itself); o.Result != Skipped || o.Err != nil || len(o.Differences) > 0 {
+		if o := on(t, f, istio.New(excluding), linkerds).Verify(ctx, itself); o.Result != lifecycle.Skipped || o.Err != nil || len(o.Differences) > 0 {
 			t.Errorf("sets itself up: %s, %v, %q", o.Result, o.Err, o.Differences)
 		}
 		pod.Annotations = nil
-		if o := on(t, f, istios, linkerds).Verify(ctx, pod); o.Result != Skipped || o.Err != nil || len(o.Differences) == 0 {
+		if o := on(t, f, istios, linkerds).Verify(ctx, pod); o.Result != lifecycle.Skipped || o.Err != nil || len(o.Differences) == 0 {
 			t.Errorf("enabled: %s, %v, %q", o.Result, o.Err, o.Differences)
 		}
 	})
@@ -101,7 +102,7 @@ func TestAnotherMeshSucceedsChangedRules(t *testing.T) {
 	each(t, func(t *testing.T, f kernel.Firewall, count func(string, rules.Mesh) int) {
 		ctx := limited(t, patience)
 		pod := inKernel(t, inject(sandbox(t, "web")))
-		on(t, f, linkerds).Enforce(ctx, SandboxStarted, pod)
+		on(t, f, linkerds).Enforce(ctx, lifecycle.SandboxStarted, pod)
 		writeAs(t, pod.NetNS, elsewheresPlan(t, pod))
 		if count(pod.NetNS, linkerds) == 0 {
 			t.Fatal("no rules that were changed")
@@ -109,7 +110,7 @@ func TestAnotherMeshSucceedsChangedRules(t *testing.T) {
 		e := on(t, f, istios)
 		e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpApply })
 		e.Synchronize(ctx, []rules.Pod{pod})
-		if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || known.Decision.Mesh != "istio" {
+		if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateProtected || known.Decision.Mesh != "istio" {
 			t.Errorf("%q by %q: %s", known.State, known.Decision.Mesh, known.Detail)
 		}
 		if n := count(pod.NetNS, linkerds); n > 0 || count(pod.NetNS, istios) == 0 {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -46,7 +47,7 @@ func TestLoose(t *testing.T) {
 			e.with(func(p *policy.Policy) { p.Required = tt.node })
 			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			for _, review := range tt.reviews {
 				if o := e.Validate(ctx, pod, reviewed(review)); o.Error() != nil {
 					t.Fatal(o.Error())
@@ -85,7 +86,7 @@ func TestNeighboursAreNamed(t *testing.T) {
 			e.with(func(p *policy.Policy) { p.Hooks = tt.hooks })
 			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			o := e.Validate(ctx, pod, reviewed(rules.Review{Validator: true, Required: true, Changes: tt.changes}))
 			if err := o.Error(); (err == nil) != (tt.refused == "") || err != nil && !strings.Contains(err.Error(), tt.refused) {
 				t.Errorf("got %v, want %q", err, tt.refused)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -107,7 +108,7 @@ func (m *inMemory) repaired(t *testing.T, pod rules.Pod) time.Duration {
 func audited(t *testing.T, e *Enforcer, pods []rules.Pod, fn func()) {
 	t.Helper()
 	for _, pod := range pods {
-		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
+		if o := e.Enforce(t.Context(), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 			t.Fatal(o.Err)
 		}
 	}
@@ -131,7 +132,7 @@ func TestTheAuditorComesWithinAnInterval(t *testing.T) {
 		audited(t, e, pods, func() {
 			for i, pod := range slices.Concat(pods, late) {
 				time.Sleep(time.Duration(i) * 1700 * time.Millisecond)
-				e.Enforce(t.Context(), SandboxStarted, pod) // what is known is looked at once more
+				e.Enforce(t.Context(), lifecycle.SandboxStarted, pod) // what is known is looked at once more
 				time.Sleep(time.Duration(i) * 13 * time.Millisecond)
 				worst = max(worst, m.repaired(t, pod))
 			}
@@ -170,13 +171,13 @@ func TestTheAuditorIsFair(t *testing.T) {
 			}
 			m.slowDown(t, hostile, 0)
 			for _, pod := range hostile {
-				if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StateFailing {
+				if known, _ := e.View().Sandbox(pod.SandboxID); known.State != lifecycle.StateFailing {
 					t.Errorf("%s is %s", pod.Name, known.State)
 				}
 			}
 			time.Sleep(time.Hour)
 			for _, pod := range hostile {
-				if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StateProtected {
+				if known, _ := e.View().Sandbox(pod.SandboxID); known.State != lifecycle.StateProtected {
 					t.Errorf("%s is never looked at again: %s", pod.Name, known.State)
 				}
 			}
@@ -187,7 +188,7 @@ func TestTheAuditorIsFair(t *testing.T) {
 			t.Logf("at worst after %s", worst)
 		}
 		for _, o := range r.outcomes {
-			if strings.HasPrefix(o.Pod.Namespace, "honest") && o.Result == Failed {
+			if strings.HasPrefix(o.Pod.Namespace, "honest") && o.Result == lifecycle.Failed {
 				t.Errorf("%s: %v", o.Pod.Name, o.Err)
 			}
 		}
@@ -208,13 +209,13 @@ func TestTheTakeoverIsFair(t *testing.T) {
 		defer cancel()
 		e.Synchronize(ctx, slices.Concat(hostile, honest))
 		for _, pod := range honest {
-			if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StateProtected {
+			if known, _ := e.View().Sandbox(pod.SandboxID); known.State != lifecycle.StateProtected {
 				t.Errorf("%s is %s when the runtime goes on", pod.Name, known.State)
 			}
 		}
 		time.Sleep(5 * takeoverTimeout)
 		for _, pod := range hostile {
-			if known, _ := e.View().Sandbox(pod.SandboxID); known.State != StatePending {
+			if known, _ := e.View().Sandbox(pod.SandboxID); known.State != lifecycle.StatePending {
 				t.Errorf("%s is %s", pod.Name, known.State)
 			}
 		}

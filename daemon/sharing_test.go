@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -47,7 +48,7 @@ func ask(t *testing.T, hook func(context.Context) outcome.Outcome) (outcome.Outc
 
 func start(t *testing.T, e *Enforcer, pod rules.Pod) (outcome.Outcome, time.Duration) {
 	t.Helper()
-	return ask(t, func(ctx context.Context) outcome.Outcome { return e.Enforce(ctx, SandboxStarted, pod) })
+	return ask(t, func(ctx context.Context) outcome.Outcome { return e.Enforce(ctx, lifecycle.SandboxStarted, pod) })
 }
 
 // laboriousMesh is Istio, and takes long to decide about pods that say a lot.
@@ -87,18 +88,18 @@ func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 			what   string
 			before time.Duration
 			change func()
-			want   Result
+			want   lifecycle.Result
 			held   time.Duration
 		}{
-			{"the first try", 0, func() {}, Failed, hookTime / 8},
-			{"the next try", 0, func() { pod.SandboxID = "another" }, Refused, 0},
-			{"a container", 0, func() {}, Refused, 0},
-			{"while it is still at work", 0, func() { pod.Annotations = more("a little") }, Failed, 0},
-			{"with other wishes", 3 * time.Second, func() { pod.Annotations = more("a lot") }, Failed, hookTime / 64},
-			{"the next try", 0, func() {}, Refused, 0},
-			{"in the pause", 19 * time.Second, func() {}, Refused, 0},
-			{"after the pause", 2 * time.Second, func() {}, Failed, hookTime / 64},
-			{"the next try", 0, func() {}, Refused, 0},
+			{"the first try", 0, func() {}, lifecycle.Failed, hookTime / 8},
+			{"the next try", 0, func() { pod.SandboxID = "another" }, lifecycle.Refused, 0},
+			{"a container", 0, func() {}, lifecycle.Refused, 0},
+			{"while it is still at work", 0, func() { pod.Annotations = more("a little") }, lifecycle.Failed, 0},
+			{"with other wishes", 3 * time.Second, func() { pod.Annotations = more("a lot") }, lifecycle.Failed, hookTime / 64},
+			{"the next try", 0, func() {}, lifecycle.Refused, 0},
+			{"in the pause", 19 * time.Second, func() {}, lifecycle.Refused, 0},
+			{"after the pause", 2 * time.Second, func() {}, lifecycle.Failed, hookTime / 64},
+			{"the next try", 0, func() {}, lifecycle.Refused, 0},
 		} {
 			time.Sleep(tt.before)
 			tt.change()
@@ -109,7 +110,7 @@ func TestALongDecisionHoldsTheNodeUpOnce(t *testing.T) {
 			if o.Result != tt.want || held != tt.held || o.Stage != outcome.StageBudget || o.Error() == nil {
 				t.Errorf("%s: %s in %s, held up for %s, want %s: %v", tt.what, o.Result, o.Stage, held, tt.held, o.Error())
 			}
-			if o.Result == Refused && (o.Decision.Reason != rules.ReasonOverTime || !strings.Contains(o.Error().Error(), "it used up its time") ||
+			if o.Result == lifecycle.Refused && (o.Decision.Reason != rules.ReasonOverTime || !strings.Contains(o.Error().Error(), "it used up its time") ||
 				!strings.Contains(o.Error().Error(), "or when its annotations or containers change")) {
 				t.Errorf("%s: %s, %v", tt.what, o.Decision.Reason, o.Error())
 			}
@@ -169,7 +170,7 @@ func TestAbandonedWorkIsBounded(t *testing.T) {
 		if refused != len(hostile)-4 {
 			t.Errorf("%d of %d were not begun", refused, len(hostile))
 		}
-		if o, held := start(t, e, honest[0]); o.Result != Protected || held > 0 {
+		if o, held := start(t, e, honest[0]); o.Result != lifecycle.Protected || held > 0 {
 			t.Errorf("an innocent pod: %s after %s, %v", o.Result, held, o.Error())
 		}
 		before, _ := m.count()
@@ -179,7 +180,7 @@ func TestAbandonedWorkIsBounded(t *testing.T) {
 		}
 		m.slowDown(t, hostile, 0)
 		for _, pod := range hostile {
-			if o, _ := start(t, e, pod); o.Result != Protected {
+			if o, _ := start(t, e, pod); o.Result != lifecycle.Protected {
 				t.Errorf("when all is well again: %v", o.Error())
 			}
 		}
@@ -202,14 +203,14 @@ func TestWaitingIsNotBlamed(t *testing.T) {
 		}
 		for range 3 {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			o := e.Enforce(ctx, SandboxStarted, pods[0])
-			if cancel(); o.Result != Failed {
+			o := e.Enforce(ctx, lifecycle.SandboxStarted, pods[0])
+			if cancel(); o.Result != lifecycle.Failed {
 				t.Errorf("%s, %v", o.Result, o.Error())
 			}
 			time.Sleep(time.Second)
 		}
 		unlock()
-		if o, held := start(t, e, pods[0]); o.Result != Protected || held != 0 {
+		if o, held := start(t, e, pods[0]); o.Result != lifecycle.Protected || held != 0 {
 			t.Errorf("%s after %s, %v", o.Result, held, o.Error())
 		}
 	})
@@ -234,12 +235,12 @@ func TestASlowPodIsNotAFailingOne(t *testing.T) {
 		for range 3 {
 			m.slowDown(t, pods[:1], time.Minute)
 			m.touch(t, pod.NetNS)
-			if o, held := start(t, e, pod); o.Result != Failed || held != hookTime {
+			if o, held := start(t, e, pod); o.Result != lifecycle.Failed || held != hookTime {
 				t.Errorf("%s after %s, %v", o.Result, held, o.Error())
 			}
 			m.slowDown(t, pods[:1], 0)
 			time.Sleep(2 * time.Minute)
-			if o, _ := start(t, e, pod); o.Result != Protected {
+			if o, _ := start(t, e, pod); o.Result != lifecycle.Protected {
 				t.Errorf("in time: %v", o.Error())
 			}
 		}
@@ -247,7 +248,7 @@ func TestASlowPodIsNotAFailingOne(t *testing.T) {
 		start(t, e, pod)
 		m.slowDown(t, pods[:1], 0)
 		time.Sleep(time.Minute)
-		if o, _ := start(t, e, pod); o.Result != Protected {
+		if o, _ := start(t, e, pod); o.Result != lifecycle.Protected {
 			t.Errorf("the pause has grown: %v", o.Error())
 		}
 	})
@@ -255,20 +256,22 @@ func TestASlowPodIsNotAFailingOne(t *testing.T) {
 
 // A sandbox keeps the namespace that it has, whoever asks.
 func TestTheNamespaceOfASandboxNeverChanges(t *testing.T) {
-	for trigger, look := range map[Trigger]func(*Enforcer, rules.Pod) outcome.Outcome{
-		SandboxStarted:     func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Enforce(t.Context(), SandboxStarted, pod) },
-		ContainerCreated:   func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Admit(t.Context(), pod, app) },
-		ContainerValidated: func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Validate(t.Context(), pod, app) },
-		ByHand:             func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Enforce(t.Context(), ByHand, pod) },
-		Takeover: func(e *Enforcer, pod rules.Pod) outcome.Outcome {
-			return e.takeOver(t.Context(), outcome.Begin(Takeover, pod)).Outcome
+	for trigger, look := range map[lifecycle.Trigger]func(*Enforcer, rules.Pod) outcome.Outcome{
+		lifecycle.SandboxStarted: func(e *Enforcer, pod rules.Pod) outcome.Outcome {
+			return e.Enforce(t.Context(), lifecycle.SandboxStarted, pod)
+		},
+		lifecycle.ContainerCreated:   func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Admit(t.Context(), pod, app) },
+		lifecycle.ContainerValidated: func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Validate(t.Context(), pod, app) },
+		lifecycle.ByHand:             func(e *Enforcer, pod rules.Pod) outcome.Outcome { return e.Enforce(t.Context(), lifecycle.ByHand, pod) },
+		lifecycle.Takeover: func(e *Enforcer, pod rules.Pod) outcome.Outcome {
+			return e.takeOver(t.Context(), outcome.Begin(lifecycle.Takeover, pod)).Outcome
 		},
 	} {
-		for _, state := range []State{StateProtected, StateUnprotected, StateFailing} {
+		for _, state := range []lifecycle.State{lifecycle.StateProtected, lifecycle.StateUnprotected, lifecycle.StateFailing} {
 			m := newMemory()
 			e, _ := newEnforcer(t, m)
 			pod := sandbox(t, "web")
-			if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Protected {
+			if o := e.Enforce(t.Context(), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 				t.Fatal(o.Err)
 			}
 			e.sandboxes.UpdateKnown("web", func(sb *memory.Sandbox) { sb.State = state })

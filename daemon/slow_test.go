@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
@@ -21,14 +22,14 @@ func TestALatePodOfASlowNodeKeepsNobodyOut(t *testing.T) {
 		e, _ := newEnforcer(t, firewall)
 		firewall.slowDown(t, pods, hookTime/9) // for each of its looks
 		firewall.slowDown(t, pods[:1], 2*hookTime)
-		if o, _ := start(t, e, pods[0]); o.Result != Failed {
+		if o, _ := start(t, e, pods[0]); o.Result != lifecycle.Failed {
 			t.Fatal(o.Result)
 		}
 		firewall.slowDown(t, pods[:1], hookTime/9)
 		time.Sleep(2 * hookTime) // the kubelet tries again when the late work is over
 		for i, pod := range pods {
 			pod.SandboxID = fmt.Sprint("again", i)
-			if o, _ := start(t, e, pod); o.Result != Protected {
+			if o, _ := start(t, e, pod); o.Result != lifecycle.Protected {
 				t.Errorf("pod %d: %s, %v", i, o.Result, o.Err)
 			}
 		}

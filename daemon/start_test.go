@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -25,7 +26,7 @@ func TestStart(t *testing.T) {
 	e.with(func(p *policy.Policy) { p.OnDrift = config.DriftReport })
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	flush := func() { m.put(t, pod.NetNS, rules.Plan{}) }
@@ -61,7 +62,7 @@ func TestStart(t *testing.T) {
 	if sb, _ := e.View().Sandbox(pod.SandboxID); sb.Drift.Times != 2 {
 		t.Errorf("drift was counted %d times", sb.Drift.Times)
 	}
-	if o := e.Start(ctx, sandbox(t, "unknown"), "app", ""); o.Result != Protected || o.Event() != outcome.EventProtected {
+	if o := e.Start(ctx, sandbox(t, "unknown"), "app", ""); o.Result != lifecycle.Protected || o.Event() != outcome.EventProtected {
 		t.Errorf("a sandbox that was not known: %s, %v", o.Result, o.Err)
 	}
 }
@@ -72,7 +73,7 @@ func TestStartCosts(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	m.failWith(nil)
 	e.Start(ctx, pod, "app", "")
 	if calls, _ := m.count(); calls != 1 {
@@ -86,7 +87,7 @@ func TestStartUnheeded(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	m.put(t, pod.NetNS, rules.Plan{})
 	m.failWith(always)
 	if o := e.Start(ctx, pod, "app", unheeded); o.Error() == nil || !strings.Contains(o.Message(), "broken. "+unheeded) {
@@ -107,7 +108,7 @@ func TestOutside(t *testing.T) {
 	if e.Outside(web) {
 		t.Error("a pod of the mesh that is not known is outside")
 	}
-	if e.Enforce(ctx, SandboxStarted, web); e.Outside(web) {
+	if e.Enforce(ctx, lifecycle.SandboxStarted, web); e.Outside(web) {
 		t.Error("a pod of the mesh is outside")
 	}
 	heavy := rules.Pod{SandboxID: "heavy", Annotations: map[string]string{"a": strings.Repeat("x", 100<<10)}}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -22,7 +23,7 @@ func earlierDaemon(t *testing.T, m *inMemory, pod rules.Pod, change func(*istio.
 	change(&d)
 	e, _ := newEnforcer(t, m)
 	e.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(d)}, RuntimeHandlers: []string{""}}))
-	if o := e.Enforce(limited(t, patience), SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	return m.holds(t, pod.NetNS)
@@ -73,7 +74,7 @@ func TestWholeRulesStay(t *testing.T) {
 			m := newMemory()
 			pod := sandbox(t, "web")
 			e, r := newEnforcer(t, m)
-			plan := e.Enforce(ctx, SandboxStarted, pod).Plan
+			plan := e.Enforce(ctx, lifecycle.SandboxStarted, pod).Plan
 			e.with(func(p *policy.Policy) {
 				d := istio.Standard()
 				otherPort(&d)
@@ -93,7 +94,7 @@ func TestWholeRulesStay(t *testing.T) {
 		e.Synchronize(ctx, []rules.Pod{pod})
 		m.touch(t, pod.NetNS)
 		auditNow(t, e)
-		if known, _ := e.sandboxes.Get("web"); known.State != StateOutdated {
+		if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateOutdated {
 			t.Errorf("state %q", known.State)
 		}
 	})
@@ -105,7 +106,7 @@ func TestRefinedAfterAReload(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	e.with(func(p *policy.Policy) {
 		d := istio.Standard()
 		d.ExcludeNamespaces = []string{"default"}
@@ -166,7 +167,7 @@ func TestDriftFoundAtATakeover(t *testing.T) {
 	e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpReport })
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	m.put(t, pod.NetNS, rules.Plan{})
 	taken := pod
 	taken.Containers = []rules.Container{{Name: "app", Running: true}}
@@ -183,7 +184,7 @@ func TestTruth(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	m.put(t, pod.NetNS, rules.Plan{})
 	m.mu.Lock()
 	m.readOnly = true

@@ -43,9 +43,9 @@ func (e *Enforcer) Synchronize(ctx context.Context, pods []rules.Pod) {
 	for range takeoverWorkers {
 		workers.Go(func() {
 			for i := range queue {
-				if known, _ := e.sandboxes.Get(pods[i].SandboxID); !pending[i] || known.State == StatePending {
+				if known, _ := e.sandboxes.Get(pods[i].SandboxID); !pending[i] || known.State == lifecycle.StatePending {
 					ctx, cancel := context.WithTimeout(context.Background(), takeoverTimeout)
-					e.report(e.takeOver(ctx, outcome.Begin(Takeover, pods[i])))
+					e.report(e.takeOver(ctx, outcome.Begin(lifecycle.Takeover, pods[i])))
 					cancel()
 				} // else an event or the auditor came first
 			}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -58,13 +59,13 @@ func withoutSystemCalls(t *testing.T, pod rules.Pod) {
 		t.Fatal(err)
 	}
 	for range 1000 {
-		if o := e.Enforce(t.Context(), SandboxStarted, pod); o.Result != Skipped {
+		if o := e.Enforce(t.Context(), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Skipped {
 			syscall.Exit(3)
 		}
-		if o := e.Admit(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped {
+		if o := e.Admit(t.Context(), pod, rules.Container{Name: "app"}); o.Result != lifecycle.Skipped {
 			syscall.Exit(3)
 		}
-		if o := e.Validate(t.Context(), pod, rules.Container{Name: "app"}); o.Result != Skipped || !e.Outside(pod) {
+		if o := e.Validate(t.Context(), pod, rules.Container{Name: "app"}); o.Result != lifecycle.Skipped || !e.Outside(pod) {
 			syscall.Exit(3)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -27,7 +28,7 @@ func BenchmarkTakeover(b *testing.B) {
 		pods[i] = meshed(nstest.New(b, ip+"/16").Path)
 		pods[i].SandboxID, pods[i].IPs = fmt.Sprint("pod", i), []netip.Addr{netip.MustParseAddr(ip)}
 		pods[i].Containers = []rules.Container{{Name: "app", Running: true}}
-		if o := earlier.Enforce(context.Background(), SandboxStarted, pods[i]); o.Result != Protected {
+		if o := earlier.Enforce(context.Background(), lifecycle.SandboxStarted, pods[i]); o.Result != lifecycle.Protected {
 			b.Fatal(o.Err)
 		}
 	}
@@ -35,11 +36,11 @@ func BenchmarkTakeover(b *testing.B) {
 		name    string
 		written nftables.Dialect
 		change  func(*istio.Defaults)
-		want    State
+		want    lifecycle.State
 	}{
-		{"protected", nftables.IPTables, func(*istio.Defaults) {}, StateProtected},
-		{"outdated", nftables.IPTables, otherPort, StateOutdated},
-		{"in_another_shape", nftables.Native, func(*istio.Defaults) {}, StateOutdated},
+		{"protected", nftables.IPTables, func(*istio.Defaults) {}, lifecycle.StateProtected},
+		{"outdated", nftables.IPTables, otherPort, lifecycle.StateOutdated},
+		{"in_another_shape", nftables.Native, func(*istio.Defaults) {}, lifecycle.StateOutdated},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
 			node := earlier.visitor.Kernel.(kernel.Node)
@@ -49,7 +50,7 @@ func BenchmarkTakeover(b *testing.B) {
 				if _, err := earlier.Remove(context.Background(), pod.NetNS); err != nil {
 					b.Fatal(err)
 				}
-				if o := earlier.Enforce(context.Background(), ByHand, pod); o.Err != nil {
+				if o := earlier.Enforce(context.Background(), lifecycle.ByHand, pod); o.Err != nil {
 					b.Fatal(o.Err)
 				}
 			}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -34,20 +35,20 @@ func TestTakeover(t *testing.T) {
 		stop       error
 		event      string
 		changed    bool
-		state      State
+		state      lifecycle.State
 	}{
-		{"whole", "whole", running, config.CatchUpApply, false, nil, outcome.EventProtected, false, StateProtected},
-		{"no container", "none", nil, config.CatchUpReport, false, nil, outcome.EventProtected, true, StateProtected},
-		{"created only", "none", created, config.CatchUpStop, false, nil, outcome.EventProtected, true, StateProtected},
-		{"running, apply", "none", running, config.CatchUpApply, false, nil, outcome.EventLate, true, StateProtected},
-		{"running, report", "none", running, config.CatchUpReport, false, nil, outcome.EventUnprotected, false, StateUnprotected},
+		{"whole", "whole", running, config.CatchUpApply, false, nil, outcome.EventProtected, false, lifecycle.StateProtected},
+		{"no container", "none", nil, config.CatchUpReport, false, nil, outcome.EventProtected, true, lifecycle.StateProtected},
+		{"created only", "none", created, config.CatchUpStop, false, nil, outcome.EventProtected, true, lifecycle.StateProtected},
+		{"running, apply", "none", running, config.CatchUpApply, false, nil, outcome.EventLate, true, lifecycle.StateProtected},
+		{"running, report", "none", running, config.CatchUpReport, false, nil, outcome.EventUnprotected, false, lifecycle.StateUnprotected},
 		{"running, stop", "none", running, config.CatchUpStop, false, nil, outcome.EventStopped, false, ""},
-		{"running, stop fails", "none", running, config.CatchUpStop, false, errBroken, outcome.EventUnprotected, false, StateUnprotected},
-		{"of another version", "other", running, config.CatchUpApply, false, nil, outcome.EventOutdated, false, StateOutdated},
-		{"of another version, not started", "other", created, config.CatchUpApply, false, nil, outcome.EventOutdated, false, StateOutdated},
-		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, outcome.EventProtected, true, StateProtected},
-		{"damaged", "damaged", running, config.CatchUpApply, false, nil, outcome.EventLate, true, StateProtected},
-		{"damaged, report", "damaged", running, config.CatchUpReport, false, nil, outcome.EventUnprotected, false, StateUnprotected},
+		{"running, stop fails", "none", running, config.CatchUpStop, false, errBroken, outcome.EventUnprotected, false, lifecycle.StateUnprotected},
+		{"of another version", "other", running, config.CatchUpApply, false, nil, outcome.EventOutdated, false, lifecycle.StateOutdated},
+		{"of another version, not started", "other", created, config.CatchUpApply, false, nil, outcome.EventOutdated, false, lifecycle.StateOutdated},
+		{"of another version, asked to replace", "other", running, config.CatchUpReport, true, nil, outcome.EventProtected, true, lifecycle.StateProtected},
+		{"damaged", "damaged", running, config.CatchUpApply, false, nil, outcome.EventLate, true, lifecycle.StateProtected},
+		{"damaged, report", "damaged", running, config.CatchUpReport, false, nil, outcome.EventUnprotected, false, lifecycle.StateUnprotected},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			m := newMemory()
@@ -60,7 +61,7 @@ func TestTakeover(t *testing.T) {
 				}
 				earlier, _ := newEnforcer(t, m)
 				earlier.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(other)}, RuntimeHandlers: []string{""}}))
-				if o := earlier.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+				if o := earlier.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 					t.Fatal(o.Err)
 				}
 			}
@@ -116,8 +117,8 @@ func TestTakeoverForgets(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	gone, stays, missing := sandbox(t, "gone"), sandbox(t, "stays"), sandbox(t, "missing")
-	e.Enforce(ctx, SandboxStarted, gone)
-	e.Enforce(ctx, SandboxStarted, stays)
+	e.Enforce(ctx, lifecycle.SandboxStarted, gone)
+	e.Enforce(ctx, lifecycle.SandboxStarted, stays)
 	missing.NetNS = "/run/netns/meshnetd-test-that-is-not-there"
 	e.Synchronize(ctx, []rules.Pod{missing, stays})
 	var names []string
@@ -183,7 +184,7 @@ func TestAuditFails(t *testing.T) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			m.failWith(always)
 			time.Sleep(passes)
-			if known, _ := e.sandboxes.Get("web"); known.State != StateFailing {
+			if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateFailing {
 				t.Errorf("what cannot be repaired is %s", known.State)
 			}
 			if o := e.Admit(t.Context(), pod, app); o.Error() == nil {
@@ -191,7 +192,7 @@ func TestAuditFails(t *testing.T) {
 			}
 			m.failWith(nil)
 			time.Sleep(passes)
-			if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || m.holds(t, pod.NetNS).Rules() == 0 {
+			if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateProtected || m.holds(t, pod.NetNS).Rules() == 0 {
 				t.Errorf("%s, with %d rules", known.State, m.holds(t, pod.NetNS).Rules())
 			}
 		})
@@ -208,10 +209,10 @@ func TestAuditForgets(t *testing.T) {
 	pod := sandbox(t, "web")
 	faked(t, func(t *testing.T) {
 		e, r := newEnforcer(t, newMemory())
-		e.Enforce(t.Context(), SandboxStarted, pod)
+		e.Enforce(t.Context(), lifecycle.SandboxStarted, pod)
 		known, _ := e.sandboxes.Get("web")
 		known.Pod.NetNS += "-gone"
-		for _, sb := range []memory.Sandbox{known, {Pod: known.Pod, State: StateExempt}, {Pod: known.Pod, State: StateUnprotected}} {
+		for _, sb := range []memory.Sandbox{known, {Pod: known.Pod, State: lifecycle.StateExempt}, {Pod: known.Pod, State: lifecycle.StateUnprotected}} {
 			e.sandboxes.Update("web", func(known *memory.Sandbox) { *known = sb })
 			audited(t, e, nil, func() { time.Sleep(2 * e.policy.Load().AuditInterval) })
 			if e.sandboxes.Count() != 0 {

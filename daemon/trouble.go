@@ -33,9 +33,9 @@ func (e *Enforcer) fail(o outcome.Look, first bool) outcome.Look {
 	known, _ := e.sandboxes.Get(o.Pod.SandboxID)
 	trouble := lifecycle.NotRead
 	switch {
-	case first && !o.Waited && o.Trigger != ByHand:
+	case first && !o.Waited && o.Trigger != lifecycle.ByHand:
 		trouble = lifecycle.Overrun // nothing is known yet
-	case o.Result == Refused:
+	case o.Result == lifecycle.Refused:
 		trouble = lifecycle.OverTime
 	case errors.Is(o.Err, context.Canceled):
 		trouble = lifecycle.Stopping

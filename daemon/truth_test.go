@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -50,12 +51,12 @@ func TestWhatIsSaidIsTrue(t *testing.T) {
 				e.with(tt.policy)
 			}
 			pod := sandbox(t, "web")
-			plan := e.Enforce(limited(t, patience), SandboxStarted, pod).Plan
+			plan := e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod).Plan
 			for _, do := range tt.do {
 				do(e, m, pod)
 			}
 			sb, _ := e.View().Sandbox("web")
-			if got := r.events()[1:]; !slices.Equal(got, tt.events) || sb.Drift.Times != tt.drifts || sb.State != StateProtected || m.holds(t, pod.NetNS).Key() != plan.Key() {
+			if got := r.events()[1:]; !slices.Equal(got, tt.events) || sb.Drift.Times != tt.drifts || sb.State != lifecycle.StateProtected || m.holds(t, pod.NetNS).Key() != plan.Key() {
 				t.Errorf("recorded %v, want %v; %d times drifted, %s", got, tt.events, sb.Drift.Times, sb.State)
 			}
 		})
@@ -96,7 +97,7 @@ func TestDriftOfAnOutdatedPod(t *testing.T) {
 		m.put(t, pod.NetNS, rules.Plan{})
 		repair(e, m, pod)
 		events := r.events()
-		if sb, _ := e.View().Sandbox("web"); sb.State != StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != outcome.EventRepaired {
+		if sb, _ := e.View().Sandbox("web"); sb.State != lifecycle.StateOutdated || sb.Drift.Times != 1 || m.holds(t, pod.NetNS).Key() != plan.Key() || events[len(events)-1] != outcome.EventRepaired {
 			t.Errorf("%s: %s, %d times drifted, recorded %v", what, sb.State, sb.Drift.Times, events)
 		}
 	}
@@ -108,7 +109,7 @@ func TestFailingBesideASecondDaemon(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	second, _ := newEnforcer(t, m)
 	configure(second, otherPort)
 	second.with(func(p *policy.Policy) { p.ReplaceOutdated = true })
@@ -118,7 +119,7 @@ func TestFailingBesideASecondDaemon(t *testing.T) {
 	auditNow(t, e)
 	m.failWith(nil)
 	auditNow(t, e)
-	if got := r.events(); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnprotected, outcome.EventOutdated}) || m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != StateOutdated {
+	if got := r.events(); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventUnprotected, outcome.EventOutdated}) || m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != lifecycle.StateOutdated {
 		t.Errorf("%s, recorded %v", e.state("web"), got)
 	}
 }
@@ -132,7 +133,7 @@ func TestWholeRulesStayWhenTheSessionIsBack(t *testing.T) {
 	for range 2 {
 		e.Synchronize(limited(t, patience), []rules.Pod{pod})
 	}
-	if m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != StateOutdated {
+	if m.holds(t, pod.NetNS).Key() != plan.Key() || e.state("web") != lifecycle.StateOutdated {
 		t.Errorf("%s, changed", e.state("web"))
 	}
 }
@@ -143,13 +144,13 @@ func TestByHandWithoutASandbox(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	pod := sandbox(t, "")
 	for _, changed := range []bool{true, false} {
-		o := e.Enforce(limited(t, patience), ByHand, pod)
-		if o.Result != Protected || o.Changed != changed || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
+		o := e.Enforce(limited(t, patience), lifecycle.ByHand, pod)
+		if o.Result != lifecycle.Protected || o.Changed != changed || m.holds(t, pod.NetNS).Key() != o.Plan.Key() {
 			t.Errorf("%s, changed %v: %v", o.Result, o.Changed, o.Err)
 		}
 	}
 	m.put(t, pod.NetNS, rules.Plan{})
-	if o := e.Enforce(limited(t, patience), ByHand, pod); o.Result != Protected || !o.Changed {
+	if o := e.Enforce(limited(t, patience), lifecycle.ByHand, pod); o.Result != lifecycle.Protected || !o.Changed {
 		t.Errorf("flushed: %s, changed %v: %v", o.Result, o.Changed, o.Err)
 	}
 	if len(e.View().Sandboxes()) > 0 {

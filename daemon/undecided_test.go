@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -53,26 +54,26 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 		t.Fatal("no answer")
 	}
 	for _, id := range []string{"web", "plain"} {
-		if known, _ := e.sandboxes.Get(id); known.State != StatePending {
+		if known, _ := e.sandboxes.Get(id); known.State != lifecycle.StatePending {
 			t.Errorf("%s: state %q", id, known.State)
 		}
 	}
 	told := web
 	told.Containers = nil
-	if o := e.Admit(limited(t, 50*time.Millisecond), told, app); o.Result != Failed {
+	if o := e.Admit(limited(t, 50*time.Millisecond), told, app); o.Result != lifecycle.Failed {
 		t.Errorf("a container before the decision: %s, %v", o.Result, o.Err)
 	}
 	close(mesh.decide)
 	// Whose try used up its time meanwhile is left to the auditor.
 	eventually(t, "both are taken over", func() bool {
 		for _, id := range []string{"web", "plain"} {
-			if known, _ := e.sandboxes.Get(id); known.State == StatePending {
+			if known, _ := e.sandboxes.Get(id); known.State == lifecycle.StatePending {
 				round{e}.Look(t.Context(), id, new(auditor.Audit))
 			}
 		}
 		known, _ := e.sandboxes.Get("web")
 		_, pending := e.sandboxes.Get("plain")
-		return known.State == StateProtected && !pending && slices.Contains(r.events(), outcome.EventSkipped)
+		return known.State == lifecycle.StateProtected && !pending && slices.Contains(r.events(), outcome.EventSkipped)
 	})
 	if proxyUID(e) != 2000 {
 		t.Errorf("proxy's user %d: what the containers said is lost", proxyUID(e))
@@ -86,7 +87,7 @@ func TestContainerOfAnUndecidedPodOutsideTheMesh(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	plain := rules.Pod{SandboxID: "plain", NetNS: "/nowhere"}
 	e.sandboxes.Expect(e.policy.Load(), plain)
-	if o := e.Admit(limited(t, patience), plain, app); o.Result != Skipped || o.Error() != nil || o.NetNS.Ino != 0 {
+	if o := e.Admit(limited(t, patience), plain, app); o.Result != lifecycle.Skipped || o.Error() != nil || o.NetNS.Ino != 0 {
 		t.Errorf("%s, %v", o.Result, o.Error())
 	}
 }
@@ -125,7 +126,7 @@ func TestAPodOfAMeshThatIsOffCannotBeRead(t *testing.T) {
 		e, r := severalMeshes(t, m)
 		pod := ofLinkerd(t, "web")
 		if ours {
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			e, r = severalMeshes(t, m)
 		} else {
 			m.put(t, pod.NetNS, elsewheresPlan(t, pod))

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/visit"
 )
@@ -22,13 +23,13 @@ var errNotTakenOver = errors.New("was there before meshnetd and has not been loo
 // result unless it fails.
 func (e *Enforcer) Compare(ctx context.Context, id string) outcome.Outcome {
 	known, ok := e.sandboxes.Get(id)
-	o := outcome.Begin(ByHand, known.Pod)
+	o := outcome.Begin(lifecycle.ByHand, known.Pod)
 	o.Decision, o.Plan, o.Key, o.Node = known.Decision, known.Plan, known.Key, known.Node
 	o = e.sharing.Within(ctx, o, func(ctx context.Context, o *outcome.Look) error {
 		switch {
 		case !ok:
 			return fmt.Errorf("sandbox %s %w", id, visit.ErrUnknown)
-		case known.State == StatePending:
+		case known.State == lifecycle.StatePending:
 			return fmt.Errorf("pod %s %w", known.Pod, errNotTakenOver)
 		}
 		return e.visitor.Compare(ctx, o, known)
@@ -42,10 +43,10 @@ func (e *Enforcer) Compare(ctx context.Context, id string) outcome.Outcome {
 // pod does not lose its rules by a command. The differences of the outcome are those that were found.
 func (e *Enforcer) Repair(ctx context.Context, id string) outcome.Outcome {
 	known, ok := e.sandboxes.Get(id)
-	o := outcome.Begin(ByHand, known.Pod)
+	o := outcome.Begin(lifecycle.ByHand, known.Pod)
 	o.Decision = known.Decision
 	if !ok {
-		o.Result, o.Err = Failed, fmt.Errorf("sandbox %s %w", id, visit.ErrUnknown)
+		o.Result, o.Err = lifecycle.Failed, fmt.Errorf("sandbox %s %w", id, visit.ErrUnknown)
 		return o.Outcome
 	}
 	o = e.try(ctx, o, e.reconcile)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -25,13 +26,13 @@ import (
 func protectedPod(t *testing.T, e *Enforcer) rules.Pod {
 	t.Helper()
 	pod := sandbox(t, "a")
-	if o := e.Enforce(limited(t, 10*time.Second), SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(limited(t, 10*time.Second), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatalf("%s: %v", o.Result, o.Err)
 	}
 	return pod
 }
 
-func (e *Enforcer) state(id string) State {
+func (e *Enforcer) state(id string) lifecycle.State {
 	sb, _ := e.View().Sandbox(id)
 	return sb.State
 }
@@ -55,11 +56,11 @@ func TestCompare(t *testing.T) {
 	if o := compare(); o.Err != nil || len(o.Differences) == 0 {
 		t.Errorf("flushed: %v, %q", o.Err, o.Differences)
 	}
-	if _, applied := m.count(); applied != 1 || e.state("a") != StateProtected || r.count() != said {
+	if _, applied := m.count(); applied != 1 || e.state("a") != lifecycle.StateProtected || r.count() != said {
 		t.Errorf("a comparison changes something: %d plans written, state %s", applied, e.state("a"))
 	}
 	m.failWith(always)
-	if o := compare(); !errors.Is(o.Err, errBroken) || e.state("a") != StateProtected {
+	if o := compare(); !errors.Is(o.Err, errBroken) || e.state("a") != lifecycle.StateProtected {
 		t.Errorf("broken: %v, state %s", o.Err, e.state("a"))
 	}
 }
@@ -74,10 +75,10 @@ func TestCompareNothing(t *testing.T) {
 	if o := e.Compare(limited(t, 10*time.Second), "b"); !errors.Is(o.Err, errNotTakenOver) {
 		t.Errorf("got %v", o.Err)
 	}
-	if o := e.Repair(limited(t, 10*time.Second), "none"); !errors.Is(o.Err, visit.ErrUnknown) || o.Result != Failed {
+	if o := e.Repair(limited(t, 10*time.Second), "none"); !errors.Is(o.Err, visit.ErrUnknown) || o.Result != lifecycle.Failed {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}
-	if o := e.Repair(limited(t, 10*time.Second), "b"); o.Result != Protected || e.state("b") != StateProtected {
+	if o := e.Repair(limited(t, 10*time.Second), "b"); o.Result != lifecycle.Protected || e.state("b") != lifecycle.StateProtected {
 		t.Errorf("repair of one that was not looked at: %s, %v", o.Result, o.Err)
 	}
 }
@@ -104,37 +105,37 @@ func TestRepair(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*testing.T, *Enforcer, *inMemory, rules.Pod)
-		state  State
+		state  lifecycle.State
 		events []string
 		found  bool
 		want   uint16 // inbound port
 	}{
-		{"nothing to do", func(*testing.T, *Enforcer, *inMemory, rules.Pod) {}, StateProtected, nil, false, 15006},
+		{"nothing to do", func(*testing.T, *Enforcer, *inMemory, rules.Pod) {}, lifecycle.StateProtected, nil, false, 15006},
 		{"flushed", func(t *testing.T, _ *Enforcer, m *inMemory, pod rules.Pod) { m.put(t, pod.NetNS, rules.Plan{}) },
-			StateProtected, []string{outcome.EventRepaired}, true, 15006},
+			lifecycle.StateProtected, []string{outcome.EventRepaired}, true, 15006},
 		{"left without its rules", func(t *testing.T, e *Enforcer, m *inMemory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
-			e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.State, sb.Running = StateUnprotected, true })
-		}, StateProtected, []string{outcome.EventLate}, true, 15006},
+			e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.State, sb.Running = lifecycle.StateUnprotected, true })
+		}, lifecycle.StateProtected, []string{outcome.EventLate}, true, 15006},
 		{"failing", func(t *testing.T, e *Enforcer, m *inMemory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
-			e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.State = StateFailing })
-		}, StateProtected, []string{outcome.EventRepaired}, true, 15006},
+			e.sandboxes.UpdateKnown("a", func(sb *memory.Sandbox) { sb.State = lifecycle.StateFailing })
+		}, lifecycle.StateProtected, []string{outcome.EventRepaired}, true, 15006},
 		{"another configuration", func(_ *testing.T, e *Enforcer, _ *inMemory, _ rules.Pod) { configure(e, otherPort) },
-			StateProtected, []string{outcome.EventProtected}, true, 16006},
+			lifecycle.StateProtected, []string{outcome.EventProtected}, true, 16006},
 		{"a configuration that leaves it out", func(t *testing.T, e *Enforcer, m *inMemory, pod rules.Pod) {
 			configure(e, func(d *istio.Defaults) { d.ExcludeNamespaces = []string{"default"} })
 			m.put(t, pod.NetNS, rules.Plan{})
-		}, StateProtected, []string{outcome.EventRepaired}, true, 15006},
+		}, lifecycle.StateProtected, []string{outcome.EventRepaired}, true, 15006},
 		{"a configuration that refuses it", func(_ *testing.T, e *Enforcer, _ *inMemory, _ rules.Pod) {
 			p := *e.policy.Load()
 			p.Node.RuntimeHandlers = nil
 			e.SetPolicy(p)
-		}, StateProtected, nil, false, 15006},
+		}, lifecycle.StateProtected, nil, false, 15006},
 		{"it cannot be written", func(t *testing.T, _ *Enforcer, m *inMemory, pod rules.Pod) {
 			m.put(t, pod.NetNS, rules.Plan{})
 			m.readOnly = true
-		}, StateFailing, []string{outcome.EventUnprotected}, false, 0},
+		}, lifecycle.StateFailing, []string{outcome.EventUnprotected}, false, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMemory()
@@ -143,7 +144,7 @@ func TestRepair(t *testing.T) {
 			said := len(r.events())
 			tt.change(t, e, m, pod)
 			o := e.Repair(limited(t, 10*time.Second), "a")
-			if e.state("a") != tt.state || (o.Err == nil) != (tt.state == StateProtected) || (len(o.Differences) > 0) != tt.found {
+			if e.state("a") != tt.state || (o.Err == nil) != (tt.state == lifecycle.StateProtected) || (len(o.Differences) > 0) != tt.found {
 				t.Errorf("state %s, %v, found %q", e.state("a"), o.Err, o.Differences)
 			}
 			if events := r.events()[said:]; !slices.Equal(events, tt.events) {
@@ -176,14 +177,14 @@ func TestRepairOfAnExemptPod(t *testing.T) {
 	pod := protectedPod(t, e)
 	plan := m.holds(t, pod.NetNS)
 	gateway := rules.Container{Name: "istio-proxy", Args: []string{"proxy", "router"}}
-	if o := e.Admit(limited(t, 10*time.Second), pod, gateway); o.Result != Skipped || e.state("a") != StateExempt {
+	if o := e.Admit(limited(t, 10*time.Second), pod, gateway); o.Result != lifecycle.Skipped || e.state("a") != lifecycle.StateExempt {
 		t.Fatalf("%s, %v, state %s", o.Result, o.Err, e.state("a"))
 	}
 	m.put(t, pod.NetNS, plan)
 	if o := e.Compare(limited(t, 10*time.Second), "a"); o.Err != nil || len(o.Differences) == 0 {
 		t.Errorf("compare: %v, %q", o.Err, o.Differences)
 	}
-	if o := e.Repair(limited(t, 10*time.Second), "a"); o.Err != nil || m.holds(t, pod.NetNS).Rules() > 0 || e.state("a") != StateExempt {
+	if o := e.Repair(limited(t, 10*time.Second), "a"); o.Err != nil || m.holds(t, pod.NetNS).Rules() > 0 || e.state("a") != lifecycle.StateExempt {
 		t.Errorf("repair: %v, holds %d rules, state %s", o.Err, m.holds(t, pod.NetNS).Rules(), e.state("a"))
 	}
 }
@@ -199,10 +200,10 @@ func TestRepairAfterDriftThatIsLeft(t *testing.T) {
 	m.put(t, pod.NetNS, rules.Plan{})
 	var pass auditor.Audit
 	round{e}.Look(t.Context(), "a", &pass)
-	if e.state("a") != StateUnprotected {
+	if e.state("a") != lifecycle.StateUnprotected {
 		t.Fatalf("state %s", e.state("a"))
 	}
-	if o := e.Repair(limited(t, 10*time.Second), "a"); o.Result != Protected || e.state("a") != StateProtected {
+	if o := e.Repair(limited(t, 10*time.Second), "a"); o.Result != lifecycle.Protected || e.state("a") != lifecycle.StateProtected {
 		t.Errorf("%s, %v, state %s", o.Result, o.Err, e.state("a"))
 	}
 }

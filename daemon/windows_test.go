@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/auditor"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -51,7 +52,7 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 		pod := sandbox(t, "web")
 		ctx := limited(t, patience)
 		earlier, _ := newEnforcer(t, m)
-		earlier.Enforce(ctx, SandboxStarted, pod)
+		earlier.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		earlier.Admit(ctx, pod, proxy)
 		held := m.holds(t, pod.NetNS).Key()
 
@@ -60,7 +61,7 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 		taken := pod
 		taken.Containers = []rules.Container{proxy}
 		e.Synchronize(ctx, []rules.Pod{taken})
-		if known, _ := e.sandboxes.Get("web"); known.State != StatePending {
+		if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StatePending {
 			t.Fatalf("state %q", known.State)
 		}
 		for range 3 {
@@ -75,7 +76,7 @@ func TestTakeoverFailsAtFirst(t *testing.T) {
 		} else if o := e.Admit(ctx, pod, app); o.Error() != nil {
 			t.Error(o.Error())
 		}
-		if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || proxyUID(e) != 2000 {
+		if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateProtected || proxyUID(e) != 2000 {
 			t.Errorf("by %s: state %q, proxy's user %d", next, known.State, proxyUID(e))
 		}
 		if m.holds(t, pod.NetNS).Key() != held {
@@ -102,8 +103,8 @@ func TestContainerBeforeItsTakeover(t *testing.T) {
 	if o := e.Admit(ctx, pod, container("istio-proxy", 3000)); o.Error() != nil {
 		t.Error(o.Error())
 	}
-	e.report(e.takeOver(ctx, outcome.Begin(Takeover, taken))) // with what was true before
-	if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || proxyUID(e) != 3000 {
+	e.report(e.takeOver(ctx, outcome.Begin(lifecycle.Takeover, taken))) // with what was true before
+	if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateProtected || proxyUID(e) != 3000 {
 		t.Errorf("state %q, proxy's user %d", known.State, proxyUID(e))
 	}
 }
@@ -126,7 +127,7 @@ func TestPolicyIsForWhatStarts(t *testing.T) {
 			ctx := limited(t, patience)
 			pod := sandbox(t, "web")
 			pod.Annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] = "443"
-			e.Enforce(ctx, SandboxStarted, pod)
+			e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			plan := m.holds(t, pod.NetNS).Key()
 			e.with(change)
 			check := func(when string) {
@@ -169,13 +170,13 @@ func TestRulesOfAnotherDaemon(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	whole := m.holds(t, pod.NetNS)
 	d := istio.Standard()
 	d.OutboundPort = 1
 	other, _ := newEnforcer(t, newMemory())
 	other.SetPolicy(standard(rules.Node{Meshes: []rules.Mesh{istio.New(d)}, RuntimeHandlers: []string{""}}))
-	foreign := other.Enforce(ctx, SandboxStarted, sandbox(t, "other")).Plan
+	foreign := other.Enforce(ctx, lifecycle.SandboxStarted, sandbox(t, "other")).Plan
 	for what, plan := range map[string]rules.Plan{"flushed": {Footprint: whole.Footprint}, "another plan": foreign} {
 		m.put(t, pod.NetNS, plan)
 		if o := e.Validate(ctx, pod, app); o.Error() == nil {
@@ -222,7 +223,7 @@ func TestGatewayWhateverWasKnown(t *testing.T) {
 		case "rules of an earlier daemon":
 			earlier, _ := newEnforcer(t, m)
 			earlier.with(mayLoosen)
-			earlier.Enforce(ctx, SandboxStarted, pod)
+			earlier.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		case "left unprotected":
 			e.with(func(p *policy.Policy) { p.CatchUp = config.CatchUpReport })
 			taken := pod
@@ -231,13 +232,13 @@ func TestGatewayWhateverWasKnown(t *testing.T) {
 		case "taken over":
 			earlier, _ := newEnforcer(t, m)
 			earlier.with(mayLoosen)
-			earlier.Enforce(ctx, SandboxStarted, pod)
+			earlier.Enforce(ctx, lifecycle.SandboxStarted, pod)
 			taken := pod
 			taken.Containers = []rules.Container{router}
 			e.Synchronize(ctx, []rules.Pod{taken})
 		}
 		for _, c := range []rules.Container{router, app} {
-			if o := e.Admit(ctx, pod, c); o.Result != Skipped {
+			if o := e.Admit(ctx, pod, c); o.Result != lifecycle.Skipped {
 				t.Errorf("%s: %s is %s, %v", before, c.Name, o.Result, o.Err)
 			}
 		}
@@ -253,9 +254,9 @@ func TestAuditDoesNotFollowAPath(t *testing.T) {
 	e, r := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	for _, same := range []bool{false, true} { // even if it holds the very same rules
-		e.Enforce(ctx, SandboxStarted, pod)
+		e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 		stranger, before := newNetNS(t), rules.Plan{}
 		if same {
 			before = m.holds(t, pod.NetNS)
@@ -280,7 +281,7 @@ func TestValidateReadsRoutes(t *testing.T) {
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
 	pod.Annotations["sidecar.istio.io/interceptionMode"] = "TPROXY"
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Err)
 	}
 	if o := e.Validate(ctx, pod, app); o.Error() != nil {
@@ -292,7 +293,7 @@ func TestValidateReadsRoutes(t *testing.T) {
 	if o := e.Validate(ended, pod, app); o.Error() == nil {
 		t.Error("let through without an answer")
 	}
-	if known, _ := e.sandboxes.Get("web"); known.State != StateProtected || len(r.events()) != 1 {
+	if known, _ := e.sandboxes.Get("web"); known.State != lifecycle.StateProtected || len(r.events()) != 1 {
 		t.Errorf("state %q, recorded %v", known.State, r.events())
 	}
 	if o := e.Validate(ctx, pod, app); o.Error() == nil {
@@ -331,7 +332,7 @@ func TestAnotherPathToTheSameNamespace(t *testing.T) {
 	e, _ := newEnforcer(t, m)
 	ctx := limited(t, patience)
 	pod := sandbox(t, "web")
-	e.Enforce(ctx, SandboxStarted, pod)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
 	e.Admit(ctx, pod, container("istio-proxy", 2000))
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(pod.NetNS, link); err != nil {

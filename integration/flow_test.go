@@ -15,6 +15,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -81,12 +82,12 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 // protect takes a pod through the flow and expects it to be protected.
 func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) outcome.Outcome {
 	t.Helper()
-	trigger := daemon.ByHand
+	trigger := lifecycle.ByHand
 	if pod.SandboxID != "" { // a command that names one asks about what is known
-		trigger = daemon.SandboxStarted
+		trigger = lifecycle.SandboxStarted
 	}
 	o := e.Enforce(within(t, time.Minute), trigger, pod)
-	if o.Result != daemon.Protected {
+	if o.Result != lifecycle.Protected {
 		t.Fatalf("%s: %s: %v", pod, o.Result, o.Err)
 	}
 	return o

@@ -14,8 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
@@ -205,8 +205,8 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 // A path that leads to the host's namespace is that of a hostNetwork pod, and nothing is touched.
 func TestHostNamespaceIsLeftAlone(t *testing.T) {
 	e := newEnforcer(t, variants[0], istio.Standard())
-	o := e.Enforce(within(t, time.Minute), daemon.SandboxStarted, meshed("/proc/thread-self/ns/net"))
-	if o.Result != daemon.Skipped || o.Decision.Reason != rules.ReasonHostNetwork || o.Error() != nil {
+	o := e.Enforce(within(t, time.Minute), lifecycle.SandboxStarted, meshed("/proc/thread-self/ns/net"))
+	if o.Result != lifecycle.Skipped || o.Decision.Reason != rules.ReasonHostNetwork || o.Error() != nil {
 		t.Errorf("got %s, %s, %v", o.Result, o.Decision.Reason, o.Err)
 	}
 	if _, err := e.Remove(within(t, time.Minute), "/proc/thread-self/ns/net"); !errors.Is(err, netns.ErrHost) {
@@ -221,7 +221,7 @@ func TestPodThatSetsItselfUp(t *testing.T) {
 	ns.RunInput(t, "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n", "iptables-nft-restore", "--noflush")
 	pod := meshed(ns.Path, "sidecar.istio.io/status", `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`)
 	ctx := within(t, time.Minute)
-	if o := e.Enforce(ctx, daemon.ByHand, pod); o.Result != daemon.Skipped {
+	if o := e.Enforce(ctx, lifecycle.ByHand, pod); o.Result != lifecycle.Skipped {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}
 	if o := e.Verify(ctx, pod); o.Err != nil || len(o.Differences) > 0 {
@@ -236,20 +236,20 @@ func TestRefusals(t *testing.T) {
 	lonely := nstest.New(t)
 	for name, tt := range map[string]struct {
 		pod    rules.Pod
-		result daemon.Result
+		result lifecycle.Result
 		want   string
 	}{
-		"annotation": {meshed(ns.Path, "traffic.sidecar.istio.io/excludeInboundPorts", "80,http"), daemon.Refused,
+		"annotation": {meshed(ns.Path, "traffic.sidecar.istio.io/excludeInboundPorts", "80,http"), lifecycle.Refused,
 			`meshnetd refuses pod default/web: annotation traffic.sidecar.istio.io/excludeInboundPorts: "80,http": item 2, "http", is not a port (0 to 65535; no ranges, no names). Correct the pod; it starts at the next retry`},
-		"no namespace":       {meshed(""), daemon.Refused, "names no network namespace"},
-		"no address":         {meshed(lonely.Path), daemon.Failed, "no address that others can reach"},
-		"namespace vanished": {meshed("/run/netns/gone-for-good"), daemon.Failed, "the sandbox is gone"},
-		"not a namespace":    {meshed("/dev/null"), daemon.Failed, "is not a network namespace"},
-		"kata": {func() rules.Pod { p := meshed(ns.Path); p.RuntimeHandler = "kata"; return p }(), daemon.Refused,
+		"no namespace":       {meshed(""), lifecycle.Refused, "names no network namespace"},
+		"no address":         {meshed(lonely.Path), lifecycle.Failed, "no address that others can reach"},
+		"namespace vanished": {meshed("/run/netns/gone-for-good"), lifecycle.Failed, "the sandbox is gone"},
+		"not a namespace":    {meshed("/dev/null"), lifecycle.Failed, "is not a network namespace"},
+		"kata": {func() rules.Pod { p := meshed(ns.Path); p.RuntimeHandler = "kata"; return p }(), lifecycle.Refused,
 			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are. Ask the administrator of the node`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := e.Enforce(within(t, time.Minute), daemon.SandboxStarted, tt.pod)
+			o := e.Enforce(within(t, time.Minute), lifecycle.SandboxStarted, tt.pod)
 			if o.Result != tt.result || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) {
 				t.Errorf("got %s, %v\nwant %s, %s", o.Result, o.Error(), tt.result, tt.want)
 			}

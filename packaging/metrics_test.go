@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/metrics"
@@ -39,7 +39,7 @@ func exported(t *testing.T) map[string]series {
 	t.Helper()
 	m := metrics.New("v1", []string{"decide", "enter", "apply", "verify", "budget"}, func() metrics.State {
 		states := map[string]int{}
-		for _, s := range daemon.States {
+		for _, s := range lifecycle.States {
 			states[string(s)] = 1
 		}
 		causes := map[string]bool{}
@@ -58,8 +58,8 @@ func exported(t *testing.T) map[string]series {
 		outcome.EventUnprotected, outcome.EventStopped, outcome.EventReaddressed, outcome.EventImpostor, outcome.EventLoose, outcome.EventBypass, outcome.EventContradicted, outcome.EventLockdown, outcome.EventUnmeshed, outcome.EventNeighbour, outcome.EventDrift, outcome.EventRepaired} {
 		m.Outcome(metrics.Outcome{Event: event, Reason: string(rules.ReasonInjected), Mesh: "istio"})
 	}
-	for _, trigger := range []daemon.Trigger{daemon.SandboxStarted, daemon.ContainerCreated, daemon.ContainerValidated, daemon.ContainerStarted} {
-		for _, result := range []daemon.Result{daemon.Protected, daemon.Skipped, daemon.Refused, daemon.Failed, daemon.Unproven, daemon.Unprotected} {
+	for _, trigger := range []lifecycle.Trigger{lifecycle.SandboxStarted, lifecycle.ContainerCreated, lifecycle.ContainerValidated, lifecycle.ContainerStarted} {
+		for _, result := range []lifecycle.Result{lifecycle.Protected, lifecycle.Skipped, lifecycle.Refused, lifecycle.Failed, lifecycle.Unproven, lifecycle.Unprotected} {
 			m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(result)}, time.Millisecond)
 		}
 	}

@@ -102,13 +102,3 @@ func (s Step) String() string {
 	}
 	return text
 }
-
-// Meets reports whether the packet matched that rule, counted from 1, of a chain.
-func (p Path) Meets(table, chain string, index int) bool {
-	for _, s := range p.Steps {
-		if s.Table == table && s.Chain == chain && s.Index == index {
-			return true
-		}
-	}
-	return false
-}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -98,7 +99,7 @@ func TestTraceKeepsThePlan(t *testing.T) {
 	if err != nil || first.End != again.End || first.String() != again.String() || plan.V4.String() != before {
 		t.Errorf("%v\n%s\n%s", err, first, again)
 	}
-	if !first.Meets("nat", "A", 1) || first.Meets("nat", "A", 2) || first.Meets("nat", "OUTPUT", 2) {
+	if !generate.Meets(first, "nat", "A", 1) || generate.Meets(first, "nat", "A", 2) || generate.Meets(first, "nat", "OUTPUT", 2) {
 		t.Errorf("met: %s", first)
 	}
 	if first.End.To != netip.MustParseAddrPort("127.0.0.1:1") || first.End.Port != 1 {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -27,14 +28,14 @@ func applyCommand() *cobra.Command {
 	path, file, configFile := netnsFlag(c), podFlag(c), configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		return onNamespace(c, *path, *configFile, *file, func(ctx context.Context, e *daemon.Enforcer, _ []netns.ID, pod rules.Pod) error {
-			o := e.Enforce(ctx, daemon.ByHand, pod)
+			o := e.Enforce(ctx, lifecycle.ByHand, pod)
 			for _, note := range o.Plan.Notes {
 				fmt.Fprintln(c.OutOrStdout(), "note:", note)
 			}
 			switch {
 			case o.Err != nil:
 				return failure(o)
-			case o.Result == daemon.Skipped:
+			case o.Result == lifecycle.Skipped:
 				fmt.Fprintf(c.OutOrStdout(), "nothing to do: %s (%s)\n", o.Decision.Reason, o.Decision.Detail)
 			case !o.Changed:
 				fmt.Fprintf(c.OutOrStdout(), "nothing to do: the namespace holds the plan already (%d rules verified)\n", o.Plan.Rules())

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/plans"
@@ -134,21 +134,21 @@ func TestExplainAndTraceBadInput(t *testing.T) {
 func TestExplainWhatIsHeld(t *testing.T) {
 	plan := plans.DualStack(t)
 	now := status.Explanation{Key: plan.Key(), Rules: explain.Describe(plan).Rules, Notes: []string{"other"}}
-	if diff := cmp.Diff(now, holding(memory.Sandbox{State: daemon.StateProtected, Plan: plan}, now)); diff != "" {
+	if diff := cmp.Diff(now, holding(memory.Sandbox{State: lifecycle.StateProtected, Plan: plan}, now)); diff != "" {
 		t.Errorf("one that holds its plan (-want +got):\n%s", diff)
 	}
 	for _, tt := range []struct {
 		sb   memory.Sandbox
 		want string
 	}{
-		{memory.Sandbox{State: daemon.StateProtected, Detail: "d"}, "the pod's rules are other ones than what would be decided now"},
-		{memory.Sandbox{State: daemon.StateOutdated, Plan: plan}, "the pod keeps other rules than it would get today (pod_outdated); " +
+		{memory.Sandbox{State: lifecycle.StateProtected, Detail: "d"}, "the pod's rules are other ones than what would be decided now"},
+		{memory.Sandbox{State: lifecycle.StateOutdated, Plan: plan}, "the pod keeps other rules than it would get today (pod_outdated); " +
 			"the settings, and what is not captured, are those of today's"},
-		{memory.Sandbox{State: daemon.StateUnproven, Plan: plan, Detail: "why"}, "nobody can tell what becomes of the pod's packets (pod_unproven): why"},
-		{memory.Sandbox{State: daemon.StateUnprotected, Plan: plan, Detail: "flushed"}, "the pod runs without its rules: nothing of what follows is in force: flushed"},
-		{memory.Sandbox{State: daemon.StatePending}, "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules"},
-		{memory.Sandbox{State: daemon.StateFailing, Plan: plan}, "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit"},
-		{memory.Sandbox{State: daemon.StateExempt}, "a container showed that the pod has no sidecar to redirect to: it has no rules"},
+		{memory.Sandbox{State: lifecycle.StateUnproven, Plan: plan, Detail: "why"}, "nobody can tell what becomes of the pod's packets (pod_unproven): why"},
+		{memory.Sandbox{State: lifecycle.StateUnprotected, Plan: plan, Detail: "flushed"}, "the pod runs without its rules: nothing of what follows is in force: flushed"},
+		{memory.Sandbox{State: lifecycle.StatePending}, "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules"},
+		{memory.Sandbox{State: lifecycle.StateFailing, Plan: plan}, "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit"},
+		{memory.Sandbox{State: lifecycle.StateExempt}, "a container showed that the pod has no sidecar to redirect to: it has no rules"},
 	} {
 		got := holding(tt.sb, now)
 		if got.Key != tt.sb.Plan.Key() || len(got.Rules) != tt.sb.Plan.Rules() || !slices.Equal(got.Notes, []string{tt.want, "other"}) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/judge"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
@@ -107,7 +108,7 @@ func (l live) explanation(interfacesOf func(memory.Sandbox) []rules.Interface) s
 	sb, d, _ := l.Enforcer.View().Explain(l.id)
 	interfaces := interfacesOf(sb)
 	v := explain.View{Pod: sb.Pod, Decision: d, Plan: sb.Plan}
-	if sb.State != daemon.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
+	if sb.State != lifecycle.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
 		network := sb.Network
 		if network.Addresses == nil { // it was not entered yet
 			network.Addresses = explain.AddressesOf(interfaces)
@@ -130,7 +131,7 @@ func (l live) explanation(interfacesOf func(memory.Sandbox) []rules.Interface) s
 
 // holding puts what a sandbox holds in place of what would be decided now, where that is something else.
 func holding(sb memory.Sandbox, x status.Explanation) status.Explanation {
-	if sb.State == daemon.StateProtected && x.Key == sb.Plan.Key() {
+	if sb.State == lifecycle.StateProtected && x.Key == sb.Plan.Key() {
 		return x
 	}
 	told := explain.Describe(sb.Plan)
@@ -141,19 +142,19 @@ func holding(sb memory.Sandbox, x status.Explanation) status.Explanation {
 
 // heldNote says what the rules of a sandbox are that are not those of the explained decision.
 func heldNote(sb memory.Sandbox) string {
-	what := map[daemon.State]string{
-		daemon.StateOutdated:    "the pod keeps other rules than it would get today (pod_outdated); the settings, and what is not captured, are those of today's",
-		daemon.StateUnproven:    "nobody can tell what becomes of the pod's packets (pod_unproven)",
-		daemon.StateUnprotected: "the pod runs without its rules: nothing of what follows is in force",
-		daemon.StatePending:     "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules",
-		daemon.StateFailing:     "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit",
-		daemon.StateExempt:      "a container showed that the pod has no sidecar to redirect to: it has no rules",
-		daemon.StateSkipped:     "the pod bears an injector's mark, or a lockdown reports pods without a mesh, and it is left alone",
+	what := map[lifecycle.State]string{
+		lifecycle.StateOutdated:    "the pod keeps other rules than it would get today (pod_outdated); the settings, and what is not captured, are those of today's",
+		lifecycle.StateUnproven:    "nobody can tell what becomes of the pod's packets (pod_unproven)",
+		lifecycle.StateUnprotected: "the pod runs without its rules: nothing of what follows is in force",
+		lifecycle.StatePending:     "the pod was there before meshnetd and has not been looked at yet: nothing is known of its rules",
+		lifecycle.StateFailing:     "the pod's rules could not be written or read when they were last looked at; it is tried again with each audit",
+		lifecycle.StateExempt:      "a container showed that the pod has no sidecar to redirect to: it has no rules",
+		lifecycle.StateSkipped:     "the pod bears an injector's mark, or a lockdown reports pods without a mesh, and it is left alone",
 	}[sb.State]
 	if what == "" {
 		what = "the pod's rules are other ones than what would be decided now"
 	}
-	if sb.State != daemon.StateProtected && sb.Detail != "" {
+	if sb.State != lifecycle.StateProtected && sb.Detail != "" {
 		what += ": " + sb.Detail
 	}
 	return what

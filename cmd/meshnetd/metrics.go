@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
@@ -50,7 +51,7 @@ func stages() []string {
 }
 
 // answered measures how long the runtime had to wait, and returns what it is told.
-func answered(m *metrics.Metrics, o outcome.Outcome, trigger daemon.Trigger) error {
+func answered(m *metrics.Metrics, o outcome.Outcome, trigger lifecycle.Trigger) error {
 	m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(o.Result)}, time.Since(o.Began))
 	return o.Error()
 }
@@ -135,7 +136,7 @@ func lockdownAction(closed bool) string {
 
 // count tells the pods of the mesh by what is known of them, and those whose IPv6 goes around their proxy.
 func count(s *metrics.State, all []memory.Sandbox) {
-	for _, state := range daemon.States {
+	for _, state := range lifecycle.States {
 		s.Sandboxes[string(state)] = 0
 	}
 	for _, sb := range all {

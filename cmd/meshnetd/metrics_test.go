@@ -73,13 +73,13 @@ func TestOutcomesAreCounted(t *testing.T) {
 	w, e, m := idle(t)
 	recorded := 0
 	record := metered(m, func(outcome.Outcome) { recorded++ })
-	skipped := outcome.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
+	skipped := outcome.Outcome{Result: lifecycle.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
 	skipped.Spent[0] = 3 * time.Microsecond
-	found := outcome.Outcome{Result: daemon.Unprotected, Said: lifecycle.EventDrift, Drifted: true, Trigger: daemon.Audited, Err: errors.New("x"), Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected}}
+	found := outcome.Outcome{Result: lifecycle.Unprotected, Said: lifecycle.EventDrift, Drifted: true, Trigger: lifecycle.Audited, Err: errors.New("x"), Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected}}
 	repaired := found
-	repaired.Result, repaired.Said, repaired.Drifted, repaired.Err = daemon.Protected, lifecycle.EventRepaired, false, nil
+	repaired.Result, repaired.Said, repaired.Drifted, repaired.Err = lifecycle.Protected, lifecycle.EventRepaired, false, nil
 	repaired.Spent = [len(outcome.Stages)]time.Duration{time.Microsecond, time.Millisecond, time.Millisecond, 0, 0}
-	atOnce := outcome.Outcome{Result: daemon.Protected, Said: lifecycle.EventRepaired, Trigger: daemon.ContainerCreated, Drifted: true, Changed: true}
+	atOnce := outcome.Outcome{Result: lifecycle.Protected, Said: lifecycle.EventRepaired, Trigger: lifecycle.ContainerCreated, Drifted: true, Changed: true}
 	for _, o := range []outcome.Outcome{skipped, skipped, found, repaired, atOnce} {
 		record(o)
 	}
@@ -132,7 +132,7 @@ func TestHooksAreMeasured(t *testing.T) {
 // Pods whose IPv6 goes around their proxy are told by mesh; those that have no rules to go around are not.
 func TestIPv6AroundIsCounted(t *testing.T) {
 	sandbox := func(mesh string, action rules.Action, way rules.WithoutIPv6) memory.Sandbox {
-		return memory.Sandbox{State: daemon.StateProtected, Decision: rules.Decision{Mesh: mesh, Action: action}, Plan: rules.Plan{WithoutIPv6: way}}
+		return memory.Sandbox{State: lifecycle.StateProtected, Decision: rules.Decision{Mesh: mesh, Action: action}, Plan: rules.Plan{WithoutIPv6: way}}
 	}
 	s := metrics.State{Sandboxes: map[string]int{}, IPv6Around: map[string]int{}}
 	count(&s, []memory.Sandbox{sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Mesh), sandbox("linkerd", rules.Enrol, rules.IPv6Block),
@@ -140,7 +140,7 @@ func TestIPv6AroundIsCounted(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"linkerd": 2, "kuma": 0}, s.IPv6Around); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if s.Sandboxes["protected"] != 6 || s.Sandboxes["pending"] != 0 || len(s.Sandboxes) != len(daemon.States) {
+	if s.Sandboxes["protected"] != 6 || s.Sandboxes["pending"] != 0 || len(s.Sandboxes) != len(lifecycle.States) {
 		t.Errorf("%v", s.Sandboxes)
 	}
 }
@@ -260,7 +260,7 @@ func BenchmarkRecord(b *testing.B) {
 	m := metrics.New("v1", stages(), func() metrics.State { return metrics.State{} })
 	log, flush := outcome.Log(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)), func() {})
 	defer flush()
-	skipped := outcome.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
+	skipped := outcome.Outcome{Result: lifecycle.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}
 	skipped.Spent[0] = 3 * time.Microsecond
 	for name, record := range map[string]func(outcome.Outcome){"counts": w.counting(log), "counts and metrics": w.counting(metered(m, log))} {
 		b.Run(name, func(b *testing.B) {
@@ -274,7 +274,7 @@ func BenchmarkRecord(b *testing.B) {
 		b.ReportAllocs()
 		skipped.Began = time.Now()
 		for b.Loop() {
-			_ = answered(m, skipped, daemon.SandboxStarted)
+			_ = answered(m, skipped, lifecycle.SandboxStarted)
 		}
 	})
 }

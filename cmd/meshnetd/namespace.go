@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/explain"
@@ -69,7 +70,7 @@ func onNamespace(c *cobra.Command, path, configFile, file string, fn func(contex
 }
 
 func failure(o outcome.Outcome) error {
-	if o.Result == daemon.Refused {
+	if o.Result == lifecycle.Refused {
 		return &exit{exitRefused, fmt.Errorf("pod %s is refused: %w", o.Pod, o.Err)}
 	}
 	return &exit{exitFailed, fmt.Errorf("pod %s, %s: %w", o.Pod, o.Stage, o.Err)}

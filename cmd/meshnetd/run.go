@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -184,20 +185,20 @@ type pods struct {
 
 // Enforce returns why a sandbox must not run.
 func (p pods) Enforce(ctx context.Context, pod rules.Pod) error {
-	return answered(p.meter, p.Enforcer.Enforce(ctx, daemon.SandboxStarted, pod), daemon.SandboxStarted)
+	return answered(p.meter, p.Enforcer.Enforce(ctx, lifecycle.SandboxStarted, pod), lifecycle.SandboxStarted)
 }
 
 // Admit returns why a container must not be created.
 func (p pods) Admit(ctx context.Context, pod rules.Pod, c rules.Container) error {
-	return answered(p.meter, p.Enforcer.Admit(ctx, pod, c), daemon.ContainerCreated)
+	return answered(p.meter, p.Enforcer.Admit(ctx, pod, c), lifecycle.ContainerCreated)
 }
 
 // Validate returns why a container must not be created as it is now.
 func (p pods) Validate(ctx context.Context, pod rules.Pod, c rules.Container) error {
-	return answered(p.meter, p.Enforcer.Validate(ctx, pod, c), daemon.ContainerValidated)
+	return answered(p.meter, p.Enforcer.Validate(ctx, pod, c), lifecycle.ContainerValidated)
 }
 
 // Start returns why a container must not run.
 func (p pods) Start(ctx context.Context, pod rules.Pod, container, unheeded string) error {
-	return answered(p.meter, p.Enforcer.Start(ctx, pod, container, unheeded), daemon.ContainerStarted)
+	return answered(p.meter, p.Enforcer.Start(ctx, pod, container, unheeded), lifecycle.ContainerStarted)
 }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -126,7 +126,7 @@ func (s *selection) has(sb status.Sandbox) bool {
 // outcomes are the states that a pod can be in.
 func outcomes() []string {
 	var all []string
-	for _, state := range daemon.States {
+	for _, state := range lifecycle.States {
 		all = append(all, string(state))
 	}
 	return all

@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
@@ -207,12 +206,12 @@ func TestRecent(t *testing.T) {
 	counted := 0
 	record := w.counting(func(outcome.Outcome) { counted++ })
 	failed := func(i int) outcome.Outcome {
-		return outcome.Outcome{Result: daemon.Failed, Said: lifecycle.EventBlocked, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
+		return outcome.Outcome{Result: lifecycle.Failed, Said: lifecycle.EventBlocked, Pod: rules.Pod{Namespace: "shop", Name: fmt.Sprint(i), SandboxID: "id"}, Err: errors.New("broken"),
 			Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonInjected, Detail: "d"}}
 	}
 	for i := range 3 {
 		record(failed(i))
-		record(outcome.Outcome{Result: daemon.Skipped, Said: lifecycle.EventSkipped})
+		record(outcome.Outcome{Result: lifecycle.Skipped, Said: lifecycle.EventSkipped})
 	}
 	names := func() (names []string) {
 		for _, e := range w.recent.all() {
@@ -234,8 +233,8 @@ func TestRecent(t *testing.T) {
 	if got := names(); len(got) != mostRecent || got[0] != "7" || got[mostRecent-1] != fmt.Sprint(mostRecent+6) {
 		t.Errorf("remembers %v", got)
 	}
-	record(outcome.Outcome{Result: daemon.Refused, Said: lifecycle.EventBlocked, Impostor: "as the proxy", Err: errors.New("as the proxy")})
-	record(outcome.Outcome{Result: daemon.Protected, Said: lifecycle.EventProtected, Decision: rules.Decision{Detail: "stamped"}})
+	record(outcome.Outcome{Result: lifecycle.Refused, Said: lifecycle.EventBlocked, Impostor: "as the proxy", Err: errors.New("as the proxy")})
+	record(outcome.Outcome{Result: lifecycle.Protected, Said: lifecycle.EventProtected, Decision: rules.Decision{Detail: "stamped"}})
 	if last := w.recent.all()[mostRecent-2:]; last[0].Message != "as the proxy" || last[1].Message != "stamped" {
 		t.Errorf("says %+v", last)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/systemd/notify"
 )
@@ -86,14 +87,14 @@ func (w *watch) isAnnounced() bool {
 
 // sentence returns the status line for systemd.
 func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
-	counts := map[daemon.State]int{}
+	counts := map[lifecycle.State]int{}
 	for _, sb := range e.View().Sandboxes() {
 		counts[sb.State]++
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var parts []string
-	whole := counts[daemon.StateProtected] + counts[daemon.StateOutdated]
+	whole := counts[lifecycle.StateProtected] + counts[lifecycle.StateOutdated]
 	switch rt := w.runtime; {
 	case rt == nil:
 		parts = append(parts, "waiting for the runtime's NRI socket "+socket)
@@ -103,10 +104,10 @@ func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
 		parts = append(parts, fmt.Sprintf("protecting %d pods, %s, tier %s", whole, rt, rt.Tier))
 	}
 	for _, c := range []struct {
-		state daemon.State
+		state lifecycle.State
 		text  string
 	}{
-		{daemon.StatePending, "not taken over yet"}, {daemon.StateFailing, "failing"}, {daemon.StateUnproven, "of which nobody can tell what their rules do"}, {daemon.StateUnprotected, "without rules"},
+		{lifecycle.StatePending, "not taken over yet"}, {lifecycle.StateFailing, "failing"}, {lifecycle.StateUnproven, "of which nobody can tell what their rules do"}, {lifecycle.StateUnprotected, "without rules"},
 	} {
 		if n := counts[c.state]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, c.text))

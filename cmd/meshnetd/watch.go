@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
@@ -164,7 +165,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 			Known: k.Known, Asked: k.Asked, Unanswered: k.Unanswered}
 	}
 	s.Lacks, s.LacksMore = lacksOf(e)
-	s.Synchronized = s.Connected && s.Pods[string(daemon.StatePending)] == 0
+	s.Synchronized = s.Connected && s.Pods[string(lifecycle.StatePending)] == 0
 	return s
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/integration/speed"
@@ -82,7 +83,7 @@ func (b *bench) questions(nodes []*full) error {
 		c := c
 		c.NetNS = pod.NetNS
 		return func() error {
-			if o := ask(b.ctx, pod, c); o.Result != daemon.Protected {
+			if o := ask(b.ctx, pod, c); o.Result != lifecycle.Protected {
 				return fmt.Errorf("%s: %w", o.Result, o.Err)
 			}
 			return nil

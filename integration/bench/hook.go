@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/integration/speed"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -108,7 +109,7 @@ func (b *bench) start(name string, absent error, k kind, enforcer func() *daemon
 }
 
 func protect(ctx context.Context, e *daemon.Enforcer, pod rules.Pod) error {
-	if o := e.Enforce(ctx, daemon.SandboxStarted, pod); o.Result != daemon.Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		return fmt.Errorf("%s is %s: %w", pod.Name, o.Result, o.Err)
 	}
 	return nil

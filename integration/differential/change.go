@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
@@ -154,7 +155,7 @@ func (s *shot) rarity() int {
 
 // tells reports whether a packet ends elsewhere by a change.
 func tells(s *shot, c *change, changed *effect.Tracer) bool {
-	if s.packet.Family() != c.family || c.condition < 0 && !s.path.Meets(c.table, c.chain, c.index+1) || !reaches(s.path, c) {
+	if s.packet.Family() != c.family || c.condition < 0 && !generate.Meets(s.path, c.table, c.chain, c.index+1) || !reaches(s.path, c) {
 		return false
 	}
 	end, err := changed.End(s.packet)

@@ -87,7 +87,7 @@ func TestWitnesses(t *testing.T) {
 				t.Errorf("twice: %s", p)
 			}
 			seen[p] = true
-			if path.Meets(tt.table, tt.chain, 1) {
+			if generate.Meets(path, tt.table, tt.chain, 1) {
 				met++
 			} else {
 				missed++

@@ -28,6 +28,11 @@ func Witnesses(rs rules.Ruleset, interfaces []rules.Interface) []rules.Packet {
 	return w.all
 }
 
+// Meets reports whether a packet matched that rule, counted from 1, of a chain on its way.
+func Meets(p rules.Path, table, chain string, index int) bool {
+	return slices.ContainsFunc(p.Steps, func(s rules.Step) bool { return s.Table == table && s.Chain == chain && s.Index == index })
+}
+
 type witnesses struct {
 	scene
 	all  []rules.Packet

@@ -52,9 +52,6 @@ func (t *Tracer) Parts(family rules.Family, usual []rules.Packet, decides func(*
 	return all, true
 }
 
-// Inbound reports whether the packets arrive.
-func (p Part) Inbound() bool { return p.inbound }
-
 // Of reports whether packets of a protocol are among them.
 func (p Part) Of(protocol string) bool { return p.box[Protocol].has(N(protocols[protocol])) }
 
