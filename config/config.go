@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -77,7 +76,7 @@ const (
 
 // In returns the setting for a namespace, where some are exempt.
 func (i Identity) In(namespace string, exempt []string) Identity {
-	if slices.ContainsFunc(exempt, func(pattern string) bool { ok, err := path.Match(pattern, namespace); return ok && err == nil }) {
+	if rules.MatchesAny(exempt, namespace) {
 		return IdentityOff
 	}
 	return i
@@ -310,27 +309,32 @@ func interval(s string) (time.Duration, error) {
 	return d, nil
 }
 
-var namespacePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-
-func namespaceName(s string) error {
-	if !namespacePattern.MatchString(s) {
-		return fmt.Errorf("%q is no name of a namespace; there are no patterns here", s)
+// like returns what accepts texts of a pattern, and says what any other one is not.
+func like(pattern, problem string) func(string) error {
+	accepted := regexp.MustCompile(pattern)
+	return func(s string) error {
+		if !accepted.MatchString(s) {
+			return fmt.Errorf("%q is %s", s, problem)
+		}
+		return nil
 	}
-	return nil
 }
+
+const label = `^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$` // of RFC 1123
+
+var (
+	namespaceName = like(label, "no name of a namespace; there are no patterns here")
+	profileName   = like(label, "no name: lower-case letters, digits and -, 63 at most")
+	pluginName    = like(`^[^/ \t\n]+$`, "no plugin name: not empty, without slashes and blanks")
+	twoDigits     = like(`^[0-9]{2}$`, "not two digits")
+	absolute      = like(`^/`, "not an absolute path")
+)
 
 func absoluteOrNone(s string) error {
 	if s == "" {
 		return nil
 	}
 	return absolute(s)
-}
-
-func absolute(s string) error {
-	if !strings.HasPrefix(s, "/") {
-		return fmt.Errorf("%q is not an absolute path", s)
-	}
-	return nil
 }
 
 // metricsAddress accepts no host names, since what they resolve to may change.
@@ -340,20 +344,6 @@ func metricsAddress(s string) error {
 	}
 	if at, err := netip.ParseAddrPort(s); s != "" && (err != nil || at.Port() == 0) {
 		return fmt.Errorf(`%q is neither an IP address with a port, such as 127.0.0.1:15990 or [::1]:15990, nor unix: and an absolute path`, s)
-	}
-	return nil
-}
-
-func pluginName(s string) error {
-	if s == "" || strings.ContainsAny(s, "/ \t\n") {
-		return fmt.Errorf("%q is no plugin name: not empty, without slashes and blanks", s)
-	}
-	return nil
-}
-
-func twoDigits(s string) error {
-	if len(s) != 2 || s[0] < '0' || s[0] > '9' || s[1] < '0' || s[1] > '9' {
-		return fmt.Errorf("%q is not two digits", s)
 	}
 	return nil
 }

@@ -102,15 +102,6 @@ func checkStatic(before []static.Profile, p static.Profile, mostRules int) map[s
 	return problems
 }
 
-var profilePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-
-func profileName(s string) error {
-	if !profilePattern.MatchString(s) {
-		return fmt.Errorf("%q is no name: lower-case letters, digits and -, 63 at most", s)
-	}
-	return nil
-}
-
 func notEmpty(s string) error {
 	if s == "" {
 		return errors.New(`"" is no name`)

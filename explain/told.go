@@ -16,12 +16,8 @@ import (
 func Describe(plan rules.Plan) status.Plan {
 	p := status.Plan{Key: plan.Key()}
 	for _, set := range plan.Rulesets() {
-		for _, table := range set.Tables {
-			for _, chain := range table.Chains {
-				for _, r := range chain.Rules {
-					p.Rules = append(p.Rules, status.Rule{Family: int(set.Family), Table: table.Name, Chain: chain.Name, Rule: r.String(), Why: r.Why})
-				}
-			}
+		for r := range set.All() {
+			p.Rules = append(p.Rules, status.Rule{Family: int(set.Family), Table: r.Table, Chain: r.Chain, Rule: r.String(), Why: r.Why})
 		}
 	}
 	for _, r := range plan.Routes {

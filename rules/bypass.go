@@ -90,14 +90,11 @@ const mostNamed = 3
 
 // SayBypasses names the first ones.
 func SayBypasses(all []Bypass) string {
-	words := make([]string, 0, mostNamed+1)
-	for _, b := range all[:min(len(all), mostNamed)] {
-		words = append(words, b.String())
+	words := make([]string, len(all))
+	for i, b := range all {
+		words[i] = b.String()
 	}
-	if more := len(all) - mostNamed; more > 0 {
-		words = append(words, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(words, ", ")
+	return firstOf(words, ", ")
 }
 
 // privileged returns those that are given a way, other than by the proxy's user, which is Impostor's matter.
@@ -139,5 +136,5 @@ func sendsRaw(all []Bypass) []Bypass {
 }
 
 func (n Node) refusesPowers(namespace string) bool {
-	return n.RefusePowers && !slices.ContainsFunc(n.PowersExempt, func(pattern string) bool { return matches(pattern, namespace) })
+	return n.RefusePowers && !MatchesAny(n.PowersExempt, namespace)
 }

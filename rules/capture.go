@@ -32,7 +32,7 @@ type CapturePolicy struct {
 // policy returns the policy for a namespace.
 func (n Node) policy(namespace string) (p CapturePolicy, found bool) {
 	i := slices.IndexFunc(n.Policies, func(p CapturePolicy) bool {
-		return len(p.Namespaces) == 0 || slices.ContainsFunc(p.Namespaces, func(pattern string) bool { return matches(pattern, namespace) })
+		return len(p.Namespaces) == 0 || MatchesAny(p.Namespaces, namespace)
 	})
 	if i < 0 {
 		return CapturePolicy{}, false
@@ -169,8 +169,7 @@ func (n Node) govern(pod Pod, d Decision) Decision {
 	if d.Action == Skip {
 		if l, refused := n.unmeshed(pod.Namespace, UnmeshedRefuse); refused {
 			detail := fmt.Sprintf("the pod would run without a mesh (%s: %s), and %s refuses that (unmeshed)", d.Reason, d.Detail, l)
-			d.Account.step(string(Reject) + " (" + string(ReasonUnmeshed) + "): " + detail)
-			return Decision{Mesh: d.Mesh, Action: Reject, Reason: ReasonUnmeshed, Detail: detail, Account: d.Account}
+			return d.rejected(ReasonUnmeshed, detail)
 		}
 		l, reported := n.unmeshed(pod.Namespace, UnmeshedReport)
 		if reported {
@@ -185,34 +184,30 @@ func (n Node) govern(pod Pod, d Decision) Decision {
 
 func (n Node) judge(pod Pod, d Decision) Decision {
 	policy, found := n.policy(pod.Namespace)
-	reject := func(reason Reason, detail string) Decision {
-		d.Account.step(string(Reject) + " (" + string(reason) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Reject, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account, Marked: d.Marked}
-	}
 	const ask = "; [[policy]] in the node's configuration says in which namespaces containers may (may_loosen)"
 	switch d.Action {
 	case Skip:
 		if mesh, detail := n.loosened(pod, d); mesh != "" && !policy.MayLoosen {
 			d.Mesh = mesh
-			return reject(ReasonLoosened, detail+": that would take away the rules that the pod's sandbox has, and no container may"+ask)
+			return d.rejected(ReasonLoosened, detail+": that would take away the rules that the pod's sandbox has, and no container may"+ask)
 		} else if mesh != "" {
 			d.Account.step("containers may take rules away in namespace " + pod.Namespace + ", says " + policy.String())
 		}
 		if found && policy.Skips != nil && !slices.Contains(policy.Skips, d.Reason) {
-			return reject(ReasonForbidden, fmt.Sprintf("the pod bears an injector's mark and would be left alone (%s: %s), which %s does not allow", d.Reason, d.Detail, policy))
+			return d.rejected(ReasonForbidden, fmt.Sprintf("the pod bears an injector's mark and would be left alone (%s: %s), which %s does not allow", d.Reason, d.Detail, policy))
 		}
 	case Enrol:
 		plans, errs := d.anywhere()
 		if problem := n.Budget.exceededBy(plans[:]); problem != "" {
-			return reject(ReasonOverBudget, problem)
+			return d.rejected(ReasonOverBudget, problem)
 		}
 		if all := privileged(d.Bypasses(pod)); len(all) > 0 && n.refusesPowers(pod.Namespace) {
-			return reject(ReasonBypass, SayBypasses(all)+" can go around the pod's rules, and bypass.privileged in the node's configuration refuses that")
+			return d.rejected(ReasonBypass, SayBypasses(all)+" can go around the pod's rules, and bypass.privileged in the node's configuration refuses that")
 		}
 		l, refused := n.rawSockets(pod.Namespace)
 		d.RawSockets = l.Raw != ""
 		if all := sendsRaw(d.Bypasses(pod)); refused && len(all) > 0 {
-			return reject(ReasonBypass, SayBypasses(all)+" can send what meets no rule, by packet sockets, and "+l.String()+" refuses that (raw): capabilities: {drop: [NET_RAW]} takes it")
+			return d.rejected(ReasonBypass, SayBypasses(all)+" can send what meets no rule, by packet sockets, and "+l.String()+" refuses that (raw): capabilities: {drop: [NET_RAW]} takes it")
 		}
 		for i, plan := range plans {
 			if errs[i] != nil {
@@ -220,11 +215,11 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 			}
 			if !policy.MayLoosen {
 				if problem := n.looser(d, networks[i], plan); problem != "" {
-					return reject(ReasonLoosened, "a container asks for less than the pod's sandbox has ("+problem+"), and none may"+ask)
+					return d.rejected(ReasonLoosened, "a container asks for less than the pod's sandbox has ("+problem+"), and none may"+ask)
 				}
 			}
 			if problem := policy.forbids(plan, d.Proxy); found && problem != "" {
-				return reject(ReasonForbidden, problem+" ("+policy.String()+")")
+				return d.rejected(ReasonForbidden, problem+" ("+policy.String()+")")
 			}
 		}
 		if found {

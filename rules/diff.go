@@ -89,7 +89,8 @@ func diffChain(have, want Chain, own []ownership) []Difference {
 	for _, r := range want.Rules {
 		wanted = append(wanted, r.String())
 	}
-	missing, unexpected := difference(wanted, got), difference(got, wanted)
+	itself := func(rule string) string { return rule }
+	missing, unexpected := Without(wanted, got, itself), Without(got, wanted, itself)
 	for _, rule := range missing {
 		add("missing", rule)
 	}
@@ -106,16 +107,17 @@ func diffChain(have, want Chain, own []ownership) []Difference {
 	return diffs
 }
 
-// difference returns what a holds more often than b, in a's order.
-func difference(a, b []string) []string {
+// Without returns what a list holds more often than another one, in its order. Items are the same whose keys are.
+func Without[T any](list, other []T, key func(T) string) (rest []T) {
 	count := map[string]int{}
-	for _, s := range b {
-		count[s]++
+	for _, item := range other {
+		count[key(item)]++
 	}
-	var rest []string
-	for _, s := range a {
-		if count[s]--; count[s] < 0 {
-			rest = append(rest, s)
+	for _, item := range list {
+		if k := key(item); count[k] > 0 {
+			count[k]--
+		} else {
+			rest = append(rest, item)
 		}
 	}
 	return rest

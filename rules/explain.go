@@ -66,6 +66,13 @@ func (e explaining) Decide(pod Pod) Decision { return e.Explain(pod) }
 // step is the decision in a line.
 func (d Decision) step() string { return string(d.Action) + " (" + string(d.Reason) + "): " + d.Detail }
 
+// rejected is the decision that the pod must not run, whatever was decided before.
+func (d Decision) rejected(reason Reason, detail string) Decision {
+	d = Decision{Mesh: d.Mesh, Action: Reject, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account, Marked: d.Marked}
+	d.Account.step(d.step())
+	return d
+}
+
 // accounted adds the account to a decision that was made from the answers of several meshes: what the others said, then
 // the steps of the mesh that decides. decides is its index, or negative for none.
 func accounted(answers []Decision, decides int, d Decision) Decision {

@@ -104,7 +104,7 @@ func begins(args, command []string) bool {
 
 // trusts reports whether a proxy may have that image; "" is one that is not known.
 func (p Proxy) trusts(image string) bool {
-	return image == "" || len(p.Images) == 0 || slices.ContainsFunc(p.Images, func(pattern string) bool { return matches(pattern, image) })
+	return image == "" || len(p.Images) == 0 || MatchesAny(p.Images, image)
 }
 
 // How much of a command line tells what runs.
@@ -158,10 +158,8 @@ func (r Rule) owners(of Field) (all []uint32) {
 func (p Plan) all() []Rule {
 	var all []Rule
 	for _, rs := range p.Rulesets() {
-		for _, t := range rs.Tables {
-			for _, c := range t.Chains {
-				all = append(all, c.Rules...)
-			}
+		for r := range rs.All() {
+			all = append(all, r.Rule)
 		}
 	}
 	return all

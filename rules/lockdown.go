@@ -250,13 +250,9 @@ func (p Plan) Unlocked() Plan {
 
 func (rs Ruleset) unlocked() Ruleset {
 	b := Builder{}
-	for _, t := range rs.Tables {
-		for _, c := range t.Chains {
-			for _, r := range c.Rules {
-				if to, jumps := r.Target.(Jump); !isLockdown(c.Name) && (!jumps || !isLockdown(string(to))) {
-					b.Append(t.Name, c.Name, r.Why, r.Target, r.Match...)
-				}
-			}
+	for r := range rs.All() {
+		if to, jumps := r.Target.(Jump); !isLockdown(r.Chain) && (!jumps || !isLockdown(string(to))) {
+			b.Append(r.Table, r.Chain, r.Why, r.Target, r.Match...)
 		}
 	}
 	return b.Ruleset(rs.Family)
@@ -265,7 +261,7 @@ func (rs Ruleset) unlocked() Ruleset {
 // LockdownsOf returns the lockdowns of a namespace, in the order of the configuration.
 func (n Node) LockdownsOf(namespace string) (all []Lockdown) {
 	for _, l := range n.Lockdowns {
-		if len(l.Namespaces) == 0 || slices.ContainsFunc(l.Namespaces, func(pattern string) bool { return matches(pattern, namespace) }) {
+		if len(l.Namespaces) == 0 || MatchesAny(l.Namespaces, namespace) {
 			all = append(all, l)
 		}
 	}
@@ -348,14 +344,15 @@ func (l Lockdown) notes(p Plan, proxy Proxy) (notes []string) {
 	return notes
 }
 
-// some names the first few of a list.
-func some(all []string) string {
-	named := all[:min(len(all), mostNamed)]
-	text := strings.Join(named, "; ")
-	if more := len(all) - len(named); more > 0 {
-		text += fmt.Sprintf("; and %d more", more)
+// some names the first few of a list, in a bounded number of bytes.
+func some(all []string) string { return shortened(firstOf(all, "; "), longestProblem) }
+
+// firstOf names the first few of a list, and how many more there are.
+func firstOf(all []string, between string) string {
+	if more := len(all) - mostNamed; more > 0 {
+		all = append(slices.Clone(all[:mostNamed]), fmt.Sprintf("and %d more", more))
 	}
-	return shortened(text, longestProblem)
+	return strings.Join(all, between)
 }
 
 // excluded returns why rules of a direction let TCP go around the proxy, besides the proxy's own and what stays in the pod.

@@ -74,7 +74,7 @@ func nearest(key string, known []string) string {
 			}
 			continue
 		}
-		if d := distance(strings.ToLower(key), strings.ToLower(k), best); d < best {
+		if d := Distance(strings.ToLower(key), strings.ToLower(k), best); d < best {
 			best, near = d, k
 		}
 	}
@@ -88,8 +88,8 @@ func domain(key string) string {
 	return prefix[strings.LastIndexByte(rest, '.')+1:]
 }
 
-// distance is how many letters have to be put in, left out or changed to make b of a; most, where it is that or more.
-func distance(a, b string, most int) int {
+// Distance is how many letters have to be put in, left out or changed to make b of a; most, where it is that or more.
+func Distance(a, b string, most int) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

@@ -83,19 +83,15 @@ func (n Node) wanted(pod Pod) Decision {
 	if d.Action == Skip && pod.Said == 0 {
 		return d
 	}
-	reject := func(reason Reason, detail string) Decision {
-		d.Account.step(string(Reject) + " (" + string(reason) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Reject, Reason: reason, Detail: detail, Intent: d.Intent, Account: d.Account}
-	}
 	if problem := n.tooMuch(pod); problem != "" {
 		d.Mesh = ""
-		return reject(ReasonOverBudget, problem)
+		return d.rejected(ReasonOverBudget, problem)
 	}
 	if d.Action != Enrol {
 		return d
 	}
 	if !slices.Contains(n.RuntimeHandlers, pod.RuntimeHandler) {
-		return reject(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
+		return d.rejected(ReasonRuntimeHandler, fmt.Sprintf("runtime handler %q is not one of runtime_handlers in the node's "+
 			"configuration: what its sandboxes send may not pass the node's kernel, where the rules are", pod.RuntimeHandler))
 	}
 	d.Proxy.Images = n.ProxyImages

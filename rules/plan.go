@@ -5,6 +5,7 @@ package rules
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -75,6 +76,27 @@ func (rs Ruleset) Empty() bool { return len(rs.Tables) == 0 }
 
 // Equal reports whether both hold the same rules.
 func (rs Ruleset) Equal(other Ruleset) bool { return Plan{V6: rs}.Key() == Plan{V6: other}.Key() }
+
+// Placed is a rule, and where it stands.
+type Placed struct {
+	Table, Chain string
+	Rule
+}
+
+// All yields the rules of all chains.
+func (rs Ruleset) All() iter.Seq[Placed] {
+	return func(yield func(Placed) bool) {
+		for _, t := range rs.Tables {
+			for _, c := range t.Chains {
+				for _, r := range c.Rules {
+					if !yield(Placed{t.Name, c.Name, r}) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
 
 // Table returns the table of that name; a missing one is empty.
 func (rs Ruleset) Table(name string) Table {
@@ -170,12 +192,7 @@ func (b *Builder) chain(table, chain string) *Chain {
 func (rs *Ruleset) sort() {
 	slices.SortStableFunc(rs.Tables, func(a, b Table) int { return cmp.Compare(a.Name, b.Name) })
 	for _, t := range rs.Tables {
-		slices.SortStableFunc(t.Chains, func(a, b Chain) int {
-			if a.Builtin || b.Builtin {
-				return builtinRank(a.Name) - builtinRank(b.Name)
-			}
-			return cmp.Compare(a.Name, b.Name)
-		})
+		slices.SortStableFunc(t.Chains, func(a, b Chain) int { return CompareChains(a.Name, b.Name) })
 	}
 }
 
@@ -183,9 +200,13 @@ var builtinChains = []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTRO
 
 func isBuiltin(chain string) bool { return slices.Contains(builtinChains, chain) }
 
-func builtinRank(chain string) int {
-	if i := slices.Index(builtinChains, chain); i >= 0 {
-		return i
+// CompareChains orders chains by their names: built-in ones first, as packets meet them.
+func CompareChains(a, b string) int {
+	rank := func(chain string) int {
+		if i := slices.Index(builtinChains, chain); i >= 0 {
+			return i
+		}
+		return len(builtinChains)
 	}
-	return len(builtinChains)
+	return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b))
 }

@@ -110,8 +110,7 @@ func (r *request) ask(mesh Mesh) Decision {
 	}
 	if len(words) > 0 {
 		detail := shortened(strings.Join(words, "; "), longestDetail)
-		asked.Account.step(string(Reject) + " (" + string(ReasonForbidden) + "): " + detail)
-		return Decision{Mesh: d.Mesh, Action: Reject, Reason: ReasonForbidden, Detail: detail, Intent: asked.Intent, Account: asked.Account}
+		return asked.rejected(ReasonForbidden, detail)
 	}
 	notes := said(ignored, "; it is ignored")
 	d.Account.first(notes)
@@ -176,13 +175,17 @@ func (n Node) annotationPolicy(key, namespace string) (p AnnotationPolicy, found
 
 // matches reports whether the policy is the one for an annotation of a pod in a namespace.
 func (p AnnotationPolicy) matches(key, namespace string) bool {
-	return matches(p.Annotation, key) && (len(p.Namespaces) == 0 ||
-		slices.ContainsFunc(p.Namespaces, func(pattern string) bool { return matches(pattern, namespace) }))
+	return matches(p.Annotation, key) && (len(p.Namespaces) == 0 || MatchesAny(p.Namespaces, namespace))
 }
 
 func matches(pattern, name string) bool {
 	ok, err := path.Match(pattern, name)
 	return ok && err == nil
+}
+
+// MatchesAny reports whether one of the patterns of path.Match matches a name.
+func MatchesAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return matches(pattern, name) })
 }
 
 // forbidden returns the first item of a value that is not allowed. An empty value is one empty item.

@@ -47,9 +47,7 @@ type Verdict struct {
 }
 
 func (v Verdict) complete() Verdict {
-	if v.Differences == nil {
-		v.Differences = []string{}
-	}
+	v.Differences = append([]string{}, v.Differences...)
 	return v
 }
 
@@ -89,16 +87,8 @@ type Route struct {
 }
 
 func (p Plan) complete() Plan {
-	if p.Rules == nil {
-		p.Rules = []Rule{}
-	}
-	if p.Routes == nil {
-		p.Routes = []Route{}
-	}
-	if p.Loopback == nil {
-		p.Loopback = []string{}
-	}
-	p.Interfaces = append([]Interface{}, p.Interfaces...)
+	p.Rules, p.Routes = append([]Rule{}, p.Rules...), append([]Route{}, p.Routes...)
+	p.Loopback, p.Interfaces = append([]string{}, p.Loopback...), append([]Interface{}, p.Interfaces...)
 	for i := range p.Interfaces {
 		p.Interfaces[i].Addresses = append([]string{}, p.Interfaces[i].Addresses...)
 	}

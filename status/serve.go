@@ -146,12 +146,7 @@ func (s Status) complete() Status {
 	if s.Events == nil {
 		s.Events = map[string]int{}
 	}
-	if s.Recent == nil {
-		s.Recent = []Event{}
-	}
-	if s.Sandboxes == nil {
-		s.Sandboxes = []Sandbox{}
-	}
+	s.Recent, s.Sandboxes = append([]Event{}, s.Recent...), append([]Sandbox{}, s.Sandboxes...)
 	if s.Runtime != nil && s.Runtime.Limits == nil {
 		rt := *s.Runtime
 		rt.Limits = []string{}

@@ -30,7 +30,7 @@ func (s Status) Text(w io.Writer, now time.Time) {
 		fmt.Fprintln(w)
 		row(t, "LAST EVENTS", "EVENT", "POD", "MESH", "REASON", "MESSAGE")
 		for _, e := range last {
-			row(t, moment(e.Time), e.Event, e.Namespace+"/"+e.Name, e.Mesh, e.Reason, e.Message)
+			row(t, Moment(e.Time), e.Event, e.Namespace+"/"+e.Name, e.Mesh, e.Reason, e.Message)
 		}
 		_ = t.Flush()
 	}
@@ -100,12 +100,12 @@ func (s Status) summary() [][]string {
 		session = "connected"
 	}
 	if !s.Since.IsZero() {
-		session += " since " + moment(s.Since)
+		session += " since " + Moment(s.Since)
 	}
 	if s.Connected && !s.Synchronized {
 		session += ", not synchronized yet"
 	}
-	lines := [][]string{{"meshnetd", s.Version + ", running since " + moment(s.Started)}}
+	lines := [][]string{{"meshnetd", s.Version + ", running since " + Moment(s.Started)}}
 	if rt := s.Runtime; rt != nil {
 		lines = append(lines, []string{"runtime", rt.Name + " " + rt.Version + ", " + session}, []string{"tier", rt.Tier + ": " + rt.Why},
 			[]string{"hooks", hooks(*rt)})
@@ -124,7 +124,7 @@ func (s Status) summary() [][]string {
 	}
 	lines = append(lines, []string{"backend", s.Backend}, []string{"pods", counts(s.Pods)}, []string{"events", counts(s.Events)})
 	if a := s.Audit; a != nil {
-		lines = append(lines, []string{"audit", fmt.Sprintf("%s: %d pods in %s, %d drifted", moment(a.Last), a.Pods, a.Took, a.Drifted)})
+		lines = append(lines, []string{"audit", fmt.Sprintf("%s: %d pods in %s, %d drifted", Moment(a.Last), a.Pods, a.Took, a.Drifted)})
 	}
 	return lines
 }
@@ -168,7 +168,8 @@ func counts(all map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-func moment(t time.Time) string {
+// Moment is a time as texts have it; "" is none.
+func Moment(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}

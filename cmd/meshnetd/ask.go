@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -119,11 +120,12 @@ func meant(all []status.Sandbox, name string) string {
 	distances := map[string]int{}
 	for _, sb := range all {
 		whole := sb.Namespace + "/" + sb.Name
-		d := min(distance(name, whole), distance(name, sb.Name))
+		most := len(name)/3 + 1
+		d := min(rules.Distance(name, whole, most), rules.Distance(name, sb.Name, most))
 		if last := name[strings.LastIndex(name, "/")+1:]; last != "" && (last == sb.Name || strings.HasPrefix(sb.Name, last+"-")) {
 			d = 0 // the same in another namespace, or one of a deployment
 		}
-		if d <= len(name)/3 {
+		if d < most {
 			distances[whole] = d
 		}
 	}
@@ -136,25 +138,4 @@ func meant(all []status.Sandbox, name string) string {
 	}
 	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(distances[a], distances[b]), cmp.Compare(a, b)) })
 	return ": did you mean " + strings.Join(names[:min(len(names), mostMeant)], ", ") + "?"
-}
-
-// distance counts the characters to insert, delete or replace to make one text of the other (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(row[j+1]+1, row[j]+1, replaced)
-		}
-	}
-	return row[len(b)]
 }

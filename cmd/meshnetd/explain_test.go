@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/golden"
+	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -162,7 +163,7 @@ func TestDistance(t *testing.T) {
 		a, b string
 		want int
 	}{{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"kitten", "sitting", 3}, {"web", "wep", 1}, {"web", "webb", 1}, {"ab", "ba", 2}} {
-		if got := distance(tt.a, tt.b); got != tt.want {
+		if got := rules.Distance(tt.a, tt.b, 99); got != tt.want {
 			t.Errorf("%q and %q are %d apart, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}

@@ -140,12 +140,8 @@ func printJSON(c *cobra.Command, v explain.View) error {
 	}{v.Pod.Namespace, v.Pod.Name, v.Decision.Mesh, string(v.Decision.Action), string(v.Decision.Reason),
 		v.Decision.Detail, v.Decision.Intent, append([]string{}, v.Plan.Notes...), []jsonRule{}, append([]string{}, explain.RouteLines(v.Plan)...)}
 	for _, set := range v.Plan.Rulesets() {
-		for _, table := range set.Tables {
-			for _, chain := range table.Chains {
-				for _, r := range chain.Rules {
-					document.Rules = append(document.Rules, jsonRule{set.Family.String(), table.Name, chain.Name, r.String(), r.Why})
-				}
-			}
+		for r := range set.All() {
+			document.Rules = append(document.Rules, jsonRule{set.Family.String(), r.Table, r.Chain, r.String(), r.Why})
 		}
 	}
 	encoder := json.NewEncoder(c.OutOrStdout())

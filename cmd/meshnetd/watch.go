@@ -68,43 +68,30 @@ func (w *watch) counting(record func(outcome.Outcome)) func(outcome.Outcome) {
 	}
 }
 
-func (w *watch) synced(rt nriplugin.Runtime) {
+// change changes what is told, and tells supervise.
+func (w *watch) change(to func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.runtime, w.connected, w.since, w.waiting = &rt, true, time.Now(), nriplugin.Waiting{}
+	to()
 	w.poke()
 }
 
-func (w *watch) lost(error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.connected, w.since = false, time.Now()
-	w.poke()
+func (w *watch) synced(rt nriplugin.Runtime) {
+	w.change(func() { w.runtime, w.connected, w.since, w.waiting = &rt, true, time.Now(), nriplugin.Waiting{} })
 }
+
+func (w *watch) lost(error) { w.change(func() { w.connected, w.since = false, time.Now() }) }
 
 // waits remembers why there is no session.
-func (w *watch) waits(why nriplugin.Waiting) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.waiting = why
-	w.poke()
-}
+func (w *watch) waits(why nriplugin.Waiting) { w.change(func() { w.waiting = why }) }
 
 // configured remembers the configuration that is in force.
 func (w *watch) configured(cfg config.Config) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.auditInterval, w.configuredAt, w.rejected = cfg.AuditInterval, time.Now(), nil
-	w.poke()
+	w.change(func() { w.auditInterval, w.configuredAt, w.rejected = cfg.AuditInterval, time.Now(), nil })
 }
 
 // refused remembers why another configuration is not in force.
-func (w *watch) refused(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.rejected = err
-	w.poke()
-}
+func (w *watch) refused(err error) { w.change(func() { w.rejected = err }) }
 
 func (w *watch) poke() {
 	select {

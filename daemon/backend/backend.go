@@ -121,11 +121,12 @@ func (b *Backend) attempt(ctx context.Context, name string, isolated *netns.Isol
 		return b.prove(ctx, name, tables)
 	}
 	variant := strings.Replace(name, Exec, xtables.Auto, 1)
-	tables, err := xtables.Find(ctx, variant, isolated)
-	if err != nil {
-		return nil, err
-	}
-	return b.prove(ctx, name, tables)
+	var p *proven
+	_, err := xtables.Find(ctx, variant, isolated, func(t *xtables.Tables) (err error) {
+		p, err = b.prove(ctx, name, t)
+		return err
+	})
+	return p, err
 }
 
 func (b *Backend) learn(ctx context.Context, dialect nftables.Dialect) (nftables.Tables, error) {

@@ -32,18 +32,15 @@ func Modules(plan rules.Plan) []string {
 // extensions returns the matches and targets of a plan that are not iptables' own.
 func extensions(plan rules.Plan) (words []string) {
 	for _, rs := range plan.Rulesets() {
-		for _, table := range rs.Tables {
-			for _, c := range table.Chains {
-				for _, r := range c.Rules {
-					before := ""
-					for _, word := range strings.Fields(r.String()) {
-						own := slices.Contains([]string{"ACCEPT", "DROP", "RETURN"}, word) || slices.ContainsFunc(table.Chains, func(c rules.Chain) bool { return c.Name == word })
-						if before == "-m" || before == "-j" && !own {
-							words = append(words, word)
-						}
-						before = word
-					}
+		for r := range rs.All() {
+			before := ""
+			for _, word := range strings.Fields(r.String()) {
+				_, verdict := r.Target.(rules.Verdict)
+				_, jump := r.Target.(rules.Jump)
+				if before == "-m" || before == "-j" && !verdict && !jump {
+					words = append(words, word)
 				}
+				before = word
 			}
 		}
 	}

@@ -5,13 +5,14 @@
 package legacy
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/bits"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -65,60 +66,30 @@ func Clear(ours func(chain string) bool) (cleared bool, err error) {
 }
 
 // only reports whether a table holds nothing but our chains, jumps to them from the built-in ones, and policies that accept.
-// That entries are as long as they say was seen when they were read.
 func (b blobs) only(info, entries []byte, ours func(chain string) bool) bool {
-	heads := map[int]bool{} // where chains begin
-	var builtin []int       // entries of built-in chains
-	for at := 0; at < len(entries); {
-		entry := entries[at:]
-		next := at + int(binary.NativeEndian.Uint16(entry[b.next:]))
-		target := b.targetOf(entry, next-at)
-		switch {
-		case target == nil:
-			return false
-		case string(target[targetName:targetName+len("ERROR")+1]) != "ERROR\x00":
-			if len(heads) == 0 {
-				builtin = append(builtin, at)
-			}
-		case next == len(entries): // the end of the table
-		case len(target) < errorTarget || !ours(text(target[targetData:])):
-			return false
-		default:
-			heads[next] = true
-		}
-		at = next
+	c, err := b.parse("", info[nameLength:], entries)
+	if err != nil {
+		return false
 	}
 	policies := map[int]bool{}
-	for hooks := binary.NativeEndian.Uint32(info[infoValidHooks:]); hooks != 0; hooks &= hooks - 1 {
-		policies[int(binary.NativeEndian.Uint32(info[infoUnderflow+4*bits.TrailingZeros32(hooks):]))] = true
+	for _, h := range c.Hooks {
+		policies[h.Policy] = true
 	}
-	for _, at := range builtin {
-		length := int(binary.NativeEndian.Uint16(entries[at+b.next:]))
-		target := b.targetOf(entries[at:], length)
-		goes := int(int32(binary.NativeEndian.Uint32(target[verdict:])))
-		standard := target[targetName] == 0
-		if !standard || policies[at] && goes != verdictOfAccept || !policies[at] && !heads[goes] {
+	places, builtin := slices.Sorted(maps.Keys(c.Entries)), true // the built-in chains come first
+	for i, at := range places {
+		e := c.Entries[at]
+		switch {
+		case e.Head && i == len(places)-1: // the end of the table
+		case e.Head:
+			if builtin = false; !ours(e.name()) {
+				return false
+			}
+		case !builtin:
+		case e.Target.Name != "", policies[at] && e.Verdict != verdictOfAccept, !policies[at] && !c.Entries[e.Verdict].Begins:
 			return false
 		}
 	}
 	return true
-}
-
-// targetOf returns the target of an entry, nil where it is none that the kernel could have given.
-func (b blobs) targetOf(entry []byte, length int) []byte {
-	at := int(binary.NativeEndian.Uint16(entry[b.target:]))
-	if at < b.entry || at+targetData+4 > length {
-		return nil
-	}
-	return entry[at:length]
-}
-
-// text is a string of C.
-func text(b []byte) string {
-	if end := bytes.IndexByte(b, 0); end >= 0 {
-		b = b[:end]
-	}
-	return string(b)
 }
 
 // replace puts policies that accept in the place of all that a table holds.

@@ -31,14 +31,15 @@ func Counts() (map[string]uint64, error) {
 			}
 			chain := ""
 			return b.each(entries, func(entry []byte) {
-				if head := b.head(entry); head != "" {
-					chain = head
-					return
-				}
 				e, err := b.entryOf(entry)
-				n := binary.NativeEndian.Uint64(entry[b.counter:])
-				if counter := b.rule(e).Counter(chain); err == nil && n > 0 && counter != "" {
-					counts[counter] += n
+				switch n := binary.NativeEndian.Uint64(entry[b.counter:]); {
+				case err != nil:
+				case e.Head:
+					chain = e.name()
+				case n > 0:
+					if counter := b.rule(e).Counter(chain); counter != "" {
+						counts[counter] += n
+					}
 				}
 			})
 		}); err != nil {
@@ -76,7 +77,7 @@ func (b blobs) rule(e Entry) (r rules.Rule) {
 	if p, known := protocols[binary.NativeEndian.Uint16(e.Packet[b.protocol:])]; known {
 		r.Match = append(r.Match, rules.Protocol(p))
 	}
-	if out := text(e.Packet[b.out : b.out+unix.IFNAMSIZ]); out != "" {
+	if out := unix.ByteSliceToString(e.Packet[b.out : b.out+unix.IFNAMSIZ]); out != "" {
 		r.Match = append(r.Match, rules.OutInterface(out))
 	}
 	for _, m := range e.Matches {
@@ -88,13 +89,4 @@ func (b blobs) rule(e Entry) (r rules.Rule) {
 		}
 	}
 	return r
-}
-
-// head returns the name of the chain that begins behind an entry; "" where none does.
-func (b blobs) head(entry []byte) string {
-	target := b.targetOf(entry, len(entry))
-	if len(target) < errorTarget || text(target[targetName:targetData]) != "ERROR" {
-		return ""
-	}
-	return text(target[targetData:])
 }

@@ -65,8 +65,12 @@ func Parse(text []byte) (all []Contents, err error) {
 			end := 4 + int(binary.BigEndian.Uint32(text))
 			fields[i], text = text[4:end], text[end:]
 		}
-		c := Contents{Table: Table{b.ip, string(fields[0])}, Hooks: map[int]Hook{}, Entries: map[int]Entry{}}
-		if err := b.parse(&c, fields[1]); err != nil {
+		const info = infoLength - nameLength
+		if len(fields[1]) < info {
+			return nil, errLayout
+		}
+		c, err := b.parse(string(fields[0]), fields[1][:info], fields[1][info:])
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, c)
@@ -74,30 +78,30 @@ func Parse(text []byte) (all []Contents, err error) {
 	return all, nil
 }
 
-// parse reads struct ipt_getinfo without its name, and the entries behind it.
-func (b blobs) parse(c *Contents, text []byte) error {
-	const info = infoLength - nameLength
-	if len(text) < info {
-		return errLayout
-	}
-	number := func(at int) int { return int(binary.NativeEndian.Uint32(text[at-nameLength:])) }
+// parse reads struct ipt_getinfo, without the name with which it begins, and entries.
+func (b blobs) parse(table string, info, entries []byte) (Contents, error) {
+	c := Contents{Table: Table{b.ip, table}, Hooks: map[int]Hook{}, Entries: map[int]Entry{}}
+	number := func(at int) int { return int(binary.NativeEndian.Uint32(info[at-nameLength:])) }
 	for hook := range 5 { // NF_INET_NUMHOOKS
 		if number(infoValidHooks)>>hook&1 == 1 {
 			c.Hooks[hook] = Hook{number(infoHookEntry + 4*hook), number(infoUnderflow + 4*hook)}
 		}
 	}
-	entries, begins := text[info:], false
+	begins := false
 	for at := 0; at < len(entries); {
 		e, err := b.entryOf(entries[at:])
 		if err != nil {
-			return err
+			return c, err
 		}
 		e.Next, e.Begins = e.Next+at, begins
 		c.Entries[at] = e
 		at, begins = e.Next, e.Head
 	}
-	return nil
+	return c, nil
 }
+
+// name is that of the chain whose head the entry is.
+func (e Entry) name() string { return unix.ByteSliceToString(e.Target.Info) }
 
 // entryOf reads the first entry; its Next is its length.
 func (b blobs) entryOf(text []byte) (e Entry, err error) {
@@ -147,8 +151,8 @@ func extension(text []byte) (x Extension, length int, err error) {
 // Chains returns the names of the table's own chains.
 func (c Contents) Chains() (names []string) {
 	for _, e := range c.Entries {
-		if name := unix.ByteSliceToString(e.Target.Info); e.Head && name != "ERROR" { // which ends the table
-			names = append(names, name)
+		if e.Head && e.name() != "ERROR" { // which ends the table
+			names = append(names, e.name())
 		}
 	}
 	slices.Sort(names)

@@ -71,11 +71,6 @@ func (s *Sandboxes) Loose(sb Sandbox, required bool) Loose {
 
 // added adds news to what is known, each once.
 func added(known, news []rules.Adjustment) []rules.Adjustment {
-	all := slices.Clone(known)
-	for _, c := range news {
-		if !slices.Contains(all, c) && len(all) < mostChanges {
-			all = append(all, c)
-		}
-	}
-	return all
+	all := rules.Unique(slices.Concat(known, news))
+	return all[:min(len(all), mostChanges)]
 }

@@ -7,6 +7,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -149,7 +150,7 @@ func (n *Namespace) check(host []ID) error {
 			return ErrHost
 		}
 	}
-	users, err := n.users()
+	users, err := n.Users()
 	if err != nil {
 		return err
 	}
@@ -186,8 +187,8 @@ func (n *Namespace) ID() ID { return n.id }
 // the pod (hostUsers: false).
 func (n *Namespace) OwnUsers() bool { return n.ownUsers }
 
-// users returns the identity of the user namespace that the namespace belongs to.
-func (n *Namespace) users() (ID, error) {
+// Users returns the identity of the user namespace that the namespace belongs to.
+func (n *Namespace) Users() (ID, error) {
 	fd, err := unix.IoctlRetInt(int(n.handle), unix.NS_GET_USERNS)
 	if err != nil {
 		return ID{}, fmt.Errorf("NS_GET_USERNS: %w", err)
@@ -224,6 +225,18 @@ func (n *Namespace) Do(fn func() error) error {
 			return fn()
 		})
 	})
+}
+
+// Within is Do for work that is not begun where ctx has ended. An error says what was to be done in which namespace.
+func (n *Namespace) Within(ctx context.Context, what string, fn func() error) error {
+	err := ctx.Err()
+	if err == nil {
+		err = n.Do(fn)
+	}
+	if err != nil {
+		return fmt.Errorf("%s in %s: %w", what, n.path, err)
+	}
+	return nil
 }
 
 // onThread calls fn on a thread of its own; fn says whether the thread may run other goroutines again. The

@@ -64,8 +64,8 @@ func BenchmarkSteps(b *testing.B) {
 	step("legacy", full, true, func() error { _, err := legacy.Read(); return err })
 	step("look/empty", empty, true, func() error { return look(func(state, []byte) error { return nil }) })
 	step("look/full", full, true, func() error { return look(func(state, []byte) error { return nil }) })
-	step("Fingerprint", full, false, func() error { _, _, err := Fingerprint(full.ns); return err })
-	step("Generation", full, false, func() error { _, err := Generation(full.ns); return err })
+	step("Fingerprint", full, false, func() error { _, _, err := Tables{}.Fingerprint(b.Context(), full.ns); return err })
+	step("Generation", full, false, func() error { _, err := Tables{}.Generation(b.Context(), full.ns); return err })
 	step("Apply/unchanged", full, false, func() error { _, err := tables.Apply(b.Context(), full.ns, plan); return err })
 	step("Apply/write and remove", empty, false, func() error {
 		if _, err := tables.Apply(b.Context(), empty.ns, plan); err != nil {

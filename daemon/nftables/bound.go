@@ -5,6 +5,7 @@
 package nftables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -37,10 +38,6 @@ func check(what string, have, most int) error {
 
 // Readable returns an error where the namespace holds more than may be read. It is for programs, which have no bound of
 // their own.
-func Readable(ns *netns.Namespace) error {
-	err := ns.Do(func() error { return look(func(state, []byte) error { return nil }) })
-	if err != nil {
-		return fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
-	}
-	return nil
+func Readable(ctx context.Context, ns *netns.Namespace) error {
+	return ns.Within(ctx, "read the rules", func() error { return look(func(state, []byte) error { return nil }) })
 }

@@ -88,8 +88,8 @@ func allocated(fn func()) uint64 {
 func looks(t *testing.T, s sandbox) map[string]func() error {
 	plan := plans.DualStack(t)
 	all := map[string]func() error{
-		"fingerprint": func() error { _, _, err := Fingerprint(s.ns); return err },
-		"readable":    func() error { return Readable(s.ns) },
+		"fingerprint": func() error { _, _, err := Tables{}.Fingerprint(t.Context(), s.ns); return err },
+		"readable":    func() error { return Readable(t.Context(), s.ns) },
 	}
 	for _, d := range []Dialect{IPTables, Native} {
 		all[string(d)+" apply"] = func() error { _, err := New(d).Apply(t.Context(), s.ns, plan); return err }
@@ -112,7 +112,7 @@ func unreadable(t *testing.T, s sandbox, why string) {
 			t.Errorf("%s: %d bytes allocated", name, used)
 		}
 	}
-	if generation, err := Generation(s.ns); err != nil || generation == "" {
+	if generation, err := (Tables{}).Generation(t.Context(), s.ns); err != nil || generation == "" {
 		t.Errorf("generation %q, %v", generation, err)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,18 +16,10 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Counts returns what the lockdowns of the namespace have counted.
-func (Tables) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint64, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("counters of the rules in %s: %w", ns.Path(), err)
-	}
-	return Counts(ns)
-}
-
 // Counts returns how many packets the rules of lockdowns have counted, of both families together, by the names of their counters.
-func Counts(ns *netns.Namespace) (counts map[string]uint64, err error) {
+func (Tables) Counts(ctx context.Context, ns *netns.Namespace) (counts map[string]uint64, err error) {
 	counts = map[string]uint64{}
-	err = ns.Do(func() error {
+	err = ns.Within(ctx, "counters of the rules", func() error {
 		c, err := dialNetfilter()
 		if err != nil {
 			return err
@@ -57,10 +48,7 @@ func Counts(ns *netns.Namespace) (counts map[string]uint64, err error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("counters of the rules in %s: %w", ns.Path(), err)
-	}
-	return counts, nil
+	return counts, err
 }
 
 // count adds what a rule has counted.

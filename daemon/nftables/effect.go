@@ -6,7 +6,6 @@ package nftables
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -127,16 +126,11 @@ func EffectOfLegacy(ctx context.Context, ns *netns.Namespace, plan, have rules.P
 }
 
 func judged(ctx context.Context, ns *netns.Namespace, judge func() (effect.Result, error)) (r effect.Result, err error) {
-	if err = ctx.Err(); err == nil {
-		err = ns.Do(func() error {
-			r, err = judge()
-			return err
-		})
-	}
-	if err != nil {
-		return r, fmt.Errorf("judge the rules in %s: %w", ns.Path(), err)
-	}
-	return r, nil
+	err = ns.Within(ctx, "judge the rules", func() (err error) {
+		r, err = judge()
+		return err
+	})
+	return r, err
 }
 
 var families = []rules.Family{rules.IPv4, rules.IPv6}

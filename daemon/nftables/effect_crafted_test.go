@@ -303,7 +303,7 @@ func FuzzEffectOfRules(f *testing.F) {
 		},
 		func(w *wire) {
 			payload(w, unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4)
-			bitwise(w, []byte{255, 255, 0, 0})
+			bitwise(w, []byte{255, 255, 0, 0}, false)
 			immediate(w, accept, "")
 		},
 		func(w *wire) {

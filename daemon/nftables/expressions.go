@@ -38,12 +38,15 @@ func payload(w *wire, base uint32, offset, length int) {
 	})
 }
 
-// bitwise keeps the bits of the mask.
-func bitwise(w *wire, mask []byte) {
+// bitwise keeps the bits of the mask. Newer kernels send back which operation that is, and accept it; whole says it.
+func bitwise(w *wire, mask []byte, whole bool) {
 	expression(w, "bitwise", func() {
 		w.number(unix.NFTA_BITWISE_SREG, register)
 		w.number(unix.NFTA_BITWISE_DREG, register)
 		w.number(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
+		if whole {
+			w.number(bitwiseOperation, 0)
+		}
 		value(w, unix.NFTA_BITWISE_MASK, mask)
 		value(w, unix.NFTA_BITWISE_XOR, make([]byte, len(mask)))
 	})

@@ -142,7 +142,7 @@ func (p location) askAddress(w *wire, prefix netip.Prefix, not bool) {
 		return
 	}
 	p.load(w)
-	bitwise(w, ones(bits, len(address)))
+	bitwise(w, ones(bits, len(address)), false)
 	compare(w, operator(not), address)
 }
 

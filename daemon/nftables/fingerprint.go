@@ -5,6 +5,7 @@
 package nftables
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -21,24 +22,21 @@ import (
 // policies and table flags. Counters and handles do not matter, nor do tables of iptables that hold nothing. What sets of others hold counts as far as it is read to judge rules.
 // Fingerprints compare on one running kernel only.
 // The generation is what Generation returns as long as nobody changes anything.
-func Fingerprint(ns *netns.Namespace) (fingerprint, generation string, err error) {
-	err = ns.Do(func() error {
+func (Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
+	err = ns.Within(ctx, "fingerprint of the rules", func() error {
 		return look(func(s state, old []byte) error {
 			fingerprint, generation = s.fingerprint(old), s.moment(old)
 			return nil
 		})
 	})
-	if err != nil {
-		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
-	}
-	return fingerprint, generation, nil
+	return fingerprint, generation, err
 }
 
 // Generation returns a text that changes with every change of the namespace's rules. It is one question to
 // the kernel, and a look at whether there are tables of iptables-legacy, whose changes nf_tables does not
 // count: where there are, all of them are read.
-func Generation(ns *netns.Namespace) (generation string, err error) {
-	err = ns.Do(func() error {
+func (Tables) Generation(ctx context.Context, ns *netns.Namespace) (generation string, err error) {
+	err = ns.Within(ctx, "generation of the rules", func() error {
 		old, err := legacy.Read()
 		if err != nil {
 			return err
@@ -54,10 +52,7 @@ func Generation(ns *netns.Namespace) (generation string, err error) {
 		}
 		return err
 	})
-	if err != nil {
-		return "", fmt.Errorf("generation of the rules in %s: %w", ns.Path(), err)
-	}
-	return generation, nil
+	return generation, err
 }
 
 // look reads the namespace of the calling thread, and what iptables-legacy holds there. The state does not

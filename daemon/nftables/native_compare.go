@@ -230,10 +230,11 @@ func (d *comparison) rules(chain string, have, want []object) {
 		return
 	}
 	before := len(*d)
-	for _, o := range without(want, have) {
+	text := func(o object) string { return string(plain(o.text)) }
+	for _, o := range rules.Without(want, have, text) {
 		d.add(chain, "missing", describe(o))
 	}
-	for _, o := range without(have, want) {
+	for _, o := range rules.Without(have, want, text) {
 		d.add(chain, "unexpected", describe(o))
 	}
 	if len(*d) > before {
@@ -244,21 +245,6 @@ func (d *comparison) rules(chain string, have, want []object) {
 			d.add(chain, "out of order", describe(o))
 		}
 	}
-}
-
-// without returns what a list holds more often than another one, in its order.
-func without(list, other []object) (rest []object) {
-	count := map[string]int{}
-	for _, o := range other {
-		count[string(plain(o.text))]++
-	}
-	for _, o := range list {
-		text := string(plain(o.text))
-		if count[text]--; count[text] < 0 {
-			rest = append(rest, o)
-		}
-	}
-	return rest
 }
 
 func (d *comparison) sets(have, want state, sets []nativeSet) {

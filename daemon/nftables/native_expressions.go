@@ -51,18 +51,6 @@ func lookup(w *wire, set string, flags uint32) {
 	})
 }
 
-// keep is bitwise with all attributes that newer kernels send back.
-func keep(w *wire, mask []byte) {
-	expression(w, "bitwise", func() {
-		w.number(unix.NFTA_BITWISE_SREG, register)
-		w.number(unix.NFTA_BITWISE_DREG, register)
-		w.number(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
-		w.number(bitwiseOperation, 0)
-		value(w, unix.NFTA_BITWISE_MASK, mask)
-		value(w, unix.NFTA_BITWISE_XOR, make([]byte, len(mask)))
-	})
-}
-
 // connection loads a value of the connection. Without a connection the rule fails, unless the value is the state.
 func connection(w *wire, key uint32) {
 	expression(w, "ct", func() {

@@ -141,6 +141,6 @@ func notUntracked(w *wire) { compareState(w, rules.StateUntracked, unix.NFT_CMP_
 
 func compareState(w *wire, m rules.CTState, withNone uint32) {
 	connection(w, unix.NFT_CT_STATE)
-	keep(w, binary.NativeEndian.AppendUint32(nil, uint32(states(m, nfStates))))
+	bitwise(w, binary.NativeEndian.AppendUint32(nil, uint32(states(m, nfStates))), true)
 	compare(w, withNone, make([]byte, 4))
 }

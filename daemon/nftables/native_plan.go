@@ -5,7 +5,6 @@
 package nftables
 
 import (
-	"cmp"
 	"fmt"
 	"iter"
 	"slices"
@@ -98,13 +97,7 @@ func namesOf[T any](all []T, name func(T) string) (names []string) {
 	for _, item := range all {
 		names = append(names, name(item))
 	}
-	rank := func(name string) int {
-		if i := slices.Index([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, name); i >= 0 {
-			return i
-		}
-		return 5
-	}
-	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b)) })
+	slices.SortFunc(names, rules.CompareChains)
 	return slices.Compact(names)
 }
 

@@ -44,7 +44,7 @@ func (s sandbox) dial(t testing.TB) *netfilter {
 
 func (s sandbox) fingerprint(t testing.TB) string {
 	t.Helper()
-	sum, _, err := Fingerprint(s.ns)
+	sum, _, err := Tables{}.Fingerprint(t.Context(), s.ns)
 	if err != nil {
 		t.Fatal(err)
 	}

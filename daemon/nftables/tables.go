@@ -63,14 +63,11 @@ func (t Tables) wanted(plan rules.Plan) (wanted, error) {
 // iptables-legacy, as its init container or another backend wrote them, are taken out where nobody else has any there. Where somebody else writes at
 // the same time, it begins again.
 func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (changed bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return false, fmt.Errorf("write rules into %s: %w", ns.Path(), err)
-	}
 	want, err := t.wanted(plan)
 	if err != nil {
 		return false, err
 	}
-	err = ns.Do(func() error {
+	err = ns.Within(ctx, "write rules", func() error {
 		c, err := dialNetfilter()
 		if err != nil {
 			return err
@@ -87,10 +84,7 @@ func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan)
 		changed = changed || cleared
 		return err
 	})
-	if err != nil {
-		return false, fmt.Errorf("write rules into %s: %w", ns.Path(), err)
-	}
-	return changed, nil
+	return changed && err == nil, err
 }
 
 func (w wanted) apply(c *netfilter) (changed bool, err error) {
@@ -128,14 +122,11 @@ func (w wanted) changes(s state) (*batch, error) {
 // Verify compares what the kernel holds with the plan. A table of iptables-legacy that could take packets
 // away from the rules is a difference too.
 func (t Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (diffs []rules.Difference, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
-	}
 	want, err := t.wanted(plan)
 	if err != nil {
 		return nil, err
 	}
-	err = ns.Do(func() error {
+	err = ns.Within(ctx, "read the rules", func() error {
 		err := t.added.look(func(s state, _ []byte) (err error) {
 			diffs, err = want.differences(s)
 			return err
@@ -147,10 +138,7 @@ func (t Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan
 		diffs = append(diffs, old...)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
-	}
-	return diffs, nil
+	return diffs, err
 }
 
 func (w wanted) differences(s state) ([]rules.Difference, error) {
@@ -173,19 +161,13 @@ func (w wanted) differences(s state) ([]rules.Difference, error) {
 // Own reads the rules of the footprint that the namespace holds, those of another plan too.
 func (t Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	v4.Family, v6.Family = rules.IPv4, rules.IPv6
-	if err := ctx.Err(); err != nil {
-		return v4, v6, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
-	}
-	err = ns.Do(func() error {
+	err = ns.Within(ctx, "read the rules", func() error {
 		return t.added.look(func(s state, _ []byte) (err error) {
 			v4, v6, err = s.own(footprint)
 			return err
 		})
 	})
-	if err != nil {
-		return v4, v6, fmt.Errorf("read the rules in %s: %w", ns.Path(), err)
-	}
-	return v4, v6, nil
+	return v4, v6, err
 }
 
 func (s state) own(footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
@@ -199,20 +181,4 @@ func (s state) own(footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) 
 		return s.nativePlan()
 	}
 	return v4, v6, nil
-}
-
-// Fingerprint returns Fingerprint of the namespace.
-func (Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
-	if err := ctx.Err(); err != nil {
-		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
-	}
-	return Fingerprint(ns)
-}
-
-// Generation returns Generation of the namespace.
-func (Tables) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("generation of the rules in %s: %w", ns.Path(), err)
-	}
-	return Generation(ns)
 }

@@ -91,7 +91,7 @@ func (h *Handle) Verify(plan rules.Plan) ([]string, error) {
 			diffs = append(diffs, "unexpected: "+what)
 		}
 	}
-	for _, r := range union(plan.Routes, plan.Footprint.Routes) {
+	for _, r := range rules.Unique(slices.Concat(plan.Routes, plan.Footprint.Routes)) {
 		want := slices.Contains(plan.Routes, r)
 		n, routed, err := h.presence(r)
 		if err != nil {
@@ -107,7 +107,7 @@ func (h *Handle) Verify(plan rules.Plan) ([]string, error) {
 		}
 		compare(fmt.Sprintf("%s route local default dev lo table %d", ipCommand(r.Family), r.Table), want, routed)
 	}
-	for _, prefix := range union(plan.Loopback, plan.Footprint.Loopback) {
+	for _, prefix := range rules.Unique(slices.Concat(plan.Loopback, plan.Footprint.Loopback)) {
 		have, err := h.hasAddress(prefix)
 		if err != nil {
 			return nil, err
@@ -154,16 +154,6 @@ func (h *Handle) Own(footprint rules.Footprint) (rules.Plan, error) {
 		}
 	}
 	return own, nil
-}
-
-func union[T comparable](a, b []T) []T {
-	all := slices.Clone(a)
-	for _, v := range b {
-		if !slices.Contains(all, v) {
-			all = append(all, v)
-		}
-	}
-	return all
 }
 
 func ipCommand(f rules.Family) string {

@@ -23,17 +23,13 @@ type named struct {
 
 func names(set rules.Ruleset) named {
 	var n named
-	for _, table := range set.Tables {
-		for _, chain := range table.Chains {
-			n.tracking = n.tracking || table.Name == "nat" && len(chain.Rules) > 0
-			for _, r := range chain.Rules {
-				for _, m := range r.Match {
-					n.match(m)
-				}
-				if zone, ok := r.Target.(rules.CTZone); ok {
-					n.zones = unique(n.zones, []uint16{uint16(zone)})
-				}
-			}
+	for r := range set.All() {
+		n.tracking = n.tracking || r.Table == "nat"
+		for _, m := range r.Match {
+			n.match(m)
+		}
+		if zone, ok := r.Target.(rules.CTZone); ok {
+			n.zones = unique(n.zones, []uint16{uint16(zone)})
 		}
 	}
 	return n

@@ -255,14 +255,4 @@ func within(prefix netip.Prefix) netip.Addr {
 	return first
 }
 
-func unique[T comparable](lists ...[]T) []T {
-	var all []T
-	for _, list := range lists {
-		for _, v := range list {
-			if !slices.Contains(all, v) {
-				all = append(all, v)
-			}
-		}
-	}
-	return all
-}
+func unique[T comparable](lists ...[]T) []T { return rules.Unique(slices.Concat(lists...)) }

@@ -33,7 +33,7 @@ func usersOf(ns *netns.Namespace) (users, error) {
 	if !ns.OwnUsers() {
 		return users{same: true}, nil
 	}
-	id, err := ownerOf()
+	id, err := ns.Users()
 	if err != nil {
 		return users{}, err
 	}
@@ -53,24 +53,6 @@ func usersOf(ns *netns.Namespace) (users, error) {
 		}
 	}
 	return users{}, nil
-}
-
-// ownerOf identifies the user namespace to which the calling thread's network namespace belongs.
-func ownerOf() (st unix.Stat_t, err error) {
-	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return st, fmt.Errorf("own network namespace: %w", err)
-	}
-	defer func() { _ = unix.Close(own) }()
-	fd, err := unix.IoctlRetInt(own, unix.NS_GET_USERNS)
-	if err != nil {
-		return st, fmt.Errorf("user namespace of the pod: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Fstat(fd, &st); err != nil {
-		return st, fmt.Errorf("user namespace of the pod: %w", err)
-	}
-	return st, nil
 }
 
 // readMap returns nothing for a process that has gone, or has no ids yet.

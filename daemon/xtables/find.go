@@ -8,14 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -41,18 +39,23 @@ func (v variant) tool(family rules.Family, verb string) string {
 	return v.v4 + "-" + verb
 }
 
-// Find returns the first variant that proves itself in a new namespace, nft before legacy, or the one that
-// is asked for. The host's tables are not looked at. The Tables use the isolated thread, which the caller
-// closes.
-func Find(ctx context.Context, want string, isolated *netns.Isolated) (*Tables, error) {
+// candidates are the programs by which each variant may be installed, in the order in which they are tried.
+var candidates = []struct{ name, program string }{
+	{NFT, "iptables-nft"}, {NFT, "iptables"}, {Legacy, "iptables-legacy"}, {Legacy, "iptables"},
+}
+
+// Find returns the first variant that is proved to work, nft before legacy, or the one that is asked for. The host's tables are
+// not looked at. The Tables use the isolated thread, which the caller closes.
+func Find(ctx context.Context, want string, isolated *netns.Isolated, prove func(*Tables) error) (*Tables, error) {
 	var problems []error
-	for _, c := range []struct{ name, program string }{
-		{NFT, "iptables-nft"}, {NFT, "iptables"}, {Legacy, "iptables-legacy"}, {Legacy, "iptables"},
-	} {
+	for _, c := range candidates {
 		if want != Auto && want != c.name {
 			continue
 		}
-		tables, err := prove(ctx, c.name, c.program, isolated)
+		tables, err := tablesOf(ctx, c.name, c.program, isolated)
+		if err == nil {
+			err = prove(tables)
+		}
 		if err == nil {
 			return tables, nil
 		}
@@ -63,23 +66,21 @@ func Find(ctx context.Context, want string, isolated *netns.Isolated) (*Tables, 
 		want, errors.Join(problems...))
 }
 
-func prove(ctx context.Context, name, program string, isolated *netns.Isolated) (*Tables, error) {
+// tablesOf looks at what the programs and the kernel have.
+func tablesOf(ctx context.Context, name, program string, isolated *netns.Isolated) (*Tables, error) {
 	v, err := locate(ctx, name, program)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tables{isolated: isolated, variant: v}
 	scratch, err := netns.New()
 	if err != nil {
 		return nil, err
 	}
 	defer scratch.Close()
-	if err := t.tryOut(ctx, scratch, probe(rules.IPv4)); err != nil {
-		return nil, err
-	}
-	t.noIPv6 = t.tryOut(ctx, scratch, probe(rules.IPv6))
-	_, _, err = nftables.Fingerprint(scratch)
+	t := &Tables{isolated: isolated, variant: v}
+	_, _, err = unseen.Fingerprint(ctx, scratch)
 	t.netlink = err == nil
+	_, t.noIPv6 = t.save(ctx, scratch, rules.IPv6)
 	return t, nil
 }
 
@@ -130,40 +131,4 @@ func lookPath(program string, companions ...string) (string, error) {
 		}
 	}
 	return path, nil
-}
-
-// tryOut applies a small plan, reads it back and takes it out again.
-func (t *Tables) tryOut(ctx context.Context, scratch *netns.Namespace, want rules.Ruleset) error {
-	footprint := rules.Footprint{Chains: []string{probeChain}}
-	have, err := t.save(ctx, scratch, want.Family)
-	if err != nil {
-		return err
-	}
-	if err := t.restore(ctx, scratch, want.Family, rules.Change(have, want, footprint)); err != nil {
-		return err
-	}
-	if have, err = t.save(ctx, scratch, want.Family); err != nil {
-		return err
-	}
-	if diffs := rules.Diff(have, want, footprint); len(diffs) > 0 {
-		return fmt.Errorf("rules written are not the rules read back: %s", diffs[0])
-	}
-	return nil
-}
-
-const probeChain = "MESHNETD_PROBE"
-
-// probe uses what every plan needs.
-func probe(family rules.Family) rules.Ruleset {
-	loopback := netip.MustParsePrefix("127.0.0.1/32")
-	if family == rules.IPv6 {
-		loopback = netip.MustParsePrefix("::1/128")
-	}
-	tcp := rules.Protocol(rules.TCP)
-	var b rules.Builder
-	b.Append("nat", "OUTPUT", "", rules.Jump(probeChain))
-	b.Append("nat", probeChain, "", rules.Return, rules.OutInterface("lo"), rules.Not(rules.Destination(loopback)),
-		tcp, rules.Not(rules.DestinationPort(rules.TCP, 1)), rules.OwnerUID(1))
-	b.Append("nat", probeChain, "", rules.Redirect{Port: 1}, tcp, rules.Not(rules.OwnerGID(1)))
-	return b.Ruleset(family)
 }

@@ -8,49 +8,38 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Fingerprint returns nftables.Fingerprint, or for the legacy variant the SHA-256 of what its own tables
+// Fingerprint returns what nftables.Tables does, or for the legacy variant the SHA-256 of what its own tables
 // hold. Reading is not cut short when ctx ends, since it takes less than a millisecond.
 func (t *Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
-	if err := ctx.Err(); err != nil {
-		return "", "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
-	}
 	if !t.variant.legacy {
-		return nftables.Fingerprint(ns)
+		return unseen.Fingerprint(ctx, ns)
 	}
-	sum, err := legacyFingerprint(ns)
+	sum, err := legacyFingerprint(ctx, ns)
 	return sum, sum, err
 }
 
-// Generation returns nftables.Generation; the legacy variant counts no changes, so that its tables are read.
+// Generation returns what nftables.Tables does; the legacy variant counts no changes, so that its tables are read.
 func (t *Tables) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("generation of the rules in %s: %w", ns.Path(), err)
-	}
 	if !t.variant.legacy {
-		return nftables.Generation(ns)
+		return unseen.Generation(ctx, ns)
 	}
-	return legacyFingerprint(ns)
+	return legacyFingerprint(ctx, ns)
 }
 
-func legacyFingerprint(ns *netns.Namespace) (string, error) {
+func legacyFingerprint(ctx context.Context, ns *netns.Namespace) (string, error) {
 	var text []byte
-	err := ns.Do(func() (err error) {
+	err := ns.Within(ctx, "fingerprint of the rules", func() (err error) {
 		text, err = legacy.Read()
 		return err
 	})
-	if err != nil {
-		return "", fmt.Errorf("fingerprint of the rules in %s: %w", ns.Path(), err)
-	}
 	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:]), nil
+	return hex.EncodeToString(sum[:]), err
 }
 
 // Own reads the rules of the footprint that the namespace holds, those of another plan too; none of IPv6
@@ -73,17 +62,13 @@ func (t *Tables) Own(ctx context.Context, ns *netns.Namespace, footprint rules.F
 }
 
 // Counts returns what the lockdowns have counted.
-func (t *Tables) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint64, error) {
+func (t *Tables) Counts(ctx context.Context, ns *netns.Namespace) (counts map[string]uint64, err error) {
 	if !t.variant.legacy {
 		return unseen.Counts(ctx, ns)
 	}
-	var counts map[string]uint64
-	err := ns.Do(func() (err error) {
+	err = ns.Within(ctx, "counters of the rules", func() (err error) {
 		counts, err = legacy.Counts()
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("counters of the rules in %s: %w", ns.Path(), err)
-	}
-	return counts, nil
+	return counts, err
 }

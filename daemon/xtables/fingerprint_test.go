@@ -37,11 +37,11 @@ func eachVariant[T interface {
 				t.Fatal(err)
 			}
 			t.Cleanup(isolated.Close)
-			tables, err := Find(t.Context(), variant, isolated)
+			tables, err := Find(t.Context(), variant, isolated, written)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := tables.IPv6(); err != nil {
+			if err := tables.noIPv6; err != nil {
 				t.Fatal(err)
 			}
 			test(t, tables)

@@ -13,9 +13,7 @@ import (
 // they work is not looked at. Asking each for its version ends with ctx.
 func Installed(ctx context.Context) []string {
 	var found []string
-	for _, c := range []struct{ name, program string }{
-		{NFT, "iptables-nft"}, {NFT, "iptables"}, {Legacy, "iptables-legacy"}, {Legacy, "iptables"},
-	} {
+	for _, c := range candidates {
 		v, err := locate(ctx, c.name, c.program)
 		if err != nil {
 			continue

@@ -35,9 +35,6 @@ func (t *Tables) Name(*netns.Namespace, rules.Plan) string {
 	return t.variant.name + " " + t.variant.version
 }
 
-// IPv6 returns nil, or why the node's ip6tables cannot be used.
-func (t *Tables) IPv6() error { return t.noIPv6 }
-
 // Apply makes the namespace hold the plan's rules, whatever earlier plan it holds, in one transaction per
 // table, and says whether it had to change anything. Rules of others stay where they are. Both families
 // are written at once.
@@ -143,7 +140,7 @@ func (t *Tables) eachFamily(plan rules.Plan, fn func(rules.Ruleset) error) error
 }
 
 func (t *Tables) save(ctx context.Context, ns *netns.Namespace, family rules.Family) (rules.Ruleset, error) {
-	if err := t.readable(ns); err != nil {
+	if err := t.readable(ctx, ns); err != nil {
 		return rules.Ruleset{}, err
 	}
 	out, err := t.run(ctx, ns, t.variant.tool(family, "save"), "")
@@ -154,11 +151,11 @@ func (t *Tables) save(ctx context.Context, ns *netns.Namespace, family rules.Fam
 }
 
 // readable fails where there is too much to read: a program holds all of it in memory, which counts as meshnetd's.
-func (t *Tables) readable(ns *netns.Namespace) error {
+func (t *Tables) readable(ctx context.Context, ns *netns.Namespace) error {
 	if t.netlink {
-		return nftables.Readable(ns)
+		return nftables.Readable(ctx, ns)
 	}
-	_, err := legacyFingerprint(ns)
+	_, err := legacyFingerprint(ctx, ns)
 	return err
 }
 

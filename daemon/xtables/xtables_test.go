@@ -7,6 +7,7 @@ package xtables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,12 +93,33 @@ func alive(pid string) bool {
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
+// written proves by a small plan that rules are written.
+func written(t *Tables) error {
+	scratch, err := netns.New()
+	if err != nil {
+		return err
+	}
+	defer scratch.Close()
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Jump("PROBE"))
+	b.Append("nat", "PROBE", "", rules.Redirect{Port: 1}, rules.Protocol(rules.TCP), rules.Not(rules.OwnerGID(1)))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4), Footprint: rules.Footprint{Chains: []string{"PROBE"}}}
+	if _, err := t.Apply(context.Background(), scratch, plan); err != nil {
+		return err
+	}
+	diffs, err := t.Verify(context.Background(), scratch, plan)
+	if err == nil && len(diffs) > 0 {
+		err = fmt.Errorf("rules written are not the rules read back: %s", diffs[0])
+	}
+	return err
+}
+
 // What iptables says, and about which rule, is in the error.
 func TestRefusedRuleIsNamed(t *testing.T) {
 	ns := openNew(t)
 	for _, want := range []string{NFT, Legacy} {
 		t.Run(want, func(t *testing.T) {
-			tables, err := Find(t.Context(), want, isolate(t))
+			tables, err := Find(t.Context(), want, isolate(t), written)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +156,10 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PATH", scripts(t, tt.programs)+":/bin:/usr/bin")
 			// Find would go on to the machine's own iptables, which has another name as well.
-			_, err := prove(t.Context(), NFT, "iptables-nft", isolated)
+			tables, err := tablesOf(t.Context(), NFT, "iptables-nft", isolated)
+			if err == nil {
+				err = written(tables)
+			}
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
@@ -143,7 +168,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 }
 
 func TestFindSaysWhatToInstall(t *testing.T) {
-	_, err := Find(t.Context(), "iptables-of-tomorrow", isolate(t))
+	_, err := Find(t.Context(), "iptables-of-tomorrow", isolate(t), written)
 	if err == nil || !strings.Contains(err.Error(), "Install the iptables package") {
 		t.Errorf("got %v", err)
 	}
@@ -162,7 +187,7 @@ func TestNodeLockIsNotTaken(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := Find(ctx, Legacy, isolated); err != nil {
+	if _, err := Find(ctx, Legacy, isolated, written); err != nil {
 		t.Error(err)
 	}
 }
@@ -190,7 +215,7 @@ func TestRulesWithoutEnd(t *testing.T) {
 	nstest.RequireRoot(t) // to send so much at once
 	isolated := isolate(t)
 	for _, variant := range []string{NFT, Legacy} {
-		tables, err := Find(t.Context(), variant, isolated)
+		tables, err := Find(t.Context(), variant, isolated, written)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,12 +18,8 @@ func Of(plan rules.Plan, interfaces []rules.Interface, proxy rules.Proxy) []rule
 	f := finder{scene: newScene(plan, interfaces, proxy), found: map[key]*group{}, taken: map[key]bool{}, reasons: map[string]*reason{}}
 	f.tracer = effect.NewTracer(plan, f.present())
 	for i, rs := range plan.Rulesets() {
-		for _, table := range rs.Tables {
-			for _, c := range table.Chains {
-				for _, r := range c.Rules {
-					f.decides(table.Name, r)
-				}
-			}
+		for r := range rs.All() {
+			f.decides(r.Table, r.Rule)
 		}
 		if len(rs.Tables) > 0 {
 			f.find(i, rs.Family)

@@ -44,12 +44,8 @@ func newScene(plan rules.Plan, interfaces []rules.Interface, proxy rules.Proxy) 
 	s := &scene{plan: plan, interfaces: interfaces, proxy: proxy, named: map[string]bool{}, ids: map[uint32]bool{proxy.UID: true, proxy.GID: true}}
 	s.count(53, 53)
 	for _, rs := range plan.Rulesets() {
-		for _, table := range rs.Tables {
-			for _, c := range table.Chains {
-				for _, r := range c.Rules {
-					s.name(r)
-				}
-			}
+		for r := range rs.All() {
+			s.name(r.Rule)
 		}
 	}
 	s.free = s.freePort()

@@ -86,15 +86,11 @@ func (f *finder) noRule(g *group) string {
 func (f *finder) lookups() string {
 	var whys []string
 	for _, rs := range f.plan.Rulesets() {
-		for _, table := range rs.Tables {
-			for _, c := range table.Chains {
-				for _, r := range c.Rules {
-					switch r.Target.(type) {
-					case rules.Redirect, rules.DNAT, rules.RejectWith:
-						if slices.Contains(r.Match, rules.Protocol(rules.UDP)) {
-							whys = append(whys, r.Why+map[bool]string{true: " (IPv6 is refused)"}[table.Name == "filter"])
-						}
-					}
+		for r := range rs.All() {
+			switch r.Target.(type) {
+			case rules.Redirect, rules.DNAT, rules.RejectWith:
+				if slices.Contains(r.Match, rules.Protocol(rules.UDP)) {
+					whys = append(whys, r.Why+map[bool]string{true: " (IPv6 is refused)"}[r.Table == "filter"])
 				}
 			}
 		}

@@ -7,7 +7,6 @@ package static
 import (
 	"cmp"
 	"net/netip"
-	"path"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -143,8 +142,5 @@ func (p Profile) selects(pod rules.Pod, s *mesh.Steps) mesh.Verdict {
 }
 
 func (p Profile) selectsNamespace(name string) bool {
-	return len(p.Namespaces) == 0 || slices.ContainsFunc(p.Namespaces, func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return ok && err == nil
-	})
+	return len(p.Namespaces) == 0 || rules.MatchesAny(p.Namespaces, name)
 }

@@ -38,7 +38,7 @@ type Pod struct {
 //go:embed page.html.tmpl
 var page string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"plain": plain, "time": moment, "titled": titled}).Parse(page))
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"plain": plain, "time": status.Moment, "titled": titled}).Parse(page))
 
 // HTML returns the page.
 func (r Report) HTML() ([]byte, error) {
@@ -57,13 +57,6 @@ func plain(text string) string {
 		}
 		return ' '
 	}, text)
-}
-
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02 15:04:05")
 }
 
 // Attention is what somebody should look at, in sentences.
@@ -92,7 +85,7 @@ func (r Report) Attention() []string {
 			say("%s does not hold its rules now: %s", name, cmp.Or(strings.Join(v.Differences, "; "), v.Detail))
 		}
 		if p.Drift.Times > 0 {
-			say("The rules of %s were found changed %d times, last at %s.", name, p.Drift.Times, moment(p.Drift.Last))
+			say("The rules of %s were found changed %d times, last at %s.", name, p.Drift.Times, status.Moment(p.Drift.Last))
 		}
 		if p.Error != "" {
 			say("%s could not be asked about: %s", name, p.Error)
