@@ -84,7 +84,7 @@ func TestInterfaceThatATableWaitsFor(t *testing.T) {
 	ns := nstest.New(t)
 	pod := sandbox(t, "web")
 	pod.NetNS = ns.Path
-	if o := e.Enforce(ctx, SandboxStarted, pod); o.Result != Protected {
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatal(o.Error())
 	}
 	ns.RunInput(t, "table inet x {\nchain c {\ntype filter hook output priority -400;\noifname \"net1\" meta l4proto tcp notrack\n}\n}\n", "nft", "-f", "-")

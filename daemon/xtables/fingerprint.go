@@ -38,8 +38,11 @@ func legacyFingerprint(ctx context.Context, ns *netns.Namespace) (string, error)
 		text, err = legacy.Read()
 		return err
 	})
+	if err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:]), err
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // Own reads the rules of the footprint that the namespace holds, those of another plan too; none of IPv6
