@@ -263,14 +263,8 @@ func started(b *testing.B, tables Tables, k kind) *speed.Peer {
 	n := 0
 	return inFresh(b, "6_hook", func(s sandbox) error {
 		n++
-<<<<<<< HEAD
 		pod.SandboxID, pod.NetNS = fmt.Sprint(n), s.Path
-		if o := e.Enforce(b.Context(), daemon.SandboxStarted, pod); o.Result != daemon.Protected {
-=======
-		pod := rules.Pod{SandboxID: fmt.Sprint(n), Namespace: "default", Name: "pod", NetNS: s.Path, IPs: ips,
-			Annotations: lab.Injected(nil)}
 		if o := e.Enforce(b.Context(), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
->>>>>>> 4084575 (lifecycle: its words are used by their own name; what only tests ask is theirs)
 			return fmt.Errorf("%s: %w", o.Result, o.Err)
 		}
 		return nil
