@@ -10,8 +10,8 @@ import (
 )
 
 // Key names what the plan puts into a namespace: plans with the same rules, routes and addresses have the
-// same key, whatever their notes and footprints. It is the first 8 bytes of a SHA-256 in hexadecimal, and
-// the same in every process: it can be kept beside the rules, and read by a later version.
+// same key, whatever their notes and footprints. It is the first 16 bytes of a SHA-256 in hexadecimal, so that nobody finds two
+// plans with one key, and the same in every process: it can be kept beside the rules, and read by a later version.
 func (p Plan) Key() string {
 	text := make([]byte, 0, 4<<10)
 	parts := make([][]byte, 0, 32)
@@ -36,7 +36,7 @@ func (p Plan) Key() string {
 	for _, part := range parts {
 		sum.Write(part)
 	}
-	return fmt.Sprintf("%x", sum.Sum(nil)[:8])
+	return fmt.Sprintf("%x", sum.Sum(nil)[:16])
 }
 
 func (c Chain) appendTo(text []byte, family Family, table string) []byte {

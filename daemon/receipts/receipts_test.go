@@ -38,6 +38,16 @@ func TestReceipt(t *testing.T) {
 	}
 }
 
+// A receipt of an earlier version has half of a key.
+func TestNames(t *testing.T) {
+	key := strings.Repeat("0123", 8)
+	for plan, want := range map[string]bool{key: true, key[:16]: true, "": false, key[:15]: false, key[:17]: false, strings.Repeat("0", 32): false} {
+		if got := (Receipt{Plan: plan}).Names(key); got != want {
+			t.Errorf("%q: %t", plan, got)
+		}
+	}
+}
+
 // Nobody but their owner reaches them, and no name of a sandbox leads out of their directory.
 func TestReceiptsAreRootsAlone(t *testing.T) {
 	parent := t.TempDir()

@@ -25,11 +25,11 @@ func (p *pass) receipt() receipts.Receipt {
 // namespace is judged by that; nil where it holds other rules by now, or some that take packets from them.
 func (p *pass) heldEarlier() (*outcome.Look, error) {
 	receipt := p.receipt()
-	if receipt.Plan == "" || receipt.Plan == p.o.Key {
+	if receipt.Plan == "" || receipt.Names(p.o.Key) {
 		return nil, nil
 	}
 	own, err := p.own()
-	if err != nil || own.Rules() == 0 || own.Key() != receipt.Plan {
+	if err != nil || own.Rules() == 0 || !receipt.Names(own.Key()) {
 		return nil, err
 	}
 	o, by := *p.o, *p
@@ -57,7 +57,7 @@ func (p *pass) supersede() error {
 	if p.o.Trigger != lifecycle.Takeover && p.o.Trigger != lifecycle.ByHand {
 		return nil
 	}
-	if receipt := p.receipt(); receipt.Plan == "" || receipt.Plan == p.o.Key {
+	if receipt := p.receipt(); receipt.Plan == "" || receipt.Names(p.o.Key) {
 		return nil
 	}
 	own, err := p.own()

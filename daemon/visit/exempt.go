@@ -41,7 +41,7 @@ func (p *pass) exemptFootprint() (rules.Footprint, error) {
 		return rules.Union(footprints...), nil
 	}
 	own, err := p.own()
-	if own.Key() == receipt.Plan {
+	if receipt.Names(own.Key()) {
 		footprints = append(footprints, parts(own.Footprint)...)
 	}
 	return rules.Union(footprints...), err
@@ -54,7 +54,7 @@ func (p *pass) remove() error {
 		return err
 	}
 	footprint := p.EnabledFootprint()
-	if own.Rules() > 0 && slices.ContainsFunc(p.Memory.Receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Plan == own.Key() }) {
+	if own.Rules() > 0 && slices.ContainsFunc(p.Memory.Receipts.Of(p.o.NetNS), func(r receipts.Receipt) bool { return r.Names(own.Key()) }) {
 		footprint = own.Footprint
 	}
 	p.o.Planned(rules.Plan{Footprint: footprint})
