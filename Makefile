@@ -59,7 +59,7 @@ demo: deps build ## show what meshnetd is for, on a real containerd, in less tha
 check: modules lint ## vet, lint, and all tests that need no runtime, the long ones shorter, in minutes and without root
 	for module in . $(MODULES); do $(GO) vet -C $$module ./... || exit; done
 	GOOS=darwin $(GO) build -o /dev/null ./cmd/meshnetd && GOOS=darwin $(GO) build -C $(PLUGIN) -o /dev/null .
-	set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test $(TESTS) -short -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
+	@set -o pipefail; export MESHNETD_RUNTIMES=none; { failed=0; $(GO) test $(TESTS) -short -timeout 20m -p $(BESIDE) $(PACKAGES) || failed=1; \
 		for module in $(MODULES); do $(GO) test -C $$module $(TESTS) -short ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
@@ -70,7 +70,7 @@ LABS = ./integration ./integration/faults/cmd
 TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test $(TESTS) -timeout 40m
 
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
-	set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
+	@set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
 		$(TEST) -p $(BESIDE) -race $$racing || failed=1; $(TEST) -p $(BESIDE) $$rest || failed=1; \
 		$(GO) test -C $(PLUGIN) $(TESTS) -race ./... || failed=1; (cd packaging && $(TEST) ./...) || failed=1; $(TEST) -p 1 $$labs || failed=1; exit $$failed; } | $(REPORT)
