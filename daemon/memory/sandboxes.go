@@ -178,7 +178,7 @@ func (s *Sandboxes) UpdateKnown(id string, change func(*Sandbox)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.byID[id]; known {
-		sb := s.byID[id]
+		sb := s.byID[id] // asked again, so that no room is made for what is not known
 		change(&sb)
 		s.byID[id] = sb
 	}

@@ -26,7 +26,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		opts.DualStack = true
 		ownTemp(t)
 		before := traces(t, "")
-		l := startLab(ctx, t, opts)
+		l := labtest.Start(t, opts)
 		for _, spec := range []lab.PodSpec{{Name: "a"}, {Name: "b"}, {Name: "host", HostNetwork: true}} {
 			pod := runPod(ctx, t, l, spec)
 			runContainer(ctx, t, pod, lab.ContainerSpec{Name: "app"})
@@ -49,7 +49,7 @@ func TestCloseWithoutRuntime(t *testing.T) {
 		opts := labtest.Options(t, runtime)
 		ownTemp(t)
 		before := traces(t, "")
-		l := startLab(ctx, t, opts)
+		l := labtest.Start(t, opts)
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "orphan"})
 		runContainer(ctx, t, pod, lab.ContainerSpec{Name: "app"})
 		if err := l.Stop(ctx); err != nil {

@@ -25,20 +25,6 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func startLab(ctx context.Context, t *testing.T, opts lab.Options) *lab.Lab {
-	t.Helper()
-	l, err := lab.Start(ctx, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return l
-}
-
 func forEachRuntime(t *testing.T, test func(t *testing.T, runtime lab.Runtime)) {
 	for _, runtime := range lab.Runtimes() {
 		t.Run(string(runtime), func(t *testing.T) { test(t, runtime) })
@@ -68,7 +54,7 @@ func TestPodsReachEachOther(t *testing.T) {
 		ctx := testContext(t)
 		opts := labtest.Options(t, runtime)
 		opts.DualStack = true
-		l := startLab(ctx, t, opts)
+		l := labtest.Start(t, opts)
 
 		server := runPod(ctx, t, l, lab.PodSpec{Name: "server"})
 		client := runPod(ctx, t, l, lab.PodSpec{Name: "client", Labels: map[string]string{"app": "client"}})
@@ -102,7 +88,7 @@ func TestPodsReachEachOther(t *testing.T) {
 
 func TestFailedConnectIsReported(t *testing.T) {
 	ctx := testContext(t)
-	l := startLab(ctx, t, labtest.Options(t, lab.Runtimes()[0]))
+	l := labtest.Start(t, labtest.Options(t, lab.Runtimes()[0]))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "lonely"})
 
 	connect := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "connect", Args: []string{"connect", "tcp4", "127.0.0.1:1", "--exit"}})
@@ -118,7 +104,7 @@ func TestFailedConnectIsReported(t *testing.T) {
 func TestHostNetworkPod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		l := startLab(ctx, t, labtest.Options(t, runtime))
+		l := labtest.Start(t, labtest.Options(t, runtime))
 
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "host", HostNetwork: true})
 
@@ -148,7 +134,7 @@ func TestHostNetworkPod(t *testing.T) {
 func TestRestartKeepsPods(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, runtime lab.Runtime) {
 		ctx := testContext(t)
-		l := startLab(ctx, t, labtest.Options(t, runtime))
+		l := labtest.Start(t, labtest.Options(t, runtime))
 		pod := runPod(ctx, t, l, lab.PodSpec{Name: "server"})
 		serve := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "serve", Args: []string{"serve", "0.0.0.0:80", "web"}})
 		if _, err := serve.WaitEvent(ctx, "listening"); err != nil {
@@ -178,7 +164,7 @@ func TestRestartKeepsPods(t *testing.T) {
 
 func TestProxyReportsOriginalDestination(t *testing.T) {
 	ctx := testContext(t)
-	l := startLab(ctx, t, labtest.Options(t, lab.Runtimes()[0]))
+	l := labtest.Start(t, labtest.Options(t, lab.Runtimes()[0]))
 	pod := runPod(ctx, t, l, lab.PodSpec{Name: "meshed"})
 	proxy := runContainer(ctx, t, pod, lab.ContainerSpec{Name: "proxy", Args: []string{"proxy", "--transparent"}, Capabilities: []string{"NET_ADMIN"}})
 	for _, addr := range []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "127.0.0.1:15053"} {
