@@ -67,14 +67,14 @@ func New(t testing.TB, addresses ...string) *Namespace {
 	t.Helper()
 	Require(t)
 	ns := open(t)
-	ns.Run(t, "ip", "link", "set", "lo", "up")
-	if len(addresses) > 0 {
-		ns.Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other0")
-		ns.Run(t, "ip", "link", "set", "eth0", "up")
+	if len(addresses) == 0 {
+		return ns
 	}
+	lines := "link add eth0 up type veth peer name other0\n"
 	for _, address := range addresses {
-		ns.Run(t, "ip", "addr", "add", address, "dev", "eth0", "nodad")
+		lines += "addr add " + address + " dev eth0 nodad\n"
 	}
+	ns.RunInput(t, lines, "ip", "-batch", "-")
 	return ns
 }
 
@@ -83,18 +83,16 @@ func New(t testing.TB, addresses ...string) *Namespace {
 func (ns *Namespace) Peer(t testing.TB, prefixes ...string) *Namespace {
 	t.Helper()
 	peer := open(t)
-	peer.Run(t, "ip", "link", "set", "lo", "up")
-	ns.Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", peer.Path)
-	ns.Run(t, "ip", "link", "set", "eth0", "up")
-	peer.Run(t, "ip", "link", "set", "eth0", "up")
+	ours, theirs := "link add eth0 up type veth peer name eth0 netns "+peer.Path+"\n", "link set eth0 up\n"
 	for _, text := range prefixes {
 		prefix := netip.MustParsePrefix(text)
 		first := prefix.Masked().Addr().Next()
 		second := first.Next()
-		ns.Run(t, "ip", "addr", "add", fmt.Sprintf("%s/%d", first, prefix.Bits()), "dev", "eth0", "nodad")
-		peer.Run(t, "ip", "addr", "add", fmt.Sprintf("%s/%d", second, prefix.Bits()), "dev", "eth0", "nodad")
-		ns.Run(t, "ip", "route", "add", "default", "via", second.String())
+		ours += fmt.Sprintf("addr add %s/%d dev eth0 nodad\nroute add default via %s\n", first, prefix.Bits(), second)
+		theirs += fmt.Sprintf("addr add %s/%d dev eth0 nodad\n", second, prefix.Bits())
 	}
+	ns.RunInput(t, ours, "ip", "-batch", "-")
+	peer.RunInput(t, theirs, "ip", "-batch", "-")
 	return peer
 }
 
@@ -131,7 +129,7 @@ func open(t testing.TB) *Namespace {
 	return &Namespace{Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()), file: file}
 }
 
-// unshare makes the namespace on a thread that ends with it. The process's first thread cannot end, and
+// unshare makes the namespace, with lo up, on a thread that ends with it. The process's first thread cannot end, and
 // /proc/self speaks for the process by it, so it is kept busy meanwhile where it comes up.
 func unshare() (file *os.File, err error) {
 	done := make(chan struct{})
@@ -144,6 +142,9 @@ func unshare() (file *os.File, err error) {
 			return
 		}
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		if err = raiseLoopback(); err != nil {
 			return
 		}
 		file, err = os.Open("/proc/thread-self/ns/net")
