@@ -35,7 +35,8 @@ type meshnetd struct{ *lab.Daemon }
 // runDaemon starts meshnetd for a lab, dual stack as its pods are, with more lines of configuration.
 func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 	t.Helper()
-	d, err := l.RunDaemon(within(t, time.Minute), labtest.Daemon(t, l.Runtime()), strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
+	program := labtest.Daemon(t, l.Runtime()) // building it may take a minute by itself
+	d, err := l.RunDaemon(within(t, time.Minute), program, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

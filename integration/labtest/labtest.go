@@ -44,6 +44,9 @@ func Options(t *testing.T, runtime lab.Runtime) lab.Options {
 // Start runs a lab until the test ends.
 func Start(t *testing.T, opts lab.Options) *lab.Lab {
 	t.Helper()
+	if opts.Standin == "" {
+		opts.Standin = Standin(t) // of the time that the runtime is given, building it would take the most
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	l, err := lab.Start(ctx, opts)
