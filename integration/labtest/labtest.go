@@ -7,6 +7,7 @@ package labtest
 
 import (
 	"context"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 // Main is the TestMain of a package whose tests run labs, each on a machine of its own, the long ones first.
 func Main(m *testing.M, long ...string) {
+	debug.SetGCPercent(400) // a tenth of the tests' own time would go there
 	if err := lab.OneRun(); err != nil {
 		panic(err)
 	}
