@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Looks for tests that fail where the machine has too much to do: two busy processes for each core, the packages that
-# wait for packets or processes ten times, then everything twice. Three hours; whatever fails once is a bug. `make stress`, or
+# wait for packets or processes ten times, the last two with everything else. Three hours; whatever fails once is a bug. `make stress`, or
 # `make stress WAITING=2 ALL=0` for fewer rounds.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,7 +27,7 @@ waiting() {
 	go test -short -json -count=1 -timeout 60m ./integration ./integration/lab ./integration/faults/... ./daemon/traffic ./daemon/netns \
 		./daemon/nftables ./daemon/netlink ./nriplugin ./status ./cri ./systemd/... ./cmd/meshnetd ./doctor/gather | go run ./integration/report
 }
-for i in $(seq "${WAITING:-10}"); do round "waiting, $i" waiting; done
+for i in $(seq "${WAITING:-8}"); do round "waiting, $i" waiting; done
 for i in $(seq "${ALL:-2}"); do round "everything, $i" make test; done
 echo "$failed rounds failed"
 [[ $failed -eq 0 ]]
