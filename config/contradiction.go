@@ -56,7 +56,7 @@ func opensInVain(l, by rules.Lockdown) (key, entry string) {
 
 func lookupsAt(servers []netip.Addr, protocol string) (all []rules.Peer) {
 	for _, addr := range servers {
-		all = append(all, rules.Peer{Prefix: netip.PrefixFrom(addr, addr.BitLen()), Ports: rules.PortRange{First: 53, Last: 53}, Protocol: protocol})
+		all = append(all, rules.Peer{Prefix: rules.Host(addr), Ports: rules.PortRange{First: 53, Last: 53}, Protocol: protocol})
 	}
 	return all
 }

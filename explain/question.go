@@ -197,7 +197,7 @@ func (q Question) from(p rules.Packet, interfaces []rules.Interface, assume func
 	dst := p.Destination.Addr()
 	if local(interfaces, dst) { // the kernel takes the same one, for 127.0.0.0/8 the first
 		if dst.IsLoopback() && !six {
-			dst = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			dst = rules.IPv4.Loopback()
 		}
 		assume("from %s (--src)", netip.AddrPortFrom(dst, port))
 		return netip.AddrPortFrom(dst, port), nil

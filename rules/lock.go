@@ -169,10 +169,7 @@ func (b *lockBuilder) owners(not bool) []Match {
 // listenersOut lets pass what a rule of the mesh has taken: its destination is changed by now, but not the interface that
 // rules see. Loopback itself is not let pass there: a socket that is bound to an interface sends to it by that interface.
 func (b *lockBuilder) listenersOut() {
-	self := netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 32)
-	if b.family == IPv6 {
-		self = netip.PrefixFrom(netip.IPv6Loopback(), 128)
-	}
+	self := Host(b.family.Loopback())
 	type to struct {
 		protocol string
 		prefix   netip.Prefix
@@ -187,7 +184,7 @@ func (b *lockBuilder) listenersOut() {
 			case Redirect:
 				port = PortRange{t.Port, t.Port}
 			case DNAT:
-				listener.prefix, port = netip.PrefixFrom(t.To, t.To.BitLen()), PortRange{t.Port, t.Port}
+				listener.prefix, port = Host(t.To), PortRange{t.Port, t.Port}
 				if t.Port == 0 {
 					port = r.destination()
 				}
@@ -230,7 +227,7 @@ func simplest(protocol string, ports Match) Match {
 // open lets pass what the lockdown's own keys do.
 func (b *lockBuilder) open(what string) {
 	for _, server := range b.DNSServers {
-		host := netip.PrefixFrom(server, server.BitLen())
+		host := Host(server)
 		for _, protocol := range []string{UDP, TCP} {
 			for _, peer := range b.ofFamily([]Peer{{host, PortRange{53, 53}, protocol}}) {
 				b.pass(what, "a lookup at "+server.String(), peer.match(Destination(host))...)
@@ -243,7 +240,7 @@ func (b *lockBuilder) open(what string) {
 }
 
 func (b *lockBuilder) ofFamily(all []Peer) []Peer {
-	return slices.DeleteFunc(slices.Clone(all), func(p Peer) bool { return p.Prefix.Addr().Is6() != (b.family == IPv6) })
+	return slices.DeleteFunc(slices.Clone(all), func(p Peer) bool { return FamilyOf(p.Prefix.Addr()) != b.family })
 }
 
 // protocols decides about what nothing let pass. What nobody in the pod sends of ICMP is the kernel's own: errors, also about
@@ -294,8 +291,8 @@ func (b *lockBuilder) in() {
 		b.pass(lockedIn, "the mesh has taken it, or the proxy listens there itself", Protocol(TCP), simplest(TCP, ports))
 	}
 	for _, address := range b.node {
-		if address.Is6() == (b.family == IPv6) {
-			b.pass(lockedIn, "the kubelet probes from the node's own address", Protocol(TCP), Source(netip.PrefixFrom(address, address.BitLen())))
+		if FamilyOf(address) == b.family {
+			b.pass(lockedIn, "the kubelet probes from the node's own address", Protocol(TCP), Source(Host(address)))
 		}
 	}
 	for _, peer := range b.ofFamily(b.Admit) {

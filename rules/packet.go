@@ -39,12 +39,7 @@ type Packet struct {
 }
 
 // Family returns the family of the packet's addresses.
-func (p Packet) Family() Family {
-	if p.Destination.Addr().Is6() {
-		return IPv6
-	}
-	return IPv4
-}
+func (p Packet) Family() Family { return FamilyOf(p.Destination.Addr()) }
 
 // String describes the packet in one line.
 func (p Packet) String() string {

@@ -225,7 +225,7 @@ func (p *parser) jump(name string) Target {
 func (p *parser) prefix() netip.Prefix {
 	word := p.next()
 	if addr, err := netip.ParseAddr(word); err == nil {
-		return netip.PrefixFrom(addr, addr.BitLen())
+		return Host(addr)
 	}
 	prefix, err := netip.ParsePrefix(word)
 	p.failed = p.failed || err != nil

@@ -17,6 +17,22 @@ const (
 	IPv6 Family = 6
 )
 
+// FamilyOf returns the family of an address.
+func FamilyOf(addr netip.Addr) Family {
+	if addr.Is6() {
+		return IPv6
+	}
+	return IPv4
+}
+
+// Loopback returns the family's own address of lo.
+func (f Family) Loopback() netip.Addr {
+	if f == IPv6 {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
 // String returns the name of the family's iptables tool, "iptables" or "ip6tables".
 func (f Family) String() string {
 	if f == IPv6 {

@@ -36,7 +36,7 @@ const lockAny = "any"
 
 // peer returns the entry that lets it pass, and nothing else.
 func (s Seen) peer() Peer {
-	return Peer{netip.PrefixFrom(s.Peer, s.Peer.BitLen()), PortRange{s.Port, s.Port}, s.Protocol}
+	return Peer{Host(s.Peer), PortRange{s.Port, s.Port}, s.Protocol}
 }
 
 // Lacks says which key of the lockdown would let pass what was seen, and which value the key would need: an entry of a list; of

@@ -75,7 +75,10 @@ func ParsePort(text string) (port uint16, problem string) {
 	return uint16(n), ""
 }
 
+// Host returns the prefix of one address.
+func Host(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
 // OfFamily returns the prefixes that are of a family.
 func OfFamily(prefixes []netip.Prefix, family Family) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return p.Addr().Is6() != (family == IPv6) })
+	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return FamilyOf(p.Addr()) != family })
 }

@@ -185,12 +185,12 @@ func (t *translation) target(chain string, l *line) ([]act, error) {
 	case rules.Redirect:
 		return []act{func(w *wire) { redirect(w, target.Port) }}, nil
 	case rules.DNAT:
-		if familyOf(target.To) != l.family {
+		if rules.FamilyOf(target.To) != l.family {
 			return nil, fmt.Errorf("%s is no address of this family", target.To)
 		}
 		return []act{func(w *wire) { translate(w, l.family, target) }}, nil
 	case rules.TProxy:
-		if familyOf(target.Addr) != l.family {
+		if rules.FamilyOf(target.Addr) != l.family {
 			return nil, fmt.Errorf("%s is no address of this family", target.Addr)
 		}
 		return []act{

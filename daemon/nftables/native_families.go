@@ -6,7 +6,6 @@ package nftables
 
 import (
 	"iter"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -23,14 +22,6 @@ type familyRule struct {
 	rules.Rule
 	family rules.Family
 	text   string // as iptables-save prints it
-}
-
-// familyOf returns the family of an address.
-func familyOf(addr netip.Addr) rules.Family {
-	if addr.Is4() {
-		return rules.IPv4
-	}
-	return rules.IPv6
 }
 
 // printedChain is a chain and each of its rules as iptables-save prints them.

@@ -114,7 +114,7 @@ func (t *translation) condition(l *line, either bool) (condition, error) {
 
 // ask translates one condition; values are what it may be in its place.
 func (t *translation) ask(family rules.Family, m rules.Match, values []rules.Match) (ask, error) {
-	if a, ok := m.Value.(rules.Addresses); ok && familyOf(a.Addr()) != family {
+	if a, ok := m.Value.(rules.Addresses); ok && rules.FamilyOf(a.Addr()) != family {
 		return nil, fmt.Errorf("%s is no address of this family", a)
 	}
 	list, listed := m.Value.(rules.PortList)

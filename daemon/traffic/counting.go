@@ -41,7 +41,7 @@ func countsHere() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("bring lo up: %w", err)
 	}
-	home := netip.AddrPortFrom(homes[rules.IPv4], 0)
+	home := netip.AddrPortFrom(rules.IPv4.Loopback(), 0)
 	p := rules.Packet{Protocol: rules.TCP, Source: home, Destination: home}
 	fd, err := unix.Socket(domain(p), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

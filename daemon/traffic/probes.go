@@ -131,7 +131,7 @@ func (f *family) inside() {
 			}
 		}
 	}
-	lo := homes[f.kind]
+	lo := f.kind.Loopback()
 	f.sendFrom("over loopback", f.app, rules.TCP, way{loopback, lo, true}, lo, f.quiet)
 	for _, special := range f.sources {
 		if !f.local(special) {

@@ -120,8 +120,8 @@ func (r *run) try(c *Check) error {
 
 // tracks reports whether the kernel tracks connections of a family here, which one over loopback shows.
 func (r *run) tracks(f rules.Family) bool {
-	home := netip.AddrPortFrom(homes[f], 0)
-	p := rules.Packet{Protocol: rules.TCP, Source: home, Destination: netip.AddrPortFrom(homes[f], firstQuiet)}
+	home := netip.AddrPortFrom(f.Loopback(), 0)
+	p := rules.Packet{Protocol: rules.TCP, Source: home, Destination: netip.AddrPortFrom(f.Loopback(), firstQuiet)}
 	removed := false
 	found, err := shows(&p, func() (bool, error) {
 		e, err := conntrack.Find(p, []uint16{0})

@@ -120,9 +120,6 @@ func (s scene) local(addr netip.Addr) bool {
 	return addr.IsLoopback() || slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
 }
 
-// homes are the addresses of loopback.
-var homes = map[rules.Family]netip.Addr{rules.IPv4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), rules.IPv6: netip.IPv6Loopback()}
-
 // documentation are addresses that belong to nobody (RFC 5737, RFC 3849).
 var documentation = map[rules.Family][]netip.Addr{
 	rules.IPv4: {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1")},
@@ -149,7 +146,7 @@ func (s scene) outside(f rules.Family, special []netip.Prefix) netip.Addr {
 // own returns the first address of an interface that others can send to; the zero Addr where there is none.
 func (s scene) own(name string, f rules.Family) netip.Addr {
 	for _, p := range s.links[name].prefixes {
-		if addr := p.Addr(); addr.Is6() == (f == rules.IPv6) && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+		if addr := p.Addr(); rules.FamilyOf(addr) == f && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
 			return addr
 		}
 	}

@@ -4,7 +4,6 @@ package consul
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
@@ -25,15 +24,6 @@ func (in *Intent) families() rules.Families {
 	}
 }
 
-// loopback returns the address that is left alone.
-func loopback(family rules.Family) netip.Prefix {
-	addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if family == rules.IPv6 {
-		addr = netip.IPv6Loopback()
-	}
-	return netip.PrefixFrom(addr, addr.BitLen())
-}
-
 // redirect writes all rules, in the order in which packets are to meet them. Consul inserts each exclusion
 // before the earlier ones, so that the last of a list comes first.
 func (in *Intent) redirect(family rules.Family) rules.Ruleset {
@@ -43,7 +33,7 @@ func (in *Intent) redirect(family rules.Family) rules.Ruleset {
 	for _, s := range in.outboundKept(family) {
 		b.Append(nat, chainOutput, s.Why, rules.Return, s.Match...)
 	}
-	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return, rules.Destination(loopback(family)))
+	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return, rules.Destination(rules.Host(family.Loopback())))
 	b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
 	b.Append(nat, chainRedirect, "to the proxy's outbound listener", rules.Redirect{Port: in.OutboundPort}, tcp)
 
@@ -63,13 +53,13 @@ func (in Intent) lookups(b *rules.Builder, family rules.Family) {
 		return
 	}
 	if !isAddress {
-		asked = loopback(family).Addr()
+		asked = family.Loopback()
 	}
 	for _, protocol := range []string{rules.UDP, rules.TCP} {
 		match := []rules.Match{rules.Protocol(protocol), rules.DestinationPort(protocol, 53)}
 		why := "name lookups go to Consul"
 		if in.DNSPort != 0 {
-			match = append(match, rules.Destination(netip.PrefixFrom(asked, asked.BitLen())))
+			match = append(match, rules.Destination(rules.Host(asked)))
 			why = "name lookups at Consul's address go to its port"
 		}
 		b.Append(nat, output, why, rules.Jump(chainDNS), match...)

@@ -213,7 +213,7 @@ func parsePorts(text string) (rules.PortRange, string) {
 // parseRange reads a CIDR or an address.
 func parseRange(text string) (netip.Prefix, string) {
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		return netip.PrefixFrom(addr, addr.BitLen()), ""
+		return rules.Host(addr), ""
 	}
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {

@@ -249,7 +249,7 @@ func Act(family rules.Family, t rules.Target, chains map[string]*Chain) Action {
 	case rules.Redirect:
 		return Action{Verb: Redirect, Port: t.Port}
 	case rules.DNAT:
-		if t.To.Is6() == (family == rules.IPv6) {
+		if rules.FamilyOf(t.To) == family {
 			return Action{Verb: DNAT, Value: Address(t.To), Port: t.Port}
 		}
 	case rules.TProxy:

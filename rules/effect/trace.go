@@ -214,7 +214,7 @@ func misplaced(r *Rule, packet rules.Packet, hook Hook, depth int) string {
 			return fmt.Sprintf("table %s: the jumps to chain %s are a loop, or too deep for the kernel", s.Table, target)
 		}
 	case rules.DNAT:
-		if fits = s.Table == "nat" && (hook == Prerouting || hook == Output); target.To.Is6() != (packet.Family() == rules.IPv6) {
+		if fits = s.Table == "nat" && (hook == Prerouting || hook == Output); rules.FamilyOf(target.To) != packet.Family() {
 			return fmt.Sprintf("the kernel refuses %s, which is of the other family", target.To)
 		}
 	case rules.Redirect:

@@ -51,7 +51,7 @@ func (s *scene) bases(family rules.Family) (all []rules.Packet) {
 
 // locals are the pod's own addresses, and others of lo.
 func (s *scene) locals(family rules.Family) []netip.Addr {
-	all := []netip.Addr{loopback(family)}
+	all := []netip.Addr{family.Loopback()}
 	if own, some := s.own(family); some {
 		all = append(all, own)
 	}
@@ -60,13 +60,13 @@ func (s *scene) locals(family rules.Family) []netip.Addr {
 	}
 	for _, i := range s.interfaces {
 		for _, addr := range i.Addresses {
-			if addr.Is6() == (family == rules.IPv6) {
+			if rules.FamilyOf(addr) == family {
 				all = append(all, addr)
 			}
 		}
 	}
 	for _, prefix := range s.plan.Loopback {
-		if prefix.Addr().Is6() == (family == rules.IPv6) {
+		if rules.FamilyOf(prefix.Addr()) == family {
 			all = append(all, prefix.Addr())
 		}
 	}
@@ -84,12 +84,4 @@ func (s *scene) ofBoth(p rules.Packet, to netip.Addr) (all []rules.Packet) {
 		}
 	}
 	return all
-}
-
-// loopback returns the family's own address of lo.
-func loopback(family rules.Family) netip.Addr {
-	if family == rules.IPv6 {
-		return netip.IPv6Loopback()
-	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }

@@ -167,7 +167,7 @@ func global(addr netip.Addr) bool { return !addr.IsLoopback() && !addr.IsLinkLoc
 func (s *scene) own(family rules.Family) (addr netip.Addr, some bool) {
 	for _, i := range s.interfaces {
 		for _, addr := range i.Addresses {
-			if global(addr) && addr.Is6() == (family == rules.IPv6) {
+			if global(addr) && rules.FamilyOf(addr) == family {
 				return addr, true
 			}
 		}

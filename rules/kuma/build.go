@@ -48,7 +48,6 @@ type builder struct {
 	Intent
 	rules.Builder
 	family      rules.Family
-	loopback    netip.Prefix
 	passthrough netip.Prefix
 }
 
@@ -59,9 +58,9 @@ func (b *builder) add(table, chain, comment, why string, target rules.Target, ma
 
 // redirect writes all rules, in the order in which packets are to meet them.
 func (in *Intent) redirect(family rules.Family) rules.Ruleset {
-	b := builder{Intent: *in, family: family, loopback: netip.MustParsePrefix("127.0.0.1/32"), passthrough: passthrough4}
+	b := builder{Intent: *in, family: family, passthrough: passthrough4}
 	if family == rules.IPv6 {
-		b.loopback, b.passthrough = netip.MustParsePrefix("::1/128"), passthrough6
+		b.passthrough = passthrough6
 	}
 	if in.DropInvalid {
 		b.add(mangle, prerouting, "invalid", "a packet outside its connection's window would escape translation and reset the connection",
@@ -84,7 +83,7 @@ func (in *Intent) redirect(family rules.Family) rules.Ruleset {
 // are not captured, Kuma sends theirs to a port where nobody listens; here they are left alone.
 func (b *builder) networks() {
 	for _, n := range b.Networks {
-		if n.Prefix.Addr().Is6() != (b.family == rules.IPv6) {
+		if rules.FamilyOf(n.Prefix.Addr()) != b.family {
 			continue
 		}
 		if b.DNSCapture {
@@ -200,10 +199,10 @@ func (b *builder) outbound() {
 	}
 	b.add(nat, chainOutbound, "passed-on", "the proxy passes an inbound connection on to the app", rules.Return, rules.Source(b.passthrough), toLo)
 	b.add(nat, chainOutbound, "own-service", "the proxy calls its own pod by a service address: inbound rules apply", rules.Jump(chainInRedirect),
-		rules.Not(rules.Destination(b.loopback)), toLo, tcp, proxy)
+		rules.Not(rules.Destination(rules.Host(b.family.Loopback()))), toLo, tcp, proxy)
 	b.add(nat, chainOutbound, "own-pod", "the app calls its own pod: not the proxy's business", rules.Return, toLo, tcp, others)
 	b.add(nat, chainOutbound, "of-proxy", "the proxy's own traffic never comes back to it", rules.Return, proxy)
-	b.add(nat, chainOutbound, "loopback", "what stays on loopback is the app's own business", rules.Return, rules.Destination(b.loopback))
+	b.add(nat, chainOutbound, "loopback", "what stays on loopback is the app's own business", rules.Return, rules.Destination(rules.Host(b.family.Loopback())))
 	for _, s := range b.Outbound.captured() {
 		match := s.Match
 		if len(match) > 0 {

@@ -134,7 +134,7 @@ func parseRanges(text string) (ranges []netip.Prefix, problem string) {
 	for item := range strings.SplitSeq(text, ",") {
 		item = strings.TrimSpace(item)
 		if addr, err := netip.ParseAddr(item); err == nil && addr.Zone() == "" {
-			ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
+			ranges = append(ranges, rules.Host(addr))
 			continue
 		}
 		prefix, err := netip.ParsePrefix(item)
