@@ -17,7 +17,7 @@ func (t Tables) holdsAlone(s state, plan rules.Plan) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if drops := func(o object) bool { return o.hook.kind != "" && o.hook.policy == drop }; len(s.rules) != want.rules() || slices.ContainsFunc(s.chains, drops) {
+	if len(s.rules) != want.rules() || slices.ContainsFunc(s.chains, object.drops) {
 		return false, nil
 	}
 	differences, err := want.differences(s)

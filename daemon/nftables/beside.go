@@ -62,7 +62,7 @@ func (s state) neighbours(plan rules.Plan) (all []neighbour, err error) {
 		family, known := familyNames[t.family]
 		n := neighbour{Neighbour: effect.Neighbour{Table: family + " " + name(t.table)}, alone: s.only(t)}
 		n.Rules = len(n.alone.rules)
-		decides := n.Rules > 0 || slices.ContainsFunc(n.alone.chains, func(c object) bool { return c.hook.kind != "" && c.hook.policy == drop })
+		decides := n.Rules > 0 || slices.ContainsFunc(n.alone.chains, object.drops)
 		if !known || !decides || t.dormant || t.family == nativeFamily && name(t.table) == nativeTable {
 			continue
 		}
@@ -106,11 +106,7 @@ func (s state) only(t object) state {
 
 // ourRules counts the rules of a table of iptables' that are the footprint's.
 func (s state) ourRules(t object, footprint rules.Footprint) (n int, err error) {
-	family := rules.IPv4
-	if t.family == unix.NFPROTO_IPV6 {
-		family = rules.IPv6
-	}
-	have, err := s.decode(family)
+	have, err := s.decode(t.ip())
 	if err != nil {
 		return 0, err
 	}

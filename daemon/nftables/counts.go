@@ -74,11 +74,7 @@ func (o object) counter() (string, error) {
 		}
 		return counter, nil
 	}
-	family := rules.IPv4
-	if o.family == unix.NFPROTO_IPV6 {
-		family = rules.IPv6
-	}
-	r, err := decodeRule(family, o.expressions)
+	r, err := decodeRule(o.ip(), o.expressions)
 	return r.Counter(name(o.chain)), err
 }
 

@@ -7,6 +7,7 @@ package nftables
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,11 +29,7 @@ func (d decoded) handle(table, chain string, index int) uint64 {
 // firstKept returns the handle of the first rule of a built-in chain that an edit leaves there.
 func (d decoded) firstKept(e rules.Edit, chain string) uint64 {
 	for i, handle := range d.handles[rules.Place{Chain: e.Table + " " + chain}] {
-		kept := true
-		for _, gone := range e.Delete {
-			kept = kept && gone != rules.Place{Chain: chain, Index: i}
-		}
-		if kept {
+		if !slices.Contains(e.Delete, rules.Place{Chain: chain, Index: i}) {
 			return handle
 		}
 	}

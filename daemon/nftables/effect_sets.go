@@ -37,7 +37,7 @@ func (s *state) readSetsOfOthers(k kernel) error {
 		return err
 	}
 	for _, set := range all {
-		if _, met := inetFamilies[set.family]; !met || set.isNative() || !asked[set.key()] || !steady(set) {
+		if _, met := familyNames[set.family]; !met || set.isNative() || !asked[set.key()] || !steady(set) {
 			continue
 		}
 		if len(s.sets) == k.limit().sets {
@@ -58,9 +58,6 @@ func (s *state) readSetsOfOthers(k kernel) error {
 	s.sets, s.elements = sorted(s.sets), sorted(s.elements)
 	return nil
 }
-
-// inetFamilies are those whose tables packets of IP meet. Tables of bridge, arp and netdev have no part in the model.
-var inetFamilies = map[uint8]bool{unix.NFPROTO_IPV4: true, unix.NFPROTO_IPV6: true, unix.NFPROTO_INET: true}
 
 // setsNamed returns the sets, by their keys, that expressions of one kind name, except for those of some rules. iptables has
 // no sets.

@@ -7,6 +7,7 @@ package nftables
 import (
 	"bytes"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -142,17 +143,8 @@ func (p location) askAddress(w *wire, prefix netip.Prefix, not bool) {
 		return
 	}
 	p.load(w)
-	bitwise(w, ones(bits, len(address)), false)
+	bitwise(w, net.CIDRMask(bits, 8*len(address)), false)
 	compare(w, operator(not), address)
-}
-
-// ones returns a mask of so many bits, followed by zeros.
-func ones(bits, length int) []byte {
-	mask := make([]byte, length)
-	for i := range bits {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
-	return mask
 }
 
 func operator(not bool) uint32 {
@@ -210,13 +202,8 @@ func prefixOf(l load, data []byte, length uint32) (netip.Prefix, bool) {
 	}
 	bits := int(l.length) * 8
 	if l.mask != nil {
-		if l.length != length || len(l.mask) != int(length) {
-			return netip.Prefix{}, false
-		}
-		for bits = 0; bits < len(l.mask)*8 && l.mask[bits/8]&(0x80>>(bits%8)) != 0; {
-			bits++
-		}
-		if bits%8 == 0 && bits > 0 || !bytes.Equal(l.mask, ones(bits, len(l.mask))) {
+		var row bool
+		if bits, row = leading(l.mask); l.length != length || len(l.mask) != int(length) || !row || bits%8 == 0 && bits > 0 {
 			return netip.Prefix{}, false // not as iptables writes it
 		}
 	}

@@ -41,6 +41,14 @@ func nfFamily(f rules.Family) byte {
 	return unix.NFPROTO_IPV4
 }
 
+// ip is the reverse of nfFamily, for an object of iptables.
+func (o object) ip() rules.Family {
+	if o.family == unix.NFPROTO_IPV6 {
+		return rules.IPv6
+	}
+	return rules.IPv4
+}
+
 // appendRule writes a rule as iptables-nft does: interfaces, protocol and addresses first, extensions in
 // their order, a counter, the target.
 func appendRule(w *wire, family rules.Family, r rules.Rule) error {

@@ -36,12 +36,7 @@ var nativeHooks = [][2]string{
 
 // hasTable reports whether there is a table of that family and name.
 func (s state) hasTable(family byte, table string) bool {
-	for _, t := range s.tables {
-		if t.family == family && name(t.table) == table {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.tables, func(t object) bool { return t.family == family && name(t.table) == table })
 }
 
 func (s state) hasNative() bool { return s.hasTable(nativeFamily, nativeTable) }

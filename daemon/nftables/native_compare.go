@@ -289,17 +289,11 @@ func apart(have, want []object) (missing, unexpected [][]byte) {
 		return all
 	}
 	h, w := list(have), list(want)
-	for len(h) > 0 || len(w) > 0 {
-		switch {
-		case len(w) == 0 || len(h) > 0 && bytes.Compare(h[0], w[0]) < 0:
-			unexpected, h = append(unexpected, h[0]), h[1:]
-		case len(h) == 0 || bytes.Compare(h[0], w[0]) > 0:
-			missing, w = append(missing, w[0]), w[1:]
-		default:
-			h, w = h[1:], w[1:]
-		}
+	if slices.EqualFunc(h, w, bytes.Equal) {
+		return nil, nil
 	}
-	return missing, unexpected
+	text := func(element []byte) string { return string(element) }
+	return rules.Without(w, h, text), rules.Without(h, w, text)
 }
 
 // show prints an element as nft does.

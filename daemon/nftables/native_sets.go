@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -132,15 +133,13 @@ func intervals(prefixes []netip.Prefix) []setElement {
 	var behind netip.Addr // end of the open range; invalid without one, or where it reaches to the last address
 	for _, p := range prefixes {
 		begin := p.Masked().Addr()
-		if len(elements) > 0 && (!behind.IsValid() || begin.Less(behind)) {
-			continue // within the one before: overlapping prefixes are always nested
-		}
-		if len(elements) > 0 {
-			if begin != behind {
-				elements = append(elements, setElement{key: behind.AsSlice(), end: true}, setElement{key: begin.AsSlice()})
-			}
-		} else {
+		switch {
+		case len(elements) == 0:
 			elements = append(elements, setElement{key: begin.AsSlice()})
+		case !behind.IsValid() || begin.Less(behind):
+			continue // within the one before: overlapping prefixes are always nested
+		case begin != behind:
+			elements = append(elements, setElement{key: behind.AsSlice(), end: true}, setElement{key: begin.AsSlice()})
 		}
 		behind = after(p)
 	}
@@ -153,7 +152,7 @@ func intervals(prefixes []netip.Prefix) []setElement {
 // after returns the first address behind a prefix; the invalid one where there is none.
 func after(p netip.Prefix) netip.Addr {
 	last := p.Masked().Addr().AsSlice()
-	for i, bits := range ones(p.Bits(), len(last)) {
+	for i, bits := range net.CIDRMask(p.Bits(), 8*len(last)) {
 		last[i] |= ^bits
 	}
 	addr, _ := netip.AddrFromSlice(last)

@@ -154,6 +154,9 @@ type object struct {
 	text         []byte // all that counts
 }
 
+// drops reports whether a base chain ends what its rules leave.
+func (o object) drops() bool { return o.hook.kind != "" && o.hook.policy == drop }
+
 // hook is where the kernel calls a base chain. The zero hook is none.
 type hook struct {
 	kind     string // nat, filter or route
