@@ -186,7 +186,7 @@ func keys(c *Config) map[string]setter {
 		"backend":               text(&c.Backend, oneOf(Backends)),
 		"ipv6":                  text(&i.WithoutIPv6, oneOf(ipv6Words)),
 		"exclude_namespaces":    texts(&i.ExcludeNamespaces, namespaceName),
-		"runtime_handlers":      texts(&c.RuntimeHandlers, nil),
+		"runtime_handlers":      texts(&c.RuntimeHandlers, anyText),
 		"host_netns":            text(&c.HostNetNS, absoluteOrNone),
 		"proxy_identity":        text(&c.ProxyIdentity, oneOf([]Identity{IdentityRefuse, IdentityReport, IdentityOff})),
 		"proxy_identity_exempt": texts(&c.IdentityExempt, pattern),
@@ -232,7 +232,7 @@ func keys(c *Config) map[string]setter {
 		"istio.invalid_drop":         boolean(&i.InvalidDrop),
 		"istio.owner_groups":         groups(&i.OwnerGroups, true),
 		"istio.owner_groups_exclude": groups(&i.OwnerGroupsExclude, false),
-		"istio.loopback_cidr":        loopback(&i.Loopback),
+		"istio.loopback_cidr":        parsed(&i.Loopback, istio.ParseLoopback),
 	}
 	maps.Copy(all, meshKeys(c))
 	return all
@@ -328,13 +328,19 @@ var (
 	pluginName    = like(`^[^/ \t\n]+$`, "no plugin name: not empty, without slashes and blanks")
 	twoDigits     = like(`^[0-9]{2}$`, "not two digits")
 	absolute      = like(`^/`, "not an absolute path")
+
+	absoluteOrNone = orNone(absolute)
+	ipv6OrNone     = orNone(oneOf(ipv6Words))
 )
 
-func absoluteOrNone(s string) error {
-	if s == "" {
-		return nil
+// orNone accepts an empty text, too.
+func orNone(check func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return nil
+		}
+		return check(s)
 	}
-	return absolute(s)
 }
 
 // metricsAddress accepts no host names, since what they resolve to may change.
@@ -346,10 +352,6 @@ func metricsAddress(s string) error {
 		return fmt.Errorf(`%q is neither an IP address with a port, such as 127.0.0.1:15990 or [::1]:15990, nor unix: and an absolute path`, s)
 	}
 	return nil
-}
-
-func loopback(target *netip.Prefix) setter {
-	return parsed(target, istio.ParseLoopback)
 }
 
 // groups reads ["*"], everybody, where that is allowed, or a list of group ids.

@@ -121,7 +121,7 @@ dns_port = 7
 bad.toml:6: static[0].outbound_port: 5 is inbound_port already: two listeners cannot share a port
 bad.toml:9: static[1]: has no name
 bad.toml:10: static[1].proxy_uid: 0 is not between 1 and 4294967294
-bad.toml:12: static[1].labels: "=x" is neither KEY nor KEY=VALUE; there are no patterns here
+bad.toml:12: static[1].labels: "=x" is neither KEY nor KEY=VALUE; there are no patterns here; "a b" is neither KEY nor KEY=VALUE; there are no patterns here
 bad.toml:13: static[1].mode: "DNAT" is none of REDIRECT, TPROXY
 bad.toml:15: static[2]: selects every pod: name labels, annotations or namespaces, or namespaces = ["*"] if that is meant; redirects nothing: it has no inbound_port, outbound_port or dns_port
 bad.toml:19: static[2].mode: TPROXY is for inbound traffic, and there is no inbound_port

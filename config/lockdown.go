@@ -92,18 +92,13 @@ func atMost(n, most int) error {
 }
 
 func servers(target *[]netip.Addr) setter {
-	var raw []string
-	return then(texts(&raw, nil), func() error {
-		*target = nil
-		for _, s := range raw {
-			addr, err := netip.ParseAddr(s)
-			if err != nil || addr.Zone() != "" || addr.Is4In6() || addr.IsUnspecified() {
-				return fmt.Errorf("%q is no address of a name server, such as 10.96.0.10", s)
-			}
-			*target = append(*target, addr)
+	return then(each(target, func(s string) (netip.Addr, error) {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || addr.Zone() != "" || addr.Is4In6() || addr.IsUnspecified() {
+			return addr, fmt.Errorf("%q is no address of a name server, such as 10.96.0.10", s)
 		}
-		return atMost(len(raw), mostServers)
-	})
+		return addr, nil
+	}), func() error { return atMost(len(*target), mostServers) })
 }
 
 // named are peers that clouds and clusters have at the same addresses everywhere.
@@ -116,7 +111,7 @@ var named = map[string][]string{
 // peers reads CIDR:PORT/PROTOCOL, and names for some of these.
 func peers(target *[]rules.Peer) setter {
 	var raw []string
-	return then(texts(&raw, nil), func() error {
+	return then(texts(&raw, anyText), func() error {
 		var all []rules.Peer
 		add := func(s string, words ...string) error {
 			for _, w := range words {

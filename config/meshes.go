@@ -118,13 +118,6 @@ func (c *Config) inherit() (keys []string) {
 
 var ipv6Words = []rules.WithoutIPv6{rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block}
 
-func ipv6OrNone(s string) error {
-	if s == "" {
-		return nil
-	}
-	return oneOf(ipv6Words)(s)
-}
-
 func enabled(target *[]string) setter {
 	var raw []string
 	return decoded(&raw, func() error {

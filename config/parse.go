@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -243,21 +244,12 @@ func (r *reader) meant(key string) string {
 	if _, known := r.keys[last]; known {
 		return ": did you mean " + last + "?"
 	}
-	for _, known := range sortedKeys(r.keys) {
+	for _, known := range slices.Sorted(maps.Keys(r.keys)) {
 		if strings.HasSuffix(known, "."+last) {
 			return ": did you mean " + known + "?"
 		}
 	}
 	return ""
-}
-
-func sortedKeys(keys map[string]setter) []string {
-	var names []string
-	for name := range keys {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // located asks the decoder for the position of a value: it fails on every value, and the decoder adds the
@@ -325,18 +317,24 @@ func text[T ~string](target *T, check func(string) error) setter {
 }
 
 func texts(target *[]string, check func(string) error) setter {
+	return each(target, func(s string) (string, error) { return s, check(s) })
+}
+
+func anyText(string) error { return nil }
+
+// each reads a list, item by item.
+func each[T any](target *[]T, read func(string) (T, error)) setter {
 	var raw []string
 	return decoded(&raw, func() error {
-		*target = raw
+		all := make([]T, len(raw))
 		var bad []string
-		for _, s := range raw {
-			if check != nil {
-				if err := check(s); err != nil {
-					bad = append(bad, err.Error())
-				}
+		for i, s := range raw {
+			var err error
+			if all[i], err = read(s); err != nil {
+				bad = append(bad, err.Error())
 			}
 		}
-		if len(bad) > 0 {
+		if *target = all; len(bad) > 0 {
 			return errors.New(strings.Join(bad, "; "))
 		}
 		return nil

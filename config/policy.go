@@ -18,7 +18,6 @@ func policies(c *Config) list {
 	return list{at: func(place string) { c.Policies[len(c.Policies)-1].Place = place }, add: func() (map[string]setter, func() map[string]string) {
 		c.Policies = append(c.Policies, rules.CapturePolicy{})
 		p := &c.Policies[len(c.Policies)-1]
-		var reasons []string
 		return map[string]setter{
 			"namespaces":              texts(&p.Namespaces, pattern),
 			"all_outbound":            boolean(&p.AllOutbound),
@@ -30,14 +29,9 @@ func policies(c *Config) list {
 			"excluded_interfaces":     given(&p.Interfaces, texts(&p.Interfaces, interfaceName)),
 			"excluded_users":          given(&p.Users, ids(&p.Users)),
 			"excluded_groups":         given(&p.Groups, ids(&p.Groups)),
-			"skips": given(&p.Skips, then(texts(&reasons, func(s string) error { return oneOf(skips)(s) }), func() error {
-				for _, reason := range reasons {
-					p.Skips = append(p.Skips, rules.Reason(reason))
-				}
-				return nil
-			})),
-			"may_loosen":      boolean(&p.MayLoosen),
-			"accepted_tables": texts(&p.Accepted, foreignTable),
+			"skips":                   given(&p.Skips, each(&p.Skips, func(s string) (rules.Reason, error) { return rules.Reason(s), oneOf(skips)(s) })),
+			"may_loosen":              boolean(&p.MayLoosen),
+			"accepted_tables":         texts(&p.Accepted, foreignTable),
 		}, func() map[string]string { return nil }
 	}}
 }

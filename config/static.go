@@ -120,32 +120,22 @@ func interfaceName(s string) error {
 
 // terms reads labels or annotations as KEY, whatever its value, or KEY=VALUE.
 func terms(target *[]static.Term) setter {
-	var raw []string
-	return then(texts(&raw, nil), func() error {
-		*target = nil
-		for _, s := range raw {
-			key, value, valued := strings.Cut(s, "=")
-			if key == "" || strings.ContainsAny(key, " \t*") {
-				return fmt.Errorf(`%q is neither KEY nor KEY=VALUE; there are no patterns here`, s)
-			}
-			*target = append(*target, static.Term{Key: key, Value: value, Any: !valued})
+	return each(target, func(s string) (static.Term, error) {
+		key, value, valued := strings.Cut(s, "=")
+		if key == "" || strings.ContainsAny(key, " \t*") {
+			return static.Term{}, fmt.Errorf(`%q is neither KEY nor KEY=VALUE; there are no patterns here`, s)
 		}
-		return nil
+		return static.Term{Key: key, Value: value, Any: !valued}, nil
 	})
 }
 
 func prefixes(target *[]netip.Prefix) setter {
-	var raw []string
-	return then(texts(&raw, nil), func() error {
-		*target = nil
-		for _, s := range raw {
-			prefix, err := netip.ParsePrefix(s)
-			if err != nil || prefix != prefix.Masked() {
-				return fmt.Errorf("%q is not a CIDR such as 10.0.0.0/8, without host bits", s)
-			}
-			*target = append(*target, prefix)
+	return each(target, func(s string) (netip.Prefix, error) {
+		prefix, err := netip.ParsePrefix(s)
+		if err != nil || prefix != prefix.Masked() {
+			return prefix, fmt.Errorf("%q is not a CIDR such as 10.0.0.0/8, without host bits", s)
 		}
-		return nil
+		return prefix, nil
 	})
 }
 
