@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"strings"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -48,8 +46,7 @@ func (c Client) stop(ctx context.Context, sandboxID string) error {
 	if c.Socket == "" {
 		return errors.New("no socket is known for this runtime: set cri_socket")
 	}
-	// The transport is a unix socket that only root can open, so it needs no encryption.
-	conn, err := grpc.NewClient("unix:"+c.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := c.connect()
 	if err != nil {
 		return fmt.Errorf("%w: cri_socket is to be a path", err)
 	}

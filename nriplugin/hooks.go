@@ -65,7 +65,7 @@ func (h *hooks) Configure(_ context.Context, _, name, version string) (api.Event
 	if h.aborted {
 		return 0, errAborted
 	}
-	h.runtime, h.fatal = identify(name, version)
+	h.runtime, h.fatal = Identify(name, version)
 	if h.fatal != nil {
 		return 0, h.fatal
 	}

@@ -25,13 +25,8 @@ func podOf(sandbox *api.PodSandbox) rules.Pod {
 		Annotations:    sandbox.GetAnnotations(),
 	}
 	namespaces := sandbox.GetLinux().GetNamespaces()
-	listed := false
-	for _, ns := range namespaces {
-		if ns.GetType() == network {
-			listed = true
-			pod.NetNS = ns.GetPath()
-		}
-	}
+	path, listed := networkOf(namespaces)
+	pod.NetNS = path
 	// A specification without a network namespace means the runtime's own, which is the host's; but containerd also leaves
 	// out a path that is gone. The pause process is in the right one. No list at all proves nothing: containerd sends
 	// none where it could not read the specification.

@@ -89,11 +89,10 @@ func parseRelease(version string) (release, bool) {
 
 // Identify says what meshnetd can do with a runtime of which it has name and version, without a session. Its error is
 // an *Unsupported.
-func Identify(name, version string) (Runtime, error) { return identify(name, version) }
-
-// identify looks a runtime up in the version table. A runtime or version it does not know is asked for
-// everything that meshnetd can use, and not relied on for anything.
-func identify(name, version string) (Runtime, error) {
+//
+// A runtime or version that is not in the version table is asked for everything that meshnetd can use, and not relied on for
+// anything.
+func Identify(name, version string) (Runtime, error) {
 	rt := Runtime{Name: name, Version: version}
 	if r, ok := parseRelease(version); ok {
 		switch strings.ToLower(strings.ReplaceAll(name, "-", "")) {

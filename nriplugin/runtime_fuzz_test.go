@@ -19,7 +19,7 @@ func FuzzIdentify(f *testing.F) {
 		f.Add(seed[0], seed[1])
 	}
 	f.Fuzz(func(t *testing.T, name, version string) {
-		rt, err := identify(name, version)
+		rt, err := Identify(name, version)
 		if err != nil {
 			var unsupported *Unsupported
 			if !errors.As(err, &unsupported) || !strings.Contains(err.Error(), version) || !strings.Contains(err.Error(), "upgrade") {

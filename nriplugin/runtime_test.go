@@ -103,7 +103,7 @@ func TestIdentify(t *testing.T) {
 		{"cri-o", "devel", guessed},
 	} {
 		t.Run(test.name+" "+test.version, func(t *testing.T) {
-			rt, err := identify(test.name, test.version)
+			rt, err := Identify(test.name, test.version)
 			if rt.Name != test.name || rt.Version != test.version {
 				t.Errorf("it says it is %s %s", rt.Name, rt.Version)
 			}
@@ -165,7 +165,7 @@ func TestWhatTheOperatorReads(t *testing.T) {
 		{"cri-o", "1.36.0", "which containers of the mesh show.", nil},
 		{"other", "1.0.0", "does not know this runtime", []string{"use containerd 2.2.6", "may not be told"}},
 	} {
-		rt, err := identify(test.name, test.version)
+		rt, err := Identify(test.name, test.version)
 		if err != nil || !strings.Contains(rt.Why, test.why) || !strings.HasSuffix(rt.Why, ".") {
 			t.Errorf("%s: %v, why is %q, want %q", rt, err, rt.Why, test.why)
 		}
