@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/status"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
@@ -137,7 +138,7 @@ func doctorCommand(o *options) *cobra.Command {
 		}, func(at place, said checkup, err error) {
 			bar.step(func() {
 				if err != nil {
-					said = checkup{exitFailed, plain(err.Error()) + "\n"}
+					said = checkup{exitFailed, status.Plain(err.Error()) + "\n"}
 				}
 				worst = max(worst, said.code)
 				fmt.Fprintf(c.OutOrStdout(), "node %s\n%s\n", at.node, said.text)

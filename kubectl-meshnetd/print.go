@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 
+	"github.com/meshnetd/meshnetd/status"
 	"sigs.k8s.io/yaml"
 )
 
@@ -52,7 +52,7 @@ func (t *table) row(cells ...string) {
 	}
 	var line strings.Builder
 	for i, cell := range cells[:min(len(cells), len(t.heads))] {
-		fmt.Fprintf(&line, "%-*s  ", t.heads[i].width, cmp.Or(plain(cell), "-"))
+		fmt.Fprintf(&line, "%-*s  ", t.heads[i].width, cmp.Or(status.Plain(cell), "-"))
 	}
 	fmt.Fprintln(t.out, strings.TrimRight(line.String(), " "))
 }
@@ -71,14 +71,4 @@ func (t *table) document(value any) error {
 		}
 	}
 	return err
-}
-
-// plain keeps a text in its line, and a terminal as it is: it can quote what a pod's author wrote.
-func plain(text string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, text))
 }

@@ -210,7 +210,7 @@ func ask[T any](command *cobra.Command, c *cluster, selector string, shown *tabl
 // verdict lists the nodes of which nothing is known, and says how the command ends.
 func verdict(command *cobra.Command, silent []silence, sum tally) error {
 	for _, s := range silent {
-		fmt.Fprintf(command.ErrOrStderr(), "meshnetd: node %s: %s\n", s.node, plain(s.why))
+		fmt.Fprintf(command.ErrOrStderr(), "meshnetd: node %s: %s\n", s.node, status.Plain(s.why))
 	}
 	bad := sum.Failing + sum.Unprotected
 	switch {

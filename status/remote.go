@@ -20,13 +20,7 @@ func Remote(read func() Status) []Page {
 	turns := newTurns()
 	return []Page{
 		{Path: path, Handler: turns.bound(answer(func(*http.Request) (any, error) { return read().complete(), nil }))},
-		{Path: sandboxes + "{id}/explain", Handler: turns.bound(answer(func(r *http.Request) (any, error) {
-			live := find(read(), r.PathValue("id"))
-			if live == nil {
-				return nil, errGone
-			}
-			return live.Recall().Complete(), nil
-		}))},
+		{Path: sandboxes + "{id}/explain", Handler: turns.bound(lookAt(read, func(_ context.Context, l Live) any { return l.Recall().Complete() }))},
 	}
 }
 

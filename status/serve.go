@@ -77,23 +77,26 @@ func answerOn(ctx context.Context, listener net.Listener, handler http.Handler) 
 func handler(read func() Status, pages []Page) http.Handler {
 	mux := muxOf(pages)
 	mux.HandleFunc("GET "+path, answer(func(*http.Request) (any, error) { return read().complete(), nil }))
-	of := func(look func(context.Context, Live) any) http.HandlerFunc {
-		return answer(func(r *http.Request) (any, error) {
-			live := find(read(), r.PathValue("id"))
-			if live == nil {
-				return nil, errGone
-			}
-			ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
-			defer cancel()
-			return look(ctx, live), nil
-		})
-	}
+	of := func(look func(context.Context, Live) any) http.HandlerFunc { return lookAt(read, look) }
 	mux.HandleFunc("POST "+reload, answer(func(*http.Request) (any, error) { return reloaded(read()), nil }))
 	mux.HandleFunc("GET "+sandboxes+"{id}/verify", of(func(ctx context.Context, l Live) any { return l.Verify(ctx).complete() }))
 	mux.HandleFunc("POST "+sandboxes+"{id}/repair", of(func(ctx context.Context, l Live) any { return l.Repair(ctx).complete() }))
 	mux.HandleFunc("GET "+sandboxes+"{id}/plan", of(func(_ context.Context, l Live) any { return l.Plan().complete() }))
 	mux.HandleFunc("GET "+sandboxes+"{id}/explain", of(func(_ context.Context, l Live) any { return l.Explain().Complete() }))
 	return mux
+}
+
+// lookAt answers about the sandbox that a path names.
+func lookAt(read func() Status, look func(context.Context, Live) any) http.HandlerFunc {
+	return answer(func(r *http.Request) (any, error) {
+		live := find(read(), r.PathValue("id"))
+		if live == nil {
+			return nil, errGone
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
+		defer cancel()
+		return look(ctx, live), nil
+	})
 }
 
 var errGone = errors.New("no such sandbox")

@@ -188,13 +188,13 @@ func short(id string) string { return id[:min(len(id), 13)] }
 
 func row(w io.Writer, cells ...string) {
 	for i, cell := range cells {
-		cells[i] = cmp.Or(plain(cell), "-")
+		cells[i] = cmp.Or(Plain(cell), "-")
 	}
 	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
 
-// plain keeps a text in its cell and a terminal as it is: a detail can quote what a pod's author wrote.
-func plain(s string) string {
+// Plain keeps a text in its line and a terminal as it is: a detail can quote what a pod's author wrote.
+func Plain(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
