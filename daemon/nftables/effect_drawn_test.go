@@ -23,21 +23,19 @@ func TestKernelOfDrawnChains(t *testing.T) {
 	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
 	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
 	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
-	s := newSandbox(t)
-	s.own(t, client, server)
 	const proxy, draws = "127.0.0.1:9001", 30
-	var listeners []int
-	for _, at := range []string{proxy, server + ":80", "127.0.0.1:9000", server + ":9000"} {
-		listeners = append(listeners, s.listen(t, at, 0))
-	}
 	for i := range uint64(draws) {
-		s.Run(t, "nft", "flush", "ruleset")
+		s := newSandbox(t) // where no connection of another draw comes late
+		s.own(t, client, server)
+		var listeners []int
+		for _, at := range []string{proxy, server + ":80", "127.0.0.1:9000", server + ":9000"} {
+			listeners = append(listeners, s.listen(t, at, 0))
+		}
 		for _, chains := range (chainDraw{rand.New(rand.NewPCG(5, i))}).all() {
 			s.RunInput(t, "table ip t {\n"+chains+"}\n", "nft", "-f", "-")
 		}
-		got, shot := "", port80
-		shot.source = netip.AddrPortFrom(shot.source.Addr(), uint16(20000+i)) // a connection of its own
-		sent := s.sendAnd(shot, func(int) error {
+		got := ""
+		sent := s.sendAnd(port80, func(int) error {
 			for _, l := range listeners {
 				got += accepted(t, l)
 			}
@@ -72,7 +70,9 @@ func (d chainDraw) chain(n int) string {
 	priorities := []string{"-350", "-300", "-201", "-200", "-199", "-150", "-101", "-100", "-99", "0", "50"}
 	switch kind {
 	case "filter":
-		hook = d.of("output", "output", "prerouting", "input", "postrouting")
+		if hook = d.of("output", "output", "prerouting", "input", "postrouting"); hook == "input" || hook == "postrouting" {
+			priorities = append(priorities, "99", "100", "101")
+		}
 	case "nat": // behind connection tracking
 		hook, priorities = d.of("output", "output", "prerouting"), priorities[4:]
 	}

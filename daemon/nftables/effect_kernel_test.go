@@ -77,6 +77,102 @@ func TestKernelOfSeveralTables(t *testing.T) {
 	}
 }
 
+// A nat without an address is of both families, and one of the other family is passed over: what stands behind it is done.
+func TestKernelOfNatOfOtherFamilies(t *testing.T) {
+	nstest.Require(t, "nft")
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	to := func(w *wire, family uint32, address string) {
+		const addressAt, portAt = unix.NFT_REG32_00, unix.NFT_REG32_08
+		if address != "" {
+			store(w, addressAt, netip.MustParseAddr(address).AsSlice())
+		}
+		storePort(w, portAt, 9000)
+		expression(w, "nat", func() {
+			w.number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT)
+			w.number(unix.NFTA_NAT_FAMILY, family)
+			if address != "" {
+				w.number(unix.NFTA_NAT_REG_ADDR_MIN, addressAt)
+			}
+			w.number(unix.NFTA_NAT_REG_PROTO_MIN, portAt)
+		})
+	}
+	for name, tt := range map[string]struct {
+		write func(*wire)
+		want  effect.Answer
+	}{
+		"both": {func(w *wire) { to(w, unix.NFPROTO_INET, "") }, effect.CannotTell},
+		"the other, and then its own": {func(w *wire) {
+			to(w, unix.NFPROTO_IPV6, "fd00::1")
+			to(w, unix.NFPROTO_IPV4, server)
+		}, effect.Less},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t)
+			s.own(t, client, server)
+			other := s.listen(t, server+":9000", 0)
+			s.apply(t, IPTables, plan)
+			s.RunInput(t, "table inet other {\nchain c { type nat hook output priority -110; }\n}\n", "nft", "-f", "-")
+			crafted(t, s, unix.NFPROTO_INET, "c", func(w *wire) {
+				meta(w, unix.NFT_META_L4PROTO)
+				compare(w, unix.NFT_CMP_EQ, []byte{unix.IPPROTO_TCP})
+				tt.write(w)
+			})
+			err := s.sendAnd(port80, func(int) error {
+				if accepted(t, other) == "" {
+					t.Error("it goes by the plan's rules")
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			if r := s.effect(t, plan, interfaces); r.Answer != tt.want {
+				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
+			}
+		})
+	}
+}
+
+// A chain of filter at the place where sources are translated comes before those of nat if it was made last.
+func TestKernelOfChainsBesideSourceNat(t *testing.T) {
+	nstest.Require(t, "nft")
+	var b rules.Builder
+	b.Append("mangle", "OUTPUT", "", rules.SetMark(1), rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
+	b.Append("filter", "INPUT", "", rules.Drop, rules.PacketMark(1), rules.InState(rules.StateNew))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	const (
+		filter = "chain f { type filter hook postrouting priority 100; meta mark 3 meta mark set 1; }\n"
+		nat    = "chain n { type nat hook postrouting priority 100; meta mark 1 meta mark set 3; }\n"
+	)
+	for last, chains := range map[string][]string{"filter": {nat, filter}, "nat": {filter, nat}} {
+		t.Run(last+" last", func(t *testing.T) {
+			s := newSandbox(t)
+			s.own(t, client, server)
+			app := s.listen(t, server+":80", 0)
+			s.apply(t, IPTables, plan)
+			for _, chain := range chains {
+				s.RunInput(t, "table ip t {\n"+chain+"}\n", "nft", "-f", "-")
+			}
+			err := s.sendAnd(port80, func(int) error {
+				if passes := accepted(t, app) != ""; passes != (last == "filter") {
+					t.Errorf("the app gets it: %t", passes)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			if r := s.effect(t, plan, interfaces); r.Answer != effect.CannotTell {
+				t.Errorf("got %s: %v", r.Answer, r.Differences)
+			}
+		})
+	}
+}
+
 // nft's "skuid != X" does not hold for a packet without a socket. Those of iptables, which do, are in TestPacketsWithoutOwner.
 func TestKernelOfPacketsWithoutOwner(t *testing.T) {
 	nstest.Require(t, "nft")

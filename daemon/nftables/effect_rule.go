@@ -178,13 +178,12 @@ func (p *program) port(a attributes, min, max int) (uint16, bool) {
 const plainNAT = 1 | 2 | 4 | 8 | 16 // addresses, ports, random ports, persistent, fully random ports
 
 func (p *program) nat(a attributes) {
-	kind, _ := a.number(unix.NFTA_NAT_TYPE)
-	if kind == unix.NFT_NAT_SNAT {
-		p.end(effect.Action{Verb: effect.Accept}) // as masq
+	// One of both families has ports only, so that its address is not known here. One of the other family is passed over.
+	if family, ok := a.number(unix.NFTA_NAT_FAMILY); ok && family != unix.NFPROTO_INET && byte(family) != nfFamily(p.family) {
 		return
 	}
-	if family, ok := a.number(unix.NFTA_NAT_FAMILY); ok && byte(family) != nfFamily(p.family) {
-		p.never()
+	if kind, _ := a.number(unix.NFTA_NAT_TYPE); kind == unix.NFT_NAT_SNAT {
+		p.end(effect.Action{Verb: effect.Accept}) // as masq
 		return
 	}
 	low, ok := a.number(unix.NFTA_NAT_REG_ADDR_MIN)

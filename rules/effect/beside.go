@@ -117,3 +117,15 @@ func (b Base) place() int {
 	}
 	return atNat
 }
+
+// besideKernel reports whether the kernel does something itself at a chain's hook and priority.
+func (b Base) besideKernel() bool {
+	switch b.Hook {
+	case Prerouting, Output:
+		return b.Priority == atTracking || b.Priority == atNat
+	case Input, Postrouting:
+		return b.Priority == atNatLast
+	case Forward, hooks:
+	}
+	return false
+}

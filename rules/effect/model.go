@@ -335,7 +335,7 @@ func (s *Side) orders() (sides []*Side, all bool) {
 			}
 		}
 		for i, a := range list {
-			if a.Kind != NAT && (a.Priority == atTracking || a.Priority == atNat) {
+			if a.Kind != NAT && a.besideKernel() {
 				double(h, func(list []Base) { list[i].Priority-- })
 			}
 		}
