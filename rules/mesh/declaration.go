@@ -238,16 +238,14 @@ func (m declared[I]) read(v Verdict, r *Reader, in *I) rules.Decision {
 	return d
 }
 
-// before plans for the pod as if its containers were not known, plus what they add.
+// before plans for the pod as if its containers were not known, plus what they add. It keeps no more of the pod than the intent has.
 func (m declared[I]) before(pod rules.Pod, whole *I) func(rules.Network) (rules.Plan, error) {
 	pod.Containers, pod.Complete = nil, false
-	return func(network rules.Network) (rules.Plan, error) {
-		var alone I
-		if err := m.Alone(&Reader{Pod: pod}, whole, &alone); err != nil {
-			return rules.Plan{}, err
-		}
-		return (&planner[I]{mesh: m.Declaration, intent: alone}).plan(network)
+	var alone I
+	if err := m.Alone(&Reader{Pod: pod}, whole, &alone); err != nil {
+		return func(rules.Network) (rules.Plan, error) { return rules.Plan{}, err }
 	}
+	return m.kinds.planner(m.Declaration, alone).plan
 }
 
 // Sidecar is the verdict by a pod's containers, as far as they are known: one has to be the proxy, and none sets the pod up.

@@ -5,9 +5,12 @@ package mesh
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
+	"weak"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -27,6 +30,7 @@ func ports() (mesh rules.Mesh, made *atomic.Int32) {
 			in.Ports, in.notes = []uint16{uint16(len(r.Pod.Name))}, []string{r.Pod.Annotations["note"]}
 			return nil
 		},
+		Alone: func(_ *Reader, whole, alone *intent) error { *alone = *whole; return nil },
 		Proxy: func(rules.Pod, *intent) rules.Proxy { return rules.Proxy{} },
 		Rules: func(in *intent) rules.Families {
 			made.Add(1)
@@ -110,4 +114,20 @@ func TestPodsOfAKindAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// A decision that is remembered keeps nothing of what its pod says to others: that can be megabytes for each.
+func TestDecisionsForgetTheirPods(t *testing.T) {
+	mesh, _ := ports()
+	decided := func(pod rules.Pod) (rules.Decision, weak.Pointer[byte], weak.Pointer[rules.Container]) {
+		return mesh.Decide(pod), weak.Make(unsafe.StringData(pod.Annotations["other"])), weak.Make(&pod.Containers[0])
+	}
+	d, annotation, container := decided(rules.Pod{Annotations: map[string]string{"other": strings.Repeat("x", 1<<10)}, Containers: []rules.Container{{Name: "app"}}})
+	runtime.GC()
+	if annotation.Value() != nil || container.Value() != nil {
+		t.Errorf("annotation kept: %t, container kept: %t", annotation.Value() != nil, container.Value() != nil)
+	}
+	if _, err := d.SandboxPlanner(rules.Network{}); err != nil {
+		t.Error(err)
+	}
 }
