@@ -23,21 +23,41 @@ import (
 type Look struct {
 	Outcome
 
-	Want       lifecycle.Want         // what was decided
-	By         *policy.Policy         // that enrolled the pod as it is; nil where none has yet
-	Decided    bool                   // the table has had its last word
-	Stop       bool                   // its sandbox is to be stopped
-	FoundDrift bool                   // as Drifted, also where that was told before
-	Node       rules.Node             // that decided
-	Key        string                 // of the plan
-	Network    rules.Network          // that it was made for
-	Generation string                 // of the rules that are there; "" where they changed meanwhile
-	Around     string                 // what else the judgement of them depends on
-	entered    time.Time              // the stage
-	Now        *atomic.Pointer[Stage] // for whoever waits for it; nil where nobody does
-	Waited     bool                   // the runtime waits for it, and every other pod of the node with it
-	Overrun    bool                   // it used up its time, other than by waiting for a lock
+	Want       lifecycle.Want // what was decided
+	By         *policy.Policy // that enrolled the pod as it is; nil where none has yet
+	Decided    bool           // the table has had its last word
+	Stop       bool           // its sandbox is to be stopped
+	FoundDrift bool           // as Drifted, also where that was told before
+	Node       rules.Node     // that decided
+	Key        string         // of the plan
+	Network    rules.Network  // that it was made for
+	Generation string         // of the rules that are there; "" where they changed meanwhile
+	Around     string         // what else the judgement of them depends on
+	entered    time.Time      // the stage
+	Watch      *Watch         // of whoever waits for it; nil where nobody does
+	Waited     bool           // the runtime waits for it, and every other pod of the node with it
+	Overrun    bool           // it used up its time, other than by waiting for a lock
 }
+
+// Watch is what the work has in common with whoever waits for it.
+type Watch struct {
+	stage atomic.Pointer[Stage]
+	taken atomic.Bool // the last word
+}
+
+// Watched gives the look somebody who waits for it.
+func (o *Look) Watched() {
+	stage := o.Stage
+	o.Watch = new(Watch)
+	o.Watch.stage.Store(&stage)
+}
+
+// At is the stage that the work is at.
+func (w *Watch) At() Stage { return *w.stage.Load() }
+
+// LastWord gives the one who asks first the last word: the work, which then records what came of it and is waited for, or
+// whoever waited, and then nothing is recorded.
+func (w *Watch) LastWord() bool { return w == nil || w.taken.CompareAndSwap(false, true) }
 
 // Begin begins the work.
 func Begin(trigger lifecycle.Trigger, pod rules.Pod) Look {
@@ -49,8 +69,8 @@ func Begin(trigger lifecycle.Trigger, pod rules.Pod) Look {
 func (o *Look) Enter(stage Stage) {
 	o.leave(time.Now())
 	o.Stage = stage
-	if o.Now != nil {
-		o.Now.Store(&stage)
+	if o.Watch != nil {
+		o.Watch.stage.Store(&stage)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/fair"
@@ -51,9 +50,7 @@ func (s *Sharing) Within(ctx context.Context, o outcome.Look, work func(context.
 		o.Result, o.Err, o.Overrun = lifecycle.Failed, fmt.Errorf("not begun: %w", err), true
 		return o
 	}
-	first := o.Stage
-	o.Now = new(atomic.Pointer[outcome.Stage])
-	o.Now.Store(&first)
+	o.Watched()
 	ctx, cancel := s.slice(ctx, o)
 	defer cancel()
 	its := o // nobody else's, until it is done
@@ -70,13 +67,16 @@ func (s *Sharing) Within(ctx context.Context, o outcome.Look, work func(context.
 		return s.ended(ctx, its)
 	case <-ctx.Done():
 	}
+	if !o.Watch.LastWord() {
+		<-done // which only records what came of it
+	}
 	select { // what is done is done, even if the time is up as well
 	case <-done:
 		return s.ended(ctx, its)
 	default:
 	}
 	job.Abandon()
-	return s.overran(ctx, o, *o.Now.Load())
+	return s.overran(ctx, o, o.Watch.At())
 }
 
 // slice returns how much of the runtime's time a pod gets. It is over sooner where a decision has had its part of it.
@@ -89,9 +89,8 @@ func (s *Sharing) slice(ctx context.Context, o outcome.Look) (context.Context, c
 	share := s.ledger.Share(o.Pod.Namespace, deadline.Sub(now), now)
 	ctx, cancel := context.WithDeadline(ctx, now.Add(share))
 	ctx, giveUp := context.WithCancelCause(ctx)
-	stage := o.Now
 	timer := time.AfterFunc(fair.ForDecision(share), func() {
-		if *stage.Load() == outcome.StageDecide {
+		if o.Watch.At() == outcome.StageDecide {
 			giveUp(context.DeadlineExceeded)
 		}
 	})

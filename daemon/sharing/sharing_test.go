@@ -51,6 +51,37 @@ func TestARefusalFromMemoryIsCheap(t *testing.T) {
 	}
 }
 
+// Either the work records what came of it, and is heard, or nobody hears it, and it records nothing: what is remembered and
+// what was said never differ.
+func TestTheLastWord(t *testing.T) {
+	for name, first := range map[string]bool{"the work has it": true, "whoever waits has it": false} {
+		t.Run(name, func(t *testing.T) {
+			s := New()
+			ctx, cancel := context.WithCancel(t.Context())
+			left, had := make(chan struct{}), make(chan bool, 1)
+			o := s.Within(ctx, outcome.Begin(lifecycle.Audited, rules.Pod{UID: "one"}), func(_ context.Context, its *outcome.Look) error {
+				if first {
+					had <- its.Watch.LastWord()
+					cancel()
+				} else {
+					cancel()
+					<-left
+					had <- its.Watch.LastWord()
+				}
+				its.Result = lifecycle.Protected
+				return nil
+			})
+			close(left)
+			if <-had != first {
+				t.Errorf("the work's was the last word: %v", !first)
+			}
+			if heard := o.Result == lifecycle.Protected; heard != first {
+				t.Errorf("it was heard: %v, as %s, %v", heard, o.Result, o.Err)
+			}
+		})
+	}
+}
+
 // Where the work sees by itself that its time is up, and is first, the pod used it up all the same.
 func TestWorkThatGivesUpUsedUpItsTime(t *testing.T) {
 	for stage, blamed := range map[outcome.Stage]bool{outcome.StageDecide: true, outcome.StageEnter: false, outcome.StageApply: true, outcome.StageVerify: true} {

@@ -77,8 +77,11 @@ func (p *pass) Say(first lifecycle.Event, drift bool) {
 	}
 }
 
-// Commit ends the look, unless something went wrong: then try has the last word.
+// Commit ends the look, unless something went wrong, or nobody waits any more: then try has the last word.
 func (p *pass) Commit(f lifecycle.Facts, s lifecycle.Step, row lifecycle.Row) {
+	if p.err == nil && !p.o.Watch.LastWord() {
+		p.err = fmt.Errorf("before its outcome is recorded: %w", fair.ErrGivenUp)
+	}
 	if p.err != nil {
 		return
 	}
