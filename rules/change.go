@@ -118,8 +118,9 @@ func edit(have, want Table, ours Footprint) Edit {
 			e.Insert = append(e.Insert, Insertion{Place{c.Name, i}, r, c.Builtin, foreign})
 		}
 	}
+	needed := referenced(have, stale, own)
 	for _, name := range stale {
-		if !referenced(have, name, own) {
+		if !needed[name] {
 			e.Drop = append(e.Drop, name)
 		}
 	}
@@ -137,27 +138,29 @@ func staleChains(have, want Table, ours Footprint) []string {
 	return stale
 }
 
-// referenced reports whether a rule of somebody else jumps to our chain: it can be emptied, not deleted.
-func referenced(t Table, chain string, own map[string][]ownership) bool {
+// referenced returns the names that rules of somebody else lead to: chains of ours among these can be emptied, not deleted. It
+// reads each rule once, as there may be thousands of either; where there is none of these chains, it need not be known.
+func referenced(t Table, chains []string, own map[string][]ownership) map[string]bool {
+	if len(chains) == 0 {
+		return nil
+	}
+	names := map[string]bool{}
 	for _, c := range t.Chains {
 		for i, r := range c.Rules {
-			if own[c.Name][i] == theirs && r.jumpsTo(chain) {
-				return true
+			if own[c.Name][i] != theirs {
+				continue
+			}
+			switch to := r.Target.(type) {
+			case Jump:
+				names[string(to)] = true
+			case Foreign:
+				for word := range strings.FieldsSeq(string(to)) {
+					names[word] = true
+				}
 			}
 		}
 	}
-	return false
-}
-
-func (r Rule) jumpsTo(chain string) bool {
-	switch t := r.Target.(type) {
-	case Jump:
-		return string(t) == chain
-	case Foreign:
-		words := strings.Fields(string(t))
-		return slices.Contains(words, chain)
-	}
-	return false
+	return names
 }
 
 // String returns the rule set as iptables-restore reads it.

@@ -3,6 +3,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -198,5 +199,24 @@ func TestDifferenceString(t *testing.T) {
 		if d.String() != want {
 			t.Errorf("got %q, want %q", d, want)
 		}
+	}
+}
+
+// Somebody may write thousands of chains that are called as ours, and of rules beside them: each is read once, not once for each other.
+func TestChangeOfThousandsOfChains(t *testing.T) {
+	const many = 16 << 10
+	theirs := rules.Chain{Name: "THEIRS"}
+	table := rules.Table{Name: "filter"}
+	for i := range many {
+		table.Chains = append(table.Chains, rules.Chain{Name: fmt.Sprintf("MESHNETD_LOCK_%d_OUT", i)})
+		theirs.Rules = append(theirs.Rules, rules.Rule{Target: rules.Foreign("-m mac --mac-source 02:00:00:00:00:01 -j MESHNETD_LOCK_7_OUT")})
+	}
+	table.Chains = append(table.Chains, theirs)
+	have, want := rules.Ruleset{Family: rules.IPv4, Tables: []rules.Table{table}}, rules.Ruleset{Family: rules.IPv4}
+	if diffs := rules.Diff(have, want, ours); len(diffs) != many-1 {
+		t.Errorf("%d differences", len(diffs))
+	}
+	if edits := rules.Edits(have, want, ours); len(edits) != 1 || len(edits[0].Empty) != many || len(edits[0].Drop) != many-1 {
+		t.Errorf("got %d edits", len(edits))
 	}
 }

@@ -58,11 +58,12 @@ func diffTable(have, want Table, ours Footprint) []Difference {
 		}
 		diffs = append(diffs, diffChain(got, c, own[c.Name])...)
 	}
+	needed := referenced(have, staleChains(have, want, ours), own)
 	for _, c := range have.Chains {
 		if _, wanted := want.Chain(c.Name); wanted {
 			continue
 		}
-		if ours.chain(c) && (len(c.Rules) > 0 || !referenced(have, c.Name, own)) {
+		if ours.chain(c) && (len(c.Rules) > 0 || !needed[c.Name]) {
 			diffs = append(diffs, Difference{Chain: c.Name, Kind: "unexpected"})
 		}
 		diffs = append(diffs, diffChain(c, Chain{Name: c.Name, Builtin: c.Builtin}, own[c.Name])...)

@@ -26,14 +26,26 @@ func (d decoded) handle(table, chain string, index int) uint64 {
 	return d.handles[rules.Place{Chain: table + " " + chain}][index]
 }
 
-// firstKept returns the handle of the first rule of a built-in chain that an edit leaves there.
+// has reports whether there is a chain.
+func (d decoded) has(table, chain string) bool {
+	_, found := d.handles[rules.Place{Chain: table + " " + chain}]
+	return found
+}
+
+// firstKept returns the handle of the first rule of a built-in chain that an edit leaves there. Rules are deleted from the end of
+// each chain on.
 func (d decoded) firstKept(e rules.Edit, chain string) uint64 {
-	for i, handle := range d.handles[rules.Place{Chain: e.Table + " " + chain}] {
-		if !slices.Contains(e.Delete, rules.Place{Chain: chain, Index: i}) {
-			return handle
+	handles := d.handles[rules.Place{Chain: e.Table + " " + chain}]
+	kept := 0
+	for _, gone := range slices.Backward(e.Delete) {
+		if gone == (rules.Place{Chain: chain, Index: kept}) {
+			kept++
 		}
 	}
-	return 0
+	if kept == len(handles) {
+		return 0
+	}
+	return handles[kept]
 }
 
 // decode reads the tables of iptables. A rule that meshnetd does not know how to write is rules.Foreign.

@@ -274,3 +274,28 @@ func FuzzAnswer(f *testing.F) {
 		_, _, _ = verdictOf(first)
 	})
 }
+
+// Where thousands of rules in a built-in chain are ours, and rules of others follow, each of the plan's finds its place in one go.
+func TestEditsOfThousandsOfRules(t *testing.T) {
+	const many, wanted, nat, output = 16 << 10, 256, "nat", "OUTPUT"
+	have := decoded{Ruleset: rules.Ruleset{Family: rules.IPv4}, handles: map[rules.Place][]uint64{}}
+	e := rules.Edit{Table: nat}
+	var handles []uint64
+	for i := range many {
+		e.Delete = append(e.Delete, rules.Place{Chain: output, Index: many - 1 - i})
+		handles = append(handles, uint64(i))
+	}
+	for range wanted {
+		e.Insert = append(e.Insert, rules.Insertion{Place: rules.Place{Chain: output}, Rule: rules.Rule{Target: rules.Accept}, Builtin: true, BeforeOthers: true})
+	}
+	have.handles[rules.Place{Chain: nat + " " + output}] = append(handles, many)
+	b := newBatch(nil)
+	defer b.release()
+	s := state{tables: []object{{family: unix.NFPROTO_IPV4, table: []byte(nat + "\x00")}}}
+	if err := appendEdits(b, s, have, []rules.Edit{e}); err != nil || b.changes() != many+wanted {
+		t.Errorf("%d changes, %v", b.changes(), err)
+	}
+	if before := have.firstKept(e, output); before != many {
+		t.Errorf("before rule %d", before)
+	}
+}

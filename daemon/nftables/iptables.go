@@ -121,7 +121,7 @@ func appendEdits(b *batch, s state, have decoded, edits []rules.Edit) error {
 			b.newTable(nf, e.Table)
 		}
 		for _, name := range e.Empty {
-			if _, ok := have.Table(e.Table).Chain(name); ok {
+			if have.has(e.Table, name) {
 				b.flush(nf, e.Table, name)
 			} else {
 				b.newChain(nf, e.Table, name, hook{})
@@ -146,7 +146,7 @@ func appendInsertions(b *batch, nf byte, have decoded, e rules.Edit) error {
 	var made []string
 	for i := range e.Insert {
 		in := &e.Insert[i]
-		if _, ok := have.Table(e.Table).Chain(in.Chain); in.Builtin && !ok && !slices.Contains(made, in.Chain) {
+		if in.Builtin && !have.has(e.Table, in.Chain) && !slices.Contains(made, in.Chain) {
 			h, ok := baseHooks[[2]string{e.Table, in.Chain}]
 			if !ok {
 				return fmt.Errorf("table %s has no chain %s", e.Table, in.Chain)
