@@ -71,25 +71,34 @@ type direction struct {
 // allows to exclude: any further match only narrows the rule.
 func (d direction) judge(p CapturePolicy, rs Ruleset, proxy Proxy) (problem string) {
 	captures, ruled := false, false
-	for _, t := range rs.Tables {
-		if t.Name != "nat" && (t.Name != "mangle" || d.hook != "PREROUTING") {
-			continue
+	d.walk(rs, func(r Rule, always bool) {
+		ruled = true
+		if problem == "" && d.letsGo(p, r, proxy) {
+			problem = d.name + " traffic goes around the proxy that the policy does not let go: " + r.Why
 		}
-		t.walk(d.hook, true, len(t.Chains), func(r Rule, always bool) {
-			ruled = true
-			if problem == "" && r.Target == Target(Return) && r.mayBe(TCP) && !slices.ContainsFunc(r.Match, func(m Match) bool { return d.mayExclude(p, m, proxy) }) {
-				problem = d.name + " traffic goes around the proxy that the policy does not let go: " + r.Why
-			}
-			switch r.Target.(type) {
-			case Redirect, TProxy:
-				captures = captures || always
-			}
-		})
-	}
+		switch r.Target.(type) {
+		case Redirect, TProxy:
+			captures = captures || always
+		}
+	})
 	if problem == "" && d.all && !captures && (ruled || rs.Family == IPv4) {
 		problem = "not all " + d.name + " TCP is captured"
 	}
 	return problem
+}
+
+// walk visits the rules of the tables that can take a direction's packets to the proxy.
+func (d direction) walk(rs Ruleset, visit func(r Rule, always bool)) {
+	for _, t := range rs.Tables {
+		if t.Name == "nat" || t.Name == "mangle" && d.hook == "PREROUTING" {
+			t.walk(d.hook, true, len(t.Chains), visit)
+		}
+	}
+}
+
+// letsGo reports whether a rule lets TCP around the proxy that the policy does not let go.
+func (d direction) letsGo(p CapturePolicy, r Rule, proxy Proxy) bool {
+	return r.Target == Target(Return) && r.mayBe(TCP) && !slices.ContainsFunc(r.Match, func(m Match) bool { return d.mayExclude(p, m, proxy) })
 }
 
 // walk visits the rules of a chain and of the chains that it jumps to. always says whether a rule meets all TCP that no

@@ -362,18 +362,11 @@ func (d direction) excluded(p Plan, proxy Proxy) (why []string) {
 		d.ports = append(d.ports, p.Listens...)
 	}
 	for _, rs := range p.Rulesets() {
-		for _, name := range []string{"nat", "mangle"} {
-			t := rs.Table(name)
-			if name == "mangle" && d.hook != "PREROUTING" {
-				continue
+		d.walk(rs, func(r Rule, _ bool) {
+			if d.letsGo(nothing, r, proxy) && !slices.Contains(why, r.Why) {
+				why = append(why, r.Why)
 			}
-			t.walk(d.hook, true, len(t.Chains), func(r Rule, _ bool) {
-				if r.Target == Target(Return) && r.mayBe(TCP) && !slices.Contains(why, r.Why) &&
-					!slices.ContainsFunc(r.Match, func(m Match) bool { return d.mayExclude(nothing, m, proxy) }) {
-					why = append(why, r.Why)
-				}
-			})
-		}
+		})
 	}
 	return why
 }

@@ -133,18 +133,11 @@ func (r Rule) On(f Field) (all []Match) {
 // Value is what a packet's field is compared with. The set is closed.
 type Value interface {
 	printed
-	comparison() comparison
+	value()
 }
 
-// comparison is made by comparable types only, so that no match panics when it is compared.
-type comparison struct{}
-
-func compared[V interface {
-	comparable
-	Value
-}](V) comparison {
-	return comparison{}
-}
+// compared takes comparable types only, so that no match panics when it is compared.
+func compared[V comparable](V) {}
 
 // Addresses are those of a prefix.
 type Addresses struct{ netip.Prefix }
@@ -183,15 +176,15 @@ type Mark uint32
 // is printed; 255 bytes at most.
 type Text string
 
-func (v Addresses) comparison() comparison { return compared(v) }
-func (v Link) comparison() comparison      { return compared(v) }
-func (v Transport) comparison() comparison { return compared(v) }
-func (v Port) comparison() comparison      { return compared(v) }
-func (l PortList) comparison() comparison  { return compared(l) }
-func (v IDs) comparison() comparison       { return compared(v) }
-func (v CTState) comparison() comparison   { return compared(v) }
-func (v Mark) comparison() comparison      { return compared(v) }
-func (v Text) comparison() comparison      { return compared(v) }
+func (v Addresses) value() { compared(v) }
+func (v Link) value()      { compared(v) }
+func (v Transport) value() { compared(v) }
+func (v Port) value()      { compared(v) }
+func (l PortList) value()  { compared(l) }
+func (v IDs) value()       { compared(v) }
+func (v CTState) value()   { compared(v) }
+func (v Mark) value()      { compared(v) }
+func (v Text) value()      { compared(v) }
 
 // Not returns the match of every packet that m does not match.
 func Not(m Match) Match { return NotIf(true, m) }

@@ -38,10 +38,14 @@ func join[T comparable](known, more []T) []T {
 
 // in narrows a union to the meshes that have a chain or a comment in the table. Other meshes' marks prove nothing there.
 func (f Footprint) in(t Table) Footprint {
+	return f.narrowed(func(part Footprint) bool { return part.present(t) })
+}
+
+func (f Footprint) narrowed(stays func(Footprint) bool) Footprint {
 	if f.Parts == nil {
 		return f
 	}
-	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.present(t) })...)
+	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !stays(part) })...)
 }
 
 // present reports whether a table holds one of our chains or comments.
@@ -51,21 +55,13 @@ func (f Footprint) present(t Table) bool {
 
 // Narrow narrows a union to the meshes whose rules the plan holds.
 func (f Footprint) Narrow(plan Plan) Footprint {
-	if f.Parts == nil {
-		return f
-	}
-	return Union(slices.DeleteFunc(slices.Clone(f.Parts), func(part Footprint) bool { return !part.wrote(plan) })...)
+	return f.narrowed(func(part Footprint) bool { return part.wrote(plan) })
 }
 
 // wrote reports whether a plan holds a mesh's rules. The chains of IPv6 that is to be refused are every mesh's, and so are those of lockdowns.
 func (f Footprint) wrote(plan Plan) bool {
 	f.Chains = slices.DeleteFunc(slices.Clone(f.Chains), isBlock)
-	for _, rs := range plan.Rulesets() {
-		if slices.ContainsFunc(rs.Tables, f.present) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(plan.Rulesets(), func(rs Ruleset) bool { return slices.ContainsFunc(rs.Tables, f.present) })
 }
 
 func isBlock(chain string) bool {

@@ -331,8 +331,7 @@ func sameRef(b *box, x, y ref) bool {
 		if r.isGiven() {
 			return r.c, true
 		}
-		s := b[r.from].all()
-		return s[0].First, len(s) == 1 && s[0].First == s[0].Last
+		return b[r.from].single()
 	}
 	a, ok := fixed(x)
 	c, ok2 := fixed(y)

@@ -295,7 +295,7 @@ var (
 	loopback6 = Single(N(1))
 
 	every16, every32 = Between(0, 65535), Between(0, 1<<32-1)
-	every128         = inOrder([]Span{{Number{}, Number{^uint64(0), ^uint64(0)}}})
+	every128         = Everything(16)
 )
 
 // every returns all addresses of a family.

@@ -147,13 +147,8 @@ func Values(values ...uint64) Set {
 
 // Prefix returns the addresses of a prefix.
 func Prefix(p netip.Prefix) Set {
-	first := p.Masked().Addr()
-	last := first.AsSlice()
-	for bit := p.Bits(); bit < first.BitLen(); bit++ {
-		last[bit/8] |= 0x80 >> (bit % 8)
-	}
-	end, _ := netip.AddrFromSlice(last)
-	return inOrder([]Span{{Address(first), Address(end)}})
+	first := Address(p.Masked().Addr())
+	return inOrder([]Span{{first, first.Filled(p.Addr().BitLen() - p.Bits())}})
 }
 
 // Empty reports whether the set has no value.
