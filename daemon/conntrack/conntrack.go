@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -57,16 +58,16 @@ func Forget(p rules.Packet, zone uint16) error {
 // tupleRequest names a connection by its first packet. It asks for an acknowledgement to end the answer: the kernel flags
 // even a single entry as one of many, and sends no end.
 func tupleRequest(command int, p rules.Packet, zone uint16) *nl.NetlinkRequest {
-	family, protocol := byte(unix.AF_INET), byte(unix.IPPROTO_TCP)
+	protocol := byte(unix.IPPROTO_TCP)
 	source, destination := nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
 	if p.Family() == rules.IPv6 {
-		family, source, destination = unix.AF_INET6, nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
+		source, destination = nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
 	}
 	if p.Protocol == rules.UDP {
 		protocol = unix.IPPROTO_UDP
 	}
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|command, unix.NLM_F_ACK)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: unix.NFNETLINK_V0})
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: netlink.Family(p.Family()), Version: unix.NFNETLINK_V0})
 	tuple := nl.NewRtAttr(int(nl.NLA_F_NESTED)|nl.CTA_TUPLE_ORIG, nil)
 	ip := tuple.AddRtAttr(int(nl.NLA_F_NESTED)|nl.CTA_TUPLE_IP, nil)
 	ip.AddRtAttr(source, p.Source.Addr().AsSlice())
@@ -89,15 +90,15 @@ type tuple struct {
 }
 
 // tupleOf reads a direction out of a message. Answers come from where a connection went, whatever its destination was changed to.
-func tupleOf(message []byte, direction int) (t tuple, err error) {
-	list := Attribute(message[min(nl.SizeofNfgenmsg, len(message)):], direction)
-	ip, proto := Attribute(list, nl.CTA_TUPLE_IP), Attribute(list, nl.CTA_TUPLE_PROTO)
-	source := Attribute(ip, nl.CTA_IP_V4_SRC)
+func tupleOf(message []byte, direction uint16) (t tuple, err error) {
+	list := netlink.Attribute(message[min(nl.SizeofNfgenmsg, len(message)):], direction)
+	ip, proto := netlink.Attribute(list, nl.CTA_TUPLE_IP), netlink.Attribute(list, nl.CTA_TUPLE_PROTO)
+	source := netlink.Attribute(ip, nl.CTA_IP_V4_SRC)
 	if source == nil {
-		source = Attribute(ip, nl.CTA_IP_V6_SRC)
+		source = netlink.Attribute(ip, nl.CTA_IP_V6_SRC)
 	}
 	addr, ok := netip.AddrFromSlice(source)
-	number, port := Attribute(proto, nl.CTA_PROTO_NUM), Attribute(proto, nl.CTA_PROTO_SRC_PORT)
+	number, port := netlink.Attribute(proto, nl.CTA_PROTO_NUM), netlink.Attribute(proto, nl.CTA_PROTO_SRC_PORT)
 	if !ok || len(number) != 1 || len(port) != 0 && len(port) != 2 {
 		return t, fmt.Errorf("%w: its answer cannot be read", ErrUntold)
 	}
@@ -106,18 +107,4 @@ func tupleOf(message []byte, direction int) (t tuple, err error) {
 		t.source = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port))
 	}
 	return t, nil
-}
-
-// Attribute returns the value of the attribute of that type; nil where there is none.
-func Attribute(list []byte, kind int) []byte {
-	all, err := nl.ParseRouteAttr(list)
-	if err != nil {
-		return nil
-	}
-	for _, a := range all {
-		if int(a.Attr.Type&nl.NLA_TYPE_MASK) == kind {
-			return a.Value
-		}
-	}
-	return nil
 }

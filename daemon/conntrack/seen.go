@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -79,7 +80,7 @@ func ends(m syscall.NetlinkMessage) (bool, error) {
 
 // seen reads a connection, if a lockdown counted it.
 func seen(message []byte) (s rules.Seen, counted bool, err error) {
-	if mark := Attribute(message[min(nl.SizeofNfgenmsg, len(message)):], nl.CTA_MARK); len(mark) == 4 {
+	if mark := netlink.Attribute(message[min(nl.SizeofNfgenmsg, len(message)):], nl.CTA_MARK); len(mark) == 4 {
 		s.Class, counted = rules.ClassOf(binary.BigEndian.Uint32(mark))
 	}
 	if !counted {

@@ -16,6 +16,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // setReplace is IPT_SO_SET_REPLACE, the same for both families. It needs no more than reading does.
@@ -50,7 +52,7 @@ func Clear(ours func(chain string) bool) (cleared bool, err error) {
 					cleared = true
 				}
 			}
-			if errors.Is(err, errMoved) || errors.Is(err, unix.EAGAIN) {
+			if errors.Is(err, netlink.ErrMoved) || errors.Is(err, unix.EAGAIN) {
 				return nil // somebody writes there, and who verifies sees it
 			}
 			return err

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -23,7 +24,7 @@ func Counts() (map[string]uint64, error) {
 				return nil
 			}
 			_, entries, err := b.counted(fd, name, &left)
-			if errors.Is(err, errMoved) {
+			if errors.Is(err, netlink.ErrMoved) {
 				return nil // they are read again soon
 			}
 			if err != nil {

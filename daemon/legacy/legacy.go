@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -96,7 +97,7 @@ type Table struct {
 // always read whole, so that nothing can change in between. left is how many bytes may still be read.
 func (b blobs) appendTo(text []byte, left *int) ([]byte, error) {
 	err := b.eachTable(func(fd int, name string) error {
-		rules, err := b.settled(fd, name, left)
+		rules, err := netlink.Settled(func() (string, error) { return b.read(fd, name, left) })
 		if err != nil || rules == "" {
 			return err
 		}
@@ -132,20 +133,6 @@ func (b blobs) eachTable(fn func(fd int, name string) error) error {
 		}
 	}
 	return nil
-}
-
-// errMoved is returned for a table whose size changed while it was read.
-var errMoved = errors.New("the rules were changed while they were read")
-
-// settled reads a table, again where its size changed in between.
-func (b blobs) settled(fd int, name string, left *int) (rules string, err error) {
-	const tries = 10 // each takes far less time than a program needs to write rules again
-	for range tries {
-		if rules, err = b.read(fd, name, left); !errors.Is(err, errMoved) {
-			return rules, err
-		}
-	}
-	return "", fmt.Errorf("%w, %d times in a row: see what keeps writing rules in this namespace, and try again", errMoved, tries)
 }
 
 // tables returns the sorted names of the tables that exist.
@@ -210,7 +197,7 @@ func (b blobs) counted(fd int, name string, left *int) (info, entries []byte, er
 	binary.NativeEndian.PutUint32(table[entriesSize:], size)
 	err = b.get(fd, getEntries, table)
 	if errors.Is(err, unix.EAGAIN) { // the size has changed
-		return nil, nil, errMoved
+		return nil, nil, netlink.ErrMoved
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("IPT_SO_GET_ENTRIES: %w", err)

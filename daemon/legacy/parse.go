@@ -56,7 +56,7 @@ func Parse(text []byte) (all []Contents, err error) {
 		if text[0] == byte(blobs6.family) {
 			b = blobs6
 		}
-		var fields [2][]byte // the table's name, and what settled returned
+		var fields [2][]byte // the table's name, and what read returned
 		text = text[1:]
 		for i := range fields {
 			if len(text) < 4 || len(text)-4 < int(binary.BigEndian.Uint32(text)) {

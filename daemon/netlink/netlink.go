@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/rules"
 )
 
 // Timeout of an answer is generous: the kernel answers at once.
@@ -131,6 +133,40 @@ func Each(list []byte, fn func(kind uint16, value []byte)) error {
 		list = list[min(Aligned(length), len(list)):]
 	}
 	return nil
+}
+
+// Attribute returns the value of a list's first attribute of a kind; nil where there is none.
+func Attribute(list []byte, kind uint16) (found []byte) {
+	_ = Each(list, func(k uint16, value []byte) { // what cannot be read is not there
+		if k == kind && found == nil {
+			found = value
+		}
+	})
+	return found
+}
+
+// Family is a family's number for the kernel's sockets (AF_*), and for nf_tables (NFPROTO_*).
+func Family(f rules.Family) uint8 {
+	if f == rules.IPv6 {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+// ErrMoved is returned for what was changed during a reading, which then mixes two states.
+var ErrMoved = errors.New("it was changed while it was read")
+
+// Settled calls attempt until nothing changed during it.
+func Settled[T any](attempt func() (T, error)) (T, error) {
+	const tries = 10 // each takes far less time than a program needs to write rules again
+	for range tries {
+		result, err := attempt()
+		if !errors.Is(err, ErrMoved) {
+			return result, err
+		}
+	}
+	var none T
+	return none, fmt.Errorf("%w, %d times in a row: see what keeps writing in this namespace, and try again", ErrMoved, tries)
 }
 
 // Message is one of a packet.

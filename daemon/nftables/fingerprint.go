@@ -9,11 +9,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"hash"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 )
 
@@ -66,7 +65,7 @@ func (a *additions) look(fn func(s state, old []byte) error) error {
 		return err
 	}
 	defer c.close()
-	s, err := settled(func() (state, error) {
+	s, err := netlink.Settled(func() (state, error) {
 		c.forget()
 		return read(a.of(c))
 	})
@@ -105,22 +104,6 @@ func (s state) fingerprint(old []byte) string {
 	}
 	sum.add(old)
 	return sum.String()
-}
-
-// errMoved is returned where the rules were changed during a reading, which then mixes two states.
-var errMoved = errors.New("the rules were changed while they were read")
-
-// settled calls attempt until the rules did not change during it.
-func settled[T any](attempt func() (T, error)) (T, error) {
-	const tries = 10 // each takes far less time than a program needs to write rules again
-	for range tries {
-		result, err := attempt()
-		if !errors.Is(err, errMoved) {
-			return result, err
-		}
-	}
-	var none T
-	return none, fmt.Errorf("%w, %d times in a row: see what keeps writing rules in this namespace, and try again", errMoved, tries)
 }
 
 // digest hashes a list of fields, each preceded by its length, so that different lists have different input.

@@ -295,7 +295,7 @@ func TestFingerprintIsOfOneTransaction(t *testing.T) {
 			}
 		}
 		sum, err := fingerprintFrom(reader)
-		if errors.Is(err, errMoved) {
+		if errors.Is(err, netlink.ErrMoved) {
 			met++
 			err = nil
 		} else if err == nil && !known[sum] {
@@ -336,7 +336,7 @@ func (f *fake) ask(request uint16, _ byte, _ []byte) ([]message, error) {
 	if request != getGen {
 		f.calls += "d"
 		if f.moved--; f.moved >= 0 {
-			return nil, errMoved
+			return nil, netlink.ErrMoved
 		}
 		if request == getTables && !f.bare {
 			return []message{{family: unix.NFPROTO_IPV4, attributes: str(unix.NFTA_TABLE_NAME, "nat")}}, nil
@@ -371,7 +371,7 @@ func TestReadingIsRepeated(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			readings := 0
-			_, err := settled(func() (string, error) {
+			_, err := netlink.Settled(func() (string, error) {
 				readings++
 				tt.kernel.calls = ""
 				return fingerprintFrom(&tt.kernel)

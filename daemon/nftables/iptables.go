@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -34,12 +35,8 @@ var baseHooks = map[[2]string]hook{
 	{"filter", "OUTPUT"}:      {"filter", unix.NF_INET_LOCAL_OUT, 0, accept},
 }
 
-func nfFamily(f rules.Family) byte {
-	if f == rules.IPv6 {
-		return unix.NFPROTO_IPV6
-	}
-	return unix.NFPROTO_IPV4
-}
+// nfFamily is a family as nf_tables numbers it.
+func nfFamily(f rules.Family) byte { return netlink.Family(f) }
 
 // ip is the reverse of nfFamily, for an object of iptables.
 func (o object) ip() rules.Family {

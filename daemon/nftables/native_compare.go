@@ -104,7 +104,7 @@ func (n native) state() (s state, err error) {
 	}
 	elements := map[string][]message{} // by the set
 	for _, m := range messages[unix.NFT_MSG_NEWSETELEM] {
-		set := string(listOf(m))
+		set := string(netlink.Attribute(m.attributes, unix.NFTA_SET_ELEM_LIST_SET))
 		elements[set] = append(elements[set], m)
 	}
 	for _, set := range s.sets {
@@ -128,17 +128,6 @@ func unflag(list []byte) {
 		}
 		list = list[min(netlink.Aligned(length), len(list)):]
 	}
-}
-
-// listOf returns the name of the set whose elements a message holds.
-func listOf(m message) (set []byte) {
-	_ = eachAttribute(m.attributes, func(a attribute) error {
-		if a.kind == unix.NFTA_SET_ELEM_LIST_SET {
-			set = a.value
-		}
-		return nil
-	})
-	return set
 }
 
 // sent returns the changes of a batch as messages of the kernel, by their kind, without the flags that it does

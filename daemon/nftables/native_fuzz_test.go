@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -45,7 +46,7 @@ func (s sets) ask(request uint16, _ byte, _ []byte) ([]message, error) {
 
 // A set that goes away while it is read is a change, and nothing else that fails is.
 func TestSetsThatGoAway(t *testing.T) {
-	if _, _, err := readSets(sets{err: unix.ENOENT}); !errors.Is(err, errMoved) {
+	if _, _, err := readSets(sets{err: unix.ENOENT}); !errors.Is(err, netlink.ErrMoved) {
 		t.Errorf("got %v", err)
 	}
 	if _, _, err := readSets(sets{err: unix.EPERM}); !errors.Is(err, unix.EPERM) {

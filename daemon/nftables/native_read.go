@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // Requests for the sets of one table, and for what one of them holds.
@@ -29,7 +31,7 @@ const (
 	setCount  = 20 // NFTA_SET_COUNT
 )
 
-// readSets reads the sets of the native table and what they hold. It fails with errMoved where one of them
+// readSets reads the sets of the native table and what they hold. It fails with netlink.ErrMoved where one of them
 // went away meanwhile.
 func readSets(k kernel) (sets, elements []object, err error) {
 	var table wire
@@ -71,7 +73,7 @@ func heldBy(k kernel, set object) (object, error) {
 func askPart(k kernel, request uint16, family byte, attributes wire) ([]message, error) {
 	messages, err := k.ask(request, family, attributes)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, errMoved
+		return nil, netlink.ErrMoved
 	}
 	return messages, err
 }

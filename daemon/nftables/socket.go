@@ -95,7 +95,7 @@ func (c *netfilter) await() error {
 	return nil
 }
 
-// transact makes the changes of a batch, all or none, and fails with errMoved if the namespace is at another
+// transact makes the changes of a batch, all or none, and fails with netlink.ErrMoved if the namespace is at another
 // generation than the batch is for. The kernel acknowledges the last change only, or says which ones it does
 // not make.
 func (c *netfilter) transact(b *batch) error {
@@ -124,7 +124,7 @@ func (c *netfilter) transact(b *batch) error {
 		}
 		switch {
 		case errors.Is(no, unix.ERESTART): // the namespace is at another generation
-			return errMoved
+			return netlink.ErrMoved
 		case no != nil:
 			return b.refusal(int(seq-first), no)
 		case seq == last:
@@ -230,10 +230,10 @@ type answer struct {
 	interrupted bool // the tables changed during the dump, so that some of it may be missing
 }
 
-// result fails with errMoved where some of the answer may be missing.
+// result fails with netlink.ErrMoved where some of the answer may be missing.
 func (a *answer) result() ([]message, error) {
 	if a.interrupted {
-		return nil, errMoved
+		return nil, netlink.ErrMoved
 	}
 	return a.messages, nil
 }

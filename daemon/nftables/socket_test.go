@@ -76,7 +76,7 @@ func TestAnswer(t *testing.T) {
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("got %v, want %q", err, tt.err)
 			}
-			if messages, err := a.result(); errors.Is(err, errMoved) != tt.interrupted || len(messages) > 0 && tt.interrupted {
+			if messages, err := a.result(); errors.Is(err, netlink.ErrMoved) != tt.interrupted || len(messages) > 0 && tt.interrupted {
 				t.Errorf("the result is %d messages, %v", len(messages), err)
 			}
 			if len(a.messages) != tt.messages || a.done != tt.done || a.interrupted != tt.interrupted {

@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // Requests to nf_tables. This and the numbers below are from the kernel's
@@ -47,7 +49,7 @@ type kernel interface {
 	// await returns when no change of the tables is half done. Some kernels count a change before they make
 	// it and some after, so that the generation alone would not show that what was read is of two states.
 	await() error
-	// ask returns the messages that answer a request about a family, or all, or errMoved.
+	// ask returns the messages that answer a request about a family, or all, or netlink.ErrMoved.
 	ask(request uint16, family byte, attributes []byte) ([]message, error)
 	// reopen leaves an answer that was not read to its end.
 	reopen() error
@@ -69,21 +71,12 @@ func generationOf(k kernel) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var id []byte
 	for _, m := range messages {
-		if err := eachAttribute(m.attributes, func(a attribute) error {
-			if a.kind == unix.NFTA_GEN_ID {
-				id = a.value
-			}
-			return nil
-		}); err != nil {
-			return nil, err
+		if id := netlink.Attribute(m.attributes, unix.NFTA_GEN_ID); len(id) > 0 {
+			return id, nil
 		}
 	}
-	if len(id) == 0 {
-		return nil, errors.New("nf_tables does not say which generation its rules are of")
-	}
-	return id, nil
+	return nil, errors.New("nf_tables does not say which generation its rules are of")
 }
 
 // state is what nf_tables holds for a namespace at one generation, sorted: tables and chains by their names,
@@ -94,7 +87,7 @@ type state struct {
 	sets, elements        []object // of the native table, and what rules of others ask that nothing but netlink changes
 }
 
-// read returns a state that the namespace was in. It fails with errMoved where a change of the tables began
+// read returns a state that the namespace was in. It fails with netlink.ErrMoved where a change of the tables began
 // meanwhile.
 func read(k kernel) (state, error) {
 	var s state
@@ -137,7 +130,7 @@ func read(k kernel) (state, error) {
 		return s, err
 	}
 	if !bytes.Equal(s.generation, after) {
-		return s, errMoved
+		return s, netlink.ErrMoved
 	}
 	return s, nil
 }

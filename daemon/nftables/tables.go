@@ -13,6 +13,7 @@ import (
 	"fmt"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -73,7 +74,7 @@ func (t Tables) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan)
 			return err
 		}
 		defer c.close()
-		changed, err = settled(func() (bool, error) {
+		changed, err = netlink.Settled(func() (bool, error) {
 			c.forget()
 			return want.apply(c)
 		})

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/generate"
@@ -202,7 +203,7 @@ func TestOneTransaction(t *testing.T) {
 	for i := 0; i < 300 || len(seen) < 2 && i < 100_000; i++ {
 		reader.forget()
 		st, err := read(reader)
-		if errors.Is(err, errMoved) {
+		if errors.Is(err, netlink.ErrMoved) {
 			continue
 		}
 		if err != nil {
@@ -232,7 +233,7 @@ func TestOthersWriteMeanwhile(t *testing.T) {
 	s.Run(t, "nft", "add table inet others")
 	b := newBatch(st.generation)
 	b.newTable(2, "nat")
-	if err := c.transact(b); !errors.Is(err, errMoved) {
+	if err := c.transact(b); !errors.Is(err, netlink.ErrMoved) {
 		t.Errorf("got %v", err)
 	}
 	if text := s.Run(t, "nft", "list tables"); strings.Contains(text, "nat") {

@@ -24,9 +24,6 @@ const mostObjects = 16 << 10
 // ErrTooMuch is within the error about a namespace that holds more than is read.
 var ErrTooMuch = errors.New("somebody has put more into the pod's network namespace than meshnetd reads: take it out, or NET_ADMIN away from the pod")
 
-// errMoved is returned for a list that may be incomplete.
-var errMoved = errors.New("the list was changed while it was read")
-
 // asker asks about routes and changes them, by a socket that it opens with the first request. A request after one whose answer was
 // not read to its end gets a new one.
 type asker struct {
@@ -109,7 +106,7 @@ func (a *asker) answer(fn func(m []byte) error) (ended bool, err error) {
 			moved = moved || m.Flags&unix.NLM_F_DUMP_INTR != 0
 			if m.Ends() {
 				if err = m.Refusal(); err == nil && moved {
-					err = errMoved
+					err = netlink.ErrMoved
 				}
 				return true, err
 			}
@@ -124,13 +121,8 @@ func (a *asker) answer(fn func(m []byte) error) (ended bool, err error) {
 }
 
 // whole repeats a list until nothing changed while it was read. A missing family or table counts as an empty list.
-func whole(attempt func() error) (err error) {
-	const tries = 10
-	for range tries {
-		if err = attempt(); !errors.Is(err, errMoved) {
-			break
-		}
-	}
+func whole(attempt func() error) error {
+	_, err := netlink.Settled(func() (struct{}, error) { return struct{}{}, attempt() })
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -224,8 +216,8 @@ const (
 func (a *asker) listPolicies(f rules.Family) (found []policy, err error) {
 	err = whole(func() error {
 		found = nil
-		return a.list(unix.RTM_GETRULE, about(family(f), unix.SizeofRtMsg), func(m []byte) error {
-			p, ours, err := readPolicy(m, family(f))
+		return a.list(unix.RTM_GETRULE, about(netlink.Family(f), unix.SizeofRtMsg), func(m []byte) error {
+			p, ours, err := readPolicy(m, netlink.Family(f))
 			if ours {
 				found = append(found, p)
 			}
@@ -267,14 +259,14 @@ func readPolicy(m []byte, family uint8) (p policy, ours bool, err error) {
 
 // listLocalDefault reports whether a routing table has the route "local default dev lo".
 func (a *asker) listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
-	request := netlink.AppendNumber(about(family(r.Family), unix.SizeofRtMsg), unix.RTA_TABLE, uint32(r.Table))
+	request := netlink.AppendNumber(about(netlink.Family(r.Family), unix.SizeofRtMsg), unix.RTA_TABLE, uint32(r.Table))
 	err = whole(func() error {
 		routed = false
 		return a.list(unix.RTM_GETROUTE, request, func(m []byte) error {
 			if len(m) < unix.SizeofRtMsg {
 				return nil
 			}
-			if m[0] != family(r.Family) || m[rtType] != unix.RTN_LOCAL || m[rtDestination]|m[rtSource]|m[rtTOS] != 0 ||
+			if m[0] != netlink.Family(r.Family) || m[rtType] != unix.RTN_LOCAL || m[rtDestination]|m[rtSource]|m[rtTOS] != 0 ||
 				binary.NativeEndian.Uint32(m[rtFlags:])&unix.RTM_F_CLONED != 0 {
 				return nil
 			}
@@ -297,25 +289,21 @@ func (a *asker) listLocalDefault(r rules.PolicyRoute) (routed bool, err error) {
 
 // policyRule is a request about the policy rule.
 func policyRule(r rules.PolicyRoute) []byte {
-	m := about(family(r.Family), unix.SizeofRtMsg)
+	m := about(netlink.Family(r.Family), unix.SizeofRtMsg)
 	m[rtType] = unix.RTN_UNICAST // FR_ACT_TO_TBL
 	return netlink.AppendNumber(netlink.AppendNumber(m, unix.FRA_FWMARK, r.Mark), unix.FRA_TABLE, uint32(r.Table))
 }
 
 // localDefault is a request about the route, of whichever protocol where that is 0.
 func localDefault(r rules.PolicyRoute, protocol uint8) []byte {
-	m := about(family(r.Family), unix.SizeofRtMsg)
+	m := about(netlink.Family(r.Family), unix.SizeofRtMsg)
 	m[rtProtocol], m[rtScope], m[rtType] = protocol, unix.RT_SCOPE_HOST, unix.RTN_LOCAL
 	return netlink.AppendNumber(netlink.AppendNumber(m, unix.RTA_TABLE, uint32(r.Table)), unix.RTA_OIF, lo)
 }
 
 // onLo is a request about an address on lo.
 func onLo(prefix netip.Prefix) []byte {
-	f := uint8(unix.AF_INET)
-	if prefix.Addr().Is6() {
-		f = unix.AF_INET6
-	}
-	m := about(f, 4)
+	m := about(netlink.Family(rules.FamilyOf(prefix.Addr())), 4)
 	m[1] = uint8(prefix.Bits())
 	m = binary.NativeEndian.AppendUint32(m, lo)
 	ip := prefix.Addr().AsSlice()

@@ -163,13 +163,6 @@ func ipCommand(f rules.Family) string {
 	return "ip"
 }
 
-func family(f rules.Family) uint8 {
-	if f == rules.IPv6 {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
-
 // addRoute adds the policy rule and the route where they are missing. The kernel accepts the same policy rule twice, so it
 // is asked first, and a duplicate is taken out.
 func (h *Handle) addRoute(r rules.PolicyRoute) (changed bool, err error) {

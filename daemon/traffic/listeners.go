@@ -10,11 +10,10 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/meshnetd/meshnetd/daemon/conntrack"
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // listener is a TCP socket that waits for connections in the namespace.
@@ -45,7 +44,7 @@ func readListeners() ([]listener, error) {
 		binary.NativeEndian.PutUint32(body[4:], 1<<stateListen)
 		req.AddRawData(body)
 		messages, err := req.Execute(unix.NETLINK_SOCK_DIAG, unix.SOCK_DIAG_BY_FAMILY)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
 			return nil, fmt.Errorf("list the sockets that wait for connections (tcp_diag is needed): %w", err)
 		}
 		for _, m := range messages {
@@ -66,10 +65,10 @@ func parseListener(m []byte) (listener, bool) {
 		addr = netip.AddrFrom4([4]byte(m[8:12]))
 	}
 	l := listener{at: netip.AddrPortFrom(addr, binary.BigEndian.Uint16(m[4:])), cookie: binary.NativeEndian.Uint64(m[44:])}
-	if only := conntrack.Attribute(m[diagMessageSize:], diagOnly6); len(only) > 0 {
+	if only := netlink.Attribute(m[diagMessageSize:], diagOnly6); len(only) > 0 {
 		l.only6 = only[0] != 0
 	}
-	memory := conntrack.Attribute(m[diagMessageSize:], diagMemory)
+	memory := netlink.Attribute(m[diagMessageSize:], diagMemory)
 	if len(memory) < 4*(memoryDrops+1) {
 		return listener{}, false // the kernel does not count
 	}

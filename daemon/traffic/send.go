@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -53,12 +54,7 @@ func boundTo(fd int) (netip.AddrPort, error) {
 	return netip.AddrPort{}, errors.New("a socket of another family")
 }
 
-func domain(p rules.Packet) int {
-	if p.Family() == rules.IPv6 {
-		return unix.AF_INET6
-	}
-	return unix.AF_INET
-}
+func domain(p rules.Packet) int { return int(netlink.Family(p.Family())) }
 
 // sendRaw sends the bytes by a raw socket of the user and group. The owner match sees it as any other socket, and its packets
 // go through the same hooks.
