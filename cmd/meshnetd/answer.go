@@ -5,7 +5,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -138,11 +137,10 @@ func (one answer) ended() bool { return one.Verdict != nil && one.Verdict.Result
 // end prints what is left to print, and says how the command ends.
 func (a *answers) end() error {
 	if a.json {
-		out := json.NewEncoder(a.out)
-		out.SetIndent("", "  ")
-		if err := out.Encode(struct {
+		document := struct {
 			Pods []answer `json:"pods"`
-		}{append([]answer{}, a.all...)}); err != nil {
+		}{append([]answer{}, a.all...)}
+		if err := printDocument(a.out, document); err != nil {
 			return err
 		}
 	} else if len(a.all) == 0 {

@@ -51,6 +51,17 @@ func (a asking) read() (config.Config, error) {
 	return cfg, err
 }
 
+// manifest reads a pod that is asked about without a daemon, and the configuration that decides about it.
+func (a asking) manifest(c *cobra.Command, file string) (cfg config.Config, pod rules.Pod, err error) {
+	if *a.socket != "" {
+		return cfg, pod, errors.New("--socket is the daemon's, and -f goes without one")
+	}
+	if cfg, err = loadConfig(*a.config); err == nil {
+		pod, err = readPod(c, file)
+	}
+	return cfg, pod, err
+}
+
 // path returns where the daemon is to be asked.
 func (a asking) path() (string, error) {
 	cfg, err := a.read()

@@ -74,14 +74,8 @@ func (a asking) explanation(c *cobra.Command, file string, args []string) (x exp
 	switch {
 	case (file == "") != (len(args) == 1):
 		return x, errWhichPod
-	case file != "" && *a.socket != "":
-		return x, errors.New("--socket is the daemon's, and -f goes without one")
 	case file != "":
-		cfg, err := loadConfig(*a.config)
-		if err != nil {
-			return x, err
-		}
-		pod, err := readPod(c, file)
+		cfg, pod, err := a.manifest(c, file)
 		if err != nil {
 			return x, err
 		}

@@ -41,15 +41,6 @@ func metered(m *metrics.Metrics, record func(outcome.Outcome)) func(outcome.Outc
 	}
 }
 
-// stages are the names of the stages.
-func stages() []string {
-	var names []string
-	for _, stage := range outcome.Stages {
-		names = append(names, string(stage))
-	}
-	return names
-}
-
 // answered measures how long the runtime had to wait, and returns what it is told.
 func answered(m *metrics.Metrics, o outcome.Outcome, trigger lifecycle.Trigger) error {
 	m.Hook(metrics.Hook{Trigger: string(trigger), Result: string(o.Result)}, time.Since(o.Began))

@@ -66,7 +66,7 @@ func idle(t *testing.T) (*watch, *daemon.Enforcer, *metrics.Metrics) {
 	w := newWatch("iptables")
 	w.configured(config.Default())
 	e := daemon.New(policyOf(config.Default()), nil, "", func(outcome.Outcome) {})
-	return w, e, metrics.New("v1", stages(), func() metrics.State { return w.state(e, journal.NewQueue(t.Output())) })
+	return w, e, metrics.New("v1", texts(outcome.Stages[:]), func() metrics.State { return w.state(e, journal.NewQueue(t.Output())) })
 }
 
 func TestOutcomesAreCounted(t *testing.T) {
@@ -257,7 +257,7 @@ func TestLogFormats(t *testing.T) {
 // Recording an outcome of a pod outside the mesh, which every pod of the node pays.
 func BenchmarkRecord(b *testing.B) {
 	w := newWatch("iptables")
-	m := metrics.New("v1", stages(), func() metrics.State { return metrics.State{} })
+	m := metrics.New("v1", texts(outcome.Stages[:]), func() metrics.State { return metrics.State{} })
 	log, flush := outcome.Log(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)), func() {})
 	defer flush()
 	skipped := outcome.Outcome{Result: lifecycle.Skipped, Said: lifecycle.EventSkipped, Decision: rules.Decision{Mesh: "istio", Reason: rules.ReasonNotInjected}}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -144,7 +143,5 @@ func printJSON(c *cobra.Command, v explain.View) error {
 			document.Rules = append(document.Rules, jsonRule{set.Family.String(), r.Table, r.Chain, r.String(), r.Why})
 		}
 	}
-	encoder := json.NewEncoder(c.OutOrStdout())
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(document)
+	return printDocument(c.OutOrStdout(), document)
 }

@@ -84,7 +84,7 @@ func serve(ctx context.Context, file string, cfg config.Config, log *slog.Logger
 	}
 	defer locks.Close()
 	var enforcer *daemon.Enforcer
-	meter := metrics.New(buildVersion(), stages(), func() metrics.State { return watch.state(enforcer, queue) })
+	meter := metrics.New(buildVersion(), texts(outcome.Stages[:]), func() metrics.State { return watch.state(enforcer, queue) })
 	record, flush := outcome.Log(log, watch.lineLost)
 	enforcer = newEnforcer(cfg, host, locks, firewall, watch.counting(metered(meter, record)))
 	enforcer.StopSandbox = func(ctx context.Context, sandboxID string) error {

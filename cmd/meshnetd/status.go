@@ -124,10 +124,12 @@ func (s *selection) has(sb status.Sandbox) bool {
 }
 
 // outcomes are the states that a pod can be in.
-func outcomes() []string {
-	var all []string
-	for _, state := range lifecycle.States {
-		all = append(all, string(state))
+func outcomes() []string { return texts(lifecycle.States[:]) }
+
+func texts[T ~string](words []T) []string {
+	all := make([]string, len(words))
+	for i, word := range words {
+		all[i] = string(word)
 	}
 	return all
 }

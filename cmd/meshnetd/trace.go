@@ -105,14 +105,7 @@ func (a asking) scene(c *cobra.Command, file, pod string) (explain.Scene, error)
 }
 
 func (a asking) sceneOf(c *cobra.Command, file string) (explain.Scene, error) {
-	if *a.socket != "" {
-		return explain.Scene{}, errors.New("--socket is the daemon's, and -f goes without one")
-	}
-	cfg, err := loadConfig(*a.config)
-	if err != nil {
-		return explain.Scene{}, err
-	}
-	pod, err := readPod(c, file)
+	cfg, pod, err := a.manifest(c, file)
 	if err != nil {
 		return explain.Scene{}, err
 	}

@@ -126,12 +126,12 @@ func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error
 		}
 		chosen = []status.Sandbox{one}
 	}
-	look := verifyOne
+	look := judged(status.Verify)
 	switch {
 	case f.traffic:
 		look = sender(cfg)
 	case f.repair:
-		look = repairOne
+		look = judged(status.Repair)
 	}
 	for _, sb := range chosen {
 		ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
@@ -151,14 +151,11 @@ func (f verifyFlags) verifyPods(c *cobra.Command, name string, a *answers) error
 	return nil
 }
 
-func verifyOne(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
-	v, err := status.Verify(ctx, socket, sb.ID)
-	one.Verdict = &v
-	return err
-}
-
-func repairOne(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
-	v, err := status.Repair(ctx, socket, sb.ID)
-	one.Verdict = &v
-	return err
+// judged asks the daemon for its verdict about a sandbox.
+func judged(ask func(ctx context.Context, socket, id string) (status.Verdict, error)) func(context.Context, string, status.Sandbox, *answer) error {
+	return func(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
+		v, err := ask(ctx, socket, sb.ID)
+		one.Verdict = &v
+		return err
+	}
 }
