@@ -184,13 +184,11 @@ func judgeCapabilities(f Facts) []Finding {
 	}
 	source := fmt.Sprintf("/proc/%d/status", p.PID)
 	var missing []string
-	for number, name := range map[int]string{capNetAdmin: "CAP_NET_ADMIN", capSysAdmin: "CAP_SYS_ADMIN"} {
-		if p.Capabilities&(1<<number) == 0 {
-			missing = append(missing, name)
-		}
+	if p.Capabilities&(1<<capNetAdmin) == 0 {
+		missing = append(missing, "CAP_NET_ADMIN")
 	}
-	if len(missing) == 2 {
-		missing = []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN"}
+	if p.Capabilities&(1<<capSysAdmin) == 0 {
+		missing = append(missing, "CAP_SYS_ADMIN")
 	}
 	if len(missing) > 0 {
 		return []Finding{broken("daemon-capabilities", source, "The daemon lacks %s, and can write no rules.", strings.Join(missing, " and ")).

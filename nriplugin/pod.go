@@ -98,11 +98,11 @@ func length(texts []string) (bytes int) {
 
 // environment reads NAME=value; the last one of a name counts, as for most programs.
 func environment(list []string) map[string]string {
-	var env map[string]string
+	if len(list) == 0 {
+		return nil
+	}
+	env := make(map[string]string, len(list))
 	for _, variable := range list {
-		if env == nil {
-			env = make(map[string]string, len(list))
-		}
 		name, value, _ := strings.Cut(variable, "=")
 		env[name] = value
 	}

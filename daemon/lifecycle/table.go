@@ -2,6 +2,8 @@
 
 package lifecycle
 
+import "slices"
+
 // Table is what the daemon does with sandboxes.
 var Table = [...]Row{
 	// The work could not be done.
@@ -47,15 +49,15 @@ var Table = [...]Row{
 
 	// What it holds.
 	{"it is to be seen what it holds", func(f Facts) bool { return f.Holds == Unseen }, always(Step{Do: Look})},
-	{"of a mesh that was switched off, whose rules it keeps", func(f Facts) bool { return f.Want == WantFormer && f.holdsWhole() },
+	{"of a mesh that was switched off, whose rules it keeps", func(f Facts) bool { return f.Want == WantFormer && f.Holds.Kept() },
 		always(Step{Then: StateOutdated, Result: Protected, Event: EventOutdated})},
 	{"of a mesh that was switched off, and without its rules", wanted(WantFormer), skip(Step{})},
-	{"it runs although it must not, and has rules", func(f Facts) bool { return f.Want == WantReject && f.holdsWhole() },
+	{"it runs although it must not, and has rules", func(f Facts) bool { return f.Want == WantReject && f.Holds.Kept() },
 		always(Step{Then: StateOutdated, Result: Protected, Event: EventOutdated})},
 	{"it runs although it must not", wanted(WantReject),
 		always(Step{Then: StateUnprotected, Lack: Barred, Result: Refused, Event: EventUnprotected})},
 	{"its own init container wrote what it holds", func(f Facts) bool {
-		return f.Want == WantOwnInit && (f.Holds == Foreign || f.State == StateExempt && f.holdsWhole())
+		return f.Want == WantOwnInit && (f.Holds == Foreign || f.State == StateExempt && f.Holds.Kept())
 	}, skip(Step{Then: StateExempt})},
 	{"a container's name proves nothing", func(f Facts) bool {
 		return f.Want == WantOwnInit && (f.by(Takeover) || f.State == StatePending || f.State == StateExempt)
@@ -67,9 +69,9 @@ var Table = [...]Row{
 	// It is to hold its rules, and holds them.
 	{"its addresses changed", func(f Facts) bool { return f.State.Enrolled() && f.Moved && (f.Holds == Whole || f.Holds == Beside) },
 		write(EventReaddressed)},
-	{"a container said more", func(f Facts) bool { return f.otherPlan() && f.News && (f.holdsWhole() || f.Holds == Beside) }, write(EventRefined)},
+	{"a container said more", func(f Facts) bool { return f.otherPlan() && f.News && (f.Holds.Kept() || f.Holds == Beside) }, write(EventRefined)},
 	{"replaced as asked", func(f Facts) bool {
-		return f.otherPlan() && (f.holdsWhole() || f.Holds == Beside) || (f.by(ByHand) || f.replaces()) && f.Holds.enough()
+		return f.otherPlan() && (f.Holds.Kept() || f.Holds == Beside) || (f.by(ByHand) || f.replaces()) && f.Holds.enough()
 	}, always(Step{Do: Write, Then: StateProtected, Result: Protected, Event: EventProtected})},
 	{"it holds its rules", func(f Facts) bool { return f.Holds == Whole }, func(f Facts) Step { return f.found(f.whole()) }},
 	{"what it holds does what its rules do", func(f Facts) bool { return f.Holds.enough() },
@@ -196,14 +198,7 @@ func (f Facts) unproven() Step {
 	return step
 }
 
-func (f Facts) by(triggers ...Trigger) bool {
-	for _, t := range triggers {
-		if f.Trigger == t {
-			return true
-		}
-	}
-	return false
-}
+func (f Facts) by(triggers ...Trigger) bool { return slices.Contains(triggers, f.Trigger) }
 
 // gate reports whether a container waits that has no rules yet to rely on.
 func (f Facts) gate() bool { return f.by(SandboxStarted, ContainerCreated, ContainerStarted) }
@@ -215,9 +210,6 @@ func (f Facts) replaces() bool { return f.by(Takeover) && f.Replace }
 
 // otherPlan reports whether the sandbox has a plan, and another one is wanted.
 func (f Facts) otherPlan() bool { return f.State.Enrolled() && !f.Same }
-
-// holdsWhole reports whether what the namespace holds may stay.
-func (f Facts) holdsWhole() bool { return f.Holds.Kept() }
 
 // Kept reports whether a running pod keeps what it holds.
 func (h Holds) Kept() bool { return h == Whole || h.enough() }

@@ -99,7 +99,7 @@ func possible(f Facts) bool {
 // law is what must hold of every step, whatever the table looks like.
 func law(f Facts, s Step) string {
 	acts := s.Do == Write || s.Do == Clear
-	held := f.State.Enrolled() && f.holdsWhole()
+	held := f.State.Enrolled() && f.Holds.Kept()
 	refused := s.Result == Refused || s.Result == Failed
 	switch {
 	case s.Do.learns() && s != Step{Do: s.Do}:
@@ -114,7 +114,7 @@ func law(f Facts, s Step) string {
 		return "looked at before it is known what for"
 	case s.Do == Look && f.Holds != Unseen, s.Do == Decide && f.Want != Undecided, s.Do == Recall && f.Want == WantRules, s.Do == Doubt && f.Want != WantOwnInit:
 		return "the same is learned twice"
-	case s.Result == Protected && s.Do != Write && !f.holdsWhole():
+	case s.Result == Protected && s.Do != Write && !f.Holds.Kept():
 		return "protected by nothing"
 	case s.Do == Write && f.Want != WantRules, s.Do == Clear && f.Want != WantNone && f.Want != WantOwnInit:
 		return "written what nobody wants"
@@ -202,7 +202,7 @@ func dutyBy(f Facts, s Step) string {
 			return "a pod outside the mesh is not left alone"
 		}
 	case WantFormer, WantReject:
-		if f.by(Takeover) && f.holdsWhole() && !f.State.Enrolled() && s.Then != StateOutdated {
+		if f.by(Takeover) && f.Holds.Kept() && !f.State.Enrolled() && s.Then != StateOutdated {
 			return "a running pod loses its rules by a configuration"
 		}
 	case WantClash:
@@ -273,11 +273,11 @@ func truth(f Facts, s Step) string {
 			return "said to be readdressed"
 		}
 	case EventLate:
-		if !f.Ran || f.had() || f.holdsWhole() || s.Do != Write {
+		if !f.Ran || f.had() || f.Holds.Kept() || s.Do != Write {
 			return "said to be late"
 		}
 	case EventOutdated:
-		if s.Do != Finish || s.Then != StateOutdated || !f.holdsWhole() {
+		if s.Do != Finish || s.Then != StateOutdated || !f.Holds.Kept() {
 			return "said to be outdated and kept"
 		}
 	case EventSkipped:

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -145,10 +146,8 @@ func (n *Namespace) check(host []ID) error {
 		return fmt.Errorf("fstat: %w", err)
 	}
 	n.id = ID{Dev: st.Dev, Ino: st.Ino}
-	for _, id := range host {
-		if n.id == id {
-			return ErrHost
-		}
+	if slices.Contains(host, n.id) {
+		return ErrHost
 	}
 	users, err := n.Users()
 	if err != nil {
