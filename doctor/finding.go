@@ -68,42 +68,14 @@ const Schema = 1
 
 // judges are the checks, by group.
 var judges = []struct {
-	group string
-	judge func(Facts) []Finding
+	group  string
+	checks []func(Facts) []Finding
 }{
-	{"runtime", judgeRuntime},
-	{"runtime", judgeVersion},
-	{"runtime", judgeSettings},
-	{"runtime", judgeNRI},
-	{"runtime", judgeSocket},
-	{"runtime", judgeTimeouts},
-	{"runtime", judgePlugins},
-	{"gate", judgeValidator},
-	{"gate", judgeRequired},
-	{"gate", judgeNamespaces},
-	{"gate", judgeTolerance},
-	{"gate", judgeCanary},
-	{"kernel", judgeKernel},
-	{"kernel", judgeBackends},
-	{"kernel", judgeModules},
-	{"kernel", judgeIPTables},
-	{"kernel", judgeLegacy},
-	{"node", judgeHostNamespace},
-	{"node", judgePropagation},
-	{"node", judgeCNI},
-	{"node", judgeMultus},
-	{"node", judgeCNIPrograms},
-	{"node", judgeDaemons},
-	{"meshnetd", judgeConfig},
-	{"meshnetd", judgeLockdowns},
-	{"meshnetd", judgeRoot},
-	{"meshnetd", judgeDaemon},
-	{"meshnetd", judgeSession},
-	{"meshnetd", judgeKubelet},
-	{"meshnetd", judgeSkew},
-	{"meshnetd", judgeCapabilities},
-	{"meshnetd", judgeSandboxing},
-	{"meshnetd", judgeView},
+	{"runtime", []func(Facts) []Finding{judgeRuntime, judgeVersion, judgeSettings, judgeNRI, judgeSocket, judgeTimeouts, judgePlugins}},
+	{"gate", []func(Facts) []Finding{judgeValidator, judgeRequired, judgeNamespaces, judgeTolerance, judgeCanary}},
+	{"kernel", []func(Facts) []Finding{judgeKernel, judgeBackends, judgeModules, judgeIPTables, judgeLegacy}},
+	{"node", []func(Facts) []Finding{judgeHostNamespace, judgePropagation, judgeCNI, judgeMultus, judgeCNIPrograms, judgeDaemons}},
+	{"meshnetd", []func(Facts) []Finding{judgeConfig, judgeLockdowns, judgeRoot, judgeDaemon, judgeSession, judgeKubelet, judgeSkew, judgeCapabilities, judgeSandboxing, judgeView}},
 }
 
 // Judge says what the facts mean.
@@ -113,11 +85,13 @@ func Judge(f Facts) Report {
 		r.Counts[level] = 0
 	}
 	for _, j := range judges {
-		for _, finding := range j.judge(f) {
-			finding.Group = j.group
-			r.Findings = append(r.Findings, finding)
-			r.Counts[finding.Level]++
-			r.Level = worse(r.Level, finding.Level)
+		for _, check := range j.checks {
+			for _, finding := range check(f) {
+				finding.Group = j.group
+				r.Findings = append(r.Findings, finding)
+				r.Counts[finding.Level]++
+				r.Level = worse(r.Level, finding.Level)
+			}
 		}
 	}
 	return r
