@@ -179,6 +179,14 @@ type Selection struct {
 	Match []Match
 }
 
+// Ranges selects the prefixes of a family, as few as there can be, each by itself; why is a format for one.
+func Ranges(why string, prefixes []netip.Prefix, family Family, by func(netip.Prefix) Match) (all []Selection) {
+	for _, prefix := range MergePrefixes(OfFamily(prefixes, family)) {
+		all = append(all, Selection{fmt.Sprintf(why, prefix), []Match{by(prefix)}})
+	}
+	return all
+}
+
 // Block refuses the TCP connections over IPv6 that would be captured if the proxy spoke it. Where lookups by UDP are
 // captured, those over IPv6 are refused too, but for the ones of lookupsKept: the proxy's at least, or none are captured.
 // What stays in the pod, and connections that were let in or out before, are left alone.

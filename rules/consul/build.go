@@ -73,8 +73,8 @@ func (in Intent) outboundKept(family rules.Family) []rules.Selection {
 	for _, uid := range slices.Backward(rules.Unique(in.UIDsExclude)) {
 		kept = append(kept, rules.Selection{Why: fmt.Sprintf("user %d is excluded", uid), Match: []rules.Match{rules.OwnerUID(uid)}})
 	}
-	for _, prefix := range slices.Backward(rules.MergePrefixes(rules.OfFamily(in.RangesExclude, family))) {
-		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination(prefix)}})
+	for _, s := range slices.Backward(rules.Ranges("range %s is excluded", in.RangesExclude, family, rules.Destination)) {
+		kept = append(kept, s)
 	}
 	kept = append(kept, keptPorts("outbound", in.OutboundExclude)...)
 	return append(kept, rules.Selection{Why: "the proxy's own traffic never comes back to it", Match: []rules.Match{rules.OwnerUID(in.UID)}})

@@ -4,7 +4,6 @@ package istio
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -51,20 +50,14 @@ func (in Intent) outboundKept(protocol string) (kept []rules.Selection) {
 
 func (in Intent) blockedOutbound() rules.Blocked {
 	b := rules.Blocked{Kept: in.outboundKept(rules.TCP)}
-	ranges := func(prefixes []netip.Prefix, why string) (all []rules.Selection) {
-		for _, prefix := range ofFamily(prefixes, rules.IPv6) {
-			all = append(all, selection("range "+prefix.String()+why, rules.Destination(prefix)))
-		}
-		return all
-	}
-	b.Kept = append(b.Kept, ranges(in.OutboundExclude, " is excluded")...)
+	b.Kept = append(b.Kept, rules.Ranges("range %s is excluded", in.OutboundExclude, rules.IPv6, rules.Destination)...)
 	for _, ports := range merged(in.OutboundPorts) {
 		b.Captured = append(b.Captured, selection(fmt.Sprintf("outbound port %s belongs to the mesh", ports), to(ports)))
 	}
 	if in.OutboundAll {
 		b.Captured = append(b.Captured, selection("everything else belongs to the mesh"))
 	}
-	b.Captured = append(b.Captured, ranges(in.Outbound, " belongs to the mesh")...)
+	b.Captured = append(b.Captured, rules.Ranges("range %s belongs to the mesh", in.Outbound, rules.IPv6, rules.Destination)...)
 	return b
 }
 

@@ -106,17 +106,13 @@ func (b *builder) rerouteInterfaces() {
 			redirect(name)
 		}
 	}
-	for _, prefix := range ofFamily(b.Outbound, b.family) {
+	for _, prefix := range rules.MergePrefixes(rules.OfFamily(b.Outbound, b.family)) {
 		for _, name := range interfaces {
 			redirect(name, rules.Destination(prefix))
 		}
 	}
 	slices.Reverse(first)
 	b.Prepend(nat, prerouting, first...)
-}
-
-func ofFamily(prefixes []netip.Prefix, family rules.Family) []netip.Prefix {
-	return rules.MergePrefixes(rules.OfFamily(prefixes, family))
 }
 
 func (b *builder) dropInvalid() {
@@ -197,8 +193,8 @@ func (b *builder) outbound() {
 	}
 	b.Append(nat, chainOutput, "what stays on loopback is the app's own business", rules.Return,
 		rules.Destination(b.loopback))
-	for _, prefix := range ofFamily(b.OutboundExclude, b.family) {
-		b.Append(nat, chainOutput, "range "+prefix.String()+" is excluded", rules.Return, rules.Destination(prefix))
+	for _, s := range rules.Ranges("range %s is excluded", b.OutboundExclude, b.family, rules.Destination) {
+		b.Append(nat, chainOutput, s.Why, rules.Return, s.Match...)
 	}
 	for _, ports := range merged(b.OutboundPorts) {
 		b.Append(nat, chainOutput, fmt.Sprintf("outbound port %s is captured", ports), rules.Jump(chainRedirect),
@@ -207,9 +203,8 @@ func (b *builder) outbound() {
 	if b.OutboundAll {
 		b.Append(nat, chainOutput, "everything else is captured", rules.Jump(chainRedirect))
 	}
-	for _, prefix := range ofFamily(b.Outbound, b.family) {
-		b.Append(nat, chainOutput, "range "+prefix.String()+" is captured", rules.Jump(chainRedirect),
-			rules.Destination(prefix))
+	for _, s := range rules.Ranges("range %s is captured", b.Outbound, b.family, rules.Destination) {
+		b.Append(nat, chainOutput, s.Why, rules.Jump(chainRedirect), s.Match...)
 	}
 }
 

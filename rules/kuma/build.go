@@ -125,18 +125,12 @@ func (d Direction) captured() (all []rules.Selection) {
 
 func to(ports rules.PortRange) rules.Match { return rules.ToPorts(rules.TCP, ports) }
 
-func (in Intent) inboundKept(family rules.Family) (kept []rules.Selection) {
-	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.Inbound.RangeExclude, family)) {
-		kept = append(kept, rules.Selection{Why: "source " + prefix.String() + " is excluded", Match: []rules.Match{rules.Source(prefix)}})
-	}
-	return append(kept, in.Inbound.portsKept()...)
+func (in Intent) inboundKept(family rules.Family) []rules.Selection {
+	return append(rules.Ranges("source %s is excluded", in.Inbound.RangeExclude, family, rules.Source), in.Inbound.portsKept()...)
 }
 
-func (in Intent) outboundKept(family rules.Family) (kept []rules.Selection) {
-	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.Outbound.RangeExclude, family)) {
-		kept = append(kept, rules.Selection{Why: "range " + prefix.String() + " is excluded", Match: []rules.Match{rules.Destination(prefix)}})
-	}
-	return append(kept, in.Outbound.portsKept()...)
+func (in Intent) outboundKept(family rules.Family) []rules.Selection {
+	return append(rules.Ranges("range %s is excluded", in.Outbound.RangeExclude, family, rules.Destination), in.Outbound.portsKept()...)
 }
 
 func (d Direction) portsKept() (kept []rules.Selection) {

@@ -92,10 +92,7 @@ func (in *Intent) block() rules.Ruleset {
 	if in.GID != 0 {
 		out.Kept = append(out.Kept, rules.Selection{Why: "the proxy's own traffic", Match: []rules.Match{rules.OwnerGID(in.GID)}})
 	}
-	into := rules.Blocked{Kept: skipped("inbound", in.inboundSkips())}
-	for _, prefix := range rules.MergePrefixes(rules.OfFamily(in.SkipSources, rules.IPv6)) {
-		into.Kept = append(into.Kept, rules.Selection{Why: "source " + prefix.String() + " is skipped", Match: []rules.Match{rules.Source(prefix)}})
-	}
+	into := rules.Blocked{Kept: append(skipped("inbound", in.inboundSkips()), rules.Ranges("source %s is skipped", in.SkipSources, rules.IPv6, rules.Source)...)}
 	for _, port := range in.RedirectPorts {
 		into.Captured = append(into.Captured, rules.Selection{Why: fmt.Sprintf("port %d belongs to the mesh", port),
 			Match: []rules.Match{rules.DestinationPort(rules.TCP, port)}})

@@ -199,26 +199,19 @@ func (p Profile) inboundCaptured() []rules.Selection {
 
 func (p Profile) outboundExcluded(family rules.Family) []rules.Selection {
 	return append(byPorts(p.OutboundPortsExclude, "outbound ports %s are excluded"),
-		byRanges(p.OutboundExclude, family, "range %s is excluded")...)
+		rules.Ranges("range %s is excluded", p.OutboundExclude, family, rules.Destination)...)
 }
 
 func (p Profile) outboundCaptured(family rules.Family) []rules.Selection {
 	if len(p.Outbound)+len(p.OutboundPorts) == 0 {
 		return []rules.Selection{{Why: "everything else is captured"}}
 	}
-	return append(byPorts(p.OutboundPorts, "outbound ports %s are captured"), byRanges(p.Outbound, family, "range %s is captured")...)
+	return append(byPorts(p.OutboundPorts, "outbound ports %s are captured"), rules.Ranges("range %s is captured", p.Outbound, family, rules.Destination)...)
 }
 
 func byPorts(ports []rules.PortRange, why string) (all []rules.Selection) {
 	for _, list := range rules.PortLists(rules.MergePorts(ports)) {
 		all = append(all, rules.Selection{Why: fmt.Sprintf(why, mesh.List(list.Ports())), Match: []rules.Match{list}})
-	}
-	return all
-}
-
-func byRanges(prefixes []netip.Prefix, family rules.Family, why string) (all []rules.Selection) {
-	for _, prefix := range rules.MergePrefixes(rules.OfFamily(prefixes, family)) {
-		all = append(all, rules.Selection{Why: fmt.Sprintf(why, prefix), Match: []rules.Match{rules.Destination(prefix)}})
 	}
 	return all
 }
