@@ -5,12 +5,15 @@
 package conntrack_test
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/conntrack"
 	"github.com/meshnetd/meshnetd/daemon/netns"
@@ -53,9 +56,8 @@ func TestSeen(t *testing.T) {
 				t.Fatal(err)
 			}
 			pod.Run(t, "bash", "-ec", `for to in 10.9.0.2/8125 10.9.0.2/8126 fd00:9::2/8126; do echo >/dev/udp/$to; done
-ip neigh add 10.9.0.9 lladdr 02:00:00:00:00:09 dev eth0 # nobody answers: what is refused is forgotten at once
-for port in 5432 15012; do ! timeout 0.1 bash -c "echo >/dev/tcp/10.9.0.9/$port"; done`)
-			if err := ns.Do(ping); err != nil {
+ip neigh add 10.9.0.9 lladdr 02:00:00:00:00:09 dev eth0 # nobody answers: what is refused is forgotten at once`)
+			if err := ns.Do(func() error { return errors.Join(begin(t, 5432), begin(t, 15012), ping()) }); err != nil {
 				t.Fatal(err)
 			}
 			var got []string
@@ -73,6 +75,19 @@ for port in 5432 15012; do ! timeout 0.1 bash -c "echo >/dev/tcp/10.9.0.9/$port"
 			}
 		})
 	}
+}
+
+// begin sends the first packet of a connection that nobody answers.
+func begin(t *testing.T, port int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{10, 9, 0, 9}}); !errors.Is(err, unix.EINPROGRESS) {
+		return fmt.Errorf("connect to port %d: %w", port, err)
+	}
+	return nil
 }
 
 func ping() error {
