@@ -282,3 +282,19 @@ func BenchmarkCompare(b *testing.B) {
 		})
 	}
 }
+
+// Whoever has NET_ADMIN in a pod chooses how many names of interfaces rules have, and how many patterns of them: each is found by
+// itself, and each pattern's interfaces once.
+func TestThousandsOfInterfaces(t *testing.T) {
+	pod := effect.NewPod([]rules.Interface{{Name: "eth0"}})
+	const names = 16 << 10
+	for i := range names {
+		if name := fmt.Sprintf("%c%d", 'a'+i%2, i); pod.Interface(name).Empty() {
+			t.Fatal(name)
+		}
+	}
+	first := pod.Prefixed("a")
+	if again := testing.AllocsPerRun(1, func() { first = pod.Prefixed("a") }); again > 0 || first.Empty() {
+		t.Errorf("the same pattern takes %v pieces again", again)
+	}
+}

@@ -150,15 +150,23 @@ func (p *Pod) Interfaces(word string) Set {
 // Interface returns the number of the interface with that name.
 func (p *Pod) Interface(name string) Set { return Single(N(p.number(name))) }
 
-// Prefixed returns the numbers of the interfaces whose names begin so.
+// Prefixed returns the numbers of the interfaces whose names begin so, of those that are known by then. There may be thousands of
+// rules with the same prefix.
 func (p *Pod) Prefixed(prefix string) Set {
+	if set, known := p.prefixed[prefix]; known {
+		return set
+	}
 	var all []uint64
 	for i, name := range p.names {
 		if strings.HasPrefix(name, prefix) {
 			all = append(all, uint64(i))
 		}
 	}
-	return Values(all...)
+	if p.prefixed == nil {
+		p.prefixed = map[string]Set{}
+	}
+	p.prefixed[prefix] = Values(all...)
+	return p.prefixed[prefix]
 }
 
 // asked are the fields of packets that those of matches are about. A comment asks for none.

@@ -201,6 +201,8 @@ type Base struct {
 // Pod is what both sides have in common: the interfaces of a pod.
 type Pod struct {
 	names      []string // by their numbers: 0 is no interface, 1 is lo
+	numbers    map[string]uint64
+	prefixed   map[string]Set // what was answered
 	interfaces []numbered
 	others     Set // interfaces that packets come and go by, lo not among them
 }
@@ -217,7 +219,7 @@ var ownInterface = Single(N(loopback))
 
 // NewPod returns a pod with these interfaces.
 func NewPod(interfaces []rules.Interface) *Pod {
-	p := &Pod{names: []string{"", "lo"}}
+	p := &Pod{names: []string{"", "lo"}, numbers: map[string]uint64{"": none, "lo": loopback}}
 	var others []uint64
 	for _, i := range interfaces {
 		k := p.number(i.Name)
@@ -240,11 +242,12 @@ func NewPod(interfaces []rules.Interface) *Pod {
 
 // number returns an interface's number. An unknown name gets one too: the interface may come later.
 func (p *Pod) number(name string) uint64 {
-	if i := slices.Index(p.names, name); i >= 0 {
-		return uint64(i)
+	k, known := p.numbers[name]
+	if !known {
+		k = uint64(len(p.names))
+		p.names, p.numbers[name] = append(p.names, name), k
 	}
-	p.names = append(p.names, name)
-	return uint64(len(p.names) - 1)
+	return k
 }
 
 // Side is the rules of one family that packets of a pod can meet, and the routing that goes with them.
