@@ -7,22 +7,17 @@ package nftables
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/integration/nstest"
-	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // A connection that goes around a plan's rules, whatever chains of others are there, is never taken for one that they take.
 func TestKernelOfDrawnChains(t *testing.T) {
 	nstest.Require(t, "nft")
-	var b rules.Builder
-	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
-	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
-	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	plan, interfaces := redirected()
 	const proxy, draws = "127.0.0.1:9001", 30
 	for i := range uint64(draws) {
 		s := newSandbox(t) // where no connection of another draw comes late

@@ -16,13 +16,18 @@ import (
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
+// redirected is a plan that gives the proxy at port 9001 what is sent to port 80, and the interfaces it is for.
+func redirected() (rules.Plan, []rules.Interface) {
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
+	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	return rules.Plan{V4: b.Ruleset(rules.IPv4)}, interfaces
+}
+
 // What package effect says of the kernel: who gets a connection where chains of several tables are asked about it.
 func TestKernelOfSeveralTables(t *testing.T) {
 	nstest.Require(t, "nft")
-	var b rules.Builder
-	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
-	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
-	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	plan, interfaces := redirected()
 	const (
 		app, proxy, other = server + ":80", "127.0.0.1:9001", "127.0.0.1:9000"
 		ours              = "chain ours { type nat hook output priority -100; tcp dport 80 redirect to :9001; }\n"
@@ -80,10 +85,7 @@ func TestKernelOfSeveralTables(t *testing.T) {
 // A nat without an address is of both families, and one of the other family is passed over: what stands behind it is done.
 func TestKernelOfNatOfOtherFamilies(t *testing.T) {
 	nstest.Require(t, "nft")
-	var b rules.Builder
-	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 9001}, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80))
-	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
-	interfaces := []rules.Interface{{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr(client), netip.MustParseAddr(server)}}}
+	plan, interfaces := redirected()
 	to := func(w *wire, family uint32, address string) {
 		const addressAt, portAt = unix.NFT_REG32_00, unix.NFT_REG32_08
 		if address != "" {
