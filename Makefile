@@ -63,19 +63,20 @@ check: modules lint ## vet, lint, and all tests that need no runtime, the long o
 		for module in $(MODULES); do $(GO) test -C $$module $(TESTS) -short ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
-# of the others take three times as long. They mostly wait, beside others that mostly work. Labs have the machine for themselves, a
-# package at a time, and a daemon with the race detector.
+# of the others take three times as long. They mostly wait, beside others that mostly work. Packets and labs have the
+# machine for themselves, a package at a time, and labs a daemon with the race detector.
 RACING = ./cmd/... ./cri/... ./daemon ./daemon/fair ./daemon/netns ./daemon/cgroup ./daemon/recovered ./metrics/... ./nriplugin/... \
 	./status/... ./systemd/... ./integration/lab ./integration/faults ./integration/nstest ./integration/standin
 LABS = ./integration ./integration/faults/cmd
+ALONE = ./integration/packets $(LABS)
 TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test $(TESTS) -timeout 40m
 
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
-	@set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); labs=$$($(GO) list $(LABS)); \
-		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$labs"); \
+	@set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); alone=$$($(GO) list $(ALONE)); \
+		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$alone"); \
 		{ $(TEST) -p 2 -race $$racing; raced=$$?; $(GO) test -C $(PLUGIN) $(TESTS) -race ./... && exit $$raced; } >$(BUILD)/racing.json & \
 		$(TEST) -p 2 $$rest || failed=1; (cd packaging && $(TEST) ./...) || failed=1; wait $$! || failed=1; cat $(BUILD)/racing.json; \
-		$(TEST) -p 1 $$labs || failed=1; exit $$failed; } | $(REPORT)
+		$(TEST) -p 1 $$alone || failed=1; exit $$failed; } | $(REPORT)
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
@@ -189,7 +190,7 @@ PAIRS ?= 100000
 
 differential: deps ## send PAIRS random packets through random plans, and compare the kernel with the tracer
 	MESHNETD_REQUIRE=1 MESHNETD_EVERY_PAIR=1 MESHNETD_PAIRS=$(PAIRS) MESHNETD_DAMAGED=$(PAIRS) $(GO) test -v -count=1 -timeout 60m ./integration/differential
-	MESHNETD_REQUIRE=1 MESHNETD_EVERY_PAIR=1 $(GO) test -v -count=1 -timeout 60m -run TestConformanceAfterAnyOther ./integration
+	MESHNETD_REQUIRE=1 MESHNETD_EVERY_PAIR=1 $(GO) test -v -count=1 -timeout 60m -run TestConformanceAfterAnyOther ./integration/packets
 
 mutation: ## break every rule of every plan, and print how many of the breaks some packet notices
 	$(GO) run ./internal/mutation

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -59,7 +60,7 @@ func (m member) with(other member, name string) lab.PodSpec {
 // join runs the stand-in in its pod.
 func (m member) join(t *testing.T, pod *lab.Pod) {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: m.container, User: m.uid, Group: m.uid,
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: m.container, User: m.uid, Group: m.uid,
 		Env:  []string{"ISTIO_DUAL_STACK=true"}, // as the node has it; it is Istio's alone
 		Args: []string{"proxy", "--outbound", fmt.Sprint(m.outbound), "--inbound", fmt.Sprint(m.inbound)}})
 	if err != nil {
@@ -67,7 +68,7 @@ func (m member) join(t *testing.T, pod *lab.Pod) {
 	}
 	for _, port := range []int{m.outbound, m.inbound} {
 		addr := fmt.Sprintf("0.0.0.0:%d", port)
-		if _, err := c.WaitFor(within(t, time.Minute), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
+		if _, err := c.WaitFor(labtest.Within(t, time.Minute), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -76,7 +77,7 @@ func (m member) join(t *testing.T, pod *lab.Pod) {
 // caught sends a container's first packet, which must come to the pod's proxy.
 func (m member) caught(t *testing.T, pod *lab.Pod, target string) {
 	t.Helper()
-	reply, err := firstAct(within(t, time.Minute), pod, app, "tcp4", target)
+	reply, err := firstAct(labtest.Within(t, time.Minute), pod, app, "tcp4", target)
 	if err != nil || reply != "outbound original_dst="+target {
 		t.Errorf("%s: got %q %v", m.mesh, reply, err)
 	}
@@ -99,7 +100,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 	peer := runPod(t, l, "peer", nil)
 	pods := map[string]*lab.Pod{}
 	for _, m := range members() {
-		pod, err := l.RunPod(within(t, time.Minute), m.spec(m.mesh))
+		pod, err := l.RunPod(labtest.Within(t, time.Minute), m.spec(m.mesh))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +111,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 		}
 		m.caught(t, pod, "203.0.113.1:80")
 		target := address(pod, 0, 8080)
-		if reply, err := firstAct(within(t, time.Minute), peer, app, "tcp4", target); err != nil || reply != "inbound original_dst="+target {
+		if reply, err := firstAct(labtest.Within(t, time.Minute), peer, app, "tcp4", target); err != nil || reply != "inbound original_dst="+target {
 			t.Errorf("%s, inbound: got %q %v", m.mesh, reply, err)
 		}
 	}
@@ -128,7 +129,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 
 	daemon.Kill()
 	late := members()[3]
-	missed, err := l.RunPod(within(t, time.Minute), late.spec("missed"))
+	missed, err := l.RunPod(labtest.Within(t, time.Minute), late.spec("missed"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +149,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 
 	for _, two := range [][2]member{{members()[0], members()[3]}, {members()[2], members()[4]}} {
 		name := two[0].mesh + "-" + two[1].mesh
-		_, err := l.RunPod(within(t, time.Minute), two[0].with(two[1], name))
+		_, err := l.RunPod(labtest.Within(t, time.Minute), two[0].with(two[1], name))
 		want := two[0].mesh + " and " + two[1].mesh + " claim the pod"
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", name, err)
@@ -163,7 +164,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 func saysEachMesh(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	socket := filepath.Join(l.Dir(), "meshnetd.sock")
-	s, err := status.Read(within(t, time.Minute), socket)
+	s, err := status.Read(labtest.Within(t, time.Minute), socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +174,7 @@ func saysEachMesh(t *testing.T, l *lab.Lab) {
 			t.Errorf("%s: status has %+v", m.mesh, s.Sandboxes)
 			continue
 		}
-		x, err := status.Explain(within(t, time.Minute), socket, s.Sandboxes[i].ID)
+		x, err := status.Explain(labtest.Within(t, time.Minute), socket, s.Sandboxes[i].ID)
 		if err != nil || x.Mesh != m.mesh || len(x.Settings) == 0 || len(x.Steps) < len(members()) {
 			t.Errorf("%s: explained %v by %q in %q", m.mesh, err, x.Mesh, x.Steps)
 		}

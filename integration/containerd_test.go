@@ -16,6 +16,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/nriplugin"
 )
 
@@ -74,7 +75,7 @@ func firstConnections(t *testing.T, l *lab.Lab, pods, atOnce int, target string)
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			ctx := within(t, 2*time.Minute)
+			ctx := labtest.Within(t, 2*time.Minute)
 			reply, err := func() (string, error) {
 				pod, err := l.RunPod(ctx, lab.PodSpec{Name: fmt.Sprintf("meshed-%d", i), Annotations: injected()})
 				if err != nil {
@@ -137,7 +138,7 @@ func TestTrafficOfRealPods(t *testing.T) {
 				if strings.HasPrefix(a.to, "[") {
 					network = "tcp6"
 				}
-				reply, err := firstAct(within(t, time.Minute), a.from, a.uid, network, a.to)
+				reply, err := firstAct(labtest.Within(t, time.Minute), a.from, a.uid, network, a.to)
 				if err != nil || !strings.HasPrefix(reply, a.want) {
 					t.Errorf("got %q %v, want %q", reply, err, a.want)
 				}
@@ -148,7 +149,7 @@ func TestTrafficOfRealPods(t *testing.T) {
 			t.Errorf("a pod outside the mesh has rules:\n%s", text)
 		}
 		for name, annotations := range map[string]map[string]string{"host": nil, "host-injected": injected()} {
-			pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
+			pod, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
 			if err != nil {
 				t.Fatalf("a hostNetwork pod is refused: %v", err)
 			}
@@ -174,7 +175,7 @@ func hostRules(t *testing.T) string {
 	t.Helper()
 	var all []string
 	for _, kind := range []string{"-nft", "-legacy"} {
-		all = append(all, shown(t, "/proc/thread-self/ns/net", kind)...)
+		all = append(all, labtest.Shown(t, "/proc/thread-self/ns/net", kind)...)
 	}
 	out, err := exec.Command("sh", "-ec", "ip rule; ip -6 rule; ip -o addr show dev lo").Output()
 	if err != nil {
@@ -191,12 +192,12 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		spec := lab.PodSpec{Name: "web", UID: "1234", Annotations: injected(key, "10.0.0.0/8,10.1.0.0")}
 		for attempt := range uint32(2) { // kubelet tries again and again
 			spec.Attempt = attempt
-			pod, err := l.RunPod(within(t, time.Minute), spec)
+			pod, err := l.RunPod(labtest.Within(t, time.Minute), spec)
 			what := "pod"
 			if err == nil && l.Runtime().RefusesLate() {
 				what = "container app of pod"
-				_, err = pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app"})
-				if err := pod.Remove(within(t, time.Minute)); err != nil {
+				_, err = pod.CreateContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "app"})
+				if err := pod.Remove(labtest.Within(t, time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -207,7 +208,7 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 		}
 		daemon.event(t, "pod_blocked", "default/web")
 		spec.Attempt, spec.Annotations = 2, injected(key, "10.0.0.0/8")
-		pod, err := l.RunPod(within(t, time.Minute), spec)
+		pod, err := l.RunPod(labtest.Within(t, time.Minute), spec)
 		if err != nil {
 			t.Fatalf("mended: %v", err)
 		}
@@ -236,7 +237,7 @@ func TestDaemonRestarted(t *testing.T) {
 		}
 		second.event(t, "pod_late", "default/missed")
 		runProxy(t, missed)
-		reply, err := firstAct(within(t, time.Minute), missed, app, "tcp4", "203.0.113.7:80")
+		reply, err := firstAct(labtest.Within(t, time.Minute), missed, app, "tcp4", "203.0.113.7:80")
 		if err != nil || reply != "outbound original_dst=203.0.113.7:80" {
 			t.Errorf("got %q %v", reply, err)
 		}
@@ -251,7 +252,7 @@ func TestRuntimeRestarted(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		daemon := runDaemon(t, l)
 		for round := range 2 {
-			if err := l.Restart(within(t, time.Minute)); err != nil {
+			if err := l.Restart(labtest.Within(t, time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			connected := 0
@@ -268,7 +269,7 @@ func TestRuntimeRestarted(t *testing.T) {
 				t.Errorf("no rules after a restart of the runtime:\n%s", text)
 			}
 		}
-		said, err := l.CRI().Version(within(t, time.Minute), &criv1.VersionRequest{})
+		said, err := l.CRI().Version(labtest.Within(t, time.Minute), &criv1.VersionRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -278,6 +279,22 @@ func TestRuntimeRestarted(t *testing.T) {
 		identified, err := nriplugin.Identify(said.GetRuntimeName(), said.GetRuntimeVersion())
 		if r := l.Runtime(); err != nil || identified.Validates != r.Validates() || identified.TellsUser != r.TellsUser() || identified.RefuseLate != r.RefusesLate() {
 			t.Errorf("the version table says of %s %+v, %v", r, identified, err)
+		}
+	})
+}
+
+// In a pod that the runtime starts, istio-validation comes before the proxy, and ends well.
+func TestIstioValidationInAPod(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
+		runDaemon(t, l, `proxy_identity = "off"`) // the stand-in has words of its own
+		pod := runPod(t, l, "web", injected())
+		c, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", Args: []string{"validate"}, User: proxy, Group: proxy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, err := c.Wait(labtest.Within(t, time.Minute)); err != nil || code != 0 {
+			events, _ := c.Events()
+			t.Errorf("ends with %d, %v: %+v", code, err, events)
 		}
 	})
 }

@@ -142,7 +142,7 @@ func diagnose(t *testing.T, l *lab.Lab, args ...string) diagnosis {
 	file := filepath.Join(t.TempDir(), "meshnetd.toml")
 	write(t, file, fmt.Sprintf("nri.socket = %q\nnri.required = true\ncri_socket = %q\nstatus_socket = %q\n",
 		l.NRISocket(), l.Socket(), filepath.Join(l.Dir(), "meshnetd.sock")))
-	cmd := exec.CommandContext(within(t, time.Minute), program, append([]string{"doctor", "--json", "--config", file}, args...)...)
+	cmd := exec.CommandContext(labtest.Within(t, time.Minute), program, append([]string{"doctor", "--json", "--config", file}, args...)...)
 	var failed strings.Builder
 	cmd.Stderr = &failed
 	out, err := cmd.Output()
@@ -198,7 +198,7 @@ func nothingLeft(t *testing.T, l *lab.Lab) {
 	if len(sandboxes.GetItems())+len(containers.GetContainers()) > 0 {
 		t.Errorf("left: %v %v", sandboxes.GetItems(), containers.GetContainers())
 	}
-	err = lab.Poll(within(t, time.Minute), func() (bool, error) {
+	err = lab.Poll(labtest.Within(t, time.Minute), func() (bool, error) {
 		left, err := filepath.Glob(filepath.Join(l.Dir(), "state", "io.containerd.grpc.v1.cri", "netns", "*"))
 		if len(left) > 0 && t.Context().Err() == nil {
 			return false, err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // Many lookups, twenty at once, half of which the proxy answers and half of which it asks upstream: none is lost,
@@ -82,7 +83,7 @@ func (s *scene) asked(t *testing.T, network string) tally {
 func (s *scene) expectAsked(t *testing.T, network string, want tally) {
 	t.Helper()
 	var have tally
-	err := lab.Poll(within(t, time.Minute), func() (bool, error) {
+	err := lab.Poll(labtest.Within(t, time.Minute), func() (bool, error) {
 		have = s.asked(t, network)
 		return have == want, nil
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
 )
@@ -33,18 +34,20 @@ func lastingConnections(t *testing.T, s *scene) {
 	}
 	streams = append(streams, startStream(t, s.web, service, "app"))
 	streams.carryOn(t)
-	r := replacing{t: t, firewall: firewallOf(t, s.backend)}
+	firewall := labtest.Firewall(t, s.backend)
 	ns, err := netns.Open(s.web.NetNS(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ns.Close()
 	own, other := s.plan(t, ""), s.plan(t, "19091")
-	if changed, err := r.firewall.Apply(t.Context(), ns, own); err != nil || changed {
+	if changed, err := firewall.Apply(t.Context(), ns, own); err != nil || changed {
 		t.Fatalf("this is not the plan that meshnetd wrote: changed %t, %v", changed, err)
 	}
 	for i := range replacements {
-		r.apply(ns, []rules.Plan{other, own}[i%2])
+		if changed, err := firewall.Apply(t.Context(), ns, []rules.Plan{other, own}[i%2]); err != nil || !changed {
+			t.Fatalf("changed %t, %v", changed, err)
+		}
 		streams.carryOn(t)
 	}
 	s.refine(t)
@@ -83,7 +86,7 @@ func (s *scene) refine(t *testing.T) {
 	}
 	spec := s.proxySpec
 	spec.Attempt, spec.Env = 1, append(spec.Env, "INVALID_DROP=true")
-	if _, err := s.web.CreateContainer(within(t, time.Minute), spec); err != nil {
+	if _, err := s.web.CreateContainer(labtest.Within(t, time.Minute), spec); err != nil {
 		t.Fatal(err)
 	}
 	if text := s.written(t); !strings.Contains(text, drop) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // scene is a pod of the mesh with an app and a proxy that carries its traffic, and a pod outside the mesh with
@@ -109,7 +110,7 @@ func everyAddress(ports ...int) []string {
 // run runs a container, and returns when the TCP listeners of its arguments are open.
 func (s *scene) run(t *testing.T, pod *lab.Pod, spec lab.ContainerSpec) *lab.Container {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, time.Minute), spec)
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func (s *scene) listening(t *testing.T, c *lab.Container, network string, addrs 
 
 func (s *scene) wait(t *testing.T, c *lab.Container, what string, match func(lab.Event) bool) lab.Event {
 	t.Helper()
-	e, err := c.WaitFor(within(t, time.Minute), match)
+	e, err := c.WaitFor(labtest.Within(t, time.Minute), match)
 	if err != nil {
 		t.Fatalf("no %s: %v", what, err)
 	}
@@ -215,7 +216,7 @@ func (s *scene) nobodyGotAround(t *testing.T) {
 	t.Helper()
 	var problems []string
 	// What a container writes is read a little later.
-	err := lab.Poll(within(t, time.Minute), func() (bool, error) {
+	err := lab.Poll(labtest.Within(t, time.Minute), func() (bool, error) {
 		problems = s.around(t)
 		return len(problems) == 0, nil
 	})

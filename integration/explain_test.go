@@ -103,7 +103,7 @@ func TestExplainAndTraceARunningPod(t *testing.T) {
 		if out := ask(args...); !strings.HasSuffix(out, "\nends: "+tt.end+"\n") {
 			t.Errorf("%v says\n%s\nwant %s", args, out, tt.end)
 		}
-		reply, err := firstAct(within(t, time.Minute), from, tt.uid, "tcp4", tt.to)
+		reply, err := firstAct(labtest.Within(t, time.Minute), from, tt.uid, "tcp4", tt.to)
 		if err != nil || !strings.HasPrefix(reply, tt.reply) {
 			t.Errorf("%v: the real one reaches %q, %v; want %q", args, reply, err, tt.reply)
 		}

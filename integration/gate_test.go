@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 func flush(t *testing.T, pod *lab.Pod) {
@@ -30,7 +31,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 		spec := proxyContainer
 		spec.User, spec.Group = 1000719999, 1000719999 // as OpenShift gives them
 		spec.Env = append(spec.Env, "ISTIO_META_DNS_CAPTURE=true", "INVALID_DROP=true")
-		if _, err := pod.RunContainer(within(t, time.Minute), spec); err != nil {
+		if _, err := pod.RunContainer(labtest.Within(t, time.Minute), spec); err != nil {
 			t.Fatal(err)
 		}
 		daemon.event(t, "pod_refined", "default/web")
@@ -63,7 +64,7 @@ func TestProxyRefinesThePod(t *testing.T) {
 		}
 		runContainer(t, pod, "app", "pause")
 		spec.Attempt = 1 // the proxy is restarted
-		if _, err := pod.RunContainer(within(t, time.Minute), spec); err != nil {
+		if _, err := pod.RunContainer(labtest.Within(t, time.Minute), spec); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -75,7 +76,7 @@ func TestValidationRefinesThePod(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
 		daemon := runDaemon(t, l, "istio.outbound_port = 16001", "istio.inbound_port = 16006")
 		pod := runPod(t, l, "web", injected())
-		if _, err := pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
+		if _, err := pod.CreateContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", User: 2000, Group: 2000,
 			Args: []string{"istio-iptables", "-p", "16001", "-z", "16006", "-u", "2000", "-g", "2000", "--run-validation", "--skip-rule-apply"}}); err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +97,7 @@ func TestGatewayLosesItsRules(t *testing.T) {
 		pod := runPod(t, l, "gateway", injected())
 		spec := proxyContainer
 		spec.Args = []string{"proxy", "router"}
-		if _, err := pod.CreateContainer(within(t, time.Minute), spec); err != nil {
+		if _, err := pod.CreateContainer(labtest.Within(t, time.Minute), spec); err != nil {
 			t.Fatal(err)
 		}
 		daemon.event(t, "pod_refined", "default/gateway")
@@ -143,7 +144,7 @@ func TestAuthorLoosensAfterInjection(t *testing.T) {
 
 func refusedToLoosen(t *testing.T, pod *lab.Pod, spec lab.ContainerSpec) {
 	t.Helper()
-	_, err := pod.CreateContainer(within(t, time.Minute), spec)
+	_, err := pod.CreateContainer(labtest.Within(t, time.Minute), spec)
 	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+spec.Name+" of pod default/web") || !strings.Contains(err.Error(), "may_loosen") {
 		t.Errorf("%q, %q: %v", spec.Args, spec.Env, err)
 	}
@@ -154,7 +155,7 @@ func TestProxyIdentityIsRefused(t *testing.T) {
 	l := startLab(t, lab.Runtimes()[0])
 	daemon := runDaemon(t, l)
 	pod := runPod(t, l, "web", injected())
-	_, err := pod.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: proxy})
+	_, err := pod.CreateContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: proxy})
 	if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container app of pod default/web") {
 		t.Errorf("got %v", err)
 	}
@@ -181,18 +182,18 @@ func TestImpostorsAreRefused(t *testing.T) {
 		{Name: "linkerd-network-validator", Args: attempt, User: proxy, Group: app},
 		{Name: "setgid", Args: append([]string{"setgid", fmt.Sprint(proxy)}, attempt...), User: app, Group: app, Groups: []int64{proxy}},
 	} {
-		_, err := pod.RunContainer(within(t, time.Minute), spec)
+		_, err := pod.RunContainer(labtest.Within(t, time.Minute), spec)
 		if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+spec.Name+" of pod default/web") {
 			t.Errorf("%s: got %v", spec.Name, err)
 		}
 	}
 	daemon.event(t, "pod_blocked", "default/web")
 	runProxy(t, pod)
-	c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: append(attempt, "--exit"), User: app, Group: app, Groups: []int64{1336}})
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "app", Args: append(attempt, "--exit"), User: app, Group: app, Groups: []int64{1336}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, err := c.WaitEvent(within(t, time.Minute), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
+	if e, err := c.WaitEvent(labtest.Within(t, time.Minute), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
 		t.Errorf("an honest container reached %q, %v", e.Reply, err)
 	}
 }
@@ -210,11 +211,11 @@ func TestSetgidFilesGoAround(t *testing.T) {
 		if name == "setgid" {
 			args = append([]string{"setgid", fmt.Sprint(proxy)}, args...)
 		}
-		c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app, Groups: []int64{proxy}})
+		c, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app, Groups: []int64{proxy}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e, err := c.WaitEvent(within(t, time.Minute), "connected"); err != nil || !strings.HasPrefix(e.Reply, want) {
+		if e, err := c.WaitEvent(labtest.Within(t, time.Minute), "connected"); err != nil || !strings.HasPrefix(e.Reply, want) {
 			t.Errorf("%s reached %q, %v", name, e.Reply, err)
 		}
 	}
@@ -225,7 +226,7 @@ func TestImagesOfProxies(t *testing.T) {
 	l := startLab(t, lab.Containerd24)
 	runDaemon(t, l, `proxy_images = ["registry.example/istio/proxyv2:*"]`)
 	pod := runPod(t, l, "web", injected())
-	if _, err := pod.CreateContainer(within(t, time.Minute), proxyContainer); err == nil || !strings.Contains(err.Error(), "is none of proxy_images") {
+	if _, err := pod.CreateContainer(labtest.Within(t, time.Minute), proxyContainer); err == nil || !strings.Contains(err.Error(), "is none of proxy_images") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -243,7 +244,7 @@ annotation = "traffic.sidecar.istio.io/excludeOutboundPorts"
 allow = ["5432", "9000-9100"]`)
 	const key = "traffic.sidecar.istio.io/excludeOutboundPorts"
 	run := func(namespace, name, value string) (*lab.Pod, error) {
-		return l.RunPod(within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name, Annotations: injected(key, value)})
+		return l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name, Annotations: injected(key, value)})
 	}
 	if pod, err := run("shop", "allowed", "5432,9050"); err != nil || !strings.Contains(saved(t, pod), "--dport 9050 -j RETURN") {
 		t.Errorf("what is allowed: %v", err)
@@ -284,17 +285,17 @@ func TestNoContainerAfterAFlush(t *testing.T) {
 	runProxy(t, pod)
 	flush(t, pod)
 	spec := lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: app, Group: app}
-	if _, err := pod.CreateContainer(within(t, time.Minute), spec); err == nil || !strings.Contains(err.Error(), "the sandbox has lost its rules") {
+	if _, err := pod.CreateContainer(labtest.Within(t, time.Minute), spec); err == nil || !strings.Contains(err.Error(), "the sandbox has lost its rules") {
 		t.Errorf("got %v", err)
 	}
 	daemon.event(t, "pod_blocked", "default/web")
 	const target = "203.0.113.7:80"
 	spec.Attempt, spec.Args = 1, []string{"connect", "tcp4", target, "--exit"} // as the kubelet does
-	c, err := pod.RunContainer(within(t, time.Minute), spec)
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), spec)
 	if err != nil {
 		t.Fatalf("the next try: %v", err)
 	}
-	if e, err := c.WaitEvent(within(t, time.Minute), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
+	if e, err := c.WaitEvent(labtest.Within(t, time.Minute), "connected"); err != nil || e.Reply != "outbound original_dst="+target {
 		t.Errorf("the next try reached %q, %v", e.Reply, err)
 	}
 	daemon.event(t, "drift_repaired", "default/web")
@@ -309,7 +310,7 @@ func TestLatePodIsStopped(t *testing.T) {
 		daemon.event(t, "pod_stopped", "default/running")
 		daemon.event(t, "pod_protected", "default/waiting")
 		for pod, want := range map[*lab.Pod]bool{running: false, waiting: true} {
-			if ready, err := pod.Ready(within(t, time.Minute)); err != nil || ready != want {
+			if ready, err := pod.Ready(labtest.Within(t, time.Minute)); err != nil || ready != want {
 				t.Errorf("%s: ready %v, %v", pod.Spec.Name, ready, err)
 			}
 		}
@@ -352,7 +353,7 @@ func TestUserNamespacedPod(t *testing.T) {
 	l := startLab(t, lab.Runtimes()[0])
 	host := hostRules(t)
 	daemon := runDaemon(t, l)
-	web, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "web", UserNS: true, Annotations: injected()})
+	web, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: "web", UserNS: true, Annotations: injected()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +361,7 @@ func TestUserNamespacedPod(t *testing.T) {
 		t.Errorf("its rules were written by %s", line.Backend)
 	}
 	for name, id := range map[string]int64{"istio-proxy": 2000, "app": app} {
-		if _, err := web.CreateContainer(within(t, time.Minute), lab.ContainerSpec{Name: name, Args: proxyContainer.Args, User: id, Group: id, Env: proxyContainer.Env}); err != nil {
+		if _, err := web.CreateContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: name, Args: proxyContainer.Args, User: id, Group: id, Env: proxyContainer.Env}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

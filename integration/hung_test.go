@@ -35,7 +35,7 @@ func TestHungDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Kill(daemon.PID(), syscall.SIGCONT) })
-	_, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "first"})
+	_, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: "first"})
 	if err != nil && !strings.Contains(err.Error(), "plugin 95-meshnetd failed to handle RunPodSandbox") {
 		t.Errorf("the pod that it was asked about: %v", err)
 	}
@@ -48,7 +48,7 @@ func TestHungDaemon(t *testing.T) {
 	if err := syscall.Kill(daemon.PID(), syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.Poll(within(t, time.Minute), func() (bool, error) {
+	if err := lab.Poll(labtest.Within(t, time.Minute), func() (bool, error) {
 		return strings.Count(daemon.Log(), `"event":"nri_connected"`) == 2, nil
 	}); err != nil {
 		t.Fatalf("it is not connected again: %v\n%s", err, daemon.Log())

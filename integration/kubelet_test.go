@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/podsapi"
 )
 
@@ -32,7 +33,7 @@ func TestProxyIdentityByTheKubelet(t *testing.T) {
 		t.Cleanup(kubelet.Stop)
 		daemon := runDaemon(t, l, fmt.Sprintf("kubelet.pods_api = %q", kubelet.Socket))
 		daemon.wait(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
-		pod, err := l.RunPod(within(t, time.Minute), spec)
+		pod, err := l.RunPod(labtest.Within(t, time.Minute), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,13 +41,13 @@ func TestProxyIdentityByTheKubelet(t *testing.T) {
 			t.Errorf("the first rules are not by the proxy's user:\n%s", text)
 		}
 		for _, refused := range []lab.ContainerSpec{impostor, member} {
-			_, err := pod.RunContainer(within(t, time.Minute), refused)
+			_, err := pod.RunContainer(labtest.Within(t, time.Minute), refused)
 			if err == nil || !strings.Contains(err.Error(), "meshnetd refuses container "+refused.Name+" of pod default/web") {
 				t.Errorf("%s: %v", refused.Name, err)
 			}
 		}
 		for _, runs := range []lab.ContainerSpec{honest, sidecar} {
-			if _, err := pod.RunContainer(within(t, time.Minute), runs); err != nil {
+			if _, err := pod.RunContainer(labtest.Within(t, time.Minute), runs); err != nil {
 				t.Error(err)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/podsapi"
 )
 
@@ -25,7 +26,7 @@ func TestFromReportToEnforce(t *testing.T) {
 	outside := runPod(t, l, "outside", nil)
 	for name, args := range map[string][]string{"statsd": {"0.0.0.0:8125", "--udp"}, "other": {"0.0.0.0:8126", "--udp"}, "database": {"0.0.0.0:5432"}, "cache": {"0.0.0.0:6379"}} {
 		c := runContainer(t, outside, name, append([]string{"serve", args[0], name}, args[1:]...)...)
-		if _, err := c.WaitEvent(within(t, time.Minute), "listening"); err != nil {
+		if _, err := c.WaitEvent(labtest.Within(t, time.Minute), "listening"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -35,7 +36,7 @@ func TestFromReportToEnforce(t *testing.T) {
 		t.Helper()
 		acts++
 		c := runContainer(t, web, fmt.Sprintf("act-%d", acts), "connect", network, fmt.Sprintf("%s:%d", outside.IP(), port), "--exit")
-		e, err := c.WaitFor(within(t, time.Minute), func(e lab.Event) bool { return e.Event == "connected" || e.Event == "failed" })
+		e, err := c.WaitFor(labtest.Within(t, time.Minute), func(e lab.Event) bool { return e.Event == "connected" || e.Event == "failed" })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +50,7 @@ func TestFromReportToEnforce(t *testing.T) {
 		}
 	}
 	var entries string
-	if err := lab.Poll(within(t, time.Minute), func() (bool, error) { // the auditor comes by
+	if err := lab.Poll(labtest.Within(t, time.Minute), func() (bool, error) { // the auditor comes by
 		_, entries, _ = d.command(t, "lockdown", "default")
 		return strings.Contains(entries, "8125/udp") && strings.Contains(entries, "5432/tcp"), nil
 	}); err != nil {
@@ -94,7 +95,7 @@ func TestPodsWithoutAMesh(t *testing.T) {
 	const reports = "[[lockdown]]\nnamespaces = [\"locked\"]\nunmeshed = \"report\"\n"
 	l := startLab(t, lab.Runtimes()[0])
 	plain := func(namespace, name string) error {
-		pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name})
+		pod, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name})
 		if err == nil {
 			runContainer(t, pod, "app", "pause")
 		}
@@ -166,18 +167,18 @@ raw = "refuse"`)
 	d.wait(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
 
 	const past = "container app (net_raw) can send what meets no rule, by packet sockets, and [[lockdown]] of /"
-	if _, err := l.RunPod(within(t, time.Minute), raw); err == nil || !strings.Contains(err.Error(), past) {
+	if _, err := l.RunPod(labtest.Within(t, time.Minute), raw); err == nil || !strings.Contains(err.Error(), past) {
 		t.Errorf("a pod with NET_RAW: %v, want %q in it", err, past)
 	}
-	pod, err := l.RunPod(within(t, time.Minute), web)
+	pod, err := l.RunPod(labtest.Within(t, time.Minute), web)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := pod.RunContainer(within(t, time.Minute), migrate)
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), migrate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, err := c.WaitEvent(within(t, time.Minute), "failed"); err != nil || !refusedAtOnce(e.Error) {
+	if e, err := c.WaitEvent(labtest.Within(t, time.Minute), "failed"); err != nil || !refusedAtOnce(e.Error) {
 		t.Errorf("the init container: %+v, %v", e, err)
 	}
 	for _, event := range []string{"pod_protected", "lockdown_packet"} {

@@ -15,6 +15,14 @@ import (
 	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
+const (
+	app   = 1000
+	proxy = 1337
+	root  = 0
+)
+
+var proxyListeners = []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "127.0.0.1:15053", "[::1]:15053"}
+
 // startLab runs a private runtime with dual-stack pods until the test ends.
 func startLab(t *testing.T, runtime lab.Runtime) *lab.Lab {
 	t.Helper()
@@ -36,7 +44,7 @@ type meshnetd struct{ *lab.Daemon }
 func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 	t.Helper()
 	program := labtest.Daemon(t, l.Runtime()) // building it may take a minute by itself
-	d, err := l.RunDaemon(within(t, time.Minute), program, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
+	d, err := l.RunDaemon(labtest.Within(t, time.Minute), program, strings.Join(append([]string{"istio.dual_stack = true"}, config...), "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +59,7 @@ func runDaemon(t *testing.T, l *lab.Lab, config ...string) meshnetd {
 
 func (d meshnetd) wait(t *testing.T, match func(lab.Line) bool) lab.Line {
 	t.Helper()
-	line, err := d.Wait(within(t, time.Minute), match)
+	line, err := d.Wait(labtest.Within(t, time.Minute), match)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +74,7 @@ func (d meshnetd) event(t *testing.T, event, pod string) lab.Line {
 
 func (d meshnetd) terminate(t *testing.T) {
 	t.Helper()
-	if err := d.Terminate(within(t, time.Minute)); err != nil {
+	if err := d.Terminate(labtest.Within(t, time.Minute)); err != nil {
 		t.Error(err)
 	}
 }
@@ -82,7 +90,7 @@ func injected(more ...string) map[string]string {
 
 func runPod(t *testing.T, l *lab.Lab, name string, annotations map[string]string) *lab.Pod {
 	t.Helper()
-	pod, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: name, Annotations: annotations})
+	pod, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: name, Annotations: annotations})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +100,7 @@ func runPod(t *testing.T, l *lab.Lab, name string, annotations map[string]string
 // runContainer runs a container of the app.
 func runContainer(t *testing.T, pod *lab.Pod, name string, args ...string) *lab.Container {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app})
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: name, Args: args, User: app, Group: app})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,12 +114,12 @@ var proxyContainer = lab.ContainerSpec{Name: "istio-proxy", Args: []string{"prox
 // runProxy runs the stand-in proxy and waits for its listeners.
 func runProxy(t *testing.T, pod *lab.Pod) {
 	t.Helper()
-	c, err := pod.RunContainer(within(t, time.Minute), proxyContainer)
+	c, err := pod.RunContainer(labtest.Within(t, time.Minute), proxyContainer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, addr := range proxyListeners {
-		if _, err := c.WaitFor(within(t, time.Minute), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
+		if _, err := c.WaitFor(labtest.Within(t, time.Minute), func(e lab.Event) bool { return e.Event == "listening" && e.Addr == addr }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,7 +131,7 @@ func runServer(t *testing.T, pod *lab.Pod, port, name string) []*lab.Container {
 	var all []*lab.Container
 	for family, addr := range map[string]string{"4": "0.0.0.0:", "6": "[::]:"} {
 		c := runContainer(t, pod, name+family, "serve", addr+port, name)
-		if _, err := c.WaitEvent(within(t, time.Minute), "listening"); err != nil {
+		if _, err := c.WaitEvent(labtest.Within(t, time.Minute), "listening"); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, c)
@@ -143,4 +151,10 @@ func firstAct(ctx context.Context, pod *lab.Pod, uid int, network, addr string) 
 		return "", err
 	}
 	return e.Reply + e.Error, nil
+}
+
+// saved is what is shown of a pod's rules, as one text.
+func saved(t *testing.T, pod *lab.Pod) string {
+	t.Helper()
+	return strings.Join(labtest.Shown(t, pod.NetNS(), "-nft"), "\n")
 }

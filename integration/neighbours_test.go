@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // hooking is a plugin that gives each container a hook.
@@ -42,7 +43,7 @@ func TestHooksOfNeighboursAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(within(t, 30*time.Second)); err != nil {
+	if err := s.Start(labtest.Within(t, 30*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)

@@ -94,7 +94,7 @@ func TestPackaging(t *testing.T) {
 		} {
 			pods = append(pods, runPod(t, l, fmt.Sprintf("wants-out-%d", i), annotations))
 		}
-		static, err := l.RunPod(within(t, time.Minute), lab.PodSpec{Name: "static", Namespace: "kube-system", HostNetwork: true})
+		static, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: "static", Namespace: "kube-system", HostNetwork: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +209,7 @@ func mergedRequired(t *testing.T, list string, imports []string) []string {
 // createAny creates one more container in the pod.
 func createAny(t *testing.T, pod *lab.Pod) error {
 	t.Helper()
-	_, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: "app-" + strings.ToLower(rand.Text())})
+	_, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "app-" + strings.ToLower(rand.Text())})
 	return err
 }
 
@@ -250,7 +250,7 @@ func connect(t *testing.T, l *lab.Lab) *standInPlugin {
 		t.Fatal(err)
 	}
 	p.stub = s
-	if err := s.Start(within(t, time.Minute)); err != nil {
+	if err := s.Start(labtest.Within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Stop)

@@ -27,7 +27,7 @@ func (d meshnetd) command(t *testing.T, args ...string) (code int, stdout, stder
 		t.Fatal(err)
 	}
 	words := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
-	cmd := exec.CommandContext(within(t, time.Minute), path, append(args, "--config", words[len(words)-1])...)
+	cmd := exec.CommandContext(labtest.Within(t, time.Minute), path, append(args, "--config", words[len(words)-1])...)
 	var out, failure strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &failure
 	var ended *exec.ExitError
@@ -97,7 +97,7 @@ func TestVerifyRunningPods(t *testing.T) {
 		if _, told, _ := d.command(t, "status"); strings.Contains(told, ended.ID[:13]) || !strings.Contains(told, again.ID[:13]) {
 			t.Errorf("of %s, which has ended, and %s the status says\n%s", ended.ID, again.ID, told)
 		}
-		if left := tracked(t, pod.NetNS()); len(left) > 0 {
+		if left := labtest.Tracked(t, pod.NetNS()); len(left) > 0 {
 			t.Errorf("the kernel remembers %v", left)
 		}
 		d.terminate(t)

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-// Package labtest runs labs in tests, and builds the programs of this module that are run in them.
+// Package labtest runs labs in tests, builds the programs of this module that are run in them, and reads what the kernel holds.
 package labtest
 
 import (
@@ -88,6 +88,14 @@ func Daemon(t *testing.T, runtime lab.Runtime) string {
 func Standin(t *testing.T) string {
 	t.Helper()
 	return built(t)(lab.BuildStandin(t.Context()))
+}
+
+// Within returns a context of the test that ends by itself after a time.
+func Within(t testing.TB, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 func built(t *testing.T) func(path string, err error) string {

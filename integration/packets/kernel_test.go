@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"errors"
@@ -19,6 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
@@ -73,13 +74,13 @@ func TestForeignRulesStay(t *testing.T) {
 				if diff := missing(before, all()); diff != "" {
 					t.Errorf("gone from the namespace while the plan is in it:\n%s", diff)
 				}
-				if changed, err := e.Remove(within(t, time.Minute), ns.Path); err != nil || !changed {
+				if changed, err := e.Remove(labtest.Within(t, time.Minute), ns.Path); err != nil || !changed {
 					t.Fatalf("remove: %v, changed %v", err, changed)
 				}
 				if diff := cmp.Diff(before, all()); diff != "" {
 					t.Errorf("after remove (-before +after):\n%s", diff)
 				}
-				if changed, err := e.Remove(within(t, time.Minute), ns.Path); err != nil || changed {
+				if changed, err := e.Remove(labtest.Within(t, time.Minute), ns.Path); err != nil || changed {
 					t.Errorf("a second remove: %v, changed %v", err, changed)
 				}
 			})
@@ -137,7 +138,7 @@ func TestDriftIsSeenAndMended(t *testing.T) {
 				pod := meshed(ns.Path, "sidecar.istio.io/interceptionMode", "TPROXY")
 				pod.Containers = []rules.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_DUAL_STACK": "true"}}}
 				protect(t, e, pod)
-				ctx := within(t, time.Minute)
+				ctx := labtest.Within(t, time.Minute)
 				if o := e.Verify(ctx, pod); o.Err != nil || len(o.Differences) > 0 {
 					t.Fatalf("right after: %v %q", o.Err, o.Differences)
 				}
@@ -167,7 +168,7 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 			pod := meshed(ns.Path)
 			pod.SandboxID = "web"
 			protect(t, e, pod)
-			ctx := within(t, time.Minute)
+			ctx := labtest.Within(t, time.Minute)
 			id := int64(app)
 			validate := func() outcome.Outcome { return e.Validate(ctx, pod, rules.Container{Name: "app", UID: &id, GID: &id}) }
 			if o := validate(); o.Error() != nil {
@@ -205,11 +206,11 @@ func TestLegacyRulesBesideOurs(t *testing.T) {
 // A path that leads to the host's namespace is that of a hostNetwork pod, and nothing is touched.
 func TestHostNamespaceIsLeftAlone(t *testing.T) {
 	e := newEnforcer(t, variants[0], istio.Standard())
-	o := e.Enforce(within(t, time.Minute), lifecycle.SandboxStarted, meshed("/proc/thread-self/ns/net"))
+	o := e.Enforce(labtest.Within(t, time.Minute), lifecycle.SandboxStarted, meshed("/proc/thread-self/ns/net"))
 	if o.Result != lifecycle.Skipped || o.Decision.Reason != rules.ReasonHostNetwork || o.Error() != nil {
 		t.Errorf("got %s, %s, %v", o.Result, o.Decision.Reason, o.Err)
 	}
-	if _, err := e.Remove(within(t, time.Minute), "/proc/thread-self/ns/net"); !errors.Is(err, netns.ErrHost) {
+	if _, err := e.Remove(labtest.Within(t, time.Minute), "/proc/thread-self/ns/net"); !errors.Is(err, netns.ErrHost) {
 		t.Errorf("remove: got %v, want a refusal", err)
 	}
 }
@@ -220,7 +221,7 @@ func TestPodThatSetsItselfUp(t *testing.T) {
 	ns := nstest.New(t, "10.0.0.7/24")
 	ns.RunInput(t, "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\nCOMMIT\n", "iptables-nft-restore", "--noflush")
 	pod := meshed(ns.Path, "sidecar.istio.io/status", `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`)
-	ctx := within(t, time.Minute)
+	ctx := labtest.Within(t, time.Minute)
 	if o := e.Enforce(ctx, lifecycle.ByHand, pod); o.Result != lifecycle.Skipped {
 		t.Errorf("got %s, %v", o.Result, o.Err)
 	}
@@ -249,7 +250,7 @@ func TestRefusals(t *testing.T) {
 			`runtime handler "kata" is not one of runtime_handlers in the node's configuration: what its sandboxes send may not pass the node's kernel, where the rules are. Ask the administrator of the node`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := e.Enforce(within(t, time.Minute), lifecycle.SandboxStarted, tt.pod)
+			o := e.Enforce(labtest.Within(t, time.Minute), lifecycle.SandboxStarted, tt.pod)
 			if o.Result != tt.result || o.Error() == nil || !strings.Contains(o.Error().Error(), tt.want) {
 				t.Errorf("got %s, %v\nwant %s, %s", o.Result, o.Error(), tt.result, tt.want)
 			}

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"net/netip"
@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
 	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -80,7 +81,7 @@ func TestStaticPlansInTheKernel(t *testing.T) {
 		if _, err := firewall.Apply(t.Context(), n, rules.Plan{Footprint: all}); err != nil {
 			t.Fatal(err)
 		}
-		if left := shown(t, pod.Path, tools(variant)); len(left) > 0 {
+		if left := labtest.Shown(t, pod.Path, tools(variant)); len(left) > 0 {
 			t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 		}
 	})

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"fmt"
@@ -23,6 +23,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/traffic"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/internal/sample"
@@ -91,7 +92,7 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			theirs := nstest.New(t)
 			consulWrites(t, theirs, "0.18", c.text(), c.dualStack)
-			want := withoutChains(shown(t, theirs.Path, "")) // it makes some that it leaves empty
+			want := withoutChains(labtest.Shown(t, theirs.Path, "")) // it makes some that it leaves empty
 			if len(want) < 6 {
 				t.Fatalf("too few rules: %q", want)
 			}
@@ -101,7 +102,7 @@ func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 				if _, err := firewalls[variant].Apply(t.Context(), opened(t, ours), plan); err != nil {
 					t.Fatal(err)
 				}
-				if diff := cmp.Diff(want, withoutChains(shown(t, ours.Path, tools(variant)))); diff != "" {
+				if diff := cmp.Diff(want, withoutChains(labtest.Shown(t, ours.Path, tools(variant)))); diff != "" {
 					t.Errorf("%s (-theirs +ours):\n%s", variant, diff)
 				}
 			}

@@ -2,16 +2,14 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
-	"context"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
@@ -21,7 +19,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/daemon/xtables"
-	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
@@ -57,15 +55,6 @@ func tools(variant string) string {
 func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.Enforcer {
 	t.Helper()
 	nstest.Require(t, "iptables-nft", "iptables-legacy")
-	isolated, err := netns.Isolate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-	if err != nil {
-		t.Fatal(err)
-	}
 	host, err := netns.Host("")
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +65,7 @@ func newEnforcer(t testing.TB, variant string, defaults istio.Defaults) *daemon.
 	}
 	t.Cleanup(locks.Close)
 	node := rules.Node{Meshes: []rules.Mesh{istio.New(defaults)}, RuntimeHandlers: []string{""}}
-	return daemon.New(policy.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: firewall}, receipts.In(locks.Directory()), func(outcome.Outcome) {})
+	return daemon.New(policy.Policy{Node: node}, kernel.Node{Host: host, Locks: locks, Firewall: labtest.Firewall(t, variant)}, receipts.In(locks.Directory()), func(outcome.Outcome) {})
 }
 
 // protect takes a pod through the flow and expects it to be protected.
@@ -86,18 +75,11 @@ func protect(t testing.TB, e *daemon.Enforcer, pod rules.Pod) outcome.Outcome {
 	if pod.SandboxID != "" { // a command that names one asks about what is known
 		trigger = lifecycle.SandboxStarted
 	}
-	o := e.Enforce(within(t, time.Minute), trigger, pod)
+	o := e.Enforce(labtest.Within(t, time.Minute), trigger, pod)
 	if o.Result != lifecycle.Protected {
 		t.Fatalf("%s: %s: %v", pod, o.Result, o.Err)
 	}
 	return o
-}
-
-func within(t testing.TB, limit time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	return ctx
 }
 
 // meshed returns a pod as Istio's injector leaves it, with more annotations in pairs.

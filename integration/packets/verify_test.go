@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"fmt"
@@ -21,6 +21,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -54,7 +55,7 @@ func newChecked(t *testing.T, variant, mode string) checked {
 // send sends the packets for the plan that the pod is to hold.
 func (c checked) send(t *testing.T) []traffic.Check {
 	t.Helper()
-	o := c.enforce.Verify(within(t, time.Minute), c.spec)
+	o := c.enforce.Verify(labtest.Within(t, time.Minute), c.spec)
 	if o.Err != nil {
 		t.Fatal(o.Err)
 	}
@@ -74,7 +75,7 @@ func sendIn(t *testing.T, path string, plan rules.Plan) []traffic.Check {
 	}
 	defer ns.Close()
 	settled(t, ns)
-	checks, err := traffic.Run(within(t, time.Minute), ns, plan)
+	checks, err := traffic.Run(labtest.Within(t, time.Minute), ns, plan)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func sendIn(t *testing.T, path string, plan rules.Plan) []traffic.Check {
 // settled waits until the kernel uses every address of the namespace: until then packets for it do not stay there.
 func settled(t *testing.T, ns *netns.Namespace) {
 	t.Helper()
-	for ctx := within(t, time.Minute); ; {
+	for ctx := labtest.Within(t, time.Minute); ; {
 		var late []string
 		if err := ns.Do(func() error {
 			addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
@@ -145,44 +146,13 @@ func TestTrafficOfRightRules(t *testing.T) {
 						}
 					}
 				}
-				if left := tracked(t, c.pod.Path); len(left) > 0 {
+				if left := labtest.Tracked(t, c.pod.Path); len(left) > 0 {
 					t.Errorf("the kernel remembers %v", left)
 				}
 				c.nobodyNoticed(t)
 			})
 		})
 	}
-}
-
-// tracked returns the connections of a namespace to or from addresses that are nobody's.
-func tracked(t *testing.T, path string) []string {
-	t.Helper()
-	ns, err := netns.Open(path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	var found []string
-	if err := ns.Do(func() error {
-		for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
-			if err != nil {
-				return err
-			}
-			for _, f := range flows {
-				for _, nobody := range []string{"192.0.2.", "2001:db8:", "10.8.", "fd08:", "127.0.0.6", "::6"} {
-					if strings.Contains(f.Forward.SrcIP.String()+" "+f.Forward.DstIP.String(), nobody) {
-						found = append(found, f.String())
-						break
-					}
-				}
-			}
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return found
 }
 
 // nobodyNoticed proves that the first connections that the app and the proxy accept are those made now.
@@ -224,7 +194,7 @@ func TestTrafficOfOtherPlans(t *testing.T) {
 				tt.change(&defaults)
 				p := newPair(t, variant, defaults, meshed("", tt.annotations...))
 				pod := meshed(p.pod.Path, tt.annotations...)
-				checks := sendIn(t, p.pod.Path, newEnforcer(t, variant, defaults).Verify(within(t, time.Minute), pod).Plan)
+				checks := sendIn(t, p.pod.Path, newEnforcer(t, variant, defaults).Verify(labtest.Within(t, time.Minute), pod).Plan)
 				right(t, checks)
 				for _, want := range tt.seen {
 					if places(checks)[want] == 0 {
@@ -234,7 +204,7 @@ func TestTrafficOfOtherPlans(t *testing.T) {
 				if six := slices.ContainsFunc(checks, func(c traffic.Check) bool { return c.Packet.Family() == rules.IPv6 }); six != tt.ipv6 {
 					t.Errorf("sends IPv6: %v, want %v", six, tt.ipv6)
 				}
-				if left := tracked(t, p.pod.Path); len(left) > 0 {
+				if left := labtest.Tracked(t, p.pod.Path); len(left) > 0 {
 					t.Errorf("the kernel remembers %v", left)
 				}
 			})
@@ -249,7 +219,7 @@ func TestTrafficByAnExcludedInterface(t *testing.T) {
 			annotations := []string{"sidecar.istio.io/interceptionMode", mode, "traffic.sidecar.istio.io/excludeInterfaces", "net1"}
 			p := newPair(t, backend.IPTables, istio.Standard(), meshed("", annotations...), map[string][]string{"TPROXY": {"--transparent"}}[mode]...)
 			p.pod.Run(t, "sh", "-ec", "ip link add net1 type veth peer other1; ip addr add 10.5.0.1/24 dev net1; ip link set net1 up; ip link set other1 up; sysctl -qw net.ipv4.ip_forward=1")
-			plan := newEnforcer(t, backend.IPTables, istio.Standard()).Verify(within(t, time.Minute), meshed(p.pod.Path, annotations...)).Plan
+			plan := newEnforcer(t, backend.IPTables, istio.Standard()).Verify(labtest.Within(t, time.Minute), meshed(p.pod.Path, annotations...)).Plan
 			seen := map[string]int{}
 			for _, c := range sendIn(t, p.pod.Path, plan) {
 				switch c.Verdict {

@@ -2,12 +2,11 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -65,20 +64,4 @@ func TestIstioValidation(t *testing.T) {
 			})
 		})
 	}
-}
-
-// In a pod that the runtime starts, istio-validation comes before the proxy, and ends well.
-func TestIstioValidationInAPod(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		runDaemon(t, l, `proxy_identity = "off"`) // the stand-in has words of its own
-		pod := runPod(t, l, "web", injected())
-		c, err := pod.RunContainer(within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", Args: []string{"validate"}, User: proxy, Group: proxy})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if code, err := c.Wait(within(t, time.Minute)); err != nil || code != 0 {
-			events, _ := c.Events()
-			t.Errorf("ends with %d, %v: %+v", code, err, events)
-		}
-	})
 }

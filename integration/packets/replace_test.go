@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"bufio"
@@ -15,11 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -37,7 +36,7 @@ func TestNobodyGetsAroundAReplacement(t *testing.T) {
 				for range p.proxy.events {
 				}
 			}()
-			replaced := replacing{t: t, pair: p, firewall: firewallOf(t, variant)}
+			replaced := replacing{t: t, pair: p, firewall: labtest.Firewall(t, variant)}
 			times := 1000
 			if testing.Short() {
 				times = 100
@@ -55,20 +54,6 @@ func TestNobodyGetsAroundAReplacement(t *testing.T) {
 			}
 		})
 	}
-}
-
-func firewallOf(t *testing.T, variant string) kernel.Firewall {
-	t.Helper()
-	isolated, err := netns.Isolate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return firewall
 }
 
 // replacing is a pod whose rules are replaced while connections are opened.

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"slices"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/internal/sample"
 )
 
@@ -103,7 +104,7 @@ func (c checked) found(t *testing.T, b breakage) {
 	if !slices.ContainsFunc(wrong, func(line string) bool { return strings.Contains(line, b.finds) }) {
 		t.Errorf("no %q in\n%s", b.finds, strings.Join(wrong, "\n"))
 	}
-	o := c.enforce.Verify(within(t, time.Minute), c.spec)
+	o := c.enforce.Verify(labtest.Within(t, time.Minute), c.spec)
 	if o.Err != nil || (len(o.Differences) == 0) != b.unseen {
 		t.Errorf("the comparison sees %q, %v; want nothing: %v", o.Differences, o.Err, b.unseen)
 	}

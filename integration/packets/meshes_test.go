@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package packets
 
 import (
 	"maps"
@@ -18,6 +18,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
 	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/internal/sample"
@@ -121,7 +122,7 @@ func TestMeshPlansInTheKernel(t *testing.T) {
 				if _, err := firewall.Apply(t.Context(), opened(t, fresh), rules.Plan{Footprint: p.mesh.Footprint()}); err != nil {
 					t.Fatal(err)
 				}
-				if left := shown(t, fresh.Path, tools(variant)); len(left) > 0 {
+				if left := labtest.Shown(t, fresh.Path, tools(variant)); len(left) > 0 {
 					t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 				}
 			})
@@ -166,7 +167,7 @@ func hold(t *testing.T, firewall *backend.Backend, variant string, ns *nstest.Na
 	if variant == backend.NFTables {
 		return
 	}
-	if diff := cmp.Diff(planned(plan), shown(t, ns.Path, tools(variant))); diff != "" {
+	if diff := cmp.Diff(labtest.Planned(plan), labtest.Shown(t, ns.Path, tools(variant))); diff != "" {
 		t.Errorf("(-plan +kernel):\n%s", diff)
 	}
 }

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package labtest
 
 import (
 	"os"
@@ -12,14 +12,18 @@ import (
 	"testing"
 
 	"github.com/coreos/go-iptables/iptables"
+	"github.com/vishvananda/netlink"
 
+	"github.com/meshnetd/meshnetd/config"
+	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// planned returns a plan's chains and rules as shown does.
-func planned(plan rules.Plan) []string {
+// Planned returns a plan's chains and rules as Shown does.
+func Planned(plan rules.Plan) []string {
 	var lines []string
 	for i, set := range plan.Rulesets() {
 		for _, table := range set.Tables {
@@ -37,10 +41,10 @@ func planned(plan rules.Plan) []string {
 	return byChain(lines)
 }
 
-// shown returns what go-iptables, a reader that shares nothing with ours, lists in a namespace by the programs of a kind
+// Shown returns what go-iptables, a reader that shares nothing with ours, lists in a namespace by the programs of a kind
 // ("-nft", "-legacy", or "" for the machine's usual ones): chains, rules, and policies other than ACCEPT, with their family
 // and table.
-func shown(t *testing.T, path, kind string) []string {
+func Shown(t *testing.T, path, kind string) []string {
 	t.Helper()
 	ns, err := netns.Open(path, nil)
 	if err != nil {
@@ -104,8 +108,48 @@ func byChain(lines []string) []string {
 	return lines
 }
 
-// saved is what is shown of a pod, as one text.
-func saved(t *testing.T, pod *lab.Pod) string {
+// Tracked returns the connections of a namespace to or from addresses that are nobody's.
+func Tracked(t *testing.T, path string) []string {
 	t.Helper()
-	return strings.Join(shown(t, pod.NetNS(), "-nft"), "\n")
+	ns, err := netns.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var found []string
+	if err := ns.Do(func() error {
+		for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			if err != nil {
+				return err
+			}
+			for _, f := range flows {
+				for _, nobody := range []string{"192.0.2.", "2001:db8:", "10.8.", "fd08:", "127.0.0.6", "::6"} {
+					if strings.Contains(f.Forward.SrcIP.String()+" "+f.Forward.DstIP.String(), nobody) {
+						found = append(found, f.String())
+						break
+					}
+				}
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// Firewall returns what writes the rules of any mesh in one way.
+func Firewall(t testing.TB, variant string) kernel.Firewall {
+	t.Helper()
+	isolated, err := netns.Isolate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(isolated.Close)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return firewall
 }
