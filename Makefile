@@ -63,8 +63,9 @@ check: modules lint ## vet, lint, and all tests that need no runtime, the long o
 		for module in $(MODULES); do $(GO) test -C $$module $(TESTS) -short ./... || failed=1; done; exit $$failed; } | $(REPORT) $(STRICT)
 
 # Packages whose code several goroutines run at once are tested with the race detector, which makes the long enumerations
-# of the others take three times as long. They mostly wait, beside others that mostly work. Packets and labs have the
-# machine for themselves, a package at a time, and labs a daemon with the race detector.
+# of the others take three times as long. They mostly wait, so the others, which mostly work, run at the same time; cat waits for the
+# former, and has their results. Packets and labs have the machine for themselves, a package at a time, and labs a daemon with the race
+# detector.
 RACING = ./cmd/... ./cri/... ./daemon ./daemon/fair ./daemon/netns ./daemon/cgroup ./daemon/recovered ./metrics/... ./nriplugin/... \
 	./status/... ./systemd/... ./integration/lab ./integration/faults ./integration/nstest ./integration/standin
 LABS = ./integration ./integration/faults/cmd
@@ -74,8 +75,8 @@ TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) t
 test: deps runtimes ## run all tests that need this machine and containerd; nothing may be skipped
 	@set -o pipefail; { failed=0; racing=$$($(GO) list $(RACING)); alone=$$($(GO) list $(ALONE)); \
 		rest=$$(printf '%s\n' $(PACKAGES) | grep -vxF -e "$$racing" -e "$$alone"); \
-		{ $(TEST) -p 2 -race $$racing; raced=$$?; $(GO) test -C $(PLUGIN) $(TESTS) -race ./... && exit $$raced; } >$(BUILD)/racing.json & \
-		$(TEST) -p 2 $$rest || failed=1; (cd packaging && $(TEST) ./...) || failed=1; wait $$! || failed=1; cat $(BUILD)/racing.json; \
+		{ { $(TEST) -p 2 -race $$racing || failed=1; $(GO) test -C $(PLUGIN) $(TESTS) -race ./... || failed=1; } >$(BUILD)/racing.json; exit $$failed; } | \
+		{ $(TEST) -p 2 $$rest || failed=1; (cd packaging && $(TEST) ./...) || failed=1; cat - $(BUILD)/racing.json; exit $$failed; } || failed=1; \
 		$(TEST) -p 1 $$alone || failed=1; exit $$failed; } | $(REPORT)
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
