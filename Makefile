@@ -68,7 +68,7 @@ check: modules lint ## vet, lint, and all tests that need no runtime, the long o
 # detector.
 RACING = ./cmd/... ./cri/... ./daemon ./daemon/fair ./daemon/netns ./daemon/cgroup ./daemon/recovered ./metrics/... ./nriplugin/... \
 	./status/... ./systemd/... ./integration/lab ./integration/faults ./integration/nstest ./integration/standin
-LABS = ./integration ./integration/faults/cmd
+LABS = ./integration ./integration/e2e ./integration/faults/cmd ./integration/faults/attacks
 ALONE = ./integration/packets $(LABS)
 TEST = MESHNETD_REQUIRE=1 MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test $(TESTS) -timeout 40m
 
@@ -81,7 +81,7 @@ test: deps runtimes ## run all tests that need this machine and containerd; noth
 	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
-ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|ProxyRefines|ValidationRefines|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|OtherFaults|Attacks
+ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|ProxyRefines|ValidationRefines|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|OtherFaults|MoreFaults|Attacks
 ON_CRIO = $(ON_EACH)|ProxyIdentity|Impostors|Setgid|Forbidden|NoContainerAfter|OutdatedRules|UserNamespaced|Explain|SeveralMeshes|HooksOfNeighbours|Packaging|HungDaemon|Doctor$$
 CONTAINERDS = containerd-2.3 containerd-2.2 containerd-2.2.3 containerd-2.1
 # What CRI-O is: crio is 1.36 or newer, crio-1.34 is 1.34 or 1.35.

@@ -51,7 +51,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("containerd has read its files, but\n%s", before.text())
 		}
 
-		d := runDaemon(t, l)
+		d := labtest.RunDaemon(t, l)
 		after := diagnose(t, l, "--canary")
 		after.want(t, doctor.OK, "daemon-running", "runs since")
 		after.want(t, doctor.OK, "daemon-connected", `tier "guaranteed"`)
@@ -66,7 +66,7 @@ func TestDoctor(t *testing.T) {
 		}
 	})
 	t.Run("validator off", func(t *testing.T) {
-		l := startLab(t, lab.Containerd24)
+		l := labtest.DualStack(t, lab.Containerd24)
 		r := diagnose(t, l)
 		r.want(t, doctor.Warning, "validator-enabled", "is off")
 		r.sound(t)
@@ -96,7 +96,7 @@ func TestDoctor(t *testing.T) {
 		r.want(t, doctor.OK, "nri-request-timeout", "has 3s")
 	})
 	t.Run("containerd 1.7", func(t *testing.T) {
-		l := startLab(t, lab.Containerd17)
+		l := labtest.DualStack(t, lab.Containerd17)
 		r := diagnose(t, l, "--canary")
 		r.want(t, doctor.Warning, "runtime-version", `the tier is "best effort"`)
 		r.want(t, doctor.OK, "nri-enabled", "NRI is on")
@@ -113,7 +113,7 @@ func doctorOfCRIO(t *testing.T, runtime lab.Runtime) {
 	write(t, dropIn, "[crio.nri]\nnri_plugin_request_timeout = \"3s\"\n")
 	opts.DefaultValidator, opts.RequiredPlugins, opts.Imports = true, []string{"meshnetd"}, []string{dropIn}
 	l := labtest.Start(t, opts)
-	runDaemon(t, l)
+	labtest.RunDaemon(t, l)
 	r := diagnose(t, l, "--canary")
 	r.want(t, doctor.OK, "runtime-found", "cri-o")
 	r.want(t, doctor.OK, "runtime-version", `the tier is "guaranteed"`)
@@ -126,7 +126,7 @@ func doctorOfCRIO(t *testing.T, runtime lab.Runtime) {
 	r.want(t, doctor.OK, "canary", `required plugin "nobody-`)
 	r.sound(t)
 	nothingLeft(t, l)
-	off := startLab(t, runtime)
+	off := labtest.DualStack(t, runtime)
 	r = diagnose(t, off)
 	r.want(t, doctor.Warning, "validator-enabled", "is off")
 	r.sound(t)

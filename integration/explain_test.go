@@ -23,18 +23,18 @@ func TestExplainAndTraceARunningPod(t *testing.T) {
 	opts := labtest.Options(t, lab.Runtimes()[0])
 	opts.DualStack, opts.DefaultValidator, opts.RequiredPlugins = true, true, []string{"meshnetd"}
 	l := labtest.Start(t, opts)
-	d := runDaemon(t, l, "nri.required = true", "istio.tunnel_port = 15009", `proxy_identity = "off"`) // a container of the test speaks as the proxy
-	peerPod := runPod(t, l, "peer", nil)
-	runServer(t, peerPod, "8080", "peer")
-	runServer(t, peerPod, "19091", "excluded")
-	pod := runPod(t, l, "web", injected("traffic.sidecar.istio.io/excludeOutboundPorts", "19091", "traffic.sidecar.istio.io/excludeInboundPorts", "18082"))
-	runProxy(t, pod)
-	runServer(t, pod, "8080", "app")
-	runServer(t, pod, "18082", "excluded-in")
+	d := labtest.RunDaemon(t, l, "nri.required = true", "istio.tunnel_port = 15009", `proxy_identity = "off"`) // a container of the test speaks as the proxy
+	peerPod := labtest.RunPod(t, l, "peer", nil)
+	labtest.RunServer(t, peerPod, "8080", "peer")
+	labtest.RunServer(t, peerPod, "19091", "excluded")
+	pod := labtest.RunPod(t, l, "web", labtest.Injected("traffic.sidecar.istio.io/excludeOutboundPorts", "19091", "traffic.sidecar.istio.io/excludeInboundPorts", "18082"))
+	labtest.RunProxy(t, pod)
+	labtest.RunServer(t, pod, "8080", "app")
+	labtest.RunServer(t, pod, "18082", "excluded-in")
 
 	ask := func(args ...string) string {
 		t.Helper()
-		code, stdout, stderr := d.command(t, args...)
+		code, stdout, stderr := d.Command(t, args...)
 		if code != 0 || stderr != "" {
 			t.Fatalf("meshnetd %s: exit %d\n%s%s", strings.Join(args, " "), code, stdout, stderr)
 		}
@@ -103,7 +103,7 @@ func TestExplainAndTraceARunningPod(t *testing.T) {
 		if out := ask(args...); !strings.HasSuffix(out, "\nends: "+tt.end+"\n") {
 			t.Errorf("%v says\n%s\nwant %s", args, out, tt.end)
 		}
-		reply, err := firstAct(labtest.Within(t, time.Minute), from, tt.uid, "tcp4", tt.to)
+		reply, err := labtest.FirstAct(labtest.Within(t, time.Minute), from, tt.uid, "tcp4", tt.to)
 		if err != nil || !strings.HasPrefix(reply, tt.reply) {
 			t.Errorf("%v: the real one reaches %q, %v; want %q", args, reply, err, tt.reply)
 		}
@@ -113,14 +113,14 @@ func TestExplainAndTraceARunningPod(t *testing.T) {
 		t.Errorf("status says\n%s", table)
 	}
 	for _, args := range [][]string{{"explain", "default/peer"}, {"trace", "default/peer", "tcp", "203.0.113.7:80"}} {
-		if code, stdout, stderr := d.command(t, args...); code != 1 || stdout != "" || !strings.Contains(stderr, "no pod default/peer of the mesh runs on this node") {
+		if code, stdout, stderr := d.Command(t, args...); code != 1 || stdout != "" || !strings.Contains(stderr, "no pod default/peer of the mesh runs on this node") {
 			t.Errorf("%v: exit %d, %q, %q", args, code, stdout, stderr)
 		}
 	}
-	inNetNS(t, pod.NetNS(), "iptables-nft", "-t", "nat", "-D", "OUTPUT", "-j", "ISTIO_OUTPUT")
+	labtest.InNetNS(t, pod.NetNS(), "iptables-nft", "-t", "nat", "-D", "OUTPUT", "-j", "ISTIO_OUTPUT")
 	ask("verify", "default/web", "--repair")
 	if table := ask("status", "default/web"); !strings.Contains(table, "1, ") || !strings.Contains(table, "drift_repaired") {
 		t.Errorf("status says\n%s", table)
 	}
-	d.terminate(t)
+	d.End(t)
 }

@@ -20,12 +20,12 @@ func TestHungDaemon(t *testing.T) {
 	opts := labtest.Options(t, lab.Runtimes()[0])
 	opts.Imports = []string{waiting(t, opts.Runtime)}
 	l := labtest.Start(t, opts)
-	daemon := runDaemon(t, l)
-	meshed := runPod(t, l, "meshed", injected("required-plugins.noderesource.dev", `["meshnetd"]`))
-	bare := runPod(t, l, "bare", injected())
+	daemon := labtest.RunDaemon(t, l)
+	meshed := labtest.RunPod(t, l, "meshed", labtest.Injected("required-plugins.noderesource.dev", `["meshnetd"]`))
+	bare := labtest.RunPod(t, l, "bare", labtest.Injected())
 	started(t, meshed)
 	started(t, bare)
-	if line := daemon.event(t, "pod_not_held", "default/bare"); line.Message != "not held back while meshnetd is away: the pod does not require it" {
+	if line := daemon.Event(t, "pod_not_held", "default/bare"); line.Message != "not held back while meshnetd is away: the pod does not require it" {
 		t.Errorf("said %q", line.Message)
 	}
 	if strings.Contains(daemon.Log(), `"event":"pod_not_held","pod":"default/meshed"`) {
@@ -41,7 +41,7 @@ func TestHungDaemon(t *testing.T) {
 	}
 	t.Logf("the pod that it was asked about: %v", err)
 	for _, name := range []string{"second", "third"} {
-		started(t, runPod(t, l, name, nil))
+		started(t, labtest.RunPod(t, l, name, nil))
 	}
 	refused(t, meshed, `required plugin "meshnetd" not present`)
 

@@ -19,25 +19,25 @@ import (
 // Where the kubelet tells its pods, the proxy's own user is in the first rules and nobody else has it, on every runtime:
 // also where that tells no users.
 func TestProxyIdentityByTheKubelet(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		sidecar, impostor := proxyContainer, lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: 4242, Group: app}
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		sidecar, impostor := labtest.ProxyContainer, lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: 4242, Group: app}
 		sidecar.User, sidecar.Group = 4242, 4242
 		member := impostor
 		member.Name, member.User, member.Group = "member", app, 4242
 		honest := lab.ContainerSpec{Name: "honest", Args: []string{"pause"}, User: app, Group: app}
-		spec := lab.PodSpec{Name: "web", UID: "uid-of-web", Annotations: injected()}
+		spec := lab.PodSpec{Name: "web", UID: "uid-of-web", Annotations: labtest.Injected()}
 		kubelet := &podsapi.Server{Socket: filepath.Join(l.Dir(), "pods-api.sock"), Watch: podsapi.Telling(podsapi.Pod(spec, honest, impostor, member, sidecar))}
 		if err := kubelet.Start(); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(kubelet.Stop)
-		daemon := runDaemon(t, l, fmt.Sprintf("kubelet.pods_api = %q", kubelet.Socket))
-		daemon.wait(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
+		daemon := labtest.RunDaemon(t, l, fmt.Sprintf("kubelet.pods_api = %q", kubelet.Socket))
+		daemon.Expect(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
 		pod, err := l.RunPod(labtest.Within(t, time.Minute), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if text := saved(t, pod); !strings.Contains(text, "--uid-owner 4242") || strings.Contains(text, "--uid-owner 1337") {
+		if text := labtest.Saved(t, pod); !strings.Contains(text, "--uid-owner 4242") || strings.Contains(text, "--uid-owner 1337") {
 			t.Errorf("the first rules are not by the proxy's user:\n%s", text)
 		}
 		for _, refused := range []lab.ContainerSpec{impostor, member} {

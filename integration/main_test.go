@@ -2,6 +2,8 @@
 
 //go:build linux
 
+// Package integration runs a real daemon on a real runtime, refuses, repairs, breaks, and asks what its commands say. What becomes of
+// packets is in e2e, what needs no runtime in packets.
 package integration
 
 import (
@@ -10,6 +12,9 @@ import (
 	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
+// Users and groups of the pods' programs.
+const app, proxy = labtest.App, labtest.Proxy
+
 func TestMain(m *testing.M) {
-	labtest.Main(m, "TestTrafficEndToEnd", "TestFirstConnectionIsCaught")
+	labtest.Main(m)
 }

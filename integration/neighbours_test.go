@@ -35,9 +35,9 @@ func (hooking) CreateContainer(context.Context, *api.PodSandbox, *api.Container)
 
 // Hooks of another plugin are refused where the node says so, and explained; pods outside the mesh have them.
 func TestHooksOfNeighboursAreRefused(t *testing.T) {
-	l := startLab(t, lab.Runtimes()[0])
-	daemon := runDaemon(t, l, `neighbours.hooks = "refuse"`)
-	meshed, plain := runPod(t, l, "meshed", injected()), runPod(t, l, "plain", nil)
+	l := labtest.DualStack(t, lab.Runtimes()[0])
+	daemon := labtest.RunDaemon(t, l, `neighbours.hooks = "refuse"`)
+	meshed, plain := labtest.RunPod(t, l, "meshed", labtest.Injected()), labtest.RunPod(t, l, "plain", nil)
 	other := hooking{make(chan struct{})}
 	s, err := stub.New(other, stub.WithPluginName("hooking"), stub.WithPluginIdx("99"), stub.WithSocketPath(l.NRISocket()), stub.WithOnClose(func() {}))
 	if err != nil {
@@ -54,7 +54,7 @@ func TestHooksOfNeighboursAreRefused(t *testing.T) {
 	}
 	refused(t, meshed, "99-hooking changed hooks, and neighbours.hooks refuses hooks of other plugins")
 	started(t, plain)
-	if _, told, stderr := daemon.command(t, "explain", "default/meshed"); !strings.Contains(told, "another plugin of the node: 99-hooking changed hooks") {
+	if _, told, stderr := daemon.Command(t, "explain", "default/meshed"); !strings.Contains(told, "another plugin of the node: 99-hooking changed hooks") {
 		t.Errorf("not explained:\n%s%s", told, stderr)
 	}
 }

@@ -53,18 +53,18 @@ func TestPackaging(t *testing.T) {
 		opts.Imports = []string{waiting(t, runtime)}
 		l := labtest.Start(t, opts)
 		annotation := injectedByValues(t, packaged(t, "istio/values.yaml"))
-		meshed := runPod(t, l, "meshed", annotation)
-		plain := runPod(t, l, "plain", nil)
+		meshed := labtest.RunPod(t, l, "meshed", annotation)
+		plain := labtest.RunPod(t, l, "plain", nil)
 		const overridden = "required-plugins.noderesource.dev/pod"
-		undone := runPod(t, l, "undone", map[string]string{overridden: "[]", "required-plugins.noderesource.dev": `["meshnetd"]`})
-		malformed := runPod(t, l, "malformed", map[string]string{"required-plugins.noderesource.dev": `["meshnetd"`})
+		undone := labtest.RunPod(t, l, "undone", map[string]string{overridden: "[]", "required-plugins.noderesource.dev": `["meshnetd"]`})
+		malformed := labtest.RunPod(t, l, "malformed", map[string]string{"required-plugins.noderesource.dev": `["meshnetd"`})
 		tolerant := map[string]string{"tolerate-missing-nri-plugins.noderesource.dev": "true"}
 		for k, v := range annotation {
 			tolerant[k] = v
 		}
 
 		refused(t, meshed, `required plugin "meshnetd" not present`)
-		refused(t, runPod(t, l, "tolerant", tolerant), `required plugin "meshnetd" not present`)
+		refused(t, labtest.RunPod(t, l, "tolerant", tolerant), `required plugin "meshnetd" not present`)
 		refused(t, malformed, "invalid required-plugins.noderesource.dev annotation")
 		started(t, plain)
 		started(t, undone) // which is why there is an admission policy
@@ -85,14 +85,14 @@ func TestPackaging(t *testing.T) {
 	})
 	t.Run("meshnetd-required.toml", func(t *testing.T) {
 		l := startLabImporting(t, packaged(t, "containerd/meshnetd-required.toml"))
-		pods := []*lab.Pod{runPod(t, l, "plain", nil)}
+		pods := []*lab.Pod{labtest.RunPod(t, l, "plain", nil)}
 		for i, annotations := range []map[string]string{
 			{"required-plugins.noderesource.dev": "[]"},
 			{"required-plugins.noderesource.dev/pod": "[]"},
 			{"tolerate-missing-nri-plugins.noderesource.dev": "true"},
 			{"tolerate-missing-nri-plugins.noderesource.dev/pod": "true"},
 		} {
-			pods = append(pods, runPod(t, l, fmt.Sprintf("wants-out-%d", i), annotations))
+			pods = append(pods, labtest.RunPod(t, l, fmt.Sprintf("wants-out-%d", i), annotations))
 		}
 		static, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: "static", Namespace: "kube-system", HostNetwork: true})
 		if err != nil {
@@ -102,7 +102,7 @@ func TestPackaging(t *testing.T) {
 		for _, pod := range pods {
 			refused(t, pod, `required plugin "meshnetd" not present`)
 		}
-		both := runPod(t, l, "both", map[string]string{"required-plugins.noderesource.dev": `["meshnetd"]`})
+		both := labtest.RunPod(t, l, "both", map[string]string{"required-plugins.noderesource.dev": `["meshnetd"]`})
 		refused(t, both, `required plugins "meshnetd,meshnetd" not present`)
 		p := connect(t, l)
 		for _, pod := range append(pods, both) {

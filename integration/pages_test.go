@@ -84,7 +84,7 @@ func transcript(t *testing.T, root string, words []string) string {
 // demo is what `make demo` runs once everything is built.
 func demo(t *testing.T, meshnetd string) *exec.Cmd {
 	t.Helper()
-	l := startLab(t, lab.Containerd24) // checks what is needed, and that two labs get along
+	l := labtest.DualStack(t, lab.Containerd24) // checks what is needed, and that two labs get along
 	program, err := lab.Build(t.Context(), "demo", "./integration/demo")
 	if err != nil {
 		t.Fatal(err)

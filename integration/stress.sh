@@ -24,7 +24,7 @@ round() {
 
 # The short form draws anew each time from the long enumerations, which wait for nothing, and waits for all that the long one does.
 waiting() {
-	go test -short -json -count=1 -timeout 60m ./integration ./integration/packets ./integration/lab ./integration/faults/... ./daemon/traffic \
+	go test -short -json -count=1 -timeout 60m ./integration ./integration/packets ./integration/e2e ./integration/lab ./integration/faults/... ./daemon/traffic \
 		./daemon/netns ./daemon/nftables ./daemon/netlink ./nriplugin ./status ./cri ./systemd/... ./cmd/meshnetd ./doctor/gather | go run ./integration/report
 }
 for i in $(seq "${WAITING:-8}"); do round "waiting, $i" waiting; done

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/istio"
@@ -52,7 +53,7 @@ func TestIPv6ByAnAttacker(t *testing.T) {
 				protect(t, e, pod)
 				disableIPv6(t, ns, "0")
 
-				start(t, ns, proxy, proxy, "proxy").listening(t, proxyListeners...)
+				start(t, ns, proxy, proxy, "proxy").listening(t, labtest.ProxyListeners...)
 				serve(t, ns, app, "18080", "app")
 				serve(t, peer, root, "19090", "peer")
 				podLink, peerLink := linkLocal(t, ns), linkLocal(t, peer)

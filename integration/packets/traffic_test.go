@@ -113,8 +113,6 @@ func dial(t *testing.T, ns *nstest.Namespace, uid, gid int, network, addr string
 	return e.Reply, e.Error
 }
 
-var proxyListeners = []string{"0.0.0.0:15001", "[::]:15001", "0.0.0.0:15006", "[::]:15006", "127.0.0.1:15053", "[::1]:15053"}
-
 // pair is a protected pod with a proxy and an app, and a peer with a server, joined by a cable.
 type pair struct {
 	pod, peer *nstest.Namespace
@@ -133,7 +131,7 @@ func newPair(t *testing.T, variant string, defaults istio.Defaults, pod rules.Po
 	if len(proxyArgs) > 0 {
 		uid = root // a transparent listener needs NET_ADMIN; Istio runs it as user 0, group 1337
 	}
-	p.proxy = start(t, p.pod, uid, proxy, append([]string{"proxy"}, proxyArgs...)...).listening(t, proxyListeners...)
+	p.proxy = start(t, p.pod, uid, proxy, append([]string{"proxy"}, proxyArgs...)...).listening(t, labtest.ProxyListeners...)
 	serve(t, p.pod, app, "18080", "app")
 	serve(t, p.pod, app, "15021", "ready")
 	serve(t, p.peer, root, "19090", "peer")

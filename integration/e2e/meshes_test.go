@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ type member struct {
 // members are one of each mesh; the last one's is described in examples/static.toml.
 func members() []member {
 	return []member{
-		{"istio", nil, injected(), "istio-proxy", proxy, 15001, 15006},
+		{"istio", nil, labtest.Injected(), "istio-proxy", proxy, 15001, 15006},
 		{"consul", nil, map[string]string{"consul.hashicorp.com/connect-inject-status": "injected", "consul.hashicorp.com/transparent-proxy-status": "enabled",
 			"consul.hashicorp.com/redirect-traffic-config": `{"ProxyUserID":"5995","ProxyInboundPort":20000,"ProxyOutboundPort":15001}`}, "consul-dataplane", 5995, 15001, 20000},
 		{"kuma", nil, map[string]string{"kuma.io/sidecar-injected": "true", "traffic.kuma.io/transparent-proxy-config": "cniMode: true"}, "kuma-sidecar", 5678, 15001, 15006},
@@ -77,7 +77,7 @@ func (m member) join(t *testing.T, pod *lab.Pod) {
 // caught sends a container's first packet, which must come to the pod's proxy.
 func (m member) caught(t *testing.T, pod *lab.Pod, target string) {
 	t.Helper()
-	reply, err := firstAct(labtest.Within(t, time.Minute), pod, app, "tcp4", target)
+	reply, err := labtest.FirstAct(labtest.Within(t, time.Minute), pod, app, "tcp4", target)
 	if err != nil || reply != "outbound original_dst="+target {
 		t.Errorf("%s: got %q %v", m.mesh, reply, err)
 	}
@@ -95,9 +95,9 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := []string{`audit_interval = "1s"`, string(profile)}
-	l := startLab(t, lab.Runtimes()[0])
-	daemon := runDaemon(t, l, config...)
-	peer := runPod(t, l, "peer", nil)
+	l := labtest.DualStack(t, lab.Runtimes()[0])
+	daemon := labtest.RunDaemon(t, l, config...)
+	peer := labtest.RunPod(t, l, "peer", nil)
 	pods := map[string]*lab.Pod{}
 	for _, m := range members() {
 		pod, err := l.RunPod(labtest.Within(t, time.Minute), m.spec(m.mesh))
@@ -106,21 +106,21 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 		}
 		pods[m.mesh] = pod
 		m.join(t, pod)
-		if line := daemon.event(t, "pod_protected", "default/"+m.mesh); line.Mesh != m.mesh {
+		if line := daemon.Event(t, "pod_protected", "default/"+m.mesh); line.Mesh != m.mesh {
 			t.Errorf("%s: protected for mesh %q", m.mesh, line.Mesh)
 		}
 		m.caught(t, pod, "203.0.113.1:80")
-		target := address(pod, 0, 8080)
-		if reply, err := firstAct(labtest.Within(t, time.Minute), peer, app, "tcp4", target); err != nil || reply != "inbound original_dst="+target {
+		target := labtest.Address(pod, 0, 8080)
+		if reply, err := labtest.FirstAct(labtest.Within(t, time.Minute), peer, app, "tcp4", target); err != nil || reply != "inbound original_dst="+target {
 			t.Errorf("%s, inbound: got %q %v", m.mesh, reply, err)
 		}
 	}
-	if line := daemon.event(t, "pod_skipped", "default/peer"); line.Mesh != "" || line.Reason != string(rules.ReasonNotInjected) {
+	if line := daemon.Event(t, "pod_skipped", "default/peer"); line.Mesh != "" || line.Reason != string(rules.ReasonNotInjected) {
 		t.Errorf("a pod of no mesh is skipped by %q (%s)", line.Mesh, line.Reason)
 	}
 	for _, m := range members() { // each is repaired, and the others stay as they are
-		inNetNS(t, pods[m.mesh].NetNS(), "iptables-nft", "-t", "nat", "-F")
-		if line := daemon.event(t, "drift_repaired", "default/"+m.mesh); line.Mesh != m.mesh {
+		labtest.InNetNS(t, pods[m.mesh].NetNS(), "iptables-nft", "-t", "nat", "-F")
+		if line := daemon.Event(t, "drift_repaired", "default/"+m.mesh); line.Mesh != m.mesh {
 			t.Errorf("%s: repaired for mesh %q", m.mesh, line.Mesh)
 		}
 		m.caught(t, pods[m.mesh], "203.0.113.2:80")
@@ -133,15 +133,15 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runContainer(t, missed, "early", "pause")
-	next := runDaemon(t, l, config...)
+	labtest.RunContainer(t, missed, "early", "pause")
+	next := labtest.RunDaemon(t, l, config...)
 	for _, m := range members() {
-		if line := next.event(t, "pod_protected", "default/"+m.mesh); line.Changed || line.Mesh != m.mesh {
+		if line := next.Event(t, "pod_protected", "default/"+m.mesh); line.Changed || line.Mesh != m.mesh {
 			t.Errorf("%s: taken over for %q, changed %v", m.mesh, line.Mesh, line.Changed)
 		}
 		m.caught(t, pods[m.mesh], "203.0.113.3:80")
 	}
-	if line := next.event(t, "pod_late", "default/missed"); line.Mesh != late.mesh {
+	if line := next.Event(t, "pod_late", "default/missed"); line.Mesh != late.mesh {
 		t.Errorf("late, for mesh %q", line.Mesh)
 	}
 	late.join(t, missed)
@@ -154,7 +154,7 @@ func TestSeveralMeshesOnOneNode(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", name, err)
 		}
-		if line := next.event(t, "pod_blocked", "default/"+name); line.Reason != string(rules.ReasonTwoMeshes) || !strings.Contains(line.Message, want) {
+		if line := next.Event(t, "pod_blocked", "default/"+name); line.Reason != string(rules.ReasonTwoMeshes) || !strings.Contains(line.Message, want) {
 			t.Errorf("%s: %s, %q", name, line.Reason, line.Message)
 		}
 	}

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"context"
@@ -29,8 +29,8 @@ const replacements = 50
 func lastingConnections(t *testing.T, s *scene) {
 	var streams streams
 	for family := range 2 {
-		streams = append(streams, startStream(t, s.web, address(s.outside, family, serverPort), "server"),
-			startStream(t, s.outside, address(s.web, family, appPort), "app"))
+		streams = append(streams, startStream(t, s.web, labtest.Address(s.outside, family, serverPort), "server"),
+			startStream(t, s.outside, labtest.Address(s.web, family, appPort), "app"))
 	}
 	streams = append(streams, startStream(t, s.web, service, "app"))
 	streams.carryOn(t)
@@ -97,7 +97,7 @@ func (s *scene) refine(t *testing.T) {
 // written returns the pod's rules as nft shows them, whoever wrote them.
 func (s *scene) written(t *testing.T) string {
 	t.Helper()
-	return inNetNS(t, s.web.NetNS(), "nft", "list", "ruleset")
+	return labtest.InNetNS(t, s.web.NetNS(), "nft", "list", "ruleset")
 }
 
 // stream sends on a connection without a pause, and expects back what it sent.

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
 // With ipv6 = "block", a client that has both families and prefers IPv6 is told at once that it has to take IPv4,
@@ -20,7 +21,7 @@ func TestClientsFallBackToIPv4(t *testing.T) {
 	// A container of the test speaks as the proxy, which does not speak IPv6 as the node has it.
 	config := []string{`ipv6 = "block"`, `proxy_identity = "off"`, "[[policy]]\nmay_loosen = true"}
 	forEachScene(t, nil, config, func(t *testing.T, s *scene) {
-		names := address(s.outside, 0, 53)
+		names := labtest.Address(s.outside, 0, 53)
 		// byName calls a name that has both families, as a user. It would wait for long before it tries IPv4 too.
 		byName := func(pod *lab.Pod, uid int, name string, port uint16) lab.Event {
 			t.Helper()
@@ -40,11 +41,11 @@ func TestClientsFallBackToIPv4(t *testing.T) {
 			}
 		}
 		out := byName(s.web, app, outsideName, serverPort)
-		quickly(out, address(s.outside, 0, serverPort))
+		quickly(out, labtest.Address(s.outside, 0, serverPort))
 		s.carried(t, "outbound", dialled{out.Local, out.Remote, out.Started})
 		in := byName(s.outside, app, webName, appPort)
-		quickly(in, address(s.web, 0, appPort))
-		s.inbound(t, address(s.web, 0, appPort), in)
+		quickly(in, labtest.Address(s.web, 0, appPort))
+		s.inbound(t, labtest.Address(s.web, 0, appPort), in)
 		for pod, addr := range map[*lab.Pod]string{
 			s.web:     fmt.Sprintf("[%s]:%d", publicIPv6[1], serverPort),
 			s.outside: fmt.Sprintf("[%s]:%d", publicIPv6[0], appPort),

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
@@ -21,7 +21,7 @@ import (
 // a server and a name server, on a real runtime with the real daemon.
 type scene struct {
 	lab     *lab.Lab
-	daemon  meshnetd
+	daemon  labtest.Meshnetd
 	backend string
 	tproxy  bool
 
@@ -59,13 +59,13 @@ func forEachScene(t *testing.T, environment, config []string, test func(t *testi
 
 func (s *scene) start(t *testing.T, environment, config []string) {
 	t.Helper()
-	s.lab = startLab(t, lab.Runtimes()[0])
-	s.daemon = runDaemon(t, s.lab, append([]string{fmt.Sprintf("backend = %q", s.backend)}, config...)...)
-	s.outside = runPod(t, s.lab, "outside", nil)
-	s.web = runPod(t, s.lab, "web", s.annotations())
+	s.lab = labtest.DualStack(t, lab.Runtimes()[0])
+	s.daemon = labtest.RunDaemon(t, s.lab, append([]string{fmt.Sprintf("backend = %q", s.backend)}, config...)...)
+	s.outside = labtest.RunPod(t, s.lab, "outside", nil)
+	s.web = labtest.RunPod(t, s.lab, "web", s.annotations())
 	for i, pod := range []*lab.Pod{s.web, s.outside} {
 		// Clients prefer IPv6 only where it is not of a local network.
-		inNetNS(t, pod.NetNS(), "ip", "addr", "add", publicIPv6[i]+"/64", "dev", "eth0", "nodad")
+		labtest.InNetNS(t, pod.NetNS(), "ip", "addr", "add", publicIPv6[i]+"/64", "dev", "eth0", "nodad")
 	}
 	s.server = s.run(t, s.outside, lab.ContainerSpec{Name: "server", User: app, Group: app,
 		Args: append([]string{"echo", "server"}, everyAddress(serverPort, 15006)...)})
@@ -76,26 +76,26 @@ func (s *scene) start(t *testing.T, environment, config []string) {
 
 	s.proxySpec = lab.ContainerSpec{Name: "istio-proxy", User: proxy, Group: proxy,
 		Env: append([]string{"ISTIO_META_DNS_CAPTURE=true"}, environment...),
-		Args: []string{"envoy", "--app", address(s.web, 0, appPort), "--service", service + "=" + address(s.web, 0, appPort), "--name", knownName + "=192.0.2.80",
-			"--upstream", address(s.outside, 0, 53)}}
+		Args: []string{"envoy", "--app", labtest.Address(s.web, 0, appPort), "--service", service + "=" + labtest.Address(s.web, 0, appPort), "--name", knownName + "=192.0.2.80",
+			"--upstream", labtest.Address(s.outside, 0, 53)}}
 	if s.tproxy { // as Istio's injector has it
 		s.proxySpec.User, s.proxySpec.Capabilities = root, []string{"NET_ADMIN"}
 		s.proxySpec.Args = append(s.proxySpec.Args, "--transparent")
 	}
 	s.proxy = s.run(t, s.web, s.proxySpec)
-	s.listening(t, s.proxy, "tcp", append(everyAddress(15008, 15020, 15021, 15090), proxyListeners...)...)
+	s.listening(t, s.proxy, "tcp", append(everyAddress(15008, 15020, 15021, 15090), labtest.ProxyListeners...)...)
 	s.listening(t, s.proxy, "udp", "127.0.0.1:15053", "[::1]:15053")
 	s.app = s.run(t, s.web, lab.ContainerSpec{Name: "app", User: app, Group: app, Args: append([]string{"echo", "app"}, everyAddress(appPort)...)})
-	if line := s.daemon.event(t, "pod_protected", "default/web"); line.Backend != s.backend {
+	if line := s.daemon.Event(t, "pod_protected", "default/web"); line.Backend != s.backend {
 		t.Fatalf("the rules were written by %s", line.Backend)
 	}
 }
 
 func (s *scene) annotations() map[string]string {
 	if s.tproxy {
-		return injected("sidecar.istio.io/interceptionMode", "TPROXY")
+		return labtest.Injected("sidecar.istio.io/interceptionMode", "TPROXY")
 	}
-	return injected()
+	return labtest.Injected()
 }
 
 // everyAddress lists ports of both families, as the stand-in wants them.

@@ -2,12 +2,10 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
-	"net/netip"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -20,17 +18,13 @@ import (
 	"github.com/meshnetd/meshnetd/nriplugin"
 )
 
-func address(pod *lab.Pod, i int, port uint16) string {
-	return netip.AddrPortFrom(pod.IPs()[i], port).String()
-}
-
 // Of 100 pods, half of them on each runtime, each app's very first connection must reach the proxy, with its original destination.
 func TestFirstConnectionIsCaught(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		runDaemon(t, l)
-		server := runPod(t, l, "server", nil)
-		servers := runServer(t, server, "8080", "server")
-		target := address(server, 0, 8080)
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		labtest.RunDaemon(t, l)
+		server := labtest.RunPod(t, l, "server", nil)
+		servers := labtest.RunServer(t, server, "8080", "server")
+		target := labtest.Address(server, 0, 8080)
 		const pods, atOnce = 50, 4
 		replies := firstConnections(t, l, pods, atOnce, target)
 		for i, reply := range replies {
@@ -54,10 +48,10 @@ func TestFirstConnectionIsCaught(t *testing.T) {
 
 // The same without meshnetd: the test above can fail.
 func TestFirstConnectionWithoutMeshnetd(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		server := runPod(t, l, "server", nil)
-		runServer(t, server, "8080", "server")
-		for _, reply := range firstConnections(t, l, 3, 1, address(server, 0, 8080)) {
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		server := labtest.RunPod(t, l, "server", nil)
+		labtest.RunServer(t, server, "8080", "server")
+		for _, reply := range firstConnections(t, l, 3, 1, labtest.Address(server, 0, 8080)) {
 			if !strings.HasPrefix(reply, "server peer=") {
 				t.Errorf("got %q, want the server itself", reply)
 			}
@@ -77,18 +71,18 @@ func firstConnections(t *testing.T, l *lab.Lab, pods, atOnce int, target string)
 			defer func() { <-slots }()
 			ctx := labtest.Within(t, 2*time.Minute)
 			reply, err := func() (string, error) {
-				pod, err := l.RunPod(ctx, lab.PodSpec{Name: fmt.Sprintf("meshed-%d", i), Annotations: injected()})
+				pod, err := l.RunPod(ctx, lab.PodSpec{Name: fmt.Sprintf("meshed-%d", i), Annotations: labtest.Injected()})
 				if err != nil {
 					return "", err
 				}
-				c, err := pod.RunContainer(ctx, proxyContainer)
+				c, err := pod.RunContainer(ctx, labtest.ProxyContainer)
 				if err != nil {
 					return "", err
 				}
 				if _, err := c.WaitFor(ctx, func(e lab.Event) bool { return e.Event == "listening" && e.Addr == "0.0.0.0:15001" }); err != nil {
 					return "", err
 				}
-				reply, err := firstAct(ctx, pod, app, "tcp4", target)
+				reply, err := labtest.FirstAct(ctx, pod, app, "tcp4", target)
 				if err != nil {
 					return "", err
 				}
@@ -106,16 +100,16 @@ func firstConnections(t *testing.T, l *lab.Lab, pods, atOnce int, target string)
 
 // Inbound and outbound, both families, the proxy's own traffic, and what is none of meshnetd's business.
 func TestTrafficOfRealPods(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		host := hostRules(t)
-		daemon := runDaemon(t, l, `proxy_identity = "off"`) // containers of the test speak as the proxy
-		peer := runPod(t, l, "peer", nil)
-		runServer(t, peer, "8080", "peer")
-		meshed := runPod(t, l, "meshed", injected())
-		runProxy(t, meshed)
-		runServer(t, meshed, "8080", "app")
-		runServer(t, meshed, "15021", "ready")
-		daemon.event(t, "pod_protected", "default/meshed")
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		host := labtest.HostRules(t)
+		daemon := labtest.RunDaemon(t, l, `proxy_identity = "off"`) // containers of the test speak as the proxy
+		peer := labtest.RunPod(t, l, "peer", nil)
+		labtest.RunServer(t, peer, "8080", "peer")
+		meshed := labtest.RunPod(t, l, "meshed", labtest.Injected())
+		labtest.RunProxy(t, meshed)
+		labtest.RunServer(t, meshed, "8080", "app")
+		labtest.RunServer(t, meshed, "15021", "ready")
+		daemon.Event(t, "pod_protected", "default/meshed")
 		for _, a := range []struct {
 			what string
 			from *lab.Pod
@@ -123,73 +117,50 @@ func TestTrafficOfRealPods(t *testing.T) {
 			to   string
 			want string
 		}{
-			{"outbound", meshed, app, address(peer, 0, 8080), "outbound original_dst=" + address(peer, 0, 8080)},
-			{"outbound IPv6", meshed, app, address(peer, 1, 8080), "outbound original_dst=" + address(peer, 1, 8080)},
-			{"inbound from a peer", peer, app, address(meshed, 0, 8080), "inbound original_dst=" + address(meshed, 0, 8080)},
-			{"inbound IPv6", peer, app, address(meshed, 1, 8080), "inbound original_dst=" + address(meshed, 1, 8080)},
-			{"readiness port", peer, app, address(meshed, 0, 15021), "ready"},
-			{"proxy's own traffic", meshed, proxy, address(peer, 0, 8080), "peer"},
-			{"proxy's own traffic IPv6", meshed, proxy, address(peer, 1, 8080), "peer"},
-			{"app to itself", meshed, app, address(meshed, 0, 8080), "app"},
-			{"from outside the mesh", peer, app, address(peer, 0, 8080), "peer"},
+			{"outbound", meshed, app, labtest.Address(peer, 0, 8080), "outbound original_dst=" + labtest.Address(peer, 0, 8080)},
+			{"outbound IPv6", meshed, app, labtest.Address(peer, 1, 8080), "outbound original_dst=" + labtest.Address(peer, 1, 8080)},
+			{"inbound from a peer", peer, app, labtest.Address(meshed, 0, 8080), "inbound original_dst=" + labtest.Address(meshed, 0, 8080)},
+			{"inbound IPv6", peer, app, labtest.Address(meshed, 1, 8080), "inbound original_dst=" + labtest.Address(meshed, 1, 8080)},
+			{"readiness port", peer, app, labtest.Address(meshed, 0, 15021), "ready"},
+			{"proxy's own traffic", meshed, proxy, labtest.Address(peer, 0, 8080), "peer"},
+			{"proxy's own traffic IPv6", meshed, proxy, labtest.Address(peer, 1, 8080), "peer"},
+			{"app to itself", meshed, app, labtest.Address(meshed, 0, 8080), "app"},
+			{"from outside the mesh", peer, app, labtest.Address(peer, 0, 8080), "peer"},
 		} {
 			t.Run(a.what, func(t *testing.T) {
 				network := "tcp4"
 				if strings.HasPrefix(a.to, "[") {
 					network = "tcp6"
 				}
-				reply, err := firstAct(labtest.Within(t, time.Minute), a.from, a.uid, network, a.to)
+				reply, err := labtest.FirstAct(labtest.Within(t, time.Minute), a.from, a.uid, network, a.to)
 				if err != nil || !strings.HasPrefix(reply, a.want) {
 					t.Errorf("got %q %v, want %q", reply, err, a.want)
 				}
 			})
 		}
-		daemon.event(t, "pod_skipped", "default/peer")
-		if text := saved(t, peer); text != "" {
+		daemon.Event(t, "pod_skipped", "default/peer")
+		if text := labtest.Saved(t, peer); text != "" {
 			t.Errorf("a pod outside the mesh has rules:\n%s", text)
 		}
-		for name, annotations := range map[string]map[string]string{"host": nil, "host-injected": injected()} {
+		for name, annotations := range map[string]map[string]string{"host": nil, "host-injected": labtest.Injected()} {
 			pod, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Name: name, HostNetwork: true, Annotations: annotations})
 			if err != nil {
 				t.Fatalf("a hostNetwork pod is refused: %v", err)
 			}
-			daemon.event(t, "pod_skipped", "default/"+pod.Spec.Name)
+			daemon.Event(t, "pod_skipped", "default/"+pod.Spec.Name)
 		}
-		if now := hostRules(t); now != host {
+		if now := labtest.HostRules(t); now != host {
 			t.Errorf("the host's rules have changed:\n%s", now)
 		}
 	})
 }
 
-func inNetNS(t *testing.T, path string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("nsenter", append([]string{"--net=" + path}, args...)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %v\n%s", args, err, out)
-	}
-	return string(out)
-}
-
-// hostRules reads the host's own tables, both kinds and families, without counters.
-func hostRules(t *testing.T) string {
-	t.Helper()
-	var all []string
-	for _, kind := range []string{"-nft", "-legacy"} {
-		all = append(all, labtest.Shown(t, "/proc/thread-self/ns/net", kind)...)
-	}
-	out, err := exec.Command("sh", "-ec", "ip rule; ip -6 rule; ip -o addr show dev lo").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Join(append(all, string(out)), "\n")
-}
-
 // The pod's author reads what is wrong; once it is mended, the pod starts.
 func TestBadAnnotationRefusesThePod(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		daemon := runDaemon(t, l)
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		daemon := labtest.RunDaemon(t, l)
 		const key = "traffic.sidecar.istio.io/includeOutboundIPRanges"
-		spec := lab.PodSpec{Name: "web", UID: "1234", Annotations: injected(key, "10.0.0.0/8,10.1.0.0")}
+		spec := lab.PodSpec{Name: "web", UID: "1234", Annotations: labtest.Injected(key, "10.0.0.0/8,10.1.0.0")}
 		for attempt := range uint32(2) { // kubelet tries again and again
 			spec.Attempt = attempt
 			pod, err := l.RunPod(labtest.Within(t, time.Minute), spec)
@@ -206,13 +177,13 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 				t.Fatalf("got %v\nwant %s", err, want)
 			}
 		}
-		daemon.event(t, "pod_blocked", "default/web")
-		spec.Attempt, spec.Annotations = 2, injected(key, "10.0.0.0/8")
+		daemon.Event(t, "pod_blocked", "default/web")
+		spec.Attempt, spec.Annotations = 2, labtest.Injected(key, "10.0.0.0/8")
 		pod, err := l.RunPod(labtest.Within(t, time.Minute), spec)
 		if err != nil {
 			t.Fatalf("mended: %v", err)
 		}
-		if text := saved(t, pod); !strings.Contains(text, "-d 10.0.0.0/8 -j ISTIO_REDIRECT") {
+		if text := labtest.Saved(t, pod); !strings.Contains(text, "-d 10.0.0.0/8 -j ISTIO_REDIRECT") {
 			t.Errorf("mended, but without its rules:\n%s", text)
 		}
 	})
@@ -220,52 +191,52 @@ func TestBadAnnotationRefusesThePod(t *testing.T) {
 
 // Rules outlive the daemon; a pod that came while it was away gets them when it is back.
 func TestDaemonRestarted(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		first := runDaemon(t, l)
-		before := runPod(t, l, "before", injected())
-		first.event(t, "pod_protected", "default/before")
-		rules := saved(t, before)
-		first.terminate(t)
-		missed := runPod(t, l, "missed", injected())
-		runContainer(t, missed, "early", "pause")
-		if now := saved(t, before); now != rules {
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		first := labtest.RunDaemon(t, l)
+		before := labtest.RunPod(t, l, "before", labtest.Injected())
+		first.Event(t, "pod_protected", "default/before")
+		rules := labtest.Saved(t, before)
+		first.End(t)
+		missed := labtest.RunPod(t, l, "missed", labtest.Injected())
+		labtest.RunContainer(t, missed, "early", "pause")
+		if now := labtest.Saved(t, before); now != rules {
 			t.Errorf("rules did not outlive the daemon:\n%s", now)
 		}
-		second := runDaemon(t, l)
-		if l := second.event(t, "pod_protected", "default/before"); l.Changed {
+		second := labtest.RunDaemon(t, l)
+		if l := second.Event(t, "pod_protected", "default/before"); l.Changed {
 			t.Error("a running pod was changed by a restart of the daemon")
 		}
-		second.event(t, "pod_late", "default/missed")
-		runProxy(t, missed)
-		reply, err := firstAct(labtest.Within(t, time.Minute), missed, app, "tcp4", "203.0.113.7:80")
+		second.Event(t, "pod_late", "default/missed")
+		labtest.RunProxy(t, missed)
+		reply, err := labtest.FirstAct(labtest.Within(t, time.Minute), missed, app, "tcp4", "203.0.113.7:80")
 		if err != nil || reply != "outbound original_dst=203.0.113.7:80" {
 			t.Errorf("got %q %v", reply, err)
 		}
 		second.Kill()
-		third := runDaemon(t, l)
-		third.event(t, "pod_protected", "default/missed")
+		third := labtest.RunDaemon(t, l)
+		third.Event(t, "pod_protected", "default/missed")
 	})
 }
 
 // The daemon finds the runtime again, however often it goes away.
 func TestRuntimeRestarted(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		daemon := runDaemon(t, l)
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		daemon := labtest.RunDaemon(t, l)
 		for round := range 2 {
 			if err := l.Restart(labtest.Within(t, time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			connected := 0
-			daemon.wait(t, func(l lab.Line) bool {
+			daemon.Expect(t, func(l lab.Line) bool {
 				if l.Event == "nri_connected" {
 					connected++
 				}
 				return connected == round+2
 			})
 			name := fmt.Sprintf("after-%d", round)
-			pod := runPod(t, l, name, injected())
-			daemon.event(t, "pod_protected", "default/"+name)
-			if text := saved(t, pod); !strings.Contains(text, "ip6 nat -A OUTPUT -j ISTIO_OUTPUT") {
+			pod := labtest.RunPod(t, l, name, labtest.Injected())
+			daemon.Event(t, "pod_protected", "default/"+name)
+			if text := labtest.Saved(t, pod); !strings.Contains(text, "ip6 nat -A OUTPUT -j ISTIO_OUTPUT") {
 				t.Errorf("no rules after a restart of the runtime:\n%s", text)
 			}
 		}
@@ -273,7 +244,7 @@ func TestRuntimeRestarted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c := daemon.wait(t, func(l lab.Line) bool { return l.Event == "nri_connected" }); c.Runtime != said.GetRuntimeName() || c.Version != said.GetRuntimeVersion() {
+		if c := daemon.Expect(t, func(l lab.Line) bool { return l.Event == "nri_connected" }); c.Runtime != said.GetRuntimeName() || c.Version != said.GetRuntimeVersion() {
 			t.Errorf("connected to %s %s, which calls itself %s", c.Runtime, c.Version, said)
 		}
 		identified, err := nriplugin.Identify(said.GetRuntimeName(), said.GetRuntimeVersion())
@@ -285,9 +256,9 @@ func TestRuntimeRestarted(t *testing.T) {
 
 // In a pod that the runtime starts, istio-validation comes before the proxy, and ends well.
 func TestIstioValidationInAPod(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, l *lab.Lab) {
-		runDaemon(t, l, `proxy_identity = "off"`) // the stand-in has words of its own
-		pod := runPod(t, l, "web", injected())
+	labtest.OnEach(t, func(t *testing.T, l *lab.Lab) {
+		labtest.RunDaemon(t, l, `proxy_identity = "off"`) // the stand-in has words of its own
+		pod := labtest.RunPod(t, l, "web", labtest.Injected())
 		c, err := pod.RunContainer(labtest.Within(t, time.Minute), lab.ContainerSpec{Name: "istio-validation", Args: []string{"validate"}, User: proxy, Group: proxy})
 		if err != nil {
 			t.Fatal(err)

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
@@ -21,21 +21,21 @@ import (
 // lockdown is enforced, and nothing else does.
 func TestFromReportToEnforce(t *testing.T) {
 	const report = "[[lockdown]]\nmode = \"report\"\nudp = \"none\"\negress = \"proxy\"\n"
-	l := startLab(t, lab.Runtimes()[0])
-	d := runDaemon(t, l, `audit_interval = "1s"`, report)
-	outside := runPod(t, l, "outside", nil)
+	l := labtest.DualStack(t, lab.Runtimes()[0])
+	d := labtest.RunDaemon(t, l, `audit_interval = "1s"`, report)
+	outside := labtest.RunPod(t, l, "outside", nil)
 	for name, args := range map[string][]string{"statsd": {"0.0.0.0:8125", "--udp"}, "other": {"0.0.0.0:8126", "--udp"}, "database": {"0.0.0.0:5432"}, "cache": {"0.0.0.0:6379"}} {
-		c := runContainer(t, outside, name, append([]string{"serve", args[0], name}, args[1:]...)...)
+		c := labtest.RunContainer(t, outside, name, append([]string{"serve", args[0], name}, args[1:]...)...)
 		if _, err := c.WaitEvent(labtest.Within(t, time.Minute), "listening"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	web := runPod(t, l, "web", injected("traffic.sidecar.istio.io/excludeOutboundPorts", "5432,6379"))
+	web := labtest.RunPod(t, l, "web", labtest.Injected("traffic.sidecar.istio.io/excludeOutboundPorts", "5432,6379"))
 	acts := 0
 	act := func(network string, port int) string { // what a program of the app reaches
 		t.Helper()
 		acts++
-		c := runContainer(t, web, fmt.Sprintf("act-%d", acts), "connect", network, fmt.Sprintf("%s:%d", outside.IP(), port), "--exit")
+		c := labtest.RunContainer(t, web, fmt.Sprintf("act-%d", acts), "connect", network, fmt.Sprintf("%s:%d", outside.IP(), port), "--exit")
 		e, err := c.WaitFor(labtest.Within(t, time.Minute), func(e lab.Event) bool { return e.Event == "connected" || e.Event == "failed" })
 		if err != nil {
 			t.Fatal(err)
@@ -51,18 +51,18 @@ func TestFromReportToEnforce(t *testing.T) {
 	}
 	var entries string
 	if err := lab.Poll(labtest.Within(t, time.Minute), func() (bool, error) { // the auditor comes by
-		_, entries, _ = d.command(t, "lockdown", "default")
+		_, entries, _ = d.Command(t, "lockdown", "default")
 		return strings.Contains(entries, "8125/udp") && strings.Contains(entries, "5432/tcp"), nil
 	}); err != nil {
 		t.Fatalf("%v: meshnetd lockdown says\n%s", err, entries)
 	}
-	if line := d.event(t, "lockdown_packet", "default/web"); !strings.Contains(line.Message, "counted ") || !strings.Contains(line.Message, outside.IP().String()) {
+	if line := d.Event(t, "lockdown_packet", "default/web"); !strings.Contains(line.Message, "counted ") || !strings.Contains(line.Message, outside.IP().String()) {
 		t.Errorf("the event says %q", line.Message)
 	}
-	if _, row, _ := d.command(t, "status", "default/web"); !strings.Contains(row, "lockdown: counted udp ") || !strings.Contains(row, "counted egress ") {
+	if _, row, _ := d.Command(t, "status", "default/web"); !strings.Contains(row, "lockdown: counted udp ") || !strings.Contains(row, "counted egress ") {
 		t.Errorf("status says\n%s", row)
 	}
-	if _, why, _ := d.command(t, "explain", "default/web"); !strings.Contains(why, "[tcp: counted as egress, udp: counted as udp] outbound TCP and UDP: port 5432 is excluded") {
+	if _, why, _ := d.Command(t, "explain", "default/web"); !strings.Contains(why, "[tcp: counted as egress, udp: counted as udp] outbound TCP and UDP: port 5432 is excluded") {
 		t.Errorf("explain says\n%s", why)
 	}
 	if all := metricsOf(t, l); !strings.Contains(all, `meshnetd_lockdown_packets_total{action="counted",class="udp",namespace="default"} `) {
@@ -71,7 +71,7 @@ func TestFromReportToEnforce(t *testing.T) {
 
 	rewrite(t, l, report, strings.Replace(report, `"report"`, `"enforce"`, 1)+entries)
 	reload(t, d)
-	if code, stdout, stderr := d.command(t, "verify", "--all", "--repair"); code != 0 {
+	if code, stdout, stderr := d.Command(t, "verify", "--all", "--repair"); code != 0 {
 		t.Fatalf("verify --all --repair: exit %d\n%s%s", code, stdout, stderr)
 	}
 	for port, net := range network {
@@ -79,7 +79,7 @@ func TestFromReportToEnforce(t *testing.T) {
 			t.Errorf("enforced, %s to port %d reaches %q, want %q", net, port, got, server)
 		}
 	}
-	if _, lacking, _ := d.command(t, "lockdown", "default"); lacking != "# nothing is known that a lockdown counted and does not let pass\n" {
+	if _, lacking, _ := d.Command(t, "lockdown", "default"); lacking != "# nothing is known that a lockdown counted and does not let pass\n" {
 		t.Errorf("with these entries, still lacking:\n%s", lacking)
 	}
 }
@@ -93,11 +93,11 @@ func refusedAtOnce(said string) bool {
 // refused where it is not wanted, with the reason.
 func TestPodsWithoutAMesh(t *testing.T) {
 	const reports = "[[lockdown]]\nnamespaces = [\"locked\"]\nunmeshed = \"report\"\n"
-	l := startLab(t, lab.Runtimes()[0])
+	l := labtest.DualStack(t, lab.Runtimes()[0])
 	plain := func(namespace, name string) error {
 		pod, err := l.RunPod(labtest.Within(t, time.Minute), lab.PodSpec{Namespace: namespace, Name: name})
 		if err == nil {
-			runContainer(t, pod, "app", "pause")
+			labtest.RunContainer(t, pod, "app", "pause")
 		}
 		return err
 	}
@@ -109,13 +109,13 @@ func TestPodsWithoutAMesh(t *testing.T) {
 	}
 	start("locked", "before")
 	start("free", "before")
-	d := runDaemon(t, l, reports)
+	d := labtest.RunDaemon(t, l, reports)
 	start("locked", "new")
 	for _, pod := range []string{"locked/before", "locked/new"} {
-		if line := d.event(t, "pod_unmeshed", pod); line.Reason != "not-injected" || !strings.Contains(line.Message, "the pod runs without a mesh, which [[lockdown]] of /") {
+		if line := d.Event(t, "pod_unmeshed", pod); line.Reason != "not-injected" || !strings.Contains(line.Message, "the pod runs without a mesh, which [[lockdown]] of /") {
 			t.Errorf("%s: %+v", pod, line)
 		}
-		if code, row, _ := d.command(t, "status", pod); code != 0 || !strings.Contains(row, "skipped") {
+		if code, row, _ := d.Command(t, "status", pod); code != 0 || !strings.Contains(row, "skipped") {
 			t.Errorf("status of %s: exit %d\n%s", pod, code, row)
 		}
 	}
@@ -125,7 +125,7 @@ func TestPodsWithoutAMesh(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, metrics)
 		}
 	}
-	if _, all, _ := d.command(t, "status"); strings.Contains(all, "free/before") {
+	if _, all, _ := d.Command(t, "status"); strings.Contains(all, "free/before") {
 		t.Errorf("a pod elsewhere is named:\n%s", all)
 	}
 
@@ -143,19 +143,19 @@ func TestPodsWithoutAMesh(t *testing.T) {
 // Where the kubelet tells what is in a pod, one that can send past all rules is refused, and an init container that reaches nothing is
 // named before it tries, and when it did.
 func TestLockdownByTheKubelet(t *testing.T) {
-	l := startLab(t, lab.Runtimes()[0])
-	outside := runPod(t, l, "outside", nil)
+	l := labtest.DualStack(t, lab.Runtimes()[0])
+	outside := labtest.RunPod(t, l, "outside", nil)
 	webApp := lab.ContainerSpec{Name: "app", Args: []string{"pause"}, User: app, Group: app}
 	migrate := lab.ContainerSpec{Name: "migrate", Args: []string{"connect", "tcp4", fmt.Sprintf("%s:5432", outside.IP()), "--exit"}, User: app, Group: app}
-	web := lab.PodSpec{Name: "web", UID: "uid-of-web", Annotations: injected("traffic.sidecar.istio.io/excludeOutboundPorts", "5432")}
-	raw := lab.PodSpec{Namespace: "strict", Name: "raw", UID: "uid-of-raw", Annotations: injected()}
+	web := lab.PodSpec{Name: "web", UID: "uid-of-web", Annotations: labtest.Injected("traffic.sidecar.istio.io/excludeOutboundPorts", "5432")}
+	raw := lab.PodSpec{Namespace: "strict", Name: "raw", UID: "uid-of-raw", Annotations: labtest.Injected()}
 	kubelet := &podsapi.Server{Socket: filepath.Join(l.Dir(), "pods-api.sock"), Watch: podsapi.Telling(
-		podsapi.WithInit(podsapi.Pod(web, webApp, proxyContainer), migrate), podsapi.Pod(raw, webApp, proxyContainer))}
+		podsapi.WithInit(podsapi.Pod(web, webApp, labtest.ProxyContainer), migrate), podsapi.Pod(raw, webApp, labtest.ProxyContainer))}
 	if err := kubelet.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(kubelet.Stop)
-	d := runDaemon(t, l, `audit_interval = "1s"`, fmt.Sprintf("kubelet.pods_api = %q", kubelet.Socket), `
+	d := labtest.RunDaemon(t, l, `audit_interval = "1s"`, fmt.Sprintf("kubelet.pods_api = %q", kubelet.Socket), `
 [[lockdown]]
 namespaces = ["default"]
 mode = "enforce"
@@ -164,7 +164,7 @@ egress = "proxy"
 [[lockdown]]
 namespaces = ["strict"]
 raw = "refuse"`)
-	d.wait(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
+	d.Expect(t, func(l lab.Line) bool { return l.Event == "kubelet_known" })
 
 	const past = "container app (net_raw) can send what meets no rule, by packet sockets, and [[lockdown]] of /"
 	if _, err := l.RunPod(labtest.Within(t, time.Minute), raw); err == nil || !strings.Contains(err.Error(), past) {
@@ -182,7 +182,7 @@ raw = "refuse"`)
 		t.Errorf("the init container: %+v, %v", e, err)
 	}
 	for _, event := range []string{"pod_protected", "lockdown_packet"} {
-		d.wait(t, func(l lab.Line) bool { // one of its notes
+		d.Expect(t, func(l lab.Line) bool { // one of its notes
 			return l.Event == event && l.Pod == "default/web" && strings.Contains(l.Raw, "init container migrate reaches nothing: ")
 		})
 	}
@@ -201,9 +201,9 @@ func rewrite(t *testing.T, l *lab.Lab, from, to string) {
 	}
 }
 
-func reload(t *testing.T, d meshnetd) {
+func reload(t *testing.T, d labtest.Meshnetd) {
 	t.Helper()
-	if code, stdout, stderr := d.command(t, "reload"); code != 0 {
+	if code, stdout, stderr := d.Command(t, "reload"); code != 0 {
 		t.Fatalf("meshnetd reload: exit %d\n%s%s", code, stdout, stderr)
 	}
 }

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ import (
 // Every way that traffic of a pod goes, carried by a proxy that does what Istio's does.
 func TestTrafficEndToEnd(t *testing.T) {
 	labtest.Options(t, lab.Runtimes()[0]) // before anything is asked of this machine
-	host := hostRules(t)
+	host := labtest.HostRules(t)
 	// The auditor would undo what a test writes itself, and the proxy is a stand-in for all that it has to do.
 	forEachScene(t, []string{"ISTIO_DUAL_STACK=true"}, []string{`audit_interval = "1h"`, `proxy_identity = "off"`}, func(t *testing.T, s *scene) {
 		for _, scenario := range []struct {
@@ -41,7 +41,7 @@ func TestTrafficEndToEnd(t *testing.T) {
 			t.Run(scenario.what, func(t *testing.T) { scenario.run(t, s) })
 		}
 		s.nobodyGotAround(t)
-		if now := hostRules(t); now != host {
+		if now := labtest.HostRules(t); now != host {
 			t.Errorf("the host's rules have changed:\n%s", now)
 		}
 	})
@@ -51,7 +51,7 @@ func TestTrafficEndToEnd(t *testing.T) {
 func appToOutside(t *testing.T, s *scene) {
 	for family := range 2 {
 		for _, port := range []uint16{serverPort, 15006} {
-			addr := address(s.outside, family, port)
+			addr := labtest.Address(s.outside, family, port)
 			e := s.talk(t, s.web, addr, "server")
 			carried := s.carried(t, "outbound", dialled{e.Local, addr, e.Started})
 			if carried.Remote != addr || peer(t, e.Reply).String() != carried.Addr {
@@ -64,7 +64,7 @@ func appToOutside(t *testing.T, s *scene) {
 // The app is called by the proxy, with TPROXY from the client's own address.
 func outsideToApp(t *testing.T, s *scene) {
 	for family := range 2 {
-		addr := address(s.web, family, appPort)
+		addr := labtest.Address(s.web, family, appPort)
 		s.inbound(t, addr, s.talk(t, s.outside, addr, "app"))
 	}
 }
@@ -86,7 +86,7 @@ func (s *scene) inbound(t *testing.T, addr string, e lab.Event) {
 func appToOwnService(t *testing.T, s *scene) {
 	e := s.talk(t, s.web, service, "app")
 	out := s.carried(t, "outbound", dialled{e.Local, service, e.Started})
-	own := address(s.web, 0, appPort)
+	own := labtest.Address(s.web, 0, appPort)
 	if out.Remote != own {
 		t.Errorf("outbound, the proxy says %+v", out)
 	}
@@ -102,7 +102,7 @@ func appToOwnService(t *testing.T, s *scene) {
 // What stays in the pod is none of the proxy's business.
 func appToItself(t *testing.T, s *scene) {
 	for family, loopback := range []string{"127.0.0.1", "[::1]"} {
-		for _, addr := range []string{address(s.web, family, appPort), fmt.Sprintf("%s:%d", loopback, appPort)} {
+		for _, addr := range []string{labtest.Address(s.web, family, appPort), fmt.Sprintf("%s:%d", loopback, appPort)} {
 			e := s.talk(t, s.web, addr, "app")
 			if from := peer(t, e.Reply).String(); from != e.Local {
 				t.Errorf("%s: the app is called from %s, not from %s", addr, from, e.Local)
@@ -117,7 +117,7 @@ func neighbourPorts(t *testing.T, s *scene) {
 	s.run(t, s.web, lab.ContainerSpec{Name: "neighbour", User: app, Group: app, Args: append([]string{"echo", "neighbour"}, everyAddress(ports...)...)})
 	for _, port := range ports {
 		for family := range 2 {
-			addr := address(s.web, family, uint16(port))
+			addr := labtest.Address(s.web, family, uint16(port))
 			e, err := exchange(s.outside, addr)
 			if err != nil || !strings.HasPrefix(e.Reply, "neighbour ") {
 				t.Errorf("%s: %q, %v", addr, e.Reply, err)
@@ -136,14 +136,14 @@ func neighbourPorts(t *testing.T, s *scene) {
 // the app in the kubelet's name, and that is no inbound traffic.
 func probes(t *testing.T, s *scene) {
 	for family := range 2 {
-		addr := address(s.web, family, appPort)
+		addr := labtest.Address(s.web, family, appPort)
 		e, err := exchange(nil, addr)
 		if err != nil {
 			t.Fatalf("%s: %v", addr, err)
 		}
 		s.inbound(t, addr, e)
 		for name, port := range map[string]uint16{"tunnel": 15008, "health": 15021, "statistics": 15090} {
-			addr := address(s.web, family, port)
+			addr := labtest.Address(s.web, family, port)
 			e, err := exchange(nil, addr)
 			if name == "tunnel" && s.tproxy && err == nil { // Istio captures it by TPROXY
 				s.inbound(t, addr, e)
@@ -151,7 +151,7 @@ func probes(t *testing.T, s *scene) {
 				t.Errorf("%s: %q, %v, want %q", addr, e.Reply, err, want)
 			}
 		}
-		addr = address(s.web, family, 15020)
+		addr = labtest.Address(s.web, family, 15020)
 		if e, err = exchange(nil, addr); err != nil || !strings.HasPrefix(e.Reply, "app ") {
 			t.Fatalf("%s: %q, %v", addr, e.Reply, err)
 		}

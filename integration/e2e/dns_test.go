@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"fmt"
@@ -23,11 +23,11 @@ func lookups(t *testing.T, s *scene, network string) {
 	if network == "udp4" {
 		count = 600
 		const ports = "/proc/sys/net/ipv4/ip_local_port_range"
-		before := inNetNS(t, s.web.NetNS(), "cat", ports)
-		inNetNS(t, s.web.NetNS(), "sh", "-c", "echo 40000 40099 >"+ports)
-		defer inNetNS(t, s.web.NetNS(), "sh", "-c", "echo "+strings.TrimSpace(before)+" >"+ports)
+		before := labtest.InNetNS(t, s.web.NetNS(), "cat", ports)
+		labtest.InNetNS(t, s.web.NetNS(), "sh", "-c", "echo 40000 40099 >"+ports)
+		defer labtest.InNetNS(t, s.web.NetNS(), "sh", "-c", "echo "+strings.TrimSpace(before)+" >"+ports)
 	}
-	server := address(s.outside, 0, 53)
+	server := labtest.Address(s.outside, 0, 53)
 	earlier := s.asked(t, network)
 	e := s.act(t, s.web, app, "lookup", "--count", fmt.Sprint(count), "--parallel", "20", network, server, knownName, outsideName)
 	if want := fmt.Sprintf("%d of %d answered", count, count); e.Reply != want {

@@ -2,7 +2,7 @@
 
 //go:build linux
 
-package integration
+package e2e
 
 import (
 	"errors"
@@ -37,13 +37,13 @@ proxy_egress = ["0.0.0.0/0:9090/tcp", "::/0:9090/tcp", "0.0.0.0/0:53/udp", "0.0.
 inbound = "proxy"
 local_ports = [15020]`})
 			for family := range 2 {
-				s.talk(t, s.web, address(s.outside, family, serverPort), "server")
-				s.talk(t, s.outside, address(s.web, family, appPort), "app")
+				s.talk(t, s.web, labtest.Address(s.outside, family, serverPort), "server")
+				s.talk(t, s.outside, labtest.Address(s.web, family, appPort), "app")
 			}
-			if e := s.act(t, s.web, app, "lookup", "udp4", address(s.outside, 0, 53), knownName); e.Reply != "1 of 1 answered" {
+			if e := s.act(t, s.web, app, "lookup", "udp4", labtest.Address(s.outside, 0, 53), knownName); e.Reply != "1 of 1 answered" {
 				t.Errorf("a lookup: %+v", e)
 			}
-			gateway, elsewhere := address(s.outside, 0, serverPort), address(s.outside, 0, 15006)
+			gateway, elsewhere := labtest.Address(s.outside, 0, serverPort), labtest.Address(s.outside, 0, 15006)
 			if e := s.act(t, s.web, proxy, "talk", "tcp4", gateway); e.Event != "talked" {
 				t.Errorf("the proxy to what it may reach: %+v", e)
 			}
@@ -51,8 +51,8 @@ local_ports = [15020]`})
 				t.Errorf("the proxy to what it may not reach: %+v", e)
 			}
 			for family, network := range []string{"4", "6"} {
-				s.refused(t, "QUIC", "udp"+network, address(s.outside, family, 443))
-				s.refused(t, "a lookup at another server", "udp"+network, address(s.outside, family, 5353))
+				s.refused(t, "QUIC", "udp"+network, labtest.Address(s.outside, family, 443))
+				s.refused(t, "a lookup at another server", "udp"+network, labtest.Address(s.outside, family, 5353))
 				s.refused(t, "a port of the proxy", "tcp"+network, []string{"127.0.0.1:15020", "[::1]:15020"}[family])
 			}
 			s.refused(t, "ping", "ip4:icmp", s.outside.IPs()[0].String())
