@@ -19,9 +19,9 @@ BESIDE = $$(($$(nproc) + 1))
 # Without symbols, which no test reads, the tests' programs are linked by two thirds of the work. Go's cache of results is not asked:
 # it knows neither the kernel nor the programs that tests run, and nothing else would be drawn.
 TESTS = -ldflags=-s -json -count=1 -vet=off
-# Programs that tests and demo need, with their Debian packages.
+# Programs that tests and demo need, with their Debian packages; other targets add what they alone need.
 PROGRAMS = iptables-nft:iptables iptables-legacy:iptables nft:nftables ip:iproute2 runc:runc nsenter:util-linux strace:strace gcc:gcc newuidmap:uidmap \
-	journalctl:systemd busybox:busybox-static debootstrap:debootstrap systemd-nspawn:systemd-container etcd:etcd-server
+	journalctl:systemd busybox:busybox-static
 # Reads the tests' results, and prints what a person wants to know of them.
 REPORT = $(GO) run ./integration/report
 
@@ -78,7 +78,8 @@ test: deps runtimes ## run all tests that need this machine and containerd; noth
 		{ { $(TEST) -p 2 -race $$racing || failed=1; $(GO) test -C $(PLUGIN) $(TESTS) -race ./... || failed=1; } >$(BUILD)/racing.json; exit $$failed; } | \
 		{ $(TEST) -p 2 $$rest || failed=1; (cd packaging && $(TEST) ./...) || failed=1; cat - $(BUILD)/racing.json; exit $$failed; } || failed=1; \
 		$(TEST) -p 1 $$alone || failed=1; exit $$failed; } | $(REPORT)
-	@echo "NOT RUN: CRI-O, which can be had from no module registry (make test-crio), and containerd 2.1 to 2.3 (make test-containerds)"
+	@echo "NOT RUN: Debian with systemd (make test-systemd), Kubernetes (test-kube), Istio (test-istio), other kernels (test-kernels), CRI-O, which"; \
+		echo "can be had from no module registry (test-crio), containerd 2.1 to 2.3 (test-containerds), and what else make help lists"
 
 # What is run on more runtimes than those of `make test`: first connections, refusals, the gate and faults.
 ON_EACH = FirstConnection|TrafficOfRealPods|BadAnnotation|DaemonRestarted|RuntimeRestarted|ProxyRefines|ValidationRefines|GatewayLoses|AuthorLoosens|DriftIs|LatePod|IstioValidationInAPod|VerifyRunning|Faults$$|FaultsBeside|OtherFaults|MoreFaults|Attacks
@@ -102,12 +103,13 @@ test-crun: deps ## run the tests of a runtime on containerd 2.4 with crun, of De
 	integration/debian/crun.sh $(abspath $(BUILD))/crun
 	set -o pipefail; MESHNETD_LAB=containerd-2.4 MESHNETD_RUNC=$(abspath $(BUILD))/crun $(TEST) -run '^Test($(ON_EACH)|NoContainerAfter)' -p 1 $(LABS) | $(REPORT)
 
+test-systemd: PROGRAMS += debootstrap:debootstrap systemd-nspawn:systemd-container
 test-systemd: deps ## boot a Debian, and install, break, upgrade and remove the package in it
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	set -o pipefail; frozen=$$(packaging/frozen.sh $(FROZEN)) && MESHNETD_FROZEN=$$frozen MESHNETD_REQUIRE=1 \
 		MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes $(GO) test -json -count=1 -timeout 20m ./integration/systemd | $(REPORT)
 
-test-all: deps ## run all that CI does not (or TARGETS="critest fuzz"), in hours, and write docs/test-all.md
+test-all: deps ## run all that .ci/run does not (or TARGETS="critest fuzz"), in hours, and write docs/test-all.md
 	integration/all.sh
 
 stress: deps runtimes ## run the tests again and again on a machine that has too much to do
@@ -117,6 +119,7 @@ stress: deps runtimes ## run the tests again and again on a machine that has too
 KUBE = MESHNETD_RUNTIMES=$(abspath $(BUILD))/runtimes MESHNETD_KUBERNETES=$(abspath $(BUILD))/kubernetes MESHNETD_PLUGINS=$(abspath $(BUILD)) \
 	MESHNETD_IMAGE=$(abspath $(BUILD))/image-kube/meshnetd.tar MESHNETD_FROZEN=$(MESHNETD_CACHE)/frozen-$(FROZEN)
 
+kube: PROGRAMS += etcd:etcd-server
 kube: deps
 	integration/runtimes/build.sh $(BUILD)/runtimes containerd-2.4 cni
 	integration/kube/build.sh $(BUILD)/kubernetes

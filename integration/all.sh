@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs what CI does not, and writes into docs/test-all.md when each target was run last: of which commit, for how long, and
+# Runs what .ci/run does not, and writes into docs/test-all.md when each target was run last: of which commit, for how long, and
 # what came of it. `make test-all`, or `make test-all TARGETS="critest fuzz"` for these alone; the rows of others stay.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

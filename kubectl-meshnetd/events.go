@@ -26,7 +26,7 @@ func eventsCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "events",
 		Short: "The last events of all nodes, by time; -f goes on",
-		Long: "Each daemon remembers its last events of pods of the mesh; those of a busy node may be a few minutes old at most. All are in its\n" +
+		Long: "Each daemon remembers its last events of pods of the mesh; on a busy node they may reach back only a few minutes. All are in its\n" +
 			"log. -f asks again every ten seconds until it is interrupted, and prints what is new; -o json prints a line for each.\n\n" +
 			"Exit 0; 1 a node did not answer, or has no pod of meshnetd; 2 wrong command line.",
 		Example: "  kubectl meshnetd events -n shop\n  kubectl meshnetd events -A -f",
