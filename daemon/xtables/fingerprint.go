@@ -14,19 +14,22 @@ import (
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// Fingerprint returns what nftables.Tables does, or for the legacy variant the SHA-256 of what its own tables
-// hold. Reading is not cut short when ctx ends, since it takes less than a millisecond.
+// Fingerprint returns what nftables.Tables does, of which tables of iptables-legacy are a part; on a kernel without nf_tables the
+// SHA-256 of what these hold. Reading is not cut short when ctx ends, since it takes less than a millisecond.
 func (t *Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
-	if !t.variant.legacy {
+	if t.asksNetlink() {
 		return unseen.Fingerprint(ctx, ns)
 	}
 	sum, err := legacyFingerprint(ctx, ns)
 	return sum, sum, err
 }
 
-// Generation returns what nftables.Tables does; the legacy variant counts no changes, so that its tables are read.
+// asksNetlink reports whether rules of nf_tables can be there: a pod can have some beside those of the legacy variant.
+func (t *Tables) asksNetlink() bool { return t.netlink || !t.variant.legacy }
+
+// Generation returns what nftables.Tables does; iptables-legacy counts no changes, so that its tables are read.
 func (t *Tables) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
-	if !t.variant.legacy {
+	if t.asksNetlink() {
 		return unseen.Generation(ctx, ns)
 	}
 	return legacyFingerprint(ctx, ns)

@@ -342,3 +342,27 @@ func TestFingerprintIsNotBegunTooLate(t *testing.T) {
 		}
 	})
 }
+
+// Rules of nf_tables, which iptables-legacy does not show, decide about packets too: they are in the fingerprint, and move the
+// generation.
+func TestFingerprintSeesNFTables(t *testing.T) {
+	nstest.Require(t, "nft")
+	eachVariant(t, func(t *testing.T, tables *Tables) {
+		s := newSandbox(t, tables)
+		s.write(t, plans.DualStack(t))
+		fingerprint, generation, err := tables.Fingerprint(t.Context(), s.ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same, err := tables.Generation(t.Context(), s.ns); err != nil || same != generation {
+			t.Errorf("generation %q, then %q, %v", generation, same, err)
+		}
+		s.RunInput(t, "table ip other {\nchain c {\ntype nat hook output priority -110;\ntcp dport 443 redirect to :9000\n}\n}\n", "nft", "-f", "-")
+		if s.fingerprint(t) == fingerprint {
+			t.Error("the fingerprint does not tell")
+		}
+		if moved, err := tables.Generation(t.Context(), s.ns); err != nil || moved == generation {
+			t.Errorf("the generation does not tell: %q, %v", moved, err)
+		}
+	})
+}
