@@ -48,7 +48,7 @@ func (v Verdict) Said(pod rules.Pod) string {
 // Finding is a verdict, with what it follows from where that was read now.
 type Finding struct {
 	Verdict
-	Generation  string   // of the rules that were read; "" where they changed meanwhile
+	Generation  string   // of the rules that were read; "" where they changed meanwhile, or may without a new one
 	Around      string   // what beside the rules it depends on, as Around names that; "" where it holds whatever that is
 	Differences []string // bounded
 	Effect      effect.Result

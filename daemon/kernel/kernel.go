@@ -105,7 +105,8 @@ type Firewall interface {
 	// Own reads the rules of the footprint that the namespace holds, those of another plan too.
 	Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error)
 	// Fingerprint reads the kernel and returns a short text: equal ones mean equal rules, in two
-	// namespaces or at two times. It runs no program. The generation is that of Generation at this moment.
+	// namespaces or at two times. It runs no program. The generation is that of Generation at this moment; ""
+	// where rules may go without a new one.
 	Fingerprint(context.Context, *netns.Namespace) (fingerprint, generation string, err error)
 	// Generation returns a text that changes with every change of the namespace's rules, and costs less
 	// than to read them.

@@ -17,7 +17,7 @@ func (t Tables) holdsAlone(s state, plan rules.Plan) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if len(s.rules) != want.rules() || slices.ContainsFunc(s.chains, object.drops) {
+	if len(s.rules) != want.rules() || s.passes() || slices.ContainsFunc(s.chains, object.drops) {
 		return false, nil
 	}
 	differences, err := want.differences(s)

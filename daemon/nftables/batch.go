@@ -19,6 +19,7 @@ type batch struct {
 	messages wire // the first one begins the transaction
 	starts   []int
 	subjects []subject // what each change is about, for errors
+	owned    bool      // somebody's process has a table for itself
 }
 
 // newBatch begins a transaction that the kernel makes only if the namespace is still at that generation; nil is any.
@@ -92,6 +93,8 @@ func (b *batch) refusal(i int, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		hint = " (is a kernel module missing?)"
+	case errors.Is(err, unix.EPERM) && b.owned:
+		hint = " (a table with flags owner is its process's alone: end that process, or the pod)"
 	case errors.Is(err, unix.EPERM):
 		hint = " (CAP_NET_ADMIN is needed)"
 	}

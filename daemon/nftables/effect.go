@@ -46,7 +46,8 @@ func (s state) addTo(side *effect.Side, pod *effect.Pod, family rules.Family, ol
 	var bases []effect.Base
 	for _, c := range s.chains {
 		hook, known := inetHooks[c.hook.number]
-		if !v.meets(c) || c.hook.kind == "" || !known || s.dormant(c) {
+		table := s.tableOf(c)
+		if !v.meets(c) || c.hook.kind == "" || !known || table.dormant {
 			continue
 		}
 		chain, err := v.chain(c)
@@ -60,6 +61,9 @@ func (s state) addTo(side *effect.Side, pod *effect.Pod, family rules.Family, ol
 		case "route":
 			b.Kind = effect.Route
 		}
+		if table.fleeting {
+			b = unsteady(b)
+		}
 		bases = append(bases, b)
 	}
 	side.Add(bases...)
@@ -71,9 +75,12 @@ func (v view) meets(o object) bool {
 	return o.family == nfFamily(v.family) || o.family == unix.NFPROTO_INET
 }
 
-func (s state) dormant(c object) bool {
-	table := object{family: c.family, table: c.table}
-	return slices.ContainsFunc(table.of(s.tables), func(t object) bool { return t.dormant })
+// tableOf returns the table of a chain; the zero object where it is not there.
+func (s state) tableOf(c object) object {
+	if found := (object{family: c.family, table: c.table}).of(s.tables); len(found) > 0 {
+		return found[0]
+	}
+	return object{}
 }
 
 func (v view) chain(c object) (*effect.Chain, error) {

@@ -20,7 +20,7 @@ import (
 // too, and returns their SHA-256 in hexadecimal. Equal ones mean equal rules in equal order, equal hooks,
 // policies and table flags. Counters and handles do not matter, nor do tables of iptables that hold nothing. What sets of others hold counts as far as it is read to judge rules.
 // Fingerprints compare on one running kernel only.
-// The generation is what Generation returns as long as nobody changes anything.
+// The generation is what Generation returns as long as nobody changes anything; "" where that would not show a change.
 func (Tables) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
 	err = ns.Within(ctx, "fingerprint of the rules", func() error {
 		return look(func(s state, old []byte) error {
@@ -79,8 +79,11 @@ func (a *additions) look(fn func(s state, old []byte) error) error {
 	return fn(s, old)
 }
 
-// moment names this state among all that the namespace ever had.
+// moment names this state among all that the namespace ever had; "" where it can end without a new generation.
 func (s state) moment(old []byte) string {
+	if s.passes() {
+		return ""
+	}
 	text := hex.EncodeToString(s.generation)
 	if len(old) > 0 {
 		sum := sha256.Sum256(old)

@@ -163,9 +163,12 @@ func (o object) isNative() bool { return o.family == nativeFamily && name(o.tabl
 
 func (d *comparison) tables(have, want []object) {
 	for _, t := range ofNative(have) {
-		if t.dormant {
+		switch {
+		case t.dormant:
 			d.add("", "off", "the whole table is dormant")
-		} else if !bytes.Equal(unsaid(t.text, unix.NFTA_TABLE_FLAGS, 0), want[0].text) {
+		case t.fleeting:
+			d.add("", "changed", withOwner)
+		case !bytes.Equal(unsaid(t.text, unix.NFTA_TABLE_FLAGS, 0), want[0].text):
 			d.add("", "changed", "what the table itself says")
 		}
 	}

@@ -30,6 +30,8 @@ const (
 	tableHandle    = 4  // NFTA_TABLE_HANDLE
 	tablePad       = 5  // NFTA_TABLE_PAD
 	tableOwner     = 7  // NFTA_TABLE_OWNER, a netlink port
+	flagOwner      = 2  // NFT_TABLE_F_OWNER: only the socket that made the table may change it
+	flagPersist    = 4  // NFT_TABLE_F_PERSIST: it stays when that socket is closed
 	chainID        = 11 // NFTA_CHAIN_ID
 	rulePositionID = 10 // NFTA_RULE_POSITION_ID
 	ruleChainID    = 11 // NFTA_RULE_CHAIN_ID
@@ -142,6 +144,8 @@ type object struct {
 	handle       uint64
 	idle         bool   // a table or chain of iptables that says nothing which its rules do not
 	dormant      bool   // a table whose hooks are off
+	owned        bool   // a table that nobody but a process of somebody else's may change
+	fleeting     bool   // a table that goes with its owner, which moves no generation
 	hook         hook   // of a base chain
 	expressions  []byte // of a rule
 	text         []byte // all that counts
@@ -244,6 +248,8 @@ func readTable(m message, text []byte) (object, error) {
 		return nil
 	})
 	o.text, o.idle, o.dormant = text, o.ofIPTables() && flags == 0, flags&unix.NFT_TABLE_F_DORMANT != 0
+	o.owned = flags&flagOwner != 0
+	o.fleeting = o.owned && flags&flagPersist == 0
 	return o, err
 }
 

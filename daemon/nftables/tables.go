@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/meshnetd/meshnetd/daemon/legacy"
 	"github.com/meshnetd/meshnetd/daemon/netlink"
@@ -104,6 +105,7 @@ func (w wanted) apply(c *netfilter) (changed bool, err error) {
 // changes returns what makes a state hold the plan's rules. The caller releases it.
 func (w wanted) changes(s state) (*batch, error) {
 	b := newBatch(s.generation)
+	b.owned = slices.ContainsFunc(s.tables, func(t object) bool { return t.owned })
 	b.expect(64) // of an ordinary pod
 	for _, set := range w.sets {
 		have, err := s.decode(set.Family)
@@ -156,7 +158,7 @@ func (w wanted) differences(s state) ([]rules.Difference, error) {
 			}
 		}
 	}
-	return append(diffs, w.native.differences(s)...), nil
+	return slices.Concat(diffs, s.ownedOf(w.sets), w.native.differences(s)), nil
 }
 
 // Own reads the rules of the footprint that the namespace holds, those of another plan too.

@@ -31,7 +31,7 @@ type Look struct {
 	Node       rules.Node     // that decided
 	Key        string         // of the plan
 	Network    rules.Network  // that it was made for
-	Generation string         // of the rules that are there; "" where they changed meanwhile
+	Generation string         // of the rules that are there; "" where they changed meanwhile, or may without a new one
 	Around     string         // what else the judgement of them depends on
 	entered    time.Time      // the stage
 	Watch      *Watch         // of whoever waits for it; nil where nobody does

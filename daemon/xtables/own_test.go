@@ -6,12 +6,16 @@ package xtables
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -88,6 +92,38 @@ func TestEffectWithoutNFTables(t *testing.T) {
 		s.shell(t, "IPT -t nat -F ISTIO_OUTPUT")
 		if got := answer(); got != effect.Less {
 			t.Errorf("without its rules: %s", got)
+		}
+	})
+}
+
+// A table that a process owns is a difference by iptables-nft too, whatever it holds: it goes with that process.
+func TestOwnedTableIsADifference(t *testing.T) {
+	nstest.Require(t, "nft")
+	eachVariant(t, func(t *testing.T, tables *Tables) {
+		s := newSandbox(t, tables)
+		owner := s.Command("nft", "-i")
+		in, err := owner.StdinPipe()
+		if err == nil {
+			err = owner.Start()
+		}
+		if err == nil {
+			_, err = io.WriteString(in, "add table ip nat { flags owner; }\n")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = in.Close()
+			_ = owner.Wait()
+		}()
+		for until := time.Now().Add(20 * time.Second); !strings.Contains(s.Run(t, "nft", "list", "tables"), "ip nat"); {
+			if time.Now().After(until) {
+				t.Fatal("nft makes no table")
+			}
+		}
+		diffs, err := tables.Verify(t.Context(), s.ns, plans.DualStack(t))
+		if said := fmt.Sprint(diffs); err != nil || strings.Contains(said, "iptables nat: the table belongs to a process") == tables.variant.legacy {
+			t.Errorf("%s, %v", said, err)
 		}
 	})
 }

@@ -100,7 +100,11 @@ func (t *Tables) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Pla
 	if err == nil && !t.variant.legacy && plan.Rules() > 0 {
 		err = ns.Do(func() error {
 			old, err := nftables.Legacy(plan)
-			more = append(more, old...)
+			if err != nil {
+				return err
+			}
+			owned, err := nftables.Owned(plan)
+			more = slices.Concat(more, old, owned)
 			return err
 		})
 	}
