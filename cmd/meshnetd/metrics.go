@@ -76,8 +76,8 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 	for _, cause := range nriplugin.Causes {
 		s.Waiting[string(cause)] = cause == w.waiting.Cause
 	}
-	if rt := w.runtime; rt != nil {
-		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(shown(*rt, e).Tier)}
+	if rt := w.shown(e); rt != nil {
+		s.Runtime = &metrics.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier)}
 	}
 	begun := w.started
 	w.mu.Unlock()

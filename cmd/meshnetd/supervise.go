@@ -95,7 +95,7 @@ func (w *watch) sentence(socket string, e *daemon.Enforcer) string {
 	defer w.mu.Unlock()
 	var parts []string
 	whole := counts[lifecycle.StateProtected] + counts[lifecycle.StateOutdated]
-	switch rt := w.runtime; {
+	switch rt := w.shown(e); {
 	case rt == nil:
 		parts = append(parts, "waiting for the runtime's NRI socket "+socket)
 	case !w.connected:

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,7 +22,14 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon"
+	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/netns"
+	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/daemon/receipts"
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/metrics"
 	"github.com/meshnetd/meshnetd/nriplugin"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -315,6 +323,32 @@ func TestMainPID(t *testing.T) {
 	for text, want := range map[string]int{"2": 2, "4194304": 4194304, "1": 0, "0": 0, "-1": 0, "-7": 0, "": 0, "all": 0, "2 3": 0} {
 		if pid, err := mainPID(text); pid != want || (err == nil) != (want != 0) {
 			t.Errorf("%q: got %d and %v, want %d", text, pid, err, want)
+		}
+	}
+}
+
+// What the session is worth is the same wherever it is told, when the runtime's validator turns out to be off too.
+func TestOneTierIsToldEverywhere(t *testing.T) {
+	locks, err := netns.MakeLocks(filepath.Join(t.TempDir(), "locks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(locks.Close)
+	w := newWatch("iptables")
+	e := daemon.New(policyOf(config.Default()), kernel.Node{Locks: locks, Firewall: nftables.New(nftables.IPTables)}, receipts.In(locks.Directory()), func(outcome.Outcome) {})
+	m := metrics.New("v1", texts(outcome.Stages[:]), func() metrics.State { return w.state(e, nil) })
+	w.synced(someRuntime)
+	inMesh := rules.Pod{SandboxID: "web", Namespace: "shop", Name: "web", NetNS: nstest.New(t).Path, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Annotations: map[string]string{"sidecar.istio.io/status": "{}"}}
+	for validator, want := range map[bool]nriplugin.Tier{true: nriplugin.Guaranteed, false: nriplugin.BestEffort} {
+		if o := e.Validate(t.Context(), inMesh, rules.Container{Name: "app", Review: &rules.Review{Validator: validator}}); o.Result != lifecycle.Protected {
+			t.Fatal(o.Result, o.Error())
+		}
+		metered, _ := page(t, m, w, e, "/metrics")
+		for where, said := range map[string]string{"systemd": w.sentence("", e), "status": w.status(e).Runtime.Tier, "ready": session(w.status(e)),
+			"metrics": strings.Join(samples(metered, "meshnetd_runtime_info"), "")} {
+			if !strings.Contains(said, string(want)) || want != nriplugin.Guaranteed && strings.Contains(said, string(nriplugin.Guaranteed)) {
+				t.Errorf("%s, validator %t: want %q in\n%s", where, validator, want, said)
+			}
 		}
 	}
 }

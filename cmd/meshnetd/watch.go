@@ -110,13 +110,18 @@ func (w *watch) runtimeName() string {
 	return w.runtime.Name
 }
 
-// shown is the runtime as containers of the mesh have shown it: without its validator nothing keeps them back.
-func shown(rt nriplugin.Runtime, e *daemon.Enforcer) nriplugin.Runtime {
+// shown is the runtime of the last session as containers of the mesh have shown it: without its validator nothing keeps them
+// back. It is nil before the first one. The caller holds the lock.
+func (w *watch) shown(e *daemon.Enforcer) *nriplugin.Runtime {
+	if w.runtime == nil {
+		return nil
+	}
+	rt := *w.runtime
 	if rt.Tier != nriplugin.BestEffort && e.View().ValidatorOff() {
 		rt.Tier, rt.Why = nriplugin.BestEffort, "Its validator is off, as its last question about a container of the mesh showed: nothing keeps "+
 			"containers from starting without meshnetd."
 	}
-	return rt
+	return &rt
 }
 
 // status puts together what there is to tell.
@@ -124,9 +129,8 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 	w.mu.Lock()
 	s := status.Status{Version: buildVersion(), Started: w.started, Backend: w.backend, Connected: w.connected,
 		Since: w.since, Reload: w.reload, Pods: status.Counts{}, Events: maps.Clone(w.events), Recent: w.recent.all()}
-	if rt := w.runtime; rt != nil {
-		shown := shown(*rt, e)
-		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(shown.Tier), Why: shown.Why,
+	if rt := w.shown(e); rt != nil {
+		s.Runtime = &status.Runtime{Name: rt.Name, Version: rt.Version, Tier: string(rt.Tier), Why: rt.Why,
 			Validates: rt.Validates, TellsUser: rt.TellsUser, Limits: rt.Limits}
 	}
 	if w.waiting.Why != nil {
