@@ -64,7 +64,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	connected = desc("session_connected", "1 while there is a session with the runtime.")
-	ready     = desc("ready", "1 while every new pod is protected, and those that were there before are taken over.")
+	ready     = desc("ready", "1 while there is a session with the runtime, and pods that were there before it are taken over, or were tried for 20 seconds.")
 	waiting   = desc("session_waiting", "1 while this is the cause that there is no session with the runtime.", "cause")
 	runtimes  = desc("runtime_info", "Always 1; the labels say which runtime it is, and how far the promise holds with it.", "name", "version", "tier")
 	backend   = desc("backend_info", "Always 1; the label says what writes the rules.", "backend")

@@ -217,3 +217,30 @@ func TestPanels(t *testing.T) {
 		}
 	}
 }
+
+// Each state that somebody has to look at has an alert that counts its pods. What is ready again after some seconds, whatever
+// becomes of a pod, waits for none.
+func TestBadStatesHaveAlerts(t *testing.T) {
+	for _, state := range []lifecycle.State{lifecycle.StatePending, lifecycle.StateFailing, lifecycle.StateUnproven, lifecycle.StateUnprotected} {
+		if !slices.ContainsFunc(alerts(t), func(r rule) bool {
+			asked := regexp.MustCompile(`^meshnetd_sandboxes\{state=~?"([a-z|]+)"\} > 0$`).FindStringSubmatch(r.Expr)
+			return asked != nil && slices.Contains(strings.Split(asked[1], "|"), string(state))
+		}) {
+			t.Errorf("no alert for pods that are %s", state)
+		}
+	}
+	for _, r := range alerts(t) {
+		if strings.Contains(r.Expr, "meshnetd_ready") {
+			t.Errorf("%s waits for what a pending pod changes for some seconds only", r.Alert)
+		}
+	}
+}
+
+// A pod that was refused at its sandbox has none by which a command on the node could name it.
+func TestAlertsNameRefusedPodsByManifest(t *testing.T) {
+	for _, r := range alerts(t) {
+		if said := r.Annotations["description"]; strings.Contains(r.Expr, "pod_blocked") && (!strings.Contains(said, "meshnetd explain -f pod.yaml") || strings.Contains(said, "explain NAMESPACE")) {
+			t.Errorf("%s: %s", r.Alert, said)
+		}
+	}
+}

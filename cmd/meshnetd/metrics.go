@@ -152,7 +152,7 @@ func pages(m *metrics.Metrics, w *watch, e *daemon.Enforcer) []status.Page {
 	return []status.Page{
 		{Path: "/metrics", Handler: m.Handler()},
 		{Path: "/livez", Handler: status.Check("alive: locks are free, and the auditor comes around", func() error { return w.alive(e, time.Now()) })},
-		{Path: "/readyz", Handler: status.Check("ready: connected to the runtime, and every pod that was there is taken over", func() error { return w.ready(e) })},
+		{Path: "/readyz", Handler: status.Check("ready: connected to the runtime, and pods that were there before are taken over, or were tried for 20 seconds", func() error { return w.ready(e) })},
 	}
 }
 

@@ -108,6 +108,15 @@ func TestSystemdTakesTheCatalog(t *testing.T) {
 	}
 }
 
+// A pod that was refused or skipped may be none that meshnetd knows by its name: it is explained from its manifest.
+func TestEntriesOfPodsThatAreNotKnown(t *testing.T) {
+	for _, event := range []string{"pod_blocked", "pod_skipped"} {
+		if entry := entries(t)[messageIDs[event]]; !strings.Contains(entry, "meshnetd explain -f pod.yaml") || strings.Contains(entry, "meshnetd explain @") {
+			t.Errorf("%s: %s", event, entry)
+		}
+	}
+}
+
 // entries returns the catalog's entries by id.
 func entries(t *testing.T) map[string]string {
 	t.Helper()
