@@ -13,6 +13,8 @@ import (
 type Facts struct {
 	Program string // version of this program
 	AsRoot  bool   // else some of the following could not be looked at
+	// Contained is set in a container, which is given some of the node's files: others are missing there, and not on the node.
+	Contained bool
 
 	Config   Config
 	Runtime  Runtime

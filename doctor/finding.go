@@ -17,11 +17,12 @@ type Level string
 const (
 	OK      Level = "ok"
 	Info    Level = "info"    // good to know; nothing has to be done
+	Unseen  Level = "unseen"  // it cannot be told from within meshnetd's container
 	Warning Level = "warning" // it works, and some part of the promise is not kept or could not be looked at
 	Broken  Level = "broken"  // meshnetd does not work like this
 )
 
-var levels = []Level{OK, Info, Warning, Broken}
+var levels = []Level{OK, Info, Unseen, Warning, Broken}
 
 // Finding is what one check says.
 type Finding struct {
@@ -39,6 +40,10 @@ func ok(check, source, found string, args ...any) Finding {
 
 func info(check, source, found string, args ...any) Finding {
 	return Finding{Check: check, Level: Info, Source: source, Found: fmt.Sprintf(found, args...)}
+}
+
+func unseen(check, source, what string) Finding {
+	return Finding{Check: check, Level: Unseen, Source: source, Found: what + " is not seen from meshnetd's container."}.do("Run meshnetd doctor on the node.")
 }
 
 func warning(check, source, found string, args ...any) Finding {
@@ -111,7 +116,7 @@ func (r Report) Exit() int {
 		return 1
 	case Broken:
 		return 2
-	case OK, Info:
+	case OK, Info, Unseen:
 	}
 	return 0
 }

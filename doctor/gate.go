@@ -17,6 +17,8 @@ func (f Facts) validates() bool { return f.Runtime.known().Validates }
 
 func judgeValidator(f Facts) []Finding {
 	switch {
+	case f.hidden():
+		return []Finding{unseen("validator-enabled", f.Settings.File, "Whether the runtime's validator is on")}
 	case f.Runtime.Name == "":
 		return nil
 	case !f.validates():

@@ -22,10 +22,12 @@ func judgeHostNamespace(f Facts) []Finding {
 // judgePropagation is about the host; judgeView is about what the daemon has of it.
 func judgePropagation(f Facts) []Finding {
 	m := f.Node.NetNSMount
-	switch m.Propagation {
-	case "":
+	switch {
+	case m.Propagation == "" && f.Contained:
+		return []Finding{unseen("netns-propagation", "/proc/1/mountinfo", "How mounts below "+m.Dir+" of the node propagate")}
+	case m.Propagation == "":
 		return []Finding{warning("netns-propagation", "/proc/1/mountinfo", "Could not see how mounts below %s propagate.", m.Dir).do("Run doctor as root.")}
-	case "shared":
+	case m.Propagation == "shared":
 		return []Finding{ok("netns-propagation", "/proc/1/mountinfo", "Namespaces that are mounted below %s reach containers and sandboxed units.", m.Dir)}
 	}
 	return []Finding{info("netns-propagation", "/proc/1/mountinfo", "%s, on which %s lies, is %s: namespaces mounted there reach neither a container nor a unit "+
@@ -48,6 +50,9 @@ func judgeCNI(f Facts) []Finding {
 	n := f.Node
 	if n.CNIErr != nil {
 		return []Finding{warning("cni-redirect", f.Settings.CNIDir, "The CNI configuration could not be looked at: %v.", n.CNIErr).do("Run doctor as root.")}
+	}
+	if f.Contained && len(n.Networks) == 0 {
+		return []Finding{unseen("cni-redirect", f.Settings.CNIDir, "Which CNI plugins are chained")}
 	}
 	var found []Finding
 	for i, network := range n.Networks {

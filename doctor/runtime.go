@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 func judgeRuntime(f Facts) []Finding {
 	rt := f.Runtime
 	if rt.Socket == "" {
+		if f.Contained && !slices.ContainsFunc(rt.Tried, func(t Tried) bool { return !errors.Is(t.Err, fs.ErrNotExist) }) {
+			return []Finding{unseen("runtime-found", "", "The runtime's own socket")}
+		}
 		var tried []string
 		for _, t := range rt.Tried {
 			tried = append(tried, t.Err.Error())
@@ -72,7 +76,7 @@ func judgeVersion(f Facts) []Finding {
 			do("Upgrade the runtime as it says, and restart it.")}
 	}
 	what := fmt.Sprintf("With %s the tier is %q. %s", known, known.Tier, known.Why)
-	if known.Validates && known.Tier != nriplugin.BestEffort && f.Settings.Err == nil && !f.Settings.Validator.Enabled {
+	if known.Validates && known.Tier != nriplugin.BestEffort && f.Settings.Err == nil && !f.Settings.Validator.Enabled && !f.hidden() {
 		return []Finding{warning("runtime-version", f.Runtime.Socket, "With %s the tier can be %q, and is %q here: its validator is off (validator-enabled).",
 			known, known.Tier, nriplugin.BestEffort).do("%s", f.table(validatorOn, crioValidatorOn))}
 	}
@@ -86,6 +90,9 @@ func judgeVersion(f Facts) []Finding {
 	return []Finding{warning("runtime-version", f.Runtime.Socket, "%s", what).do("%s", strings.Join(known.Limits, "\n"))}
 }
 
+// hidden reports whether the runtime's files are out of sight: then nothing follows from what they do not say.
+func (f Facts) hidden() bool { return f.Contained && f.Settings.Missing }
+
 // judgeSettings is about the files themselves.
 func judgeSettings(f Facts) []Finding {
 	s := f.Settings
@@ -97,6 +104,8 @@ func judgeSettings(f Facts) []Finding {
 		found = append(found, warning("runtime-config", s.File, "The runtime's configuration could not be read: %v. "+
 			"What follows about it is of what could be.", s.Err).
 			do("Fix the file, since the runtime does not start with it, or name the one it is started with: --runtime-config FILE."))
+	case f.hidden():
+		found = append(found, unseen("runtime-config", s.File, "What the runtime's files say"))
 	case s.Missing:
 		found = append(found, info("runtime-config", s.File, "There is no %s, so that the runtime has its built-in values. "+
 			"Where it is started with another file, name that with --runtime-config.", s.File))
@@ -154,6 +163,7 @@ func judgeNRI(f Facts) []Finding {
 	case rt.NRIErr != "":
 		return []Finding{broken("nri-enabled", rt.Socket, "containerd's NRI did not start: %s.", rt.NRIErr).
 			do("Fix what it says, and restart containerd. A file in %s that is executable must be named INDEX-NAME.", s.PluginDir)}
+	case f.hidden():
 	case s.NRIDisabled && f.NRI.Err != nil:
 		return []Finding{broken("nri-enabled", s.File, "NRI is switched off in the runtime%s.", byDefault(f)).
 			do("%s", f.table(nriOn, "[crio.nri]\nenable_nri = true"))}
@@ -187,7 +197,7 @@ func judgeSocket(f Facts) []Finding {
 	case errors.Is(f.NRI.Err, fs.ErrPermission):
 		return []Finding{warning("nri-socket", mine, "Could not tell whether the runtime listens for plugins at %s: %v.", mine, f.NRI.Err).
 			do("Run doctor as root.")}
-	case f.Settings.Socket != "" && !f.Settings.NRIDisabled && !sameSocket(f.Settings.Socket, mine):
+	case f.Settings.Socket != "" && !f.hidden() && !f.Settings.NRIDisabled && !sameSocket(f.Settings.Socket, mine):
 		return []Finding{broken("nri-socket", f.Settings.File, "Nobody listens at %s, where meshnetd would connect: the runtime's NRI socket is %s.",
 			mine, f.Settings.Socket).do("Write in %s:\n[nri]\nsocket = %q", f.Config.File, f.Settings.Socket)}
 	}
@@ -217,7 +227,7 @@ const (
 
 func judgeTimeouts(f Facts) []Finding {
 	s := f.Settings
-	if f.Runtime.Socket == "" || s.Request == 0 {
+	if f.Runtime.Socket == "" || s.Request == 0 || f.hidden() {
 		return nil
 	}
 	set := func(key, value string) string {
@@ -248,6 +258,9 @@ func judgePlugins(f Facts) []Finding {
 	dir := f.Settings.PluginDir
 	if n.ListErr != nil {
 		return []Finding{warning("nri-plugins", dir, "The runtime's own plugins could not be looked at: %v.", n.ListErr).do("Run doctor as root.")}
+	}
+	if f.Contained && len(n.Plugins) == 0 {
+		return []Finding{unseen("nri-plugins", dir, "Which plugins the runtime starts")}
 	}
 	var found []Finding
 	for _, plugin := range n.Plugins {

@@ -52,11 +52,16 @@ func (f Finding) text(b *strings.Builder) {
 
 func (r Report) summary() string {
 	counts := fmt.Sprintf("%d ok, %d to know, %d warnings, %d broken", r.Counts[OK], r.Counts[Info], r.Counts[Warning], r.Counts[Broken])
+	if n := r.Counts[Unseen]; n > 0 {
+		counts += fmt.Sprintf(", %d not seen from here", n)
+	}
 	switch r.Level {
 	case Broken:
 		return counts + ": meshnetd does not work here until what is broken is mended"
 	case Warning:
 		return counts + ": meshnetd works here, and the warnings say what it does not promise"
+	case Unseen:
+		return counts + ": what is seen from this container is fine"
 	case OK, Info:
 	}
 	return counts + ": this node is fine"

@@ -106,7 +106,8 @@ func doctorCommand(o *options) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look at every node, or one, and say what to do for each finding",
 		Long: "Runs `meshnetd doctor` in the container of each node, which needs the Role of the chart's kubectl.exec: who has it is root of\n" +
-			"every node.\n\n" +
+			"every node. From there the daemon and the kernel are seen. What it says of the runtime, its validator and CNI is \"unseen\" where\n" +
+			"the container has no files of theirs: run meshnetd doctor on the node for these.\n\n" +
 			"Exit 0 when all is fine; 1 when there are warnings, or a node did not answer; 2 when something is broken.",
 		Example: "  kubectl meshnetd doctor\n  kubectl meshnetd doctor --node worker-7",
 		Args:    cobra.NoArgs,

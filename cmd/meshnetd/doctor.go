@@ -16,7 +16,8 @@ func doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look at the node, and say what meshnetd can promise on it and what to do",
 		Long: "Looks at the runtime and its NRI, what keeps containers waiting, the kernel, CNI, and the daemon where one runs.\n" +
-			"It works before meshnetd is installed and after, and changes nothing. Some of it needs root.\n\n" +
+			"It works before meshnetd is installed and after, and changes nothing. Some of it needs root.\n" +
+			"In a container what is not mounted there is \"unseen\", and counts for nothing: run it on the node for that.\n\n" +
 			"Exit 0 when all is fine, 1 when there are warnings, 2 when something is broken, or the\ncommand line is wrong.",
 		Example: "  meshnetd doctor\n" +
 			"  meshnetd doctor --canary                 # see that a container really waits\n" +

@@ -55,6 +55,13 @@ func Facts(ctx context.Context, o Options) doctor.Facts {
 	f.Node.LockDir = f.Config.Values.LockDir
 	f.Node.Daemons, f.Node.LocksErr = locks(f.Node.LockDir)
 	f.Daemon = daemon(ctx, t, f.Config.Values.StatusSocket, f.Settings.NetNSDir)
+	var alone bool
+	if alone, f.Contained = t.contained(); alone { // what is said of process 1 is of the container
+		f.Node.NetNSMount.Propagation = ""
+		if f.Daemon.Process != nil {
+			f.Daemon.Process.OwnMounts = true
+		}
+	}
 	if o.Canary && f.Runtime.Socket != "" {
 		f.Canary = canary(ctx, t.path(f.Runtime.Socket), o.CanaryImage)
 	}

@@ -138,6 +138,26 @@ func parseMount(mountinfo, dir string) doctor.Mount {
 	return m
 }
 
+// contained reports whether this program runs in a container: process 1 is meshnetd, alone there, or has another root.
+func (t tree) contained() (alone, contained bool) {
+	first, err := t.read("/proc/1/comm")
+	mine, err2 := t.read("/proc/self/comm")
+	alone = err == nil && err2 == nil && string(first) == string(mine)
+	text, err := t.read("/proc/1/mountinfo")
+	own, err2 := t.read("/proc/self/mountinfo")
+	return alone, alone || err == nil && err2 == nil && rootOf(string(text)) != rootOf(string(own))
+}
+
+// rootOf returns the device of the root directory, and which directory of that it is.
+func rootOf(mountinfo string) (at [2]string) {
+	for line := range strings.Lines(mountinfo) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == "/" {
+			at = [2]string{fields[2], fields[3]}
+		}
+	}
+	return at
+}
+
 func within(path, dir string) bool {
 	return dir == "/" || path == dir || strings.HasPrefix(path, dir+"/")
 }

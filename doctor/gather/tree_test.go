@@ -46,6 +46,29 @@ func TestMount(t *testing.T) {
 	}
 }
 
+// A container is one where process 1 is meshnetd, or has another root; a unit or shell with mounts of its own has the node's files.
+func TestContained(t *testing.T) {
+	const node, unit, container = "27 1 254:0 / / rw - ext4 /dev/vda rw\n", "90 89 254:0 / / rw master:1 - ext4 /dev/vda rw\n", "600 500 0:99 / / ro - overlay overlay ro\n"
+	for name, tt := range map[string]struct {
+		comm, first, self string
+		alone, contained  bool
+	}{
+		"on the node":                  {"systemd", node, node, false, false},
+		"with mounts of its own":       {"systemd", node, unit, false, false},
+		"a DaemonSet":                  {"meshnetd", container, container, true, true},
+		"with the node's processes":    {"systemd", node, container, false, true},
+		"with its sandbox's processes": {"pause", "1 1 0:98 / / ro - overlay overlay ro\n", container, false, true},
+	} {
+		root := plant(t, map[string]string{"proc/1/comm": tt.comm + "\n", "proc/self/comm": "meshnetd\n", "proc/1/mountinfo": tt.first, "proc/self/mountinfo": tt.self})
+		if alone, contained := root.contained(); alone != tt.alone || contained != tt.contained {
+			t.Errorf("%s: alone %t, contained %t", name, alone, contained)
+		}
+	}
+	if alone, contained := plant(t, nil).contained(); alone || contained {
+		t.Error("where nothing can be seen")
+	}
+}
+
 // /var/run is a link on every node, and the directory may not be there yet.
 func TestMountOfLink(t *testing.T) {
 	root := plant(t, map[string]string{"proc/1/mountinfo": mountinfo, "run/keep": "", "var/keep": ""})
