@@ -252,10 +252,10 @@ func TestKernel(t *testing.T) {
 		{"no modules", func(f *Facts) { f.Kernel.Modules = nil }, Info, "kernel-modules", "None", ""},
 		{"locked", func(f *Facts) { f.Kernel.Locked = true }, Info, "kernel-modules", "No module can be loaded", ""},
 		{"locked out", func(f *Facts) { fails(f); f.Kernel.Locked = true }, Broken, "kernel-modules", "nf_tables xt_owner", "restart the node"},
-		{"iptables", func(*Facts) {}, Info, "iptables", "iptables-nft 1.8.9", ""},
-		{"no iptables", func(f *Facts) { f.Kernel.IPTables = nil }, Info, "iptables", "No iptables", ""},
+		{"iptables", func(*Facts) {}, Info, "iptables", "iptables-nft 1.8.9. The backends iptables-exec, iptables-nft and iptables-legacy run them", ""},
+		{"no iptables", func(f *Facts) { f.Kernel.IPTables = nil }, Info, "iptables", "No iptables program is installed. Only the backends iptables-exec, iptables-nft and iptables-legacy", ""},
 		{"no iptables for iptables", func(f *Facts) { f.Kernel.IPTables, f.Config.Values.Backend = nil, "iptables-legacy" }, Broken, "iptables", "no iptables", "Install"},
-		{"legacy", func(f *Facts) { f.Kernel.LegacyTables = []string{"nat", "filter"} }, Info, "iptables-legacy", "(nat filter)", ""},
+		{"legacy", func(f *Facts) { f.Kernel.LegacyTables = []string{"nat", "filter"} }, Info, "iptables-legacy", "(nat filter). Pods have their own tables; one of that kind in a pod is judged by what it does to", ""},
 	})
 }
 

@@ -76,13 +76,14 @@ func judgeModules(f Facts) []Finding {
 func judgeIPTables(f Facts) []Finding {
 	backend := f.Config.Values.Backend
 	if len(f.Kernel.IPTables) > 0 {
-		return []Finding{info("iptables", "PATH", "Installed: %s. Only the backend iptables-exec runs them.", strings.Join(f.Kernel.IPTables, ", "))}
+		return []Finding{info("iptables", "PATH", "Installed: %s. The backends iptables-exec, iptables-nft and iptables-legacy run them, and no other does.",
+			strings.Join(f.Kernel.IPTables, ", "))}
 	}
 	if slices.Contains([]string{"iptables-exec", "iptables-nft", "iptables-legacy"}, backend) {
 		return []Finding{broken("iptables", f.Config.File, "backend = %q, and no iptables program is installed.", backend).
 			do("Install the package iptables, or set backend = \"auto\" in %s.", f.Config.File)}
 	}
-	return []Finding{info("iptables", "PATH", "No iptables program is installed. Only the backend iptables-exec would need one.")}
+	return []Finding{info("iptables", "PATH", "No iptables program is installed. Only the backends iptables-exec, iptables-nft and iptables-legacy would need one.")}
 }
 
 func judgeLegacy(f Facts) []Finding {
@@ -90,5 +91,5 @@ func judgeLegacy(f Facts) []Finding {
 		return nil
 	}
 	return []Finding{info("iptables-legacy", "/proc/net/ip_tables_names", "The host has tables of iptables-legacy (%s). Pods have their own tables; "+
-		"a nat, mangle or raw table of that kind inside a pod would count as drift.", strings.Join(f.Kernel.LegacyTables, " "))}
+		"one of that kind in a pod is judged by what it does to the pod's packets.", strings.Join(f.Kernel.LegacyTables, " "))}
 }
