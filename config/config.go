@@ -356,16 +356,16 @@ func metricsAddress(s string) error {
 
 // groups reads ["*"], everybody, where that is allowed, or a list of group ids.
 func groups(target *[]uint32, wildcard bool) setter {
-	var items []any
-	return decoded(&items, func() error {
-		words := make([]string, len(items))
-		for i, item := range items {
-			words[i] = fmt.Sprint(item)
+	var words []string
+	return then(each(&words, func(item any) (string, error) {
+		word := fmt.Sprint(item)
+		if word == "*" && !wildcard {
+			return word, fmt.Errorf(`"*" would exclude everybody`)
 		}
-		if !wildcard && slices.Contains(words, "*") {
-			return fmt.Errorf(`"*" would exclude everybody`)
-		}
-		ids, err := istio.ParseOwnerGroups(strings.Join(words, ","))
+		_, err := istio.ParseOwnerGroups(word)
+		return word, err
+	}), func() error {
+		ids, err := istio.ParseOwnerGroups(strings.Join(words, ",")) // everybody and somebody is no list
 		if err == nil && wildcard {
 			err = istio.CheckOwnerGroups(ids)
 		}

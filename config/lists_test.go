@@ -155,3 +155,36 @@ func TestStaticWithinTheBudget(t *testing.T) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }
+
+// Every list names all of its bad items, and not the first alone.
+func TestEveryBadItemIsNamed(t *testing.T) {
+	const inStatic, inLockdown = "[[static]]\nname = \"a\"\nproxy_uid = 1\nproxy_containers = [\"p\"]\nnamespaces = [\"*\"]\ninbound_port = 5\n", "[[lockdown]]\nudp = \"none\"\negress = \"proxy\"\ninbound = \"proxy\"\n"
+	for list, want := range map[string][]string{
+		"mesh.enabled = [\"isto\", \"kuma\", \"x\", \"kuma\"]":                                  {`"isto" is none of`, `"x" is none of`, `"kuma" is there twice`},
+		"[linkerd]\nskip_inbound = [\"2-1\", 5, 70000]":                                         {`"2-1" is no port`, `"70000" is no port`},
+		"[linkerd]\nredirect_ports = [\"1-2\", 80, 0, \"x\"]":                                   {"1 to 2 is not a port", "0 is not a port", `"x" is no port`},
+		"[istio]\nowner_groups = [\"wheel\", 5, \"x\"]":                                         {`"wheel" is not a numeric`, `"x" is not a numeric`},
+		"[istio]\nowner_groups = [\"*\", 5, \"x\"]":                                             {`"x" is not a numeric`},
+		"[istio]\nowner_groups_exclude = [\"*\", \"x\"]":                                        {`"*" would exclude everybody`, `"x" is not a numeric`},
+		inStatic + "exempt_uids = [-1, 5, 4294967295]":                                          {"-1 is not between", "4294967295 is not between"},
+		inStatic + "include_inbound_ports = [\"a\", \"b\"]":                                     {`"a" is no port`, `"b" is no port`},
+		inLockdown + "local_ports = [\"a\", \"b\"]":                                             {`"a" is no port`, `"b" is no port`},
+		inLockdown + "allow = [\"x\", \"10.0.0.0/8:1-9/udp\", \"10.1.0.0/16:5/udp\", \"y\"]":    {`"x" is `, `"10.1.0.0/16:5/udp" says nothing that`, `"y" is `},
+		inLockdown + "allow_inbound = [\"x\", \"y\"]":                                           {`"x" is `, `"y" is `},
+		inLockdown + "proxy_egress = [\"imds\", \"169.254.0.0/16:80/tcp\", \"imds\", \"what\"]": {`says nothing that 169.254.0.0/16:80/tcp does not`, `"imds" says nothing that 169`, `"what" is `},
+	} {
+		_, err := Parse("f.toml", list+"\n")
+		if err == nil {
+			t.Errorf("%s: accepted", list)
+			continue
+		}
+		for _, part := range want {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: no %q in %v", list, part, err)
+			}
+		}
+	}
+	if _, err := Parse("f.toml", "[istio]\nowner_groups = [\"*\", 5]\n"); err == nil {
+		t.Error("everybody, and somebody")
+	}
+}

@@ -110,36 +110,36 @@ var named = map[string][]string{
 
 // peers reads CIDR:PORT/PROTOCOL, and names for some of these.
 func peers(target *[]rules.Peer) setter {
-	var raw []string
-	return then(texts(&raw, anyText), func() error {
-		var all []rules.Peer
-		add := func(s string, words ...string) error {
-			for _, w := range words {
-				p, problem := rules.ParsePeer(w)
-				if problem != "" {
-					return fmt.Errorf("%q is %s; names are imds, pod-identity and node-local-dns", s, problem)
-				}
-				for _, earlier := range all {
-					switch {
-					case earlier.Covers(p):
-						return fmt.Errorf("%q says nothing that %s does not", s, earlier)
-					case p.Covers(earlier):
-						return fmt.Errorf("%q says nothing that %s does not", earlier, s)
-					}
-				}
-				all = append(all, p)
-			}
-			return nil
+	var all []rules.Peer
+	add := func(s, word string) error {
+		p, problem := rules.ParsePeer(word)
+		if problem != "" {
+			return fmt.Errorf("%q is %s; names are imds, pod-identity and node-local-dns", s, problem)
 		}
-		for _, s := range raw {
-			words, ok := named[s]
-			if !ok {
-				words = []string{s}
+		for _, earlier := range all {
+			switch {
+			case earlier.Covers(p):
+				return fmt.Errorf("%q says nothing that %s does not", s, earlier)
+			case p.Covers(earlier):
+				return fmt.Errorf("%q says nothing that %s does not", earlier, s)
 			}
-			if err := add(s, words...); err != nil {
+		}
+		all = append(all, p)
+		return nil
+	}
+	var raw []string
+	return then(texts(&raw, func(s string) error {
+		words, ok := named[s]
+		if !ok {
+			words = []string{s}
+		}
+		for _, w := range words {
+			if err := add(s, w); err != nil {
 				return err
 			}
 		}
+		return nil
+	}), func() error {
 		*target = all
 		return atMost(len(all), mostPeers)
 	})

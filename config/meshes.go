@@ -119,49 +119,34 @@ func (c *Config) inherit() (keys []string) {
 var ipv6Words = []rules.WithoutIPv6{rules.IPv6Mesh, rules.IPv6Capture, rules.IPv6Block}
 
 func enabled(target *[]string) setter {
-	var raw []string
-	return decoded(&raw, func() error {
-		*target = raw
-		for i, name := range raw {
-			if slices.Contains(raw[:i], name) {
-				return fmt.Errorf("%q is there twice", name)
-			}
-			if err := oneOf(Meshes)(name); err != nil {
-				return err
-			}
+	seen := map[string]bool{}
+	return texts(target, func(name string) error {
+		if seen[name] {
+			return fmt.Errorf("%q is there twice", name)
 		}
-		return nil
+		seen[name] = true
+		return oneOf(Meshes)(name)
 	})
 }
 
 // portRanges reads a list of ports, as numbers or texts, and of ranges such as "8000-8010".
-func portRanges(target *[]rules.PortRange) setter {
-	var items []any
-	return decoded(&items, func() error {
-		var all []rules.PortRange
-		for _, item := range items {
-			r, ok := rules.ParsePortRange(fmt.Sprint(item))
-			if !ok {
-				return fmt.Errorf(`%q is no port and no range of ports such as "8000-8010"`, fmt.Sprint(item))
-			}
-			all = append(all, r)
-		}
-		*target = all
-		return nil
-	})
+func portRanges(target *[]rules.PortRange) setter { return each(target, portRange) }
+
+func portRange(item any) (rules.PortRange, error) {
+	r, ok := rules.ParsePortRange(fmt.Sprint(item))
+	if !ok {
+		return r, fmt.Errorf(`%q is no port and no range of ports such as "8000-8010"`, fmt.Sprint(item))
+	}
+	return r, nil
 }
 
 // ports reads a list of ports.
 func ports(target *[]uint16) setter {
-	var all []rules.PortRange
-	return then(portRanges(&all), func() error {
-		*target = nil
-		for _, r := range all {
-			if r.First != r.Last || r.First == 0 {
-				return fmt.Errorf("%s is not a port from 1 to 65535", strings.Replace(r.String(), "-", " to ", 1))
-			}
-			*target = append(*target, r.First)
+	return each(target, func(item any) (uint16, error) {
+		r, err := portRange(item)
+		if err == nil && (r.First != r.Last || r.First == 0) {
+			err = fmt.Errorf("%s is not a port from 1 to 65535", strings.Replace(r.String(), "-", " to ", 1))
 		}
-		return nil
+		return r.First, err
 	})
 }

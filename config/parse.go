@@ -322,15 +322,15 @@ func texts(target *[]string, check func(string) error) setter {
 
 func anyText(string) error { return nil }
 
-// each reads a list, item by item.
-func each[T any](target *[]T, read func(string) (T, error)) setter {
-	var raw []string
+// each reads a list, item by item, and names each that is bad. R is what the file has, T what comes of it.
+func each[R, T any](target *[]T, read func(R) (T, error)) setter {
+	var raw []R
 	return decoded(&raw, func() error {
 		all := make([]T, len(raw))
 		var bad []string
-		for i, s := range raw {
+		for i, item := range raw {
 			var err error
-			if all[i], err = read(s); err != nil {
+			if all[i], err = read(item); err != nil {
 				bad = append(bad, err.Error())
 			}
 		}

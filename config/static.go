@@ -140,15 +140,10 @@ func prefixes(target *[]netip.Prefix) setter {
 }
 
 func ids(target *[]uint32) setter {
-	var raw []int64
-	return decoded(&raw, func() error {
-		*target = nil
-		for _, id := range raw {
-			if id < 0 || id >= rules.NoID {
-				return fmt.Errorf("%d is not between 0 and %d", id, int64(rules.NoID-1))
-			}
-			*target = append(*target, uint32(id))
+	return each(target, func(id int64) (uint32, error) {
+		if id < 0 || id >= rules.NoID {
+			return 0, fmt.Errorf("%d is not between 0 and %d", id, int64(rules.NoID-1))
 		}
-		return nil
+		return uint32(id), nil
 	})
 }
