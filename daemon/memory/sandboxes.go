@@ -76,7 +76,7 @@ func (s Sandbox) InNetNS(o outcome.Look) error {
 // Gone reports whether the sandbox's namespace is not there any more.
 func (s Sandbox) Gone() bool { return netns.Gone(s.Pod.NetNS, s.NetNS) }
 
-// KeepsNetNS is inNetNS for when the runtime says that the sandbox is still there: it must have the namespace that it
+// KeepsNetNS is InNetNS for when the runtime says that the sandbox is still there: it must have the namespace that it
 // had, and no other one gets its rules.
 func (s Sandbox) KeepsNetNS(o outcome.Look) error {
 	if s.InNetNS(o) != nil {
