@@ -63,7 +63,15 @@ const maxWork = 500_000
 
 // Compare sends every packet that a pod can have through both sides. The plan's side must have nothing unknown in it.
 func Compare(p *Pod, plan, have *Side) Result {
-	c := comparison{memo: newMemo(), pod: p, kinds: map[difference]int{}}
+	c := comparison{memo: newMemo(), pod: p, kinds: map[difference]int{}, start: starts(p, plan.six), doors: doors{}}
+	for _, f := range c.start {
+		ends, ok := c.walk(plan, f, nil, nil)
+		if !ok {
+			return Result{Answer: CannotTell, Work: c.work}
+		}
+		c.planned = append(c.planned, ends)
+		c.doors.add(ends)
+	}
 	orders, all := have.orders()
 	var answer Answer
 	for i, side := range orders {
@@ -97,6 +105,10 @@ type comparison struct {
 	pod   *Pod
 	kinds map[difference]int // the index of each kind's Difference
 
+	start   []packets
+	planned []flows // where those end by the plan
+	doors   doors   // where it gives packets to the proxy
+
 	// For one order of chains:
 	memories []memory                 // each is compared after those before it
 	zones    map[[2]uint16]Difference // pairs of zones, the plan's and the other side's, of the same packets
@@ -127,41 +139,37 @@ const mostMemories = 64
 // through compares what becomes of all packets, and reports whether the limit let it.
 func (c *comparison) through(plan, have *Side) bool {
 	c.Answer, c.memories, c.zones = Equal, nil, map[[2]uint16]Difference{}
-	start := starts(c.pod, plan.six)
-	for _, f := range start {
-		if !c.from(plan, have, f, f) {
+	for i, f := range c.start {
+		if !c.against(have, c.planned[i], f, false) {
 			return false
 		}
 	}
 	for i := 0; i < len(c.memories); i++ {
 		m := c.memories[i]
-		for _, f := range start {
+		for _, f := range c.start {
 			if !f.box[CTState].has(N(established)) {
 				continue
 			}
 			f.box[ConnMark], f.box[Protocol] = m.marks, m.protocols
 			other := f
 			f.connMark, other.connMark = m.plan, m.have
-			if !c.from(plan, have, f, other) {
+			ends, ok := c.walk(plan, f, nil, nil)
+			if !ok || !c.against(have, ends, other, f.connMark != other.connMark) {
 				return false
 			}
+			c.dropAll(ends)
 		}
 	}
 	c.separated()
 	return true
 }
 
-// from compares what becomes of the packets of one start. On the other side, other has them, with its marks.
-func (c *comparison) from(plan, have *Side, start, other packets) bool {
-	ends, ok := c.walk(plan, start, nil)
+// against compares where the packets of one start end by the plan with what becomes of them on the other side.
+func (c *comparison) against(have *Side, ends flows, start packets, followed bool) bool {
+	found, ok := c.walk(have, start, nil, c.doors)
 	if !ok {
 		return false
 	}
-	found, ok := c.walk(have, other, nil)
-	if !ok {
-		return false
-	}
-	followed := start.connMark != other.connMark
 	exactly := make(map[box]*flow, ends.n) // the plan's ends by their boxes, which have nothing in common
 	for wanted := range ends.all() {
 		for _, b := range wanted.boxes {
@@ -171,7 +179,7 @@ func (c *comparison) from(plan, have *Side, start, other packets) bool {
 	for got := range found.all() {
 		for _, b := range got.boxes {
 			if wanted := exactly[b]; wanted != nil {
-				c.judge(wanted, got, b, plan.six, followed)
+				c.judge(wanted, got, b, have.six, followed)
 				continue
 			}
 			if c.work += 1 + ends.n/8; c.work > maxWork {
@@ -180,20 +188,20 @@ func (c *comparison) from(plan, have *Side, start, other packets) bool {
 			for wanted := range ends.all() {
 				for i := range wanted.boxes {
 					if both, met := b.and(&wanted.boxes[i]); met {
-						c.judge(wanted, got, both, plan.six, followed)
+						c.judge(wanted, got, both, have.six, followed)
 					}
 				}
 			}
 		}
 	}
-	c.dropAll(ends)
 	c.dropAll(found)
 	return true
 }
 
-// walk returns where packets end on a side; false where that exceeds the work that is left.
-func (c *comparison) walk(side *Side, start packets, decides func(*rules.Step) *rules.Step) (ends flows, ok bool) {
-	w := walker{side: side, pod: c.pod, memo: &c.memo, decides: decides}
+// walk returns where packets end on a side; false where that exceeds the work that is left. known are the doors of another side,
+// nil those of its own.
+func (c *comparison) walk(side *Side, start packets, decides func(*rules.Step) *rules.Step, known doors) (ends flows, ok bool) {
+	w := walker{side: side, pod: c.pod, memo: &c.memo, decides: decides, doors: known}
 	f := c.another(&flow{state: start.state, joined: true}, []box{start.box})
 	if f.inbound {
 		w.inbound(only(f))

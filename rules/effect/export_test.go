@@ -25,7 +25,7 @@ type End struct{ packets }
 func Ends(pod *Pod, side *Side) (all []End, ok bool) {
 	c := comparison{memo: newMemo(), pod: pod}
 	for _, start := range starts(pod, side.six) {
-		some, ok := c.walk(side, start, nil)
+		some, ok := c.walk(side, start, nil, nil)
 		if !ok {
 			return nil, false
 		}
@@ -37,6 +37,9 @@ func Ends(pod *Pod, side *Side) (all []End, ok bool) {
 	}
 	return all, true
 }
+
+// Kind is how they end.
+func (e End) Kind() rules.EndKind { return e.kind }
 
 // Has reports whether a packet is one of those.
 func (e End) Has(pod *Pod, p rules.Packet) bool {

@@ -135,7 +135,12 @@ func (w *walker) tproxy(in flows, a *Action) (taken, passed flows) {
 	own, other := w.cutAll(existing, of(Transparent), Single(N(1)))
 	passed, through := w.cutAll(other, func(f *flow) ref { return f.dst }, w.side.local)
 	begins.take(through)
-	listened, missed := w.cutAll(begins, of(Listening), Single(N(1)))
+	doors, elsewhere := w.knocks(begins, a.Port)
+	listened, missed := w.cutAll(doors, of(Listening), Single(N(1)))
+	for f := range elsewhere.all() { // whether anybody listens there is not the proxy's to say
+		missed.add(w.another(f, f.boxes))
+		listened.add(f)
+	}
 	if passed.take(missed); a.Stops {
 		w.endAll(passed, rules.Dropped)
 		passed = flows{}

@@ -32,7 +32,7 @@ func (t *Tracer) Parts(family rules.Family, usual []rules.Packet, decides func(*
 				f.box[x] = f.box[x].Without(loopback4).Without(loopback6)
 			}
 		}
-		ends, ok := c.walk(side, f, decides)
+		ends, ok := c.walk(side, f, decides, nil)
 		if !ok {
 			return nil, false
 		}

@@ -64,7 +64,8 @@ type walker struct {
 	side  *Side
 	pod   *Pod
 	ended flows
-	way   *way // of the only packet, where one is traced
+	doors doors // where a proxy listens for transparent connections; nil is wherever the rules lead
+	way   *way  // of the only packet, where one is traced
 	// decides returns the step that stands for a rule which decides; nil where nobody asks.
 	decides func(*rules.Step) *rules.Step
 	*memo

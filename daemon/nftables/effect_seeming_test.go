@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nftables
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
+)
+
+// Rules in the place of a plan's that seem to stop or take all that it does: who gets the connection all the same.
+func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
+	nstest.Require(t, "nft")
+	taken, interfaces := redirected()
+	const app, other, beside = server + ":80", "127.0.0.1:9000", "10.9.9.9:9001"
+	interfaces[0].Addresses = append(interfaces[0].Addresses, netip.MustParseAddr("10.9.9.9"))
+	for name, tt := range map[string]struct {
+		plan   rules.Plan
+		chains string
+		gets   string // the connection
+		want   effect.Answer
+	}{
+		"a drop behind a TPROXY to where nobody listens": {taken,
+			"chain c { type filter hook prerouting priority -160; tcp dport 80 tproxy to :9 drop; }\n", app, effect.Less},
+		"and to a port whose socket is not a transparent one": {taken,
+			"chain c { type filter hook prerouting priority -160; tcp dport 80 tproxy to :9000 drop; }\n", app, effect.Less},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t)
+			s.own(t, client, server, "10.9.9.9")
+			var listeners []int
+			for _, at := range []string{app, "127.0.0.1:9001", other, beside} {
+				listeners = append(listeners, s.listen(t, at, 0))
+			}
+			s.RunInput(t, "table ip t {\n"+tt.chains+"}\n", "nft", "-f", "-")
+			got := ""
+			err := s.sendAnd(port80, func(int) error { // nothing waits on the way through lo
+				for _, l := range listeners {
+					got += accepted(t, l)
+				}
+				return nil
+			})
+			if err != nil || got != tt.gets {
+				t.Errorf("it is %q's, want %q (%v)", got, tt.gets, err)
+			}
+			if r := s.effect(t, tt.plan, interfaces); r.Answer != tt.want {
+				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
+			}
+		})
+	}
+}

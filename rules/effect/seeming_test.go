@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package effect_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/rules/effect"
+)
+
+// on is a condition on one of these values.
+func on(f effect.Field, values ...uint64) effect.Condition {
+	return effect.Condition{Field: f, Set: effect.Values(values...)}
+}
+
+// in returns a base chain with one rule.
+func in(hook effect.Hook, kind effect.Kind, priority int, conditions []effect.Condition, actions ...effect.Action) effect.Base {
+	return effect.Base{Hook: hook, Kind: kind, Priority: priority, Chain: &effect.Chain{Rules: []effect.Rule{{Conditions: conditions, Actions: actions}}}}
+}
+
+type when = []effect.Condition
+
+// Rules in the place of a plan's that seem to stop or take all that it does, and do not: whoever has NET_ADMIN in a pod can write
+// any of them.
+func TestRulesThatSeemToTakeMore(t *testing.T) {
+	const tcp, udp, fresh = 6, 17, uint64(rules.StateNew)
+	drop, accept := effect.Action{Verb: effect.Drop}, effect.Action{Verb: effect.Accept}
+	inbound := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP)}, Target: rules.Redirect{Port: 15006}}}
+	transparent := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP), rules.InState(rules.StateNew)}, Target: rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 1337}}}
+	locked := []rules.Rule{{Match: []rules.Match{rules.InInterface("eth0"), rules.Protocol(rules.UDP), rules.InState(rules.StateNew)}, Target: rules.Drop}}
+	for name, tt := range map[string]struct {
+		table, chain string
+		plan         []rules.Rule
+		have         []effect.Base
+		want         effect.Answer
+	}{
+		"the proxy's port by a REDIRECT of somebody else": {"nat", "PREROUTING", inbound,
+			[]effect.Base{in(effect.Prerouting, effect.NAT, -110, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.Redirect, Port: 15006})}, effect.Equal},
+		"a drop behind a TPROXY to where nobody listens": {"nat", "PREROUTING", inbound,
+			[]effect.Base{in(effect.Prerouting, effect.Filter, -160, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.TProxy, Port: 9}, drop)}, effect.Less},
+		"and to the port of a proxy whose socket is not a transparent one": {"nat", "PREROUTING", inbound,
+			[]effect.Base{in(effect.Prerouting, effect.Filter, -160, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.TProxy, Port: 15006}, drop)}, effect.Less},
+		"and to the port of one whose socket is, which listens or is away": {"mangle", "PREROUTING", transparent,
+			[]effect.Base{in(effect.Prerouting, effect.Filter, -160, when{on(effect.Protocol, tcp), on(effect.CTState, fresh)}, effect.Action{Verb: effect.TProxy, Port: 15006}, drop)}, effect.LessWhileAway},
+		"and of another protocol to that port": {"filter", "INPUT", append(locked, transparent...),
+			[]effect.Base{in(effect.Prerouting, effect.Filter, -160, when{on(effect.Protocol, udp)}, effect.Action{Verb: effect.TProxy, Port: 15006}, drop),
+				in(effect.Prerouting, effect.Filter, -150, when{on(effect.Protocol, tcp), on(effect.CTState, fresh)}, effect.Action{Verb: effect.TProxy, Port: 15006, Stops: true, Value: effect.N(1337)})}, effect.Less},
+		"a TPROXY of somebody's beside the plan's, which takes it or does not": {"nat", "PREROUTING", inbound,
+			[]effect.Base{in(effect.Prerouting, effect.Filter, -160, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.TProxy, Port: 9}, accept),
+				in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.Redirect, Port: 15006})}, effect.Less},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b rules.Builder
+			for _, r := range tt.plan {
+				if _, is := r.Target.(rules.TProxy); is {
+					b.Append("mangle", "PREROUTING", "", r.Target, r.Match...)
+				} else {
+					b.Append(tt.table, tt.chain, "", r.Target, r.Match...)
+				}
+			}
+			plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+			pod := effect.NewPod(append(interfaces, rules.Interface{Name: "lo", Addresses: []netip.Addr{netip.MustParseAddr("10.9.9.9")}}))
+			have := effect.NewSide(pod, rules.IPv4, nil, nil)
+			have.Add(tt.have...)
+			if r := effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), have); r.Answer != tt.want {
+				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
+			}
+		})
+	}
+}
