@@ -69,7 +69,10 @@ func (d chainDraw) chain(n int) string {
 			priorities = append(priorities, "99", "100", "101")
 		}
 	case "nat": // behind connection tracking
-		hook, priorities = d.of("output", "output", "prerouting"), priorities[4:]
+		if hook, priorities = d.of("output", "output", "prerouting", "postrouting", "input"), priorities[4:]; hook == "postrouting" || hook == "input" {
+			kind = "source nat"
+			priorities = append(priorities, "99", "100", "101")
+		}
 	}
 	list := func(sub string) (text string) {
 		for range 1 + d.IntN(3) {
@@ -79,7 +82,7 @@ func (d chainDraw) chain(n int) string {
 	}
 	sub := fmt.Sprintf("sub%d", n)
 	return fmt.Sprintf("chain %s {\n%s}\nchain c%d {\ntype %s hook %s priority %s; policy %s;\n%s}\n",
-		sub, list(""), n, kind, hook, d.of(priorities...), d.of("accept", "accept", "accept", "drop"), list(sub))
+		sub, list(""), n, strings.TrimPrefix(kind, "source "), hook, d.of(priorities...), d.of("accept", "accept", "accept", "drop"), list(sub))
 }
 
 func (d chainDraw) rule(kind, sub string) string {
@@ -92,10 +95,13 @@ func (d chainDraw) rule(kind, sub string) string {
 			"tcp dport { 80, 9000 }", "tcp dport != { 80, 9000 }", "ip daddr { 10.0.0.0/8, 127.0.0.1 }", "th dport >= 9000", "th dport < 81", "counter"))
 	}
 	actions := []string{"accept", "drop", "return", "meta mark set 1", "meta mark set 2", "ct mark set meta mark", "meta mark set ct mark", "ct mark set 1"}
-	if kind == "nat" {
+	switch kind {
+	case "nat":
 		actions = append(actions, "meta l4proto tcp redirect to :9000", "meta l4proto tcp redirect to :9001", "ip protocol tcp dnat to "+server+":9000",
 			"ip protocol tcp dnat to 127.0.0.1:9001", "ip protocol tcp dnat to "+server+":80")
-	} else {
+	case "source nat":
+		actions = append(actions, "snat to "+client, "snat to "+server)
+	default:
 		actions = append(actions, "notrack", "notrack", "ct zone set 1")
 	}
 	if sub != "" {

@@ -125,8 +125,8 @@ func (p *program) step(kind string, a attributes) error {
 		return p.immediate(a)
 	case "notrack":
 		p.do(effect.Action{Verb: effect.NoTrack})
-	case "masq": // it changes only the source, which nothing asks for afterwards
-		p.end(effect.Action{Verb: effect.Accept})
+	case "masq":
+		p.end(effect.Action{Verb: effect.SNAT})
 	case "reject":
 		p.end(effect.Action{Verb: effect.Reject})
 	case "redir":
@@ -183,7 +183,7 @@ func (p *program) nat(a attributes) {
 		return
 	}
 	if kind, _ := a.number(unix.NFTA_NAT_TYPE); kind == unix.NFT_NAT_SNAT {
-		p.end(effect.Action{Verb: effect.Accept}) // as masq
+		p.end(effect.Action{Verb: effect.SNAT})
 		return
 	}
 	low, ok := a.number(unix.NFTA_NAT_REG_ADDR_MIN)
@@ -266,7 +266,7 @@ func (p *program) target(name string, revision uint32, info []byte) {
 	case "REJECT":
 		p.end(effect.Action{Verb: effect.Reject})
 	case "MASQUERADE", "SNAT":
-		p.end(effect.Action{Verb: effect.Accept})
+		p.end(effect.Action{Verb: effect.SNAT})
 	case "CT", "NOTRACK":
 		if name == "NOTRACK" || len(info) >= 2 && binary.NativeEndian.Uint16(info)&1 != 0 { // XT_CT_NOTRACK
 			p.do(effect.Action{Verb: effect.NoTrack})

@@ -29,6 +29,10 @@ func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 			"chain c { type filter hook prerouting priority -160; tcp dport 80 tproxy to :9 drop; }\n", app, effect.Less},
 		"and to a port whose socket is not a transparent one": {taken,
 			"chain c { type filter hook prerouting priority -160; tcp dport 80 tproxy to :9000 drop; }\n", app, effect.Less},
+		"a drop in a chain of nat behind one that translates the source": {taken,
+			"chain c { type nat hook postrouting priority 90; snat to " + client + "; }\nchain d { type nat hook postrouting priority 110; drop; }\n", app, effect.Less},
+		"the same by masquerade": {taken,
+			"chain c { type nat hook postrouting priority 90; masquerade; }\nchain d { type nat hook postrouting priority 110; drop; }\n", app, effect.Less},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)

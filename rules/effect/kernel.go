@@ -65,7 +65,7 @@ func (w *walker) set(f *flow, a *Action, changed *flows) {
 		}
 		changed.add(in)
 		f = out
-	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, TProxy, Reject, Then, Unknown: // they are no changes
+	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, SNAT, TProxy, Reject, Then, Unknown: // they are no changes
 	}
 	changed.add(f)
 }
@@ -179,7 +179,7 @@ func (w *walker) nat(in flows, hook Hook) (rest flows) {
 		}
 		var open flows
 		for f := range w.base(begin, b).all() {
-			if f.redirected && !ofSource { // the connection has its destination: no other chain is asked
+			if f.redirected && !ofSource || f.sourced && ofSource { // the connection has what it is asked for: no other chain is
 				rest.add(f)
 			} else {
 				open.add(f)

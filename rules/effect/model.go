@@ -91,7 +91,7 @@ type state struct {
 	seenConnMark           ref
 	before                 ref // the mark where a chain of kind route began
 
-	zoned, looped, natSrc, redirected, held, untracked bool
+	zoned, looped, natSrc, redirected, sourced, held, untracked bool
 
 	listener, zone uint16
 	maybe          bool          // it depends on a condition that is not understood
@@ -131,6 +131,7 @@ const (
 	Goto
 	Redirect
 	DNAT
+	SNAT // to whatever source
 	TProxy
 	SetMark
 	SetConnMark
@@ -145,7 +146,8 @@ const (
 
 // Of these verbs, some end a chain for the packets that meet them, and after others the same rules may do something else.
 var (
-	ends    = map[Verb]bool{Accept: true, Drop: true, Return: true, Goto: true, Redirect: true, DNAT: true, Reject: true}
+	ends = map[Verb]bool{Accept: true, Drop: true, Return: true, Goto: true, Redirect: true, DNAT: true, SNAT: true,
+		Reject: true}
 	changes = map[Verb]bool{SetMark: true, SetConnMark: true, SaveMark: true, RestoreMark: true, Zone: true, NoTrack: true,
 		Then: true, Unknown: true, TProxy: true}
 )

@@ -202,6 +202,12 @@ func (w *walker) act(in flows, actions []Action, hook Hook, depth int) (out outc
 			}
 			out.stopped.take(in)
 			return out
+		case SNAT:
+			for f := range in.all() {
+				f.sourced = true
+			}
+			out.stopped.take(in)
+			return out
 		case TProxy:
 			taken, passed := w.tproxy(in, a)
 			out.next.take(passed)
