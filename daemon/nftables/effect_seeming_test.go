@@ -17,6 +17,9 @@ import (
 func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 	nstest.Require(t, "nft")
 	taken, interfaces := redirected()
+	var b rules.Builder
+	b.Append("filter", "OUTPUT", "", rules.Drop, rules.Protocol(rules.TCP), rules.DestinationPort(rules.TCP, 80), rules.InState(rules.StateNew))
+	stopped := rules.Plan{V4: b.Ruleset(rules.IPv4)}
 	const app, other, beside = server + ":80", "127.0.0.1:9000", "10.9.9.9:9001"
 	interfaces[0].Addresses = append(interfaces[0].Addresses, netip.MustParseAddr("10.9.9.9"))
 	for name, tt := range map[string]struct {
@@ -33,6 +36,8 @@ func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 			"chain c { type nat hook postrouting priority 90; snat to " + client + "; }\nchain d { type nat hook postrouting priority 110; drop; }\n", app, effect.Less},
 		"the same by masquerade": {taken,
 			"chain c { type nat hook postrouting priority 90; masquerade; }\nchain d { type nat hook postrouting priority 110; drop; }\n", app, effect.Less},
+		"what is to be dropped, given to whoever listens": {stopped,
+			"chain c { type nat hook output priority -100; tcp dport 80 redirect to :9000; }\n", other, effect.Less},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)

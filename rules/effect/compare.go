@@ -219,7 +219,7 @@ func (c *comparison) judge(wanted, got *flow, whole box, six, followed bool) {
 }
 
 func (c *comparison) judgePair(p pair, six, followed bool) {
-	answer := verdict(p.plan, p.have)
+	answer := c.doors.verdict(p.plan, p.have)
 	switch {
 	case answer == Less && p.have.maybe:
 		answer = CannotTell
@@ -335,23 +335,25 @@ func sameRef(b *box, x, y ref) bool {
 	if x == y {
 		return true
 	}
-	fixed := func(r ref) (Number, bool) {
-		if r.isGiven() {
-			return r.c, true
-		}
-		return b[r.from].single()
-	}
-	a, ok := fixed(x)
-	c, ok2 := fixed(y)
+	a, ok := b.fixed(x)
+	c, ok2 := b.fixed(y)
 	return ok && ok2 && a == c
+}
+
+// fixed returns the value that a ref has on all of a box, if it is one.
+func (b *box) fixed(r ref) (Number, bool) {
+	if r.isGiven() {
+		return r.c, true
+	}
+	return b[r.from].single()
 }
 
 func (f *packets) taken() bool   { return f.kind == rules.Redirected || f.kind == rules.TProxied }
 func (f *packets) stopped() bool { return f.kind == rules.Dropped || f.kind == rules.Refused }
 
 // verdict compares two ends. What the plan takes must be taken by the same listener, or stopped; what it stops must be
-// stopped or taken.
-func verdict(plan, have packets) Answer {
+// stopped, or taken by a listener to whom the plan gives packets too.
+func (d doors) verdict(plan, have packets) Answer {
 	switch {
 	case plan.kind == unknown, have.kind == unknown && (plan.taken() || plan.stopped()):
 		return CannotTell
@@ -359,7 +361,7 @@ func verdict(plan, have packets) Answer {
 		return Equal
 	case have.stopped():
 		return More
-	case plan.taken(), plan.stopped() && !have.taken():
+	case plan.taken(), plan.stopped() && !d.lead(&have):
 		return Less
 	}
 	return More // the plan lets it be, the other side does not

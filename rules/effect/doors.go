@@ -9,7 +9,8 @@ import "github.com/meshnetd/meshnetd/rules"
 type door struct {
 	kind    rules.EndKind
 	inbound bool
-	port    uint16
+	to      Number // the address; none of TPROXY
+	port    Number
 }
 
 // doors are those of a plan, and the protocols that each is for.
@@ -18,14 +19,33 @@ type doors map[door]Set
 // add adds those to which packets came that end there.
 func (d doors) add(ends flows) {
 	for f := range ends.all() {
-		if f.kind != rules.TProxied {
-			continue
-		}
-		at := door{f.kind, f.inbound, f.listener}
 		for i := range f.boxes {
-			d[at] = d[at].Or(f.boxes[i][Protocol])
+			p := packets{f.state, f.boxes[i]}
+			if at, ok := p.door(); ok {
+				d[at] = d[at].Or(p.box[Protocol])
+			}
 		}
 	}
+}
+
+// lead reports whether all of these packets come to one.
+func (d doors) lead(p *packets) bool {
+	at, ok := p.door()
+	return ok && p.box[Protocol].Without(d[at]).Empty()
+}
+
+// door returns where packets end that were taken; false where that is not one place.
+func (f *packets) door() (door, bool) {
+	if f.kind == rules.TProxied {
+		return transparent(f.inbound, f.listener), true
+	}
+	to, one := f.box.fixed(f.dst)
+	port, one2 := f.box.fixed(f.dport)
+	return door{f.kind, f.inbound, to, port}, f.kind == rules.Redirected && one && one2
+}
+
+func transparent(inbound bool, port uint16) door {
+	return door{kind: rules.TProxied, inbound: inbound, port: N(uint64(port))}
 }
 
 // knocks divides flows that TPROXY gives to a port by whether that is a door.
@@ -34,7 +54,7 @@ func (w *walker) knocks(all flows, port uint16) (doors, elsewhere flows) {
 		return all, flows{}
 	}
 	for f := range all.all() {
-		in, out := w.cut(f, entered(Protocol), w.doors[door{rules.TProxied, f.inbound, port}])
+		in, out := w.cut(f, entered(Protocol), w.doors[transparent(f.inbound, port)])
 		doors.add(in)
 		elsewhere.add(out)
 	}

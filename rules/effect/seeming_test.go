@@ -50,6 +50,8 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 		"a TPROXY of somebody's beside the plan's, which takes it or does not": {"nat", "PREROUTING", inbound,
 			[]effect.Base{in(effect.Prerouting, effect.Filter, -160, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.TProxy, Port: 9}, accept),
 				in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.Redirect, Port: 15006})}, effect.Less},
+		"what is to be dropped, given to whoever listens": {"filter", "INPUT", locked,
+			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, udp)}, effect.Action{Verb: effect.Redirect, Port: 5353})}, effect.Less},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b rules.Builder
