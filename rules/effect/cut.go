@@ -2,6 +2,8 @@
 
 package effect
 
+import "slices"
+
 // cut divides a flow by a condition on what its packets have now. Either part is nil where no packet is in it.
 func (w *walker) cut(f *flow, r ref, s Set) (hit, miss *flow) {
 	w.work++
@@ -95,6 +97,28 @@ func (f *flow) now(x Field) ref {
 
 // ownerless reports whether a condition asks for the owner of packets that have none.
 func (f *flow) ownerless(c *Condition) bool { return (c.Field == UID || c.Field == GID) && !f.socket }
+
+// known returns the conditions of which it can be told whether they hold.
+func (f *flow) known(all []Condition, hook Hook) []Condition {
+	if !f.zoned {
+		return all
+	}
+	unknown := func(c Condition) bool { return f.unknown(c.Field, hook) }
+	if !slices.ContainsFunc(all, unknown) {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), unknown)
+}
+
+// unknown reports whether nobody can tell what a packet has there.
+func (f *flow) unknown(x Field, hook Hook) bool {
+	switch x {
+	case ConnMark: // that of the zone's template
+		return f.zoned
+	case Protocol, Source, Destination, SourcePort, DestinationPort, UID, GID, In, Out, Mark, CTState, Transparent, Listening, fields, constant:
+	}
+	return false
+}
 
 // ask divides a flow by all conditions of a rule.
 func (w *walker) ask(f *flow, conditions []Condition) (hit, miss *flow) {

@@ -28,6 +28,13 @@ func (w *walker) set(f *flow, a *Action, changed *flows) {
 	case SetMark:
 		f.mark = givenNumber(a.Value)
 	case SetConnMark, SaveMark, RestoreMark:
+		if f.zoned { // the mark would be that of the zone's template, which connections do not get
+			if a.Verb == RestoreMark {
+				w.end(f, unknown)
+				return
+			}
+			break
+		}
 		in, out := w.cut(f, f.ct, tracked)
 		switch {
 		case in == nil:
@@ -61,7 +68,7 @@ func (w *walker) set(f *flow, a *Action, changed *flows) {
 		early := f.trackable()
 		in, out := w.cut(f, f.ct, Single(N(invalid))) // what has a connection keeps it
 		if in != nil {
-			in.zoned, in.untracked, in.ct = in.zoned || early, in.untracked || early, given(untracked)
+			in.untracked, in.ct = in.untracked || early, given(untracked)
 		}
 		changed.add(in)
 		f = out

@@ -26,8 +26,10 @@ type when = []effect.Condition
 // any of them.
 func TestRulesThatSeemToTakeMore(t *testing.T) {
 	const tcp, udp, fresh = 6, 17, uint64(rules.StateNew)
+	connected := []uint64{fresh, uint64(rules.StateRelated), uint64(rules.StateEstablished)}
 	drop, accept := effect.Action{Verb: effect.Drop}, effect.Action{Verb: effect.Accept}
 	inbound := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP)}, Target: rules.Redirect{Port: 15006}}}
+	outbound := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP)}, Target: rules.Redirect{Port: 15001}}}
 	transparent := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP), rules.InState(rules.StateNew)}, Target: rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 1337}}}
 	locked := []rules.Rule{{Match: []rules.Match{rules.InInterface("eth0"), rules.Protocol(rules.UDP), rules.InState(rules.StateNew)}, Target: rules.Drop}}
 	for name, tt := range map[string]struct {
@@ -52,6 +54,12 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 				in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.Redirect, Port: 15006})}, effect.Less},
 		"what is to be dropped, given to whoever listens": {"filter", "INPUT", locked,
 			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, udp)}, effect.Action{Verb: effect.Redirect, Port: 5353})}, effect.Less},
+		"a mark that a zone's template does not take": {"nat", "OUTPUT", outbound,
+			[]effect.Base{in(effect.Output, effect.Filter, -300, nil, effect.Action{Verb: effect.Zone, Value: effect.N(1)}, effect.Action{Verb: effect.SetConnMark, Value: effect.N(7)}),
+				in(effect.Output, effect.Filter, 0, when{on(effect.CTState, connected...), on(effect.ConnMark, 7)}, drop)}, effect.Less},
+		"a mark of the template, which nobody knows": {"nat", "OUTPUT", outbound,
+			[]effect.Base{in(effect.Output, effect.Filter, -300, nil, effect.Action{Verb: effect.Zone, Value: effect.N(1)}),
+				in(effect.Output, effect.Filter, -290, when{on(effect.CTState, connected...), on(effect.ConnMark, 0)}, drop)}, effect.CannotTell},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b rules.Builder

@@ -129,18 +129,19 @@ func (w *walker) rule(in flows, r *Rule, hook Hook, depth int) (rest flows, out 
 	w.way.asks(r, hook)
 	var hits flows
 	for f := range in.all() {
-		hit, miss := w.ask(f, r.Conditions)
+		known := f.known(r.Conditions, hook)
+		hit, miss := w.ask(f, known)
+		if rest.add(miss); hit == nil {
+			continue
+		}
+		if r.Unknown != "" || len(known) < len(r.Conditions) { // it holds, or it does not
+			hit.maybe = true
+			rest.add(w.another(hit, hit.boxes))
+		}
 		hits.add(hit)
-		rest.add(miss)
 	}
 	if hits.n == 0 {
 		return rest, out
-	}
-	if r.Unknown != "" { // it holds, or it does not
-		for f := range hits.all() {
-			f.maybe = true
-			rest.add(w.another(f, f.boxes))
-		}
 	}
 	if w.decides != nil {
 		if by := w.decides(r.step); by != nil {
