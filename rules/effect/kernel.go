@@ -245,10 +245,9 @@ func (w *walker) outbound(all flows) {
 		f.in, f.out = given(none), f.route
 	}
 	all = w.track(all, Output)
-	all = w.rerouting(all, atTracking, atNat)
-	all = w.nat(all, Output)
-	all = w.routedIf(all, func(f *flow) bool { return f.dst.isGiven() })
-	all = w.rerouting(all, atNat, highest)
+	all = w.pass(all, Output, atTracking, atNat)
+	all = w.readdressed(w.nat(all, Output))
+	all = w.pass(all, Output, atNat, highest)
 	for f := range all.all() {
 		if f.value(f.out) != f.value(f.route) {
 			w.way.note("routed again: now by %s", w.pod.names[f.value(f.route).lo])
@@ -271,37 +270,37 @@ func (w *walker) postrouting(all flows) flows {
 	return w.pass(all, Postrouting, atNatLast, highest)
 }
 
-// rerouting runs base chains. After one of kind route that changed the mark, packets are routed again.
-func (w *walker) rerouting(all flows, first, last int) flows {
-	for _, b := range w.side.hooks[Output] {
-		if b.Kind == NAT || b.Priority < first || b.Priority >= last {
-			continue
-		}
-		for f := range all.all() {
-			f.before = f.mark
-		}
-		all = w.base(all, b)
-		if b.Kind == Route {
-			all = w.routedIf(all, func(f *flow) bool { return f.mark != f.before })
-		}
-		for f := range all.all() {
-			f.before = ref{}
-		}
-	}
-	return all
-}
-
-func (w *walker) routedIf(all flows, which func(*flow) bool) (rest flows) {
-	var again flows
+// rerouting runs a base chain of kind route. Packets whose mark it changed are routed again.
+func (w *walker) rerouting(all flows, b Base) (rest flows) {
 	for f := range all.all() {
-		if which(f) {
+		f.before = f.mark
+	}
+	var again flows
+	for f := range w.base(all, b).all() {
+		if f.mark != f.before {
 			again.add(f)
 		} else {
 			rest.add(f)
 		}
 	}
-	if again.n == 0 {
-		return rest
+	rest.take(w.routed(again))
+	for f := range rest.all() {
+		f.before = ref{}
+	}
+	return rest
+}
+
+// readdressed routes packets again that nat gave another destination than they had. Another port is not enough.
+func (w *walker) readdressed(all flows) (rest flows) {
+	var again flows
+	for f := range all.all() {
+		if !f.dst.isGiven() {
+			rest.add(f)
+			continue
+		}
+		same, other := w.cut(f, entered(Destination), Single(f.dst.c))
+		rest.add(same)
+		again.add(other)
 	}
 	rest.take(w.routed(again))
 	return rest

@@ -80,3 +80,48 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 		})
 	}
 }
+
+// The kernel routes packets again where their destination or their mark is another one than before, and nowhere else.
+func TestRoutedAgain(t *testing.T) {
+	plan := rules.Plan{Routes: []rules.PolicyRoute{{Family: rules.IPv4, Mark: 1337}}}
+	var b rules.Builder
+	b.Append("nat", "OUTPUT", "", rules.Redirect{Port: 15001}, rules.Protocol(rules.TCP))
+	plan.V4 = b.Ruleset(rules.IPv4)
+	x := effect.Address(netip.MustParseAddr("203.0.113.9"))
+	mark := func(v uint64) effect.Action { return effect.Action{Verb: effect.SetMark, Value: effect.N(v)} }
+	const tcp = 6
+	to := func(address effect.Number) []effect.Base {
+		return []effect.Base{in(effect.Output, effect.Filter, -140, nil, mark(1337)),
+			in(effect.Output, effect.NAT, -110, when{on(effect.Protocol, tcp), {Field: effect.Destination, Set: effect.Single(x)}}, effect.Action{Verb: effect.DNAT, Value: address, Port: 15001}),
+			in(effect.Output, effect.Filter, -90, nil, mark(0))}
+	}
+	early := func(kind effect.Kind) []effect.Base {
+		return []effect.Base{in(effect.Output, kind, -350, nil, mark(1337)), in(effect.Output, effect.Filter, -340, nil, mark(0))}
+	}
+	for name, tt := range map[string]struct {
+		have []effect.Base
+		kind rules.EndKind // of packets to X
+	}{
+		"a destination that it had already":   {to(x), rules.Leaves},
+		"another destination":                 {to(effect.Address(netip.MustParseAddr("203.0.113.8"))), rules.Redirected},
+		"a mark before connections are known": {early(effect.Route), rules.Delivered},
+		"a mark by a chain of filter":         {early(effect.Filter), rules.Leaves},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := effect.NewPod(interfaces)
+			side := effect.NewSide(pod, rules.IPv4, plan.Routes, nil)
+			side.Add(tt.have...)
+			all, ok := effect.Ends(pod, side)
+			if !ok {
+				t.Fatal("too much work")
+			}
+			p := rules.Packet{Direction: rules.Outbound, Protocol: rules.TCP, Source: netip.MustParseAddrPort("10.99.0.2:40000"),
+				Destination: netip.MustParseAddrPort("203.0.113.9:443"), Out: "eth0", State: rules.StateNew, Socket: true, UID: 1000, GID: 1000}
+			for _, e := range all {
+				if got := e.Kind(); e.Has(pod, p) && got != tt.kind {
+					t.Errorf("it ends as %s, want %s", got, tt.kind)
+				}
+			}
+		})
+	}
+}

@@ -276,7 +276,11 @@ func (w *walker) base(in flows, b Base) flows {
 // pass runs the base chains of a hook with priorities from first up to last, except for those of nat.
 func (w *walker) pass(in flows, hook Hook, first, last int) flows {
 	for _, b := range w.side.hooks[hook] {
-		if b.Kind != NAT && b.Priority >= first && b.Priority < last && in.n > 0 && !w.over() {
+		switch {
+		case b.Kind == NAT || b.Priority < first || b.Priority >= last || in.n == 0 || w.over():
+		case b.Kind == Route:
+			in = w.rerouting(in, b)
+		default:
 			in = w.base(in, b)
 		}
 	}
