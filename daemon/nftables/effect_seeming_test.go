@@ -40,6 +40,8 @@ func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 			"chain c { type nat hook output priority -100; tcp dport 80 redirect to :9000; }\n", other, effect.Less},
 		"a mark that a zone's template does not take": {taken,
 			"chain c { type filter hook output priority -300; ct zone set 1 ct mark set 0x7; }\nchain d { type filter hook output priority 0; ct mark 0x7 drop; }\n", app, effect.Less},
+		"another address at the proxy's port": {taken,
+			"chain c { type nat hook output priority -100; tcp dport 80 dnat to " + beside + "; }\n", beside, effect.Less},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)

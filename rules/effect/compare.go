@@ -373,11 +373,9 @@ func sameEnd(plan, have packets) bool {
 	}
 	b := &have.box
 	switch plan.kind {
-	case rules.Redirected: // a listener on all addresses does not mind which one it is
-		return sameRef(b, plan.dport, have.dport)
 	case rules.Leaves:
 		return sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst) && sameRef(b, plan.route, have.route)
-	case rules.TProxied, rules.Delivered:
+	case rules.Redirected, rules.TProxied, rules.Delivered: // behind another address there may be another listener at that port
 		return plan.listener == have.listener && sameRef(b, plan.dport, have.dport) && sameRef(b, plan.dst, have.dst)
 	case rules.Dropped, rules.Refused:
 	}

@@ -27,6 +27,7 @@ type when = []effect.Condition
 func TestRulesThatSeemToTakeMore(t *testing.T) {
 	const tcp, udp, fresh = 6, 17, uint64(rules.StateNew)
 	connected := []uint64{fresh, uint64(rules.StateRelated), uint64(rules.StateEstablished)}
+	address := func(text string) effect.Number { return effect.Address(netip.MustParseAddr(text)) }
 	drop, accept := effect.Action{Verb: effect.Drop}, effect.Action{Verb: effect.Accept}
 	inbound := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP)}, Target: rules.Redirect{Port: 15006}}}
 	outbound := []rules.Rule{{Match: []rules.Match{rules.Protocol(rules.TCP)}, Target: rules.Redirect{Port: 15001}}}
@@ -60,6 +61,10 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 		"a mark of the template, which nobody knows": {"nat", "OUTPUT", outbound,
 			[]effect.Base{in(effect.Output, effect.Filter, -300, nil, effect.Action{Verb: effect.Zone, Value: effect.N(1)}),
 				in(effect.Output, effect.Filter, -290, when{on(effect.CTState, connected...), on(effect.ConnMark, 0)}, drop)}, effect.CannotTell},
+		"another address at the proxy's port": {"nat", "PREROUTING", inbound,
+			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.DNAT, Value: address("10.9.9.9"), Port: 15006})}, effect.Less},
+		"the address that REDIRECT takes": {"nat", "PREROUTING", inbound,
+			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.DNAT, Value: address("10.99.0.2"), Port: 15006})}, effect.Equal},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b rules.Builder
