@@ -5,9 +5,11 @@
 package nftables
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -40,6 +42,10 @@ func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 			"chain c { type nat hook output priority -100; tcp dport 80 redirect to :9000; }\n", other, effect.Less},
 		"a mark that a zone's template does not take": {taken,
 			"chain c { type filter hook output priority -300; ct zone set 1 ct mark set 0x7; }\nchain d { type filter hook output priority 0; ct mark 0x7 drop; }\n", app, effect.Less},
+		"a drop by a source that is another one by then": {taken,
+			"chain c { type nat hook postrouting priority 100; ip saddr " + client + " snat to " + server + "; }\n" +
+				"chain d { type filter hook postrouting priority 110; tcp dport 80 ip saddr " + client + " drop; }\n" +
+				"chain e { type filter hook output priority 0; tcp dport 80 ip saddr != " + client + " drop; }\n", app, effect.CannotTell},
 		"another address at the proxy's port": {taken,
 			"chain c { type nat hook output priority -100; tcp dport 80 dnat to " + beside + "; }\n", beside, effect.Less},
 	} {
@@ -65,5 +71,42 @@ func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
 			}
 		})
+	}
+}
+
+// Early demux finds the socket of an arriving packet before the input hook, and with it an owner.
+func TestKernelOfOwnersAtInput(t *testing.T) {
+	nstest.Require(t, "nft")
+	var b rules.Builder
+	b.Append("filter", "INPUT", "", rules.Drop, rules.Protocol(rules.UDP), rules.DestinationPort(rules.UDP, 80))
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	s := newSandbox(t)
+	peer, err := netns.Open(s.Peer(t, "10.0.0.0/24").Path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(peer.Close)
+	connected := func(ns *netns.Namespace, local, remote string) (c *net.UDPConn) {
+		err := ns.Do(func() (err error) {
+			c, err = net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(local)), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(remote)))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	app, sender := connected(s.ns, "10.0.0.1:80", "10.0.0.2:50000"), connected(peer, "10.0.0.2:50000", "10.0.0.1:80")
+	s.RunInput(t, "table ip t {\nchain c { type filter hook input priority 0; meta skuid 0 accept; udp dport 80 drop; }\n}\n", "nft", "-f", "-")
+	if _, err := sender.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := app.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	interfaces := []rules.Interface{{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}
+	if r := s.effect(t, plan, interfaces); r.Answer != effect.CannotTell {
+		t.Errorf("got %s: %v", r.Answer, r.Differences)
 	}
 }

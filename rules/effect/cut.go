@@ -100,7 +100,7 @@ func (f *flow) ownerless(c *Condition) bool { return (c.Field == UID || c.Field 
 
 // known returns the conditions of which it can be told whether they hold.
 func (f *flow) known(all []Condition, hook Hook) []Condition {
-	if !f.zoned {
+	if !f.zoned && !f.sourced && !f.held && !(f.inbound && hook == Input) {
 		return all
 	}
 	unknown := func(c Condition) bool { return f.unknown(c.Field, hook) }
@@ -115,7 +115,11 @@ func (f *flow) unknown(x Field, hook Hook) bool {
 	switch x {
 	case ConnMark: // that of the zone's template
 		return f.zoned
-	case Protocol, Source, Destination, SourcePort, DestinationPort, UID, GID, In, Out, Mark, CTState, Transparent, Listening, fields, constant:
+	case UID, GID: // those of the socket that early demux has found for an arriving packet, or of TPROXY's listener
+		return f.held || f.inbound && hook == Input
+	case Source, SourcePort: // that which the connection was given
+		return f.sourced
+	case Protocol, Destination, DestinationPort, In, Out, Mark, CTState, Transparent, Listening, fields, constant:
 	}
 	return false
 }

@@ -65,6 +65,9 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.DNAT, Value: address("10.9.9.9"), Port: 15006})}, effect.Less},
 		"the address that REDIRECT takes": {"nat", "PREROUTING", inbound,
 			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.DNAT, Value: address("10.99.0.2"), Port: 15006})}, effect.Equal},
+		"an owner where early demux may have found a socket": {"filter", "INPUT", locked,
+			[]effect.Base{in(effect.Input, effect.Filter, -10, when{on(effect.UID, 1000)}, effect.Action{Verb: effect.SetMark, Value: effect.N(5)}),
+				in(effect.Input, effect.Filter, 0, when{on(effect.Protocol, udp), on(effect.CTState, fresh), {Field: effect.Mark, Set: effect.Between(0, 1<<32-1).Without(effect.Values(5))}}, drop)}, effect.CannotTell},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b rules.Builder
