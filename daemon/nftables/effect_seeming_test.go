@@ -48,6 +48,8 @@ func TestKernelOfRulesThatSeemToTakeMore(t *testing.T) {
 				"chain e { type filter hook output priority 0; tcp dport 80 ip saddr != " + client + " drop; }\n", app, effect.CannotTell},
 		"another address at the proxy's port": {taken,
 			"chain c { type nat hook output priority -100; tcp dport 80 dnat to " + beside + "; }\n", beside, effect.Less},
+		"a drop in a chain of nat where nothing looks up connections": {taken,
+			"chain c { type nat hook output priority -100; tcp dport 80 drop; }\n", app, effect.CannotTell},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t)

@@ -312,10 +312,14 @@ func every(six bool) Set {
 }
 
 // orders returns the side with chains of equal hook and priority in every order, and before or behind what the kernel does there
-// itself: it runs the newest first, but does not tell which that is. all is false where there are too many orders.
+// itself: it runs the newest first, but does not tell which that is. Where it may ask no chain of nat, there are those without, too. all
+// is false where there are too many.
 func (s *Side) orders() (sides []*Side, all bool) {
 	const most = 8
 	sides, all = []*Side{s}, true
+	if other := s.untracking(); other != nil {
+		sides = append(sides, other)
+	}
 	double := func(h int, change func([]Base)) {
 		for _, o := range slices.Clone(sides) {
 			if len(sides) == most {
