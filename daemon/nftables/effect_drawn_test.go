@@ -68,6 +68,9 @@ func (d chainDraw) chain(n int) string {
 		if hook = d.of("output", "output", "prerouting", "input", "postrouting"); hook == "input" || hook == "postrouting" {
 			priorities = append(priorities, "99", "100", "101")
 		}
+		if hook == "prerouting" {
+			kind = "arriving filter"
+		}
 	case "nat": // behind connection tracking
 		if hook, priorities = d.of("output", "output", "prerouting", "postrouting", "input"), priorities[4:]; hook == "postrouting" || hook == "input" {
 			kind = "source nat"
@@ -82,7 +85,7 @@ func (d chainDraw) chain(n int) string {
 	}
 	sub := fmt.Sprintf("sub%d", n)
 	return fmt.Sprintf("chain %s {\n%s}\nchain c%d {\ntype %s hook %s priority %s; policy %s;\n%s}\n",
-		sub, list(""), n, strings.TrimPrefix(kind, "source "), hook, d.of(priorities...), d.of("accept", "accept", "accept", "drop"), list(sub))
+		sub, list(""), n, kind[strings.LastIndexByte(kind, ' ')+1:], hook, d.of(priorities...), d.of("accept", "accept", "accept", "drop"), list(sub))
 }
 
 func (d chainDraw) rule(kind, sub string) string {
@@ -101,6 +104,8 @@ func (d chainDraw) rule(kind, sub string) string {
 			"ip protocol tcp dnat to 127.0.0.1:9001", "ip protocol tcp dnat to "+server+":80")
 	case "source nat":
 		actions = append(actions, "snat to "+client, "snat to "+server)
+	case "arriving filter":
+		actions = append(actions, "notrack", "ct zone set 1", "meta l4proto tcp tproxy to :9", "meta l4proto tcp tproxy to :9000 accept", "meta l4proto tcp tproxy to :9001 drop")
 	default:
 		actions = append(actions, "notrack", "notrack", "ct zone set 1")
 	}

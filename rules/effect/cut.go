@@ -103,15 +103,15 @@ func (f *flow) known(all []Condition, hook Hook) []Condition {
 	if !f.zoned && !f.sourced && !f.held && !(f.inbound && hook == Input) {
 		return all
 	}
-	unknown := func(c Condition) bool { return f.unknown(c.Field, hook) }
-	if !slices.ContainsFunc(all, unknown) {
+	hidden := func(c Condition) bool { return f.hidden(c.Field, hook) }
+	if !slices.ContainsFunc(all, hidden) {
 		return all
 	}
-	return slices.DeleteFunc(slices.Clone(all), unknown)
+	return slices.DeleteFunc(slices.Clone(all), hidden)
 }
 
-// unknown reports whether nobody can tell what a packet has there.
-func (f *flow) unknown(x Field, hook Hook) bool {
+// hidden reports whether nobody can tell what rules see there.
+func (f *flow) hidden(x Field, hook Hook) bool {
 	switch x {
 	case ConnMark: // that of the zone's template
 		return f.zoned

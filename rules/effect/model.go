@@ -5,8 +5,8 @@
 // values for each field of a packet as it enters. A condition of a rule cuts a box in two; where a box ends, all of its
 // packets end. So "equal" is a proof within the model, not the absence of a counterexample.
 //
-// What it does not see: tables of netdev, bridge and arp, ingress, egress, tc, XDP, cgroup hooks and XFRM; the source that
-// SNAT gives a packet; routing rules beside those of the plan, which are taken to be the same on both sides.
+// What it does not see: tables of netdev, bridge and arp, ingress, egress, tc, XDP, cgroup hooks and XFRM; which source SNAT
+// gives a packet; routing rules beside those of the plan, which are taken to be the same on both sides.
 package effect
 
 import (
