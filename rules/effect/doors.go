@@ -21,7 +21,7 @@ func (d doors) add(ends flows) {
 	for f := range ends.all() {
 		for i := range f.boxes {
 			p := packets{f.state, f.boxes[i]}
-			if at, ok := p.door(); ok {
+			if at, ok := p.door(); ok && !d.lead(&p) { // of many boxes, few have another protocol
 				d[at] = d[at].Or(p.box[Protocol])
 			}
 		}

@@ -294,13 +294,16 @@ func (w *walker) rerouting(all flows, b Base) (rest flows) {
 func (w *walker) readdressed(all flows) (rest flows) {
 	var again flows
 	for f := range all.all() {
-		if !f.dst.isGiven() {
+		switch {
+		case !f.dst.isGiven():
 			rest.add(f)
-			continue
+		case w.side.local.has(f.dst.c): // which both ways lead to
+			again.add(f)
+		default:
+			same, other := w.cut(f, entered(Destination), Single(f.dst.c))
+			rest.add(same)
+			again.add(other)
 		}
-		same, other := w.cut(f, entered(Destination), Single(f.dst.c))
-		rest.add(same)
-		again.add(other)
 	}
 	rest.take(w.routed(again))
 	return rest
