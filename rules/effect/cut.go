@@ -100,7 +100,7 @@ func (f *flow) ownerless(c *Condition) bool { return (c.Field == UID || c.Field 
 
 // known returns the conditions of which it can be told whether they hold.
 func (f *flow) known(all []Condition, hook Hook) []Condition {
-	if !f.zoned && !f.sourced && !f.held && !(f.inbound && hook == Input) {
+	if !f.zoned && !f.sourced && !f.held && (!f.inbound || hook != Input) {
 		return all
 	}
 	hidden := func(c Condition) bool { return f.hidden(c.Field, hook) }

@@ -39,8 +39,8 @@ func (f *packets) door() (door, bool) {
 	if f.kind == rules.TProxied {
 		return transparent(f.inbound, f.listener), true
 	}
-	to, one := f.box.fixed(f.dst)
-	port, one2 := f.box.fixed(f.dport)
+	to, one := f.fixed(f.dst)
+	port, one2 := f.fixed(f.dport)
 	return door{f.kind, f.inbound, to, port}, f.kind == rules.Redirected && one && one2
 }
 

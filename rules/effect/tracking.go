@@ -15,7 +15,7 @@ func (s *Side) untracking() *Side {
 	for h, list := range s.hooks {
 		other.hooks[h] = slices.Clone(list)
 		for i, b := range list {
-			if b.Chain.tracks(seen) {
+			if b.tracks(seen) {
 				return nil
 			}
 			if b.Kind == NAT {
