@@ -350,7 +350,15 @@ func (w *walker) forward(all flows) {
 func (w *walker) martian(all flows, own Set) (fine flows) {
 	from, others := w.cutAll(all, func(*flow) ref { return entered(Source) }, own)
 	to, fine := w.cutAll(others, func(f *flow) ref { return f.dst }, own)
-	from.take(to)
+	for f := range to.all() {
+		// A plan that lets such packets be but for that has nothing against another address for them.
+		if w.doors == nil && w.way == nil && !w.side.six && !f.held {
+			f.martian = true
+			fine.add(f)
+			continue
+		}
+		from.add(f)
+	}
 	for f := range from.all() {
 		w.way.note("a loopback address cannot come by %s", w.pod.names[f.value(f.in).lo])
 		w.end(f, rules.Dropped)
@@ -362,6 +370,9 @@ func (w *walker) deliver(all flows) {
 	all = w.nat(w.pass(all, Input, lowest, atNatLast), Input)
 	for f := range w.pass(all, Input, atNatLast, highest).all() {
 		switch {
+		case f.martian:
+			f.astray = true
+			w.end(f, rules.Dropped)
 		case f.listener != 0: // the socket that TPROXY chose stays with the packet, whatever nat did after it
 			w.end(f, rules.TProxied)
 		case f.redirected:

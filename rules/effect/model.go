@@ -93,6 +93,8 @@ type state struct {
 
 	zoned, looped, natSrc, redirected, sourced, held, untracked bool
 
+	martian, astray bool // for a loopback address from elsewhere; astray: nothing but that drops it
+
 	listener, zone uint16
 	maybe          bool          // it depends on a condition that is not understood
 	by             *rules.Step   // the last rule that decided, where that is asked

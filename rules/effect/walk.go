@@ -246,7 +246,7 @@ func (w *walker) end(f *flow, k rules.EndKind) {
 		return
 	}
 	w.way.ends(f, k)
-	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, kind: k}
+	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, astray: f.astray, kind: k}
 	switch {
 	case k == rules.Dropped || k == rules.Refused || k == unknown:
 	case w.decides != nil:
