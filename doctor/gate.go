@@ -17,13 +17,13 @@ func (f Facts) validates() bool { return f.Runtime.known().Validates }
 
 func judgeValidator(f Facts) []Finding {
 	switch {
+	case f.Runtime.Name != "" && !f.validates():
+		return []Finding{info("validator-enabled", f.Runtime.Socket, "%s has no validators: containers of the mesh start while meshnetd is away.",
+			f.Runtime.words()).do("Upgrade the runtime (runtime-version), or live with what catch_up does afterwards.")}
 	case f.hidden():
 		return []Finding{unseen("validator-enabled", f.Settings.File, "Whether the runtime's validator is on")}
 	case f.Runtime.Name == "":
 		return nil
-	case !f.validates():
-		return []Finding{info("validator-enabled", f.Runtime.Socket, "%s has no validators: containers of the mesh start while meshnetd is away.",
-			f.Runtime.words()).do("Upgrade the runtime (runtime-version), or live with what catch_up does afterwards.")}
 	case !f.Settings.Validator.Enabled:
 		return []Finding{warning("validator-enabled", f.Settings.File, "The runtime's validator is off: containers of the mesh start while meshnetd "+
 			"is away, and the annotation %s means nothing.", requiredAnnotation).do("%s", f.table(validatorOn, crioValidatorOn))}

@@ -163,11 +163,11 @@ func judgeNRI(f Facts) []Finding {
 	case rt.NRIErr != "":
 		return []Finding{broken("nri-enabled", rt.Socket, "containerd's NRI did not start: %s.", rt.NRIErr).
 			do("Fix what it says, and restart containerd. A file in %s that is executable must be named INDEX-NAME.", s.PluginDir)}
-	case f.hidden():
-	case s.NRIDisabled && f.NRI.Err != nil:
+	case f.hidden() && rt.AskErr == nil:
+	case s.NRIDisabled && !f.hidden() && f.NRI.Err != nil:
 		return []Finding{broken("nri-enabled", s.File, "NRI is switched off in the runtime%s.", byDefault(f)).
 			do("%s", f.table(nriOn, "[crio.nri]\nenable_nri = true"))}
-	case s.NRIDisabled:
+	case s.NRIDisabled && !f.hidden():
 		found = append(found, warning("nri-enabled", s.File, "NRI is on in the running runtime, and off in its files: it ends with the next restart.").
 			do("%s", f.table(nriOn, "[crio.nri]\nenable_nri = true")))
 	case rt.AskErr != nil:

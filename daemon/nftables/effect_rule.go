@@ -126,7 +126,7 @@ func (p *program) step(kind string, a attributes) error {
 	case "notrack":
 		p.do(effect.Action{Verb: effect.NoTrack})
 	case "masq":
-		p.end(effect.Action{Verb: effect.SNAT})
+		p.end(effect.Action{Verb: effect.Masquerade})
 	case "reject":
 		p.end(effect.Action{Verb: effect.Reject})
 	case "redir":
@@ -265,7 +265,9 @@ func (p *program) target(name string, revision uint32, info []byte) {
 	case "LOG", "NFLOG", "TRACE", "AUDIT": // no effect on packets
 	case "REJECT":
 		p.end(effect.Action{Verb: effect.Reject})
-	case "MASQUERADE", "SNAT":
+	case "MASQUERADE":
+		p.end(effect.Action{Verb: effect.Masquerade})
+	case "SNAT":
 		p.end(effect.Action{Verb: effect.SNAT})
 	case "CT", "NOTRACK":
 		if name == "NOTRACK" || len(info) >= 2 && binary.NativeEndian.Uint16(info)&1 != 0 { // XT_CT_NOTRACK

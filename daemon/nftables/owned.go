@@ -46,6 +46,7 @@ func (s state) ownedOf(sets []rules.Ruleset) (diffs []rules.Difference) {
 func unsteady(b effect.Base) effect.Base {
 	const why = "flags owner"
 	whole := b.Chain
+	b.Fleeting = true
 	b.Chain = &effect.Chain{Name: whole.Name, Rules: []effect.Rule{{Unknown: why, Actions: []effect.Action{{Verb: effect.Jump, Chain: whole}}}}}
 	if b.Drop {
 		b.Drop, b.Rules = false, append(b.Rules, effect.Rule{Unknown: why, Actions: []effect.Action{{Verb: effect.Drop}}})

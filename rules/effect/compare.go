@@ -361,7 +361,7 @@ func (d doors) verdict(plan, have packets) Answer {
 		return Equal
 	case have.stopped():
 		return More
-	case plan.taken(), plan.stopped() && !(plan.astray && have.taken()) && !d.lead(&have):
+	case plan.taken(), plan.stopped() && (!plan.astray || !have.taken()) && !d.lead(&have):
 		return Less
 	}
 	return More // the plan lets it be, the other side does not

@@ -124,6 +124,11 @@ func (f *flow) hidden(x Field, hook Hook) bool {
 	return false
 }
 
+// foreign reports whether conditions ask for a source that no masqueraded packet has.
+func (w *walker) foreign(all []Condition) bool {
+	return slices.ContainsFunc(all, func(c Condition) bool { return c.Field == Source && !c.Set.meets(w.side.masks) })
+}
+
 // ask divides a flow by all conditions of a rule.
 func (w *walker) ask(f *flow, conditions []Condition) (hit, miss *flow) {
 	w.work++

@@ -72,7 +72,7 @@ func (w *walker) set(f *flow, a *Action, changed *flows) {
 		}
 		changed.add(in)
 		f = out
-	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, SNAT, TProxy, Reject, Then, Unknown: // they are no changes
+	case Nothing, Accept, Drop, Return, Jump, Goto, Redirect, DNAT, SNAT, Masquerade, TProxy, Reject, Then, Unknown: // they are no changes
 	}
 	changed.add(f)
 }

@@ -170,7 +170,7 @@ func (s *state) sum() uint64 {
 	if s.by != nil {
 		sum += uint64(s.by.Index) << 48
 	}
-	for _, yes := range [...]bool{s.inbound, s.socket, s.owned, s.zoned, s.looped, s.natSrc, s.redirected, s.sourced, s.held, s.untracked, s.maybe} {
+	for _, yes := range [...]bool{s.inbound, s.socket, s.owned, s.zoned, s.looped, s.natSrc, s.redirected, s.sourced, s.masked, s.held, s.untracked, s.maybe} {
 		if sum <<= 1; yes {
 			sum++
 		}

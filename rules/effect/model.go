@@ -91,7 +91,7 @@ type state struct {
 	seenConnMark           ref
 	before                 ref // the mark where a chain of kind route began
 
-	zoned, looped, natSrc, redirected, sourced, held, untracked bool
+	zoned, looped, natSrc, redirected, sourced, masked, held, untracked bool
 
 	martian, astray bool // for a loopback address from elsewhere; astray: nothing but that drops it
 
@@ -133,7 +133,8 @@ const (
 	Goto
 	Redirect
 	DNAT
-	SNAT // to whatever source
+	SNAT       // to whatever source
+	Masquerade // to one of the pod's
 	TProxy
 	SetMark
 	SetConnMark
@@ -148,7 +149,7 @@ const (
 
 // Of these verbs, some end a chain for the packets that meet them, and after others the same rules may do something else.
 var (
-	ends = map[Verb]bool{Accept: true, Drop: true, Return: true, Goto: true, Redirect: true, DNAT: true, SNAT: true,
+	ends = map[Verb]bool{Accept: true, Drop: true, Return: true, Goto: true, Redirect: true, DNAT: true, SNAT: true, Masquerade: true,
 		Reject: true}
 	changes = map[Verb]bool{SetMark: true, SetConnMark: true, SaveMark: true, RestoreMark: true, Zone: true, NoTrack: true,
 		Then: true, Unknown: true, TProxy: true}
@@ -200,6 +201,7 @@ type Base struct {
 	Kind     Kind
 	Priority int
 	Drop     bool // its policy
+	Fleeting bool // it may be gone by then
 }
 
 // Pod is what both sides have in common: the interfaces of a pod.
@@ -261,14 +263,15 @@ type Side struct {
 	marks Set           // that a route leads to the pod itself
 	local Set           // addresses of the pod
 	fixed Set           // of these, what every pod of the plan has
+	masks Set           // what a masqueraded packet may come from
 }
 
 // NewSide returns a side without rules, with the routes and loopback addresses of a plan.
 func NewSide(p *Pod, family rules.Family, routes []rules.PolicyRoute, addresses []netip.Prefix) *Side {
 	s := &Side{six: family == rules.IPv6}
-	local := loopback4
+	local, host := loopback4, netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if s.six {
-		local = loopback6
+		local, host = loopback6, netip.IPv6Loopback()
 	}
 	all := slices.Clone(local.all())
 	add := func(a netip.Addr) {
@@ -286,6 +289,7 @@ func NewSide(p *Pod, family rules.Family, routes []rules.PolicyRoute, addresses 
 		}
 	}
 	s.local = Union(all...)
+	s.masks = s.local.Without(local).Or(Single(Address(host)))
 	for _, r := range routes {
 		if r.Family == family {
 			s.marks = s.marks.Or(Single(N(uint64(r.Mark))))

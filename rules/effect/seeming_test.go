@@ -55,6 +55,9 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 				in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.Redirect, Port: 15006})}, effect.Less},
 		"what is to be dropped, given to whoever listens": {"filter", "INPUT", locked,
 			[]effect.Base{in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, udp)}, effect.Action{Verb: effect.Redirect, Port: 5353})}, effect.Less},
+		"a drop of nat that only a table which may go has asked": {"nat", "PREROUTING", inbound,
+			[]effect.Base{{Hook: effect.Prerouting, Kind: effect.Filter, Fleeting: true, Chain: &effect.Chain{Rules: []effect.Rule{{Unknown: "flags owner", Actions: []effect.Action{{Verb: effect.SetConnMark}}}}}},
+				in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, drop)}, effect.CannotTell},
 		"what the plan lets be, given to another port": {"nat", "PREROUTING", inbound,
 			[]effect.Base{in(effect.Prerouting, effect.NAT, -110, when{on(effect.Protocol, udp)}, effect.Action{Verb: effect.Redirect, Port: 1514}),
 				in(effect.Prerouting, effect.NAT, -100, when{on(effect.Protocol, tcp)}, effect.Action{Verb: effect.Redirect, Port: 15006})}, effect.More},
@@ -89,6 +92,25 @@ func TestRulesThatSeemToTakeMore(t *testing.T) {
 				t.Errorf("got %s, want %s: %v", r.Answer, tt.want, r.Differences)
 			}
 		})
+	}
+}
+
+// Docker in a pod masquerades what its containers send: what comes back by lo has an address of the pod then, and no other that a rule of
+// the plan asks for. Of another source NAT nobody knows.
+func TestSourcesBehindMasquerade(t *testing.T) {
+	var b rules.Builder
+	tcp, fresh := rules.Protocol(rules.TCP), rules.InState(rules.StateNew)
+	b.Append("mangle", "PREROUTING", "", rules.Return, rules.InInterface("lo"), rules.Source(netip.MustParsePrefix("127.0.0.6/32")), tcp)
+	b.Append("mangle", "PREROUTING", "", rules.TProxy{Port: 15006, Addr: netip.IPv4Unspecified(), Mark: 1337}, tcp, fresh)
+	plan := rules.Plan{V4: b.Ruleset(rules.IPv4)}
+	docker := effect.Condition{Field: effect.Source, Set: effect.Prefix(netip.MustParsePrefix("172.17.0.0/16"))}
+	for verb, want := range map[effect.Verb]effect.Answer{effect.Masquerade: effect.Equal, effect.SNAT: effect.CannotTell} {
+		pod := effect.NewPod(interfaces)
+		have := effect.OfPlan(pod, plan, rules.IPv4)
+		have.Add(in(effect.Postrouting, effect.NAT, 100, when{docker}, effect.Action{Verb: verb}))
+		if r := effect.Compare(pod, effect.OfPlan(pod, plan, rules.IPv4), have); r.Answer != want {
+			t.Errorf("%d: got %s, want %s: %v", verb, r.Answer, want, r.Differences)
+		}
 	}
 }
 

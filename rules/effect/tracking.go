@@ -5,7 +5,7 @@ package effect
 import "slices"
 
 // Of these verbs, each has the kernel look up connections, as a condition on what these have does.
-var tracking = map[Verb]bool{Redirect: true, DNAT: true, SNAT: true, SetConnMark: true, SaveMark: true, RestoreMark: true, Zone: true}
+var tracking = map[Verb]bool{Redirect: true, DNAT: true, SNAT: true, Masquerade: true, SetConnMark: true, SaveMark: true, RestoreMark: true, Zone: true}
 
 // untracking returns the side as it is where the kernel looks up no connections: it asks no chain of nat then. nil where it looks them
 // up, or has no such chain. Whether a rule that is not understood has it do so is not known.
@@ -15,7 +15,7 @@ func (s *Side) untracking() *Side {
 	for h, list := range s.hooks {
 		other.hooks[h] = slices.Clone(list)
 		for i, b := range list {
-			if b.tracks(seen) {
+			if !b.Fleeting && b.tracks(seen) {
 				return nil
 			}
 			if b.Kind == NAT {

@@ -129,6 +129,10 @@ func (w *walker) rule(in flows, r *Rule, hook Hook, depth int) (rest flows, out 
 	w.way.asks(r, hook)
 	var hits flows
 	for f := range in.all() {
+		if f.masked && w.foreign(r.Conditions) {
+			rest.add(f)
+			continue
+		}
 		known := f.known(r.Conditions, hook)
 		hit, miss := w.ask(f, known)
 		if rest.add(miss); hit == nil {
@@ -203,9 +207,9 @@ func (w *walker) act(in flows, actions []Action, hook Hook, depth int) (out outc
 			}
 			out.stopped.take(in)
 			return out
-		case SNAT:
+		case SNAT, Masquerade:
 			for f := range in.all() {
-				f.sourced = true
+				f.sourced, f.masked = true, a.Verb == Masquerade
 			}
 			out.stopped.take(in)
 			return out
