@@ -372,7 +372,7 @@ func (w *walker) deliver(all flows) {
 		switch {
 		case f.martian:
 			f.astray = true
-			w.end(f, rules.Dropped)
+			w.end(f, rules.Delivered)
 		case f.listener != 0: // the socket that TPROXY chose stays with the packet, whatever nat did after it
 			w.end(f, rules.TProxied)
 		case f.redirected:

@@ -250,6 +250,9 @@ func (w *walker) end(f *flow, k rules.EndKind) {
 		return
 	}
 	w.way.ends(f, k)
+	if f.martian { // by whatever rule, which only a plan is asked for
+		k = rules.Dropped
+	}
 	last := state{inbound: f.inbound, owned: f.owned, maybe: f.maybe, astray: f.astray, kind: k}
 	switch {
 	case k == rules.Dropped || k == rules.Refused || k == unknown:
