@@ -5,44 +5,13 @@
 package daemon
 
 import (
-	"io"
-	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/nftables"
 	"github.com/meshnetd/meshnetd/integration/nstest"
-	"github.com/meshnetd/meshnetd/rules"
 )
-
-// owning runs nft in the pod, to which a table belongs until end is called.
-func owning(t *testing.T, pod rules.Pod, table, commands string) (end func()) {
-	t.Helper()
-	cmd := exec.Command("nsenter", "--net="+pod.NetNS, "nft", "-i")
-	in, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err == nil {
-		_, err = io.WriteString(in, commands)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	end = func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	}
-	t.Cleanup(end)
-	for until := time.Now().Add(patience); !strings.Contains(inside(t, pod, "", "nft", "list", "ruleset"), table); {
-		if time.Now().After(until) {
-			t.Fatalf("nft does not make %s", table)
-		}
-	}
-	return end
-}
 
 // A table that goes with its process moves no generation. What was beside it was never judged without it: no container comes
 // before that is done.
@@ -55,7 +24,7 @@ func TestNoContainerOnceAnOwnedTableIsGone(t *testing.T) {
 	if o := e.Admit(ctx, pod, app); o.Error() != nil {
 		t.Fatal(o.Error())
 	}
-	end := owning(t, pod, "hook output priority -400; policy drop",
+	end := (&nstest.Namespace{Path: pod.NetNS}).Own(t, "hook output priority -400; policy drop",
 		"add table inet shade { flags owner; }\nadd chain inet shade c { type filter hook output priority -400; policy drop; }\n")
 	inside(t, pod, "add table ip other; add chain ip other o { type nat hook output priority -110; }; add rule ip other o tcp dport 443 redirect to :9000", "nft", "-f", "-")
 	auditNow(t, e)

@@ -7,12 +7,10 @@ package xtables
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -101,26 +99,7 @@ func TestOwnedTableIsADifference(t *testing.T) {
 	nstest.Require(t, "nft")
 	eachVariant(t, func(t *testing.T, tables *Tables) {
 		s := newSandbox(t, tables)
-		owner := s.Command("nft", "-i")
-		in, err := owner.StdinPipe()
-		if err == nil {
-			err = owner.Start()
-		}
-		if err == nil {
-			_, err = io.WriteString(in, "add table ip nat { flags owner; }\n")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			_ = in.Close()
-			_ = owner.Wait()
-		}()
-		for until := time.Now().Add(20 * time.Second); !strings.Contains(s.Run(t, "nft", "list", "tables"), "ip nat"); {
-			if time.Now().After(until) {
-				t.Fatal("nft makes no table")
-			}
-		}
+		s.Own(t, "table ip nat", "add table ip nat { flags owner; }\n")
 		diffs, err := tables.Verify(t.Context(), s.ns, plans.DualStack(t))
 		if said := fmt.Sprint(diffs); err != nil || strings.Contains(said, "iptables nat: the table belongs to a process") == tables.variant.legacy {
 			t.Errorf("%s, %v", said, err)

@@ -9,12 +9,14 @@ package nstest
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -117,6 +119,34 @@ func (ns *Namespace) RunInput(t testing.TB, input, name string, args ...string) 
 		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout.String(), stderr.String())
 	}
 	return stdout.String()
+}
+
+// Own has nft make what its commands say in the namespace, of which a table with flags owner goes when end is called. It returns when
+// nft lists text.
+func (ns *Namespace) Own(t testing.TB, text, commands string) (end func()) {
+	t.Helper()
+	cmd := ns.Command("nft", "-i")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err == nil {
+		_, err = io.WriteString(in, commands)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	end = func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	}
+	t.Cleanup(end)
+	for until := time.Now().Add(20 * time.Second); !strings.Contains(ns.Run(t, "nft", "list", "ruleset"), text); {
+		if time.Now().After(until) {
+			t.Fatalf("nft does not make %s", text)
+		}
+	}
+	return end
 }
 
 func open(t testing.TB) *Namespace {
