@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/backend"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
@@ -23,7 +24,7 @@ import (
 func TestDamagedPlans(t *testing.T) {
 	const perPlan = 60
 	pairs, first := sample.Count(t, "MESHNETD_DAMAGED", 2000), sample.Seed(t)
-	g := newGallery(t, firewall(t, backend.IPTables))
+	g := newGallery(t, labtest.Firewall(t, backend.IPTables))
 	c := newCounts()
 	answers := map[effect.Answer]int{}
 	refused, rounds := 0, 0

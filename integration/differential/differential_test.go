@@ -11,10 +11,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
-	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/plans"
 	"github.com/meshnetd/meshnetd/internal/generate"
 	"github.com/meshnetd/meshnetd/internal/sample"
@@ -28,27 +26,13 @@ var backends = []struct {
 	percent int
 }{{backend.IPTables, 100}, {backend.NFTables, 100}, {"iptables-nft", 40}, {"iptables-legacy", 20}}
 
-func firewall(t testing.TB, name string) *backend.Backend {
-	t.Helper()
-	isolated, err := netns.Isolate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(isolated.Close)
-	b, err := backend.Find(t.Context(), backend.Want{Name: name, Plan: explain.Node(config.Default()).Widest()}, isolated)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // Packets of every kind through random plans end in the kernel where the tracer says.
 func TestRandomPlans(t *testing.T) {
 	const perPlan = 60
 	pairs, first := sample.Count(t, "MESHNETD_PAIRS", 2000), sample.Seed(t)
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
-			g := newGallery(t, firewall(t, b.name))
+			g := newGallery(t, labtest.Firewall(t, b.name))
 			c := newCounts()
 			for seed := first; c.sent < max(1, pairs*b.percent/100); seed++ {
 				setting, packets := g.draw(rand.New(rand.NewPCG(seed, 0)), perPlan)
@@ -157,7 +141,7 @@ func TestWitnesses(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
-			g, c := newGallery(t, firewall(t, b.name)), newCounts()
+			g, c := newGallery(t, labtest.Firewall(t, b.name)), newCounts()
 			for _, s := range all {
 				if random.IntN(100) >= b.percent && os.Getenv("MESHNETD_EVERY_PAIR") == "" {
 					continue
@@ -232,7 +216,7 @@ func TestChangesInTheKernelAreNoticed(t *testing.T) {
 	}
 	for _, b := range backends[:2] {
 		t.Run(b.name, func(t *testing.T) {
-			g := newGallery(t, firewall(t, b.name))
+			g := newGallery(t, labtest.Firewall(t, b.name))
 			changes := 0
 			for _, s := range subjects {
 				for _, told := range sample.Of(t, 20, s.told) {

@@ -22,6 +22,7 @@ import (
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/sample"
 	"github.com/meshnetd/meshnetd/rules"
@@ -164,7 +165,7 @@ func TestLockdown(t *testing.T) {
 	for _, b := range backends {
 		t.Run(b.name, func(t *testing.T) {
 			anyUser(t, b.name)
-			g, c := newGallery(t, firewall(t, b.name)), newCounts()
+			g, c := newGallery(t, labtest.Firewall(t, b.name)), newCounts()
 			for lockdown, text := range locked {
 				for name, plan := range lockedPlans(t, text) {
 					shots, err := g.fire(t.Context(), plan, plan, g.draws(random, perPlan*b.percent/100))
@@ -201,7 +202,7 @@ func TestLockdownTraps(t *testing.T) {
 	for _, b := range backends[:2] {
 		t.Run(b.name, func(t *testing.T) {
 			anyUser(t, b.name)
-			g := newGallery(t, firewall(t, b.name))
+			g := newGallery(t, labtest.Firewall(t, b.name))
 			if err := g.write(t.Context(), lockedPlans(t, locked["everything"])["istio"]); err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -79,7 +80,7 @@ func inBothDialects(t *testing.T, try func(t *testing.T, g *gallery)) {
 	for _, b := range backends[:2] {
 		t.Run(b.name, func(t *testing.T) {
 			anyUser(t, b.name)
-			try(t, newGallery(t, firewall(t, b.name)))
+			try(t, newGallery(t, labtest.Firewall(t, b.name)))
 		})
 	}
 }

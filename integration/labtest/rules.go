@@ -16,7 +16,6 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
-	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/rules"
@@ -139,15 +138,15 @@ func Tracked(t *testing.T, path string) []string {
 	return found
 }
 
-// Firewall returns what writes the rules of any mesh in one way.
-func Firewall(t testing.TB, variant string) kernel.Firewall {
+// Firewall returns the backend of a name, for the rules of any mesh.
+func Firewall(t testing.TB, name string) *backend.Backend {
 	t.Helper()
 	isolated, err := netns.Isolate()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
+	firewall, err := backend.Find(t.Context(), backend.Want{Name: name, Plan: explain.Node(config.Default()).Widest()}, isolated)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,10 +9,8 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/config"
-	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/explain"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -128,15 +126,7 @@ func (m classed) classes() []meshtest.Class {
 // tracer says so beforehand.
 func TestMeshClasses(t *testing.T) {
 	onBackends(t, func(t *testing.T, variant string) {
-		isolated, err := netns.Isolate()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-		if err != nil {
-			t.Fatal(err)
-		}
+		firewall := labtest.Firewall(t, variant)
 		for _, m := range classedMeshes() {
 			t.Run(m.name, func(t *testing.T) {
 				h := newHouse(t, m.probe)

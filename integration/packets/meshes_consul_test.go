@@ -17,11 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
-	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/lab"
 	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
@@ -76,16 +73,9 @@ var consulCases = map[string]consulCase{
 // some of the cases.
 func TestConsulsLibraryLeavesTheSameRules(t *testing.T) {
 	nstest.Require(t, "iptables", "ip6tables")
-	isolated, err := netns.Isolate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(isolated.Close)
 	firewalls := map[string]*backend.Backend{}
 	for _, variant := range variants {
-		if firewalls[variant], err = backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated); err != nil {
-			t.Fatal(err)
-		}
+		firewalls[variant] = labtest.Firewall(t, variant)
 	}
 	for _, name := range sample.Of(t, 4, slices.Sorted(maps.Keys(consulCases))) {
 		c := consulCases[name]
@@ -158,15 +148,7 @@ var (
 // The library's version 0.19.0 leaves the same lines as we do natively; and packets for everybody and everything that
 // our plan speaks of end by its table where the plan says.
 func TestConsulsLibraryLeavesTheSameTable(t *testing.T) {
-	isolated, err := netns.Isolate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(isolated.Close)
-	firewall, err := backend.Find(t.Context(), backend.Want{Name: backend.NFTables, Plan: explain.Node(config.Default()).Widest()}, isolated)
-	if err != nil {
-		t.Fatal(err)
-	}
+	firewall := labtest.Firewall(t, backend.NFTables)
 	cases := maps.Clone(consulCases)
 	maps.Copy(cases, map[string]consulCase{
 		"ranges of ports":         {`,"ExcludeInboundPorts":["8080:8090","20200"],"ExcludeOutboundPorts":["3000:3010","80"]`, false},

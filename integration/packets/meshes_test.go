@@ -13,11 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/backend"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
-	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
@@ -96,15 +94,7 @@ redirect:
 // left when it is taken out. A short run has some of the plans.
 func TestMeshPlansInTheKernel(t *testing.T) {
 	onBackends(t, func(t *testing.T, variant string) {
-		isolated, err := netns.Isolate()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-		if err != nil {
-			t.Fatal(err)
-		}
+		firewall := labtest.Firewall(t, variant)
 		same := map[string]*nstest.Namespace{} // in which all pods of a mesh follow each other
 		before := map[string]string{}          // the key of the rules there
 		for _, p := range sample.Of(t, 6, meshPods()) {
@@ -175,15 +165,7 @@ func hold(t *testing.T, firewall *backend.Backend, variant string, ns *nstest.Na
 // The kernel does with packets what the plan says, for everybody and everything that it names.
 func TestMeshPlansByPackets(t *testing.T) {
 	onBackends(t, func(t *testing.T, variant string) {
-		isolated, err := netns.Isolate()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-		if err != nil {
-			t.Fatal(err)
-		}
+		firewall := labtest.Firewall(t, variant)
 		for _, p := range meshPods() {
 			if !strings.Contains(p.name, "everything") {
 				continue

@@ -8,11 +8,8 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/config"
-	"github.com/meshnetd/meshnetd/daemon/backend"
-	"github.com/meshnetd/meshnetd/daemon/netns"
-	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
@@ -67,11 +64,6 @@ func TestMeshValidation(t *testing.T) {
 	add(kumas("ipFamilyMode: ipv4"))("kuma, IPv6 around the mesh", kumaUser, true, fails)
 	add(kumas("ipFamilyMode: ipv4"))("kuma, as the app", app, false, fails)
 	add(kumas("redirect: {outbound: {enabled: false}}"))("kuma, nothing outbound", kumaUser, false, fails)
-	isolated, err := netns.Isolate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(isolated.Close)
 	validate := func(t *testing.T, pod *nstest.Namespace, mesh string, uid int, six bool, want string) {
 		t.Helper()
 		args := []string{"validate", "--mesh", mesh}
@@ -105,10 +97,7 @@ func TestMeshValidation(t *testing.T) {
 		}
 	}
 	onBackends(t, func(t *testing.T, variant string) {
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-		if err != nil {
-			t.Fatal(err)
-		}
+		firewall := labtest.Firewall(t, variant)
 		for _, tt := range all {
 			t.Run(tt.name, func(t *testing.T) {
 				t.Parallel()

@@ -9,11 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meshnetd/meshnetd/config"
-	"github.com/meshnetd/meshnetd/daemon/backend"
-	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/traffic"
-	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/integration/labtest"
 	"github.com/meshnetd/meshnetd/integration/nstest"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
@@ -42,15 +38,7 @@ func staticProfiles() []static.Profile {
 // is left when the rules of every mesh are taken out.
 func TestStaticPlansInTheKernel(t *testing.T) {
 	onBackends(t, func(t *testing.T, variant string) {
-		isolated, err := netns.Isolate()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(isolated.Close)
-		firewall, err := backend.Find(t.Context(), backend.Want{Name: variant, Plan: explain.Node(config.Default()).Widest()}, isolated)
-		if err != nil {
-			t.Fatal(err)
-		}
+		firewall := labtest.Firewall(t, variant)
 		pod := nstest.New(t)
 		pod.Peer(t, "10.9.0.0/24", "fd09::/64")
 		n := opened(t, pod)

@@ -25,7 +25,7 @@ func TestAttacksBeside(t *testing.T) { playAttacks(t, lab.Runtimes()[1:]) }
 func playAttacks(t *testing.T, runtimes []lab.Runtime) {
 	for _, runtime := range runtimes {
 		t.Run(string(runtime), func(t *testing.T) {
-			w := faultstest.Open(t, runtime, labtest.Bounded(t))
+			w := faultstest.Open(t, runtime, labtest.Bounded)
 			faultstest.Play(t, w, func(_ int, row faults.Row) bool { return row.Attacker })
 		})
 	}
@@ -33,7 +33,7 @@ func playAttacks(t *testing.T, runtimes []lab.Runtime) {
 
 // The short form of `make soak`.
 func TestSoak(t *testing.T) {
-	w := faultstest.Open(t, lab.Runtimes()[0], labtest.Racing(t))
+	w := faultstest.Open(t, lab.Runtimes()[0], labtest.Racing)
 	soak := faults.Soak{Pods: 60, AtOnce: 4, Seed: uint64(time.Now().UnixNano())}
 	r, err := w.Soak(t.Context(), soak)
 	if err != nil {

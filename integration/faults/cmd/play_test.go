@@ -32,7 +32,8 @@ func third(which int) func(int, faults.Row) bool {
 func playEach(t *testing.T, runtimes []lab.Runtime, wanted func(int, faults.Row) bool) {
 	for _, runtime := range runtimes {
 		t.Run(string(runtime), func(t *testing.T) {
-			faultstest.Play(t, faultstest.Open(t, runtime, labtest.Daemon(t, runtime)), wanted)
+			program := func(t *testing.T) string { return labtest.Daemon(t, runtime) }
+			faultstest.Play(t, faultstest.Open(t, runtime, program), wanted)
 		})
 	}
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/meshnetd/meshnetd/integration/labtest"
 )
 
-// Open runs a private runtime, and what faults are played on, until the test ends.
-func Open(t *testing.T, runtime lab.Runtime, meshnetd string) *faults.World {
+// Open runs a private runtime, and what faults are played on, until the test ends. The program is built only where that can be.
+func Open(t *testing.T, runtime lab.Runtime, meshnetd func(*testing.T) string) *faults.World {
 	t.Helper()
 	opts := faults.Options{Lab: labtest.Options(t, runtime)}
 	opts.Lab.NRITimeout = 0 // the runtime's own, which is what a kubelet lives with
-	opts.Meshnetd, opts.Lab.Standin = meshnetd, labtest.Standin(t)
+	opts.Meshnetd, opts.Lab.Standin = meshnetd(t), labtest.Standin(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	w, err := faults.Open(ctx, opts)
