@@ -5,6 +5,7 @@ package docs
 import (
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -65,6 +66,43 @@ func TestTargets(t *testing.T) {
 			if found[1] != "is" && !strings.Contains(commands, "\n## meshnetd "+found[1]+"\n") { // "meshnetd is being stopped" is said
 				t.Errorf("%s: there is no meshnetd %s", page, found[1])
 			}
+		}
+	}
+}
+
+// What lanes name of a package is a test of it: most of them would not miss one that moved.
+func TestLanes(t *testing.T) {
+	makefile := read(t, "../Makefile")
+	var labs []string
+	for _, found := range regexp.MustCompile(`(?m)^LABS = (.*)$`).FindAllStringSubmatch(makefile, -1) {
+		labs = append(strings.Fields(found[1]), "./integration/lab")
+	}
+	named := map[string][]string{} // what test names begin with, and the packages
+	for _, found := range regexp.MustCompile(`(?m)^ON_[A-Z]+ = (.*)$|-run '\^Test\((.*?)\)'`).FindAllStringSubmatch(makefile, -1) {
+		for name := range strings.SplitSeq(found[1]+found[2], "|") {
+			if !strings.HasPrefix(name, "$(") {
+				named["Test"+strings.TrimSuffix(name, "$")] = labs // make has two for one
+			}
+		}
+	}
+	for _, found := range regexp.MustCompile(`\btests\(.*?"([^"]+)", "\^\(?([\w|]+)`).FindAllStringSubmatch(read(t, "../integration/kernels/rows_test.go"), -1) {
+		for name := range strings.SplitSeq(found[2], "|") {
+			named[name+"$"] = []string{found[1]}
+		}
+	}
+	if len(named) < 50 {
+		t.Errorf("only %d tests are named: %v", len(named), named)
+	}
+	for name, packages := range named {
+		begins := regexp.MustCompile(`(?m)^func ` + strings.Replace(name, "$", `\(`, 1))
+		if !slices.ContainsFunc(packages, func(pkg string) bool {
+			files, err := filepath.Glob(filepath.Join("..", pkg, "*_test.go"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return slices.ContainsFunc(files, func(file string) bool { return begins.MatchString(read(t, file)) })
+		}) {
+			t.Errorf("%s is none of %v", name, packages)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // tested are the packages whose tests run in whole kernels.
-var tested = []string{"daemon/backend", "daemon/netns", "daemon/nftables", "integration", "integration/differential"}
+var tested = []string{"daemon/backend", "daemon/netns", "daemon/nftables", "integration", "integration/packets", "integration/differential"}
 
 func machines() []machine {
 	const (
@@ -93,14 +93,14 @@ func whole() []row {
 		pod("REDIRECT", "iptables", dualStack), pod("TPROXY", "iptables", dualStack),
 		pod("REDIRECT", "nftables", dualStack), pod("TPROXY", "nftables", dualStack),
 		tests("generation", "daemon/nftables", "^(TestGeneration|TestOneTransaction|TestNativeInAUserNamespace)$"),
-		tests("conformance", "integration", "^TestConformance$/^iptables$/^(tproxy_dualstack|dns_dualstack|drop_invalid_tproxy|all_together_redirect)$"),
+		tests("conformance", "integration/packets", "^TestConformance$/^iptables$/^(tproxy_dualstack|dns_dualstack|drop_invalid_tproxy|all_together_redirect)$"),
 	}
 	if testing.Short() {
 		return rows
 	}
 	return append(rows,
-		tests("drift", "integration", "^(TestDriftIsSeenAndMended|TestForeignRulesStay)$/^iptables$/^(rule_in_front|chain_emptied|route|port_changed|default|dns_tproxy)$"),
-		tests("traffic", "integration", "^(TestRedirectedTraffic|TestTProxyTraffic)$/^iptables$"),
+		tests("drift", "integration/packets", "^(TestDriftIsSeenAndMended|TestForeignRulesStay)$/^iptables$/^(rule_in_front|chain_emptied|route|port_changed|default|dns_tproxy)$"),
+		tests("traffic", "integration/packets", "^(TestRedirectedTraffic|TestTProxyTraffic)$/^iptables$"),
 		tests("replacement under traffic", "daemon/nftables", "^TestNativeReplacesWithoutAGap$"),
 		tests("one backend after the other", "daemon/backend", "^TestOneAfterTheOther$/^(iptables|nftables)_then_"),
 		tests("namespaces", "daemon/netns", "^(TestOpenRefuses|TestDoIsInside|TestOwnUsers|TestHostFromWithinAContainer)$"),
