@@ -233,12 +233,16 @@ func (e *evidence) listener(s *shot) {
 		return
 	}
 	s.got.listener = a.listener
+	told := s.packet.Destination
+	if s.want.zone != 0 { // which the kernel does not ask on behalf of a socket
+		told = netip.AddrPort{}
+	}
 	switch {
 	case a.local != s.got.to:
 		s.got.kind += fmt.Sprintf(", but the listener is told %s", a.local)
 	case a.source != s.packet.Source:
 		s.got.kind += fmt.Sprintf(", but the listener is told that it came from %s", a.source)
-	case s.way == byConnect && a.original != s.packet.Destination:
+	case s.way == byConnect && a.original != told:
 		s.got.kind += fmt.Sprintf(", but the original destination is told as %s", a.original)
 	}
 }
