@@ -5,6 +5,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -55,6 +56,7 @@ func TestCloseWithoutRuntime(t *testing.T) {
 		if err := l.Stop(ctx); err != nil {
 			t.Fatal(err)
 		}
+		freeze(t, filepath.Base(l.Dir()))
 
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
@@ -62,6 +64,27 @@ func TestCloseWithoutRuntime(t *testing.T) {
 
 		expectNoTraces(t, l.Dir(), before)
 	})
+}
+
+// freeze freezes every cgroup of a lab, as runc does with what it is about to kill.
+func freeze(t *testing.T, lab string) {
+	t.Helper()
+	frozen := 0
+	for pattern, state := range map[string]string{"/sys/fs/cgroup/freezer/%s/*/freezer.state": "FROZEN", "/sys/fs/cgroup/%s/*/cgroup.freeze": "1"} {
+		files, err := filepath.Glob(fmt.Sprintf(pattern, lab))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if err := os.WriteFile(file, []byte(state), 0); err != nil {
+				t.Fatal(err)
+			}
+			frozen++
+		}
+	}
+	if frozen == 0 {
+		t.Error("nothing was frozen")
+	}
 }
 
 func TestFailedStartLeavesNothing(t *testing.T) {

@@ -28,13 +28,27 @@ func (l *Lab) killLeftovers(ctx context.Context) error {
 			for _, pid := range pids {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
-			return len(pids) == 0, err
+			return len(pids) == 0, errors.Join(err, l.thaw())
 		})
 		if err != nil {
 			return fmt.Errorf("kill left-over processes: %w", err)
 		}
 	}
 	return nil
+}
+
+// thaw lets go on what a runc that was killed left frozen: by cgroup v1 not even SIGKILL ends that.
+func (l *Lab) thaw() error {
+	dirs, err := l.cgroupDirs()
+	for _, dir := range dirs {
+		for file, thawed := range map[string]string{"freezer.state": "THAWED", "cgroup.freeze": "0"} {
+			if f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0); err == nil { // it has one of them, or none
+				_, _ = f.WriteString(thawed)
+				_ = f.Close()
+			}
+		}
+	}
+	return err
 }
 
 // keepers returns the processes that run the runtime's shim, or conmon, and were
