@@ -222,10 +222,15 @@ func (l *Lab) waitReady(ctx context.Context, proc *process) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	client := criv1.NewRuntimeServiceClient(l.conn)
+	slow := time.After(readyTimeout / 4)
 	err := Poll(ctx, func() (bool, error) {
 		select {
 		case <-proc.exited:
 			return false, fmt.Errorf("the runtime ended by itself: %w", proc.err)
+		case <-slow: // it may wait for what an earlier run of it left frozen
+			if err := l.thaw(); err != nil {
+				return false, err
+			}
 		default:
 		}
 		// A connection that failed while the runtime was down must not keep

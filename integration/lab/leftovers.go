@@ -42,10 +42,12 @@ func (l *Lab) thaw() error {
 	dirs, err := l.cgroupDirs()
 	for _, dir := range dirs {
 		for file, thawed := range map[string]string{"freezer.state": "THAWED", "cgroup.freeze": "0"} {
-			if f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0); err == nil { // it has one of them, or none
-				_, _ = f.WriteString(thawed)
-				_ = f.Close()
+			state, err := os.ReadFile(filepath.Join(dir, file)) // a cgroup has one of them, or none
+			if err != nil || strings.TrimSpace(string(state)) == thawed {
+				continue
 			}
+			l.logf("%s is %s: thaw it", dir, strings.TrimSpace(string(state)))
+			_ = os.WriteFile(filepath.Join(dir, file), []byte(thawed), 0)
 		}
 	}
 	return err
