@@ -129,7 +129,7 @@ func parseMount(mountinfo, dir string) doctor.Mount {
 		if !found || len(fields) < 6 {
 			continue
 		}
-		point := unescape(fields[4])
+		point := escapes.Replace(fields[4])
 		if !within(dir, point) || len(point) < len(m.Point) {
 			continue
 		}
@@ -175,21 +175,8 @@ func propagation(optional []string) string {
 	return kind
 }
 
-// unescape undoes the octal escapes of mountinfo, as in "\040" for a blank.
-func unescape(path string) string {
-	var out strings.Builder
-	for i := 0; i < len(path); i++ {
-		if path[i] == '\\' && i+3 < len(path) {
-			if code, err := strconv.ParseUint(path[i+1:i+4], 8, 8); err == nil {
-				out.WriteByte(byte(code))
-				i += 3
-				continue
-			}
-		}
-		out.WriteByte(path[i])
-	}
-	return out.String()
-}
+// escapes are undone for a path of mountinfo: the kernel writes these characters so, and no others.
+var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\043`, "#", `\134`, `\`)
 
 // newest returns which of the files was changed last, and when.
 func (t tree) newest(files []string) (string, time.Time) {

@@ -163,26 +163,13 @@ func readMounts() ([]mount, error) {
 		if !ok || len(fields) < 5 || len(types) < 1 {
 			continue
 		}
-		mounts = append(mounts, mount{path: unescape(fields[4]), fsType: types[0]})
+		mounts = append(mounts, mount{path: escapes.Replace(fields[4]), fsType: types[0]})
 	}
 	return mounts, nil
 }
 
-// unescape undoes mountinfo's octal escapes, as in "\040" for a space.
-func unescape(path string) string {
-	var out strings.Builder
-	for i := 0; i < len(path); i++ {
-		if path[i] == '\\' && i+3 < len(path) {
-			if code, err := strconv.ParseUint(path[i+1:i+4], 8, 8); err == nil {
-				out.WriteByte(byte(code))
-				i += 3
-				continue
-			}
-		}
-		out.WriteByte(path[i])
-	}
-	return out.String()
-}
+// escapes are undone for a path of mountinfo: the kernel writes these characters so, and no others.
+var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\043`, "#", `\134`, `\`)
 
 // unmountBelow unmounts everything below dir. Mounts are listed in the order
 // they were made, so the last one comes first.
