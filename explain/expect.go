@@ -182,7 +182,7 @@ func (s sentence) questions(plan rules.Plan, interfaces []rules.Interface) (all 
 	for _, family := range families {
 		host := map[rules.Family]string{rules.IPv4: "203.0.113.10", rules.IPv6: "[2001:db8::10]"}[family]
 		if s.question.in {
-			addr, _ := own(interfaces, family == rules.IPv6)
+			addr, _ := rules.Own(interfaces, family)
 			if host = addr.String(); family == rules.IPv6 {
 				host = "[" + host + "]"
 			}
@@ -196,8 +196,8 @@ func (s sentence) questions(plan rules.Plan, interfaces []rules.Interface) (all 
 
 // familiesOf returns those of the pod's addresses; where none is known, those that its rules are for, and IPv4.
 func familiesOf(plan rules.Plan, interfaces []rules.Interface) []rules.Family {
-	_, four := own(interfaces, false)
-	_, six := own(interfaces, true)
+	_, four := rules.Own(interfaces, rules.IPv4)
+	_, six := rules.Own(interfaces, rules.IPv6)
 	switch {
 	case four && six, !four && !six && !plan.V6.Empty():
 		return []rules.Family{rules.IPv4, rules.IPv6}

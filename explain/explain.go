@@ -83,7 +83,7 @@ func traceArguments(p *rules.Packet, interfaces []rules.Interface) []string {
 	words, name := []string{"--out"}, p.Out
 	if usual.in {
 		// Where no address is known of the interface, `trace` takes the destination for the pod's own.
-		if its, _ := own(interfaces, p.Family() == rules.IPv6); !addressed(interfaces, *p) && p.Destination.Addr() != its {
+		if its, _ := rules.Own(interfaces, p.Family()); !addressed(interfaces, *p) && p.Destination.Addr() != its {
 			return nil
 		}
 		words, name = []string{"--in"}, p.In

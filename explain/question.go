@@ -89,13 +89,13 @@ func (q Question) packet(interfaces []rules.Interface) (p rules.Packet, assumpti
 	if err := q.owner(&p, assume); err != nil {
 		return p, nil, err
 	}
-	first := leading(interfaces)
+	first := rules.Leading(interfaces)
 	name, interfaces, err := q.by(interfaces)
 	if err != nil {
 		return p, nil, err
 	}
 	if name == "" {
-		if name = first; q.in || !local(interfaces, p.Destination.Addr()) {
+		if name = first; q.in || !rules.Local(interfaces, p.Destination.Addr()) {
 			assume("by interface %s (--iface)", name)
 		}
 	}
@@ -104,7 +104,7 @@ func (q Question) packet(interfaces []rules.Interface) (p rules.Packet, assumpti
 		p.In = ""
 	}
 	switch {
-	case !q.in || local(interfaces, p.Destination.Addr()):
+	case !q.in || rules.Local(interfaces, p.Destination.Addr()):
 	case addressed(interfaces, p):
 		assume("%s is no address of the pod, which forwards the packet", p.Destination.Addr())
 		p.Out = first
@@ -136,7 +136,7 @@ func (q Question) target(interfaces []rules.Interface) (netip.AddrPort, error) {
 		if err != nil {
 			return netip.AddrPort{}, fmt.Errorf("destination %q: %w, as in --in tcp :8080", text, err)
 		}
-		addr, _ := own(interfaces, false)
+		addr, _ := rules.Own(interfaces, rules.IPv4)
 		return netip.AddrPortFrom(addr, port), nil
 	}
 	to, err := parseAddrPort(text)
@@ -195,14 +195,14 @@ func (q Question) from(p rules.Packet, interfaces []rules.Interface, assume func
 		return netip.AddrPortFrom(addr, port), nil
 	}
 	dst := p.Destination.Addr()
-	if local(interfaces, dst) { // the kernel takes the same one, for 127.0.0.0/8 the first
+	if rules.Local(interfaces, dst) { // the kernel takes the same one, for 127.0.0.0/8 the first
 		if dst.IsLoopback() && !six {
 			dst = rules.IPv4.Loopback()
 		}
 		assume("from %s (--src)", netip.AddrPortFrom(dst, port))
 		return netip.AddrPortFrom(dst, port), nil
 	}
-	addr, known := own(interfaces, six)
+	addr, known := rules.Own(interfaces, p.Family())
 	if !known {
 		assume("from %s, for no such address of the pod is known (--src)", netip.AddrPortFrom(addr, port))
 	} else {
@@ -276,34 +276,6 @@ func checkInterface(name string, in bool) error {
 		return fmt.Errorf("--iface %q is no name of an interface, such as eth0", name)
 	}
 	return nil
-}
-
-// leading returns the interface by which others reach the pod.
-func leading(interfaces []rules.Interface) string {
-	for _, i := range interfaces {
-		if i.Name != "lo" && len(AddressesOf([]rules.Interface{i})) > 0 {
-			return i.Name
-		}
-	}
-	return usualInterface
-}
-
-// own returns the pod's address of a family, or one that stands for it where none is known.
-func own(interfaces []rules.Interface, six bool) (netip.Addr, bool) {
-	for _, addr := range AddressesOf(interfaces) {
-		if addr.Is6() == six {
-			return addr, true
-		}
-	}
-	if six {
-		return netip.MustParseAddr("2001:db8::2"), false
-	}
-	return netip.MustParseAddr("192.0.2.2"), false
-}
-
-// local reports whether an address is one of the pod.
-func local(interfaces []rules.Interface, addr netip.Addr) bool {
-	return addr.IsLoopback() || slices.ContainsFunc(interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
 }
 
 // addressed reports whether an address is known of the interface that a packet arrives by, of the packet's family.

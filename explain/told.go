@@ -98,20 +98,5 @@ func Assumed(ips []netip.Addr) []rules.Interface {
 	if len(ips) == 0 {
 		return nil
 	}
-	return []rules.Interface{{Name: usualInterface, Addresses: ips}}
-}
-
-const usualInterface = "eth0" // of pods
-
-// AddressesOf returns the addresses by which others reach a pod with these interfaces.
-func AddressesOf(interfaces []rules.Interface) []netip.Addr {
-	var all []netip.Addr
-	for _, i := range interfaces {
-		for _, addr := range i.Addresses {
-			if !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
-				all = append(all, addr)
-			}
-		}
-	}
-	return all
+	return []rules.Interface{{Name: rules.UsualInterface, Addresses: ips}}
 }

@@ -36,7 +36,7 @@ func (n Network) Global() []netip.Addr {
 	var global []netip.Addr
 	for _, ip := range n.Addresses {
 		ip = ip.Unmap().WithZone("")
-		if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+		if Global(ip) {
 			global = append(global, ip)
 		}
 	}

@@ -101,13 +101,3 @@ func (p Packet) Check() error {
 	}
 	return nil
 }
-
-// Interface is an interface of the pod with its addresses, in the kernel's order: the first of a family is
-// where REDIRECT sends what arrives by it.
-type Interface struct {
-	Name      string
-	Addresses []netip.Addr
-}
-
-// loopback is there in every namespace, with the addresses that no list needs to name.
-const loopback = "lo"

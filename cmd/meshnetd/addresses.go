@@ -40,7 +40,7 @@ func addresses(cfg config.Config) []netip.Addr {
 		}
 		for _, p := range prefixes {
 			prefix, err := netip.ParsePrefix(p.String())
-			if a := prefix.Addr().Unmap(); err == nil && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			if a := prefix.Addr().Unmap(); err == nil && rules.Global(a) {
 				all = append(all, a)
 			}
 		}

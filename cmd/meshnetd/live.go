@@ -111,7 +111,7 @@ func (l live) explanation(interfacesOf func(memory.Sandbox) []rules.Interface) s
 	if sb.State != lifecycle.StateProtected || sb.Plan.Rules() == 0 { // else it holds its plan, which is the one to speak of
 		network := sb.Network
 		if network.Addresses == nil { // it was not entered yet
-			network.Addresses = explain.AddressesOf(interfaces)
+			network.Addresses = rules.GlobalOf(interfaces)
 		}
 		v = v.Planned(network)
 	}

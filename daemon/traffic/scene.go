@@ -117,7 +117,7 @@ func (s scene) inUse(addr netip.Addr) error {
 
 // local reports whether an address is the pod's own.
 func (s scene) local(addr netip.Addr) bool {
-	return addr.IsLoopback() || slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) })
+	return rules.Local(s.interfaces, addr)
 }
 
 // documentation are addresses that belong to nobody (RFC 5737, RFC 3849).
@@ -146,7 +146,7 @@ func (s scene) outside(f rules.Family, special []netip.Prefix) netip.Addr {
 // own returns the first address of an interface that others can send to; the zero Addr where there is none.
 func (s scene) own(name string, f rules.Family) netip.Addr {
 	for _, p := range s.links[name].prefixes {
-		if addr := p.Addr(); rules.FamilyOf(addr) == f && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+		if addr := p.Addr(); rules.FamilyOf(addr) == f && rules.Global(addr) {
 			return addr
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // bases are packets that meet no rule in particular, the most usual first: by every kind of owner, to every kind of address,
 // lookups and others.
 func (s *scene) bases(family rules.Family) (all []rules.Packet) {
-	own, some := s.own(family)
+	own, some := rules.Own(s.interfaces, family)
 	outside := s.elsewhere(servers[family])
 	nobody := s.nobody()
 	owners := []rules.Packet{{Socket: true, UID: nobody, GID: nobody}}
@@ -52,7 +52,7 @@ func (s *scene) bases(family rules.Family) (all []rules.Packet) {
 // locals are the pod's own addresses, and others of lo.
 func (s *scene) locals(family rules.Family) []netip.Addr {
 	all := []netip.Addr{family.Loopback()}
-	if own, some := s.own(family); some {
+	if own, some := rules.Own(s.interfaces, family); some {
 		all = append(all, own)
 	}
 	if family == rules.IPv4 {

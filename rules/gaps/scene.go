@@ -38,8 +38,8 @@ type scene struct {
 }
 
 func newScene(plan rules.Plan, interfaces []rules.Interface, proxy rules.Proxy) *scene {
-	if !slices.ContainsFunc(interfaces, func(i rules.Interface) bool { return slices.ContainsFunc(i.Addresses, global) }) { // they are not known
-		interfaces = append(slices.Clip(interfaces), rules.Interface{Name: "eth0", Addresses: []netip.Addr{assumed(rules.IPv4), assumed(rules.IPv6)}})
+	if len(rules.GlobalOf(interfaces)) == 0 { // they are not known
+		interfaces = append(slices.Clip(interfaces), rules.Interface{Name: rules.UsualInterface, Addresses: []netip.Addr{rules.Assumed(rules.IPv4), rules.Assumed(rules.IPv6)}})
 	}
 	s := &scene{plan: plan, interfaces: interfaces, proxy: proxy, named: map[string]bool{}, ids: map[uint32]bool{proxy.UID: true, proxy.GID: true}}
 	s.count(53, 53)
@@ -147,8 +147,7 @@ func (s *scene) way(p rules.Packet) string {
 
 // local reports whether an address is one of the pod.
 func (s *scene) local(addr netip.Addr) bool {
-	return addr.IsLoopback() ||
-		slices.ContainsFunc(s.interfaces, func(i rules.Interface) bool { return slices.Contains(i.Addresses, addr) }) ||
+	return rules.Local(s.interfaces, addr) ||
 		slices.ContainsFunc(s.plan.Loopback, func(prefix netip.Prefix) bool { return prefix.Addr() == addr })
 }
 
@@ -159,27 +158,6 @@ func (s *scene) ruled(family rules.Family) bool {
 		rs = s.plan.Rulesets()[1]
 	}
 	return len(rs.Tables) > 0
-}
-
-func global(addr netip.Addr) bool { return !addr.IsLoopback() && !addr.IsLinkLocalUnicast() }
-
-// own returns an address of the pod, and false with one that it could have where it has none.
-func (s *scene) own(family rules.Family) (addr netip.Addr, some bool) {
-	for _, i := range s.interfaces {
-		for _, addr := range i.Addresses {
-			if global(addr) && rules.FamilyOf(addr) == family {
-				return addr, true
-			}
-		}
-	}
-	return assumed(family), false
-}
-
-func assumed(family rules.Family) netip.Addr {
-	if family == rules.IPv6 {
-		return netip.MustParseAddr("2001:db8::2")
-	}
-	return netip.MustParseAddr("192.0.2.2")
 }
 
 // linkLocal returns an IPv6 address by which neighbours reach the pod.
@@ -197,15 +175,10 @@ func (s *scene) linkLocal() (addr netip.Addr, some bool) {
 // leads returns the interface by which the pod is reached: the first with an address that others can reach, one that the plan
 // does not name where there is any.
 func (s *scene) leads() string {
-	reached := func(i rules.Interface) bool { return i.Name != lo && slices.ContainsFunc(i.Addresses, global) }
-	k := slices.IndexFunc(s.interfaces, func(i rules.Interface) bool { return reached(i) && !s.named[i.Name] })
-	if k < 0 {
-		k = slices.IndexFunc(s.interfaces, reached)
+	if k := slices.IndexFunc(s.interfaces, func(i rules.Interface) bool { return i.Reached() && !s.named[i.Name] }); k >= 0 {
+		return s.interfaces[k].Name
 	}
-	if k < 0 {
-		return "eth0"
-	}
-	return s.interfaces[k].Name
+	return rules.Leading(s.interfaces)
 }
 
 // Addresses elsewhere: those for documentation (RFC 5737, RFC 3849), and others where the plan names ranges with those.

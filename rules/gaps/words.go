@@ -34,7 +34,7 @@ func (f *finder) gaps() (all []rules.Gap) {
 // withoutIPv6 is the gap of a pod without rules for IPv6.
 func (f *finder) withoutIPv6() rules.Gap {
 	has := "no address of it now, and may get one"
-	if addr, some := f.own(rules.IPv6); some {
+	if addr, some := rules.Own(f.interfaces, rules.IPv6); some {
 		has = addr.String()
 	} else if addr, some := f.linkLocal(); some {
 		has = addr.String()
@@ -52,8 +52,8 @@ func (f *finder) withoutIPv6() rules.Gap {
 // earlier is the gap of connections that were there before the rules.
 func (f *finder) earlier() rules.Gap {
 	family := rules.IPv4
-	if _, some := f.own(rules.IPv4); !some && f.ruled(rules.IPv6) {
-		if _, some := f.own(rules.IPv6); some {
+	if _, some := rules.Own(f.interfaces, rules.IPv4); !some && f.ruled(rules.IPv6) {
+		if _, some := rules.Own(f.interfaces, rules.IPv6); some {
 			family = rules.IPv6
 		}
 	}
