@@ -36,12 +36,4 @@ type Gap struct {
 }
 
 // Complete returns the explanation with empty lists for absent ones, as the socket tells it.
-func (e Explanation) Complete() Explanation {
-	e.Steps, e.Notes, e.Loopback = append([]string{}, e.Steps...), append([]string{}, e.Notes...), append([]string{}, e.Loopback...)
-	e.Settings, e.Rules, e.Routes = append([]Setting{}, e.Settings...), append([]Rule{}, e.Rules...), append([]Route{}, e.Routes...)
-	e.NotCaptured, e.Beside = append([]Gap{}, e.NotCaptured...), append([]string{}, e.Beside...)
-	for i := range e.NotCaptured {
-		e.NotCaptured[i].Trace = append([]string{}, e.NotCaptured[i].Trace...)
-	}
-	return e
-}
+func (e Explanation) Complete() Explanation { return complete(e) }

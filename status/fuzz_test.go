@@ -12,7 +12,7 @@ import (
 // Whatever answers on the socket: it is no status, or it can be told, to people without harm to their terminal
 // and to programs as it is.
 func FuzzStatus(f *testing.F) {
-	text, err := json.Marshal(full().complete())
+	text, err := json.Marshal(complete(full()))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func FuzzStatus(f *testing.F) {
 				t.Errorf("a terminal gets %q", r)
 			}
 		}
-		told, err := json.Marshal(s.complete())
+		told, err := json.Marshal(complete(s))
 		if err != nil {
 			return // a time that JSON has no form for
 		}

@@ -46,11 +46,6 @@ type Verdict struct {
 	Detail      string       `json:"detail,omitempty"` // why it failed, is gone, or there are no rules
 }
 
-func (v Verdict) complete() Verdict {
-	v.Differences = append([]string{}, v.Differences...)
-	return v
-}
-
 // Plan is what a sandbox is to hold.
 type Plan struct {
 	NetNS    string   `json:"netns"` // path of the network namespace
@@ -84,13 +79,4 @@ type Route struct {
 	Family int    `json:"family"`
 	Mark   uint32 `json:"mark"`
 	Table  int    `json:"table"`
-}
-
-func (p Plan) complete() Plan {
-	p.Rules, p.Routes = append([]Rule{}, p.Rules...), append([]Route{}, p.Routes...)
-	p.Loopback, p.Interfaces = append([]string{}, p.Loopback...), append([]Interface{}, p.Interfaces...)
-	for i := range p.Interfaces {
-		p.Interfaces[i].Addresses = append([]string{}, p.Interfaces[i].Addresses...)
-	}
-	return p
 }

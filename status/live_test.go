@@ -73,11 +73,11 @@ func TestLive(t *testing.T) {
 func TestLiveJSON(t *testing.T) {
 	for want, v := range map[string]any{
 		`{"result":"different","differences":["missing: -j X"],"rules":21,"plan":"0123","tookMilliseconds":3,"detail":"d"}`: someVerdict,
-		`{"result":"whole","differences":[],"rules":0,"plan":"","tookMilliseconds":0}`:                                      Verdict{Result: Whole}.complete(),
+		`{"result":"whole","differences":[],"rules":0,"plan":"","tookMilliseconds":0}`:                                      complete(Verdict{Result: Whole}),
 		`{"netns":"/run/netns/a","inode":4026532000,"device":4,"plan":"0123",` +
 			`"rules":[{"family":4,"table":"nat","chain":"OUTPUT","rule":"-j ISTIO_OUTPUT","why":"why"}],` +
 			`"routes":[{"family":4,"mark":1337,"table":133}],"loopback":["::6/128"],"interfaces":[{"name":"eth0","addresses":["10.0.0.1"]}]}`: somePlan,
-		`{"netns":"","inode":0,"device":0,"plan":"","rules":[],"routes":[],"loopback":[],"interfaces":[]}`: Plan{}.complete(),
+		`{"netns":"","inode":0,"device":0,"plan":"","rules":[],"routes":[],"loopback":[],"interfaces":[]}`: complete(Plan{}),
 		`{"namespace":"shop","name":"cart","mesh":"istio","action":"redirect","reason":"injected","detail":"d","steps":["s"],` +
 			`"settings":[{"name":"tproxy","value":"false","source":"built-in default"}],"notes":["n"],` +
 			`"rules":[{"family":4,"table":"nat","chain":"OUTPUT","rule":"-j ISTIO_OUTPUT","why":"why"}],"routes":[{"family":4,"mark":1337,"table":133}],` +

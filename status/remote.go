@@ -19,7 +19,7 @@ const (
 func Remote(read func() Status) []Page {
 	turns := newTurns()
 	return []Page{
-		{Path: path, Handler: turns.bound(answer(func(*http.Request) (any, error) { return read().complete(), nil }))},
+		{Path: path, Handler: turns.bound(answer(func(*http.Request) (any, error) { return complete(read()), nil }))},
 		{Path: sandboxes + "{id}/explain", Handler: turns.bound(lookAt(read, func(_ context.Context, l Live) any { return l.Recall().Complete() }))},
 	}
 }

@@ -76,12 +76,12 @@ func answerOn(ctx context.Context, listener net.Listener, handler http.Handler) 
 
 func handler(read func() Status, pages []Page) http.Handler {
 	mux := muxOf(pages)
-	mux.HandleFunc("GET "+path, answer(func(*http.Request) (any, error) { return read().complete(), nil }))
+	mux.HandleFunc("GET "+path, answer(func(*http.Request) (any, error) { return complete(read()), nil }))
 	of := func(look func(context.Context, Live) any) http.HandlerFunc { return lookAt(read, look) }
 	mux.HandleFunc("POST "+reload, answer(func(*http.Request) (any, error) { return reloaded(read()), nil }))
-	mux.HandleFunc("GET "+sandboxes+"{id}/verify", of(func(ctx context.Context, l Live) any { return l.Verify(ctx).complete() }))
-	mux.HandleFunc("POST "+sandboxes+"{id}/repair", of(func(ctx context.Context, l Live) any { return l.Repair(ctx).complete() }))
-	mux.HandleFunc("GET "+sandboxes+"{id}/plan", of(func(_ context.Context, l Live) any { return l.Plan().complete() }))
+	mux.HandleFunc("GET "+sandboxes+"{id}/verify", of(func(ctx context.Context, l Live) any { return complete(l.Verify(ctx)) }))
+	mux.HandleFunc("POST "+sandboxes+"{id}/repair", of(func(ctx context.Context, l Live) any { return complete(l.Repair(ctx)) }))
+	mux.HandleFunc("GET "+sandboxes+"{id}/plan", of(func(_ context.Context, l Live) any { return complete(l.Plan()) }))
 	mux.HandleFunc("GET "+sandboxes+"{id}/explain", of(func(_ context.Context, l Live) any { return l.Explain().Complete() }))
 	return mux
 }
@@ -139,23 +139,6 @@ func answer(say func(*http.Request) (any, error)) http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(append(text, '\n')) // a client that has gone needs no answer
 	}
-}
-
-// complete turns nil lists into empty ones, so that JSON has no null for them.
-func (s Status) complete() Status {
-	if s.Pods == nil {
-		s.Pods = Counts{}
-	}
-	if s.Events == nil {
-		s.Events = map[string]int{}
-	}
-	s.Recent, s.Sandboxes = append([]Event{}, s.Recent...), append([]Sandbox{}, s.Sandboxes...)
-	if s.Runtime != nil && s.Runtime.Limits == nil {
-		rt := *s.Runtime
-		rt.Limits = []string{}
-		s.Runtime = &rt
-	}
-	return s
 }
 
 // listen listens on a socket that the configuration names under that key.

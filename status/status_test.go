@@ -109,15 +109,15 @@ func TestNoDuration(t *testing.T) {
 // Absent lists are empty ones for whoever reads the JSON.
 func TestEmptyStatus(t *testing.T) {
 	socket := socketIn(t)
-	runtime := &Runtime{Name: "containerd"}
-	serveFunc(t, socket, "v1", func() Status { return Status{Version: "v1", Runtime: runtime} })
+	runtime, lacks := &Runtime{Name: "containerd"}, []Lack{{}}
+	serveFunc(t, socket, "v1", func() Status { return Status{Version: "v1", Runtime: runtime, Lacks: lacks} })
 	got := say(t, socket, "GET /v1/status HTTP/1.0\r\n\r\n")
-	for _, want := range []string{`"pods":{}`, `"events":{}`, `"recentEvents":[]`, `"sandboxes":[]`, `"limits":[]`, "Content-Type: application/json"} {
+	for _, want := range []string{`"pods":{}`, `"events":{}`, `"recentEvents":[]`, `"sandboxes":[]`, `"limits":[]`, `"pods":[]`, "Content-Type: application/json"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in %s", want, got)
 		}
 	}
-	if runtime.Limits != nil {
+	if runtime.Limits != nil || lacks[0].Pods != nil {
 		t.Error("the daemon's own status was changed")
 	}
 }
