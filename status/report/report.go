@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/meshnetd/meshnetd/status"
 )
@@ -38,7 +37,7 @@ type Pod struct {
 //go:embed page.html.tmpl
 var page string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"plain": plain, "time": status.Moment, "titled": titled}).Parse(page))
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"plain": status.Plain, "time": status.Moment, "titled": titled}).Parse(page))
 
 // HTML returns the page.
 func (r Report) HTML() ([]byte, error) {
@@ -47,16 +46,6 @@ func (r Report) HTML() ([]byte, error) {
 		return nil, fmt.Errorf("write the report: %w", err)
 	}
 	return out.Bytes(), nil
-}
-
-// plain keeps lines and their direction as they are.
-func plain(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, text)
 }
 
 // Attention is what somebody should look at, in sentences.
