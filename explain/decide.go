@@ -29,7 +29,12 @@ type View struct {
 }
 
 func Plan(cfg config.Config, pod rules.Pod) View {
-	return View{Pod: pod, Decision: Node(cfg).Decide(pod)}.Planned(rules.Network{Addresses: pod.IPs}).Noting(cfg)
+	return Decided(cfg, pod, Node(cfg).Decide(pod))
+}
+
+// Decided is a pod of which a manifest alone is known, with the plan that the decision leads to.
+func Decided(cfg config.Config, pod rules.Pod, d rules.Decision) View {
+	return View{Pod: pod, Decision: d}.Planned(rules.Network{Addresses: pod.IPs}).noting(cfg)
 }
 
 // Planned adds the plan for this network.
@@ -48,9 +53,9 @@ func (v View) Planned(network rules.Network) View {
 // Refused reports whether the daemon would refuse the pod, or a container of it.
 func (v View) Refused() bool { return v.Decision.Action == rules.Reject || len(v.Barred) > 0 }
 
-// Noting adds what a manifest does not say for sure, and what the daemon would do with containers that run as the
+// noting adds what a manifest does not say for sure, and what the daemon would do with containers that run as the
 // proxy without being it.
-func (v View) Noting(cfg config.Config) View {
+func (v View) noting(cfg config.Config) View {
 	if class := v.Pod.RuntimeHandler; class != "" && v.Decision.Action != rules.Skip {
 		v.Plan.Notes = append(v.Plan.Notes, fmt.Sprintf("runtimeClassName %s is taken for the name of its handler: kubectl get runtimeclass %s", class, class))
 	}

@@ -112,7 +112,7 @@ func (c *cluster) decideHere(ctx context.Context, at place, p pod) (status.Expla
 	if err != nil {
 		return status.Explanation{}, err
 	}
-	v := explain.View{Pod: decided, Decision: explain.Node(cfg).Explain(decided)}.Planned(rules.Network{Addresses: decided.IPs}).Noting(cfg)
+	v := explain.Decided(cfg, decided, explain.Node(cfg).Explain(decided))
 	x := explain.Of(v, explain.Assumed(decided.IPs)).Complete()
 	x.Notes = append([]string{"the daemon of node " + at.node + " does not know this pod: this is decided by its manifest, and by " + where}, x.Notes...)
 	return x, nil

@@ -211,7 +211,7 @@ func (p *planner) one(ctx context.Context, item json.RawMessage) *planned {
 		one.Outcome, one.Why = refused, err.Error()
 		return one
 	}
-	v := explain.View{Pod: read, Decision: p.node.Decide(read)}.Planned(rules.Network{Addresses: read.IPs}).Noting(p.cfg)
+	v := explain.Decided(p.cfg, read, p.node.Decide(read))
 	one.Mesh = v.Decision.Mesh
 	has, known := p.have.pods[[2]string{read.Namespace, read.Name}]
 	switch {

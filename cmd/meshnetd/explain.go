@@ -79,7 +79,7 @@ func (a asking) explanation(c *cobra.Command, file string, args []string) (x exp
 		if err != nil {
 			return x, err
 		}
-		v := explain.View{Pod: pod, Decision: explain.Node(cfg).Explain(pod)}.Planned(rules.Network{Addresses: pod.IPs}).Noting(cfg)
+		v := explain.Decided(cfg, pod, explain.Node(cfg).Explain(pod))
 		x.Explanation, x.refused = explain.Of(v, explain.Assumed(pod.IPs)).Complete(), v.Refused()
 		x.interfaces = func() ([]rules.Interface, error) { return explain.Assumed(pod.IPs), nil }
 		return x, nil

@@ -21,11 +21,7 @@ import (
 // this process, so that the daemon needs no more rights than to write rules.
 func sender(cfg config.Config) func(context.Context, string, status.Sandbox, *answer) error {
 	return func(ctx context.Context, socket string, sb status.Sandbox, one *answer) error {
-		return inSandbox(ctx, cfg, socket, sb, func(ns *netns.Namespace, plan rules.Plan) error {
-			checks, err := traffic.Run(ctx, ns, plan)
-			one.take(checks)
-			return err
-		})
+		return inSandbox(ctx, cfg, socket, sb, func(ns *netns.Namespace, plan rules.Plan) error { return one.send(ctx, ns, plan) })
 	}
 }
 
@@ -58,13 +54,11 @@ func inNamespace(path string, host []netns.ID, id netns.ID, fn func(*netns.Names
 	return fn(ns)
 }
 
-// send sends packets in the namespace of the answer's path, which must be this one.
-func (one *answer) send(ctx context.Context, host []netns.ID, plan rules.Plan, id netns.ID) error {
-	return inNamespace(one.NetNS, host, id, func(ns *netns.Namespace) error {
-		checks, err := traffic.Run(ctx, ns, plan)
-		one.take(checks)
-		return err
-	})
+// send sends packets in a namespace that is to hold the plan.
+func (one *answer) send(ctx context.Context, ns *netns.Namespace, plan rules.Plan) error {
+	checks, err := traffic.Run(ctx, ns, plan)
+	one.take(checks)
+	return err
 }
 
 // send sends the packets of a test in the pod that was asked about, and says where they ended.

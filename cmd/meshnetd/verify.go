@@ -95,7 +95,8 @@ func (f verifyFlags) verifyNamespace(c *cobra.Command, _ string, a *answers) err
 		case o.Decision.Reason == rules.ReasonInitContainer:
 			one.Verdict = &v
 		case f.traffic:
-			if err := one.send(ctx, host, o.Plan, o.NetNS); err != nil {
+			send := func(ns *netns.Namespace) error { return one.send(ctx, ns, o.Plan) }
+			if err := inNamespace(f.netns, host, o.NetNS, send); err != nil {
 				return &exit{exitFailed, err}
 			}
 		default: // a pod that is left alone is to have nothing of ours
