@@ -8,12 +8,12 @@ import "slices"
 // Chains that nothing leads to, and rules behind one that takes every packet, prove nothing.
 func (p Plan) Captures() bool {
 	return slices.ContainsFunc(p.Rulesets(), func(set Ruleset) bool {
-		return slices.ContainsFunc(set.Tables, func(t Table) bool {
-			seen := map[string]bool{}
-			return t.captures("OUTPUT", seen) || t.captures("PREROUTING", seen)
-		})
+		return slices.ContainsFunc(set.Tables, func(t Table) bool { return t.Captures("OUTPUT") || t.Captures("PREROUTING") })
 	})
 }
+
+// Captures reports whether a packet in a chain can come to a rule, there or where it jumps to, that takes it to another listener.
+func (t Table) Captures(chain string) bool { return t.captures(chain, map[string]bool{}) }
 
 // captures goes through a chain and those that it leads to, each once.
 func (t Table) captures(chain string, seen map[string]bool) bool {

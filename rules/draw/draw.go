@@ -220,7 +220,7 @@ func (g *graph) unredirected() *box {
 func (g *graph) leave(table, chain string, depth int) *box {
 	t := g.set.Table(table)
 	if c, _ := t.Chain(chain); c.Builtin {
-		if g.captures(table, chain, 0) {
+		if t.Captures(chain) { // the packets have gone around the proxy
 			return g.unredirected()
 		}
 		return nil
@@ -244,26 +244,11 @@ func (g *graph) leave(table, chain string, depth int) *box {
 	return end
 }
 
-// captures reports whether a chain, or one that it jumps to, gives packets to the proxy: what leaves a hook that does has
-// gone around the proxy.
-func (g *graph) captures(table, chain string, depth int) bool {
-	t := g.set.Table(table)
-	c, _ := t.Chain(chain)
-	return depth <= len(t.Chains) && slices.ContainsFunc(c.Rules, func(r rules.Rule) bool {
-		switch target := r.Target.(type) {
-		case rules.Redirect, rules.TProxy, rules.DNAT:
-			return true
-		case rules.Jump:
-			return g.captures(table, string(target), depth+1)
-		}
-		return false
-	})
-}
-
 // past reports whether what is accepted in a chain goes around the proxy at one of the hooks that lead there.
 func (g *graph) past(table, chain string) bool {
-	return slices.ContainsFunc(g.set.Table(table).Chains, func(c rules.Chain) bool {
-		return c.Builtin && g.captures(table, c.Name, 0) && g.leads(table, c, chain, 0)
+	t := g.set.Table(table)
+	return slices.ContainsFunc(t.Chains, func(c rules.Chain) bool {
+		return c.Builtin && t.Captures(c.Name) && g.leads(table, c, chain, 0)
 	})
 }
 
