@@ -35,16 +35,10 @@ func judgePropagation(f Facts) []Finding {
 		do("For a DaemonSet or a sandboxed unit: mount --make-rshared %s", m.Point)}
 }
 
-// meshes are the CNI plugins that redirect a pod's traffic, by type.
-var meshes = map[string]string{
-	"istio-cni":   "Istio's own, which writes the rules that meshnetd writes",
-	"linkerd-cni": "Linkerd's own, which writes the rules that meshnetd writes",
-	"kuma-cni":    "Kuma's own, which writes the rules that meshnetd writes",
-	"consul-cni":  "Consul's own, which writes the rules that meshnetd writes",
+// MeshPlugins returns the types of CNI plugins that would do meshnetd's work, each with its mesh.
+func MeshPlugins() map[string]string {
+	return map[string]string{"istio-cni": "Istio", "linkerd-cni": "Linkerd", "kuma-cni": "Kuma", "consul-cni": "Consul"}
 }
-
-// MeshPlugins returns the types of CNI plugins that would do meshnetd's work.
-func MeshPlugins() []string { return []string{"istio-cni", "kuma-cni", "linkerd-cni", "consul-cni"} }
 
 func judgeCNI(f Facts) []Finding {
 	n := f.Node
@@ -61,8 +55,8 @@ func judgeCNI(f Facts) []Finding {
 			continue
 		}
 		for at, plugin := range network.Plugins {
-			what, ok := meshes[plugin]
-			if !ok {
+			mesh := MeshPlugins()[plugin]
+			if mesh == "" {
 				continue
 			}
 			used := ""
@@ -75,9 +69,8 @@ func judgeCNI(f Facts) []Finding {
 				remedy = fmt.Sprintf("Uninstall it where pods are meshnetd's: for Istio, remove the chart istio-cni or its node agent, which takes the entry out of %s. "+
 					"Keep pilot.cni.enabled=true.", filepath.Base(network.File))
 			}
-			found = append(found, warning("cni-redirect", network.File, "%s is in the chain of CNI plugins (number %d of %d): %s.%s",
-				plugin, at+1, len(network.Plugins), what, used).
-				do("%s", remedy))
+			found = append(found, warning("cni-redirect", network.File, "%s is in the chain of CNI plugins (number %d of %d): %s's own, "+
+				"which writes the rules that meshnetd writes.%s", plugin, at+1, len(network.Plugins), mesh, used).do("%s", remedy))
 		}
 	}
 	if len(found) == 0 {

@@ -64,7 +64,7 @@ func (t tree) meshPrograms(dirs []string) []string {
 	for _, dir := range dirs {
 		names, _ := t.programs(dir) // what cannot be seen is not run either
 		for _, name := range names {
-			if slices.Contains(doctor.MeshPlugins(), name) {
+			if doctor.MeshPlugins()[name] != "" {
 				found = append(found, filepath.Join(dir, name))
 			}
 		}
