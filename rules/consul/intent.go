@@ -50,18 +50,7 @@ func (in *Intent) read(r *mesh.Reader, d Defaults) error {
 			return text == "true", problem
 		})
 	}
-	text := r.Pod.Annotations[KeyConfig]
-	problem := "is empty: the injector writes it where it is in CNI mode"
-	if text != "" {
-		problem = in.configured(r, text)
-	}
-	if problem == "" {
-		problem = in.check()
-	}
-	if problem != "" {
-		r.Fail(KeyConfig, text, problem)
-	}
-	return r.Understood("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing")
+	return r.Configured(KeyConfig, "is empty: the injector writes it where it is in CNI mode", in.configured)
 }
 
 // The keys of the configuration, with the value of a missing one as Consul's library has it:
@@ -129,7 +118,7 @@ func (in *Intent) configured(r *mesh.Reader, text string) (problem string) {
 		}
 		in.DNSAddress = addr
 	}
-	return ""
+	return in.check()
 }
 
 // eachKey calls read with each key of an object. A key that is there twice is refused.

@@ -101,7 +101,7 @@ func (in *Intent) configured(r *mesh.Reader, text string) (problem string) {
 	if quiet {
 		in.notes = append(in.notes, "comments.disabled is not followed: the comments tell whose the rules are")
 	}
-	return ""
+	return in.check()
 }
 
 // probes is where the control plane has the kubelet's probes answered, and which it excludes itself.

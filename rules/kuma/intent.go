@@ -106,18 +106,8 @@ func (in *Intent) read(r *mesh.Reader, d Defaults) error {
 		DNSPort:     15053,
 		WithoutIPv6: d.WithoutIPv6,
 	}
-	text := r.Pod.Annotations[KeyConfig]
-	problem := "is missing or empty: the control plane writes it from version 3 on, and before that where transparentProxy.configMap.enabled is set"
-	if text != "" {
-		problem = in.configured(r, text)
-	}
-	if problem == "" {
-		problem = in.check()
-	}
-	if problem != "" {
-		r.Fail(KeyConfig, text, problem)
-	}
-	if err := r.Understood("annotation ", KeyConfig, " says what is to be redirected, and contradicts nothing"); err != nil {
+	const absent = "is missing or empty: the control plane writes it from version 3 on, and before that where transparentProxy.configMap.enabled is set"
+	if err := r.Configured(KeyConfig, absent, in.configured); err != nil {
 		return err
 	}
 	if in.DNSCapture && !in.DNSOneZone {

@@ -75,6 +75,18 @@ func (r *Reader) Understood(step ...string) error {
 	return r.err
 }
 
+// Configured reads the annotation that says all of what is to be redirected; absent is the problem where it is not there.
+func (r *Reader) Configured(key, absent string, read func(r *Reader, text string) (problem string)) error {
+	text, problem := r.Pod.Annotations[key], absent
+	if text != "" {
+		problem = read(r, text)
+	}
+	if problem != "" {
+		r.Fail(key, text, problem)
+	}
+	return r.Understood("annotation ", key, " says what is to be redirected, and contradicts nothing")
+}
+
 // Read sets a value that an annotation gives, if it is there.
 func Read[T any](r *Reader, key string, into *T, parse func(string) (T, string)) {
 	text, there := r.Pod.Annotations[key]
