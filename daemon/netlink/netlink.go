@@ -49,7 +49,7 @@ func (s *Socket) Close() { _ = unix.Close(s.FD) }
 
 // Send sends requests to the kernel.
 func (s *Socket) Send(requests []byte) error {
-	return retried(func() error { return unix.Send(s.FD, requests, 0) })
+	return Retried(func() error { return unix.Send(s.FD, requests, 0) })
 }
 
 // Receive returns the kernel's next packet, which is in the room. Others in the pod who may configure its network can send to
@@ -57,7 +57,7 @@ func (s *Socket) Send(requests []byte) error {
 func (s *Socket) Receive(room []byte) ([]byte, error) {
 	for begun := time.Now(); ; {
 		var n uintptr
-		err := retried(func() error {
+		err := Retried(func() error {
 			var errno unix.Errno
 			s.size = unix.SizeofSockaddrNetlink
 			n, _, errno = unix.Syscall6(unix.SYS_RECVFROM, uintptr(s.FD), uintptr(unsafe.Pointer(&room[0])), uintptr(len(room)), unix.MSG_TRUNC,
@@ -84,8 +84,8 @@ func (s *Socket) Receive(room []byte) ([]byte, error) {
 	}
 }
 
-// retried repeats a system call that a signal ended: the Go runtime sends signals to its threads.
-func retried(call func() error) error {
+// Retried repeats a system call that a signal ended: the Go runtime sends signals to its threads.
+func Retried(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err

@@ -17,7 +17,7 @@ import (
 
 func TestSignalsEndNothing(t *testing.T) {
 	answers := []error{unix.EINTR, unix.EINTR, unix.EPERM}
-	err := retried(func() (err error) { err, answers = answers[0], answers[1:]; return err })
+	err := Retried(func() (err error) { err, answers = answers[0], answers[1:]; return err })
 	if !errors.Is(err, unix.EPERM) {
 		t.Errorf("got %v", err)
 	}

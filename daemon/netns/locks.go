@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshnetd/meshnetd/daemon/netlink"
 )
 
 // Locks keep the meshnetd processes of one node apart, by locks on bytes of two files. Only root can reach their
@@ -101,7 +103,7 @@ func (l *Locks) Close() { _ = unix.Close(l.dir) }
 // open opens one of the files, each time anew: a lock belongs to what was opened, so that it excludes others of this
 // process too.
 func (l *Locks) open(name string, flags int) (fd int, err error) {
-	err = retried(func() error {
+	err = netlink.Retried(func() error {
 		fd, err = unix.Openat(l.dir, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -151,7 +153,7 @@ func (n *Namespace) lockByte() int64 { return int64(n.id.Ino & math.MaxInt64) }
 
 // take locks a byte, and reports whether it was free.
 func take(fd int, at int64) (taken bool, err error) {
-	err = retried(func() error {
+	err = netlink.Retried(func() error {
 		return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1})
 	})
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
@@ -234,15 +236,6 @@ func heldWithin(fd int, from, to int64) (begin, end int64, held bool) {
 		return 0, 0, false
 	}
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: from, Len: to - from}
-	err := retried(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lock) })
+	err := netlink.Retried(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lock) })
 	return lock.Start, lock.Start + lock.Len, err == nil && lock.Type != unix.F_UNLCK
-}
-
-// retried repeats a system call that a signal ended: the Go runtime sends signals to its threads.
-func retried(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
