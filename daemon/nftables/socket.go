@@ -135,14 +135,14 @@ func (c *netfilter) transact(b *batch) error {
 
 // verdictOf reads a packet that acknowledges the change with that number, or says why it is not made.
 func verdictOf(packet []byte) (seq uint32, refused error, err error) {
-	if len(packet) < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(packet[4:]) != unix.NLMSG_ERROR {
+	var m netlink.Message
+	if len(packet) >= unix.NLMSG_HDRLEN {
+		m, _, err = netlink.Next(packet)
+	}
+	if err != nil || m.Kind != unix.NLMSG_ERROR || len(m.Body) < 4 {
 		return 0, nil, errors.New("an answer of nf_tables cannot be read: it is neither yes nor no")
 	}
-	seq = binary.NativeEndian.Uint32(packet[8:])
-	if code := int32(binary.NativeEndian.Uint32(packet[unix.NLMSG_HDRLEN:])); code < 0 {
-		refused = unix.Errno(-code)
-	}
-	return seq, refused, nil
+	return m.Seq, m.Refusal(), nil
 }
 
 // roomFor makes room for a packet that is longer than what a socket sends otherwise.
