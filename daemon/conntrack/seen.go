@@ -6,9 +6,7 @@ package conntrack
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -30,32 +28,37 @@ type Table struct{}
 // Seen returns the connections whose first packet a lockdown counted and let go; so many at most. The kernel passes over all
 // others, and what is left of its answer goes with the socket.
 func (Table) Seen(most int) (all []rules.Seen, err error) {
-	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
+	s, err := netlink.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUntold, err)
 	}
 	defer s.Close()
-	timeout := unix.NsecToTimeval(int64(answerTime))
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: unix.NFNETLINK_V0})
-	req.AddData(nl.NewRtAttr(nl.CTA_MARK, binary.BigEndian.AppendUint32(nil, rules.CountedMark)))
-	req.AddData(nl.NewRtAttr(markMask, binary.BigEndian.AppendUint32(nil, rules.CountedMask)))
-	if err := errors.Join(s.SetReceiveTimeout(&timeout), s.Send(req)); err != nil {
+	request := netlink.AppendRequest(nil, unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, 0)
+	request = append(request, unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0) // struct nfgenmsg
+	request = netlink.AppendAttribute(request, nl.CTA_MARK, binary.BigEndian.AppendUint32(nil, rules.CountedMark))
+	request = netlink.AppendAttribute(request, markMask, binary.BigEndian.AppendUint32(nil, rules.CountedMask))
+	netlink.End(request)
+	if err := s.Send(request); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUntold, err)
 	}
+	room := make([]byte, netlink.LongestPacket)
 	for begun := time.Now(); time.Since(begun) < answerTime; {
-		messages, from, err := s.Receive()
+		packet, err := s.Receive(room)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrUntold, err)
 		}
-		if from.Pid != nl.PidKernel { // others in the pod can send to the socket as well
-			continue
-		}
-		for _, m := range messages {
-			if end, err := ends(m); end || err != nil || len(all) == most {
-				return all, err
+		for len(packet) >= unix.NLMSG_HDRLEN {
+			var m netlink.Message
+			if m, packet, err = netlink.Next(packet); err == nil && m.Ends() {
+				err = m.Refusal()
 			}
-			if one, counted, err := seen(m.Data); err != nil {
+			if err != nil {
+				return all, fmt.Errorf("%w: %w", ErrUntold, err)
+			}
+			if m.Ends() || len(all) == most {
+				return all, nil
+			}
+			if one, counted, err := seen(m.Body); err != nil {
 				return nil, err
 			} else if counted {
 				all = append(all, one)
@@ -63,19 +66,6 @@ func (Table) Seen(most int) (all []rules.Seen, err error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: no whole answer within %s", ErrUntold, answerTime)
-}
-
-// ends reports whether a message ends the answer, and with which error.
-func ends(m syscall.NetlinkMessage) (bool, error) {
-	if m.Header.Type != unix.NLMSG_DONE && m.Header.Type != unix.NLMSG_ERROR {
-		return false, nil
-	}
-	if len(m.Data) >= 4 {
-		if code := int32(binary.NativeEndian.Uint32(m.Data)); code < 0 {
-			return true, fmt.Errorf("%w: %w", ErrUntold, unix.Errno(-code))
-		}
-	}
-	return true, nil
 }
 
 // seen reads a connection, if a lockdown counted it.
