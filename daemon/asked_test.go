@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
@@ -43,43 +44,43 @@ func (n notingNetNS) Lock(ctx context.Context) (unlock func(), err error) {
 func (n notingNetNS) Do(fn func(kernel.Inside) error) error {
 	n.note("enter")
 	return n.Namespace.Do(func(in kernel.Inside) error {
-		return fn(kernel.Inside{Rules: notingRules{in.Rules, n}, Routes: notingRoutes{in.Routes, n}, Connections: in.Connections})
+		return fn(kernel.Inside{NS: in.NS, Rules: notingRules{in.Rules, n}, Routes: notingRoutes{in.Routes, n}, Connections: in.Connections})
 	})
 }
 
 type notingRules struct {
-	kernel.Rules
+	kernel.Firewall
 	notingNetNS
 }
 
-func (n notingRules) Apply(ctx context.Context, plan rules.Plan) (bool, error) {
+func (n notingRules) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
 	n.note("write")
-	return n.Rules.Apply(ctx, plan)
+	return n.Firewall.Apply(ctx, ns, plan)
 }
 
-func (n notingRules) Verify(ctx context.Context, plan rules.Plan) ([]rules.Difference, error) {
+func (n notingRules) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
 	n.note("compare")
-	return n.Rules.Verify(ctx, plan)
+	return n.Firewall.Verify(ctx, ns, plan)
 }
 
-func (n notingRules) Effect(ctx context.Context, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+func (n notingRules) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
 	n.note("effect")
-	return n.Rules.Effect(ctx, plan, have, interfaces)
+	return n.Firewall.Effect(ctx, ns, plan, have, interfaces)
 }
 
-func (n notingRules) Own(ctx context.Context, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+func (n notingRules) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	n.note("own")
-	return n.Rules.Own(ctx, footprint)
+	return n.Firewall.Own(ctx, ns, footprint)
 }
 
-func (n notingRules) Fingerprint(ctx context.Context) (fingerprint, generation string, err error) {
+func (n notingRules) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
 	n.note("read")
-	return n.Rules.Fingerprint(ctx)
+	return n.Firewall.Fingerprint(ctx, ns)
 }
 
-func (n notingRules) Generation(ctx context.Context) (string, error) {
+func (n notingRules) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
 	n.note("generation")
-	return n.Rules.Generation(ctx)
+	return n.Firewall.Generation(ctx, ns)
 }
 
 type notingRoutes struct {

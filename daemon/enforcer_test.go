@@ -35,25 +35,25 @@ type firewall struct {
 	verify func() ([]rules.Difference, error)
 }
 
-func (f firewall) in(netns.ID) kernel.Rules { return f }
+func (f firewall) in(netns.ID) kernel.Firewall { return f }
 
-func (f firewall) Name(rules.Plan) string { return "test" }
+func (f firewall) Name(*netns.Namespace, rules.Plan) string { return "test" }
 
-func (f firewall) Apply(ctx context.Context, _ rules.Plan) (bool, error) {
+func (f firewall) Apply(ctx context.Context, _ *netns.Namespace, _ rules.Plan) (bool, error) {
 	if f.apply == nil {
 		return true, nil
 	}
 	return f.apply(ctx)
 }
 
-func (f firewall) Verify(context.Context, rules.Plan) ([]rules.Difference, error) {
+func (f firewall) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules.Difference, error) {
 	if f.verify == nil {
 		return nil, nil
 	}
 	return f.verify()
 }
 
-func (f firewall) Effect(context.Context, rules.Plan, rules.Plan, []rules.Interface) (effect.Result, error) {
+func (f firewall) Effect(context.Context, *netns.Namespace, rules.Plan, rules.Plan, []rules.Interface) (effect.Result, error) {
 	if f.verify == nil {
 		return effect.Result{}, nil
 	}
@@ -63,17 +63,19 @@ func (f firewall) Effect(context.Context, rules.Plan, rules.Plan, []rules.Interf
 	return effect.Result{}, nil
 }
 
-func (f firewall) Own(context.Context, rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+func (f firewall) Own(context.Context, *netns.Namespace, rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	return v4, v6, nil
 }
 
-func (f firewall) Fingerprint(context.Context) (fingerprint, generation string, err error) {
+func (f firewall) Fingerprint(context.Context, *netns.Namespace) (fingerprint, generation string, err error) {
 	return "", "before", nil
 }
 
-func (f firewall) Generation(context.Context) (string, error) { return "", nil }
+func (f firewall) Generation(context.Context, *netns.Namespace) (string, error) { return "", nil }
 
-func (f firewall) Counts(context.Context) (map[string]uint64, error) { return nil, nil }
+func (f firewall) Counts(context.Context, *netns.Namespace) (map[string]uint64, error) {
+	return nil, nil
+}
 
 // recorder keeps outcomes.
 type recorder struct {

@@ -25,7 +25,7 @@ import (
 
 // ruleset is what the rules of all namespaces are, for a fake kernel.
 type ruleset interface {
-	in(netns.ID) kernel.Rules
+	in(netns.ID) kernel.Firewall
 }
 
 // fake is a kernel in memory. Its namespaces are ordinary files, so that paths lead to them, or elsewhere, as to real ones.
@@ -50,19 +50,19 @@ func newMachine() *machine {
 func kernelOf(t testing.TB, firewall any, locks *netns.Locks) kernel.Kernel {
 	t.Helper()
 	switch f := firewall.(type) {
-	case kernel.Firewall:
-		host, err := netns.Host("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return kernel.Node{Host: host, Locks: locks, Firewall: f}
 	case interface {
 		ruleset
 		on() *machine
 	}:
 		return fake{f, f.on()}
+	case ruleset:
+		return fake{f, newMachine()}
 	}
-	return fake{firewall.(ruleset), newMachine()}
+	host, err := netns.Host("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kernel.Node{Host: host, Locks: locks, Firewall: firewall.(kernel.Firewall)}
 }
 
 // newNetNS returns the path of a new fake namespace. It stays open until the process ends, so that no other one has its inode.

@@ -53,7 +53,7 @@ func (m *inMemory) call() (func(), error) {
 
 func (m *inMemory) on() *machine { return m.machine }
 
-func (m *inMemory) in(ns netns.ID) kernel.Rules { return memoryOf{m, ns} }
+func (m *inMemory) in(ns netns.ID) kernel.Firewall { return memoryOf{m, ns} }
 
 // memoryOf is what is in one namespace.
 type memoryOf struct {
@@ -61,9 +61,9 @@ type memoryOf struct {
 	ns netns.ID
 }
 
-func (m memoryOf) Name(rules.Plan) string { return "memory" }
+func (m memoryOf) Name(*netns.Namespace, rules.Plan) string { return "memory" }
 
-func (m memoryOf) Apply(_ context.Context, plan rules.Plan) (bool, error) {
+func (m memoryOf) Apply(_ context.Context, _ *netns.Namespace, plan rules.Plan) (bool, error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
@@ -81,7 +81,7 @@ func (m memoryOf) Apply(_ context.Context, plan rules.Plan) (bool, error) {
 	return changed, nil
 }
 
-func (m memoryOf) Verify(_ context.Context, plan rules.Plan) ([]rules.Difference, error) {
+func (m memoryOf) Verify(_ context.Context, _ *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
@@ -94,7 +94,7 @@ func (m memoryOf) Verify(_ context.Context, plan rules.Plan) ([]rules.Difference
 	return diffs, nil
 }
 
-func (m memoryOf) Effect(_ context.Context, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
+func (m memoryOf) Effect(_ context.Context, _ *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (r effect.Result, err error) {
 	done, err := m.call()
 	defer done()
 	have.V4, have.V6 = m.plans[m.ns].V4, m.plans[m.ns].V6
@@ -109,13 +109,13 @@ func (m memoryOf) Effect(_ context.Context, plan, have rules.Plan, interfaces []
 	return r, err
 }
 
-func (m memoryOf) Own(_ context.Context, _ rules.Footprint) (v4, v6 rules.Ruleset, err error) {
+func (m memoryOf) Own(_ context.Context, _ *netns.Namespace, _ rules.Footprint) (v4, v6 rules.Ruleset, err error) {
 	done, err := m.call()
 	defer done()
 	return m.plans[m.ns].V4, m.plans[m.ns].V6, err
 }
 
-func (m memoryOf) Fingerprint(_ context.Context) (fingerprint, generation string, err error) {
+func (m memoryOf) Fingerprint(_ context.Context, _ *netns.Namespace) (fingerprint, generation string, err error) {
 	done, err := m.call()
 	defer done()
 	if err != nil {
@@ -124,13 +124,13 @@ func (m memoryOf) Fingerprint(_ context.Context) (fingerprint, generation string
 	return fmt.Sprint(m.plans[m.ns].Key(), m.foreign[m.ns]), fmt.Sprint(m.changes[m.ns]), nil
 }
 
-func (m memoryOf) Generation(_ context.Context) (string, error) {
+func (m memoryOf) Generation(_ context.Context, _ *netns.Namespace) (string, error) {
 	done, err := m.call()
 	defer done()
 	return fmt.Sprint(m.changes[m.ns]), err
 }
 
-func (m memoryOf) Counts(context.Context) (map[string]uint64, error) {
+func (m memoryOf) Counts(context.Context, *netns.Namespace) (map[string]uint64, error) {
 	done, err := m.call()
 	defer done()
 	return maps.Clone(m.counts), err

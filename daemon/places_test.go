@@ -144,38 +144,38 @@ func TestNamespacesInOddPlaces(t *testing.T) {
 }
 
 // remembering is a firewall that keeps the rules of real namespaces in memory.
-type remembering struct{ *inMemory }
+type remembering struct{ memory *inMemory }
 
 var _ kernel.Firewall = remembering{}
 
-func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.inMemory, ns.ID()} }
+func (r remembering) of(ns *netns.Namespace) memoryOf { return memoryOf{r.memory, ns.ID()} }
 
 func (r remembering) Name(*netns.Namespace, rules.Plan) string { return "memory" }
 
 func (r remembering) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
-	return r.of(ns).Apply(ctx, plan)
+	return r.of(ns).Apply(ctx, ns, plan)
 }
 
 func (r remembering) Verify(ctx context.Context, ns *netns.Namespace, plan rules.Plan) ([]rules.Difference, error) {
-	return r.of(ns).Verify(ctx, plan)
+	return r.of(ns).Verify(ctx, ns, plan)
 }
 
 func (r remembering) Effect(ctx context.Context, ns *netns.Namespace, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
-	return r.of(ns).Effect(ctx, plan, have, interfaces)
+	return r.of(ns).Effect(ctx, ns, plan, have, interfaces)
 }
 
 func (r remembering) Own(ctx context.Context, ns *netns.Namespace, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
-	return r.of(ns).Own(ctx, footprint)
+	return r.of(ns).Own(ctx, ns, footprint)
 }
 
 func (r remembering) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
-	return r.of(ns).Fingerprint(ctx)
+	return r.of(ns).Fingerprint(ctx, ns)
 }
 
 func (r remembering) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
-	return r.of(ns).Generation(ctx)
+	return r.of(ns).Generation(ctx, ns)
 }
 
 func (r remembering) Counts(ctx context.Context, ns *netns.Namespace) (map[string]uint64, error) {
-	return r.of(ns).Counts(ctx)
+	return r.of(ns).Counts(ctx, ns)
 }

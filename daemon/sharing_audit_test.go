@@ -27,7 +27,7 @@ type sticky struct {
 	looks int // into slow ones
 }
 
-func (s *sticky) in(ns netns.ID) kernel.Rules { return stickyOf{memoryOf{s.inMemory, ns}, s} }
+func (s *sticky) in(ns netns.ID) kernel.Firewall { return stickyOf{memoryOf{s.inMemory, ns}, s} }
 
 type stickyOf struct {
 	memoryOf
@@ -53,19 +53,19 @@ func (s *sticky) looked() int {
 	return s.looks
 }
 
-func (s stickyOf) Apply(ctx context.Context, plan rules.Plan) (bool, error) {
+func (s stickyOf) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
 	s.sticky.wait(s.ns)
-	return s.memoryOf.Apply(ctx, plan)
+	return s.memoryOf.Apply(ctx, ns, plan)
 }
 
-func (s stickyOf) Generation(ctx context.Context) (string, error) {
+func (s stickyOf) Generation(ctx context.Context, ns *netns.Namespace) (string, error) {
 	s.sticky.wait(s.ns)
-	return s.memoryOf.Generation(ctx)
+	return s.memoryOf.Generation(ctx, ns)
 }
 
-func (s stickyOf) Fingerprint(ctx context.Context) (string, string, error) {
+func (s stickyOf) Fingerprint(ctx context.Context, ns *netns.Namespace) (string, string, error) {
 	s.sticky.wait(s.ns)
-	return s.memoryOf.Fingerprint(ctx)
+	return s.memoryOf.Fingerprint(ctx, ns)
 }
 
 func (s *sticky) slowDown(t *testing.T, pods []rules.Pod, takes time.Duration) {

@@ -89,7 +89,7 @@ func (j *Judge) learn(at evidence, v Verdict) {
 
 // Rules judges the namespace by a plan, whose key is given, or remembers how the same rules were judged before.
 func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, key string) (f Finding, err error) {
-	fingerprint, generation, err := in.Rules.Fingerprint(ctx)
+	fingerprint, generation, err := in.Rules.Fingerprint(ctx, in.NS)
 	if err != nil {
 		return f, err
 	}
@@ -130,7 +130,7 @@ func (j *Judge) Rules(ctx context.Context, in kernel.Inside, plan rules.Plan, ke
 	default:
 		bounds = nil
 	}
-	if now, err := in.Rules.Generation(ctx); err == nil && now == generation { // else it proves nothing
+	if now, err := in.Rules.Generation(ctx, in.NS); err == nil && now == generation { // else it proves nothing
 		f.Generation = generation
 		if j.learn(at, f.Verdict); bounds != nil {
 			j.learn(at.ofOthers(), Verdict{bounds: bounds})
@@ -228,11 +228,11 @@ func (s surroundings) judge(ctx context.Context, in kernel.Inside, plan rules.Pl
 	case s.tooMany():
 		f.Effect.Answer = effect.CannotTell
 	default:
-		if f.Effect, err = in.Rules.Effect(ctx, plan, s.have, s.interfaces); err != nil {
+		if f.Effect, err = in.Rules.Effect(ctx, in.NS, plan, s.have, s.interfaces); err != nil {
 			return f, err
 		}
 	}
-	f.Verdict = Verdict{Same: found == 0, Answer: f.Effect.Answer, Backend: in.Rules.Name(plan), Beside: Beside(f.Effect), Packets: packets(f.Effect),
+	f.Verdict = Verdict{Same: found == 0, Answer: f.Effect.Answer, Backend: in.Rules.Name(in.NS, plan), Beside: Beside(f.Effect), Packets: packets(f.Effect),
 		first: f.Differences[:min(len(f.Differences), mostTold)], found: found}
 	return f, nil
 }
@@ -243,7 +243,7 @@ func Differences(ctx context.Context, in kernel.Inside, plan rules.Plan) (told [
 	if err := fair.GivenUp(ctx); err != nil {
 		return nil, 0, err
 	}
-	differences, err := in.Rules.Verify(ctx, plan)
+	differences, err := in.Rules.Verify(ctx, in.NS, plan)
 	if err != nil {
 		return nil, 0, err
 	}

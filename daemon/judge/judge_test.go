@@ -10,25 +10,28 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/effect"
 )
 
 // held is what a namespace holds: a firewall's rules, and addresses.
 type held struct {
-	kernel.Rules
+	kernel.Firewall
 	rules  rules.Plan
 	judged int
 }
 
-func (h *held) Name(rules.Plan) string                              { return "held" }
-func (h *held) Fingerprint(context.Context) (string, string, error) { return h.rules.Key(), "1", nil }
-func (h *held) Generation(context.Context) (string, error)          { return "1", nil }
-func (h *held) Verify(context.Context, rules.Plan) ([]rules.Difference, error) {
+func (h *held) Name(*netns.Namespace, rules.Plan) string { return "held" }
+func (h *held) Fingerprint(context.Context, *netns.Namespace) (string, string, error) {
+	return h.rules.Key(), "1", nil
+}
+func (h *held) Generation(context.Context, *netns.Namespace) (string, error) { return "1", nil }
+func (h *held) Verify(context.Context, *netns.Namespace, rules.Plan) ([]rules.Difference, error) {
 	return []rules.Difference{{}}, nil
 }
 
-func (h *held) Effect(_ context.Context, plan, _ rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
+func (h *held) Effect(_ context.Context, _ *netns.Namespace, plan, _ rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
 	h.judged++
 	pod := effect.NewPod(interfaces)
 	wanted, found := effect.OfPlan(pod, plan, rules.IPv4), effect.OfPlan(pod, h.rules, rules.IPv4)

@@ -36,21 +36,10 @@ type Namespace interface {
 
 // Inside is a namespace for the thread that is in it.
 type Inside struct {
-	Rules       Rules
+	NS          *netns.Namespace // for Rules; a kernel in memory has none
+	Rules       Firewall
 	Routes      Routes
 	Connections Connections
-}
-
-// Rules are packet-filter rules, as of Firewall.
-type Rules interface {
-	Name(rules.Plan) string
-	Apply(context.Context, rules.Plan) (changed bool, err error)
-	Verify(context.Context, rules.Plan) ([]rules.Difference, error)
-	Effect(ctx context.Context, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error)
-	Own(context.Context, rules.Footprint) (v4, v6 rules.Ruleset, err error)
-	Fingerprint(context.Context) (fingerprint, generation string, err error)
-	Generation(context.Context) (string, error)
-	Counts(context.Context) (map[string]uint64, error)
 }
 
 // Routes are routes and addresses, as of routing.Handle.
@@ -70,7 +59,7 @@ type Connections interface {
 
 // Apply makes the namespace hold the plan.
 func (i Inside) Apply(ctx context.Context, plan rules.Plan) (changed bool, err error) {
-	changed, err = i.Rules.Apply(ctx, plan)
+	changed, err = i.Rules.Apply(ctx, i.NS, plan)
 	if err != nil {
 		return changed, err
 	}
@@ -81,7 +70,7 @@ func (i Inside) Apply(ctx context.Context, plan rules.Plan) (changed bool, err e
 // Own reads what the namespace holds of the footprint, those of other plans too. Routes and addresses count only where its
 // rules are there.
 func (i Inside) Own(ctx context.Context, footprint rules.Footprint) (rules.Plan, error) {
-	v4, v6, err := i.Rules.Own(ctx, footprint)
+	v4, v6, err := i.Rules.Own(ctx, i.NS, footprint)
 	if err != nil {
 		return rules.Plan{}, err
 	}
@@ -146,42 +135,6 @@ func (o opened) Do(fn func(Inside) error) error {
 	return o.Namespace.Do(func() error {
 		routes := routing.Open()
 		defer routes.Close()
-		return fn(Inside{bound{o.node.Firewall, o.Namespace}, routes, conntrack.Table{}})
+		return fn(Inside{o.Namespace, o.node.Firewall, routes, conntrack.Table{}})
 	})
-}
-
-// bound is a Firewall in one namespace.
-type bound struct {
-	firewall Firewall
-	ns       *netns.Namespace
-}
-
-func (b bound) Name(plan rules.Plan) string { return b.firewall.Name(b.ns, plan) }
-
-func (b bound) Apply(ctx context.Context, plan rules.Plan) (bool, error) {
-	return b.firewall.Apply(ctx, b.ns, plan)
-}
-
-func (b bound) Verify(ctx context.Context, plan rules.Plan) ([]rules.Difference, error) {
-	return b.firewall.Verify(ctx, b.ns, plan)
-}
-
-func (b bound) Effect(ctx context.Context, plan, have rules.Plan, interfaces []rules.Interface) (effect.Result, error) {
-	return b.firewall.Effect(ctx, b.ns, plan, have, interfaces)
-}
-
-func (b bound) Own(ctx context.Context, footprint rules.Footprint) (v4, v6 rules.Ruleset, err error) {
-	return b.firewall.Own(ctx, b.ns, footprint)
-}
-
-func (b bound) Fingerprint(ctx context.Context) (fingerprint, generation string, err error) {
-	return b.firewall.Fingerprint(ctx, b.ns)
-}
-
-func (b bound) Generation(ctx context.Context) (string, error) {
-	return b.firewall.Generation(ctx, b.ns)
-}
-
-func (b bound) Counts(ctx context.Context) (map[string]uint64, error) {
-	return b.firewall.Counts(ctx, b.ns)
 }

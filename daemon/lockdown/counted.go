@@ -71,7 +71,7 @@ type Reading struct {
 
 // Read reads it in the pod's namespace.
 func Read(ctx context.Context, in kernel.Inside, before []Counted) (r Reading, err error) {
-	counts, err := in.Rules.Counts(ctx)
+	counts, err := in.Rules.Counts(ctx, in.NS)
 	if err != nil {
 		return r, err
 	}

@@ -116,7 +116,7 @@ func (v *Visitor) Intact(ctx context.Context, known memory.Sandbox) (intact bool
 		return false, nil
 	}
 	err = ns.Do(func(in kernel.Inside) error {
-		generation, err := in.Rules.Generation(ctx)
+		generation, err := in.Rules.Generation(ctx, in.NS)
 		if err != nil || generation != known.Generation {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon"
 	"github.com/meshnetd/meshnetd/daemon/kernel"
+	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/receipts"
 	"github.com/meshnetd/meshnetd/integration/speed"
@@ -105,25 +106,25 @@ func (w *watched) Do(fn func(kernel.Inside) error) error {
 	defer w.s.to(recording)
 	return w.Namespace.Do(func(in kernel.Inside) error {
 		w.s.to(planning)
-		err := fn(kernel.Inside{Rules: watchedRules{in.Rules, w.s}, Routes: watchedRoutes{in.Routes, w.s}})
+		err := fn(kernel.Inside{NS: in.NS, Rules: watchedRules{in.Rules, w.s}, Routes: watchedRoutes{in.Routes, w.s}})
 		w.s.to(recording)
 		return err
 	})
 }
 
 type watchedRules struct {
-	kernel.Rules
+	kernel.Firewall
 	s *stopwatch
 }
 
-func (w watchedRules) Apply(ctx context.Context, plan rules.Plan) (bool, error) {
+func (w watchedRules) Apply(ctx context.Context, ns *netns.Namespace, plan rules.Plan) (bool, error) {
 	defer w.s.within(writing, judging)()
-	return w.Rules.Apply(ctx, plan)
+	return w.Firewall.Apply(ctx, ns, plan)
 }
 
-func (w watchedRules) Fingerprint(ctx context.Context) (fingerprint, generation string, err error) {
+func (w watchedRules) Fingerprint(ctx context.Context, ns *netns.Namespace) (fingerprint, generation string, err error) {
 	defer w.s.within(reading, judging)()
-	return w.Rules.Fingerprint(ctx)
+	return w.Firewall.Fingerprint(ctx, ns)
 }
 
 type watchedRoutes struct {
