@@ -42,6 +42,8 @@ type spec struct {
 	InitContainers  []container `yaml:"initContainers"`
 	Containers      []container `yaml:"containers"`
 	Ephemeral       []container `yaml:"ephemeralContainers" json:"ephemeralContainers"`
+
+	words budget // of all containers
 }
 
 type status struct {
@@ -62,6 +64,9 @@ type container struct {
 	EnvFrom         []yaml.Node     `yaml:"envFrom"`
 	RestartPolicy   string          `yaml:"restartPolicy"`
 	SecurityContext securityContext `yaml:"securityContext"`
+
+	arguments, environment budget // what they have by themselves, in protobuf
+	long, hidden           bool   // the arguments are too long to be known; the environment is, or others say it
 }
 
 type variable struct {
@@ -91,11 +96,12 @@ type capabilities struct {
 	Drop []string `yaml:"drop"`
 }
 
+// capability returns a capability's name as it stands here, however a pod's author writes it.
+func capability(name string) string { return strings.TrimPrefix(strings.ToUpper(name), "CAP_") }
+
 // has reports whether a list of capabilities has one.
-func has(list []string, capability string) bool {
-	return slices.ContainsFunc(list, func(name string) bool {
-		return slices.Contains([]string{"ALL", capability}, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
-	})
+func has(list []string, wanted string) bool {
+	return slices.ContainsFunc(list, func(name string) bool { return slices.Contains([]string{"ALL", wanted}, capability(name)) })
 }
 
 // powers returns what a container may do to its network besides what the runtime gives it by default.
@@ -162,7 +168,7 @@ func (a *address) UnmarshalJSON(text []byte) error {
 	return a.UnmarshalYAML(&yaml.Node{Kind: yaml.ScalarNode, Value: value})
 }
 
-func (d document) pod() rules.Pod {
+func (d *document) pod() rules.Pod {
 	pod := rules.Pod{
 		Namespace:   d.Metadata.Namespace,
 		Name:        d.Metadata.Name,
@@ -181,12 +187,13 @@ func (d document) pod() rules.Pod {
 	if pod.Name == "" {
 		pod.Name = d.Metadata.GenerateName
 	}
+	groups := d.Spec.SecurityContext.groups() // which all containers share
 	for _, list := range []struct {
 		containers []container
 		phase      rules.Phase
 	}{{d.Spec.InitContainers, rules.PhaseInit}, {d.Spec.Containers, ""}, {d.Spec.Ephemeral, rules.PhaseDebug}} {
 		for _, c := range list.containers {
-			pod.Containers = append(pod.Containers, d.container(c, list.phase))
+			pod.Containers = append(pod.Containers, d.container(c, list.phase, groups))
 		}
 	}
 	pod.Complete = pod.Containers != nil
@@ -202,25 +209,25 @@ func (d document) pod() rules.Pod {
 }
 
 // container returns what a runtime would tell of the container, as far as that does not depend on its image.
-func (d document) container(c container, phase rules.Phase) rules.Container {
+func (d *document) container(c container, phase rules.Phase, groups []uint32) rules.Container {
 	if phase == rules.PhaseInit && c.RestartPolicy == "Always" {
 		phase = rules.PhaseSidecar
 	}
 	env := d.environment(c)
-	args, known := expanded(slices.Concat(c.Command, c.Args), env)
-	if !known {
-		args = nil
-	}
+	args := d.arguments(c, env)
 	return rules.Container{Name: c.Name, Image: qualified(c.Image), Args: args, ArgsOnly: len(c.Command) == 0 && len(args) > 0, Env: env,
 		UID:    cmp.Or(c.SecurityContext.RunAsUser, d.Spec.SecurityContext.RunAsUser).value(),
 		GID:    cmp.Or(c.SecurityContext.RunAsGroup, d.Spec.SecurityContext.RunAsGroup).value(),
-		Groups: d.Spec.SecurityContext.groups(), Phase: phase, Powers: c.SecurityContext.powers()}
+		Groups: groups, Phase: phase, Powers: c.SecurityContext.powers()}
 }
+
+// longestImage is how many bytes the name of an image may have. No runtime takes one half as long.
+const longestImage = 1 << 10
 
 // qualified returns the name of an image that says its registry, or "": what a runtime makes of a shorter one is not
 // known.
 func qualified(image string) string {
-	if registry, _, ok := strings.Cut(image, "/"); !ok || !strings.ContainsAny(registry, ".:") {
+	if registry, _, ok := strings.Cut(image, "/"); !ok || !strings.ContainsAny(registry, ".:") || len(image) > longestImage {
 		return ""
 	}
 	return image

@@ -2,36 +2,51 @@
 
 package manifest
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
-// mostExpanded is how many bytes a container's arguments may become, and its environment: each name doubles what it stands
-// for.
-const mostExpanded = 1 << 20
+// mostWords is how many bytes the arguments and environments of all of a pod's containers may take together, as far as they
+// are not the manifest's own: each variable can double what another one stands for.
+const mostWords = 256 << 10
+
+// budget is how many bytes are spent, whatever came of them.
+type budget int
+
+// spend reports whether there are as many bytes left of most, before anything is made of them.
+func (b *budget) spend(bytes, most int) bool {
+	if bytes > most-int(*b) {
+		return false
+	}
+	*b += budget(bytes)
+	return true
+}
 
 // environment returns those variables of a container whose values the pod itself says; nil where any other object may say
-// any of them, or where they are too many.
-func (d document) environment(c container) map[string]string {
-	if len(c.EnvFrom) > 0 {
+// any of them, or where they are too long.
+func (d *document) environment(c container) map[string]string {
+	if len(c.EnvFrom) > 0 || c.hidden {
 		return nil
 	}
-	env, bytes := make(map[string]string, len(c.Env)), 0
+	env := make(map[string]string, len(c.Env))
 	for _, v := range c.Env {
-		value, known := expand(v.Value, env)
+		value, known, fits := expand(v.Value, env, &d.Spec.words)
+		if !fits {
+			return nil
+		}
 		if v.ValueFrom != nil {
 			value, known = d.fieldOf(v.ValueFrom.FieldRef)
 		}
 		if delete(env, v.Name); known {
 			env[v.Name] = value
 		}
-		if bytes += len(value); bytes > mostExpanded {
-			return nil
-		}
 	}
 	return env
 }
 
 // fieldOf returns the value of a field of the pod that is known before the pod runs.
-func (d document) fieldOf(ref *fieldRef) (value string, known bool) {
+func (d *document) fieldOf(ref *fieldRef) (value string, known bool) {
 	if ref == nil {
 		return "", false
 	}
@@ -46,47 +61,66 @@ func (d document) fieldOf(ref *fieldRef) (value string, known bool) {
 	return value, value != ""
 }
 
-// expanded returns a command line as the kubelet expands it, and whether it is known.
-func expanded(words []string, env map[string]string) (all []string, known bool) {
-	bytes := 0
-	for _, word := range words {
-		text, known := expand(word, env)
-		if bytes += len(text); !known || bytes > mostExpanded {
-			return nil, false
-		}
-		all = append(all, text)
+// arguments returns a container's command line as the kubelet expands it; nil where that is not known, or too long.
+func (d *document) arguments(c container, env map[string]string) []string {
+	if c.long {
+		return nil
 	}
-	return all, true
+	all := slices.Grow([]string(nil), len(c.Command)+len(c.Args)) // nil where there are none
+	for _, words := range [][]string{c.Command, c.Args} {
+		for _, word := range words {
+			text, known, _ := expand(word, env, &d.Spec.words)
+			if !known {
+				return nil
+			}
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 // expand replaces each $(NAME) by the variable's value, and $$ by $. The value of any other name is not known: the kubelet
-// may, for one, have the addresses of services for it.
-func expand(text string, env map[string]string) (expanded string, known bool) {
-	if !strings.Contains(text, "$") {
-		return text, true
+// may, for one, have the addresses of services for it. What does not fit into the budget is not known either.
+func expand(text string, env map[string]string, of *budget) (expanded string, known, fits bool) {
+	if !strings.Contains(text, "$$") && !strings.Contains(text, "$(") {
+		return text, true, true
+	}
+	bytes := 0
+	if !pieces(text, env, func(piece string) { bytes += len(piece) }) {
+		return "", false, true
+	}
+	if !of.spend(bytes, mostWords) {
+		return "", false, false
 	}
 	var out strings.Builder
-	for {
-		before, after, found := strings.Cut(text, "$")
-		switch out.WriteString(before); {
-		case out.Len() > mostExpanded:
-			return out.String(), false // whoever asks counts it
+	out.Grow(bytes)
+	pieces(text, env, func(piece string) { out.WriteString(piece) })
+	return out.String(), true, true
+}
+
+// pieces calls each for the parts of what a text stands for, and reports whether all of them are known.
+func pieces(text string, env map[string]string, each func(string)) (known bool) {
+	unclosed := len(text) - 1 - strings.LastIndexByte(text, ')') // bytes at the end, among which no bracket is closed
+	for found := true; found; {
+		var before string
+		before, text, found = strings.Cut(text, "$")
+		each(before)
+		switch {
 		case !found:
-			return out.String(), true
-		}
-		name, rest, closed := strings.Cut(strings.TrimPrefix(after, "("), ")")
-		switch value, has := env[name]; {
-		case strings.HasPrefix(after, "$"):
-			out.WriteByte('$')
-			text = after[1:]
-		case !strings.HasPrefix(after, "(") || !closed:
-			out.WriteByte('$')
+		case strings.HasPrefix(text, "$"):
+			each("$")
+			text = text[1:]
+		case strings.HasPrefix(text, "(") && len(text) > unclosed:
+			name, after, _ := strings.Cut(text[1:], ")")
+			value, has := env[name]
+			if !has {
+				return false
+			}
+			each(value)
 			text = after
-		case !has:
-			return "", false
 		default:
-			out.WriteString(value)
-			text = rest
+			each("$")
 		}
 	}
+	return true
 }

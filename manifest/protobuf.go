@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/meshnetd/meshnetd/internal/wire"
@@ -21,7 +21,14 @@ const (
 	mostTold       = 64 << 10 // bytes of a container's arguments, and of its environment
 )
 
-// ReadProtobuf reads a v1.Pod as the API marshals it, without the status, the labels and the annotations.
+// What a word takes in memory beside its letters, in a list and in a table.
+const (
+	headerOfWord     = 24
+	headerOfVariable = 64
+)
+
+// ReadProtobuf reads a v1.Pod as the API marshals it, without the status, the labels and the annotations. Beside an error it
+// returns the pod's name and UID, as far as they were read before.
 func ReadProtobuf(message []byte) (rules.Pod, error) {
 	var d document
 	err := wire.Each(message, func(f wire.Field) error {
@@ -37,7 +44,7 @@ func ReadProtobuf(message []byte) (rules.Pod, error) {
 		err = errors.New("it has no UID")
 	}
 	if err != nil {
-		return rules.Pod{}, fmt.Errorf("pod in protobuf: %w", err)
+		return rules.Pod{UID: d.Metadata.UID, Namespace: d.Metadata.Namespace, Name: d.Metadata.Name}, fmt.Errorf("pod in protobuf: %w", err)
 	}
 	return d.pod(), nil
 }
@@ -96,57 +103,55 @@ func (s *spec) add(list *[]container, message []byte) error {
 		return fmt.Errorf("more than %d containers", mostContainers)
 	}
 	var c container
-	if err := wire.Each(message, c.read); err != nil {
+	if err := wire.Each(message, func(f wire.Field) error { return c.read(f, &s.words) }); err != nil {
 		return err
 	}
-	c.shorten()
 	*list = append(*list, c)
 	return nil
 }
 
-func (c *container) read(f wire.Field) error {
+// read reads a field of a container of a pod whose words are these.
+func (c *container) read(f wire.Field, of *budget) error {
 	switch f.Number {
 	case 1:
 		c.Name = f.Text()
 	case 2:
 		c.Image = f.Text()
-	case 3:
-		c.Command = append(c.Command, f.Text())
-	case 4:
-		c.Args = append(c.Args, f.Text())
-	case 7:
-		var v variable
-		if err := wire.Each(f.Bytes, v.read); err != nil {
-			return err
+	case 3, 4:
+		if n := len(f.Bytes); !c.arguments.spend(n, mostTold) || !of.spend(headerOfWord+n, mostWords) {
+			c.long = true
 		}
-		c.Env = append(c.Env, v)
+		if c.long {
+			c.Command, c.Args = nil, nil
+		} else if f.Number == 3 {
+			c.Command = append(c.Command, f.Text())
+		} else {
+			c.Args = append(c.Args, f.Text())
+		}
+	case 7:
+		return c.variable(f.Bytes, of)
 	case 15:
 		return wire.Each(f.Bytes, c.SecurityContext.read)
 	case 19:
-		c.EnvFrom = make([]yaml.Node, 1) // whatever it is, it hides the environment
+		c.hidden = true
 	case 24:
 		c.RestartPolicy = f.Text()
 	}
 	return nil
 }
 
-// shorten forgets what is too long to be kept.
-func (c *container) shorten() {
-	arguments, environment := 0, 0
-	for _, list := range [][]string{c.Command, c.Args} {
-		for _, word := range list {
-			arguments += len(word)
-		}
+// variable reads one of the environment, whose letters its message has, and no more.
+func (c *container) variable(message []byte, of *budget) error {
+	if n := len(message); c.hidden || !c.environment.spend(n, mostTold) || !of.spend(headerOfVariable+n, mostWords) {
+		c.hidden, c.Env = true, nil
+		return nil
 	}
-	for _, v := range c.Env {
-		environment += len(v.Name) + len(v.Value)
+	var v variable
+	if err := wire.Each(message, v.read); err != nil {
+		return err
 	}
-	if arguments > mostTold {
-		c.Command, c.Args = nil, nil
-	}
-	if environment > mostTold {
-		c.Env, c.EnvFrom = nil, make([]yaml.Node, 1)
-	}
+	c.Env = append(c.Env, v)
+	return nil
 }
 
 func (v *variable) read(f wire.Field) error {
@@ -179,9 +184,9 @@ func (s *securityContext) read(f wire.Field) (err error) {
 		return wire.Each(f.Bytes, func(f wire.Field) error {
 			switch f.Number {
 			case 1:
-				s.Capabilities.Add = append(s.Capabilities.Add, f.Text())
+				s.Capabilities.Add = noting(s.Capabilities.Add, f)
 			case 2:
-				s.Capabilities.Drop = append(s.Capabilities.Drop, f.Text())
+				s.Capabilities.Drop = noting(s.Capabilities.Drop, f)
 			}
 			return nil
 		})
@@ -193,6 +198,19 @@ func (s *securityContext) read(f wire.Field) (err error) {
 		s.RunAsGroup, err = idOf(f)
 	}
 	return err
+}
+
+// noting adds a capability to a list, once, if it matters here.
+func noting(list []string, f wire.Field) []string {
+	const longest = len("CAP_NET_ADMIN")
+	if len(f.Bytes) > longest {
+		return list
+	}
+	name := capability(f.Text())
+	if slices.Contains(list, name) || !slices.Contains([]string{"ALL", "NET_ADMIN", "NET_RAW"}, name) {
+		return list
+	}
+	return append(list, name)
 }
 
 func (p *podSecurity) read(f wire.Field) (err error) {

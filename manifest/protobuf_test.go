@@ -134,5 +134,8 @@ func FuzzReadProtobuf(f *testing.F) {
 		if err == nil && (pod.UID == "" || len(pod.Containers) > 1024) {
 			t.Errorf("%d containers of %q", len(pod.Containers), pod.UID)
 		}
+		if bytes, _ := letters(pod); bytes > 256<<10 {
+			t.Errorf("%d bytes of words", bytes)
+		}
 	})
 }
