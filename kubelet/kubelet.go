@@ -51,7 +51,7 @@ type State struct {
 	Since      time.Time
 	Why        string // of Failing
 	Pods       int    // that are known
-	Left       int    // that were told by the last watch and are not kept: they cannot be read, or are too many
+	Left       int    // that were told by the last watch and are not kept whole: they cannot be read, are too many, or too large
 	LeftWhy    string
 	Known      int // pods that were known when they were needed
 	Asked      int // those that had to be asked for
@@ -82,11 +82,11 @@ func (s *Source) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state := s.state
-	state.Pods, state.Left, state.LeftWhy = len(s.table.pods), s.table.left, s.table.why
+	state.Pods, state.Left, state.LeftWhy = len(s.table.pods), s.table.unread(), s.table.why
 	return state
 }
 
-// Known returns what is known of a pod already.
+// Known returns what is known of a pod already: of one that the kubelet tells of and that is Unreadable, that.
 func (s *Source) Known(uid string) (rules.Pod, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,40 +96,66 @@ func (s *Source) Known(uid string) (rules.Pod, bool) {
 
 // Pod returns what is known of a pod that is about to run. One that is not known is asked for, once and not for long: the
 // runtime waits with it.
-func (s *Source) Pod(ctx context.Context, uid string) (pod rules.Pod, ok bool) {
+func (s *Source) Pod(ctx context.Context, uid string) (rules.Pod, bool) {
 	s.mu.Lock()
 	conn := s.conn
 	e, known := s.table.pods[uid]
 	s.mu.Unlock()
-	if known {
-		s.count(&s.state.Known)
-		return e.pod, true
-	}
-	if conn == nil {
-		s.count(&s.state.Unanswered)
-		return rules.Pod{}, false
+	if known && !e.small || conn == nil {
+		return s.told(e.pod, &s.state.Known)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	message, err := get(ctx, conn, uid)
-	if err == nil {
-		pod, err = manifest.ReadProtobuf(message)
+	answer := make(chan rules.Pod, 1)
+	go func() { answer <- s.ask(ctx, conn, uid) }() // which goes on with what it has got when the time is up
+	select {
+	case pod := <-answer:
+		if pod.UID == uid {
+			return s.told(pod, &s.state.Asked)
+		}
+	case <-ctx.Done():
 	}
-	if err != nil || pod.UID != uid {
-		s.count(&s.state.Unanswered)
-		return rules.Pod{}, false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state.Asked++
-	s.table.put(pod)
-	return pod, true
+	return s.told(e.pod, &s.state.Known)
 }
 
-func (s *Source) count(n *int) {
+// told counts how much is known of a pod, as n where it can be read.
+func (s *Source) told(pod rules.Pod, n *int) (rules.Pod, bool) {
+	if pod.UID == "" || pod.Unreadable != "" {
+		n = &s.state.Unanswered
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	*n++
+	return pod, pod.UID != ""
+}
+
+// ask asks for a pod that is not known, or not whole, and remembers one that is not known. It returns none where the answer is none.
+func (s *Source) ask(ctx context.Context, conn *grpc.ClientConn, uid string) rules.Pod {
+	message, err := get(ctx, conn, uid)
+	if err != nil {
+		return rules.Pod{}
+	}
+	pod, err := read(message)
+	if err != nil || pod.UID != uid {
+		return rules.Pod{}
+	}
+	e := entryOf(pod)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, told := s.table.pods[uid]; !told { // by the watch, meanwhile
+		s.table.put(e)
+	}
+	return pod
+}
+
+// read returns what a message says of a pod: of one that cannot be read its name, and why.
+func read(message []byte) (rules.Pod, error) {
+	pod, err := manifest.ReadProtobuf(message)
+	if err != nil && pod.UID != "" {
+		pod.Unreadable = err.Error()
+		return pod, nil
+	}
+	return pod, err
 }
 
 // Run watches until ctx ends, again and again.
@@ -178,6 +204,8 @@ func (s *Source) watch(ctx context.Context) error {
 
 // take takes in one event of the watch.
 func (s *Source) take(conn *grpc.ClientConn, e event, first bool) {
+	pod, err := read(e.pod) // before the lock, which every container of the node waits for
+	its, ended := entryOf(pod), over(e.pod)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if first {
@@ -187,15 +215,16 @@ func (s *Source) take(conn *grpc.ClientConn, e event, first bool) {
 	}
 	switch e.kind {
 	case added, modified:
-		if pod, err := manifest.ReadProtobuf(e.pod); err != nil {
+		switch {
+		case err != nil:
 			s.table.leave(err)
-		} else {
-			s.table.put(pod)
+		case ended: // such pods stay until somebody deletes them, and run nothing any more
+			s.table.drop(pod.UID)
+		default:
+			s.table.put(its)
 		}
 	case deleted:
-		if pod, err := manifest.ReadProtobuf(e.pod); err == nil {
-			s.table.drop(pod.UID)
-		}
+		s.table.drop(pod.UID)
 	case synced:
 		s.table.swept()
 		s.become(Complete, nil)

@@ -7,54 +7,129 @@ package kubelet
 import (
 	"errors"
 	"maps"
+	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
 )
 
-// What is kept of a node's pods at most: ten times as many as a node usually may have, and their containers' words.
+// What is kept of a node's pods at most: ten times as many as a node usually may have, and their containers' words. Where it
+// is more, the namespace that has most of it loses some.
 const (
 	mostPods  = 4096
 	mostBytes = 64 << 20
 )
 
-var errFull = errors.New("there are more pods, or larger ones, than are kept")
+var (
+	errMany  = errors.New("there are more pods than are kept")
+	errLarge = errors.New("the node's pods are larger than is kept of them, and those of its namespace the largest")
+)
 
 // table is the pods that are known, by UID.
 type table struct {
 	pods  map[string]entry
 	bytes int
 	watch int // the number of this one
-	left  int // pods of this watch that are not kept
+	left  int // how often this watch told of a pod that is not kept at all
 	why   string
 }
 
 type entry struct {
 	pod   rules.Pod
 	bytes int
-	watch int // that told of it last
+	watch int  // that told of it last
+	small bool // not all of the pod is kept
 }
+
+// entryOf is of a pod, which is weighed.
+func entryOf(pod rules.Pod) entry { return entry{pod: pod, bytes: weight(pod)} }
 
 // begin begins another watch, which tells every pod first.
 func (t *table) begin() {
-	if t.pods == nil {
-		t.pods = map[string]entry{}
-	}
 	t.watch++
 	t.left, t.why = 0, ""
 }
 
-func (t *table) put(pod rules.Pod) {
+func (t *table) put(e entry) {
+	e.watch = t.watch
+	t.set(e)
+	if e.pod.Unreadable != "" {
+		t.why = e.pod.Unreadable
+	}
+	if len(t.pods) > mostPods {
+		t.evict(e.pod.UID)
+	}
+	for t.bytes > mostBytes {
+		t.shrink()
+	}
+}
+
+func (t *table) set(e entry) {
 	if t.pods == nil {
 		t.pods = map[string]entry{}
 	}
-	t.drop(pod.UID)
-	e := entry{pod, weight(pod), t.watch}
-	if len(t.pods) >= mostPods || t.bytes+e.bytes > mostBytes {
-		t.leave(errFull)
-		return
-	}
-	t.pods[pod.UID] = e
+	t.drop(e.pod.UID)
+	t.pods[e.pod.UID] = e
 	t.bytes += e.bytes
+}
+
+// evict forgets a pod of the namespace that has most of them, other than the one that was just put in if there is another.
+func (t *table) evict(last string) {
+	namespace := t.greediest(func(entry) int { return 1 })
+	victim := last
+	for uid, e := range t.pods {
+		if uid != last && e.pod.Namespace == namespace {
+			victim = uid
+			break
+		}
+	}
+	t.drop(victim)
+	t.leave(errMany)
+}
+
+// shrink makes the largest pod of the namespace that takes most a smaller one.
+func (t *table) shrink() {
+	takes := func(e entry) int {
+		if e.pod.Unreadable != "" {
+			return 0 // nothing is left to take
+		}
+		return e.bytes
+	}
+	namespace := t.greediest(takes)
+	var largest entry
+	for _, e := range t.pods {
+		if e.pod.Namespace == namespace && takes(e) > takes(largest) {
+			largest = e
+		}
+	}
+	small := entryOf(smaller(largest.pod))
+	if largest.small {
+		small = entryOf(rules.Pod{UID: largest.pod.UID, Namespace: namespace, Name: largest.pod.Name, Unreadable: errLarge.Error()})
+	}
+	small.watch, small.small = largest.watch, true
+	t.set(small)
+	t.why = errLarge.Error()
+}
+
+// smaller is a pod without its containers' arguments and environments: as whom they run, and what they are given, is still known.
+func smaller(pod rules.Pod) rules.Pod {
+	pod.Containers = slices.Clone(pod.Containers)
+	for i := range pod.Containers {
+		c := &pod.Containers[i]
+		c.Args, c.ArgsOnly, c.Env, c.Image = nil, false, nil, ""
+	}
+	return pod
+}
+
+// greediest is the namespace whose pods take most.
+func (t *table) greediest(takes func(entry) int) (greediest string) {
+	sums := map[string]int{}
+	for _, e := range t.pods {
+		namespace := e.pod.Namespace
+		if sums[namespace] += takes(e); sums[namespace] > sums[greediest] {
+			greediest = namespace
+		}
+	}
+	return greediest
 }
 
 // leave counts a pod that is not kept.
@@ -75,17 +150,31 @@ func (t *table) swept() {
 	})
 }
 
-// weight is about how much memory a pod takes.
+// unread is how many pods are not kept whole, or not at all.
+func (t *table) unread() int {
+	n := t.left
+	for _, e := range t.pods {
+		if e.small || e.pod.Unreadable != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// weight is about how much memory a pod takes. Its containers share their groups.
 func weight(pod rules.Pod) int {
-	const each = 512
-	bytes := each
-	for _, c := range pod.Containers {
-		bytes += each + 4*len(c.Groups)
-		for _, word := range c.Args {
-			bytes += 16 + len(word)
+	const each, word, variable = 512, 24, 96
+	bytes := each + len(pod.UID) + len(pod.Namespace) + len(pod.Name) + len(pod.RuntimeHandler) + len(pod.Unreadable)
+	for i, c := range pod.Containers {
+		bytes += each + len(c.Name) + len(c.Image) + len(c.Phase)
+		if i == 0 {
+			bytes += 4 * len(c.Groups)
+		}
+		for _, text := range c.Args {
+			bytes += word + len(text)
 		}
 		for name, value := range c.Env {
-			bytes += 48 + len(name) + len(value)
+			bytes += variable + len(name) + len(value)
 		}
 	}
 	return bytes

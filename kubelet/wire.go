@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -27,10 +28,14 @@ const (
 	fieldPod      = 1 // of GetPodResponse
 	fieldKind     = 1 // of WatchPodsEvent
 	fieldEventPod = 2
+	fieldStatus   = 3 // of a v1.Pod
+	fieldPhase    = 1 // of its status
 )
 
-// longestMessage is how many bytes one may have; the API server takes no pod as long.
-const longestMessage = 4 << 20
+// longestMessage is how many bytes one may have: several times what the API server takes of a pod, since the kubelet adds a
+// status of its own, which says of each container again what its image is called, and why that cannot be pulled. A longer one
+// would end the watch, for all pods.
+const longestMessage = 16 << 20
 
 type kind uint64
 
@@ -147,4 +152,20 @@ func watch(ctx context.Context, conn *grpc.ClientConn) (next func() (event, erro
 		})
 		return e, err
 	}, nil
+}
+
+// over reports whether a pod has ended, as its status says: none of its containers is started any more.
+func over(pod []byte) (ended bool) {
+	_ = wire.Each(pod, func(f wire.Field) error { // what cannot be read is said elsewhere
+		if f.Number != fieldStatus {
+			return nil
+		}
+		return wire.Each(f.Bytes, func(f wire.Field) error {
+			if f.Number == fieldPhase {
+				ended = slices.Contains([]string{"Succeeded", "Failed"}, string(f.Bytes))
+			}
+			return nil
+		})
+	})
+	return ended
 }

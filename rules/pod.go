@@ -26,6 +26,7 @@ type Pod struct {
 	Containers []Container  // init containers first; nil where they are not known
 	Complete   bool         // Containers is the whole list, as in a manifest; a runtime tells them one by one
 	Specified  bool         // the kubelet has told what they are given
+	Unreadable string       // why that is not known although the kubelet tells it; "" where it is known, or nobody tells
 }
 
 // String returns namespace/name, and the sandbox where there is one.
