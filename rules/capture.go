@@ -210,6 +210,9 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if problem := n.Budget.exceededBy(plans[:]); problem != "" {
 			return d.rejected(ReasonOverBudget, problem)
 		}
+		if problem := n.unreadable(pod); problem != "" {
+			return d.rejected(ReasonBypass, problem)
+		}
 		if all := privileged(d.Bypasses(pod)); len(all) > 0 && n.refusesPowers(pod.Namespace) {
 			return d.rejected(ReasonBypass, SayBypasses(all)+" can go around the pod's rules, and bypass.privileged in the node's configuration refuses that")
 		}

@@ -25,7 +25,7 @@ func (n Node) Deciding(pod Pod) Pod {
 // Remembered returns as much of a pod that was decided about as decides the same again, bounded. What policies read counts
 // only against it. Of one that says too much it keeps how much that is, by which it is rejected.
 func (n Node) Remembered(pod Pod, d Decision) Pod {
-	pod.Specified = false // powers are not remembered
+	pod.Specified, pod.Unreadable = false, "" // powers are not remembered
 	if pod = n.Deciding(pod); d.Reason != ReasonForbidden {
 		pod = pod.only(n.reads)
 	}

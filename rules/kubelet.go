@@ -34,6 +34,10 @@ func (p Pod) With(spec Pod) Pod {
 	if p.UID != spec.UID || p.Namespace != spec.Namespace || p.Name != spec.Name {
 		return p
 	}
+	if spec.Unreadable != "" {
+		p.Unreadable = spec.Unreadable
+		return p
+	}
 	p.Specified, p.HostPID = true, p.HostPID || spec.HostPID
 	p.HostNetwork = p.HostNetwork || spec.HostNetwork && (p.NetNS == "" || p.NetNSOfPause)
 	told := p.Containers
@@ -112,4 +116,23 @@ func (c Container) Contradicts(spec Container) (what []string) {
 		}
 	}
 	return what
+}
+
+// unreadable says why a pod is refused of which nobody can know what its containers are given; "" where that is known, or the node
+// lets them have anything.
+func (n Node) unreadable(pod Pod) string {
+	if pod.Unreadable == "" {
+		return ""
+	}
+	l, raw := n.rawSockets(pod.Namespace)
+	by := "bypass.privileged in the node's configuration refuses that"
+	switch {
+	case n.refusesPowers(pod.Namespace):
+	case raw:
+		by = l.String() + " refuses that (raw)"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("whether a container can go around the pod's rules cannot be known, since the kubelet tells of the pod what cannot be read (%s), and %s: "+
+		"give the pod fewer and smaller containers", shortened(pod.Unreadable, longestProblem), by)
 }

@@ -104,3 +104,58 @@ func TestContradicts(t *testing.T) {
 		}
 	}
 }
+
+// That the kubelet's word cannot be read is known, and nothing else by it; it is not remembered.
+func TestPodWithoutReadableWord(t *testing.T) {
+	told := rules.Pod{UID: "u", Namespace: "shop", Name: "web", Containers: []rules.Container{{Name: "app", Args: []string{"run"}}}}
+	want := told
+	want.Unreadable = "too many containers"
+	spec := rules.Pod{UID: "u", Namespace: "shop", Name: "web", Unreadable: want.Unreadable}
+	got := told.With(spec)
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	spec.Name = "other"
+	if other := told.With(spec); other.Unreadable != "" {
+		t.Error("what is said of another pod counts")
+	}
+	if kept := (rules.Node{}).Remembered(got, rules.Decision{}); kept.Unreadable != "" {
+		t.Error("it is remembered")
+	}
+}
+
+// Of a pod that hides what its containers are given nobody says that it can go nowhere; what forbids going around refuses it.
+func TestUnreadablePodsAreRefused(t *testing.T) {
+	pod := rules.Pod{Namespace: "shop", Annotations: map[string]string{"tollbooth.example.com/injected": "true"}, Unreadable: "more than 1024 containers"}
+	raw := func(how rules.Raw) []rules.Lockdown { return []rules.Lockdown{{Raw: how, Place: "m.toml:7"}} }
+	for name, tt := range map[string]struct {
+		node rules.Node
+		want rules.Action
+		says string
+	}{
+		"nothing is refused":      {rules.Node{}, rules.Enrol, ""},
+		"powers are":              {rules.Node{RefusePowers: true}, rules.Reject, "bypass.privileged"},
+		"but not here":            {rules.Node{RefusePowers: true, PowersExempt: []string{"shop"}}, rules.Enrol, ""},
+		"packet sockets are said": {rules.Node{Lockdowns: raw(rules.RawReport)}, rules.Enrol, ""},
+		"and refused":             {rules.Node{Lockdowns: raw(rules.RawRefuse)}, rules.Reject, "[[lockdown]] of m.toml:7"},
+	} {
+		tt.node.Meshes, tt.node.RuntimeHandlers = []rules.Mesh{toll}, []string{""}
+		d := tt.node.Decide(pod)
+		if d.Action != tt.want || !strings.Contains(d.Detail, tt.says) {
+			t.Errorf("%s: %s, %s", name, d.Action, d.Detail)
+		}
+		if tt.want == rules.Reject && (d.Reason != rules.ReasonBypass || !strings.Contains(d.Detail, pod.Unreadable)) {
+			t.Errorf("%s: %s, %s", name, d.Reason, d.Detail)
+		}
+		readable := pod
+		readable.Unreadable = ""
+		if d := tt.node.Decide(readable); d.Action != rules.Enrol {
+			t.Errorf("%s: of a pod that can be read: %s, %s", name, d.Action, d.Detail)
+		}
+		outside := pod
+		outside.Annotations = nil
+		if d := tt.node.Decide(outside); d.Action != rules.Skip {
+			t.Errorf("%s: outside the mesh: %s, %s", name, d.Action, d.Detail)
+		}
+	}
+}
