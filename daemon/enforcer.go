@@ -7,6 +7,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 
@@ -72,7 +73,7 @@ func (e *Enforcer) View() view.View {
 func (e *Enforcer) Enforce(ctx context.Context, trigger lifecycle.Trigger, pod rules.Pod) outcome.Outcome {
 	o := e.enforce(ctx, outcome.Begin(trigger, pod))
 	e.report(o)
-	e.notice(o.Outcome, outcome.EventBypass, bypass(o.Outcome))
+	e.notice(o.Outcome, outcome.EventBypass, cmp.Or(bypass(o.Outcome), unreadable(o.Outcome)))
 	return o.Outcome
 }
 

@@ -5,6 +5,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func (e *Enforcer) checkIdentity(o outcome.Look, c rules.Container) outcome.Look
 	if !o.Result.Admits() || wanted == config.IdentityOff {
 		return o
 	}
-	if o.Impostor = o.Decision.Impostor(c); o.Impostor == "" {
+	if o.Impostor = cmp.Or(o.Decision.Impostor(c), hidesUser(e.Kubelet, o.Outcome, c)); o.Impostor == "" {
 		return o
 	}
 	if wanted == config.IdentityRefuse {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
@@ -248,5 +249,70 @@ func TestPodsThatCanBypass(t *testing.T) {
 	known.pods = nil
 	if got := e.View().Bypasses(sb); got != nil {
 		t.Errorf("without the kubelet: %v", got)
+	}
+}
+
+// A pod that makes itself unreadable is told of, and refused where ways around the rules are; one that can be read is not.
+func TestUnreadablePod(t *testing.T) {
+	e, r, pod, known := withSpec(t, newMemory())
+	known.pods[0].Unreadable, known.pods[0].Complete = "more than 1024 containers", false
+	ctx := limited(t, patience)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
+	if got := events(r); !slices.Equal(got, []string{outcome.EventProtected, outcome.EventBypass}) {
+		t.Fatalf("got %q", got)
+	}
+	if text := r.outcomes[1].Message(); !strings.Contains(text, "more than 1024 containers") {
+		t.Errorf("said: %s", text)
+	}
+	sb, _ := e.sandboxes.Get(pod.SandboxID)
+	if v := e.View(); v.Unreadable(sb) == "" || v.Source(sb) != "nri" {
+		t.Errorf("of the sandbox: %q, by %s", v.Unreadable(sb), v.Source(sb))
+	}
+	refusing := *e.policy.Load()
+	refusing.Node.RefusePowers = true
+	e.SetPolicy(refusing)
+	again := pod
+	again.SandboxID, again.NetNS = "again", newNetNS(t)
+	if o := e.Enforce(ctx, lifecycle.SandboxStarted, again); o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonBypass {
+		t.Errorf("got %s, %v", o.Result, o.Err)
+	}
+	if o := e.Admit(ctx, again, app); o.Result != lifecycle.Refused {
+		t.Errorf("its container: %s, %v", o.Result, o.Err)
+	}
+	// What runs already goes on, by what it was decided by.
+	auditNow(t, e)
+	if sb, _ := e.sandboxes.Get(pod.SandboxID); sb.State != lifecycle.StateProtected {
+		t.Errorf("after an audit: %s, %s", sb.State, sb.Detail)
+	}
+}
+
+// Where the runtime tells no user, a pod that hides it from the kubelet's word as well has no container created.
+func TestUnreadablePodHidesNoUser(t *testing.T) {
+	e, r, pod, known := withSpec(t, newMemory())
+	ctx := limited(t, patience)
+	e.Enforce(ctx, lifecycle.SandboxStarted, pod)
+	known.pods[0].Unreadable = "more than 1024 containers"
+	untold := rules.Container{Name: "app", Args: []string{"/bin/app"}}
+	o := e.Admit(ctx, pod, untold)
+	if o.Result != lifecycle.Refused || o.Error() == nil || !strings.Contains(o.Error().Error(), "as whom container app runs cannot be known") {
+		t.Errorf("got %s, %v", o.Result, o.Error())
+	}
+	if o := e.Admit(ctx, pod, as("app", 1000, "/bin/app")); o.Error() != nil {
+		t.Errorf("whose user the runtime tells: %v", o.Error())
+	}
+	other := pod
+	other.Name = "other" // whose UID is another pod's here
+	if text := hidesUser(e.Kubelet, outcome.Outcome{Pod: other, Decision: rules.Decision{Action: rules.Enrol}}, untold); text != "" {
+		t.Errorf("another pod's word counts: %s", text)
+	}
+	e.with(func(p *policy.Policy) { p.ProxyIdentity = config.IdentityReport })
+	before := r.count()
+	if o := e.Admit(ctx, pod, untold); o.Error() != nil || !slices.Contains(events(r)[before:], outcome.EventImpostor) {
+		t.Errorf("reported: %v, %q", o.Error(), events(r)[before:])
+	}
+	known.pods = nil
+	before = r.count()
+	if o := e.Admit(ctx, pod, untold); o.Error() != nil || slices.Contains(events(r)[before:], outcome.EventImpostor) {
+		t.Errorf("a pod that the kubelet does not tell of: %v, %q", o.Error(), events(r)[before:])
 	}
 }

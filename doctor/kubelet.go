@@ -20,8 +20,8 @@ func judgeKubelet(f Facts) []Finding {
 		found := []Finding{ok(check, k.Socket, "The kubelet tells its %d pods; of those that started %d were known, %d were asked for, and %d it did not tell.",
 			k.Pods, k.Known, k.Asked, k.Unanswered)}
 		if k.Left > 0 {
-			found = append(found, warning(check, k.Socket, "%d pods that the kubelet told of are not kept: %s.", k.Left, k.LeftWhy).
-				do("Of these, what the runtime tells is known. A node with so many pods, or such large ones, is rare: look whether they are meant."))
+			found = append(found, warning(check, k.Socket, "%d pods that the kubelet told of are not kept whole: %s.", k.Left, k.LeftWhy).
+				do("Of these, what the runtime tells is known, and what is kept. A node with so many pods, or such large ones, is rare: look whether they are meant."))
 		}
 		return found
 	case "absent":

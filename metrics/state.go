@@ -21,7 +21,7 @@ type State struct {
 	IPv6Around map[string]int
 	// NotHeld is how many pods have nothing that keeps their containers back while meshnetd is away, by why; each why there is.
 	NotHeld map[string]int
-	// CanBypass is how many pods have a container that can go around their rules, by how; each way there is.
+	// CanBypass is how many pods have a container that can go around their rules, by how; each way there is, and unknown.
 	CanBypass map[string]int
 	// Lockdown is how many packets lockdowns have counted since the start.
 	Lockdown map[Locked]uint64

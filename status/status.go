@@ -68,7 +68,7 @@ type Kubelet struct {
 	Since      time.Time `json:"since,omitzero"`
 	Why        string    `json:"why,omitempty"` // it is failing
 	Pods       int       `json:"pods"`          // that are known
-	Left       int       `json:"left"`          // that it told of and that are not kept
+	Left       int       `json:"left"`          // that it told of and that are not kept whole
 	LeftWhy    string    `json:"leftWhy,omitempty"`
 	Known      int       `json:"known"`      // pods of the mesh that were known when they started
 	Asked      int       `json:"asked"`      // those that had to be asked for

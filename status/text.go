@@ -143,7 +143,7 @@ func (k *Kubelet) source() string {
 	}
 	text += fmt.Sprintf(": %d pods; of those that started %d were known, %d asked for, %d not told", k.Pods, k.Known, k.Asked, k.Unanswered)
 	if k.Left > 0 {
-		text += fmt.Sprintf("; %d are not kept: %s", k.Left, k.LeftWhy)
+		text += fmt.Sprintf("; %d are not kept whole: %s", k.Left, k.LeftWhy)
 	}
 	return text
 }

@@ -89,13 +89,26 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 	return s
 }
 
+// bypassOf says how a pod can go around its rules, or that nobody can know.
+func bypassOf(e *daemon.Enforcer, sb memory.Sandbox) string {
+	if why := e.View().Unreadable(sb); why != "" {
+		return "not known, since the kubelet tells of the pod what cannot be read (" + why + ")"
+	}
+	return rules.SayBypasses(e.View().Bypasses(sb))
+}
+
 // canBypass counts the pods that can go around their rules, by how.
 func canBypass(e *daemon.Enforcer) map[string]int {
 	pods := map[string]int{}
 	for _, way := range rules.Ways {
 		pods[string(way)] = 0
 	}
+	const unknown = "unknown"
+	pods[unknown] = 0
 	for _, sb := range e.View().Sandboxes() {
+		if e.View().Unreadable(sb) != "" {
+			pods[unknown]++
+		}
 		ways := map[rules.Way]bool{}
 		for _, b := range e.View().Bypasses(sb) {
 			for _, way := range b.Ways {

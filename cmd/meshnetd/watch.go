@@ -19,7 +19,6 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/kubelet"
 	"github.com/meshnetd/meshnetd/nriplugin"
-	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/status"
 )
 
@@ -148,7 +147,7 @@ func (w *watch) status(e *daemon.Enforcer) status.Status {
 		s.Sandboxes = append(s.Sandboxes, status.Sandbox{Namespace: sb.Pod.Namespace, Name: sb.Pod.Name, ID: sb.Pod.SandboxID,
 			State: string(sb.State), Reason: string(sb.Decision.Reason), Mesh: sb.Decision.Mesh, Plan: sb.Key, Source: e.View().Source(sb),
 			Rules: sb.Plan.Rules(), Backend: sb.Backend, Since: sb.Since, Took: status.Milliseconds(sb.Took), Detail: sb.Detail, Why: sb.Why,
-			NetNS: sb.Pod.NetNS, NotHeld: e.View().Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.View().Misspelt(sb), Loosened: sb.Loosened(), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: rules.SayBypasses(e.View().Bypasses(sb)), Lockdown: lockdownOf(sb), Live: live{e, sb.Pod.SandboxID}})
+			NetNS: sb.Pod.NetNS, NotHeld: e.View().Loose(sb).Why(), Beside: sb.Beside, Misspelt: e.View().Misspelt(sb), Loosened: sb.Loosened(), Around: ipv6Around(sb), Drift: status.Drift{Times: sb.Drift.Times, Last: sb.Drift.Last}, CanBypass: bypassOf(e, sb), Lockdown: lockdownOf(sb), Live: live{e, sb.Pod.SandboxID}})
 	}
 	if w.kubelet != nil {
 		k := w.kubelet.State()

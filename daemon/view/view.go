@@ -82,7 +82,7 @@ func (v View) Lacks() (all []lockdown.Lack, more []string) {
 
 // Source says by whom a sandbox's pod is known.
 func (v View) Source(sb memory.Sandbox) string {
-	if _, known := v.Specification(sb.Pod.UID); known {
+	if spec, known := v.Specification(sb.Pod.UID); known && spec.Unreadable == "" {
 		return "nri + kubelet"
 	}
 	return "nri"
@@ -95,4 +95,13 @@ func (v View) Bypasses(sb memory.Sandbox) []rules.Bypass {
 	}
 	spec, _ := v.Specification(sb.Pod.UID)
 	return sb.Decision.Bypasses(sb.Pod.With(spec))
+}
+
+// Unreadable says why that cannot be known of a sandbox, although the kubelet tells; "" where it is known, or nobody tells.
+func (v View) Unreadable(sb memory.Sandbox) string {
+	if !sb.State.Enrolled() {
+		return ""
+	}
+	spec, _ := v.Specification(sb.Pod.UID)
+	return sb.Pod.With(spec).Unreadable
 }
