@@ -246,3 +246,24 @@ func TestWeights(t *testing.T) {
 		runtime.KeepAlive(s)
 	}
 }
+
+// A pod is read while others are answered: every container of the node asks what is known of its pod.
+func TestReadWithoutTheLock(t *testing.T) {
+	const size = 8 << 20
+	s := quiet()
+	message := tenants("tenant", "u", 2, podsapi.Message(1, strings.Repeat("x", size)))
+	allocated := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	}
+	s.mu.Lock()
+	before, done := allocated(), make(chan struct{})
+	go func() { s.tell(added, message); close(done) }()
+	until(t, "the pod is read although others hold the lock", func() bool { return allocated()-before >= size })
+	s.mu.Unlock()
+	<-done
+	if _, known := s.Known("u"); !known {
+		t.Error("it is not known")
+	}
+}

@@ -118,7 +118,7 @@ func (c *container) read(f wire.Field, of *budget) error {
 	case 2:
 		c.Image = f.Text()
 	case 3, 4:
-		if n := len(f.Bytes); !c.arguments.spend(n, mostTold) || !of.spend(headerOfWord+n, mostWords) {
+		if n := len(f.Bytes); c.long || !c.arguments.spend(n, mostTold) || !of.spend(headerOfWord+n, mostWords) {
 			c.long = true
 		}
 		if c.long {
