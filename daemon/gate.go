@@ -43,11 +43,13 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		o.Pod.Containers = e.policy.Load().Refining([]rules.Container{c})
 		o = e.checkIdentity(e.enforce(ctx, o), c)
 	}
+	o = e.checkPowers(ctx, o, c)
 	if ids := policy.Identities(c); len(ids) > 0 && o.Error() == nil {
 		// Kept for clashes: the proxy, whose ids are not redirected, may be created after this container.
 		e.sandboxes.UpdateKnown(pod.SandboxID, func(sb *memory.Sandbox) { sb.Admitted = policy.Overlay(sb.Admitted, ids) })
 	}
 	e.notice(o.Outcome, outcome.EventContradicted, contradiction(o.Outcome, c, spec))
+	e.notice(o.Outcome, outcome.EventBypass, e.bypassOf(o.Outcome, c))
 	e.report(o)
 	return o.Outcome
 }
@@ -98,6 +100,7 @@ func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Containe
 	} else {
 		o.Result = lifecycle.Skipped
 	}
+	o = e.checkPowers(ctx, o, c)
 	if o.Result.Admits() {
 		o = checkNetNS(o, c)
 	}
@@ -134,6 +137,7 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 	} else {
 		o = e.enforce(ctx, o)
 	}
+	o = e.checkPowers(ctx, o, rules.Container{Name: container})
 	if o.End(); o.Error() == nil {
 		o.Unheeded = ""
 	}

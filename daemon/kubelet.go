@@ -6,6 +6,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/meshnetd/meshnetd/daemon/judge"
@@ -54,6 +55,35 @@ func completed(k Kubelet, pod rules.Pod, c rules.Container) (rules.Container, ru
 	return c.With(*listed), *listed
 }
 
+// checkPowers refuses a container of a sandbox that is well for what the pod's specification gives to it, where what enrolled the
+// pod refuses that: by then nobody may have asked the kubelet, or the runtime had not told yet what the container runs.
+func (e *Enforcer) checkPowers(ctx context.Context, o outcome.Look, c rules.Container) outcome.Look {
+	if e.Kubelet == nil || !o.Result.Admits() || !o.Decision.Bars() {
+		return o
+	}
+	spec, told := e.Kubelet.Known(o.Pod.UID)
+	if (!told || spec.Unreadable != "") && o.Trigger == lifecycle.ContainerCreated {
+		spec, told = e.Kubelet.Pod(ctx, o.Pod.UID)
+	}
+	pod := o.Pod
+	pod.Containers = []rules.Container{c}
+	pod = pod.With(spec)
+	c = *pod.Container(c.Name)
+	known, _ := e.sandboxes.Get(pod.SandboxID)
+	switch {
+	case !told:
+		return o
+	case known.Found && !o.Decision.Late(c):
+		return o // it may have run before
+	case known.Found:
+		pod.Containers = []rules.Container{c}
+	}
+	if why := alsoPoses(o.Decision.Barred(pod, c.Name), o.Decision, c); why != "" {
+		return o.Rejecting(rules.ReasonBypass, errors.New(why))
+	}
+	return o
+}
+
 // contradiction says in what a container of the mesh differs from what its pod's specification says. What the runtime creates
 // counts.
 func contradiction(o outcome.Outcome, c, spec rules.Container) string {
@@ -66,9 +96,34 @@ func contradiction(o outcome.Outcome, c, spec rules.Container) string {
 
 // bypass says which containers of a pod can go around its rules, before the first of them is created.
 func bypass(o outcome.Outcome) string {
-	all := o.Decision.Bypasses(o.Pod)
-	if o.Trigger != lifecycle.SandboxStarted || o.Result != lifecycle.Protected || len(all) == 0 {
+	if o.Trigger != lifecycle.SandboxStarted || o.Result != lifecycle.Protected {
+		return ""
+	}
+	return sayBypasses(o.Decision.Bypasses(o.Pod))
+}
+
+// bypassOf says how a container that is created can go around its pod's rules, where the pod's sandbox could not show that.
+func (e *Enforcer) bypassOf(o outcome.Outcome, c rules.Container) string {
+	if o.Result != lifecycle.Protected || !o.Decision.Late(c) {
+		return ""
+	}
+	spec, _ := specification(e.Kubelet, o.Pod.UID)
+	pod := o.Pod.With(spec)
+	pod.Containers = []rules.Container{c}
+	return alsoPoses(sayBypasses(o.Decision.Bypasses(pod)), o.Decision, c)
+}
+
+func sayBypasses(all []rules.Bypass) string {
+	if len(all) == 0 {
 		return ""
 	}
 	return "the pod can go around its rules, by what its specification gives to " + rules.SayBypasses(all)
+}
+
+// alsoPoses adds to what is said of a container that it is not the proxy, although its name is.
+func alsoPoses(text string, d rules.Decision, c rules.Container) string {
+	if poses := d.Poses(c); text != "" && poses != "" {
+		return text + "; " + poses
+	}
+	return text
 }

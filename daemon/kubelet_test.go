@@ -241,10 +241,19 @@ func TestPodsThatCanBypass(t *testing.T) {
 	if o := e.Admit(ctx, again, app); o.Result != lifecycle.Refused || o.Decision.Reason != rules.ReasonBypass {
 		t.Errorf("its container: %s, %v", o.Result, o.Err)
 	}
-	// What runs already goes on.
-	e.Synchronize(ctx, []rules.Pod{again})
-	if sb, _ := e.sandboxes.Get("again"); sb.State != lifecycle.StateProtected {
-		t.Errorf("taken over: %s, %s", sb.State, sb.Detail)
+	// That it is there when the runtime comes again makes no difference, until one of its containers runs: then it goes on.
+	for _, runs := range []bool{false, true} {
+		running := app
+		running.Running = runs
+		again.Containers = []rules.Container{running}
+		e.sandboxes.Forget("again")
+		e.Synchronize(ctx, []rules.Pod{again})
+		if sb, _ := e.sandboxes.Get("again"); sb.State != lifecycle.StateProtected {
+			t.Errorf("taken over: %s, %s", sb.State, sb.Detail)
+		}
+		if o := e.Admit(ctx, again, app); (o.Error() == nil) != runs {
+			t.Errorf("taken over, and running is %t: %v", runs, o.Error())
+		}
 	}
 	known.pods = nil
 	if got := e.View().Bypasses(sb); got != nil {

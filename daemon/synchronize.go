@@ -76,8 +76,8 @@ func byWeight(pods []rules.Pod) []int {
 	return order
 }
 
-// takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten. Of what the kubelet says of a pod that
-// runs already, only counts whether it has the host's network.
+// takeOver looks at one pod. One that is outside the mesh is not entered, and forgotten. Of what the kubelet says of it
+// only counts whether it has the host's network: what its containers are given, before each of them (checkPowers).
 func (e *Enforcer) takeOver(ctx context.Context, o outcome.Look) outcome.Look {
 	pod := o.Pod
 	spec, _ := specification(e.Kubelet, pod.UID)

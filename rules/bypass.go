@@ -135,6 +135,48 @@ func sendsRaw(all []Bypass) []Bypass {
 	})
 }
 
-func (n Node) refusesPowers(namespace string) bool {
-	return n.RefusePowers && !MatchesAny(n.PowersExempt, namespace)
+// refusing returns the decision with what the node refuses containers of the namespace for.
+func (n Node) refusing(namespace string, d Decision) Decision {
+	d.RefusesPowers = n.RefusePowers && !MatchesAny(n.PowersExempt, namespace)
+	l, refuses := n.rawSockets(namespace)
+	if d.RawSockets = l.Raw != ""; refuses {
+		d.RefusesRaw = l.String()
+	}
+	return d
+}
+
+// Bars reports whether containers are refused for what they are given.
+func (d Decision) Bars() bool { return d.RefusesPowers || d.RefusesRaw != "" }
+
+// Barred says which of a pod's containers are refused for what they are given, as far as they are known; "" is none. A debug
+// container counts only where it is the one that starts: its pod cannot lose it again.
+func (d Decision) Barred(pod Pod, starts string) string {
+	if !d.Bars() {
+		return ""
+	}
+	if problem := d.unreadable(pod); problem != "" {
+		return problem
+	}
+	pod.Containers = slices.DeleteFunc(slices.Clone(pod.Containers), func(c Container) bool { return c.Phase == PhaseDebug && c.Name != starts })
+	added := d
+	added.RawSockets = false // what the runtime gives to all is the lockdown's matter
+	if all := privileged(added.Bypasses(pod)); d.RefusesPowers && len(all) > 0 {
+		return SayBypasses(all) + " can go around the pod's rules, and bypass.privileged in the node's configuration refuses that"
+	}
+	if all := sendsRaw(d.Bypasses(pod)); d.RefusesRaw != "" && len(all) > 0 {
+		return SayBypasses(all) + " can send what meets no rule, by packet sockets, and " + d.RefusesRaw + " refuses that (raw): capabilities: {drop: [NET_RAW]} takes it"
+	}
+	return ""
+}
+
+// Late reports whether what a container is given counts only once it starts: it is added to a pod that runs, or has the proxy's
+// name, and what its specification says may not show whether it is the proxy.
+func (d Decision) Late(c Container) bool { return c.Phase == PhaseDebug || d.Proxy.index(c.Name) >= 0 }
+
+// Poses says that a container has the proxy's name and is another one; "" is that it is not so.
+func (d Decision) Poses(c Container) string {
+	if d.Proxy.index(c.Name) < 0 || d.Proxy.is(c) {
+		return ""
+	}
+	return fmt.Sprintf("container %s has the proxy's name, and is not the proxy by what it runs or by its image", shortened(c.Name, longestValue))
 }

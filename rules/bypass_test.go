@@ -76,6 +76,26 @@ func TestRefusePowers(t *testing.T) {
 	}
 }
 
+// A debug container cannot be taken out of its pod again: it is refused, and nobody else for it.
+func TestDebugContainersAreRefusedAlone(t *testing.T) {
+	d := enrolled()
+	d.RefusesPowers = true
+	pod := rules.Pod{Specified: true, Containers: []rules.Container{{Name: "app"}, {Name: "debugger", Phase: rules.PhaseDebug, Powers: rules.Powers{Privileged: true}}}}
+	for starts, want := range map[string]string{"": "", "app": "", "debugger": "container debugger (privileged) can go around the pod's rules"} {
+		if got := d.Barred(pod, starts); want == "" && got != "" || !strings.HasPrefix(got, want) {
+			t.Errorf("when %q starts: %q, want %q", starts, got, want)
+		}
+	}
+	d.RefusesPowers, d.RefusesRaw = false, "[[lockdown]] of m.toml:3"
+	if got := d.Barred(pod, "debugger"); !strings.Contains(got, "by packet sockets, and [[lockdown]] of m.toml:3 refuses that") {
+		t.Errorf("by a lockdown: %q", got)
+	}
+	d.RefusesRaw = ""
+	if got := d.Barred(pod, "debugger"); got != "" || d.Bars() {
+		t.Errorf("where nothing is refused: %q", got)
+	}
+}
+
 // What runs before the proxy does has nobody who takes its connections, and the plan says so.
 func TestEarlyInitContainers(t *testing.T) {
 	node := rules.Node{Meshes: []rules.Mesh{toll}, RuntimeHandlers: []string{""}}

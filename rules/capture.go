@@ -210,16 +210,9 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if problem := n.Budget.exceededBy(plans[:]); problem != "" {
 			return d.rejected(ReasonOverBudget, problem)
 		}
-		if problem := n.unreadable(pod); problem != "" {
+		d = n.refusing(pod.Namespace, d)
+		if problem := d.Barred(pod, ""); problem != "" {
 			return d.rejected(ReasonBypass, problem)
-		}
-		if all := privileged(d.Bypasses(pod)); len(all) > 0 && n.refusesPowers(pod.Namespace) {
-			return d.rejected(ReasonBypass, SayBypasses(all)+" can go around the pod's rules, and bypass.privileged in the node's configuration refuses that")
-		}
-		l, refused := n.rawSockets(pod.Namespace)
-		d.RawSockets = l.Raw != ""
-		if all := sendsRaw(d.Bypasses(pod)); refused && len(all) > 0 {
-			return d.rejected(ReasonBypass, SayBypasses(all)+" can send what meets no rule, by packet sockets, and "+l.String()+" refuses that (raw): capabilities: {drop: [NET_RAW]} takes it")
 		}
 		for i, plan := range plans {
 			if errs[i] != nil {

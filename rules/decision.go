@@ -66,6 +66,8 @@ type Decision struct {
 	Planner        func(Network) (Plan, error)
 	SandboxPlanner func(Network) (Plan, error) // the plan of the sandbox alone, with what containers add to it; nil: the same as Planner
 	RawSockets     bool                        // that a container keeps NET_RAW is a way around the rules
+	RefusesPowers  bool                        // of Enrol: containers that are given a way around the rules are refused
+	RefusesRaw     string                      // of Enrol: the lockdown by which those with packet sockets are; "" is none
 	Marked         bool                        // of Skip: the pod bears an injector's mark
 	Unmeshed       string                      // of Skip: which lockdown reports that, and why it is so; "" is none
 	Account        *Account                    // of a decision by Explain only

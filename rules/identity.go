@@ -83,7 +83,7 @@ func (p Proxy) is(c Container) bool {
 // they do not drop it: packets of such sockets meet no rule.
 func (d Decision) PacketSockets(pod Pod) (names []string) {
 	for _, c := range pod.Containers {
-		if pod.Complete && !c.Powers.DropsNetRaw && d.Proxy.index(c.Name) < 0 {
+		if pod.Complete && !c.Powers.DropsNetRaw && !d.Proxy.is(c) {
 			names = append(names, c.Name)
 		}
 	}

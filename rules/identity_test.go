@@ -137,6 +137,10 @@ func TestPacketSockets(t *testing.T) {
 	if got := enrolled().PacketSockets(pod); !slices.Equal(got, []string{"app", "log"}) {
 		t.Errorf("got %v", got)
 	}
+	pod.Containers[0].Args = []string{"sh"}
+	if got := enrolled().PacketSockets(pod); !slices.Equal(got, []string{"istio-proxy", "app", "log"}) {
+		t.Errorf("with a shell of the proxy's name: %v", got)
+	}
 	if pod.Complete = false; enrolled().PacketSockets(pod) != nil {
 		t.Error("a runtime does not tell capabilities")
 	}

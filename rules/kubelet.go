@@ -118,20 +118,14 @@ func (c Container) Contradicts(spec Container) (what []string) {
 	return what
 }
 
-// unreadable says why a pod is refused of which nobody can know what its containers are given; "" where that is known, or the node
-// lets them have anything.
-func (n Node) unreadable(pod Pod) string {
+// unreadable says why a pod is refused of which nobody can know what its containers are given; "" where that is known.
+func (d Decision) unreadable(pod Pod) string {
 	if pod.Unreadable == "" {
 		return ""
 	}
-	l, raw := n.rawSockets(pod.Namespace)
-	by := "bypass.privileged in the node's configuration refuses that"
-	switch {
-	case n.refusesPowers(pod.Namespace):
-	case raw:
-		by = l.String() + " refuses that (raw)"
-	default:
-		return ""
+	by := d.RefusesRaw + " refuses that (raw)"
+	if d.RefusesPowers {
+		by = "bypass.privileged in the node's configuration refuses that"
 	}
 	return fmt.Sprintf("whether a container can go around the pod's rules cannot be known, since the kubelet tells of the pod what cannot be read (%s), and %s: "+
 		"give the pod fewer and smaller containers", shortened(pod.Unreadable, longestProblem), by)

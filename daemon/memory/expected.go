@@ -32,6 +32,7 @@ func (s *Sandboxes) Expect(by *policy.Policy, pod rules.Pod) (pending bool) {
 			said, sb.Decision = policy.Saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
 		}
 		sb.Running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
+		sb.Found = sb.Found || pending && sb.Running
 		sb.news = sb.news || sb.State.Enrolled() && !sb.knows(said)
 		sb.Pod.Containers = policy.Overlay(sb.Pod.Containers, said)
 		sb.Admitted = policy.Overlay(sb.Admitted, policy.Identities(pod.Containers...))

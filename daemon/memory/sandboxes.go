@@ -55,6 +55,7 @@ type Sandbox struct {
 	Lack       lifecycle.Lack
 	news       bool   // a container said more when it was taken over, and its rules do not follow yet
 	Running    bool   // one of its containers had been started when it was taken over
+	Found      bool   // that was so when this process came to know of it
 	Generation string // of its rules when they were last verified; "" where they changed meanwhile, or may without a new one
 	Around     string // what else that depended on; "" for nothing
 }

@@ -188,6 +188,9 @@ func (o *Look) DriftFound(event lifecycle.Event) Outcome {
 // Rejecting refuses a container of a sandbox that is well.
 func (o Look) Rejecting(reason rules.Reason, err error) Look {
 	o.Result, o.Said, o.Err = lifecycle.Refused, lifecycle.EventBlocked, err
+	if o.Unheeded != "" {
+		o.Said = lifecycle.EventUnprotected
+	}
 	if reason != "" {
 		o.Decision.Reason = reason
 	}
