@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/status"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/remotecommand"
@@ -20,7 +21,7 @@ import (
 )
 
 // run runs meshnetd in a place's container, and returns how it ended. Who may do that is root of the node, so that only what
-// cannot be read does it.
+// cannot be read does it. What it says is passed on when it ends, without control characters: it quotes what pods have.
 func (c *cluster) run(ctx context.Context, at place, out, errs io.Writer, args ...string) (code int, err error) {
 	if at.daemon == nil {
 		return 0, errNoDaemon
@@ -44,7 +45,10 @@ func (c *cluster) run(ctx context.Context, at place, out, errs io.Writer, args .
 	if err != nil {
 		return 0, err
 	}
-	err = either.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out, Stderr: errs})
+	var said, wrong bytes.Buffer
+	err = either.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &said, Stderr: &wrong})
+	_, _ = io.WriteString(out, explain.PlainLines(said.String())) // an error of the terminal is nobody's to hear
+	_, _ = io.WriteString(errs, explain.PlainLines(wrong.String()))
 	var ended exec.CodeExitError
 	if errors.As(err, &ended) {
 		return ended.Code, nil

@@ -27,6 +27,7 @@ type fake struct {
 	objects   map[string]string // what is at a path
 	forbidden string            // what may not be asked is a part of the path
 	mesh      string            // the configuration in meshnetd's ConfigMap
+	exec      http.HandlerFunc  // what answers where a program is to be run in a pod of meshnetd
 }
 
 // telling is a daemon that tells a status.
@@ -85,6 +86,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.page(w, page, len(running), func(i int) string {
 			return fmt.Sprintf(`{"metadata":{"name":"meshnetd-%s","labels":{"app.kubernetes.io/instance":"meshnetd"}},"spec":{"nodeName":%q}}`, running[i], running[i])
 		})
+	case f.exec != nil && strings.HasSuffix(r.URL.Path, "/exec"):
+		f.exec(w, r)
 	case strings.HasPrefix(r.URL.Path, fakePods+"/meshnetd-"):
 		node, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, fakePods+"/meshnetd-"), ":15990/proxy")
 		daemon := f.daemons[node]

@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+
+	"github.com/meshnetd/meshnetd/explain"
 )
 
 // The exit codes are those of meshnetd.
@@ -55,7 +57,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	if message := err.Error(); message != "" {
+	if message := explain.PlainLines(err.Error()); message != "" {
 		fmt.Fprintln(errs, "meshnetd:", message)
 	}
 	var coded *exit

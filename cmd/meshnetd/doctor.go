@@ -5,10 +5,14 @@
 package main
 
 import (
+	"io"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/meshnetd/meshnetd/doctor"
 	"github.com/meshnetd/meshnetd/doctor/gather"
+	"github.com/meshnetd/meshnetd/explain"
 )
 
 func doctorCommand() *cobra.Command {
@@ -36,9 +40,14 @@ func doctorCommand() *cobra.Command {
 			o.Config = defaultConfigFile
 		}
 		report := doctor.Judge(gather.Facts(c.Context(), o))
-		write := report.Text
-		if *asJSON {
-			write = report.JSON
+		write := report.JSON
+		if !*asJSON {
+			write = func(to io.Writer) error {
+				var text strings.Builder
+				_ = report.Text(&text) // a builder takes everything
+				_, err := io.WriteString(to, explain.PlainLines(text.String()))
+				return err
+			}
 		}
 		if err := write(c.OutOrStdout()); err != nil {
 			return &exit{exitFailed, err}

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/doctor"
+	"github.com/meshnetd/meshnetd/status"
 )
 
 // A node without a runtime is broken, the configuration's problems are findings, and a running daemon is looked at. All
@@ -62,6 +63,18 @@ func TestDoctor(t *testing.T) {
 	}
 	if code, out, err := execute(t, "", "doctor", "--config", filepath.Join(dir, "none.toml")); code != 2 || err.Error() != "" || !strings.Contains(out, "none.toml: no such file") {
 		t.Errorf("no such configuration: exit %d, %v\n%s", code, err, out)
+	}
+}
+
+// What a daemon tells quotes pods, and what is found on a node its files.
+func TestDoctorLeavesTheTerminalAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "meshnetd.toml")
+	socket := serving(t, func() status.Status { return status.Status{Version: "v1\x1b[2J"} })
+	if err := os.WriteFile(file, fmt.Appendf(nil, "status_socket = %q\n", socket), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, text, _ := execute(t, "", "doctor", "--config", file); !strings.Contains(text, "v1 [2J") || strings.Contains(text, "\x1b") {
+		t.Errorf("%q", text)
 	}
 }
 

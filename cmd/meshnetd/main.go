@@ -8,12 +8,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/meshnetd/meshnetd/explain"
 )
 
 // The exit codes are a contract with scripts.
@@ -47,9 +50,7 @@ func run() int {
 	if err == nil {
 		return 0
 	}
-	if message := err.Error(); message != "" {
-		fmt.Fprintln(os.Stderr, "meshnetd:", message)
-	}
+	complain(os.Stderr, err)
 	var coded *exit
 	if errors.As(err, &coded) {
 		return coded.code
@@ -61,6 +62,13 @@ func run() int {
 	// What cobra itself finds wrong is the command line.
 	fmt.Fprintf(os.Stderr, "`%s --help` has examples\n", command.CommandPath())
 	return exitBadConfig
+}
+
+// complain says why a command failed. Errors quote what is in a pod's reach.
+func complain(to io.Writer, err error) {
+	if message := explain.PlainLines(err.Error()); message != "" {
+		fmt.Fprintln(to, "meshnetd:", message)
+	}
 }
 
 func root() *cobra.Command {

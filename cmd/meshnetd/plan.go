@@ -101,11 +101,11 @@ func printText(c *cobra.Command, v explain.View) error {
 
 func printRestore(c *cobra.Command, v explain.View) error {
 	if v.Decision.Action != rules.Enrol {
-		_, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s: %s\n", v.Decision.Action, v.Decision.Detail)
+		_, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s: %s\n", v.Decision.Action, plainLine(v.Decision.Detail))
 		return err
 	}
 	for _, note := range v.Barred {
-		if _, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s\n", note); err != nil {
+		if _, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s\n", plainLine(note)); err != nil {
 			return err
 		}
 	}

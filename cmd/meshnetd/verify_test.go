@@ -128,6 +128,32 @@ func TestVerifyPods(t *testing.T) {
 	}
 }
 
+// Rules that a pod's own container wrote are printed, and errors that quote them, to the terminal of somebody who is root.
+func TestVerifyLeavesTheTerminalAlone(t *testing.T) {
+	const hostile = "-A OUTPUT -o e\x1b[2J\u009b31m\nthe kernel holds the plan -j RETURN"
+	const plain = "-A OUTPUT -o e [2J 31m the kernel holds the plan -j RETURN"
+	socket := daemonWith(t, pod("shop", "cart", "89abaa", told{verify: status.Verdict{Result: status.Different, Differences: []string{hostile}, Effect: hostile,
+		Packets: []string{hostile}, Beside: []string{hostile}}}), pod("shop", "broken", "0123aa", told{verify: status.Verdict{Result: status.Failed, Detail: hostile}}))
+	_, out, err := execute(t, "", "verify", "--all", "--socket", socket, "--config", testdata("block.toml"))
+	want := "shop/cart: " + plain + "\nshop/cart: by what becomes of packets: " + plain + "\nshop/cart:   " + plain + "\nshop/cart: beside the pod's rules: " + plain + "\n"
+	if out != want {
+		t.Errorf("got %q", out)
+	}
+	var errs strings.Builder
+	complain(&errs, err)
+	if errs.String() != "meshnetd: shop/broken: "+plain+"\n" {
+		t.Errorf("standard error: %q", errs.String())
+	}
+	errs.Reset()
+	if complain(&errs, errSaid); errs.String() != "" {
+		t.Errorf("of nothing: %q", errs.String())
+	}
+	errs.Reset()
+	if complain(&errs, errors.New("\x1b[2J")); strings.Contains(errs.String(), "\x1b") {
+		t.Errorf("of any command: %q", errs.String())
+	}
+}
+
 func TestVerifyPodsAsJSON(t *testing.T) {
 	socket := daemonWith(t, pod("default", "gone", "0123aa", told{verify: failed}), pod("shop", "cart", "89abaa", told{verify: differs}))
 	code, out, err := execute(t, "", "verify", "--all", "--json", "--socket", socket, "--config", testdata("block.toml"))
