@@ -51,22 +51,25 @@ func refuses(t *testing.T, e *Enforcer, pod rules.Pod, c rules.Container, want s
 func TestPowersOfASandboxThatIsThere(t *testing.T) {
 	admin, plain := rules.Powers{NetAdmin: true}, rules.Powers{DropsNetRaw: true}
 	for _, tt := range []struct {
-		name    string
-		policy  func(*policy.Policy)
-		powers  rules.Powers
-		hostPID bool
-		want    string
+		name       string
+		policy     func(*policy.Policy)
+		powers     rules.Powers
+		hostPID    bool
+		unreadable string
+		want       string
 	}{
-		{"NET_ADMIN", refusePowers, admin, false, "container tool (net_admin)"},
-		{"host's process ids", refusePowers, plain, true, "container web (host_pid), container tool (host_pid)"},
-		{"NET_RAW that the runtime gives", refuseRaw, rules.Powers{}, false, "container tool (net_raw)"},
-		{"NET_RAW that the runtime gives, and nobody asks", refusePowers, rules.Powers{}, false, ""},
-		{"reported only", func(*policy.Policy) {}, admin, false, ""},
+		{"NET_ADMIN", refusePowers, admin, false, "", "container tool (net_admin)"},
+		{"host's process ids", refusePowers, plain, true, "", "container web (host_pid), container tool (host_pid)"},
+		{"NET_RAW that the runtime gives", refuseRaw, rules.Powers{}, false, "", "container tool (net_raw)"},
+		{"NET_RAW that the runtime gives, and nobody asks", refusePowers, rules.Powers{}, false, "", ""},
+		{"unreadable", refusePowers, plain, false, "more than 1024 containers", "what cannot be read (more than 1024 containers), and bypass.privileged"},
+		{"unreadable, and raw", refuseRaw, plain, false, "more than 1024 containers", "what cannot be read (more than 1024 containers), and [[lockdown]]"},
+		{"reported only", func(*policy.Policy) {}, admin, false, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			web, tool := given(container("web", 1000), plain), given(container("tool", 1000), tt.powers)
 			e, _, pod, known := withSpec(t, newMemory(), web, tool)
-			known.pods[0].HostPID = tt.hostPID
+			known.pods[0].HostPID, known.pods[0].Unreadable = tt.hostPID, tt.unreadable
 			e.with(tt.policy)
 			for range 2 { // a reconnect changes nothing
 				e.Synchronize(limited(t, patience), []rules.Pod{pod})
