@@ -5,6 +5,7 @@
 package differential
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -88,8 +89,8 @@ func (s *shot) others() map[string]rules.Packet {
 	case s.way == byReset:
 		back.In, back.State = "eth0", rules.StateUntracked
 		all["the kernel does not get what it would send it for"] = back
-	case s.want.kind == reset && s.packet.Direction == rules.Inbound:
-		back.Direction, back.Out, back.State = rules.Outbound, s.packet.In, rules.StateRelated
+	case s.want.kind == reset: // its sender is in the pod, unless it came in
+		back.Direction, back.Out, back.State = rules.Outbound, cmp.Or(s.packet.In, "lo"), rules.StateRelated
 		all["the sender is not told that it was refused"] = back
 	}
 	return all
