@@ -6,6 +6,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,72 @@ func TestMisspeltOfRunningPods(t *testing.T) {
 		}
 		if steps := strings.Join(d.Account.Steps, "\n"); !strings.Contains(steps, want) {
 			t.Errorf("taken over %t: explained by %s", takeover, steps)
+		}
+	}
+}
+
+// What is kept of a pod's containers is what decides about it, in however many words they say more, and whoever tells of them.
+func TestContainersRemembered(t *testing.T) {
+	const many = 20_000
+	words, env := slices.Repeat([]string{""}, many), map[string]string{}
+	for i := range many {
+		env[fmt.Sprintf("V%d", i)] = ""
+	}
+	env["ISTIO_DUAL_STACK"] = "true"
+	telling := func(name string, args ...string) rules.Container {
+		c := container(name, 1337)
+		c.Args, c.Env = slices.Concat(c.Args, args), env
+		return c
+	}
+	taken := func(e *Enforcer, pod rules.Pod, all []rules.Container) {
+		pod.Containers = all
+		e.Synchronize(limited(t, patience), []rules.Pod{pod})
+	}
+	created := func(e *Enforcer, pod rules.Pod, all []rules.Container) {
+		e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod)
+		for _, c := range all {
+			e.Admit(limited(t, patience), pod, c)
+		}
+	}
+	specified := func(e *Enforcer, pod rules.Pod, all []rules.Container) {
+		e.Kubelet = &specs{pods: []rules.Pod{{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Containers: all, Complete: true}}}
+		e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod)
+	}
+	pair := []rules.Container{telling("istio-validation"), telling("istio-proxy"), telling("app", words...)}
+	for name, tt := range map[string]struct {
+		tell       func(*Enforcer, rules.Pod, []rules.Container)
+		containers []rules.Container
+		state      lifecycle.State
+	}{
+		"created":                      {created, pair, lifecycle.StateProtected},
+		"taken over":                   {taken, pair, lifecycle.StateProtected},
+		"by the kubelet":               {specified, pair, lifecycle.StateProtected},
+		"created, many arguments":      {created, []rules.Container{telling("istio-proxy", words...)}, lifecycle.StateProtected}, // the sandbox's own
+		"taken over, many arguments":   {taken, []rules.Container{telling("istio-proxy", words...)}, lifecycle.StateUnprotected},
+		"taken over, own init":         {taken, []rules.Container{telling("istio-init", words...), telling("app", words...)}, lifecycle.StateExempt},
+		"taken over, not of this mesh": {taken, []rules.Container{telling("linkerd-proxy", words...)}, lifecycle.StateProtected},
+	} {
+		m := newMemory()
+		e, _ := severalMeshes(t, m)
+		pod := sandbox(t, "web")
+		if pod.UID = "uid-web"; tt.state == lifecycle.StateExempt {
+			m.put(t, pod.NetNS, elsewheresPlan(t, ofLinkerd(t, "other")))
+		}
+		tt.tell(e, pod, tt.containers)
+		known, _ := e.sandboxes.Get("web")
+		if known.State != tt.state {
+			t.Errorf("%s: %q (%s)", name, known.State, known.Detail)
+		}
+		kept, bytes := 0, 0
+		for _, c := range slices.Concat(known.Pod.Containers, known.Admitted) {
+			kept += len(c.Args) + len(c.Env)
+			bytes += sharing.Weight(rules.Pod{Containers: []rules.Container{c}})
+		}
+		if kept > 64 || bytes > 4<<10 {
+			t.Errorf("%s: %d words of %d bytes are kept", name, kept, bytes)
+		}
+		if _, d, _ := e.View().Explain("web"); d.Action != known.Decision.Action || d.Reason != known.Decision.Reason {
+			t.Errorf("%s: explained as %s (%s), and was %s (%s): %s", name, d.Action, d.Reason, known.Decision.Action, known.Decision.Reason, d.Detail)
 		}
 	}
 }

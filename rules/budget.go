@@ -46,6 +46,15 @@ func ListInput(kind, name, value string) Input {
 	return in
 }
 
+// ArgumentsInput measures a container's arguments, each with its place, and what else it said that was too much to be kept.
+func ArgumentsInput(kind string, c Container) Input {
+	in := Input{Kind: kind, Name: "arguments", Bytes: c.Said + bytesOfWord*len(c.Args)}
+	for _, arg := range c.Args {
+		in.Bytes += len(arg)
+	}
+	return in
+}
+
 // Exceeded says what is over the budget, "" where nothing is.
 func (b Budget) Exceeded(inputs ...Input) (problem string) {
 	b = b.orStandard()

@@ -4,7 +4,6 @@ package rules
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -37,25 +36,37 @@ func (n Node) Remembered(pod Pod, d Decision) Pod {
 
 // only returns the pod with those of its labels and annotations alone.
 func (p Pod) only(kept func(key string) bool) Pod {
-	for _, all := range []*map[string]string{&p.Labels, &p.Annotations} {
-		for key := range *all {
-			if !kept(key) {
-				*all = maps.Clone(*all)
-				maps.DeleteFunc(*all, func(key, _ string) bool { return !kept(key) })
-				break
-			}
-		}
-	}
+	p.Labels, p.Annotations = only(p.Labels, kept), only(p.Annotations, kept)
 	return p
 }
 
-// says is how many bytes those of the pod's labels and annotations have that count.
+// only returns those entries alone, where there are others. A clone would keep room for all of them.
+func only(all map[string]string, kept func(key string) bool) map[string]string {
+	n := 0
+	for key := range all {
+		if kept(key) {
+			n++
+		}
+	}
+	if n == len(all) {
+		return all
+	}
+	some := make(map[string]string, n)
+	for key, value := range all {
+		if kept(key) {
+			some[key] = value
+		}
+	}
+	return some
+}
+
+// says is how many bytes those of the pod's labels and annotations take that count.
 func (p Pod) says(counts func(key string) bool) int {
 	bytes := p.Said
 	for _, all := range []map[string]string{p.Labels, p.Annotations} {
 		for key, value := range all {
 			if counts(key) {
-				bytes += len(key) + len(value)
+				bytes += bytesOfKey + len(key) + len(value)
 			}
 		}
 	}
@@ -70,7 +81,7 @@ func (n Node) tooMuch(pod Pod) string {
 	if bytes <= n.mostSaid() {
 		return ""
 	}
-	return fmt.Sprintf("the labels and annotations that meshes read have %d bytes: more than the %d that a pod may have (%d times budget.bytes)",
+	return fmt.Sprintf("the labels and annotations that meshes read take %d bytes: more than the %d that a pod may have (%d times budget.bytes)",
 		bytes, n.mostSaid(), mostDeciding)
 }
 

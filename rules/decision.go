@@ -91,6 +91,8 @@ type Mesh interface {
 	Keys() []string
 	// Refines reports whether a container of that name says more about its pod than the sandbox does.
 	Refines(container string) bool
+	// ReadsVariable reports whether a variable of a container of that name decides anything about its pod.
+	ReadsVariable(container, name string) bool
 	// Widest returns plans that together have every kind of rule that any pod's plan can have.
 	Widest() []Plan
 }

@@ -62,6 +62,7 @@ type Container struct {
 	Phase     Phase
 	Powers    Powers
 	ByKubelet Values // those values that the kubelet says, where the runtime has not told them
+	Said      int    // bytes of arguments and environment that decide, where they were too many to be kept (Bounded)
 
 	Running bool   // its process has been started; known of pods that are taken over only
 	NetNS   string // path of the network namespace it joins; "" where it is not known

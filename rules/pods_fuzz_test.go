@@ -145,6 +145,7 @@ func checkCost(t *testing.T, node rules.Node, pod rules.Pod) {
 		}
 	}
 	checkRemembered(t, node, pod, d)
+	checkBounded(t, node, pod, d)
 	for _, note := range plan.Notes {
 		if len(note) > mostText || len(plan.Notes) > 16 {
 			t.Errorf("%d notes, one of %d bytes: %s", len(plan.Notes), len(note), note)

@@ -64,7 +64,9 @@ func (s *Sandboxes) remember(by *policy.Policy, o *outcome.Look, step lifecycle.
 	case lifecycle.StateNew, lifecycle.StateUnprotected, lifecycle.StatePending, lifecycle.StateFailing, lifecycle.StateSkipped:
 	}
 	pod := by.Node.Remembered(o.Pod, o.Decision)
-	if o.Decision.Reason != rules.ReasonInitContainer { // known from containers that need not be kept
+	if o.Decision.Reason == rules.ReasonInitContainer { // known from containers that say nothing else
+		pod.Containers = by.Naming(pod.Containers)
+	} else {
 		pod.Containers = by.Refining(pod.Containers)
 	}
 	if pod.NetNS == "" { // nothing would show when it is gone

@@ -29,7 +29,7 @@ func (s *Sandboxes) Expect(by *policy.Policy, pod rules.Pod) (pending bool) {
 		}
 		said := by.Refining(pod.Containers)
 		if pending = sb.State == lifecycle.StatePending; pending {
-			said, sb.Decision = policy.Saying(pod.Containers, func(string) bool { return true }), rules.Decision{}
+			said, sb.Decision = by.Naming(pod.Containers), rules.Decision{}
 		}
 		sb.Running = slices.ContainsFunc(pod.Containers, func(c rules.Container) bool { return c.Running })
 		sb.Found = sb.Found || pending && sb.Running
@@ -48,7 +48,7 @@ func (s Sandbox) Undecided() bool {
 
 // Decided keeps of a sandbox that is to be taken over what its containers say more about it, now that this is known.
 func (s *Sandboxes) Decided(by *policy.Policy, o outcome.Look) {
-	said := o.Pod.Containers
+	said := by.Naming(o.Pod.Containers)
 	if !o.OwnInit(by, o.Trigger == lifecycle.Takeover) {
 		said = by.Refining(said)
 	}

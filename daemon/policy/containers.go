@@ -19,15 +19,21 @@ func Identities(containers ...rules.Container) []rules.Container {
 	return all
 }
 
-// Saying returns the containers that are named, reduced to what they can say about their pod.
-func Saying(containers []rules.Container, named func(string) bool) []rules.Container {
+// Saying returns the containers that are named, reduced to what they can say about their pod, in little memory.
+func (p *Policy) Saying(containers []rules.Container, named func(string) bool) []rules.Container {
 	var all []rules.Container
 	for _, c := range containers {
 		if named(c.Name) {
-			all = append(all, rules.Container{Name: c.Name, Args: c.Args, ArgsOnly: c.ArgsOnly, Env: c.Env, UID: c.UID, GID: c.GID, ByKubelet: c.ByKubelet})
+			c = p.Node.Bounded(c)
+			all = append(all, rules.Container{Name: c.Name, Args: c.Args, ArgsOnly: c.ArgsOnly, Env: c.Env, UID: c.UID, GID: c.GID, ByKubelet: c.ByKubelet, Said: c.Said})
 		}
 	}
 	return all
+}
+
+// Naming returns all of the containers, reduced in the same way.
+func (p *Policy) Naming(containers []rules.Container) []rules.Container {
+	return p.Saying(containers, func(string) bool { return true })
 }
 
 // Overlay adds containers to those known already; a later one of the same name replaces an earlier one.

@@ -135,7 +135,7 @@ func (p *Policy) Adopt(c Case, plan rules.Plan) Case {
 
 // Refining returns the containers that say more about their pod, reduced to that.
 func (p *Policy) Refining(containers []rules.Container) []rules.Container {
-	return Saying(containers, p.Node.Refines)
+	return p.Saying(containers, p.Node.Refines)
 }
 
 // EnabledFootprint returns the footprint of every enabled mesh.

@@ -180,8 +180,10 @@ func waits(pod rules.Pod) bool {
 
 // notSidecar returns why the proxy of the pod needs no redirection, or "".
 func notSidecar(pod rules.Pod, proxy rules.Container, s *mesh.Steps) (rules.Reason, string) {
-	if disabled, err := strconv.ParseBool(proxy.Env["DISABLE_ENVOY"]); err == nil && disabled {
-		return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (DISABLE_ENVOY)"
+	disabled := proxy.Env[envDisabled]
+	disabled = disabled[:min(len(disabled), len("false")+1)] // an error has a copy of all of it, which nobody has measured yet
+	if disabled, err := strconv.ParseBool(disabled); err == nil && disabled {
+		return rules.ReasonNotSidecar, "container " + containerProxy + " runs without Envoy (" + envDisabled + ")"
 	}
 	switch kind := proxyKind(proxy.Args); kind {
 	case "":

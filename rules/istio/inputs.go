@@ -10,13 +10,13 @@ import (
 
 const annotation = "annotation"
 
-// What intent reads of the annotations, and what of the proxy's environment.
+// What intent reads of the annotations, and what is read of the environment of the injector's containers.
 var (
 	listKeys = []string{keyIncludeOutboundIPs, keyExcludeOutboundIPs, keyIncludeInbound, keyExcludeInbound, keyIncludeOutbound,
 		keyExcludeOutbound, keyExcludeInterfaces}
 	textKeys  = []string{keyMode, keyOverrides, keyProxyConfig, keyOptInPort, keyOptInUserID, keyOptInGroupID}
 	listNames = []string{envOwnerGroups, envOwnerGroupsExclude}
-	textNames = []string{envDNSCapture, envDualStack, envInvalidDrop, envLoopback}
+	textNames = []string{envDisabled, envDNSCapture, envDualStack, envInvalidDrop, envLoopback}
 )
 
 // keys are all that is looked at, of labels too.
@@ -25,7 +25,7 @@ var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyOptIn, 
 
 // inputs are what the pod asks for: the marks, and what intent reads.
 func inputs(pod rules.Pod) []rules.Input {
-	all := append(make([]rules.Input, 0, 24), rules.TextInput(annotation, keyStatus, pod.Annotations[keyStatus]),
+	all := append(make([]rules.Input, 0, 17+8*min(len(pod.Containers), 2)), rules.TextInput(annotation, keyStatus, pod.Annotations[keyStatus]),
 		rules.TextInput(annotation, keyTemplates, pod.Annotations[keyTemplates]))
 	for _, key := range listKeys {
 		all = append(all, rules.ListInput(annotation, key, pod.Annotations[key]))
@@ -38,24 +38,20 @@ func inputs(pod rules.Pod) []rules.Input {
 	for _, key := range textKeys {
 		all = append(all, rules.TextInput(annotation, key, pod.Annotations[key]))
 	}
-	for _, name := range []string{containerValidation, containerProxy} {
-		c := pod.Container(name)
+	for _, of := range [...]struct{ name, arguments, environment string }{
+		{containerValidation, "container " + containerValidation, "container " + containerValidation + " environment"},
+		{containerProxy, "container " + containerProxy, "container " + containerProxy + " environment"},
+	} {
+		c := pod.Container(of.name)
 		if c == nil {
 			continue
 		}
-		arguments := rules.Input{Kind: "container " + name, Name: "arguments"}
-		for _, arg := range c.Args {
-			arguments.Bytes += len(arg) + 1
-		}
-		all = append(all, arguments)
-	}
-	if proxy := pod.Container(containerProxy); proxy != nil {
-		const environment = "container " + containerProxy + " environment"
+		all = append(all, rules.ArgumentsInput(of.arguments, *c))
 		for _, name := range listNames {
-			all = append(all, rules.ListInput(environment, name, proxy.Env[name]))
+			all = append(all, rules.ListInput(of.environment, name, c.Env[name]))
 		}
 		for _, name := range textNames {
-			all = append(all, rules.TextInput(environment, name, proxy.Env[name]))
+			all = append(all, rules.TextInput(of.environment, name, c.Env[name]))
 		}
 	}
 	return all

@@ -6,6 +6,7 @@ package istio
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/mesh"
@@ -61,12 +62,13 @@ func New(d Defaults) rules.Mesh {
 			Routes:   []rules.PolicyRoute{route(rules.IPv4), route(rules.IPv6)},
 			Loopback: []netip.Prefix{passthrough6},
 		},
-		Keys:       keys,
-		Containers: []string{containerValidation, containerProxy},
-		Marked:     injected,
-		Belongs:    d.belongs,
-		Inputs:     mesh.Texts(keyStatus, keyTemplates),
-		Read:       func(r *mesh.Reader, in *Intent) error { return reading{r, in}.whole(d) },
+		Keys:        keys,
+		Containers:  []string{containerValidation, containerProxy},
+		Environment: slices.Concat(listNames, textNames),
+		Marked:      injected,
+		Belongs:     d.belongs,
+		Inputs:      mesh.Texts(keyStatus, keyTemplates),
+		Read:        func(r *mesh.Reader, in *Intent) error { return reading{r, in}.whole(d) },
 		Alone: func(r *mesh.Reader, whole, alone *Intent) error {
 			err := reading{r, alone}.intent(d, whole.injected)
 			alone.with(whole)

@@ -14,8 +14,9 @@ import (
 	"github.com/meshnetd/meshnetd/rules/document"
 )
 
-// The environment of the proxy container that shapes the redirection.
+// The environment of the proxy container that shapes the redirection, and what says that there is none.
 const (
+	envDisabled           = "DISABLE_ENVOY"
 	envDNSCapture         = "ISTIO_META_DNS_CAPTURE"
 	envDualStack          = "ISTIO_DUAL_STACK"
 	envInvalidDrop        = "INVALID_DROP"

@@ -28,9 +28,10 @@ type Declaration[I any] struct {
 	Footprint rules.Footprint
 	Common    Common
 
-	Keys       []string // labels and annotations that Belongs, Inputs and Read look at
-	Selectors  []string // the same, of a mesh whose keys the node's configuration chooses
-	Containers []string // whose arguments, environment and user Read looks at
+	Keys        []string // labels and annotations that Belongs, Inputs and Read look at
+	Selectors   []string // the same, of a mesh whose keys the node's configuration chooses
+	Containers  []string // whose arguments, environment and user Read looks at
+	Environment []string // the variables of those; no other one is there to be read
 
 	Marked  func(rules.Pod) bool                   // by the mesh's injector; nil: it has none
 	Belongs func(rules.Pod, *Steps) Verdict        // of pods on networks of their own, in namespaces that are not excluded
@@ -103,6 +104,32 @@ func (m declared[I]) Keys() []string { return m.Declaration.Keys }
 // Refines implements rules.Mesh.
 func (m declared[I]) Refines(container string) bool { return slices.Contains(m.Containers, container) }
 
+// ReadsVariable implements rules.Mesh.
+func (m declared[I]) ReadsVariable(container, name string) bool {
+	return m.Refines(container) && slices.Contains(m.Environment, name)
+}
+
+// told returns the pod with what the mesh declares of its containers' environment. Whatever reads another variable finds none,
+// since none is kept.
+func (m declared[I]) told(pod rules.Pod) rules.Pod {
+	more := func(c rules.Container) bool {
+		for name := range c.Env {
+			if !m.ReadsVariable(c.Name, name) {
+				return true
+			}
+		}
+		return false
+	}
+	if !slices.ContainsFunc(pod.Containers, more) {
+		return pod
+	}
+	pod.Containers = slices.Clone(pod.Containers)
+	for i, c := range pod.Containers {
+		pod.Containers[i] = c.WithVariables(func(name string) bool { return m.ReadsVariable(c.Name, name) })
+	}
+	return pod
+}
+
 // Marked reports whether the mesh's injector marked a pod.
 func (m declared[I]) Marked(pod rules.Pod) bool {
 	return m.Declaration.Marked != nil && m.Declaration.Marked(pod)
@@ -158,6 +185,7 @@ func (k *kinds[I]) planner(mesh *Declaration[I], intent any) *planner[I] {
 
 // Decide implements rules.Mesh.
 func (m declared[I]) Decide(pod rules.Pod) rules.Decision {
+	pod = m.told(pod)
 	v := m.belongs(pod, nil)
 	if v.Action != rules.Enrol {
 		return m.decided(v, nil)
@@ -171,6 +199,7 @@ func (m declared[I]) Decide(pod rules.Pod) rules.Decision {
 
 // Explain implements rules.Explainer.
 func (m declared[I]) Explain(pod rules.Pod) (d rules.Decision) {
+	pod = m.told(pod)
 	r, in := &Reader{Pod: pod, Steps: &Steps{}, budget: m.Common.Budget, given: map[any]string{}}, new(I)
 	if v := m.belongs(pod, r.Steps); v.Action == rules.Enrol {
 		d = m.read(v, r, in)

@@ -131,3 +131,36 @@ func TestDecisionsForgetTheirPods(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a mesh does not declare of an environment it cannot read, since nothing of it is remembered.
+func TestOnlyDeclaredVariablesAreRead(t *testing.T) {
+	seen := map[string]int{}
+	mesh := Declare(Declaration[intent]{
+		Containers: []string{"proxy"}, Environment: []string{"DECLARED"},
+		Belongs: func(pod rules.Pod, _ *Steps) Verdict {
+			for _, c := range pod.Containers {
+				for name := range c.Env {
+					seen[c.Name+" "+name]++
+				}
+			}
+			return Injected("")
+		},
+		Read: func(r *Reader, _ *intent) error {
+			if app := r.Pod.Container("app"); r.Pod.Container("proxy").Env["DECLARED"] != "1" || app.Env == nil {
+				t.Errorf("%v, %v", r.Pod.Containers, app.Env)
+			}
+			return nil
+		},
+		Proxy: func(rules.Pod, *intent) rules.Proxy { return rules.Proxy{} },
+	})
+	all := map[string]string{"DECLARED": "1", "OTHER": "2"}
+	pod := rules.Pod{Containers: []rules.Container{{Name: "proxy", Env: all}, {Name: "app", Env: all}}}
+	mesh.Decide(pod)
+	mesh.Explain(pod)
+	if len(seen) != 1 || seen["proxy DECLARED"] != 2 || len(all) != 2 {
+		t.Errorf("read: %v, left: %v", seen, all)
+	}
+	if !mesh.ReadsVariable("proxy", "DECLARED") || mesh.ReadsVariable("proxy", "OTHER") || mesh.ReadsVariable("app", "DECLARED") {
+		t.Error("declared otherwise than it is read")
+	}
+}
