@@ -67,6 +67,12 @@ func (e *Enforcer) View() view.View {
 		Specification: func(uid string) (rules.Pod, bool) { return specification(e.Kubelet, uid) }}
 }
 
+// Deciding returns a pod with what is kept of its labels and annotations.
+func (e *Enforcer) Deciding(pod rules.Pod) rules.Pod { return e.policy.Load().Node.Deciding(pod) }
+
+// Bounded returns a container with what is kept of its arguments, its environment and its groups.
+func (e *Enforcer) Bounded(c rules.Container) rules.Container { return e.policy.Load().Node.Bounded(c) }
+
 // Enforce makes the pod's namespace hold its verified rules, or says why the pod must not run. It never
 // panics. It returns when ctx ends, whatever the kernel or a program does; what is then still running
 // finishes by itself, with the namespace locked.

@@ -51,4 +51,6 @@ func (nothing) Admit(context.Context, rules.Pod, rules.Container) error    { ret
 func (nothing) Validate(context.Context, rules.Pod, rules.Container) error { return nil }
 func (nothing) Outside(rules.Pod) bool                                     { return false }
 func (nothing) Start(context.Context, rules.Pod, string, string) error     { return nil }
+func (nothing) Deciding(pod rules.Pod) rules.Pod                           { return pod }
+func (nothing) Bounded(c rules.Container) rules.Container                  { return c }
 func (nothing) Synchronize(context.Context, []rules.Pod)                   {}

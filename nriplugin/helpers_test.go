@@ -86,6 +86,8 @@ type pods struct {
 	outside     func(pod rules.Pod) bool
 	synchronize func(ctx context.Context, pods []rules.Pod)
 
+	node rules.Node // that says what decides; without a mesh, everything
+
 	mu        sync.Mutex
 	enforced  []rules.Pod
 	admitted  []containerIn
@@ -136,6 +138,20 @@ func (p *pods) Start(ctx context.Context, pod rules.Pod, container, unheeded str
 		return nil
 	}
 	return p.start(ctx, pod, container, unheeded)
+}
+
+func (p *pods) Deciding(pod rules.Pod) rules.Pod {
+	if len(p.node.Meshes) == 0 {
+		return pod
+	}
+	return p.node.Deciding(pod)
+}
+
+func (p *pods) Bounded(c rules.Container) rules.Container {
+	if len(p.node.Meshes) == 0 {
+		return c
+	}
+	return p.node.Bounded(c)
 }
 
 func (p *pods) Synchronize(ctx context.Context, pods []rules.Pod) {

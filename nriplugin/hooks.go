@@ -45,6 +45,8 @@ type hooks struct {
 	synced   func(Runtime)
 	declined string // the unknown runtime that refused to be asked for validation; "" is none
 
+	told told // by the messages of Synchronize
+
 	configuring sync.Mutex // held during Configure
 	configured  bool       // no further Configure is let through; guarded by configuring
 
@@ -88,21 +90,8 @@ func (h *hooks) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, co
 	h.mu.Unlock()
 	ctx, cancel := budget(ctx, h.timeout())
 	defer cancel()
-	held := map[string][]rules.Container{}
-	for _, c := range containers {
-		if c.GetState() != api.ContainerState_CONTAINER_STOPPED { // CRI-O may list those too
-			held[c.GetPodSandboxId()] = append(held[c.GetPodSandboxId()], containerOf(c))
-		}
-	}
-	var pods []rules.Pod
-	for _, sandbox := range sandboxes {
-		pod := podOf(sandbox)
-		pod.Containers = held[pod.SandboxID]
-		// A stopped sandbox has neither process nor namespace, so there is nothing to look at.
-		if pod.NetNS != "" || sandbox.GetPid() != 0 {
-			pods = append(pods, pod)
-		}
-	}
+	h.told.hear(h.pods, sandboxes, containers)
+	pods := h.told.all()
 	_ = h.guard("the pods of this node", func() error { h.pods.Synchronize(ctx, pods); return nil })
 	h.synced(h.known())
 	return nil, nil
@@ -249,14 +238,15 @@ func (h *hooks) drain() {
 
 // intercept passes the runtime's calls on to the stub, but only one Configure: the stub stores it without a lock, and its
 // result in a channel with room for one. The stub also stores all messages of Synchronize until the last one has come, so
-// only what is looked at is passed on.
+// nothing of them is passed on: what decides is kept here.
 func (h *hooks) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	switch {
 	case strings.HasSuffix(info.FullMethod, "/Synchronize"):
 		return method(ctx, func(message any) error {
 			err := unmarshal(message)
-			if request, ok := message.(*api.SynchronizeRequest); ok {
-				lighten(request)
+			if request, ok := message.(*api.SynchronizeRequest); ok && err == nil {
+				h.told.hear(h.pods, request.GetPods(), request.GetContainers())
+				request.Pods, request.Containers = nil, nil
 			}
 			return err
 		})

@@ -60,42 +60,6 @@ func nameOf(container *api.Container) string {
 	return cmp.Or(container.GetName(), container.GetLabels()[containerName], container.GetAnnotations()[containerName])
 }
 
-// mostTold is how many bytes are kept of a container's environment, and of its arguments, at Synchronize. What an injector
-// writes is a tenth of it. Any pod can have a megabyte of either, and hundreds of such containers would use up meshnetd's
-// memory at each start.
-const mostTold = 64 << 10
-
-// lighten takes out of containers what is not looked at. An environment that is too large counts as unknown. Of arguments
-// the first words are kept, which show a proxy.
-func lighten(request *api.SynchronizeRequest) {
-	for _, c := range request.GetContainers() {
-		if c == nil {
-			continue
-		}
-		if length(c.GetEnv()) > mostTold {
-			c.Env = nil
-		}
-		if length(c.GetArgs()) > mostTold {
-			words := c.GetArgs()
-			c.Args = nil
-			for _, word := range words[:min(len(words), 3)] {
-				c.Args = append(c.Args, strings.Clone(word[:min(len(word), 256)]))
-			}
-		}
-		c.Mounts, c.Hooks, c.Rlimits = nil, nil, nil
-		if linux := c.GetLinux(); linux != nil {
-			c.Linux = &api.LinuxContainer{Namespaces: linux.GetNamespaces()}
-		}
-	}
-}
-
-func length(texts []string) (bytes int) {
-	for _, text := range texts {
-		bytes += len(text)
-	}
-	return bytes
-}
-
 // environment reads NAME=value; the last one of a name counts, as for most programs.
 func environment(list []string) map[string]string {
 	if len(list) == 0 {

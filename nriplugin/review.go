@@ -85,5 +85,5 @@ func number(yes bool) int {
 }
 
 func shortened(text string) string {
-	return strings.ToValidUTF8(text[:min(len(text), longestChange)], "")
+	return strings.Clone(strings.ToValidUTF8(text[:min(len(text), longestChange)], "")) // the rest is not kept
 }

@@ -4,9 +4,12 @@ package nriplugin
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
+	"weak"
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/google/go-cmp/cmp"
@@ -75,5 +78,24 @@ func TestReview(t *testing.T) {
 	long := slices.ContainsFunc(got.Changes, func(c rules.Adjustment) bool { return len(c.String()) > 2*longestChange })
 	if !got.Validator || !got.Required || len(got.Changes) != mostChanges || got.Changes[0].Field != "devices" || long {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What is remembered of a change does not keep the long name that it is the beginning of.
+func TestChangesForgetLongNames(t *testing.T) {
+	changed := func() ([]rules.Adjustment, weak.Pointer[byte]) {
+		long := strings.Repeat("x", 1<<20)
+		owners := api.NewOwningPlugins()
+		if err := owners.ClaimMount("id", long, "20-other"); err != nil {
+			t.Fatal(err)
+		}
+		req := &api.ValidateContainerAdjustmentRequest{Container: &api.Container{Id: "id"}}
+		req.AddOwners(owners)
+		return changesOf(req), weak.Make(unsafe.StringData(long))
+	}
+	changes, name := changed()
+	runtime.GC()
+	if len(changes) != 1 || changes[0].What != strings.Repeat("x", longestChange) || name.Value() != nil {
+		t.Errorf("%d changes, name kept: %t", len(changes), name.Value() != nil)
 	}
 }

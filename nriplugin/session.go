@@ -37,7 +37,11 @@ type Enforcer interface {
 	// Start reads the kernel when the container's own hooks have run, and returns nil for one that may run. unheeded says why
 	// the runtime may not heed an error; "" where it does. It must return when ctx ends.
 	Start(ctx context.Context, pod rules.Pod, container, unheeded string) error
-	// Synchronize takes over pods that exist already, and must return when ctx ends.
+	// Deciding returns a pod with those of its labels and annotations that decide about it, in little memory.
+	Deciding(pod rules.Pod) rules.Pod
+	// Bounded does the same with what a container says.
+	Bounded(container rules.Container) rules.Container
+	// Synchronize takes over pods that exist already, as Deciding and Bounded left them, and must return when ctx ends.
 	Synchronize(ctx context.Context, pods []rules.Pod)
 }
 
