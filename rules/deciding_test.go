@@ -45,7 +45,9 @@ func TestRemembered(t *testing.T) {
 		pod  rules.Pod
 		want string // in the decision
 	}{
-		"honest":              {injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", "80"), ""},
+		"honest": {injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", "80"), ""},
+		"sets itself up": {injectedBy([]string{"istio"}, "sidecar.istio.io/status", `{"initContainers":["istio-init"]}`,
+			"required-plugins.noderesource.dev", `["meshnetd"]`), ""},
 		"another mesh's list": {injectedBy([]string{"istio"}, "traffic.kuma.io/transparent-proxy-config", strings.Repeat("x", 60<<10)), ""},
 		"other meshes' lists": {injectedBy([]string{"istio"}, "traffic.kuma.io/transparent-proxy-config", strings.Repeat("x", 40<<10),
 			"consul.hashicorp.com/redirect-traffic-config", strings.Repeat("x", 40<<10)), "more than the 65536 that a pod may have (4 times budget.bytes)"},

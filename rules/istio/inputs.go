@@ -20,7 +20,7 @@ var (
 )
 
 // keys are all that is looked at, of labels too.
-var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyOptIn, keyRerouteInterfaces, keyKubevirtInterfaces},
+var keys = slices.Concat([]string{keyInject, keyStatus, keyTemplates, keyOptIn, keyRequired, keyRerouteInterfaces, keyKubevirtInterfaces},
 	listKeys, textKeys, buildPodKeys)
 
 // inputs are what the pod asks for: the marks, and what intent reads.
