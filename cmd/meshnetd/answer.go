@@ -65,15 +65,12 @@ func (a *answers) add(one answer) error {
 		prefix = one.Namespace + "/" + one.Name + ": "
 	}
 	for _, line := range one.lines() {
-		if _, err := fmt.Fprintf(a.out, "%s%s\n", prefix, plainLine(line)); err != nil {
+		if _, err := fmt.Fprintf(a.out, "%s%s\n", prefix, explain.PlainLines(strings.ReplaceAll(line, "\n", " "))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// plainLine keeps a text in its line and the terminal as it is: texts quote rules that a pod's own container wrote.
-func plainLine(text string) string { return explain.PlainLines(strings.ReplaceAll(text, "\n", " ")) }
 
 // lines are the answer for people.
 func (one answer) lines() []string {
@@ -155,7 +152,7 @@ func (a *answers) end() error {
 	var failures []string
 	for _, one := range a.all {
 		if why := one.failure(); why != "" {
-			failures = append(failures, fmt.Sprintf("%s/%s: %s", one.Namespace, one.Name, plainLine(why)))
+			failures = append(failures, fmt.Sprintf("%s/%s: %s", one.Namespace, one.Name, status.Plain(why)))
 		}
 	}
 	switch {

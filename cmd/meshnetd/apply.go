@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/status"
 )
 
 func applyCommand() *cobra.Command {
@@ -30,13 +31,13 @@ func applyCommand() *cobra.Command {
 		return onNamespace(c, *path, *configFile, *file, func(ctx context.Context, e *daemon.Enforcer, _ []netns.ID, pod rules.Pod) error {
 			o := e.Enforce(ctx, lifecycle.ByHand, pod)
 			for _, note := range o.Plan.Notes {
-				fmt.Fprintln(c.OutOrStdout(), "note:", plainLine(note))
+				fmt.Fprintln(c.OutOrStdout(), "note:", status.Plain(note))
 			}
 			switch {
 			case o.Err != nil:
 				return failure(o)
 			case o.Result == lifecycle.Skipped:
-				fmt.Fprintf(c.OutOrStdout(), "nothing to do: %s (%s)\n", o.Decision.Reason, plainLine(o.Decision.Detail))
+				fmt.Fprintf(c.OutOrStdout(), "nothing to do: %s (%s)\n", o.Decision.Reason, status.Plain(o.Decision.Detail))
 			case !o.Changed:
 				fmt.Fprintf(c.OutOrStdout(), "nothing to do: the namespace holds the plan already (%d rules verified)\n", o.Plan.Rules())
 			default:

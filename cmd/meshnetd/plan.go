@@ -14,6 +14,7 @@ import (
 	"github.com/meshnetd/meshnetd/explain"
 	"github.com/meshnetd/meshnetd/manifest"
 	"github.com/meshnetd/meshnetd/rules"
+	"github.com/meshnetd/meshnetd/status"
 )
 
 func podFlag(c *cobra.Command) *string {
@@ -101,11 +102,11 @@ func printText(c *cobra.Command, v explain.View) error {
 
 func printRestore(c *cobra.Command, v explain.View) error {
 	if v.Decision.Action != rules.Enrol {
-		_, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s: %s\n", v.Decision.Action, plainLine(v.Decision.Detail))
+		_, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s: %s\n", v.Decision.Action, status.Plain(v.Decision.Detail))
 		return err
 	}
 	for _, note := range v.Barred {
-		if _, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s\n", plainLine(note)); err != nil {
+		if _, err := fmt.Fprintf(c.ErrOrStderr(), "meshnetd: %s\n", status.Plain(note)); err != nil {
 			return err
 		}
 	}
