@@ -111,3 +111,15 @@ func live() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// What was cut by a configuration that allowed less is not taken for all that a container says.
+func TestCutIsOverAnyBudget(t *testing.T) {
+	small := rules.StandardBudget()
+	small.Bytes = 1 << 10
+	pod := injectedBy([]string{"istio"})
+	proxy := rules.Container{Name: "istio-proxy", Args: []string{"proxy", "sidecar", strings.Repeat("x", 2<<10)}, Env: map[string]string{}}
+	pod.Containers = []rules.Container{within(small).Bounded(proxy)}
+	if d := within(rules.StandardBudget()).Decide(pod); d.Reason != rules.ReasonOverBudget || !strings.Contains(d.Detail, "more than was allowed") {
+		t.Errorf("%s (%s: %s)", d.Action, d.Reason, d.Detail)
+	}
+}

@@ -30,6 +30,7 @@ type Input struct {
 	Kind, Name string // such as "annotation" and its key
 	Bytes      int
 	Items      int
+	Cut        bool // more was said than is kept
 }
 
 // TextInput measures a value that is not a list.
@@ -48,7 +49,7 @@ func ListInput(kind, name, value string) Input {
 
 // ArgumentsInput measures a container's arguments, each with its place, and what else it said that was too much to be kept.
 func ArgumentsInput(kind string, c Container) Input {
-	in := Input{Kind: kind, Name: "arguments", Bytes: c.Said + bytesOfWord*len(c.Args)}
+	in := Input{Kind: kind, Name: "arguments", Bytes: c.Said + bytesOfWord*len(c.Args), Cut: c.Said > 0}
 	for _, arg := range c.Args {
 		in.Bytes += len(arg)
 	}
@@ -63,6 +64,9 @@ func (b Budget) Exceeded(inputs ...Input) (problem string) {
 		bytes, items = bytes+in.Bytes, items+in.Items
 		if bytes > b.Bytes {
 			return in.over("bytes", in.Bytes, bytes, b.Bytes)
+		}
+		if in.Cut { // by another configuration, which allowed less
+			return fmt.Sprintf("%s %s has %d bytes: more than was allowed a pod when it was read (budget.bytes)", in.Kind, in.Name, in.Bytes)
 		}
 		if items > b.Items {
 			return in.over("items", in.Items, items, b.Items)

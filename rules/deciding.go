@@ -11,9 +11,24 @@ import (
 // together, of which each has that budget for its own.
 const mostDeciding = 4
 
-// Deciding returns the pod with those of its labels and annotations that decide about it: a mesh or a policy of the node
+// Deciding returns the pod with those of its labels and annotations that decide about it, bounded: a mesh or a policy of the node
 // reads them. Others may have a quarter of a megabyte; of those that may be misspelt it has the keys.
 func (n Node) Deciding(pod Pod) Pod {
+	kept := n.read(pod)
+	if kept.says(everything) <= n.mostSaid() {
+		return kept
+	}
+	if d := n.Decide(kept); d.Action != Skip {
+		return n.Remembered(kept, d)
+	}
+	// No mark is as long. It stays outside the mesh without what is, and policies concern it no more.
+	return kept.only(func(key string) bool {
+		return n.reads(key) && len(pod.Labels[key]) <= longestWord && len(pod.Annotations[key]) <= longestWord
+	})
+}
+
+// read returns the pod with those of its labels and annotations that a mesh or a policy of the node reads, and the keys of others.
+func (n Node) read(pod Pod) Pod {
 	pod.Unread = n.unread(pod)
 	return pod.only(func(key string) bool {
 		_, policed := n.annotationPolicy(key, pod.Namespace)
@@ -21,14 +36,16 @@ func (n Node) Deciding(pod Pod) Pod {
 	})
 }
 
+func everything(string) bool { return true }
+
 // Remembered returns as much of a pod that was decided about as decides the same again, bounded. What policies read counts
 // only against it. Of one that says too much it keeps how much that is, by which it is rejected.
 func (n Node) Remembered(pod Pod, d Decision) Pod {
 	pod.Specified, pod.Unreadable = false, "" // powers are not remembered
-	if pod = n.Deciding(pod); d.Reason != ReasonForbidden {
+	if pod = n.read(pod); d.Reason != ReasonForbidden {
 		pod = pod.only(n.reads)
 	}
-	if bytes := pod.says(func(string) bool { return true }); bytes > n.mostSaid() {
+	if bytes := pod.says(everything); bytes > n.mostSaid() {
 		pod.Labels, pod.Annotations, pod.Said = nil, nil, bytes
 	}
 	return pod

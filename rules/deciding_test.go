@@ -3,6 +3,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -57,5 +58,33 @@ func TestRemembered(t *testing.T) {
 			t.Errorf("%s: %s (%s: %s)", name, d.Action, d.Reason, d.Detail)
 		}
 		checkRemembered(t, node, tt.pod, d)
+	}
+}
+
+// What a pod says is bounded before it is decided about, whatever the node's policies read, and decides the same.
+func TestDecidingIsBounded(t *testing.T) {
+	node := within(rules.StandardBudget())
+	node.Annotations = []rules.AnnotationPolicy{{Annotation: "*", Otherwise: rules.Ignore}}
+	many := map[string]string{}
+	for i := range 10_000 {
+		many[fmt.Sprintf("%04x", i)] = ""
+	}
+	outside := rules.Pod{Namespace: "shop", Name: "web", Annotations: many}
+	long := outside
+	long.Annotations = map[string]string{"traffic.sidecar.istio.io/excludeOutboundPorts": strings.Repeat("1,", 100<<10)}
+	meshed := outside
+	meshed.Annotations = maps.Clone(many)
+	meshed.Annotations["sidecar.istio.io/status"] = "{}"
+	large := injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", strings.Repeat("1,", 100<<10))
+	for name, pod := range map[string]rules.Pod{"outside": outside, "outside, and long": long, "in the mesh": meshed, "in the mesh, and long": large} {
+		kept := node.Deciding(pod)
+		size := 0
+		for key, value := range kept.Annotations {
+			size += 64 + len(key) + len(value)
+		}
+		was, is := node.Decide(pod), node.Decide(kept)
+		if size > 64<<10 || is.Action != was.Action || is.Action == rules.Skip && is.Detail != was.Detail {
+			t.Errorf("%s: %d bytes of %d annotations are kept; it is %s (%s), and was %s (%s)", name, size, len(kept.Annotations), is.Action, is.Detail, was.Action, was.Detail)
+		}
 	}
 }

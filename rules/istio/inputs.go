@@ -48,7 +48,9 @@ func inputs(pod rules.Pod) []rules.Input {
 		}
 		all = append(all, rules.ArgumentsInput(of.arguments, *c))
 		for _, name := range listNames {
-			all = append(all, rules.ListInput(of.environment, name, c.Env[name]))
+			if of.name == containerProxy { // nobody reads the other's
+				all = append(all, rules.ListInput(of.environment, name, c.Env[name]))
+			}
 		}
 		for _, name := range textNames {
 			all = append(all, rules.TextInput(of.environment, name, c.Env[name]))

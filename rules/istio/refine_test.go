@@ -218,6 +218,15 @@ func TestProxyConfig(t *testing.T) {
 	}
 }
 
+// The injector writes the proxy's variables into istio-validation, too, where nobody reads lists.
+func TestListsOfValidation(t *testing.T) {
+	pod := withValidation(withProxy(injected(), "ISTIO_OUTBOUND_OWNER_GROUPS", groupList(64)))
+	pod.Containers[0].Env = map[string]string{"ISTIO_OUTBOUND_OWNER_GROUPS": groupList(250)}
+	if in := intentOf(t, mesh, pod); len(in.OwnerGroups) != 64 {
+		t.Errorf("got %v", in.OwnerGroups)
+	}
+}
+
 func TestListsWithoutEffect(t *testing.T) {
 	for list, want := range map[string]bool{"8080": true, "15020,8080": true, "15020": false, "15090,15021,15020": false, "": false} {
 		for include, noted := range map[string]bool{"80,8080": want, "*": false, "": false} {
