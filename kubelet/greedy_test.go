@@ -50,7 +50,7 @@ func TestUnreadablePod(t *testing.T) {
 	if !known || !strings.Contains(pod.Unreadable, "more than 1024 containers") || pod.Namespace != "tenant" || pod.Name != "pod-u" {
 		t.Errorf("known: %t, %+v", known, pod)
 	}
-	if got, known := s.Pod(t.Context(), "u"); !known || got.Unreadable != pod.Unreadable {
+	if got, known := s.Pod(t.Context(), "u", ""); !known || got.Unreadable != pod.Unreadable {
 		t.Errorf("at its start: %t, %+v", known, got)
 	}
 	if state := s.State(); state.Left != 1 || state.Unanswered != 1 || state.Known != 0 || !strings.Contains(state.LeftWhy, "1024") {
@@ -74,7 +74,7 @@ func TestUnreadableAnswer(t *testing.T) {
 	s, _ := watching(t, srv.Socket, false)
 	until(t, "the watch is complete", complete(s))
 	for range 2 {
-		if pod, known := s.Pod(t.Context(), "u"); !known || pod.Unreadable == "" {
+		if pod, known := s.Pod(t.Context(), "u", ""); !known || pod.Unreadable == "" {
 			t.Errorf("known: %t, %+v", known, pod)
 		}
 	}
@@ -181,7 +181,7 @@ func TestLargePodIsAskedForAgain(t *testing.T) {
 			break
 		}
 	}
-	if pod, known := s.Pod(t.Context(), left); !known || len(pod.Containers) != 1004 || len(pod.Containers[0].Args) != 1 {
+	if pod, known := s.Pod(t.Context(), left, ""); !known || len(pod.Containers) != 1004 || len(pod.Containers[0].Args) != 1 {
 		t.Errorf("known: %t, %d containers, %q", known, len(pod.Containers), pod.Unreadable)
 	}
 }

@@ -94,20 +94,20 @@ func (s *Source) Known(uid string) (rules.Pod, bool) {
 	return e.pod, ok
 }
 
-// Pod returns what is known of a pod that is about to run. One that is not known is asked for, once and not for long: the
-// runtime waits with it.
-func (s *Source) Pod(ctx context.Context, uid string) (rules.Pod, bool) {
+// Pod returns what is known of a pod that is about to run, or of which a container is; container is its name. Where that is not
+// known, or not whole, the pod is asked for, once and not for long: the runtime waits with it.
+func (s *Source) Pod(ctx context.Context, uid, container string) (rules.Pod, bool) {
 	s.mu.Lock()
 	conn := s.conn
 	e, known := s.table.pods[uid]
 	s.mu.Unlock()
-	if known && !e.small || conn == nil {
+	if known && e.tells(container) || conn == nil {
 		return s.told(e.pod, &s.state.Known)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	answer := make(chan rules.Pod, 1)
-	go func() { answer <- s.ask(ctx, conn, uid) }() // which goes on with what it has got when the time is up
+	go func() { answer <- s.ask(ctx, conn, uid, e) }() // which goes on with what it has got when the time is up
 	select {
 	case pod := <-answer:
 		if pod.UID == uid {
@@ -129,8 +129,9 @@ func (s *Source) told(pod rules.Pod, n *int) (rules.Pod, bool) {
 	return pod, pod.UID != ""
 }
 
-// ask asks for a pod that is not known, or not whole, and remembers one that is not known. It returns none where the answer is none.
-func (s *Source) ask(ctx context.Context, conn *grpc.ClientConn, uid string) rules.Pod {
+// ask asks for a pod of which known is known, and returns none where the answer is none. It remembers the answer unless the watch
+// has told something of the pod meanwhile, or the pod has lost its room already.
+func (s *Source) ask(ctx context.Context, conn *grpc.ClientConn, uid string, known entry) rules.Pod {
 	message, err := get(ctx, conn, uid)
 	if err != nil {
 		return rules.Pod{}
@@ -142,7 +143,7 @@ func (s *Source) ask(ctx context.Context, conn *grpc.ClientConn, uid string) rul
 	e := entryOf(pod)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, told := s.table.pods[uid]; !told { // by the watch, meanwhile
+	if now := s.table.pods[uid]; now.number == known.number && !now.small {
 		s.table.put(e)
 	}
 	return pod

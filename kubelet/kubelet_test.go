@@ -221,7 +221,7 @@ func TestRestartedKubelet(t *testing.T) {
 // A node without the socket costs no word.
 func TestAbsent(t *testing.T) {
 	s, log := watching(t, socketPath(t), false)
-	if _, known := s.Pod(t.Context(), "a"); known {
+	if _, known := s.Pod(t.Context(), "a", ""); known {
 		t.Error("a pod is known by nobody")
 	}
 	if state := s.State(); state.Unanswered != 1 || state.Condition != Absent {
@@ -240,12 +240,51 @@ func TestAsk(t *testing.T) {
 	s, _ := watching(t, srv.Socket, false)
 	until(t, "the watch is complete", complete(s))
 	for _, uid := range []string{"a", "new", "new"} {
-		if _, known := s.Pod(t.Context(), uid); !known {
+		if _, known := s.Pod(t.Context(), uid, ""); !known {
 			t.Errorf("%s is not known", uid)
 		}
 	}
 	if state := s.State(); srv.Questions() != 1 || state.Known != 2 || state.Asked != 1 || state.Unanswered != 0 {
 		t.Errorf("%d questions; %+v", srv.Questions(), state)
+	}
+}
+
+// A container that the watch has not told of, as one that was added to its pod just now, is no container without anything: it is
+// asked for, and known from then on, unless the watch tells something else meanwhile.
+func TestContainerIsAskedFor(t *testing.T) {
+	debugged := append(podOf("a", 1), podsapi.Message(2, podsapi.Message(34, podsapi.Message(1, podsapi.Message(1, "debugger"))))...)
+	var meanwhile func()
+	srv := &podsapi.Server{Socket: socketPath(t), Watch: podsapi.Telling(podOf("a", 1)),
+		Get: func(context.Context, string) ([]byte, error) { meanwhile(); return debugged, nil }}
+	start(t, srv)
+	s, _ := watching(t, srv.Socket, false)
+	until(t, "the watch is complete", complete(s))
+	for _, tt := range []struct {
+		name      string
+		meanwhile func()
+		known     int // containers, afterwards
+	}{
+		{"the pod is told of again", func() { s.tell(modified, podOf("a", 7)) }, 1},
+		{"the pod is deleted", func() { s.tell(deleted, podOf("a", 1)) }, 0},
+		{"nothing happens", func() {}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s.tell(modified, podOf("a", 1))
+			meanwhile = tt.meanwhile
+			asked := srv.Questions()
+			if pod, known := s.Pod(t.Context(), "a", "app"); !known || len(pod.Containers) != 1 || srv.Questions() != asked {
+				t.Errorf("of a container that is known it is asked: %d containers", len(pod.Containers))
+			}
+			if pod, _ := s.Pod(t.Context(), "a", "debugger"); pod.Container("debugger") == nil || srv.Questions() != asked+1 {
+				t.Errorf("told of it: %+v", pod)
+			}
+			if pod, _ := s.Known("a"); len(pod.Containers) != tt.known {
+				t.Errorf("afterwards %d containers are known, want %d", len(pod.Containers), tt.known)
+			}
+		})
+	}
+	if pod, known := s.Pod(t.Context(), "a", "debugger"); !known || pod.Container("debugger") == nil || srv.Questions() != 3 {
+		t.Errorf("it is asked for again: %d questions", srv.Questions())
 	}
 }
 
@@ -272,7 +311,7 @@ func TestBadAnswers(t *testing.T) {
 	s, _ := watching(t, srv.Socket, false)
 	until(t, "the watch is complete", complete(s))
 	for _, uid := range questions {
-		if _, known := s.Pod(t.Context(), uid); known { // it returns, or the test does not end
+		if _, known := s.Pod(t.Context(), uid, ""); known { // it returns, or the test does not end
 			t.Errorf("%s is known", uid)
 		}
 	}

@@ -28,16 +28,23 @@ var (
 type table struct {
 	pods  map[string]entry
 	bytes int
+	sets  int // how many entries there have been
 	watch int // the number of this one
 	left  int // how often this watch told of a pod that is not kept at all
 	why   string
 }
 
 type entry struct {
-	pod   rules.Pod
-	bytes int
-	watch int  // that told of it last
-	small bool // not all of the pod is kept
+	pod    rules.Pod
+	bytes  int
+	number int  // its own; 0 is of none
+	watch  int  // that told of it last
+	small  bool // not all of the pod is kept
+}
+
+// tells reports whether asking would tell no more of a container of the pod; "" is any. What cannot be read stays so.
+func (e entry) tells(container string) bool {
+	return !e.small && (e.pod.Unreadable != "" || container == "" || e.pod.Container(container) != nil)
 }
 
 // entryOf is of a pod, which is weighed.
@@ -68,6 +75,8 @@ func (t *table) set(e entry) {
 		t.pods = map[string]entry{}
 	}
 	t.drop(e.pod.UID)
+	t.sets++
+	e.number = t.sets
 	t.pods[e.pod.UID] = e
 	t.bytes += e.bytes
 }
