@@ -29,8 +29,8 @@ import (
 func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
 	o := outcome.Begin(lifecycle.ContainerCreated, pod)
 	o.Container = c.Name
-	c, spec := completed(e.Kubelet, pod, c)
 	known, ok := e.expected(ctx, pod)
+	o, c = e.specified(ctx, o, known, c)
 	settled := ok && known.Covers(pod, e.policy.Load().Refining([]rules.Container{c}))
 	if settled {
 		o.Decision, o.Plan, o.NetNS = known.Decision, known.Plan, known.NetNS
@@ -38,18 +38,18 @@ func (e *Enforcer) Admit(ctx context.Context, pod rules.Pod, c rules.Container) 
 		if known.State == lifecycle.StateExempt {
 			o.Result = lifecycle.Skipped
 		}
-		o = e.checkIdentity(o, c)
 	} else {
 		o.Pod.Containers = e.policy.Load().Refining([]rules.Container{c})
-		o = e.checkIdentity(e.enforce(ctx, o), c)
+		o = e.enforce(ctx, o)
+		c = completed(o, c) // of a sandbox that was not known the kubelet was asked only now
 	}
-	o = e.checkPowers(ctx, o, c)
+	o = e.checkPowers(e.checkIdentity(o, c), c)
 	if ids := policy.Identities(c); len(ids) > 0 && o.Error() == nil {
 		// Kept for clashes: the proxy, whose ids are not redirected, may be created after this container.
 		e.sandboxes.UpdateKnown(pod.SandboxID, func(sb *memory.Sandbox) { sb.Admitted = policy.Overlay(sb.Admitted, ids) })
 	}
-	e.notice(o.Outcome, outcome.EventContradicted, contradiction(o.Outcome, c, spec))
-	e.notice(o.Outcome, outcome.EventBypass, e.bypassOf(o.Outcome, c))
+	e.notice(o.Outcome, outcome.EventContradicted, contradiction(o, c))
+	e.notice(o.Outcome, outcome.EventBypass, e.bypassOf(o, c))
 	e.report(o)
 	return o.Outcome
 }
@@ -73,7 +73,7 @@ func (e *Enforcer) checkIdentity(o outcome.Look, c rules.Container) outcome.Look
 	if !o.Result.Admits() || wanted == config.IdentityOff {
 		return o
 	}
-	if o.Impostor = cmp.Or(o.Decision.Impostor(c), hidesUser(e.Kubelet, o.Outcome, c)); o.Impostor == "" {
+	if o.Impostor = cmp.Or(o.Decision.Impostor(c), hidesUser(&o, c)); o.Impostor == "" {
 		return o
 	}
 	if wanted == config.IdentityRefuse {
@@ -88,19 +88,21 @@ func (e *Enforcer) checkIdentity(o outcome.Look, c rules.Container) outcome.Look
 func (e *Enforcer) Validate(ctx context.Context, pod rules.Pod, c rules.Container) outcome.Outcome {
 	o := outcome.Begin(lifecycle.ContainerValidated, pod)
 	o.Container = c.Name
-	c, _ = completed(e.Kubelet, pod, c)
 	known, ok := e.expected(ctx, pod)
+	o, c = e.specified(ctx, o, known, c)
 	news := e.policy.Load().Refining([]rules.Container{c})
 	if !ok || !known.Covers(pod, news) {
 		// Not what was admitted: the sandbox is new to us, or another plugin changed the container.
 		o.Trigger, o.Pod.Containers = lifecycle.ContainerCreated, news
-		o = e.checkIdentity(e.enforce(ctx, o), c)
+		o = e.enforce(ctx, o)
+		c = completed(o, c)
+		o = e.checkIdentity(o, c)
 	} else if known.State.Enrolled() {
 		o = e.lookAgain(ctx, o, known)
 	} else {
 		o.Result = lifecycle.Skipped
 	}
-	o = e.checkPowers(ctx, o, c)
+	o = e.checkPowers(o, c)
 	if o.Result.Admits() {
 		o = checkNetNS(o, c)
 	}
@@ -132,12 +134,13 @@ func (e *Enforcer) Start(ctx context.Context, pod rules.Pod, container, unheeded
 	o := outcome.Begin(lifecycle.ContainerStarted, pod)
 	o.Container, o.Unheeded = container, unheeded
 	known, ok := e.expected(ctx, pod)
+	o, c := e.specified(ctx, o, known, rules.Container{Name: container})
 	if ok {
 		o = e.lookAgain(ctx, o, known)
 	} else {
 		o = e.enforce(ctx, o)
 	}
-	o = e.checkPowers(ctx, o, rules.Container{Name: container})
+	o = e.checkPowers(o, c)
 	if o.End(); o.Error() == nil {
 		o.Unheeded = ""
 	}

@@ -9,16 +9,18 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/judge"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
 // Kubelet knows of pods what the runtime tells late, or never.
 type Kubelet interface {
-	// Pod returns what is known of a pod that is about to run, which it may ask for a moment.
-	Pod(ctx context.Context, uid string) (rules.Pod, bool)
+	// Pod returns what is known of a pod that is about to run, or of which a container is: "" is its sandbox. It may ask for a moment.
+	Pod(ctx context.Context, uid, container string) (rules.Pod, bool)
 	// Known returns what is known of a pod at once.
 	Known(uid string) (rules.Pod, bool)
 }
@@ -29,10 +31,11 @@ func (e *Enforcer) decideSpecified(ctx context.Context, o outcome.Look) outcome.
 	if e.Kubelet == nil || o.Result == lifecycle.Failed || o.Result == lifecycle.Skipped && o.Want != lifecycle.WantNone || !o.Waited {
 		return o
 	}
-	spec, ok := e.Kubelet.Pod(ctx, o.Pod.UID)
-	if !ok {
+	spec, _ := e.Kubelet.Pod(ctx, o.Pod.UID, o.Container)
+	if !spec.About(o.Pod) {
 		return o
 	}
+	o.Spec = spec
 	o.Pod, o.Result, o.Err, o.Want = o.Pod.With(spec), "", nil, lifecycle.Undecided
 	return e.decideUnknown(ctx, o)
 }
@@ -45,40 +48,52 @@ func specification(k Kubelet, uid string) (spec rules.Pod, known bool) {
 	return k.Known(uid)
 }
 
-// completed completes a container that the runtime is about to create by what the kubelet says of it, and returns that too.
-func completed(k Kubelet, pod rules.Pod, c rules.Container) (rules.Container, rules.Container) {
-	known, _ := specification(k, pod.UID)
-	listed := known.Container(c.Name)
-	if listed == nil || known.Namespace != pod.Namespace || known.Name != pod.Name {
-		return c, rules.Container{}
+// specified has the look at a container know what the kubelet says of its pod, and completes the container by that. Where it decides
+// anything about the container of a pod of the mesh, and is not known of it, the kubelet is asked: once a look.
+func (e *Enforcer) specified(ctx context.Context, o outcome.Look, known memory.Sandbox, c rules.Container) (outcome.Look, rules.Container) {
+	spec, _ := specification(e.Kubelet, o.Pod.UID)
+	if by := e.policy.Load(); e.Kubelet != nil && known.Decision.Action == rules.Enrol && (spec.Unreadable != "" || spec.Container(c.Name) == nil) &&
+		(by.Node.Refusing(o.Pod.Namespace, known.Decision).Bars() || by.Identity(o.Pod) != config.IdentityOff && untoldUser(c)) {
+		if asked, ok := e.Kubelet.Pod(ctx, o.Pod.UID, c.Name); ok {
+			spec = asked
+		}
 	}
-	return c.With(*listed), *listed
+	if spec.About(o.Pod) {
+		o.Spec = spec
+	}
+	return o, completed(o, c)
 }
 
-// checkPowers refuses a container of a sandbox that is well for what the pod's specification gives to it, where what enrolled the
-// pod refuses that: by then nobody may have asked the kubelet, or the runtime had not told yet what the container runs.
-func (e *Enforcer) checkPowers(ctx context.Context, o outcome.Look, c rules.Container) outcome.Look {
-	if e.Kubelet == nil || !o.Result.Admits() || !o.Decision.Bars() {
-		return o
+// completed completes a container that the runtime is about to create by what the kubelet says of it.
+func completed(o outcome.Look, c rules.Container) rules.Container {
+	if listed := o.Spec.Container(c.Name); listed != nil {
+		return c.With(*listed)
 	}
-	spec, told := e.Kubelet.Known(o.Pod.UID)
-	if (!told || spec.Unreadable != "") && o.Trigger == lifecycle.ContainerCreated {
-		spec, told = e.Kubelet.Pod(ctx, o.Pod.UID)
+	return c
+}
+
+// checkPowers refuses a container of a sandbox that is well for what the pod's specification gives to it, where the node refuses
+// that today: when the sandbox was made nobody may have asked the kubelet, or refused that, or known what the container runs.
+func (e *Enforcer) checkPowers(o outcome.Look, c rules.Container) outcome.Look {
+	d := e.policy.Load().Node.Refusing(o.Pod.Namespace, o.Decision)
+	if !o.Result.Admits() || !d.Bars() || o.Spec.UID == "" {
+		return o
 	}
 	pod := o.Pod
 	pod.Containers = []rules.Container{c}
-	pod = pod.With(spec)
-	c = *pod.Container(c.Name)
+	pod, c = pod.With(o.Spec), completed(o, c)
 	known, _ := e.sandboxes.Get(pod.SandboxID)
 	switch {
-	case !told:
+	case pod.Unreadable != "": // nor does anybody know which of its containers are new
+	case o.Spec.Container(c.Name) == nil:
+		o.Untold = true
+		return o.Rejecting(rules.ReasonBypass, errors.New(d.Untold(c.Name)))
+	case known.Spared(d) && !d.Late(c):
 		return o
-	case known.Found && !o.Decision.Late(c):
-		return o // it may have run before
-	case known.Found:
+	case known.Spared(d):
 		pod.Containers = []rules.Container{c}
 	}
-	if why := alsoPoses(o.Decision.Barred(pod, c.Name), o.Decision, c); why != "" {
+	if why := alsoPoses(d.Barred(pod, c.Name), d, c); why != "" {
 		return o.Rejecting(rules.ReasonBypass, errors.New(why))
 	}
 	return o
@@ -86,9 +101,13 @@ func (e *Enforcer) checkPowers(ctx context.Context, o outcome.Look, c rules.Cont
 
 // contradiction says in what a container of the mesh differs from what its pod's specification says. What the runtime creates
 // counts.
-func contradiction(o outcome.Outcome, c, spec rules.Container) string {
-	what := c.Contradicts(spec)
-	if o.Result != lifecycle.Protected || len(what) == 0 {
+func contradiction(o outcome.Look, c rules.Container) string {
+	listed := o.Spec.Container(c.Name)
+	if o.Result != lifecycle.Protected || listed == nil {
+		return ""
+	}
+	what := c.Contradicts(*listed)
+	if len(what) == 0 {
 		return ""
 	}
 	return "the runtime creates the container otherwise than the pod's specification says, and that counts: " + judge.Short(strings.Join(what, "; "))
@@ -103,14 +122,14 @@ func bypass(o outcome.Outcome) string {
 }
 
 // bypassOf says how a container that is created can go around its pod's rules, where the pod's sandbox could not show that.
-func (e *Enforcer) bypassOf(o outcome.Outcome, c rules.Container) string {
-	if o.Result != lifecycle.Protected || !o.Decision.Late(c) {
+func (e *Enforcer) bypassOf(o outcome.Look, c rules.Container) string {
+	d := e.policy.Load().Node.Refusing(o.Pod.Namespace, o.Decision)
+	if o.Result != lifecycle.Protected || !d.Late(c) {
 		return ""
 	}
-	spec, _ := specification(e.Kubelet, o.Pod.UID)
-	pod := o.Pod.With(spec)
+	pod := o.Pod.With(o.Spec)
 	pod.Containers = []rules.Container{c}
-	return alsoPoses(sayBypasses(o.Decision.Bypasses(pod)), o.Decision, c)
+	return alsoPoses(sayBypasses(d.Bypasses(pod)), d, c)
 }
 
 func sayBypasses(all []rules.Bypass) string {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/config"
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
+	"github.com/meshnetd/meshnetd/daemon/memory"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/rules"
@@ -24,7 +25,7 @@ type specs struct {
 	asked int
 }
 
-func (s *specs) Pod(_ context.Context, uid string) (rules.Pod, bool) {
+func (s *specs) Pod(_ context.Context, uid, _ string) (rules.Pod, bool) {
 	s.asked++
 	return s.Known(uid)
 }
@@ -138,7 +139,7 @@ func TestImpostorByTheKubelet(t *testing.T) {
 		t.Errorf("got %v", o.Error())
 	}
 	pod.Name = "other" // whose UID is another pod's here
-	if c, _ := completed(e.Kubelet, pod, untold); c.UID != nil {
+	if _, c := e.specified(ctx, outcome.Begin(lifecycle.ContainerCreated, pod), memory.Sandbox{}, untold); c.UID != nil {
 		t.Error("another pod's specification counts")
 	}
 }
@@ -311,7 +312,10 @@ func TestUnreadablePodHidesNoUser(t *testing.T) {
 	}
 	other := pod
 	other.Name = "other" // whose UID is another pod's here
-	if text := hidesUser(e.Kubelet, outcome.Outcome{Pod: other, Decision: rules.Decision{Action: rules.Enrol}}, untold); text != "" {
+	enrolled := memory.Sandbox{Decision: rules.Decision{Action: rules.Enrol}}
+	asked, _ := e.specified(ctx, outcome.Begin(lifecycle.ContainerCreated, other), enrolled, untold)
+	asked.Decision = enrolled.Decision
+	if text := hidesUser(&asked, untold); text != "" {
 		t.Errorf("another pod's word counts: %s", text)
 	}
 	e.with(func(p *policy.Policy) { p.ProxyIdentity = config.IdentityReport })

@@ -62,8 +62,8 @@ func TestPowersOfASandboxThatIsThere(t *testing.T) {
 		{"host's process ids", refusePowers, plain, true, "", "container web (host_pid), container tool (host_pid)"},
 		{"NET_RAW that the runtime gives", refuseRaw, rules.Powers{}, false, "", "container tool (net_raw)"},
 		{"NET_RAW that the runtime gives, and nobody asks", refusePowers, rules.Powers{}, false, "", ""},
-		{"unreadable", refusePowers, plain, false, "more than 1024 containers", "what cannot be read (more than 1024 containers), and bypass.privileged"},
-		{"unreadable, and raw", refuseRaw, plain, false, "more than 1024 containers", "what cannot be read (more than 1024 containers), and [[lockdown]]"},
+		{"unreadable", refusePowers, plain, false, "more than 1024 containers", "is not taken in (more than 1024 containers), and bypass.privileged"},
+		{"unreadable, and raw", refuseRaw, plain, false, "more than 1024 containers", "is not taken in (more than 1024 containers), and [[lockdown]]"},
 		{"reported only", func(*policy.Policy) {}, admin, false, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestPowersAreAskedFor(t *testing.T) {
 	e.with(refusePowers)
 	refuses(t, e, pod, admin, "")
 	e.Start(limited(t, patience), pod, "app", "")
-	if known.asked != 2 { // for its sandbox, and for its container
+	if known.asked != 3 { // once by each look
 		t.Errorf("of a pod of which it never tells it was asked %d times", known.asked)
 	}
 }

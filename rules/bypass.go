@@ -135,8 +135,9 @@ func sendsRaw(all []Bypass) []Bypass {
 	})
 }
 
-// refusing returns the decision with what the node refuses containers of the namespace for.
-func (n Node) refusing(namespace string, d Decision) Decision {
+// Refusing returns the decision with what the node refuses containers of the namespace for.
+func (n Node) Refusing(namespace string, d Decision) Decision {
+	d.RefusesRaw = ""
 	d.RefusesPowers = n.RefusePowers && !MatchesAny(n.PowersExempt, namespace)
 	l, refuses := n.rawSockets(namespace)
 	if d.RawSockets = l.Raw != ""; refuses {
@@ -147,6 +148,11 @@ func (n Node) refusing(namespace string, d Decision) Decision {
 
 // Bars reports whether containers are refused for what they are given.
 func (d Decision) Bars() bool { return d.RefusesPowers || d.RefusesRaw != "" }
+
+// BarsMore reports whether containers are refused for what an earlier decision let them be given.
+func (d Decision) BarsMore(before Decision) bool {
+	return d.RefusesPowers && !before.RefusesPowers || d.RefusesRaw != "" && before.RefusesRaw == ""
+}
 
 // Barred says which of a pod's containers are refused for what they are given, as far as they are known; "" is none. A debug
 // container counts only where it is the one that starts: its pod cannot lose it again.

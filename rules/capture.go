@@ -210,7 +210,7 @@ func (n Node) judge(pod Pod, d Decision) Decision {
 		if problem := n.Budget.exceededBy(plans[:]); problem != "" {
 			return d.rejected(ReasonOverBudget, problem)
 		}
-		d = n.refusing(pod.Namespace, d)
+		d = n.Refusing(pod.Namespace, d)
 		if problem := d.Barred(pod, ""); problem != "" {
 			return d.rejected(ReasonBypass, problem)
 		}

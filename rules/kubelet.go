@@ -27,11 +27,16 @@ func (c Container) By(v Values) string {
 	return ""
 }
 
+// About reports whether what a kubelet says is about the pod.
+func (p Pod) About(pod Pod) bool {
+	return p.UID == pod.UID && p.Namespace == pod.Namespace && p.Name == pod.Name
+}
+
 // With returns the pod as its runtime and its kubelet tell it together: what the runtime really made counts, and the
 // kubelet's word is taken for the rest. A word about another pod is none. The list of containers never counts as complete:
 // a mesh must not be left for what a pod's author does not list.
 func (p Pod) With(spec Pod) Pod {
-	if p.UID != spec.UID || p.Namespace != spec.Namespace || p.Name != spec.Name {
+	if !spec.About(p) {
 		return p
 	}
 	if spec.Unreadable != "" {
@@ -123,10 +128,19 @@ func (d Decision) unreadable(pod Pod) string {
 	if pod.Unreadable == "" {
 		return ""
 	}
-	by := d.RefusesRaw + " refuses that (raw)"
+	return fmt.Sprintf("whether a container can go around the pod's rules cannot be known, since what the kubelet tells of the pod is not taken in (%s), and %s: "+
+		"give the pod, and others of its namespace, fewer and smaller containers", shortened(pod.Unreadable, longestProblem), d.barring())
+}
+
+// Untold says why a container is refused that the kubelet has not told of yet.
+func (d Decision) Untold(container string) string {
+	return fmt.Sprintf("what container %s is given cannot be known yet, since the kubelet tells of its pod and not of it, and %s", shortened(container, longestValue), d.barring())
+}
+
+// barring names what refuses containers for what they are given.
+func (d Decision) barring() string {
 	if d.RefusesPowers {
-		by = "bypass.privileged in the node's configuration refuses that"
+		return "bypass.privileged in the node's configuration refuses that"
 	}
-	return fmt.Sprintf("whether a container can go around the pod's rules cannot be known, since the kubelet tells of the pod what cannot be read (%s), and %s: "+
-		"give the pod fewer and smaller containers", shortened(pod.Unreadable, longestProblem), by)
+	return d.RefusesRaw + " refuses that (raw)"
 }

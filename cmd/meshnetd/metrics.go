@@ -92,7 +92,7 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 // bypassOf says how a pod can go around its rules, or that nobody can know.
 func bypassOf(e *daemon.Enforcer, sb memory.Sandbox) string {
 	if why := e.View().Unreadable(sb); why != "" {
-		return "not known, since the kubelet tells of the pod what cannot be read (" + why + ")"
+		return "not known, since what the kubelet tells of the pod is not taken in (" + why + ")"
 	}
 	return rules.SayBypasses(e.View().Bypasses(sb))
 }

@@ -80,7 +80,7 @@ func (s *Sandboxes) remember(by *policy.Policy, o *outcome.Look, step lifecycle.
 		*sb = Sandbox{Pod: pod, State: step.Then, Lack: step.Lack, Why: o.Why, Decision: o.Decision, Plan: o.Plan, Key: o.Key, Earlier: o.Earlier, Network: o.Network,
 			NetNS: o.NetNS, Since: since, Took: time.Since(o.Began), Detail: detail, Admitted: sb.Admitted, Drift: sb.Drift, Node: o.Node,
 			Changes: sb.Changes, Beside: o.Judged.Beside, Counted: sb.Counted, Reviewed: sb.Reviewed, Required: sb.Required,
-			Running: sb.Running, Found: sb.Found, Generation: generation, Around: o.Around, Backend: o.Backend, Turn: sb.Turn}
+			Running: sb.Running, Found: sb.Spared(o.Decision), Generation: generation, Around: o.Around, Backend: o.Backend, Turn: sb.Turn}
 	})
 }
 

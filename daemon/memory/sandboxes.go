@@ -55,7 +55,7 @@ type Sandbox struct {
 	Lack       lifecycle.Lack
 	news       bool   // a container said more when it was taken over, and its rules do not follow yet
 	Running    bool   // one of its containers had been started when it was taken over
-	Found      bool   // that was so when this process came to know of it
+	Found      bool   // that was so when this process came to know of it, or may have been when the node began to refuse powers
 	Generation string // of its rules when they were last verified; "" where they changed meanwhile, or may without a new one
 	Around     string // what else that depended on; "" for nothing
 }
@@ -101,6 +101,12 @@ func (s Sandbox) knows(news []rules.Container) bool {
 		}
 	}
 	return true
+}
+
+// Spared reports whether containers of the sandbox may run that a decision of today refuses for what they are given: nobody did
+// when it was enrolled.
+func (s Sandbox) Spared(d rules.Decision) bool {
+	return s.Found || s.Decision.Action == rules.Enrol && d.BarsMore(s.Decision)
 }
 
 // Facts are what is known before anything is looked at.

@@ -29,6 +29,7 @@ type Look struct {
 	Stop       bool           // its sandbox is to be stopped
 	FoundDrift bool           // as Drifted, also where that was told before
 	Node       rules.Node     // that decided
+	Spec       rules.Pod      // what the kubelet says of the pod of a container; the zero Pod where that is nothing
 	Key        string         // of the plan
 	Network    rules.Network  // that it was made for
 	Generation string         // of the rules that are there; "" where they changed meanwhile, or may without a new one

@@ -46,6 +46,7 @@ type Outcome struct {
 	Changed     bool            // the kernel was changed
 	Unheeded    string          // why the container may run although it is refused; "" where it does not
 	Impostor    string          // why the container goes around the mesh; "" is not
+	Untold      bool            // the kubelet tells of the container's pod, and not of the container yet
 	Differences []string        // how the kernel does not hold the plan, or did not before it was changed
 	Effect      effect.Result   // what becomes of packets beside what the plan says
 	Stage       Stage
@@ -71,6 +72,9 @@ func (o Outcome) Error() error {
 		next := "Ask the administrator of the node"
 		if o.Impostor != "" || o.Decision.Reason.Mendable() {
 			next = "Correct the pod; it starts at the next retry"
+		}
+		if o.Untold {
+			next = "It is tried again, and starts once the kubelet tells of it"
 		}
 		if o.Container != "" {
 			what = "container " + o.Container + " of " + what

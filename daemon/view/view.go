@@ -94,7 +94,7 @@ func (v View) Bypasses(sb memory.Sandbox) []rules.Bypass {
 		return nil
 	}
 	spec, _ := v.Specification(sb.Pod.UID)
-	return sb.Decision.Bypasses(sb.Pod.With(spec))
+	return v.Policy.Node.Refusing(sb.Pod.Namespace, sb.Decision).Bypasses(sb.Pod.With(spec))
 }
 
 // Unreadable says why that cannot be known of a sandbox, although the kubelet tells; "" where it is known, or nobody tells.
