@@ -25,6 +25,13 @@ type stale struct {
 
 func (s stale) Known(string) (rules.Pod, bool) { return s.remembered, true }
 
+func (s stale) Pod(ctx context.Context, uid, container string) (rules.Pod, bool) {
+	if s.remembered.Unreadable == "" && (container == "" || s.remembered.Container(container) != nil) {
+		return s.remembered, true
+	}
+	return s.specs.Pod(ctx, uid, container)
+}
+
 // debugger is a container that is added to a pod that runs.
 func debugger(powers rules.Powers) rules.Container {
 	c := given(as("debugger", 0, "sh"), powers)
@@ -106,6 +113,11 @@ func TestUserOfAContainerThatIsNotToldOf(t *testing.T) {
 		o := e.Admit(limited(t, patience), pod, untold)
 		if (o.Error() != nil) != (tt.want != "") || tt.want != "" && !strings.Contains(o.Error().Error(), tt.want) || known.asked != 1 {
 			t.Errorf("%s: %v, asked %d times", tt.name, o.Error(), known.asked)
+		}
+		unseen := pod
+		unseen.SandboxID, unseen.NetNS, known.asked = "unseen", newNetNS(t), 0
+		if o := e.Admit(limited(t, patience), unseen, untold); (o.Error() != nil) != (tt.want != "") || tt.want != "" && !strings.Contains(o.Error().Error(), tt.want) || known.asked != 1 {
+			t.Errorf("%s, in a sandbox that nobody has seen: %v, asked %d times", tt.name, o.Error(), known.asked)
 		}
 		e.with(func(p *policy.Policy) { p.ProxyIdentity = config.IdentityOff })
 		if o := e.Admit(limited(t, patience), pod, untold); o.Error() != nil || known.asked != 1 {

@@ -181,8 +181,12 @@ func TestLargePodIsAskedForAgain(t *testing.T) {
 			break
 		}
 	}
+	before := s.State().Left
 	if pod, known := s.Pod(t.Context(), left, ""); !known || len(pod.Containers) != 1004 || len(pod.Containers[0].Args) != 1 {
 		t.Errorf("known: %t, %d containers, %q", known, len(pod.Containers), pod.Unreadable)
+	}
+	if !s.table.pods[left].small || s.State().Left != before {
+		t.Errorf("its answer takes room again, and another pod's: %+v", s.State())
 	}
 }
 

@@ -96,6 +96,33 @@ func TestDebugContainersAreRefusedAlone(t *testing.T) {
 	}
 }
 
+// What a decision of earlier let containers have may be refused today, and the other way round.
+func TestWhatIsRefusedToday(t *testing.T) {
+	raw := []rules.Lockdown{{Namespaces: []string{"shop"}, Raw: rules.RawRefuse, Place: "m.toml:3"}}
+	allows, powers, both := rules.Node{}, rules.Node{RefusePowers: true, PowersExempt: []string{"elsewhere"}}, rules.Node{RefusePowers: true, Lockdowns: raw}
+	for _, tt := range []struct {
+		name          string
+		before, today rules.Node
+		more, bars    bool
+	}{
+		{"nothing, as before", allows, allows, false, false},
+		{"something", allows, powers, true, true},
+		{"the same", powers, powers, false, true},
+		{"another way as well", powers, both, true, true},
+		{"one way less", both, powers, false, true},
+		{"nothing any more", both, allows, false, false},
+	} {
+		before := tt.before.Refusing("shop", rules.Decision{Action: rules.Enrol})
+		today := tt.today.Refusing("shop", before)
+		if today.BarsMore(before) != tt.more || today.Bars() != tt.bars {
+			t.Errorf("%s: more %t, bars %t", tt.name, today.BarsMore(before), today.Bars())
+		}
+	}
+	if powers.Refusing("elsewhere", rules.Decision{}).Bars() {
+		t.Error("an exempt namespace is none")
+	}
+}
+
 // What runs before the proxy does has nobody who takes its connections, and the plan says so.
 func TestEarlyInitContainers(t *testing.T) {
 	node := rules.Node{Meshes: []rules.Mesh{toll}, RuntimeHandlers: []string{""}}
