@@ -48,12 +48,11 @@ func specification(k Kubelet, uid string) (spec rules.Pod, known bool) {
 	return k.Known(uid)
 }
 
-// specified has the look at a container know what the kubelet says of its pod, and completes the container by that. Where it decides
-// anything about the container of a pod of the mesh, and is not known of it, the kubelet is asked: once a look.
+// specified has the look at a container know what the kubelet says of its pod, and completes the container by that. Where it has
+// not told of the container, and its word matters, it is asked: once a look.
 func (e *Enforcer) specified(ctx context.Context, o outcome.Look, known memory.Sandbox, c rules.Container) (outcome.Look, rules.Container) {
 	spec, _ := specification(e.Kubelet, o.Pod.UID)
-	if by := e.policy.Load(); e.Kubelet != nil && known.Decision.Action == rules.Enrol && (spec.Unreadable != "" || spec.Container(c.Name) == nil) &&
-		(by.Node.Refusing(o.Pod.Namespace, known.Decision).Bars() || by.Identity(o.Pod) != config.IdentityOff && untoldUser(c)) {
+	if untold := spec.Unreadable != "" || spec.Container(c.Name) == nil; untold && e.minds(o.Pod, known.Decision, c) {
 		if asked, ok := e.Kubelet.Pod(ctx, o.Pod.UID, c.Name); ok {
 			spec = asked
 		}
@@ -62,6 +61,12 @@ func (e *Enforcer) specified(ctx context.Context, o outcome.Look, known memory.S
 		o.Spec = spec
 	}
 	return o, completed(o, c)
+}
+
+// minds reports whether what only the kubelet can say of a container decides anything about it.
+func (e *Enforcer) minds(pod rules.Pod, d rules.Decision, c rules.Container) bool {
+	by := e.policy.Load()
+	return e.Kubelet != nil && d.Action == rules.Enrol && (by.Node.Refusing(pod.Namespace, d).Bars() || by.Identity(pod) != config.IdentityOff && untoldUser(c))
 }
 
 // completed completes a container that the runtime is about to create by what the kubelet says of it.
