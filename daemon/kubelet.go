@@ -52,7 +52,7 @@ func specification(k Kubelet, uid string) (spec rules.Pod, known bool) {
 // not told of the container, and its word matters, it is asked: once a look.
 func (e *Enforcer) specified(ctx context.Context, o outcome.Look, known memory.Sandbox, c rules.Container) (outcome.Look, rules.Container) {
 	spec, _ := specification(e.Kubelet, o.Pod.UID)
-	if untold := spec.Unreadable != "" || spec.Container(c.Name) == nil; untold && e.minds(o.Pod, known.Decision, c) {
+	if untold := spec.Unreadable != "" || spec.Container(c.Name) == nil; untold && e.minds(o, known.Decision, c) {
 		if asked, ok := e.Kubelet.Pod(ctx, o.Pod.UID, c.Name); ok {
 			spec = asked
 		}
@@ -63,10 +63,11 @@ func (e *Enforcer) specified(ctx context.Context, o outcome.Look, known memory.S
 	return o, completed(o, c)
 }
 
-// minds reports whether what only the kubelet can say of a container decides anything about it.
-func (e *Enforcer) minds(pod rules.Pod, d rules.Decision, c rules.Container) bool {
+// minds reports whether what only the kubelet can say of a container decides anything about it: as whom it runs, as it is created.
+func (e *Enforcer) minds(o outcome.Look, d rules.Decision, c rules.Container) bool {
 	by := e.policy.Load()
-	return e.Kubelet != nil && d.Action == rules.Enrol && (by.Node.Refusing(pod.Namespace, d).Bars() || by.Identity(pod) != config.IdentityOff && untoldUser(c))
+	identity := o.Trigger != lifecycle.ContainerStarted && by.Identity(o.Pod) != config.IdentityOff && untoldUser(c)
+	return e.Kubelet != nil && d.Action == rules.Enrol && (identity || by.Node.Refusing(o.Pod.Namespace, d).Bars())
 }
 
 // completed completes a container that the runtime is about to create by what the kubelet says of it.
@@ -88,13 +89,18 @@ func (e *Enforcer) checkPowers(o outcome.Look, c rules.Container) outcome.Look {
 	pod.Containers = []rules.Container{c}
 	pod, c = pod.With(o.Spec), completed(o, c)
 	known, _ := e.sandboxes.Get(pod.SandboxID)
+	listed := o.Spec.Container(c.Name) != nil
 	switch {
+	case !listed && o.Trigger == lifecycle.ContainerStarted:
+		return o // for good, where it has been judged already, and the answer comes too late
 	case pod.Unreadable != "": // nor does anybody know which of its containers are new
-	case o.Spec.Container(c.Name) == nil:
+	case !listed:
 		o.Untold = true
 		return o.Rejecting(rules.ReasonBypass, errors.New(d.Untold(c.Name)))
-	case known.Spared(d) && !d.Late(c):
+	case known.Found && !d.Late(c):
 		return o
+	case !d.Late(c):
+		d = d.BarringAs(o.Decision) // what nobody refused when it was enrolled may run
 	case known.Spared(d):
 		pod.Containers = []rules.Container{c}
 	}

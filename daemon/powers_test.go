@@ -241,6 +241,7 @@ func TestPowersAreAskedFor(t *testing.T) {
 	e.Kubelet = late{known}
 	e.Synchronize(limited(t, patience), []rules.Pod{pod})
 	refuses(t, e, pod, admin, "")
+	e.Start(limited(t, patience), pod, "app", "")
 	if known.asked != 0 {
 		t.Errorf("asked %d times although nothing is refused", known.asked)
 	}

@@ -64,6 +64,7 @@ type Source struct {
 	expected bool // somebody says that there is one, so its absence is worth a word
 	log      *slog.Logger
 	pause    time.Duration // the first one
+	limit    time.Duration // of a question
 
 	mu    sync.Mutex
 	table table
@@ -74,7 +75,7 @@ type Source struct {
 
 // New returns a source that knows nothing yet. expected tells whether somebody says that there is such a socket.
 func New(socket string, expected bool, log *slog.Logger) *Source {
-	return &Source{socket: socket, expected: expected, log: log, pause: firstPause, state: State{Socket: socket, Condition: Absent, Since: time.Now()}}
+	return &Source{socket: socket, expected: expected, log: log, pause: firstPause, limit: askLimit, state: State{Socket: socket, Condition: Absent, Since: time.Now()}}
 }
 
 // State tells how it is.
@@ -102,30 +103,32 @@ func (s *Source) Pod(ctx context.Context, uid, container string) (rules.Pod, boo
 	e, known := s.table.pods[uid]
 	s.mu.Unlock()
 	if known && e.tells(container) || conn == nil {
-		return s.told(e.pod, &s.state.Known)
+		return s.told(e.pod, container, &s.state.Known)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
 	defer cancel()
 	answer := make(chan rules.Pod, 1)
 	go func() { answer <- s.ask(ctx, conn, uid, e) }() // which goes on with what it has got when the time is up
 	select {
 	case pod := <-answer:
 		if pod.UID == uid {
-			return s.told(pod, &s.state.Asked)
+			return s.told(pod, container, &s.state.Asked)
 		}
 	case <-ctx.Done():
 	}
-	return s.told(e.pod, &s.state.Known)
+	return s.told(e.pod, container, &s.state.Known)
 }
 
-// told counts how much is known of a pod, as n where it can be read.
-func (s *Source) told(pod rules.Pod, n *int) (rules.Pod, bool) {
+// told counts a pod that starts by how much is known of it, as n where it can be read.
+func (s *Source) told(pod rules.Pod, container string, n *int) (rules.Pod, bool) {
 	if pod.UID == "" || pod.Unreadable != "" {
 		n = &s.state.Unanswered
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	*n++
+	if container == "" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		*n++
+	}
 	return pod, pod.UID != ""
 }
 

@@ -66,7 +66,7 @@ func (b Budget) Exceeded(inputs ...Input) (problem string) {
 			return in.over("bytes", in.Bytes, bytes, b.Bytes)
 		}
 		if in.Cut { // by another configuration, which allowed less
-			return fmt.Sprintf("%s %s has %d bytes: more than was allowed a pod when it was read (budget.bytes)", in.Kind, in.Name, in.Bytes)
+			return fmt.Sprintf("%s %s has %d bytes: more than was allowed a pod when it was read (budget.bytes); a restart of meshnetd reads it again", in.Kind, in.Name, in.Bytes)
 		}
 		if items > b.Items {
 			return in.over("items", in.Items, items, b.Items)

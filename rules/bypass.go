@@ -154,6 +154,15 @@ func (d Decision) BarsMore(before Decision) bool {
 	return d.RefusesPowers && !before.RefusesPowers || d.RefusesRaw != "" && before.RefusesRaw == ""
 }
 
+// BarringAs returns the decision with what containers are refused for by an earlier one, too.
+func (d Decision) BarringAs(before Decision) Decision {
+	d.RefusesPowers = d.RefusesPowers && before.RefusesPowers
+	if before.RefusesRaw == "" {
+		d.RefusesRaw = ""
+	}
+	return d
+}
+
 // Barred says which of a pod's containers are refused for what they are given, as far as they are known; "" is none. A debug
 // container counts only where it is the one that starts: its pod cannot lose it again.
 func (d Decision) Barred(pod Pod, starts string) string {

@@ -5,6 +5,7 @@ package rules
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // mostDeciding is how many times budget.bytes the labels and annotations may have that decide about a pod: those of all meshes
@@ -13,19 +14,39 @@ const mostDeciding = 4
 
 // Deciding returns the pod with those of its labels and annotations that decide about it, bounded: a mesh or a policy of the node
 // reads them. Others may have a quarter of a megabyte; of those that may be misspelt it has the keys.
-func (n Node) Deciding(pod Pod) Pod {
-	kept := n.read(pod)
-	if kept.says(everything) <= n.mostSaid() {
-		return kept
+func (n Node) Deciding(pod Pod) Pod { return n.bounded(n.read(pod)) }
+
+// bounded returns a pod that says too much without what policies ignore, and where that is not enough with the beginnings of what
+// meshes read, by which it belongs to one or none as before: no mark that counts by its value is as long. It keeps how much was cut,
+// by which it is rejected where it belongs to one.
+func (n Node) bounded(pod Pod) Pod {
+	if pod.says(everything) <= n.mostSaid() {
+		return pod
 	}
-	if d := n.Decide(kept); d.Action != Skip {
-		return n.Remembered(kept, d)
-	}
-	// No mark is as long. It stays outside the mesh without what is, and policies concern it no more.
-	return kept.only(func(key string) bool {
-		return n.reads(key) && len(pod.Labels[key]) <= longestWord && len(pod.Annotations[key]) <= longestWord
+	pod = pod.only(func(key string) bool {
+		policy, policed := n.annotationPolicy(key, pod.Namespace)
+		return policed && policy.Otherwise == Refuse || n.reads(key)
 	})
+	said := pod.says(everything)
+	if said <= n.mostSaid() {
+		return pod
+	}
+	pod = pod.only(n.reads)
+	pod.Labels, pod.Annotations = beginnings(pod.Labels), beginnings(pod.Annotations)
+	pod.Said += said - pod.says(everything)
+	return pod
 }
+
+func beginnings(all map[string]string) map[string]string {
+	short := make(map[string]string, len(all))
+	for key, value := range all {
+		short[key] = strings.Clone(value[:min(len(value), longestMark)])
+	}
+	return short
+}
+
+// longestMark is longer than what injectors write to mark a pod.
+const longestMark = 512
 
 // read returns the pod with those of its labels and annotations that a mesh or a policy of the node reads, and the keys of others.
 func (n Node) read(pod Pod) Pod {
@@ -39,16 +60,13 @@ func (n Node) read(pod Pod) Pod {
 func everything(string) bool { return true }
 
 // Remembered returns as much of a pod that was decided about as decides the same again, bounded. What policies read counts
-// only against it. Of one that says too much it keeps how much that is, by which it is rejected.
+// only against it.
 func (n Node) Remembered(pod Pod, d Decision) Pod {
 	pod.Specified, pod.Unreadable = false, "" // powers are not remembered
 	if pod = n.read(pod); d.Reason != ReasonForbidden {
 		pod = pod.only(n.reads)
 	}
-	if bytes := pod.says(everything); bytes > n.mostSaid() {
-		pod.Labels, pod.Annotations, pod.Said = nil, nil, bytes
-	}
-	return pod
+	return n.bounded(pod)
 }
 
 // only returns the pod with those of its labels and annotations alone.
@@ -95,6 +113,10 @@ func (n Node) mostSaid() int { return mostDeciding * n.Budget.orStandard().Bytes
 // tooMuch says that more decides about the pod than about any, "" where that is not so.
 func (n Node) tooMuch(pod Pod) string {
 	bytes := pod.says(n.reads)
+	if pod.Said > 0 && bytes <= n.mostSaid() { // by another configuration, which allowed less
+		return fmt.Sprintf("the labels and annotations that meshes read take %d bytes: more than was allowed a pod when they were read "+
+			"(%d times budget.bytes); a restart of meshnetd reads them again", bytes, mostDeciding)
+	}
 	if bytes <= n.mostSaid() {
 		return ""
 	}

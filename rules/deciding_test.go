@@ -83,8 +83,23 @@ func TestDecidingIsBounded(t *testing.T) {
 			size += 64 + len(key) + len(value)
 		}
 		was, is := node.Decide(pod), node.Decide(kept)
+		if again := node.Deciding(kept); again.Said != kept.Said || len(again.Annotations) != len(kept.Annotations) {
+			t.Errorf("%s: it is kept as another one the second time", name)
+		}
 		if size > 64<<10 || is.Action != was.Action || is.Action == rules.Skip && is.Detail != was.Detail {
 			t.Errorf("%s: %d bytes of %d annotations are kept; it is %s (%s), and was %s (%s)", name, size, len(kept.Annotations), is.Action, is.Detail, was.Action, was.Detail)
+		}
+	}
+}
+
+// A pod of which too much was cut is not taken for one that says no more than is left, whatever is allowed by now.
+func TestCutPodIsOverAnyBudget(t *testing.T) {
+	small, large := rules.StandardBudget(), rules.StandardBudget()
+	small.Bytes, large.Bytes = 4<<10, 64<<10
+	pod := injectedBy([]string{"istio"}, "traffic.sidecar.istio.io/excludeOutboundPorts", strings.Repeat("1,", 20<<10))
+	for name, kept := range map[string]rules.Pod{"told": within(small).Deciding(pod), "remembered": within(small).Remembered(pod, rules.Decision{})} {
+		if d := within(large).Decide(kept); d.Reason != rules.ReasonOverBudget || !strings.Contains(d.Detail, "more than was allowed") {
+			t.Errorf("%s: %s (%s: %s)", name, d.Action, d.Reason, d.Detail)
 		}
 	}
 }

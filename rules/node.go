@@ -80,7 +80,7 @@ func (n Node) wanted(pod Pod) Decision {
 		answers = append(answers, r.ask(mesh))
 	}
 	d := choose(answers)
-	if d.Action == Skip && pod.Said == 0 {
+	if d.Action == Skip {
 		return d
 	}
 	if problem := n.tooMuch(pod); problem != "" {
