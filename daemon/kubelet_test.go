@@ -222,8 +222,8 @@ func TestPodsThatCanBypass(t *testing.T) {
 		t.Errorf("said: %s", text)
 	}
 	sb, _ := e.sandboxes.Get(pod.SandboxID)
-	if got := rules.SayBypasses(e.View().Bypasses(sb)); got != "container app (net_admin)" {
-		t.Errorf("of the sandbox: %q", got)
+	if all, _ := e.View().Bypasses(sb); rules.SayBypasses(all) != "container app (net_admin)" {
+		t.Errorf("of the sandbox: %q", rules.SayBypasses(all))
 	}
 	unknown := sb
 	unknown.Pod.UID = "of nobody"
@@ -257,7 +257,7 @@ func TestPodsThatCanBypass(t *testing.T) {
 		}
 	}
 	known.pods = nil
-	if got := e.View().Bypasses(sb); got != nil {
+	if got, _ := e.View().Bypasses(sb); got != nil {
 		t.Errorf("without the kubelet: %v", got)
 	}
 }
@@ -275,8 +275,8 @@ func TestUnreadablePod(t *testing.T) {
 		t.Errorf("said: %s", text)
 	}
 	sb, _ := e.sandboxes.Get(pod.SandboxID)
-	if v := e.View(); v.Unreadable(sb) == "" || v.Source(sb) != "nri" {
-		t.Errorf("of the sandbox: %q, by %s", v.Unreadable(sb), v.Source(sb))
+	if _, unreadable := e.View().Bypasses(sb); unreadable == "" || e.View().Source(sb) != "nri" {
+		t.Errorf("of the sandbox: %q, by %s", unreadable, e.View().Source(sb))
 	}
 	refusing := *e.policy.Load()
 	refusing.Node.RefusePowers = true

@@ -91,10 +91,11 @@ func (w *watch) state(e *daemon.Enforcer, queue *journal.Queue) metrics.State {
 
 // bypassOf says how a pod can go around its rules, or that nobody can know.
 func bypassOf(e *daemon.Enforcer, sb memory.Sandbox) string {
-	if why := e.View().Unreadable(sb); why != "" {
-		return "not known, since what the kubelet tells of the pod is not taken in (" + why + ")"
+	all, unreadable := e.View().Bypasses(sb)
+	if unreadable != "" {
+		return "not known, since what the kubelet tells of the pod is not taken in (" + unreadable + ")"
 	}
-	return rules.SayBypasses(e.View().Bypasses(sb))
+	return rules.SayBypasses(all)
 }
 
 // canBypass counts the pods that can go around their rules, by how.
@@ -106,11 +107,12 @@ func canBypass(e *daemon.Enforcer) map[string]int {
 	const unknown = "unknown"
 	pods[unknown] = 0
 	for _, sb := range e.View().Sandboxes() {
-		if e.View().Unreadable(sb) != "" {
+		all, unreadable := e.View().Bypasses(sb)
+		if unreadable != "" {
 			pods[unknown]++
 		}
 		ways := map[rules.Way]bool{}
-		for _, b := range e.View().Bypasses(sb) {
+		for _, b := range all {
 			for _, way := range b.Ways {
 				ways[way] = true
 			}

@@ -88,20 +88,13 @@ func (v View) Source(sb memory.Sandbox) string {
 	return "nri"
 }
 
-// Bypasses returns the containers of a sandbox that can go around its rules, as far as the kubelet tells.
-func (v View) Bypasses(sb memory.Sandbox) []rules.Bypass {
+// Bypasses returns the containers of a sandbox that can go around its rules, as far as the kubelet tells, and why that cannot be
+// known although it tells; "" where it is known, or nobody tells.
+func (v View) Bypasses(sb memory.Sandbox) (all []rules.Bypass, unreadable string) {
 	if !sb.State.Enrolled() {
-		return nil
+		return nil, ""
 	}
 	spec, _ := v.Specification(sb.Pod.UID)
-	return v.Policy.Node.Refusing(sb.Pod.Namespace, sb.Decision).Bypasses(sb.Pod.With(spec))
-}
-
-// Unreadable says why that cannot be known of a sandbox, although the kubelet tells; "" where it is known, or nobody tells.
-func (v View) Unreadable(sb memory.Sandbox) string {
-	if !sb.State.Enrolled() {
-		return ""
-	}
-	spec, _ := v.Specification(sb.Pod.UID)
-	return sb.Pod.With(spec).Unreadable
+	pod := sb.Pod.With(spec)
+	return v.Policy.Node.Refusing(pod.Namespace, sb.Decision).Bypasses(pod), pod.Unreadable
 }
