@@ -66,6 +66,5 @@ func (c Container) ends() []string {
 
 // readsVariable reports whether a mesh reads a variable of a container of that name.
 func (n Node) readsVariable(container, name string) bool {
-	reads := func(mesh Mesh) bool { return mesh.ReadsVariable(container, name) }
-	return slices.ContainsFunc(n.Meshes, reads) || slices.ContainsFunc(n.Disabled, reads)
+	return n.some(func(mesh Mesh) bool { return mesh.ReadsVariable(container, name) })
 }

@@ -4,7 +4,6 @@ package rules
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -112,20 +111,18 @@ func (n Node) mostSaid() int { return mostDeciding * n.Budget.orStandard().Bytes
 
 // tooMuch says that more decides about the pod than about any, "" where that is not so.
 func (n Node) tooMuch(pod Pod) string {
-	bytes := pod.says(n.reads)
-	if pod.Said > 0 && bytes <= n.mostSaid() { // by another configuration, which allowed less
+	switch bytes := pod.says(n.reads); {
+	case bytes > n.mostSaid():
+		return fmt.Sprintf("the labels and annotations that meshes read take %d bytes: more than the %d that a pod may have (%d times budget.bytes)",
+			bytes, n.mostSaid(), mostDeciding)
+	case pod.Said > 0: // by another configuration, which allowed less
 		return fmt.Sprintf("the labels and annotations that meshes read take %d bytes: more than was allowed a pod when they were read "+
 			"(%d times budget.bytes); a restart of meshnetd reads them again", bytes, mostDeciding)
 	}
-	if bytes <= n.mostSaid() {
-		return ""
-	}
-	return fmt.Sprintf("the labels and annotations that meshes read take %d bytes: more than the %d that a pod may have (%d times budget.bytes)",
-		bytes, n.mostSaid(), mostDeciding)
+	return ""
 }
 
 // reads reports whether a mesh reads a label or annotation of that key.
 func (n Node) reads(key string) bool {
-	reads := func(mesh Mesh) bool { return mesh.Reads(key) }
-	return slices.ContainsFunc(n.Meshes, reads) || slices.ContainsFunc(n.Disabled, reads)
+	return n.some(func(mesh Mesh) bool { return mesh.Reads(key) })
 }

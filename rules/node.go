@@ -45,8 +45,12 @@ func (n Node) Footprint() Footprint {
 // Refines reports whether a container of that name says more about its pod than the sandbox does, to any mesh that the
 // node knows.
 func (n Node) Refines(container string) bool {
-	refines := func(mesh Mesh) bool { return mesh.Refines(container) }
-	return slices.ContainsFunc(n.Meshes, refines) || slices.ContainsFunc(n.Disabled, refines)
+	return n.some(func(mesh Mesh) bool { return mesh.Refines(container) })
+}
+
+// some reports whether it is so of one of the meshes that the node knows, without making a list of them.
+func (n Node) some(so func(Mesh) bool) bool {
+	return slices.ContainsFunc(n.Meshes, so) || slices.ContainsFunc(n.Disabled, so)
 }
 
 // ClaimedByDisabled reports whether a mesh that is switched off would enrol the pod, whose rules may be left from before.

@@ -47,8 +47,8 @@ func inputs(pod rules.Pod) []rules.Input {
 			continue
 		}
 		all = append(all, rules.ArgumentsInput(of.arguments, *c))
-		for _, name := range listNames {
-			if of.name == containerProxy { // nobody reads the other's
+		if of.name == containerProxy { // nobody reads the other's lists
+			for _, name := range listNames {
 				all = append(all, rules.ListInput(of.environment, name, c.Env[name]))
 			}
 		}
