@@ -30,6 +30,14 @@ func given(c rules.Container, powers rules.Powers) rules.Container {
 	return c
 }
 
+// runs returns a pod as a runtime lists it: its app runs, or was created only.
+func runs(pod rules.Pod, running bool) rules.Pod {
+	c := app
+	c.Running = running
+	pod.Containers = []rules.Container{c}
+	return pod
+}
+
 // told is what a runtime tells of a container: no powers.
 func told(c rules.Container) rules.Container { return given(c, rules.Powers{}) }
 
@@ -94,11 +102,7 @@ func TestPowersOfAPodThatRuns(t *testing.T) {
 	unknown.Args = nil
 	e, _, pod, _ := withSpec(t, newMemory(), given(app, all), debug, unknown)
 	e.with(refusePowers)
-	running := app
-	running.Running = true
-	taken := pod
-	taken.Containers = []rules.Container{running}
-	e.Synchronize(limited(t, patience), []rules.Pod{taken})
+	e.Synchronize(limited(t, patience), []rules.Pod{runs(pod, true)})
 	refuses(t, e, pod, app, "")
 	refuses(t, e, pod, debug, "container debugger (privileged)")
 	refuses(t, e, pod, shell, "container istio-proxy (privileged)")
@@ -111,9 +115,7 @@ func TestPowersOfAPodThatRuns(t *testing.T) {
 	if o := e.Enforce(limited(t, patience), lifecycle.SandboxStarted, pod); o.Result != lifecycle.Protected {
 		t.Fatalf("got %s, %v", o.Result, o.Err)
 	}
-	taken = pod
-	taken.Containers = []rules.Container{running}
-	e.Synchronize(limited(t, patience), []rules.Pod{taken})
+	e.Synchronize(limited(t, patience), []rules.Pod{runs(pod, true)})
 	known.pods = spec
 	refuses(t, e, pod, app, "container app (privileged)")
 

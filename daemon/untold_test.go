@@ -65,7 +65,7 @@ func TestContainerThatIsNotToldOf(t *testing.T) {
 		{"there is no answer", nil, refuseRaw, untold},
 		{"there is no answer, and nothing is refused", nil, func(*policy.Policy) {}, ""},
 	} {
-		for _, runs := range []bool{false, true} {
+		for _, running := range []bool{false, true} {
 			e, _, pod, known := withSpec(t, newMemory(), tt.answer...)
 			remembered := known.pods[0]
 			remembered.Containers = []rules.Container{old}
@@ -74,10 +74,7 @@ func TestContainerThatIsNotToldOf(t *testing.T) {
 			}
 			e.with(tt.policy)
 			e.Kubelet = stale{known, remembered}
-			taken, running := pod, app
-			running.Running = runs
-			taken.Containers = []rules.Container{running}
-			e.Synchronize(limited(t, patience), []rules.Pod{taken})
+			e.Synchronize(limited(t, patience), []rules.Pod{runs(pod, running)})
 			for when, ask := range asks(e, pod, told(debugger(rules.Powers{}))) {
 				asked := known.asked
 				o, want := ask(limited(t, patience)), tt.want
@@ -86,7 +83,7 @@ func TestContainerThatIsNotToldOf(t *testing.T) {
 				}
 				if (o.Error() != nil) != (want != "") || want != "" && !strings.Contains(o.Error().Error(), want) ||
 					want == untold && !strings.Contains(o.Error().Error(), "It is tried again, and starts once the kubelet tells of it") {
-					t.Errorf("%s, the pod runs: %t, %s: %v", tt.name, runs, when, o.Error())
+					t.Errorf("%s, the pod runs: %t, %s: %v", tt.name, running, when, o.Error())
 				}
 				if known.asked-asked > 1 {
 					t.Errorf("%s, %s: asked %d times", tt.name, when, known.asked-asked)
@@ -224,11 +221,7 @@ func TestReportsReachOldSandboxes(t *testing.T) {
 func TestUnreadablePodThatRuns(t *testing.T) {
 	e, _, pod, known := withSpec(t, newMemory(), app)
 	e.with(refusePowers)
-	running := app
-	running.Running = true
-	taken := pod
-	taken.Containers = []rules.Container{running}
-	e.Synchronize(limited(t, patience), []rules.Pod{taken})
+	e.Synchronize(limited(t, patience), []rules.Pod{runs(pod, true)})
 	refuses(t, e, pod, app, "")
 	known.pods[0].Unreadable, known.pods[0].Containers = "more than 1024 containers", nil
 	for _, c := range []rules.Container{app, debugger(rules.Powers{}), container("istio-proxy", 1337)} {

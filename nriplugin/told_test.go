@@ -21,13 +21,7 @@ var someNode = rules.Node{Meshes: []rules.Mesh{istio.New(istio.Standard())}}
 // The stub keeps all messages of Synchronize until the last one has come: whatever a node's containers have in their
 // environment and arguments, what is kept of them is little.
 func TestLargeContainersTakeNoMemory(t *testing.T) {
-	noLeaks(t)
-	socket := socketPath(t)
-	conns := listen(t, socket)
-	held := make(chan uint64, 1)
-	told := &pods{node: someNode, synchronize: func(context.Context, []rules.Pod) { held <- heap() }}
-	run(t, socket, told)
-	raw, _, _ := meet(t, conns, "containerd", "v2.4.2")
+	raw, told, held := measured(t)
 	const messages, each = 32, 4
 	large := strings.Repeat("x", 200<<10)
 	before := heap()
@@ -56,13 +50,7 @@ func TestLargeContainersTakeNoMemory(t *testing.T) {
 // Words take memory of their own, however short they are: what is kept of a pod is what decides about it, in however many words
 // its labels, its annotations and its containers say more.
 func TestManyWordsTakeNoMemory(t *testing.T) {
-	noLeaks(t)
-	socket := socketPath(t)
-	conns := listen(t, socket)
-	held := make(chan uint64, 1)
-	told := &pods{node: someNode, synchronize: func(context.Context, []rules.Pod) { held <- heap() }}
-	run(t, socket, told)
-	raw, _, _ := meet(t, conns, "containerd", "v2.4.2")
+	raw, told, held := measured(t)
 	const messages, many = 8, 10_000
 	keys, words, groups := map[string]string{}, make([]string, 10*many), make([]uint32, 10*many)
 	variables := []string{"ISTIO_DUAL_STACK=false"}
@@ -93,6 +81,19 @@ func TestManyWordsTakeNoMemory(t *testing.T) {
 		!cmp.Equal(got[0].Containers[1].Env, map[string]string{"ISTIO_DUAL_STACK": "true"}) || len(got[0].Containers[1].Args) != 5 {
 		t.Errorf("%d pods, the first %.1000v", len(got), got[0])
 	}
+}
+
+// measured runs the plugin, and returns its runtime, what it was told, and how much memory is held when it was told all.
+func measured(t *testing.T) (raw *rawRuntime, told *pods, held chan uint64) {
+	t.Helper()
+	noLeaks(t)
+	socket := socketPath(t)
+	conns := listen(t, socket)
+	held = make(chan uint64, 1)
+	told = &pods{node: someNode, synchronize: func(context.Context, []rules.Pod) { held <- heap() }}
+	run(t, socket, told)
+	raw, _, _ = meet(t, conns, "containerd", "v2.4.2")
+	return raw, told, held
 }
 
 func heap() uint64 {
