@@ -6,7 +6,6 @@ package daemon
 
 import (
 	"context"
-	"runtime"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
@@ -14,6 +13,7 @@ import (
 	"github.com/meshnetd/meshnetd/daemon/policy"
 	"github.com/meshnetd/meshnetd/daemon/sharing"
 	"github.com/meshnetd/meshnetd/integration/lab"
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -59,11 +59,9 @@ func TestGreedyPodsCostLittle(t *testing.T) {
 func allocated(call func()) uint64 {
 	const calls = 20
 	call() // what is made once does not count
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range calls {
-		call()
-	}
-	runtime.ReadMemStats(&after)
-	return (after.TotalAlloc - before.TotalAlloc) / calls
+	return heap.Allocated(func() {
+		for range calls {
+			call()
+		}
+	}) / calls
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/meshnetd/meshnetd/integration/podsapi"
+	"github.com/meshnetd/meshnetd/internal/heap"
 )
 
 // tenants is the message of a pod with this specification.
@@ -215,12 +216,6 @@ func TestPodsWithoutEnd(t *testing.T) {
 
 // What the table counts is what it takes.
 func TestWeights(t *testing.T) {
-	heap := func() int {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int(m.HeapAlloc)
-	}
 	variables := make([]byte, 0, 1<<20)
 	for i := range 3000 {
 		variables = append(variables, podsapi.Message(7, podsapi.Message(1, fmt.Sprint("v", i), 2, "12"))...)
@@ -237,11 +232,11 @@ func TestWeights(t *testing.T) {
 			message = append(message, podsapi.Message(2, bytes.Repeat(podsapi.Message(2, podsapi.Message(1, "name", 15, podsapi.Message(4, 1, 8, 1))), 1000))...)
 		}
 		s := quiet()
-		before := heap()
+		before := heap.Live()
 		for i := range 100 {
 			s.tell(added, append(bytes.Clone(message), podsapi.Message(1, podsapi.Message(5, fmt.Sprint(i)))...))
 		}
-		if took := heap() - before; took > s.table.bytes*5/4 {
+		if took := int(heap.Live() - before); took > s.table.bytes*5/4 {
 			t.Errorf("%s: they take %d bytes, and %d are counted", name, took, s.table.bytes)
 		}
 		if s.State().Pods != 100 {

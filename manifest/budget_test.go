@@ -4,12 +4,12 @@ package manifest_test
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/manifest"
 	"github.com/meshnetd/meshnetd/rules"
 )
@@ -44,15 +44,6 @@ func doubling(containers int) string {
 		c = field(c, 7, string(field(field(nil, 1, fmt.Sprintf("v%d", i)), 2, value)))
 	}
 	return fields(containers, 2, string(c))
-}
-
-// allocated is how many bytes of memory work asks for, all in all.
-func allocated(work func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	work()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
 }
 
 // letters is how many bytes a pod's arguments and environments have, without those of their headers.
@@ -90,7 +81,7 @@ func TestReadingAPodIsBounded(t *testing.T) {
 		message := podOf(spec)
 		var pod rules.Pod
 		var err error
-		took := allocated(func() { pod, err = manifest.ReadProtobuf(message) })
+		took := heap.Allocated(func() { pod, err = manifest.ReadProtobuf(message) })
 		bytes, words := letters(pod)
 		kept := bytes + 16*words
 		t.Logf("%s: %d bytes of message, %d asked for, %d kept of %d words", name, len(message), took, kept, words)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -73,7 +74,7 @@ func TestManyKeysTakeNoRoom(t *testing.T) {
 	const many, pods = 20_000, 8
 	node := within(rules.StandardBudget())
 	kept := make([]rules.Pod, pods)
-	before := live()
+	before := heap.Live()
 	for i := range kept {
 		pod := injectedBy([]string{"istio", "linkerd"})
 		pod.Labels = maps.Clone(pod.Labels)
@@ -84,7 +85,7 @@ func TestManyKeysTakeNoRoom(t *testing.T) {
 			t.Fatal("what is read is not remembered")
 		}
 	}
-	if took := live() - before; took > pods*64<<10 {
+	if took := heap.Live() - before; took > pods*64<<10 {
 		t.Errorf("%d bytes are kept of each pod", took/pods)
 	}
 	runtime.KeepAlive(kept)
@@ -103,13 +104,6 @@ func TestManyForbiddenKeys(t *testing.T) {
 	if again := node.Decide(kept); d.Reason != rules.ReasonForbidden || len(kept.Annotations) > 1 || again.Action != rules.Reject {
 		t.Errorf("%d annotations are kept; %s, then %s", len(kept.Annotations), d.Reason, again.Reason)
 	}
-}
-
-func live() int64 {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }
 
 // What was cut by a configuration that allowed less is not taken for all that a container says.

@@ -4,10 +4,10 @@ package rules_test
 
 import (
 	"math"
-	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/internal/meshtest"
 	"github.com/meshnetd/meshnetd/rules"
 	"github.com/meshnetd/meshnetd/rules/gaps"
@@ -169,11 +169,7 @@ func on(addresses []string) rules.Network {
 func allocated(do func()) uint64 {
 	var least uint64 = math.MaxUint64
 	for range 2 {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		do()
-		runtime.ReadMemStats(&after)
-		least = min(least, after.TotalAlloc-before.TotalAlloc)
+		least = min(least, heap.Allocated(do))
 	}
 	return least
 }

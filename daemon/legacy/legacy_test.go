@@ -9,13 +9,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -137,11 +137,7 @@ func TestRulesWithoutEnd(t *testing.T) {
 		t.Errorf("got %v of two tables that are too much together", err)
 	}
 	fill("raw", 4*most)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	err = look()
-	runtime.ReadMemStats(&after)
-	if used := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, ErrTooMuch) || used > 3*most {
+	if used := heap.Allocated(func() { err = look() }); !errors.Is(err, ErrTooMuch) || used > 3*most {
 		t.Errorf("got %v for %d bytes", err, used)
 	}
 }

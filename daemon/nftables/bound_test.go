@@ -8,13 +8,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/meshnetd/meshnetd/integration/plans"
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -75,15 +75,6 @@ func (s sandbox) elements(t testing.TB, count int) {
 	b.release()
 }
 
-// allocated returns how many bytes a function allocates.
-func allocated(fn func()) uint64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	fn()
-	runtime.ReadMemStats(&after)
-	return after.TotalAlloc - before.TotalAlloc
-}
-
 // looks are all ways to look at a namespace.
 func looks(t *testing.T, s sandbox) map[string]func() error {
 	plan := plans.DualStack(t)
@@ -104,7 +95,7 @@ func unreadable(t *testing.T, s sandbox, why string) {
 	t.Helper()
 	for name, look := range looks(t, s) {
 		var err error
-		used := allocated(func() { err = look() })
+		used := heap.Allocated(func() { err = look() })
 		if !errors.Is(err, ErrTooMuch) || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), s.Path) {
 			t.Errorf("%s: got %v, want to be told that there is too much (%s)", name, err, why)
 		}
@@ -146,7 +137,7 @@ func TestElementsWithoutEnd(t *testing.T) {
 	const some = 30_000
 	s.elements(t, some)
 	var diffs []rules.Difference
-	used := allocated(func() {
+	used := heap.Allocated(func() {
 		var err error
 		if diffs, err = New(Native).Verify(t.Context(), s.ns, withLists(t, 10)); err != nil {
 			t.Error(err)

@@ -7,7 +7,6 @@ package routing
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/meshnetd/meshnetd/daemon/netns"
 	"github.com/meshnetd/meshnetd/integration/nstest"
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -69,11 +69,9 @@ func TestListsWithoutEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			var diffs []string
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			err := in(t, s, func(h *Handle) (err error) { diffs, err = h.Verify(plan); return err })
-			runtime.ReadMemStats(&after)
-			if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
+			var err error
+			verify := func() { err = in(t, s, func(h *Handle) (err error) { diffs, err = h.Verify(plan); return err }) }
+			if used := heap.Allocated(verify); used > 32<<20 {
 				t.Errorf("%d bytes allocated", used)
 			}
 			if tt.want == "" && (err != nil || len(diffs) != 2) {

@@ -6,13 +6,13 @@ package sharing
 
 import (
 	"context"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshnetd/meshnetd/daemon/lifecycle"
 	"github.com/meshnetd/meshnetd/daemon/outcome"
+	"github.com/meshnetd/meshnetd/internal/heap"
 	"github.com/meshnetd/meshnetd/rules"
 )
 
@@ -39,13 +39,11 @@ func TestARefusalFromMemoryIsCheap(t *testing.T) {
 	}
 	refuse() // what is made once does not count
 	const times = 20
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range times {
-		refuse()
-	}
-	runtime.ReadMemStats(&after)
-	bytes := (after.TotalAlloc - before.TotalAlloc) / times
+	bytes := heap.Allocated(func() {
+		for range times {
+			refuse()
+		}
+	}) / times
 	if t.Logf("%d bytes allocated for wishes of %d", bytes, Weight(o.Pod)); bytes > 32<<10 {
 		t.Error("too many")
 	}
