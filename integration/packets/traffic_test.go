@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -34,8 +35,13 @@ type program struct {
 // start runs the stand-in with a user and group id until the test ends.
 func start(t *testing.T, ns *nstest.Namespace, uid, gid int, args ...string) *program {
 	t.Helper()
-	path := labtest.Standin(t)
-	cmd := ns.Command(path, args...)
+	file, err := os.Open(labtest.Standin(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := ns.Command("/proc/self/fd/3", args...) // by its path it may be where only root can go
+	cmd.ExtraFiles = []*os.File{file}
 	cmd.Args = append(cmd.Args[:2], append([]string{fmt.Sprintf("--setuid=%d", uid), fmt.Sprintf("--setgid=%d", gid)}, cmd.Args[2:]...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
