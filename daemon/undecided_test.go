@@ -64,10 +64,10 @@ func TestSynchronizeWaitsForNoDecision(t *testing.T) {
 		t.Errorf("a container before the decision: %s, %v", o.Result, o.Err)
 	}
 	close(mesh.decide)
-	// Whose try used up its time meanwhile is left to the auditor.
+	// Whose try used up its time meanwhile is left to the auditor, pending or failing.
 	eventually(t, "both are taken over", func() bool {
 		for _, id := range []string{"web", "plain"} {
-			if known, _ := e.sandboxes.Get(id); known.State == lifecycle.StatePending {
+			if known, there := e.sandboxes.Get(id); there && known.State != lifecycle.StateProtected {
 				round{e}.Look(t.Context(), id, new(auditor.Audit))
 			}
 		}
